@@ -1,0 +1,45 @@
+"""qadv: quantized networks, attacked and defended through ART.
+
+The public names below are imported on first use, so that `import qadv` loads neither torch, ART, Brevitas nor timm.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from qadv.diagnostics.error_amplification import error_amplification as error_amplification
+    from qadv.estimators.classifier import QuantizedClassifier as QuantizedClassifier
+    from qadv.hookspecs import hookimpl as hookimpl
+    from qadv.quantization.convert import quantize as quantize
+    from qadv.quantization.summary import summarize as summarize
+    from qadv.registry import create as create
+    from qadv.registry import list_components as list_components
+    from qadv.registry import load as load
+    from qadv.trainers.defensive_quantization import DefensiveQuantTrainer as DefensiveQuantTrainer
+
+_PUBLIC = {
+    "DefensiveQuantTrainer": "qadv.trainers.defensive_quantization",
+    "QuantizedClassifier": "qadv.estimators.classifier",
+    "create": "qadv.registry",
+    "error_amplification": "qadv.diagnostics.error_amplification",
+    "hookimpl": "qadv.hookspecs",
+    "list_components": "qadv.registry",
+    "load": "qadv.registry",
+    "quantize": "qadv.quantization.convert",
+    "summarize": "qadv.quantization.summary",
+}
+__all__ = sorted([*_PUBLIC, "__version__"])
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'qadv' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_PUBLIC[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

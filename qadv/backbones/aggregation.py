@@ -1,0 +1,43 @@
+"""How a residual block adds its shortcut and its branch."""
+
+import torch
+from torch import Tensor, nn
+
+from qadv.errors import InvalidInputError
+
+
+class Sum(nn.Module):
+    """`shortcut + branch`."""
+
+    def forward(self, shortcut: Tensor, branch: Tensor) -> Tensor:
+        return shortcut + branch
+
+
+class ConvexSum(nn.Module):
+    """`a * shortcut + b * branch` with a, b >= 0 and a + b = 1 (DQ §4, after Parseval networks).
+
+    Learned; starts at a = b = 1/2. After each optimizer step a training loop calls `after_step`, which projects (a, b)
+    on the simplex.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.coefficients = nn.Parameter(torch.tensor([0.5, 0.5]))
+
+    def forward(self, shortcut: Tensor, branch: Tensor) -> Tensor:
+        return self.coefficients[0] * shortcut + self.coefficients[1] * branch
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Projects (a, b) on the simplex: the nearest point with a, b >= 0 and a + b = 1."""
+        a, b = self.coefficients
+        first = ((a - b + 1) / 2).clamp(0, 1)
+        self.coefficients.copy_(torch.stack([first, 1 - first]))
+
+
+def make_aggregation(name: str) -> nn.Module:
+    """Returns a new `"sum"` or `"convex"` aggregation."""
+    kinds = {"sum": Sum, "convex": ConvexSum}
+    if name not in kinds:
+        raise InvalidInputError(f"aggregation: expected 'sum' or 'convex', got {name!r}")
+    return kinds[name]()

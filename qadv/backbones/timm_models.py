@@ -1,0 +1,17 @@
+"""timm models as backbones."""
+
+from typing import Any
+
+import timm
+from torch import nn
+
+
+def names() -> list[str]:
+    """Returns all of timm's model names."""
+    return list(timm.list_models())
+
+
+def create(name: str, nb_classes: int = 1000, in_channels: int = 3, **options: Any) -> nn.Module:
+    """Returns `timm.create_model(name, num_classes=nb_classes, in_chans=in_channels, **options)`."""
+    model: nn.Module = timm.create_model(name, num_classes=nb_classes, in_chans=in_channels, **options)
+    return model

@@ -1,0 +1,79 @@
+"""qadv's own components, registered through the same hooks as any plugin's."""
+
+from collections.abc import Iterator
+
+from qadv import __version__
+from qadv.components import Attack, Backbone, Dataset, Diagnostic, Quantizer, Trainer
+from qadv.hookspecs import hookimpl
+
+
+def version() -> str:
+    """The version that `qadv plugins` shows for the built-ins."""
+    return __version__
+
+
+@hookimpl
+def qadv_quantizers() -> Iterator[Quantizer]:
+    uniform = "qadv.quantization.uniform"
+    yield Quantizer(name="int", target=f"{uniform}:Int", summary="weights, 2-8 bits: symmetric uniform, per filter")
+    yield Quantizer(name="bwn", target="qadv.quantization.binary:BWN", summary="weights, 1 bit: mean |W| x sign(W)")
+    yield Quantizer(name="twn", target="qadv.quantization.ternary:TWN", summary="weights, ternary, threshold 0.7 mean |W|")
+    clipped = "qadv.quantization.clipped_relu"
+    yield Quantizer(name="relu6", target=f"{clipped}:ReLU6", summary="activations, 1-8 bits: uniform levels of [0, 6]")
+    yield Quantizer(name="relu1", target=f"{clipped}:ReLU1", summary="activations, 1-8 bits: uniform levels of [0, 1]")
+
+
+@hookimpl
+def qadv_backbones() -> Iterator[Backbone]:
+    nets = "qadv.backbones"
+    yield Backbone(name="resnet20", target=f"{nets}.resnet:resnet20", summary="CIFAR ResNet-20, option-A shortcuts, 32x32")
+    yield Backbone(name="wide-resnet", target=f"{nets}.wide_resnet:wide_resnet", summary="WRN-depth-width, 32x32")
+    yield Backbone(name="vgg16", target=f"{nets}.vgg:vgg16", summary="VGG-16 with BatchNorm, 32x32")
+    yield Backbone(name="mnist-cnn", target=f"{nets}.mnist_cnn:mnist_cnn", summary="two conv and two linear layers")
+    yield Backbone(
+        name="lowbit-convnet",
+        target=f"{nets}.lowbit_convnet:lowbit_convnet",
+        summary="six conv and three linear layers, table 8 of the low-bitwidth study",
+    )
+    yield Backbone(
+        name="timm",
+        target=f"{nets}.timm_models:create",
+        family=f"{nets}.timm_models:names",
+        summary="any name of timm.list_models(); 'timm/vgg16' where a built-in has the name too",
+    )
+
+
+@hookimpl
+def qadv_trainers() -> Iterator[Trainer]:
+    yield Trainer(
+        name="dq",
+        target="qadv.trainers.defensive_quantization:DefensiveQuantTrainer",
+        summary="Defensive Quantization: orthogonal weights keep the network non-expansive",
+    )
+
+
+@hookimpl
+def qadv_attacks() -> Iterator[Attack]:
+    yield Attack(
+        name="art",
+        target="qadv.attacks.art_catalogue:create",
+        family="qadv.attacks.art_catalogue:names",
+        summary="any class of art.attacks.evasion, e.g. 'ProjectedGradientDescent'",
+    )
+
+
+@hookimpl
+def qadv_datasets() -> Iterator[Dataset]:
+    sets = "qadv.datasets"
+    yield Dataset(name="digits", target=f"{sets}:digits", summary="scikit-learn's 1,797 digits, 1x8x8")
+    yield Dataset(name="mnist", target=f"{sets}:mnist", summary="MNIST, 1x28x28, from DATA_DIR/mnist.npz")
+    yield Dataset(name="cifar10", target=f"{sets}:cifar10", summary="CIFAR-10, 3x32x32, from DATA_DIR/cifar10-*.npz")
+
+
+@hookimpl
+def qadv_diagnostics() -> Iterator[Diagnostic]:
+    yield Diagnostic(
+        name="error-amplification",
+        target="qadv.diagnostics.error_amplification:error_amplification",
+        summary="normalised distance of clean and adversarial activations, layer by layer",
+    )

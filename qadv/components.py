@@ -1,0 +1,203 @@
+"""What a plugin hands to qadv: frozen descriptors that name a target and load nothing.
+
+A target is a string, `"package.module:attribute"`, imported when the component is used and not before.
+"""
+
+import importlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any, ClassVar
+
+from packaging.requirements import InvalidRequirement, Requirement
+
+from qadv.errors import MissingRequirementError, PluginError
+
+_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+
+
+def import_target(target: str) -> Any:
+    """Imports `"package.module:attribute"` and returns the attribute."""
+    module, _, attribute = target.partition(":")
+    found: Any = importlib.import_module(module)
+    for part in attribute.split("."):
+        found = getattr(found, part)
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Component:
+    """One named thing that a plugin provides.
+
+    Args:
+        name: lower case words joined by hyphens, e.g. `"r-fgsm"`.
+        target: `"package.module:attribute"`; calling the attribute with options makes the component.
+        summary: one line for `qadv list`.
+        requires: distributions the target needs besides qadv's own, as PEP 508 strings, e.g. `("foolbox>=3.3",)`.
+        family: set on a component that stands for many names (`timm` for every timm model):
+            `"package.module:attribute"` of a function that takes no argument and returns those names. The target is
+            then called with the name as its first argument.
+
+    Raises:
+        ValueError: name, target, family or a requirement is malformed.
+    """
+
+    kind: ClassVar[str] = ""
+
+    name: str
+    target: str
+    summary: str = ""
+    requires: tuple[str, ...] = ()
+    family: str = ""
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(f"component name {self.name!r}: expected lower case words joined by hyphens, as 'r-fgsm'")
+        for field in filter(None, (self.target, self.family)):
+            if not _TARGET.fullmatch(field):
+                raise ValueError(f"component {self.name!r}: {field!r} is not of the form 'package.module:attribute'")
+        for requirement in self.requires:
+            try:
+                Requirement(requirement)
+            except InvalidRequirement as error:
+                raise ValueError(f"component {self.name!r}: requirement {requirement!r}: {error}") from error
+
+    def unmet_requirements(self) -> list[str]:
+        """Returns the entries of `requires` that this environment does not satisfy, each with what is there."""
+        unmet = []
+        for text in self.requires:
+            requirement = Requirement(text)
+            if requirement.marker is not None and not requirement.marker.evaluate():
+                continue
+            try:
+                installed = metadata.version(requirement.name)
+            except metadata.PackageNotFoundError:
+                unmet.append(f"{text} (not installed)")
+                continue
+            if not requirement.specifier.contains(installed, prereleases=True):
+                unmet.append(f"{text} (installed: {installed})")
+        return unmet
+
+    def load(self) -> Any:
+        """Imports the target and returns it.
+
+        Raises:
+            MissingRequirementError: a requirement is not met; the message has the pip command.
+            PluginError: the import failed, or the attribute does not exist.
+        """
+        return self._import(self.target)
+
+    def members(self) -> list[str]:
+        """Returns the names a family stands for; empty for a single component."""
+        if not self.family:
+            return []
+        names: Callable[[], list[str]] = self._import(self.family)
+        return list(names())
+
+    def _import(self, target: str) -> Any:
+        if unmet := self.unmet_requirements():
+            wanted = " ".join(f"'{entry.partition(' (')[0]}'" for entry in unmet)
+            raise MissingRequirementError(
+                f"{self.kind} {self.name!r} needs {', '.join(unmet)}; install it with: pip install {wanted}"
+            )
+        try:
+            return import_target(target)
+        except Exception as error:
+            raise PluginError(
+                f"{self.kind} {self.name!r}: importing {target!r} failed: {type(error).__name__}: {error}"
+            ) from error
+
+
+class Quantizer(Component):
+    """A scheme for weights, activations or both; target: a subclass of `qadv.quantization.Scheme`."""
+
+    __slots__ = ()
+    kind = "quantizer"
+
+
+class Backbone(Component):
+    """A float network; target: a function `(nb_classes, in_channels, **options) -> torch.nn.Module`."""
+
+    __slots__ = ()
+    kind = "backbone"
+
+
+class Trainer(Component):
+    """A training defense; target: a subclass of `art.defences.trainer.Trainer`."""
+
+    __slots__ = ()
+    kind = "trainer"
+
+
+class Transformer(Component):
+    """A defense that changes a trained network; target: a subclass of `art.defences.transformer.Transformer`."""
+
+    __slots__ = ()
+    kind = "transformer"
+
+
+class Preprocessor(Component):
+    """A defense on the input; target: a subclass of `art.defences.preprocessor.Preprocessor`."""
+
+    __slots__ = ()
+    kind = "preprocessor"
+
+
+class Postprocessor(Component):
+    """A defense on the output; target: a subclass of `art.defences.postprocessor.Postprocessor`."""
+
+    __slots__ = ()
+    kind = "postprocessor"
+
+
+class Detector(Component):
+    """Tells adversarial inputs; target: a subclass of ART's `EvasionDetector`."""
+
+    __slots__ = ()
+    kind = "detector"
+
+
+class Attack(Component):
+    """An evasion attack; target: a subclass of `art.attacks.EvasionAttack`."""
+
+    __slots__ = ()
+    kind = "attack"
+
+
+class Dataset(Component):
+    """Images with labels; target: a function `(data_dir=None) -> qadv.datasets.Images`."""
+
+    __slots__ = ()
+    kind = "dataset"
+
+
+class Diagnostic(Component):
+    """A measurement on a classifier; target: a function `(classifier, x, …) -> data`."""
+
+    __slots__ = ()
+    kind = "diagnostic"
+
+
+class Report(Component):
+    """A way to write results down; target: a function `(results, path) -> None`."""
+
+    __slots__ = ()
+    kind = "report"
+
+
+COMPONENT_TYPES: tuple[type[Component], ...] = (
+    Quantizer,
+    Backbone,
+    Trainer,
+    Transformer,
+    Preprocessor,
+    Postprocessor,
+    Detector,
+    Attack,
+    Dataset,
+    Diagnostic,
+    Report,
+)
+KINDS: dict[str, type[Component]] = {component.kind: component for component in COMPONENT_TYPES}

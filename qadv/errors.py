@@ -1,0 +1,54 @@
+"""The exceptions qadv raises. Each message says what was expected, what came, and what to do next."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class QadvError(Exception):
+    """Base class: `except QadvError` catches everything that qadv itself refuses."""
+
+
+class InvalidInputError(QadvError, ValueError):
+    """An argument has the wrong shape, dtype, range or value."""
+
+
+class SchemeError(QadvError, ValueError):
+    """A quantization scheme is unknown, or does not exist at the bits asked for."""
+
+
+class UnsupportedModelError(QadvError, ValueError):
+    """A network has nothing to quantize, or layers that would silently stay in full precision."""
+
+
+class UnknownNameError(QadvError, LookupError):
+    """No component of that kind has that name."""
+
+
+class AmbiguousNameError(QadvError, LookupError):
+    """Two distributions provide a component of the same kind and name, and the bare name was used."""
+
+
+class PluginError(QadvError, RuntimeError):
+    """A plugin is broken; the message names its distribution and the cause."""
+
+
+class MissingRequirementError(QadvError, ImportError):
+    """A component needs a distribution that is not installed, or another version of it."""
+
+
+class FileFormatError(QadvError, ValueError):
+    """A file is truncated, foreign, or does not fit the model it is loaded into."""
+
+
+class StorageError(QadvError, OSError):
+    """A file could not be written; what was saved before is untouched."""
+
+
+class TrainingError(QadvError, ArithmeticError):
+    """Training can't go on: the loss is not finite."""
+
+
+def closest(name: str, known: Iterable[str], limit: int = 3) -> str:
+    """Returns `"; did you mean a, b?"` with the nearest of `known`, or `""` when nothing is near."""
+    matches = get_close_matches(name, list(known), n=limit, cutoff=0.5)
+    return f"; did you mean {', '.join(matches)}?" if matches else ""

@@ -1,0 +1,5 @@
+"""Networks as ART estimators."""
+
+from qadv.estimators.classifier import QuantizedClassifier
+
+__all__ = ["QuantizedClassifier"]

@@ -1,0 +1,276 @@
+"""`QuantizedClassifier`: a quantized (or float) network that ART takes for its own."""
+
+import os
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from art.estimators.classification import PyTorchClassifier
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from qadv.backbones.create import create_backbone
+from qadv.backbones.float_weights import load_float_weights
+from qadv.errors import InvalidInputError
+from qadv.estimators import storage
+from qadv.estimators.checks import check_images, check_labels
+from qadv.estimators.upkeep import run_after_steps
+from qadv.quantization.convert import Schemes, quantize
+
+Array = NDArray[Any]
+
+
+class QuantizedClassifier(PyTorchClassifier):
+    """A `PyTorchClassifier` that ART's attacks, trainers and defences accept, with its boundary checked.
+
+    What attacks rely on lives in the module that `model` returns: float64 queries are cast to float32 there, so that a
+    plain `PyTorchClassifier` rebuilt from `model`, as several ART attacks do, behaves the same.
+
+    Args:
+        model: float or quantized network, (N, *input_shape) → (N, nb_classes) logits.
+        loss: training loss, e.g. `torch.nn.CrossEntropyLoss()`.
+        input_shape: shape of one image, channels first, e.g. (3, 32, 32).
+        nb_classes: number of logits, at least 2.
+        optimizer: for ART's own trainers and `fit`; qadv's trainers make one where it is `None`.
+        channels_first: as in ART; `True` for everything qadv builds.
+        clip_values: smallest and largest pixel value.
+        preprocessing_defences: ART preprocessors.
+        postprocessing_defences: ART postprocessors.
+        preprocessing: (mean, std), scalars or one value per channel, applied to images in [0, 1] inside the estimator.
+        device_type: `"gpu"` (falls back to the CPU where there is none) or `"cpu"`.
+
+    Raises:
+        InvalidInputError: the model does not map such images to that many logits, or another argument is off.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: nn.Module,
+        input_shape: tuple[int, ...],
+        nb_classes: int,
+        optimizer: torch.optim.Optimizer | None = None,
+        channels_first: bool = True,
+        clip_values: tuple[float, float] | None = (0.0, 1.0),
+        preprocessing_defences: Any = None,
+        postprocessing_defences: Any = None,
+        preprocessing: Any = (0.0, 1.0),
+        device_type: str = "gpu",
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise InvalidInputError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+        if not isinstance(nb_classes, int | np.integer) or nb_classes < 2:
+            raise InvalidInputError(f"nb_classes: expected a whole number of at least 2, got {nb_classes!r}")
+        shape = tuple(int(side) for side in input_shape)
+        if not shape or min(shape) < 1:
+            raise InvalidInputError(f"input_shape: expected positive sizes such as (3, 32, 32), got {input_shape!r}")
+        limits = _clip_values(clip_values)
+        _cast_input_to_float32(model)
+        super().__init__(
+            model=model,
+            loss=loss,
+            input_shape=shape,
+            nb_classes=int(nb_classes),
+            optimizer=optimizer,
+            channels_first=channels_first,
+            clip_values=limits,
+            preprocessing_defences=preprocessing_defences,
+            postprocessing_defences=postprocessing_defences,
+            preprocessing=_standardisation(preprocessing, shape),
+            device_type=device_type,
+        )
+        self._limits = limits
+        self._check_model()
+        if optimizer is not None:
+            run_after_steps(optimizer, model)
+
+    @classmethod
+    def from_backbone(
+        cls,
+        name: str,
+        weights: Schemes = "int:4",
+        activations: Schemes = "relu6:4",
+        skip_first_last: bool = True,
+        input_shape: tuple[int, ...] = (3, 32, 32),
+        nb_classes: int = 10,
+        checkpoint_path: str | os.PathLike[str] | None = None,
+        loss: nn.Module | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
+        clip_values: tuple[float, float] | None = (0.0, 1.0),
+        preprocessing_defences: Any = None,
+        postprocessing_defences: Any = None,
+        preprocessing: Any = (0.0, 1.0),
+        device_type: str = "gpu",
+        **options: Any,
+    ) -> Self:
+        """Makes a classifier from a backbone's name.
+
+        Args:
+            name: any built-in, plugin or timm backbone, e.g. `"resnet20"`, `"resnet18"`.
+            weights: scheme for `qadv.quantize`, or `"float"`.
+            activations: scheme for `qadv.quantize`, or `"float"`; both `"float"` gives the float network.
+            skip_first_last: first and last layer's weights stay in full precision.
+            input_shape: (channels, height, width).
+            nb_classes: number of classes.
+            checkpoint_path: safetensors file with the float network's weights, loaded before quantizing.
+            loss: default `torch.nn.CrossEntropyLoss()`.
+            optimizer: see the class; it can only be made from `classifier.model` afterwards, so usually `None` here.
+            clip_values, preprocessing_defences, postprocessing_defences, preprocessing, device_type: see the class.
+            options: passed to the backbone, e.g. `aggregation="convex"`, `depth=16`, `pretrained=True` (timm).
+        """
+        model = create_backbone(name, nb_classes=nb_classes, in_channels=input_shape[0], **options)
+        if checkpoint_path is not None:
+            load_float_weights(model, checkpoint_path)
+        if (weights, activations) != ("float", "float"):
+            model = quantize(model, weights, activations, skip_first_last)
+        return cls(
+            model,
+            loss if loss is not None else nn.CrossEntropyLoss(),
+            input_shape,
+            nb_classes,
+            optimizer=optimizer,
+            clip_values=clip_values,
+            preprocessing_defences=preprocessing_defences,
+            postprocessing_defences=postprocessing_defences,
+            preprocessing=preprocessing,
+            device_type=device_type,
+        )
+
+    def predict(self, x: Array, batch_size: int = 128, training_mode: bool = False, **kwargs: Any) -> Array:
+        """Returns logits, (N, nb_classes) float32, for images (N, *input_shape) in `clip_values`.
+
+        Raises:
+            InvalidInputError: wrong shape, dtype or scale, NaN, or no image at all.
+        """
+        x = check_images(x, self.input_shape, self._limits, strict=False)
+        logits: Array = super().predict(x, batch_size=batch_size, training_mode=training_mode, **kwargs)
+        return logits
+
+    def fit(self, x: Array, y: Array, batch_size: int = 128, nb_epochs: int = 10, **kwargs: Any) -> None:
+        """ART's own training loop, after checking images and labels; defenses have trainers of their own."""
+        if self.optimizer is None:
+            raise InvalidInputError(
+                "fit needs an optimizer: QuantizedClassifier(..., optimizer=torch.optim.SGD(model.parameters(), lr=0.1)); "
+                "qadv's trainers, e.g. DefensiveQuantTrainer, make their own"
+            )
+        x = check_images(x, self.input_shape, self._limits, strict=False)
+        labels = check_labels(y, len(x), self.nb_classes)
+        super().fit(x, labels, batch_size=batch_size, nb_epochs=nb_epochs, **kwargs)
+
+    def loss_gradient(self, x: Any, y: Any, training_mode: bool = False, **kwargs: Any) -> Any:
+        """Returns the gradient of the loss with respect to `x`, same shape; labels as indices or one-hot."""
+        if isinstance(x, np.ndarray):
+            x = check_images(x, self.input_shape, self._limits, strict=False)
+        return super().loss_gradient(x, self._one_hot(y, len(x)), training_mode=training_mode, **kwargs)
+
+    def class_gradient(self, x: Any, label: Any = None, training_mode: bool = False, **kwargs: Any) -> Any:
+        """Returns the gradient of each class's logit, (N, classes or 1, *input_shape)."""
+        if isinstance(x, np.ndarray):
+            x = check_images(x, self.input_shape, self._limits, strict=False)
+        return super().class_gradient(x, label, training_mode=training_mode, **kwargs)
+
+    def save(self, filename: str | os.PathLike[str], path: str | os.PathLike[str] | None = None) -> None:
+        """Writes weights and a JSON header that rebuilds the classifier as one safetensors file, atomically.
+
+        Args:
+            filename: the file, e.g. `"net.safetensors"`.
+            path: its folder; `None` takes `filename` as the whole path.
+
+        Raises:
+            StorageError: the file could not be written; an older one is untouched.
+        """
+        storage.save(self, Path(path or "") / filename)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], model: nn.Module | None = None, **arguments: Any) -> Self:
+        """Rebuilds a saved classifier.
+
+        Args:
+            path: a file that `save` wrote.
+            model: the *float* network, where it was not made from a backbone's name; it is quantized as saved.
+            arguments: replace or complete what was saved, e.g. `device_type="cpu"`, `loss=...`, `optimizer=...`.
+
+        Raises:
+            FileFormatError: truncated, foreign, or not fitting the model.
+            InvalidInputError: the file does not say how to build the network, and `model` is missing.
+        """
+        return storage.load(cls, path, model, arguments)
+
+    def __repr__(self) -> str:
+        recipe = getattr(self.model, "qadv_backbone", None)
+        if recipe is None:
+            text: str = super().__repr__()
+            return text
+        schemes = getattr(self.model, "qadv_quantization", None) or {"weights": "float", "activations": "float"}
+        mean, std = (value.tolist() for value in storage.mean_std(self))
+        settings = {
+            **schemes,
+            "input_shape": self.input_shape,
+            "nb_classes": self.nb_classes,
+            "clip_values": self._limits,
+            "preprocessing": (mean, std),
+            **recipe["options"],
+        }
+        listed = ", ".join(f"{key}={value!r}" for key, value in settings.items())
+        return f"QuantizedClassifier.from_backbone({recipe['name']!r}, {listed})"
+
+    def _check_model(self) -> None:
+        """Runs one grey image through: a wrong shape or class count shows now, and not in the middle of an attack."""
+        low, high = self._limits if self._limits is not None else (0.0, 1.0)
+        image = torch.full((1, *self.input_shape), (low + high) / 2, device=self.device)
+        was_training = self.model.training
+        try:
+            with torch.no_grad():
+                output = self.model.eval()(image)
+        except Exception as error:
+            raise InvalidInputError(
+                f"the model fails on one image of input_shape {self.input_shape}: {type(error).__name__}: {error}"
+            ) from error
+        finally:
+            self.model.train(was_training)
+        if not isinstance(output, Tensor) or tuple(output.shape) != (1, self.nb_classes):
+            got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise InvalidInputError(f"the model should give logits of shape (1, {self.nb_classes}), nb_classes; got {got}")
+
+    def _one_hot(self, y: Any, nb_samples: int) -> Any:
+        if isinstance(y, Tensor):
+            return nn.functional.one_hot(y.long(), self.nb_classes).float() if y.ndim == 1 else y
+        if np.ndim(y) == 2 and np.shape(y)[1] == self.nb_classes:
+            return y  # one-hot, or the soft labels that some attacks use
+        return np.eye(self.nb_classes, dtype=np.float32)[check_labels(y, nb_samples, self.nb_classes)]
+
+
+def _to_float32(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(i.float() if isinstance(i, Tensor) and i.dtype == torch.float64 else i for i in inputs)
+
+
+def _cast_input_to_float32(model: nn.Module) -> None:
+    """ART calls the parts of an `nn.Sequential` one by one, so there the first part does the cast."""
+    first = next(iter(model.children()), model) if isinstance(model, nn.Sequential) else model
+    if _to_float32 not in first._forward_pre_hooks.values():
+        first.register_forward_pre_hook(_to_float32)
+
+
+def _clip_values(clip_values: Any) -> tuple[float, float] | None:
+    if clip_values is None:
+        return None
+    try:
+        low, high = (float(value) for value in clip_values)
+    except (TypeError, ValueError):
+        low, high = 1.0, 0.0
+    if not low < high:
+        raise InvalidInputError(f"clip_values: expected two numbers (min, max) with min < max, got {clip_values!r}")
+    return low, high  # Python floats: numpy's would turn float32 images into float64 under NumPy 2
+
+
+def _standardisation(preprocessing: Any, input_shape: tuple[int, ...]) -> Any:
+    if not (isinstance(preprocessing, tuple | list) and len(preprocessing) == 2):
+        return preprocessing
+    mean, std = (np.asarray(value, dtype=np.float32) for value in preprocessing)
+    for name, value in (("mean", mean), ("std", std)):
+        if value.ndim and value.size not in (1, input_shape[0]):
+            raise InvalidInputError(f"preprocessing: {name} has {value.size} values for {input_shape[0]} channels")
+    if not (std > 0).all():
+        raise InvalidInputError(f"preprocessing: expected (mean, std) with std > 0, got std {std.tolist()}")
+    return mean, std

@@ -1,0 +1,109 @@
+"""How a classifier is saved: its tensors, and a JSON header that says how to build it again."""
+
+import os
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from qadv import __version__
+from qadv.backbones.create import create_backbone
+from qadv.backbones.float_weights import load_state
+from qadv.errors import FileFormatError, InvalidInputError
+from qadv.files import read_tensors, write_tensors
+from qadv.quantization.convert import quantize
+
+if TYPE_CHECKING:
+    from qadv.estimators.classifier import QuantizedClassifier
+
+C = TypeVar("C", bound="QuantizedClassifier")
+
+FORMAT = "qadv-classifier/1"
+
+
+def mean_std(classifier: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Returns the (mean, std) that a classifier was made with."""
+    standardisation = classifier.preprocessing
+    if standardisation is None:
+        return np.float32(0.0).reshape(()), np.float32(1.0).reshape(())
+    return np.asarray(standardisation.mean), np.asarray(standardisation.std)
+
+
+def save(classifier: "QuantizedClassifier", path: str | os.PathLike[str]) -> None:
+    """See `QuantizedClassifier.save`."""
+    model = classifier.model
+    mean, std = mean_std(classifier)
+    loss = classifier.loss
+    header = {
+        "format": FORMAT,
+        "qadv": __version__,
+        "backbone": getattr(model, "qadv_backbone", None),
+        "quantization": getattr(model, "qadv_quantization", None),
+        "loss": type(loss).__name__ if _is_plain_loss(loss) else None,
+        "defences": [
+            type(defence).__name__
+            for defence in [*(classifier.preprocessing_defences or []), *(classifier.postprocessing_defences or [])]
+        ],
+        "classifier": {
+            "input_shape": list(classifier.input_shape),
+            "nb_classes": classifier.nb_classes,
+            "channels_first": classifier.channels_first,
+            "clip_values": None if classifier.clip_values is None else [float(v) for v in classifier.clip_values],
+            "preprocessing": [mean.tolist(), std.tolist()],
+        },
+    }
+    write_tensors(path, {name: tensor.cpu() for name, tensor in model.state_dict().items()}, header)
+
+
+def load(cls: type[C], path: str | os.PathLike[str], model: nn.Module | None, arguments: dict[str, Any]) -> C:
+    """See `QuantizedClassifier.load`."""
+    tensors, header = read_tensors(path)
+    if header is None or header.get("format") != FORMAT:
+        found = "no qadv header" if header is None else f"format {header.get('format')!r}"
+        raise FileFormatError(
+            f"{os.fspath(path)}: expected a file that QuantizedClassifier.save wrote ({FORMAT}), found {found}; plain "
+            "float weights go in with from_backbone(..., checkpoint_path=...)"
+        )
+    if model is None:
+        model = _build_backbone(header["backbone"], path)
+    if header["quantization"] is not None:
+        model = quantize(model, **header["quantization"])
+    load_state(model, tensors, os.fspath(path))
+
+    settings: dict[str, Any] = {**header["classifier"], **arguments}
+    if header["defences"] and not {"preprocessing_defences", "postprocessing_defences"} & arguments.keys():
+        raise InvalidInputError(
+            f"{os.fspath(path)} was saved with the defences {', '.join(header['defences'])}, which are not in the file; "
+            "pass them to load(..., preprocessing_defences=..., postprocessing_defences=...), or None to leave them out"
+        )
+    if "loss" not in settings:
+        if header["loss"] is None:
+            raise InvalidInputError(f"{os.fspath(path)} was saved with a loss of its own; pass it to load(..., loss=...)")
+        settings["loss"] = getattr(nn, header["loss"])()
+    for key in ("input_shape", "clip_values", "preprocessing"):
+        if isinstance(settings[key], list):
+            settings[key] = tuple(settings[key])
+    return cls(model, **settings)
+
+
+def _build_backbone(recipe: dict[str, Any] | None, path: str | os.PathLike[str]) -> nn.Module:
+    if recipe is None:
+        raise InvalidInputError(
+            f"{os.fspath(path)} holds a network that was not made by name; pass the float network: load(path, model=net)"
+        )
+    options = {key: value for key, value in recipe["options"].items() if key != "pretrained"}  # weights are in the file
+    return create_backbone(
+        recipe["name"], nb_classes=recipe["nb_classes"], in_channels=recipe["in_channels"], **options
+    )
+
+
+def _is_plain_loss(loss: Any) -> bool:
+    """Whether `getattr(torch.nn, name)()` gives the same loss."""
+    name = type(loss).__name__
+    if getattr(nn, name, None) is not type(loss):
+        return False
+    plain = type(loss)()
+    return not loss.state_dict() and repr(plain) == repr(loss) and vars(plain).keys() == vars(loss).keys() and all(
+        getattr(plain, key) == value for key, value in vars(loss).items() if isinstance(value, str | int | float)
+    )

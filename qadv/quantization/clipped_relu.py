@@ -1,0 +1,115 @@
+"""Clipped and uniformly quantized activations, METHODS §1 `relu6`, `relu1` (DQ §2.1, §5.3)."""
+
+import math
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qadv.quantization.quantizer import ActivationQuantizer
+from qadv.quantization.scheme import Scheme
+
+
+class _ClipRound(torch.autograd.Function):
+    """`low + step * round((clip(x, low, high) - low) / step)`; gradient 1 on [low, high], both ends included."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, low: float, high: float, intervals: int) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.bounds = low, high
+        y = x.clamp(low, high)
+        if low:
+            y.sub_(low)
+        # multiplying before dividing keeps both ends exact: intervals * (high - low) / intervals
+        y.mul_(intervals).div_(high - low).round_().mul_(high - low).div_(intervals)
+        return y.add_(low) if low else y
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:
+        (x,) = ctx.saved_tensors
+        low, high = (_just_outside(bound, away, x.dtype) for bound, away in zip(ctx.bounds, (-1, 1), strict=True))
+        # torch's fused kernel masks out the ends themselves, so they are moved outwards by one float
+        return torch.ops.aten.hardtanh_backward(grad_outputs[0], x, low, high), None, None, None
+
+
+@cache
+def _just_outside(bound: float, direction: int, dtype: torch.dtype) -> float:
+    towards = torch.tensor(direction * math.inf, dtype=dtype)
+    return torch.nextafter(torch.tensor(bound, dtype=dtype), towards).item()
+
+
+class ClippedUniform(ActivationQuantizer):
+    """2^k levels of [0, c], both ends included: `c/n * round(n/c * clip(a, 0, c))`, `n = 2^k - 1`, ties to even."""
+
+    bound: float
+
+    def __init__(self, bits: int, spec: str = "") -> None:
+        super().__init__(bits, spec)
+        self.register_buffer("scale", torch.tensor(self.bound / self.intervals), persistent=False)
+
+    @property
+    def low(self) -> float:
+        return 0.0
+
+    @property
+    def intervals(self) -> int:
+        return int(2**self.bits - 1)
+
+    def quantize(self, x: Tensor) -> Tensor:
+        return _ClipRound.apply(x, self.low, self.bound, self.intervals)  # type: ignore[no-any-return]
+
+    def levels(self) -> Tensor:
+        return self.low + torch.arange(self.intervals + 1) * (self.bound - self.low) / self.intervals
+
+
+class SignedClippedUniform(ClippedUniform):
+    """2^k - 1 levels of [-c, c] with zero among them (at 1 bit the two levels -c and c).
+
+    **Reading:** the papers quantize ReLUs only. In a network without ReLU the inputs of its layers are quantized, and
+    those have both signs, so the clip is mirrored.
+    """
+
+    signed = True
+
+    def __init__(self, bits: int, spec: str = "") -> None:
+        super().__init__(bits, spec)
+        self.scale.fill_(2 * self.bound / self.intervals)
+
+    @property
+    def low(self) -> float:
+        return -self.bound
+
+    @property
+    def intervals(self) -> int:
+        return max(int(2**self.bits - 2), 1)
+
+
+class _ReLU6(ClippedUniform):
+    bound = 6.0
+
+
+class _SignedReLU6(SignedClippedUniform):
+    bound = 6.0
+
+
+class _ReLU1(ClippedUniform):
+    bound = 1.0
+
+
+class _SignedReLU1(SignedClippedUniform):
+    bound = 1.0
+
+
+class ReLU6(Scheme):
+    """`relu6:1` … `relu6:8`: clip to [0, 6], 2^k levels."""
+
+    activations = _ReLU6
+    inputs = _SignedReLU6
+
+
+class ReLU1(Scheme):
+    """`relu1:1` … `relu1:8`: clip to [0, 1], 2^k levels."""
+
+    activations = _ReLU1
+    inputs = _SignedReLU1

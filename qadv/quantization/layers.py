@@ -1,0 +1,185 @@
+"""Brevitas layers that describe themselves: scheme, bits, scale, levels, error and size."""
+
+from collections.abc import Callable
+from typing import Any
+
+import brevitas.nn as qnn
+import timm.layers
+import torch
+from brevitas.nn.quant_layer import QuantNonLinearActLayer
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
+
+from qadv.quantization.quantizer import ActivationQuantizer, WeightQuantizer
+
+
+class _QuantLayer:
+    """Mixed into Brevitas's weight layers. `share` is this layer's part of the network's parameters, 0 to 1."""
+
+    weight: nn.Parameter
+    share: float = 0.0
+
+    @property
+    def weight_quantizer(self) -> WeightQuantizer | None:
+        found = getattr(self, "weight_quant").tensor_quant  # noqa: B009  (mypy: set by Brevitas)
+        return found if isinstance(found, WeightQuantizer) else None
+
+    @property
+    def input_quantizer(self) -> ActivationQuantizer | None:
+        return _activation_quantizer(getattr(self, "input_quant"))  # noqa: B009
+
+    @torch.no_grad()
+    def quantized(self) -> tuple[Tensor, Tensor]:
+        """Returns integer codes (c_out, …) and the scale that broadcasts to them.
+
+        Raises:
+            AttributeError: this layer's weights are in full precision.
+        """
+        if self.weight_quantizer is None:
+            raise AttributeError("the weights of this layer are in full precision: there are no codes and no scale")
+        return self.weight_quantizer.encode(self.weight_quantizer.latent(self.weight))
+
+    @property
+    def scale(self) -> Tensor:
+        """One scale per filter, or one for the layer; shape (c_out,) or ()."""
+        return self.quantized()[1].squeeze()
+
+    @property
+    def levels(self) -> Tensor:
+        """All values the weights of each filter can have, ascending, shape (c_out or 1, levels)."""
+        assert self.weight_quantizer is not None, "full precision"
+        return self.scale.reshape(-1, 1) * self.weight_quantizer.code_values().to(self.weight.device)
+
+    @property
+    def error(self) -> Tensor:
+        """Quantization error of each filter, `‖W - Q(W)‖₁ / ‖W‖₁`, shape (c_out,); 0 for a filter of zeros."""
+        codes, scale = self.quantized()
+        weight = self.weight.detach().flatten(1)
+        norm = weight.abs().sum(1)
+        return (weight - (codes * scale).flatten(1)).abs().sum(1) / torch.where(norm > 0, norm, 1.0)
+
+    def __repr__(self) -> str:
+        kind = type(self).__name__
+        shape = "x".join(map(str, self.weight.shape))
+        parts = [f"{kind}({shape}"]
+        if self.weight_quantizer is not None:
+            scale = self.scale
+            parts.append(f"weights={self.weight_quantizer.spec} ({self.weight_quantizer.bits} bit)")
+            parts.append(f"scale={scale.min():.3g}…{scale.max():.3g}" if scale.numel() > 1 else f"scale={scale:.3g}")
+        else:
+            parts.append("weights=float")
+        if self.input_quantizer is not None:
+            parts.append(f"input={self.input_quantizer.spec} ({self.input_quantizer.bits} bit)")
+        packed, full = layer_bytes(self)  # type: ignore[arg-type]
+        parts.append(f"{self.share:.1%} of parameters, {packed:,} of {full:,} bytes)")
+        return ", ".join(parts)
+
+
+class QuantConv2d(_QuantLayer, qnn.QuantConv2d):  # type: ignore[misc]
+    """A 2-d convolution with quantized weights, and inputs where the network has no ReLU."""
+
+
+class QuantLinear(_QuantLayer, qnn.QuantLinear):  # type: ignore[misc]
+    """A linear layer with quantized weights, and inputs where the network has no ReLU."""
+
+
+class QuantActivation(QuantNonLinearActLayer):  # type: ignore[misc]
+    """What a ReLU is replaced by: the scheme's own clip and rounding."""
+
+    def __init__(self, quantizer: ActivationQuantizer) -> None:
+        super().__init__(
+            act_impl=None,
+            passthrough_act=True,
+            input_quant=None,
+            act_quant=quantizer.injector(),
+            return_quant_tensor=False,
+        )
+
+    @property
+    def quantizer(self) -> ActivationQuantizer:
+        found = _activation_quantizer(self.act_quant)
+        assert found is not None
+        return found
+
+    def __repr__(self) -> str:
+        quantizer = self.quantizer
+        return f"QuantActivation({quantizer.spec} ({quantizer.bits} bit), scale={quantizer.scale.item():.3g})"
+
+
+def _activation_quantizer(proxy: Any) -> ActivationQuantizer | None:
+    fused = getattr(proxy, "fused_activation_quant_proxy", None)
+    found = getattr(fused, "tensor_quant", None)
+    return found if isinstance(found, ActivationQuantizer) else None
+
+
+def layer_bytes(layer: nn.Module) -> tuple[int, int]:
+    """Returns the size of a layer's own parameters, packed and as float32, in bytes.
+
+    Packed: `bits` for each weight, rounded up to whole bytes per layer, and float32 for scales and everything else.
+    """
+    total = sum(p.numel() for p in layer.parameters(recurse=False))
+    full = 4 * total
+    if not isinstance(layer, _QuantLayer) or layer.weight_quantizer is None:
+        return full, full
+    weights = layer.weight.numel()
+    packed = (weights * layer.weight_quantizer.bits + 7) // 8
+    return packed + 4 * layer.scale.numel() + 4 * (total - weights), full
+
+
+def _same_forward(module: nn.Module, base: type[nn.Module]) -> bool:
+    return isinstance(module, base) and type(module).forward is base.forward and not is_parametrized(module)
+
+
+def quantized_layer(
+    layer: nn.Module, weights: WeightQuantizer | None, inputs: ActivationQuantizer | None
+) -> nn.Module | None:
+    """Returns the quantized form of a conv or linear layer, sharing its parameters.
+
+    `None` when the layer computes something else than `nn.Conv2d` or `nn.Linear` does, so that swapping it would
+    silently change or skip that computation.
+    """
+    same_padding = type(layer) is timm.layers.Conv2dSame
+    options: dict[str, Any] = {
+        "weight_quant": weights.injector() if weights else None,
+        "input_quant": inputs.injector() if inputs else None,
+    }
+    new: nn.Module
+    # made on the meta device: the float layer's own parameters take the place of the new ones
+    if _same_forward(layer, nn.Conv2d) or (same_padding and isinstance(layer, nn.Conv2d)):
+        new = _without_init(
+            QuantConv2d,
+            in_channels=layer.in_channels,
+            out_channels=layer.out_channels,
+            kernel_size=layer.kernel_size,
+            stride=layer.stride,
+            padding=0 if same_padding else layer.padding,
+            dilation=layer.dilation,
+            groups=layer.groups,
+            padding_mode=layer.padding_mode,
+            bias=layer.bias is not None,
+            **options,
+        )
+        if same_padding:
+            new.is_same_padded_strided = True
+    elif _same_forward(layer, nn.Linear) or type(layer) is timm.layers.Linear:
+        assert isinstance(layer, nn.Linear)
+        new = _without_init(
+            QuantLinear,
+            in_features=layer.in_features,
+            out_features=layer.out_features,
+            bias=layer.bias is not None,
+            **options,
+        )
+    else:
+        return None
+    new.weight = layer.weight
+    if layer.bias is not None:
+        new.bias = layer.bias
+    new.to(layer.weight.device)
+    return new.train(layer.training)
+
+
+def _without_init(layer_type: Callable[..., nn.Module], **options: Any) -> nn.Module:
+    """Makes a layer whose initial weights are to be replaced, leaving the random state as it was."""
+    with torch.random.fork_rng(devices=[]):
+        return layer_type(**options)

@@ -1,0 +1,134 @@
+"""The two kinds of quantizer that schemes are made of, as Brevitas `tensor_quant` modules.
+
+Brevitas lets gradients through its scales and rounds before it clips; the papers' straight-through estimators do
+neither, so the arithmetic stands here and Brevitas contributes the layers, the proxies and their export.
+"""
+
+from typing import Any
+
+import torch
+from brevitas.inject import ExtendedInjector
+from brevitas.proxy import ActQuantProxyFromInjector, WeightQuantProxyFromInjector
+from torch import Tensor, nn
+
+
+class _StraightThrough(torch.autograd.Function):
+    """Value of the second argument, gradient to the first."""
+
+    @staticmethod
+    def forward(ctx: Any, latent: Tensor, value: Tensor) -> Tensor:
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+        return grad_outputs[0], None
+
+
+class _Quantizer(nn.Module):
+    """Common to both kinds: bits, the scheme's name, and the buffers that Brevitas asks for."""
+
+    zero_point: Tensor
+    bit_width: Tensor
+
+    def __init__(self, bits: int, spec: str = "") -> None:
+        super().__init__()
+        self.bits = bits
+        self.spec = spec
+        self.register_buffer("zero_point", torch.tensor(0.0), persistent=False)
+        self.register_buffer("bit_width", torch.tensor(float(bits)), persistent=False)
+
+    def extra_repr(self) -> str:
+        return f"{self.spec or self.bits}"
+
+
+class WeightQuantizer(_Quantizer):
+    """Replaces weights by `codes * scale`, with the gradient of the latent weights.
+
+    A scheme is one method, `encode`. Override `latent` where the paper's definition is differentiable up to the
+    rounding (a tanh, a clip): gradients flow through it, and the straight-through estimator starts after it.
+
+    Args:
+        bits: storage bits of one code.
+        spec: the scheme as the user wrote it, for messages and summaries.
+    """
+
+    def encode(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns integer codes shaped as `weight`, (c_out, …), and a scale that broadcasts to it; no gradient."""
+        raise NotImplementedError
+
+    def code_values(self) -> Tensor:
+        """Returns every integer code the scheme can give, ascending, shape (levels,)."""
+        raise NotImplementedError
+
+    def latent(self, weight: Tensor) -> Tensor:
+        """Returns what is encoded, as a differentiable function of the weights: the weights themselves."""
+        return weight
+
+    def forward(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Returns value, scale, zero point and bit width, as Brevitas wants them."""
+        latent = self.latent(weight)
+        with torch.no_grad():
+            codes, scale = self.encode(latent)
+            value = codes * scale
+        return _StraightThrough.apply(latent, value), scale, self.zero_point, self.bit_width
+
+    def injector(self) -> Any:
+        """Returns a Brevitas injector that puts this very module into a quantized layer."""
+        return ExtendedInjector.let(
+            proxy_class=_WeightProxy, tensor_quant=self, signed=True, narrow_range=True, bit_width=self.bits
+        )
+
+
+class ActivationQuantizer(_Quantizer):
+    """Replaces activations by 2^bits levels or fewer; the clip and its gradient mask are part of it.
+
+    Args:
+        bits: bits of one activation.
+        spec: the scheme as the user wrote it.
+    """
+
+    scale: Tensor
+    signed = False
+
+    def quantize(self, x: Tensor) -> Tensor:
+        """Returns the quantized activations, shaped as `x`, with the scheme's gradient."""
+        raise NotImplementedError
+
+    def levels(self) -> Tensor:
+        """Returns the values the output can have, ascending, shape (levels,)."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Returns value, scale, zero point and bit width, as Brevitas wants them."""
+        return self.quantize(x), self.scale, self.zero_point, self.bit_width
+
+    def injector(self) -> Any:
+        """Returns a Brevitas injector that puts this very module into an activation layer."""
+        return ExtendedInjector.let(
+            proxy_class=_ActivationProxy, tensor_quant=self, signed=self.signed, bit_width=self.bits
+        )
+
+
+class _WeightProxy(WeightQuantProxyFromInjector):  # type: ignore[misc]
+    """Keeps its quantizer for life: Brevitas's own makes a new one at every `load_state_dict`, losing its state.
+
+    Layers are given plain tensors; QuantTensors are made only where metadata are asked for.
+    """
+
+    def __init__(self, quant_layer: nn.Module, quant_injector: Any) -> None:
+        super().__init__(quant_layer, quant_injector)
+        self.skip_create_quant_tensor = True
+
+    def init_tensor_quant(self, preserve_state_dict: bool = False) -> None:
+        if self.tensor_quant is None:
+            self.tensor_quant = self.quant_injector.tensor_quant
+
+
+class _ActivationProxy(ActQuantProxyFromInjector):  # type: ignore[misc]
+    def __init__(self, quant_layer: nn.Module, quant_injector: Any) -> None:
+        super().__init__(quant_layer, quant_injector)
+        self.skip_create_quant_tensor = True
+
+    def init_tensor_quant(self) -> None:
+        if getattr(self, "fused_activation_quant_proxy", None) is None:
+            super().init_tensor_quant()

@@ -1,0 +1,103 @@
+"""Schemes by name: `"int:4"`, `"bwn"`, `"relu6:2"`, `"my-distribution/pow2:3"`, or `"float"` for none."""
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+from qadv.errors import SchemeError, UnknownNameError
+from qadv.quantization.quantizer import ActivationQuantizer, WeightQuantizer
+from qadv.registry import default_registry
+
+Role = Literal["weights", "activations"]
+
+
+class Scheme:
+    """One published way to quantize: what it does to weights, to activations, or to both.
+
+    Subclass it, name the quantizers, and register the class as a `quantizer` component. A quantizer is called with
+    `bits` and `spec` once for each layer.
+
+    Attributes:
+        bits_choices: the bit widths it exists at.
+        takes_bits: whether users write `name:bits`; otherwise `bits_choices` has the one width.
+        weights: the quantizer of weights, or `None`.
+        activations: the quantizer that takes the place of a ReLU, or `None`.
+        inputs: the quantizer put before a layer in networks without ReLU (see `quantize`), or `None`.
+    """
+
+    bits_choices: ClassVar[Sequence[int]] = range(1, 9)
+    takes_bits: ClassVar[bool] = True
+    weights: ClassVar[type[WeightQuantizer] | None] = None
+    activations: ClassVar[type[ActivationQuantizer] | None] = None
+    inputs: ClassVar[type[ActivationQuantizer] | None] = None
+
+    def __init__(self, bits: int | None = None, spec: str = "") -> None:
+        self.spec = spec or type(self).__name__.lower() + (f":{bits}" if bits is not None else "")
+        name = self.spec.partition(":")[0]
+        choices = list(self.bits_choices)
+        if self.takes_bits:
+            if bits is None:
+                raise SchemeError(f"scheme {self.spec!r}: bits are missing; write it as '{name}:{choices[-1]}'")
+            if bits not in choices:
+                raise SchemeError(
+                    f"scheme {self.spec!r}: {name} exists at {choices[0]} to {choices[-1]} bits, got {bits}"
+                )
+        elif bits is not None:
+            raise SchemeError(f"scheme {self.spec!r}: {name} has a fixed bit width; write it as '{name}'")
+        self.bits = choices[0] if bits is None else bits
+
+    def for_weights(self) -> WeightQuantizer:
+        """Returns a new quantizer for one layer's weights."""
+        if self.weights is None:
+            raise SchemeError(f"scheme {self.spec!r} quantizes activations, not weights")
+        return self.weights(bits=self.bits, spec=self.spec)
+
+    def for_activation(self) -> ActivationQuantizer:
+        """Returns a new quantizer that takes the place of one ReLU."""
+        if self.activations is None:
+            raise SchemeError(f"scheme {self.spec!r} quantizes weights, not activations")
+        return self.activations(bits=self.bits, spec=self.spec)
+
+    def for_input(self) -> ActivationQuantizer:
+        """Returns a new signed quantizer for the input of one layer."""
+        if self.inputs is None:
+            raise SchemeError(f"scheme {self.spec!r} has no signed form for the inputs of layers in networks without ReLU")
+        return self.inputs(bits=self.bits, spec=self.spec)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(bits={self.bits}, spec={self.spec!r})"
+
+
+def parse_scheme(spec: str, role: Role) -> Scheme | None:
+    """Turns `"name"` or `"name:bits"` into a scheme.
+
+    Args:
+        spec: the scheme as written by the user; `"float"` means none.
+        role: what it is to quantize.
+
+    Returns:
+        The scheme, or `None` for `"float"`.
+
+    Raises:
+        SchemeError: unknown name, bits it does not exist at, or a scheme for the other role.
+    """
+    if not isinstance(spec, str):
+        raise SchemeError(f"{role}: expected a scheme such as 'int:4' or 'float', got {spec!r}")
+    name, colon, bits_text = spec.partition(":")
+    if name == "float" and not colon:
+        return None
+    bits: int | None = None
+    if colon:
+        if not bits_text.isdecimal():
+            raise SchemeError(f"{role}={spec!r}: the part after ':' is the number of bits, e.g. '{name}:4'")
+        bits = int(bits_text)
+    try:
+        factory = default_registry().load("quantizer", name)
+    except UnknownNameError as error:
+        raise SchemeError(f"{role}={spec!r}: {error}") from error
+    scheme = factory(bits=bits, spec=spec)
+    if not isinstance(scheme, Scheme):
+        raise SchemeError(f"{role}={spec!r}: {factory!r} is not a subclass of qadv.quantization.Scheme")
+    if getattr(scheme, role) is None:
+        other = "activations" if role == "weights" else "weights"
+        raise SchemeError(f"{role}={spec!r}: {name} quantizes {other}; give it as {other}={spec!r}")
+    return scheme

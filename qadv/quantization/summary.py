@@ -1,0 +1,137 @@
+"""`summarize`: what is quantized in a network, layer by layer, and how small it gets."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from qadv.quantization.layers import QuantActivation, _QuantLayer, layer_bytes
+
+
+@dataclass(frozen=True)
+class LayerSummary:
+    """One layer that has parameters of its own or quantizes.
+
+    Attributes:
+        name: the layer's name in the network.
+        kind: its class, e.g. `QuantConv2d`.
+        scheme: how weights (or, for an activation, the output) are quantized; `"float"` for not at all.
+        bits: bits of one weight or activation; 32 for float.
+        input_scheme: how the layer's input is quantized, `""` for not at all.
+        scale: smallest and largest scale of the layer's filters, or `None`.
+        parameters: number of parameters.
+        share: part of the network's parameters, 0 to 1.
+        packed_bytes: size with `bits` per weight, float32 scales, and float32 for the rest.
+        float_bytes: size as float32.
+    """
+
+    name: str
+    kind: str
+    scheme: str
+    bits: int
+    input_scheme: str
+    scale: tuple[float, float] | None
+    parameters: int
+    share: float
+    packed_bytes: int
+    float_bytes: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The layers of a network in order of registration; prints as a table."""
+
+    layers: tuple[LayerSummary, ...]
+
+    @property
+    def parameters(self) -> int:
+        return sum(layer.parameters for layer in self.layers)
+
+    @property
+    def packed_bytes(self) -> int:
+        return sum(layer.packed_bytes for layer in self.layers)
+
+    @property
+    def float_bytes(self) -> int:
+        return sum(layer.float_bytes for layer in self.layers)
+
+    @property
+    def compression(self) -> float:
+        """`float_bytes / packed_bytes`; 1 for a network without parameters."""
+        return self.float_bytes / self.packed_bytes if self.packed_bytes else 1.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data for JSON."""
+        totals = {"parameters": self.parameters, "packed_bytes": self.packed_bytes, "float_bytes": self.float_bytes}
+        return {"layers": [asdict(layer) for layer in self.layers], **totals}
+
+    def table(self) -> Table:
+        """Returns a rich table, one row per layer and one of totals."""
+        table = Table(show_footer=True)
+        table.add_column("layer", "total")
+        table.add_column("kind")
+        table.add_column("scheme")
+        table.add_column("bits", justify="right")
+        table.add_column("scale", justify="right")
+        table.add_column("share", "100 %", justify="right")
+        table.add_column("packed", f"{self.packed_bytes:,} B", justify="right")
+        table.add_column("float32", f"{self.float_bytes:,} B ({self.compression:.1f}x)", justify="right")
+        for layer in self.layers:
+            scheme = layer.scheme + (f", input {layer.input_scheme}" if layer.input_scheme else "")
+            share = f"{layer.share:.1%}" if layer.parameters else ""
+            sizes = (f"{layer.packed_bytes:,} B", f"{layer.float_bytes:,} B") if layer.parameters else ("", "")
+            table.add_row(layer.name, layer.kind, scheme, str(layer.bits), _scale_text(layer.scale), share, *sizes)
+        return table
+
+    def __str__(self) -> str:
+        console = Console(width=140)
+        with console.capture() as capture:
+            console.print(self.table())
+        return capture.get()
+
+
+def summarize(model: Any) -> Summary:
+    """Says for each layer: kind, scheme, bits, scale, share of parameters, and size packed against float32.
+
+    Args:
+        model: a `torch.nn.Module`, or a classifier that holds one.
+    """
+    module = model if isinstance(model, nn.Module) else model.model
+    total = sum(p.numel() for p in module.parameters()) or 1
+    rows: list[LayerSummary] = []
+    counted: set[int] = set()  # a parameter tied to two layers is counted with the first
+    for name, layer in module.named_modules():
+        own = [p for p in layer.parameters(recurse=False) if id(p) not in counted]
+        if not own and not isinstance(layer, QuantActivation):
+            continue
+        counted.update(map(id, own))
+        rows.append(_row(name or "(root)", layer, sum(p.numel() for p in own), total))
+    return Summary(tuple(rows))
+
+
+@torch.no_grad()
+def _row(name: str, layer: nn.Module, parameters: int, total: int) -> LayerSummary:
+    scheme, bits, input_scheme, scale = "float", 32, "", None
+    if isinstance(layer, QuantActivation):
+        quantizer = layer.quantizer
+        scheme, bits, scale = quantizer.spec, quantizer.bits, (quantizer.scale.item(), quantizer.scale.item())
+    elif isinstance(layer, _QuantLayer):
+        if layer.weight_quantizer is not None:
+            scheme, bits = layer.weight_quantizer.spec, layer.weight_quantizer.bits
+            scale = (layer.scale.min().item(), layer.scale.max().item())
+        if layer.input_quantizer is not None:
+            input_scheme = layer.input_quantizer.spec
+    packed, full = layer_bytes(layer)
+    return LayerSummary(
+        name, type(layer).__name__, scheme, bits, input_scheme, scale, parameters, parameters / total, packed, full
+    )
+
+
+def _scale_text(scale: tuple[float, float] | None) -> str:
+    if scale is None:
+        return ""
+    low, high = scale
+    return f"{low:.3g}" if low == high else f"{low:.3g}…{high:.3g}"

@@ -1,0 +1,30 @@
+"""Symmetric uniform weights, METHODS §1 `int`."""
+
+import torch
+from torch import Tensor
+
+from qadv.quantization.quantizer import WeightQuantizer
+from qadv.quantization.scheme import Scheme
+
+
+class IntWeights(WeightQuantizer):
+    """`W_q = s * round(W / s)`, `s = max|W| / (2^(k-1) - 1)` per filter; ties to even, gradient 1 everywhere."""
+
+    @property
+    def max_code(self) -> int:
+        return int(2 ** (self.bits - 1) - 1)
+
+    def encode(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        scale = weight.abs().amax(dim=tuple(range(1, weight.ndim)), keepdim=True) / self.max_code
+        scale = torch.where(scale > 0, scale, 1.0)  # a filter of zeros has only the code 0
+        return (weight / scale).round().clamp(-self.max_code, self.max_code), scale
+
+    def code_values(self) -> Tensor:
+        return torch.arange(-self.max_code, self.max_code + 1)
+
+
+class Int(Scheme):
+    """`int:2` … `int:8`: 2^k - 1 levels, the same number on both sides of zero, one scale per filter."""
+
+    bits_choices = range(2, 9)
+    weights = IntWeights

@@ -1,0 +1,116 @@
+"""Look-up of components by kind and name over all plugins."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cache, partial
+from typing import Any
+
+from qadv.components import KINDS, Component
+from qadv.errors import AmbiguousNameError, UnknownNameError, closest
+from qadv.plugins import PluginInfo, discover
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A component and the distribution that provides it."""
+
+    distribution: str
+    component: Component
+
+    @property
+    def qualified_name(self) -> str:
+        return f"{self.distribution}/{self.component.name}"
+
+
+class Registry:
+    """The components of a list of plugins.
+
+    A component is found by its bare name, or by `distribution/name`, which always resolves. A name that two
+    distributions claim is an error only when it is used bare.
+    """
+
+    def __init__(self, plugins: Iterable[PluginInfo]) -> None:
+        self.plugins = list(plugins)
+
+    def entries(self, kind: str) -> list[Entry]:
+        """Returns all components of a kind, by name and distribution.
+
+        Raises:
+            UnknownNameError: there is no such kind.
+        """
+        if kind not in KINDS:
+            raise UnknownNameError(f"no component kind {kind!r}{closest(kind, KINDS)} Kinds: {', '.join(KINDS)}")
+        found = [Entry(p.distribution, c) for p in self.plugins for c in p.components if c.kind == kind]
+        return sorted(found, key=lambda entry: (entry.component.name, entry.distribution))
+
+    def match(self, kind: str, pattern: str = "*") -> list[Entry]:
+        """Returns the components whose name, bare or qualified, matches a wildcard pattern."""
+        return [
+            entry
+            for entry in self.entries(kind)
+            if fnmatchcase(entry.component.name, pattern) or fnmatchcase(entry.qualified_name, pattern)
+        ]
+
+    def load(self, kind: str, name: str) -> Any:
+        """Imports and returns the target of a component.
+
+        Args:
+            kind: a component kind, e.g. `"attack"`.
+            name: `name`, `distribution/name`, or a name that a family stands for, bare or as `family/name`.
+
+        Raises:
+            UnknownNameError: there is no such component; the message has the closest names.
+            AmbiguousNameError: several distributions provide the bare name.
+            MissingRequirementError, PluginError: see `Component.load`.
+        """
+        entries = self.entries(kind)
+        single = [e for e in entries if not e.component.family]
+        families = [e for e in entries if e.component.family]
+
+        matches = [e for e in single if name in (e.component.name, e.qualified_name)]
+        if len(matches) > 1:
+            choices = " or ".join(repr(e.qualified_name) for e in matches)
+            raise AmbiguousNameError(f"{kind} {name!r} is provided by several distributions; name one: {choices}")
+        if matches:
+            return matches[0].component.load()
+
+        members: list[str] = []
+        for entry in families:
+            prefix = next((p for p in (entry.qualified_name, entry.component.name) if name.startswith(f"{p}/")), "")
+            member = name.removeprefix(f"{prefix}/") if prefix else name
+            names = entry.component.members()
+            if member in names:
+                return partial(entry.component.load(), member)
+            members += names
+        known = [e.component.name for e in single] + [e.qualified_name for e in single] + members
+        raise UnknownNameError(f"no {kind} {name!r}{closest(name, known)} See: qadv list {kind}")
+
+
+@cache
+def default_registry() -> Registry:
+    """The components of all installed plugins, discovered once per process."""
+    return Registry(discover())
+
+
+def list_components(kind: str, pattern: str = "*") -> list[str]:
+    """Returns the names of the components of a kind that match a wildcard pattern, as timm's `list_models` does.
+
+    A name that several distributions claim is listed once per distribution, qualified.
+
+    Raises:
+        UnknownNameError: there is no such kind.
+    """
+    entries = default_registry().match(kind, pattern)
+    names = [entry.component.name for entry in entries]
+    return [e.qualified_name if names.count(e.component.name) > 1 else e.component.name for e in entries]
+
+
+def load(kind: str, name: str) -> Any:
+    """Imports and returns what a component names: a class or a function. Errors as in `Registry.load`."""
+    return default_registry().load(kind, name)
+
+
+def create(kind: str, name: str, *args: Any, **options: Any) -> Any:
+    """Makes a component: `load(kind, name)(*args, **options)`."""
+    return load(kind, name)(*args, **options)
