@@ -1,0 +1,110 @@
+"""Labelled images as numpy arrays: float32 in [0, 1], channels first."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qadv.errors import FileFormatError, StorageError
+
+Images32 = NDArray[np.float32]
+Labels = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Images:
+    """A data set.
+
+    Attributes:
+        name: its name.
+        x_train, x_test: images, (N, C, H, W) float32 in [0, 1].
+        y_train, y_test: class indices, (N,) int64.
+        classes: the classes' names.
+    """
+
+    name: str
+    x_train: Images32
+    y_train: Labels
+    x_test: Images32
+    y_test: Labels
+    classes: tuple[str, ...]
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return self.x_train.shape[1:]
+
+    def digest(self) -> str:
+        """Returns a hash of all images and labels."""
+        state = hashlib.blake2b(digest_size=16)
+        for array in (self.x_train, self.y_train, self.x_test, self.y_test):
+            state.update(f"{array.shape}{array.dtype}".encode())
+            state.update(np.ascontiguousarray(array).tobytes())
+        return state.hexdigest()
+
+
+_DIGITS = tuple("0123456789")
+_CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+def digits(data_dir: str | os.PathLike[str] | None = None) -> Images:
+    """Returns scikit-learn's digits, 1×8×8: 1,437 to train, 360 to test, a fixed stratified split.
+
+    Args:
+        data_dir: not needed, the images come with scikit-learn.
+    """
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    x, y = load_digits(return_X_y=True)
+    x = (x / 16).astype(np.float32).reshape(-1, 1, 8, 8)
+    x_train, x_test, y_train, y_test = train_test_split(x, y.astype(np.int64), test_size=360, random_state=0, stratify=y)
+    return Images("digits", x_train, y_train, x_test, y_test, _DIGITS)
+
+
+def mnist(data_dir: str | os.PathLike[str] | None = None) -> Images:
+    """Returns MNIST, 1×28×28, from `data_dir/mnist.npz` (keys x_train, y_train, x_test, y_test; uint8)."""
+    arrays = _read(data_dir, "mnist", ["mnist.npz"])
+    train = _images(arrays["x_train"], arrays["y_train"], (1, 28, 28), "mnist.npz")
+    test = _images(arrays["x_test"], arrays["y_test"], (1, 28, 28), "mnist.npz")
+    return Images("mnist", *train, *test, _DIGITS)
+
+
+def cifar10(data_dir: str | os.PathLike[str] | None = None) -> Images:
+    """Returns CIFAR-10, 3×32×32, from `data_dir/cifar10-train-1.npz` … `-5.npz` and `cifar10-test.npz` (uint8)."""
+    parts = [_read(data_dir, "cifar10", [f"cifar10-train-{part}.npz"]) for part in range(1, 6)]
+    x = np.concatenate([part["x_train"] for part in parts])
+    y = np.concatenate([part["y_train"] for part in parts])
+    test = _read(data_dir, "cifar10", ["cifar10-test.npz"])
+    train = _images(x, y, (3, 32, 32), "cifar10-train-*.npz")
+    return Images(
+        "cifar10", *train, *_images(test["x_test"], test["y_test"], (3, 32, 32), "cifar10-test.npz"), _CIFAR10
+    )
+
+
+def _read(data_dir: str | os.PathLike[str] | None, name: str, files: list[str]) -> dict[str, NDArray[Any]]:
+    if data_dir is None:
+        raise StorageError(f"{name}: expected a folder with {', '.join(files)}; give it as data_dir (--data-dir)")
+    arrays: dict[str, NDArray[Any]] = {}
+    for file in files:
+        path = Path(data_dir) / file
+        if not path.is_file():
+            raise StorageError(f"{name}: there is no file {path}; data_dir should hold {', '.join(files)}")
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                arrays.update(archive)
+        except Exception as error:
+            raise FileFormatError(f"{path} is no whole .npz file: {type(error).__name__}: {error}") from error
+    return arrays
+
+
+def _images(x: NDArray[Any], y: NDArray[Any], shape: tuple[int, ...], file: str) -> tuple[Images32, Labels]:
+    if x.dtype != np.uint8 or x.shape[1:] != shape or len(x) != len(y):
+        raise FileFormatError(
+            f"{file}: expected uint8 images (N, {', '.join(map(str, shape))}) and N labels, got {x.dtype} {x.shape} and "
+            f"{y.shape}"
+        )
+    return x.astype(np.float32) / np.float32(255), y.astype(np.int64)

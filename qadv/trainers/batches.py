@@ -1,0 +1,86 @@
+"""Where the training loop gets its batches: arrays kept on the device, or an ART data generator."""
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from qadv.errors import InvalidInputError
+from qadv.estimators.checks import check_images, check_labels
+
+
+class Batches(Protocol):
+    """One epoch's batches, `(x, y)` on the device: images (N, *input_shape), labels (N,) int64."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
+    def digest(self) -> str:
+        """Returns what tells these data from others."""
+        ...
+
+
+class ArrayBatches:
+    """Shuffled batches of arrays; drawn from torch's global generator.
+
+    A last batch of a single image is left out, since BatchNorm can't train on it.
+    """
+
+    def __init__(self, x: NDArray[Any], y: NDArray[np.int64], batch_size: int, device: torch.device) -> None:
+        if not isinstance(batch_size, int | np.integer) or batch_size < 1:
+            raise InvalidInputError(f"batch_size: expected a whole number of at least 1, got {batch_size!r}")
+        self._x = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
+        self._y = torch.from_numpy(y)
+        self._batch_size = min(int(batch_size), len(x))
+        self._device = device
+        if device.type == "cuda" and self._x.nbytes < torch.cuda.mem_get_info(device)[0] // 2:
+            self._x, self._y = self._x.to(device), self._y.to(device)
+
+    def __len__(self) -> int:
+        full, rest = divmod(len(self._x), self._batch_size)
+        return full + (rest > 1)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        order = torch.randperm(len(self._x)).to(self._x.device)
+        for step in range(len(self)):
+            chosen = order[step * self._batch_size : (step + 1) * self._batch_size]
+            yield (
+                self._x[chosen].to(self._device, non_blocking=True),
+                self._y[chosen].to(self._device, non_blocking=True),
+            )
+
+    def digest(self) -> str:
+        state = hashlib.blake2b(digest_size=16)
+        for tensor in (self._x, self._y):
+            state.update(str(tuple(tensor.shape)).encode())
+            state.update(memoryview(tensor.cpu().numpy()).cast("B"))
+        return state.hexdigest()
+
+
+class GeneratorBatches:
+    """The batches of an ART `DataGenerator`; what it draws and in which order is its own affair."""
+
+    def __init__(self, generator: Any, classifier: Any) -> None:
+        if not all(hasattr(generator, name) for name in ("get_batch", "size", "batch_size")):
+            raise InvalidInputError(
+                f"generator: expected an ART DataGenerator (art.data_generators), got {type(generator).__name__}"
+            )
+        self._generator = generator
+        self._classifier = classifier
+
+    def __len__(self) -> int:
+        return max(1, int(self._generator.size) // int(self._generator.batch_size))
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        classifier = self._classifier
+        for _ in range(len(self)):
+            x, y = (np.asarray(part) for part in self._generator.get_batch())
+            x = check_images(x, classifier.input_shape, classifier.clip_values, "generator: x", strict=False)
+            labels = check_labels(y, len(x), classifier.nb_classes, "generator: y")
+            yield torch.from_numpy(x).float().to(classifier.device), torch.from_numpy(labels).to(classifier.device)
+
+    def digest(self) -> str:
+        return f"{type(self._generator).__name__}, {self._generator.size} images"

@@ -1,0 +1,34 @@
+"""Defensive Quantization (Lin, Gan, Han: ICLR 2019), METHODS §2."""
+
+from typing import Any
+
+from art.estimators.classification import PyTorchClassifier
+
+from qadv.errors import InvalidInputError
+from qadv.trainers.loop_trainer import LoopTrainer
+from qadv.trainers.orthogonality import Orthogonality
+
+
+class DefensiveQuantTrainer(LoopTrainer):
+    """Trains a quantized network whose layers stay non-expansive, so that adversarial noise is not amplified.
+
+    Loss (DQ eq. 8): cross-entropy + β/2 · Σ_l ‖W_lᵀ W_l - I‖². For networks with shortcuts the paper replaces their
+    sums by convex combinations: make the network with `aggregation="convex"`; its coefficients are kept on the simplex
+    after every step.
+
+    Args:
+        classifier: an ART `PyTorchClassifier`, usually a `QuantizedClassifier` with `activations="relu6:1"` … `"relu6:5"`.
+        beta: weight of the regulariser, β >= 0; the paper uses 3e-4 to 1e-3 in table 1 and 2e-3 elsewhere. 0 is vanilla
+            quantization-aware training.
+        options: see `LoopOptions`: `lr=0.1`, `momentum=0.9`, `weight_decay=5e-4`, `lr_schedule="cosine"`, `augment=None`,
+            `seed=0`, `amp=False`, `compile=False`, `channels_last=False`, `checkpoint=None`, `verbose=True`.
+
+    Raises:
+        InvalidInputError: β is negative or not finite, or an option is off.
+    """
+
+    def __init__(self, classifier: PyTorchClassifier, beta: float = 2e-3, **options: Any) -> None:
+        if not isinstance(beta, int | float) or not 0 <= beta < float("inf"):
+            raise InvalidInputError(f"beta: expected a finite number of at least 0, got {beta!r}")
+        super().__init__(classifier, [Orthogonality(float(beta))], **options)
+        self.beta = float(beta)

@@ -1,0 +1,239 @@
+"""The one training loop: every defense is a list of objectives on it."""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from art.defences.preprocessor.preprocessor import PreprocessorPyTorch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from qadv.errors import InvalidInputError, TrainingError
+from qadv.estimators.upkeep import run_after_steps
+from qadv.trainers.batches import Batches
+from qadv.trainers.checkpoint import TrainingState
+from qadv.trainers.nan_report import first_bad_layer
+from qadv.trainers.objective import Objective
+from qadv.trainers.options import LoopOptions
+from qadv.trainers.progress import training_progress
+
+History = list[dict[str, Any]]
+
+
+class TrainingLoop:
+    """Minimises a classifier's loss plus the terms of some objectives, on batches that live on its device.
+
+    Args:
+        classifier: an ART `PyTorchClassifier`; its torch preprocessors run inside the loop, on the device.
+        objectives: what the defense adds.
+        options: see `LoopOptions`.
+        name: shown beside the progress.
+    """
+
+    def __init__(self, classifier: Any, objectives: Sequence[Objective], options: LoopOptions, name: str) -> None:
+        self.classifier = classifier
+        self.objectives = list(objectives)
+        self.options = options
+        self.name = name
+        for step in classifier.preprocessing_operations:
+            if step.apply_fit and not isinstance(step, PreprocessorPyTorch):
+                raise InvalidInputError(
+                    f"{type(step).__name__} works on numpy arrays and can't run inside the training loop; "
+                    f"use its torch form, as {type(step).__name__}PyTorch"
+                )
+
+    def run(
+        self,
+        batches: Batches,
+        nb_epochs: int,
+        validation: tuple[NDArray[Any], NDArray[np.int64]] | None = None,
+        scheduler: Any = None,
+    ) -> History:
+        """Trains, and leaves the network in evaluation mode.
+
+        Args:
+            batches: one epoch's batches.
+            nb_epochs: number of epochs.
+            validation: images and labels to evaluate after each epoch.
+            scheduler: any object with `.step()`, called after each epoch; it then owns the learning rate.
+
+        Returns:
+            One dict per epoch: `epoch`, `loss`, each term by name, `accuracy` (on the training batches as they came),
+            `lr`, `seconds`, `val_loss` and `val_accuracy` where there are validation data, and what objectives measure.
+
+        Raises:
+            TrainingError: the loss is not finite; says epoch, step and layer.
+            StorageError, FileFormatError: the checkpoint can't be written, or is of another run.
+        """
+        if not isinstance(nb_epochs, int | np.integer) or nb_epochs < 1:
+            raise InvalidInputError(f"nb_epochs: expected a whole number of at least 1, got {nb_epochs!r}")
+        model, options = self.classifier.model, self.options
+        optimizer, upkeep = self._optimizer()
+        state = TrainingState(model, optimizer, scheduler)
+        done, history = 0, []
+        if options.checkpoint is not None:
+            run = self._describe(batches, nb_epochs)
+            done, history = state.resume(options.checkpoint, run)
+        if options.channels_last:
+            model.to(memory_format=torch.channels_last)
+        forward = self._forward()
+        image = torch.zeros((1, *self.classifier.input_shape), device=self.classifier.device)
+        with torch.no_grad():
+            image = self._preprocess(image, None)[0]
+        for objective in self.objectives:
+            objective.start(model, image)
+
+        try:
+            with training_progress(self.name, nb_epochs, len(batches), done, options.verbose) as report:
+                for epoch in range(done, nb_epochs):
+                    with _seeded(options.seed, epoch, self.classifier.device):
+                        entry = self._epoch(epoch, nb_epochs, batches, forward, optimizer, scheduler, report)
+                    model.eval()
+                    if scheduler is not None:
+                        scheduler.step()
+                    if validation is not None:
+                        entry.update(self._validate(*validation))
+                    for objective in self.objectives:
+                        entry.update(objective.measure(model))
+                    history.append(entry)
+                    if options.checkpoint is not None:
+                        state.save(options.checkpoint, run, epoch + 1, history)
+        finally:
+            model.eval()
+            if upkeep is not None:
+                upkeep.remove()
+        return history
+
+    def _epoch(
+        self,
+        epoch: int,
+        nb_epochs: int,
+        batches: Batches,
+        forward: Callable[[Tensor], Tensor],
+        optimizer: torch.optim.Optimizer,
+        scheduler: Any,
+        report: Callable[[int, float, float], None],
+    ) -> dict[str, Any]:
+        classifier, options = self.classifier, self.options
+        model, augment = classifier.model, options.augmentation()
+        started = time.perf_counter()
+        sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=classifier.device))
+        seen = 0
+        base_lrs = [group.setdefault("initial_lr", group["lr"]) for group in optimizer.param_groups]
+        for step, (x, y) in enumerate(batches):
+            if scheduler is None:
+                factor = options.lr_factor(epoch * len(batches) + step, len(batches), nb_epochs)
+                for group, base in zip(optimizer.param_groups, base_lrs, strict=True):
+                    group["lr"] = base * factor
+            if augment is not None:
+                x = augment(x)
+            for objective in self.objectives:
+                x = objective.inputs(model, x, y)
+            model.train()
+            x, targets = self._preprocess(x, y)
+            if options.channels_last and x.ndim == 4:
+                x = x.contiguous(memory_format=torch.channels_last)
+            with self._autocast():
+                logits = forward(x)
+                loss = classifier.loss(logits.float(), targets)
+            terms = {name: value for objective in self.objectives for name, value in objective.terms(model).items()}
+            total = loss + sum(terms.values())
+            optimizer.zero_grad(set_to_none=True)
+            total.backward()
+            if step % 50 == 0 or x.device.type == "cpu":  # on a GPU each look waits for the device
+                self._check_finite(total, x, epoch, step, terms)
+            optimizer.step()
+
+            seen += len(x)
+            for name, value in {"loss": loss, **terms}.items():
+                sums[name] += value.detach() * len(x)
+            sums["accuracy"] += (logits.detach().argmax(1) == y).sum()
+            if step % 10 == 9 or step == len(batches) - 1:
+                report(epoch * len(batches) + step + 1, sums["loss"].item() / seen, sums["accuracy"].item() / seen)
+        means = {name: value.item() / seen for name, value in sums.items()}
+        if not np.isfinite(means["loss"]):
+            raise TrainingError(f"the loss became {means['loss']} in epoch {epoch}; lower the learning rate")
+        lr = optimizer.param_groups[0]["lr"]
+        return {"epoch": epoch, **means, "lr": lr, "seconds": time.perf_counter() - started}
+
+    @torch.no_grad()
+    def _validate(self, x: NDArray[Any], y: NDArray[np.int64]) -> dict[str, float]:
+        """Loss and accuracy in evaluation mode."""
+        classifier = self.classifier
+        loss, correct = 0.0, 0
+        for start in range(0, len(x), 256):
+            part = torch.from_numpy(x[start : start + 256]).float().to(classifier.device)
+            labels = torch.from_numpy(y[start : start + 256]).to(classifier.device)
+            inputs, targets = self._preprocess(part, labels, fit=False)
+            logits = classifier.model(inputs)
+            loss += classifier.loss(logits, targets).item() * len(part)
+            correct += int((logits.argmax(1) == labels).sum())
+        return {"val_loss": loss / len(x), "val_accuracy": correct / len(x)}
+
+    def _preprocess(self, x: Tensor, y: Tensor | None, fit: bool = True) -> tuple[Tensor, Any]:
+        """Applies ART's torch preprocessors on the device, and brings labels into the form the loss takes."""
+        classifier = self.classifier
+        targets = None if y is None else nn.functional.one_hot(y, classifier.nb_classes).float()
+        for step in classifier.preprocessing_operations:
+            if step.apply_fit if fit else step.apply_predict:
+                x, targets = step.forward(x, targets)
+        return x, None if targets is None else classifier.reduce_labels(targets)
+
+    def _optimizer(self) -> tuple[torch.optim.Optimizer, Any]:
+        """The classifier's optimizer, which already runs the network's upkeep, or a new SGD with it."""
+        if self.classifier.optimizer is not None:
+            return self.classifier.optimizer, None
+        options = self.options
+        optimizer = torch.optim.SGD(
+            self.classifier.model.parameters(),
+            lr=options.lr,
+            momentum=options.momentum,
+            weight_decay=options.weight_decay,
+        )
+        return optimizer, run_after_steps(optimizer, self.classifier.model)
+
+    def _forward(self) -> Callable[[Tensor], Tensor]:
+        model: nn.Module = self.classifier.model
+        if not self.options.compile:
+            return model
+        backend = self.options.compile if isinstance(self.options.compile, str) else "inductor"
+        return torch.compile(model, backend=backend)  # type: ignore[no-any-return]
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if not self.options.amp:
+            return nullcontext()
+        return torch.autocast(self.classifier.device.type, dtype=torch.bfloat16)
+
+    def _check_finite(self, total: Tensor, x: Tensor, epoch: int, step: int, terms: dict[str, Tensor]) -> None:
+        if torch.isfinite(total):
+            return
+        parts = ", ".join(f"{name} {value.item():.3g}" for name, value in terms.items())
+        where = first_bad_layer(self.classifier.model, x)
+        raise TrainingError(
+            f"the loss is {total.item()} in epoch {epoch}, step {step}{f' ({parts})' if parts else ''}; first layer with "
+            f"a value that is not finite: {where}. Lower the learning rate, or start from a trained network"
+        )
+
+    def _describe(self, batches: Batches, nb_epochs: int) -> dict[str, Any]:
+        """What determines the result of a run, to tell whose a checkpoint is."""
+        return {
+            "trainer": self.name,
+            "nb_epochs": int(nb_epochs),
+            "steps_per_epoch": len(batches),
+            "data": batches.digest(),
+            "objectives": [repr(objective) for objective in self.objectives],
+            "optimizer": type(self.classifier.optimizer).__name__ if self.classifier.optimizer else "SGD",
+            **self.options.describe(),
+        }
+
+
+@contextmanager
+def _seeded(seed: int, epoch: int, device: torch.device) -> Iterator[None]:
+    """Seeds torch for one epoch, so that a resumed run draws what an uninterrupted one does; restores it afterwards."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1))
+        yield

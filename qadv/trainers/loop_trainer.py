@@ -1,0 +1,104 @@
+"""What all of qadv's trainers share: ART's `Trainer` contract on the one training loop."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from art.defences.trainer import Trainer
+from art.estimators.classification import PyTorchClassifier
+from numpy.typing import NDArray
+
+from qadv.errors import InvalidInputError
+from qadv.estimators.checks import check_images, check_labels
+from qadv.trainers.batches import ArrayBatches, Batches, GeneratorBatches
+from qadv.trainers.loop import History, TrainingLoop
+from qadv.trainers.objective import Objective
+from qadv.trainers.options import LoopOptions
+
+
+class LoopTrainer(Trainer):  # type: ignore[misc]
+    """An ART trainer that is a list of objectives; with none it trains on the classifier's loss alone.
+
+    Args:
+        classifier: an ART `PyTorchClassifier`, quantized or not.
+        objectives: what the defense adds.
+        options: keyword arguments of `LoopOptions`: `lr`, `momentum`, `weight_decay`, `lr_schedule`, `augment`, `seed`,
+            `amp`, `compile`, `channels_last`, `checkpoint`, `verbose`.
+
+    Attributes:
+        history: one dict per epoch of the last `fit`, see `TrainingLoop.run`; kept in the checkpoint too.
+    """
+
+    def __init__(self, classifier: PyTorchClassifier, objectives: Sequence[Objective] = (), **options: Any) -> None:
+        if not isinstance(classifier, PyTorchClassifier):
+            raise InvalidInputError(f"classifier: expected an ART PyTorchClassifier, got {type(classifier).__name__}")
+        super().__init__(classifier)
+        try:
+            self.options = LoopOptions(**options)
+        except TypeError as error:
+            known = ", ".join(LoopOptions.__dataclass_fields__)
+            raise InvalidInputError(f"{type(self).__name__}: {error}; options: {known}") from error
+        self.objectives = list(objectives)
+        self.history: History = []
+
+    def fit(
+        self,
+        x: NDArray[Any],
+        y: NDArray[Any],
+        validation_data: tuple[NDArray[Any], NDArray[Any]] | None = None,
+        batch_size: int = 128,
+        nb_epochs: int = 20,
+        **kwargs: Any,
+    ) -> None:
+        """Trains the classifier; afterwards its network is in evaluation mode.
+
+        Args:
+            x: images, (N, *input_shape), float, within `clip_values`.
+            y: labels, indices (N,) or one-hot (N, nb_classes).
+            validation_data: images and labels that are evaluated after each epoch.
+            batch_size: images per step.
+            nb_epochs: number of epochs.
+            kwargs: `scheduler`, any object with `.step()`, replaces `lr_schedule` and is stepped after each epoch.
+
+        Raises:
+            InvalidInputError: wrong shapes, range, labels, or an unknown argument.
+            TrainingError: the loss is not finite.
+            StorageError, FileFormatError: the checkpoint can't be written, or is of another run.
+        """
+        images, labels = self._check(x, y, "x", "y")
+        if len(images) < 2:
+            raise InvalidInputError("x: training needs at least 2 images (BatchNorm can't train on one)")
+        validation = None
+        if validation_data is not None:
+            validation = self._check(*validation_data, "validation_data[0]", "validation_data[1]")
+        batches = ArrayBatches(images, labels, batch_size, self._classifier.device)
+        self._run(batches, nb_epochs, validation, kwargs)
+
+    def fit_generator(self, generator: Any, nb_epochs: int = 20, **kwargs: Any) -> None:
+        """Trains on the batches of an ART `DataGenerator`.
+
+        A checkpoint then resumes at the epoch where the run stopped; whether to the bit depends on the generator, which
+        keeps its own order.
+
+        Args:
+            generator: gives batches of images and labels as `fit` takes them.
+            nb_epochs: number of passes over `generator.size` images.
+            kwargs: as for `fit`.
+        """
+        self._run(GeneratorBatches(generator, self._classifier), nb_epochs, None, kwargs)
+
+    def _check(self, x: Any, y: Any, x_name: str, y_name: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        classifier = self._classifier
+        images = check_images(x, classifier.input_shape, classifier.clip_values, x_name)
+        return images, check_labels(y, len(images), classifier.nb_classes, y_name)
+
+    def _run(self, batches: Batches, nb_epochs: int, validation: Any, kwargs: dict[str, Any]) -> None:
+        scheduler = kwargs.pop("scheduler", None)
+        if kwargs:
+            raise InvalidInputError(
+                f"fit takes no argument {', '.join(kwargs)}; options of training belong to {type(self).__name__}(...)"
+            )
+        if scheduler is not None and not callable(getattr(scheduler, "step", None)):
+            raise InvalidInputError(f"scheduler: expected an object with .step(), got {type(scheduler).__name__}")
+        loop = TrainingLoop(self._classifier, self.objectives, self.options, type(self).__name__)
+        self.history = loop.run(batches, nb_epochs, validation, scheduler)

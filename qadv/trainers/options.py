@@ -1,0 +1,92 @@
+"""The settings of the training loop, the same for every trainer."""
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from qadv.errors import InvalidInputError
+from qadv.trainers.augment import AUGMENTATIONS
+
+Schedule = str | Mapping[int, float] | Callable[[float], float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopOptions:
+    """How to train.
+
+    Args:
+        lr: learning rate of the SGD that is made when the classifier has no optimizer.
+        momentum: of that SGD.
+        weight_decay: of that SGD, on all parameters.
+        lr_schedule: factor on the learning rate by progress: `"constant"`, `"cosine"` (per step, down to 0), `"step"`
+            (×0.2 at 30, 60 and 80 % of the epochs: DQ's 60/120/160 of 200), a mapping {epoch: factor} (×factor from
+            that epoch on, counted from 0), or a function from progress in [0, 1) to the factor.
+        augment: `None`, `"crop-flip"` (pad by 4, random crop, random horizontal flip), or a function of a batch
+            (N, C, H, W) on the device that returns one like it; it draws from torch's global generator.
+        seed: decides shuffling, augmentation and dropout; the run does not touch torch's global random state.
+        amp: bfloat16 autocast.
+        compile: `torch.compile` the network; a string names the backend.
+        channels_last: store images and weights channels-last.
+        checkpoint: file that is written after each epoch; if it exists, training resumes from it, to the bit.
+        verbose: show progress.
+    """
+
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    lr_schedule: Schedule = "cosine"
+    augment: str | Callable[[Tensor], Tensor] | None = None
+    seed: int = 0
+    amp: bool = False
+    compile: bool | str = False
+    channels_last: bool = False
+    checkpoint: str | os.PathLike[str] | None = None
+    verbose: bool = True
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("lr", 0, math.inf), ("momentum", -1e-12, 1), ("weight_decay", -1e-12, math.inf)):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not low < value < high:
+                raise InvalidInputError(f"{name}: expected a number above {max(low, 0):g} and below {high:g}, got {value!r}")
+        if isinstance(self.lr_schedule, str) and self.lr_schedule not in _SCHEDULES:
+            raise InvalidInputError(
+                f"lr_schedule: expected one of {', '.join(_SCHEDULES)}, a mapping or a function, got {self.lr_schedule!r}"
+            )
+        if isinstance(self.augment, str) and self.augment not in AUGMENTATIONS:
+            raise InvalidInputError(
+                f"augment: expected None, one of {', '.join(AUGMENTATIONS)}, or a function, got {self.augment!r}"
+            )
+
+    def lr_factor(self, step: int, steps_per_epoch: int, nb_epochs: int) -> float:
+        """Returns the factor on the learning rate at a step, counted from 0 over the whole run."""
+        epoch = step // steps_per_epoch
+        if isinstance(self.lr_schedule, Mapping):
+            return math.prod(factor for start, factor in self.lr_schedule.items() if epoch >= start)
+        schedule = _SCHEDULES[self.lr_schedule] if isinstance(self.lr_schedule, str) else self.lr_schedule
+        return float(schedule(step / (steps_per_epoch * nb_epochs)))
+
+    def augmentation(self) -> Callable[[Tensor], Tensor] | None:
+        """Returns the augmentation as a function."""
+        return AUGMENTATIONS[self.augment] if isinstance(self.augment, str) else self.augment
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what determines the result, as plain data for JSON."""
+        names = ("lr", "momentum", "weight_decay", "lr_schedule", "augment", "seed", "amp", "channels_last")
+        return {name: _plain(getattr(self, name)) for name in names}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    return getattr(value, "__qualname__", repr(value)) if callable(value) else value
+
+
+_SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda progress: 1.0,
+    "cosine": lambda progress: (1 + math.cos(math.pi * progress)) / 2,
+    "step": lambda progress: 0.2 ** sum(progress >= milestone for milestone in (0.3, 0.6, 0.8)),
+}

@@ -1,0 +1,122 @@
+"""Defensive Quantization's regulariser (DQ eq. 8), and the norms it is to keep small."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qadv.trainers.objective import Objective
+
+
+def weight_matrices(layer: nn.Module) -> Tensor:
+    """Returns a conv or linear weight as matrices, (groups, c_out / groups, c_in / groups · k · k)."""
+    weight: Tensor = layer.weight  # type: ignore[assignment]
+    groups = getattr(layer, "groups", 1)
+    return weight.reshape(groups, weight.shape[0] // groups, -1)
+
+
+def orthogonality_error(layer: nn.Module) -> Tensor:
+    """Returns `‖W Wᵀ - I‖²`, squared Frobenius norm, a scalar.
+
+    **Reading** (METHODS §2): over the smaller of the two Gram matrices, so rows are made orthogonal where
+    c_out <= c_in·k·k and columns otherwise; a grouped convolution is that many smaller ones side by side.
+    """
+    matrices = weight_matrices(layer)
+    if matrices.shape[1] > matrices.shape[2]:
+        matrices = matrices.mT
+    gram = matrices @ matrices.mT
+    return (gram - torch.eye(gram.shape[-1], device=gram.device, dtype=gram.dtype)).square().sum()
+
+
+class Orthogonality(Objective):
+    """Adds `β/2 · Σ_l ‖W_lᵀ W_l - I‖²` over all convolution and linear layers.
+
+    **Reading**: a layer with quantized weights is regularised through its latent weights.
+
+    Each epoch it logs `orthogonality_error` (the sum, without β/2) and, for each layer, `spectral_norm` (largest
+    singular value of W) and `spectral_norm_bn` (with the BatchNorm that follows folded in: its scale is free to undo
+    the bound).
+    """
+
+    def __init__(self, beta: float) -> None:
+        self.beta = beta
+        self._layers: dict[str, nn.Module] = {}
+        self._batch_norms: dict[str, nn.Module] = {}
+
+    def __repr__(self) -> str:
+        return f"Orthogonality(beta={self.beta})"
+
+    def start(self, model: nn.Module, image: Tensor) -> None:
+        self._layers = {
+            name: layer
+            for name, layer in model.named_modules()
+            if isinstance(layer, nn.modules.conv._ConvNd | nn.Linear)
+        }
+        self._batch_norms = following_batch_norms(model, self._layers, image)
+
+    def terms(self, model: nn.Module) -> dict[str, Tensor]:
+        if self.beta == 0:
+            return {}
+        return {"penalty": self.beta / 2 * sum_of(orthogonality_error(layer) for layer in self._layers.values())}
+
+    @torch.no_grad()
+    def measure(self, model: nn.Module) -> dict[str, object]:
+        return {
+            "orthogonality_error": float(sum_of(orthogonality_error(layer) for layer in self._layers.values())),
+            "spectral_norm": {name: spectral_norm(layer) for name, layer in self._layers.items()},
+            "spectral_norm_bn": {
+                name: spectral_norm(self._layers[name], norm) for name, norm in self._batch_norms.items()
+            },
+        }
+
+
+def sum_of(values: Any) -> Tensor:
+    """Sum of scalar tensors."""
+    return torch.stack(list(values)).sum()
+
+
+@torch.no_grad()
+def spectral_norm(layer: nn.Module, batch_norm: nn.Module | None = None) -> float:
+    """Returns the largest singular value of a layer's weight matrix, with a BatchNorm's scale folded in if one is given."""
+    matrices = weight_matrices(layer)
+    if batch_norm is not None:
+        norm: Any = batch_norm
+        scale = (norm.running_var + norm.eps).rsqrt() * (norm.weight if norm.weight is not None else 1.0)
+        matrices = matrices * scale.reshape(*matrices.shape[:2], 1)
+    if matrices.shape[1] > matrices.shape[2]:
+        matrices = matrices.mT
+    return float(torch.linalg.eigvalsh((matrices @ matrices.mT).double()).amax().clamp(min=0).sqrt())
+
+
+@torch.no_grad()
+def following_batch_norms(model: nn.Module, layers: dict[str, nn.Module], image: Tensor) -> dict[str, nn.Module]:
+    """Returns, by layer name, the BatchNorm that is applied to the layer's very output; found by running one image."""
+    made_by: dict[int, str] = {}
+    kept: list[Any] = []  # outputs stay alive, so that no two have the same id
+    found: dict[str, nn.Module] = {}
+
+    def note_output(name: str, output: Any) -> None:
+        kept.append(output)
+        made_by[id(output)] = name
+
+    def note_input(norm: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if inputs and id(inputs[0]) in made_by:
+            found[made_by[id(inputs[0])]] = norm
+
+    handles = [
+        layer.register_forward_hook(lambda _m, _i, output, name=name: note_output(name, output))
+        for name, layer in layers.items()
+    ]
+    handles += [
+        module.register_forward_pre_hook(note_input)
+        for module in model.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
+    ]
+    was_training = model.training
+    try:
+        model.eval()(image)
+    finally:
+        model.train(was_training)
+        for handle in handles:
+            handle.remove()
+    return found
