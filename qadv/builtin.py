@@ -17,7 +17,9 @@ def qadv_quantizers() -> Iterator[Quantizer]:
     uniform = "qadv.quantization.uniform"
     yield Quantizer(name="int", target=f"{uniform}:Int", summary="weights, 2-8 bits: symmetric uniform, per filter")
     yield Quantizer(name="bwn", target="qadv.quantization.binary:BWN", summary="weights, 1 bit: mean |W| x sign(W)")
-    yield Quantizer(name="twn", target="qadv.quantization.ternary:TWN", summary="weights, ternary, threshold 0.7 mean |W|")
+    yield Quantizer(
+        name="twn", target="qadv.quantization.ternary:TWN", summary="weights, ternary: 0 below 0.7 mean |W|"
+    )
     clipped = "qadv.quantization.clipped_relu"
     yield Quantizer(name="relu6", target=f"{clipped}:ReLU6", summary="activations, 1-8 bits: uniform levels of [0, 6]")
     yield Quantizer(name="relu1", target=f"{clipped}:ReLU1", summary="activations, 1-8 bits: uniform levels of [0, 1]")
@@ -26,7 +28,7 @@ def qadv_quantizers() -> Iterator[Quantizer]:
 @hookimpl
 def qadv_backbones() -> Iterator[Backbone]:
     nets = "qadv.backbones"
-    yield Backbone(name="resnet20", target=f"{nets}.resnet:resnet20", summary="CIFAR ResNet-20, option-A shortcuts, 32x32")
+    yield Backbone(name="resnet20", target=f"{nets}.resnet:resnet20", summary="ResNet-20, option-A shortcuts, 32x32")
     yield Backbone(name="wide-resnet", target=f"{nets}.wide_resnet:wide_resnet", summary="WRN-depth-width, 32x32")
     yield Backbone(name="vgg16", target=f"{nets}.vgg:vgg16", summary="VGG-16 with BatchNorm, 32x32")
     yield Backbone(name="mnist-cnn", target=f"{nets}.mnist_cnn:mnist_cnn", summary="two conv and two linear layers")

@@ -61,7 +61,9 @@ def digits(data_dir: str | os.PathLike[str] | None = None) -> Images:
 
     x, y = load_digits(return_X_y=True)
     x = (x / 16).astype(np.float32).reshape(-1, 1, 8, 8)
-    x_train, x_test, y_train, y_test = train_test_split(x, y.astype(np.int64), test_size=360, random_state=0, stratify=y)
+    x_train, x_test, y_train, y_test = train_test_split(
+        x, y.astype(np.int64), test_size=360, random_state=0, stratify=y
+    )
     return Images("digits", x_train, y_train, x_test, y_test, _DIGITS)
 
 
@@ -104,7 +106,7 @@ def _read(data_dir: str | os.PathLike[str] | None, name: str, files: list[str]) 
 def _images(x: NDArray[Any], y: NDArray[Any], shape: tuple[int, ...], file: str) -> tuple[Images32, Labels]:
     if x.dtype != np.uint8 or x.shape[1:] != shape or len(x) != len(y):
         raise FileFormatError(
-            f"{file}: expected uint8 images (N, {', '.join(map(str, shape))}) and N labels, got {x.dtype} {x.shape} and "
-            f"{y.shape}"
+            f"{file}: expected uint8 images (N, {', '.join(map(str, shape))}) and N labels, got {x.dtype} "
+            f"{x.shape} and {y.shape}"
         )
     return x.astype(np.float32) / np.float32(255), y.astype(np.int64)

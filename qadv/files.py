@@ -76,8 +76,8 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
             text = (file.metadata() or {}).get(_HEADER)
     except SafetensorError as error:
         raise FileFormatError(
-            f"{target} is not a whole safetensors file ({target.stat().st_size:,} bytes): {error}. It may have been cut "
-            "off by a copy or download, or be of another format (pickled .pt and .pth files are never opened)."
+            f"{target} is not a whole safetensors file ({target.stat().st_size:,} bytes): {error}. It may have been "
+            "cut off by a copy or download, or be of another format (pickled .pt and .pth files are never opened)."
         ) from error
     try:
         header = None if text is None else json.loads(text)

@@ -1,7 +1,7 @@
 """Finds the installed plugins and asks each for its components, so that no plugin can stop another.
 
-pluggy checks and documents the hooks; entry points are loaded and hooks are called here one by one, because pluggy's own
-loader lets one plugin's import error through, and one raising hook ends a whole pluggy call.
+pluggy checks and documents the hooks; entry points are loaded and hooks are called here one by one, because pluggy's
+own loader lets one plugin's import error through, and one raising hook ends a whole pluggy call.
 """
 
 import os
@@ -103,7 +103,7 @@ class _Loader:
                 return
         try:
             self._manager.register(plugin, key)
-        except Exception as error:  # a hook with arguments it can't have; older pluggy leaves the plugin half registered
+        except Exception as error:  # e.g. a hook with arguments; older pluggy leaves it half registered
             if self._manager.has_plugin(key):
                 self._manager.unregister(plugin)
             self._fault(info, f"not accepted: {_describe(error)}", error)

@@ -37,7 +37,7 @@ class ConvexSum(nn.Module):
 
 def make_aggregation(name: str) -> nn.Module:
     """Returns a new `"sum"` or `"convex"` aggregation."""
-    kinds = {"sum": Sum, "convex": ConvexSum}
+    kinds: dict[str, type[nn.Module]] = {"sum": Sum, "convex": ConvexSum}
     if name not in kinds:
         raise InvalidInputError(f"aggregation: expected 'sum' or 'convex', got {name!r}")
     return kinds[name]()

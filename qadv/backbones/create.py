@@ -26,7 +26,7 @@ def create_backbone(name: str, nb_classes: int = 10, in_channels: int = 3, **opt
     try:
         json.dumps(recipe)
     except TypeError as error:
-        raise InvalidInputError(f"backbone {name!r}: options must be plain numbers, strings and lists: {error}") from error
+        raise InvalidInputError(f"backbone {name!r}: options must be plain JSON values: {error}") from error
     try:
         model = create("backbone", name, nb_classes=nb_classes, in_channels=in_channels, **options)
     except TypeError as error:

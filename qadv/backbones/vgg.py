@@ -6,7 +6,7 @@ _CHANNELS = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool", 512, 512, 
 
 
 def vgg16(nb_classes: int = 10, in_channels: int = 3) -> nn.Sequential:
-    """Returns (N, in_channels, 32, 32) → (N, nb_classes) logits: 13 convolutions and one linear layer, 14.7 M parameters."""
+    """Returns (N, in_channels, 32, 32) → (N, nb_classes) logits: 13 convolutions, one linear layer, 14.7 M weights."""
     layers: list[nn.Module] = []
     channels = in_channels
     for entry in _CHANNELS:

@@ -19,8 +19,8 @@ def check_images(
         input_shape: shape of one image.
         clip_values: smallest and largest value, or `None` for no limit.
         name: the argument's name, for the message.
-        strict: `False` lets values leave the range by up to its width, as the queries of some attacks do; data on
-            another scale (0 to 255) are refused all the same.
+        strict: `False` lets values leave the range by up to ten times its width, as the queries of some attacks do
+            (ZOO's coordinate steps); data on another scale (0 to 255) are refused all the same.
 
     Raises:
         InvalidInputError: says what was expected, what came, and what to do.
@@ -46,7 +46,7 @@ def check_images(
         bad = int((~np.isfinite(x)).any(axis=tuple(range(1, x.ndim))).sum())
         raise InvalidInputError(f"{name}: {bad} of {len(x)} images have NaN or infinite values; remove them")
     if clip_values is not None:
-        slack = 1e-6 if strict else clip_values[1] - clip_values[0]
+        slack = 1e-6 if strict else 10 * (clip_values[1] - clip_values[0])
         if low < clip_values[0] - slack or high > clip_values[1] + slack:
             hint = f"; divide by 255: {name} / 255" if high > 2 and clip_values[1] <= 1 else ""
             raise InvalidInputError(
@@ -79,9 +79,9 @@ def check_labels(y: Any, nb_samples: int, nb_classes: int, name: str = "y") -> N
     if y.ndim == 2:
         if not (((y == 0) | (y == 1)).all() and (y.sum(axis=1) == 1).all()):
             raise InvalidInputError(f"{name}: {expected}, got rows that are not one-hot")
-        return y.argmax(axis=1).astype(np.int64)
+        return np.asarray(y.argmax(axis=1), dtype=np.int64)
     if y.dtype == bool or not np.issubdtype(y.dtype, np.number) or not np.equal(np.mod(y, 1), 0).all():
         raise InvalidInputError(f"{name}: {expected}, got dtype {y.dtype} with values that are no whole numbers")
     if y.min() < 0 or y.max() >= nb_classes:
         raise InvalidInputError(f"{name}: {expected}, got labels from {y.min():g} to {y.max():g}")
-    return y.astype(np.int64)
+    return np.asarray(y, dtype=np.int64)

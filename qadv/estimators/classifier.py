@@ -19,6 +19,7 @@ from qadv.estimators.upkeep import run_after_steps
 from qadv.quantization.convert import Schemes, quantize
 
 Array = NDArray[Any]
+_LEAST_VALUES_PER_BATCH = 2**19
 
 
 class QuantizedClassifier(PyTorchClassifier):
@@ -140,10 +141,15 @@ class QuantizedClassifier(PyTorchClassifier):
     def predict(self, x: Array, batch_size: int = 128, training_mode: bool = False, **kwargs: Any) -> Array:
         """Returns logits, (N, nb_classes) float32, for images (N, *input_shape) in `clip_values`.
 
+        `batch_size` is a lower bound: attacks that ask for a few rows at a time (ZOO asks for one) get their many rows
+        in batches of half a million pixel values, which changes nothing but the time.
+
         Raises:
             InvalidInputError: wrong shape, dtype or scale, NaN, or no image at all.
         """
         x = check_images(x, self.input_shape, self._limits, strict=False)
+        if not training_mode:
+            batch_size = max(batch_size, _LEAST_VALUES_PER_BATCH // x[0].size)
         logits: Array = super().predict(x, batch_size=batch_size, training_mode=training_mode, **kwargs)
         return logits
 
@@ -151,7 +157,7 @@ class QuantizedClassifier(PyTorchClassifier):
         """ART's own training loop, after checking images and labels; defenses have trainers of their own."""
         if self.optimizer is None:
             raise InvalidInputError(
-                "fit needs an optimizer: QuantizedClassifier(..., optimizer=torch.optim.SGD(model.parameters(), lr=0.1)); "
+                "fit needs an optimizer, e.g. QuantizedClassifier(..., optimizer=SGD(model.parameters(), lr=0.1)); "
                 "qadv's trainers, e.g. DefensiveQuantTrainer, make their own"
             )
         x = check_images(x, self.input_shape, self._limits, strict=False)
@@ -231,7 +237,9 @@ class QuantizedClassifier(PyTorchClassifier):
             self.model.train(was_training)
         if not isinstance(output, Tensor) or tuple(output.shape) != (1, self.nb_classes):
             got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise InvalidInputError(f"the model should give logits of shape (1, {self.nb_classes}), nb_classes; got {got}")
+            raise InvalidInputError(
+                f"the model should give logits of shape (1, {self.nb_classes}), nb_classes; got {got}"
+            )
 
     def _one_hot(self, y: Any, nb_samples: int) -> Any:
         if isinstance(y, Tensor):

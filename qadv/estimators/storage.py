@@ -26,7 +26,7 @@ def mean_std(classifier: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]
     """Returns the (mean, std) that a classifier was made with."""
     standardisation = classifier.preprocessing
     if standardisation is None:
-        return np.float32(0.0).reshape(()), np.float32(1.0).reshape(())
+        return np.zeros((), np.float32), np.ones((), np.float32)
     return np.asarray(standardisation.mean), np.asarray(standardisation.std)
 
 
@@ -74,12 +74,14 @@ def load(cls: type[C], path: str | os.PathLike[str], model: nn.Module | None, ar
     settings: dict[str, Any] = {**header["classifier"], **arguments}
     if header["defences"] and not {"preprocessing_defences", "postprocessing_defences"} & arguments.keys():
         raise InvalidInputError(
-            f"{os.fspath(path)} was saved with the defences {', '.join(header['defences'])}, which are not in the file; "
-            "pass them to load(..., preprocessing_defences=..., postprocessing_defences=...), or None to leave them out"
+            f"{os.fspath(path)} was saved with the defences {', '.join(header['defences'])}, which are not in the "
+            "file; pass them to load(..., preprocessing_defences=..., postprocessing_defences=...), or None to do without"
         )
     if "loss" not in settings:
         if header["loss"] is None:
-            raise InvalidInputError(f"{os.fspath(path)} was saved with a loss of its own; pass it to load(..., loss=...)")
+            raise InvalidInputError(
+                f"{os.fspath(path)} was saved with a loss of its own; pass it to load(..., loss=...)"
+            )
         settings["loss"] = getattr(nn, header["loss"])()
     for key in ("input_shape", "clip_values", "preprocessing"):
         if isinstance(settings[key], list):
@@ -90,7 +92,7 @@ def load(cls: type[C], path: str | os.PathLike[str], model: nn.Module | None, ar
 def _build_backbone(recipe: dict[str, Any] | None, path: str | os.PathLike[str]) -> nn.Module:
     if recipe is None:
         raise InvalidInputError(
-            f"{os.fspath(path)} holds a network that was not made by name; pass the float network: load(path, model=net)"
+            f"{os.fspath(path)} holds a network that was not made by name; pass the float one: load(path, model=net)"
         )
     options = {key: value for key, value in recipe["options"].items() if key != "pretrained"}  # weights are in the file
     return create_backbone(
@@ -104,6 +106,11 @@ def _is_plain_loss(loss: Any) -> bool:
     if getattr(nn, name, None) is not type(loss):
         return False
     plain = type(loss)()
-    return not loss.state_dict() and repr(plain) == repr(loss) and vars(plain).keys() == vars(loss).keys() and all(
-        getattr(plain, key) == value for key, value in vars(loss).items() if isinstance(value, str | int | float)
+    return (
+        not loss.state_dict()
+        and repr(plain) == repr(loss)
+        and vars(plain).keys() == vars(loss).keys()
+        and all(
+            getattr(plain, key) == value for key, value in vars(loss).items() if isinstance(value, str | int | float)
+        )
     )

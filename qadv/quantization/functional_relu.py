@@ -1,7 +1,7 @@
-"""Turns `F.relu(x)`, `torch.relu(x)` and `x.relu()` inside a network's code into ReLU modules, so that they can be swapped.
+"""Turns `F.relu(x)`, `torch.relu(x)` and `x.relu()` in a network's code into modules, so that they can be swapped.
 
-Only the modules whose own `forward` calls one of them are rewritten, by `torch.fx` with their children as leaves: control
-flow elsewhere in the network does not matter.
+Only the modules whose own `forward` calls one of them are rewritten, by `torch.fx` with their children as leaves:
+control flow elsewhere in the network does not matter.
 """
 
 import ast

@@ -75,15 +75,15 @@ class _QuantLayer:
         return ", ".join(parts)
 
 
-class QuantConv2d(_QuantLayer, qnn.QuantConv2d):  # type: ignore[misc]
+class QuantConv2d(_QuantLayer, qnn.QuantConv2d):
     """A 2-d convolution with quantized weights, and inputs where the network has no ReLU."""
 
 
-class QuantLinear(_QuantLayer, qnn.QuantLinear):  # type: ignore[misc]
+class QuantLinear(_QuantLayer, qnn.QuantLinear):
     """A linear layer with quantized weights, and inputs where the network has no ReLU."""
 
 
-class QuantActivation(QuantNonLinearActLayer):  # type: ignore[misc]
+class QuantActivation(QuantNonLinearActLayer):
     """What a ReLU is replaced by: the scheme's own clip and rounding."""
 
     def __init__(self, quantizer: ActivationQuantizer) -> None:
@@ -160,7 +160,7 @@ def quantized_layer(
             **options,
         )
         if same_padding:
-            new.is_same_padded_strided = True
+            new.is_same_padded_strided = True  # type: ignore[assignment]
     elif _same_forward(layer, nn.Linear) or type(layer) is timm.layers.Linear:
         assert isinstance(layer, nn.Linear)
         new = _without_init(
@@ -172,10 +172,11 @@ def quantized_layer(
         )
     else:
         return None
-    new.weight = layer.weight
+    weight: Any = layer.weight
+    new.weight = weight
     if layer.bias is not None:
         new.bias = layer.bias
-    new.to(layer.weight.device)
+    new.to(weight.device)
     return new.train(layer.training)
 
 

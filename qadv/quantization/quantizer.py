@@ -109,7 +109,7 @@ class ActivationQuantizer(_Quantizer):
         )
 
 
-class _WeightProxy(WeightQuantProxyFromInjector):  # type: ignore[misc]
+class _WeightProxy(WeightQuantProxyFromInjector):
     """Keeps its quantizer for life: Brevitas's own makes a new one at every `load_state_dict`, losing its state.
 
     Layers are given plain tensors; QuantTensors are made only where metadata are asked for.
@@ -119,12 +119,14 @@ class _WeightProxy(WeightQuantProxyFromInjector):  # type: ignore[misc]
         super().__init__(quant_layer, quant_injector)
         self.skip_create_quant_tensor = True
 
+    tensor_quant: nn.Module | None
+
     def init_tensor_quant(self, preserve_state_dict: bool = False) -> None:
         if self.tensor_quant is None:
             self.tensor_quant = self.quant_injector.tensor_quant
 
 
-class _ActivationProxy(ActQuantProxyFromInjector):  # type: ignore[misc]
+class _ActivationProxy(ActQuantProxyFromInjector):
     def __init__(self, quant_layer: nn.Module, quant_injector: Any) -> None:
         super().__init__(quant_layer, quant_injector)
         self.skip_create_quant_tensor = True

@@ -60,7 +60,7 @@ class Scheme:
     def for_input(self) -> ActivationQuantizer:
         """Returns a new signed quantizer for the input of one layer."""
         if self.inputs is None:
-            raise SchemeError(f"scheme {self.spec!r} has no signed form for the inputs of layers in networks without ReLU")
+            raise SchemeError(f"scheme {self.spec!r} has no signed form, which networks without ReLU need")
         return self.inputs(bits=self.bits, spec=self.spec)
 
     def __repr__(self) -> str:

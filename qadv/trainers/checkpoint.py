@@ -70,8 +70,8 @@ class TrainingState:
         different = [f"{k}: saved {saved.get(k)!r}, now {run.get(k)!r}" for k in run if saved.get(k) != run[k]]
         if different:
             raise FileFormatError(
-                f"{os.fspath(path)} is the checkpoint of another run ({'; '.join(different)}). Delete it to start anew, "
-                "choose another path, or restore those settings to resume"
+                f"{os.fspath(path)} is the checkpoint of another run ({'; '.join(different)}). Delete it to start "
+                "anew, choose another path, or restore those settings to resume"
             )
         model = {name.removeprefix(_MODEL): t for name, t in tensors.items() if name.startswith(_MODEL)}
         load_state(self.model, model, os.fspath(path))

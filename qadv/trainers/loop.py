@@ -74,7 +74,8 @@ class TrainingLoop:
         model, options = self.classifier.model, self.options
         optimizer, upkeep = self._optimizer()
         state = TrainingState(model, optimizer, scheduler)
-        done, history = 0, []
+        done = 0
+        history: History = []
         if options.checkpoint is not None:
             run = self._describe(batches, nb_epochs)
             done, history = state.resume(options.checkpoint, run)
@@ -201,7 +202,7 @@ class TrainingLoop:
         if not self.options.compile:
             return model
         backend = self.options.compile if isinstance(self.options.compile, str) else "inductor"
-        return torch.compile(model, backend=backend)  # type: ignore[no-any-return]
+        return torch.compile(model, backend=backend)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if not self.options.amp:
@@ -214,8 +215,8 @@ class TrainingLoop:
         parts = ", ".join(f"{name} {value.item():.3g}" for name, value in terms.items())
         where = first_bad_layer(self.classifier.model, x)
         raise TrainingError(
-            f"the loss is {total.item()} in epoch {epoch}, step {step}{f' ({parts})' if parts else ''}; first layer with "
-            f"a value that is not finite: {where}. Lower the learning rate, or start from a trained network"
+            f"the loss is {total.item()} in epoch {epoch}, step {step}{f' ({parts})' if parts else ''}; first layer "
+            f"with a value that is not finite: {where}. Lower the learning rate, or start from a trained network"
         )
 
     def _describe(self, batches: Batches, nb_epochs: int) -> dict[str, Any]:

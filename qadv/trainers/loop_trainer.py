@@ -16,7 +16,7 @@ from qadv.trainers.objective import Objective
 from qadv.trainers.options import LoopOptions
 
 
-class LoopTrainer(Trainer):  # type: ignore[misc]
+class LoopTrainer(Trainer):
     """An ART trainer that is a list of objectives; with none it trains on the classifier's loss alone.
 
     Args:

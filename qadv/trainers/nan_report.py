@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 @torch.no_grad()
 def first_bad_layer(model: nn.Module, x: Tensor) -> str:
-    """Returns the first layer, in order of execution, whose parameters or output are not finite, or `"the loss itself"`."""
+    """Returns the first executed layer whose parameters or output are not finite, or `"the loss itself"`."""
     found: list[str] = []
 
     def check(name: str, layer: nn.Module, output: Any) -> None:

@@ -51,10 +51,12 @@ class LoopOptions:
         for name, low, high in (("lr", 0, math.inf), ("momentum", -1e-12, 1), ("weight_decay", -1e-12, math.inf)):
             value = getattr(self, name)
             if not isinstance(value, int | float) or not low < value < high:
-                raise InvalidInputError(f"{name}: expected a number above {max(low, 0):g} and below {high:g}, got {value!r}")
+                raise InvalidInputError(
+                    f"{name}: expected a number above {max(low, 0):g} and below {high:g}, got {value!r}"
+                )
         if isinstance(self.lr_schedule, str) and self.lr_schedule not in _SCHEDULES:
             raise InvalidInputError(
-                f"lr_schedule: expected one of {', '.join(_SCHEDULES)}, a mapping or a function, got {self.lr_schedule!r}"
+                f"lr_schedule: expected one of {', '.join(_SCHEDULES)}, a mapping or function, got {self.lr_schedule!r}"
             )
         if isinstance(self.augment, str) and self.augment not in AUGMENTATIONS:
             raise InvalidInputError(

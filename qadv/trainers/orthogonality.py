@@ -77,7 +77,7 @@ def sum_of(values: Any) -> Tensor:
 
 @torch.no_grad()
 def spectral_norm(layer: nn.Module, batch_norm: nn.Module | None = None) -> float:
-    """Returns the largest singular value of a layer's weight matrix, with a BatchNorm's scale folded in if one is given."""
+    """Returns the largest singular value of a layer's weight matrix, with a BatchNorm's scale folded in if given."""
     matrices = weight_matrices(layer)
     if batch_norm is not None:
         norm: Any = batch_norm

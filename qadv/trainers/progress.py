@@ -19,7 +19,7 @@ def training_progress(
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, disable=not verbose) as progress:
+    with Progress(*columns, disable=not verbose or epochs_done >= nb_epochs) as progress:
         task = progress.add_task(
             name,
             total=nb_epochs * steps_per_epoch,

@@ -1,0 +1,148 @@
+"""The command line, `qadv`."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from qadv import __version__
+from qadv.components import KINDS
+from qadv.errors import QadvError
+from qadv.registry import Entry, default_registry
+
+app = typer.Typer(help="Attack and defend quantized networks through ART.", no_args_is_help=True, add_completion=False)
+Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    show: Annotated[bool, typer.Option("--version", help="print the version and exit")] = False,
+) -> None:
+    if show:
+        print(f"qadv {__version__}")
+        raise typer.Exit
+
+
+@app.command("list")
+def list_command(
+    kind: Annotated[str | None, typer.Argument(help=f"one of {', '.join(KINDS)}; without it, all kinds")] = None,
+    pattern: Annotated[str, typer.Argument(help="wildcard pattern of the name, e.g. 'resnet*'")] = "*",
+    members: Annotated[
+        bool, typer.Option("--all", help="also the names that families stand for (imports timm or ART)")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """List components by kind and name."""
+    registry = default_registry()
+    if kind is None and not as_json:
+        table = Table("kind", "components")
+        for name in KINDS:
+            table.add_row(name, ", ".join(entry.component.name for entry in registry.entries(name)) or "–")
+        Console().print(table)
+        return
+    rows = []
+    for name in [kind] if kind is not None else list(KINDS):
+        entries = registry.match(name, pattern)
+        rows += [_row(entry) for entry in entries]
+        if members:
+            rows += [
+                {**_row(entry), "name": member, "summary": f"{entry.component.name} family"}
+                for entry in registry.entries(name)
+                for member in entry.component.members()
+                if _matches(member, pattern)
+            ]
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    table = Table("name", "distribution", "summary")
+    for row in rows:
+        summary = str(row["summary"]) + (
+            f" [red](needs {escape(', '.join(row['unmet']))})[/red]" if row["unmet"] else ""
+        )
+        table.add_row(
+            escape(str(row["name"])), escape(str(row["distribution"])), f"{escape(str(row['summary']))}{unmet}"
+        )
+    console = Console()
+    console.print(table)
+    families = [entry.component.name for entry in registry.entries(str(kind)) if entry.component.family]
+    if families and not members:
+        console.print(f"{' and '.join(families)} stands for many names: --all lists them.", style="dim")
+
+
+@app.command()
+def plugins(as_json: Json = False) -> None:
+    """List plugins: distribution, version, hooks, status and faults."""
+    found = default_registry().plugins
+    if as_json:
+        rows = [
+            {
+                "distribution": plugin.distribution,
+                "name": plugin.name,
+                "version": plugin.version,
+                "hooks": plugin.hooks,
+                "status": plugin.status,
+                "faults": plugin.faults,
+            }
+            for plugin in found
+        ]
+        print(json.dumps(rows, indent=1))
+        return
+    table = Table("distribution", "plugin", "version", "hooks", "status", "fault")
+    for plugin in found:
+        style = {"ok": "green", "faulty": "red", "disabled": "dim"}[plugin.status]
+        hooks = ", ".join(hook.removeprefix("qadv_") for hook in plugin.hooks)
+        names = (escape(text) for text in (plugin.distribution, plugin.name, plugin.version, hooks))
+        table.add_row(*names, f"[{style}]{plugin.status}[/{style}]", escape("\n".join(plugin.faults)))
+    Console().print(table)
+
+
+@app.command()
+def demo(
+    dataset: Annotated[str, typer.Option(help="digits (comes with scikit-learn), mnist or cifar10")] = "digits",
+    data_dir: Annotated[Path | None, typer.Option(help="folder with mnist.npz or cifar10-*.npz")] = None,
+    out: Annotated[Path, typer.Option(help="folder for results.json and the figures")] = Path("demo-results"),
+    nb_epochs: Annotated[int | None, typer.Option(help="epochs for each network")] = None,
+    seed: Annotated[int, typer.Option(help="decides everything random")] = 0,
+) -> None:
+    """Train a float, a vanilla 4-bit and a DQ 4-bit network, attack each with ART, and show what happened."""
+    from qadv.demo import run_demo
+
+    run_demo(dataset=dataset, data_dir=data_dir, out=out, nb_epochs=nb_epochs, seed=seed)
+
+
+def main() -> None:
+    """Runs the command line; an error that qadv foresaw is one message, without a traceback."""
+    try:
+        app()
+    except QadvError as error:
+        Console(stderr=True).print(f"[bold red]error:[/bold red] {escape(str(error))}", highlight=False)
+        sys.exit(1)
+
+
+def _row(entry: Entry) -> dict[str, Any]:
+    component = entry.component
+    return {
+        "name": component.name,
+        "kind": component.kind,
+        "distribution": entry.distribution,
+        "summary": component.summary,
+        "target": component.target,
+        "family": bool(component.family),
+        "requires": list(component.requires),
+        "unmet": component.unmet_requirements(),
+    }
+
+
+def _matches(name: str, pattern: str) -> bool:
+    from fnmatch import fnmatchcase
+
+    return fnmatchcase(name, pattern)
+
+
+if __name__ == "__main__":
+    main()

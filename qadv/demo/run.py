@@ -1,0 +1,223 @@
+"""Trains a float, a vanilla 4-bit and a defended 4-bit network, attacks each with ART, and writes down the results."""
+
+import json
+import platform
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from art.attacks.evasion import BoundaryAttack, FastGradientMethod, ProjectedGradientDescent, ZooAttack
+from numpy.typing import NDArray
+from rich.console import Console
+
+from qadv.datasets import Images
+from qadv.demo import figures
+from qadv.demo.settings import DemoSettings, demo_settings
+from qadv.demo.table import results_table
+from qadv.diagnostics.error_amplification import ErrorAmplification, error_amplification
+from qadv.estimators.classifier import QuantizedClassifier
+from qadv.evaluation import AttackResult, attack_classifier
+from qadv.files import write_atomically
+from qadv.quantization.summary import summarize
+from qadv.registry import create
+from qadv.trainers.defensive_quantization import DefensiveQuantTrainer
+
+BETA = 2e-3
+
+
+@dataclass
+class NetworkResult:
+    """One trained network and all that was measured on it."""
+
+    label: str
+    weights: str
+    activations: str
+    beta: float
+    classifier: QuantizedClassifier
+    history: list[dict[str, Any]]
+    clean_accuracy: float
+    attacks: list[AttackResult]
+    accuracy_by_eps: list[float]
+    amplification: ErrorAmplification
+    shown: NDArray[np.float32]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data for JSON."""
+        summary = summarize(self.classifier)
+        return {
+            "label": self.label,
+            "weights": self.weights,
+            "activations": self.activations,
+            "beta": self.beta,
+            "bytes": {"packed": summary.packed_bytes, "float32": summary.float_bytes},
+            "clean_accuracy": self.clean_accuracy,
+            "attacks": [attack.to_dict() for attack in self.attacks],
+            "pgd_accuracy_by_eps": self.accuracy_by_eps,
+            "error_amplification": self.amplification.to_dict(),
+            "history": self.history,
+        }
+
+
+def run_demo(
+    dataset: str = "digits",
+    data_dir: Path | None = None,
+    out: Path = Path("demo-results"),
+    nb_epochs: int | None = None,
+    seed: int = 0,
+    console: Console | None = None,
+) -> Path:
+    """Runs the demo; an interrupted run goes on with the last finished epoch.
+
+    Args:
+        dataset: `"digits"` (comes with scikit-learn), `"mnist"` or `"cifar10"`.
+        data_dir: folder with the images, for the latter two.
+        out: folder for `results.json` and the figures.
+        nb_epochs: epochs for each network; `None` for what suits the data set.
+        seed: decides the start weights and everything random after them.
+        console: where to print.
+
+    Returns:
+        The path of `results.json`.
+    """
+    console = console or Console()
+    settings = demo_settings(dataset)
+    if nb_epochs is not None:
+        settings = replace(settings, nb_epochs=nb_epochs)
+    if settings.nb_threads is not None:
+        torch.set_num_threads(settings.nb_threads)
+    data: Images = create("dataset", dataset, data_dir=data_dir)
+    console.print(
+        f"{data.name}: {len(data.x_train):,} training and {len(data.x_test):,} test images {data.input_shape}"
+    )
+
+    networks = [
+        _network(label, weights, activations, beta, settings, data, data_dir, out, seed, console)
+        for label, weights, activations, beta in (
+            ("float", "float", "float", 0.0),
+            ("vanilla 4-bit", "int:4", "relu6:4", 0.0),
+            ("DQ 4-bit", "int:4", "relu6:4", BETA),
+        )
+    ]
+    console.print(results_table(data.name, settings, networks))
+
+    figures.accuracy_against_eps(settings.eps_curve, networks, data.name, out / "accuracy-against-eps.png")
+    figures.amplification(networks, settings.eps, data.name, out / "error-amplification.png")
+    figures.images_page(networks, data, settings.eps, out / "images.png")
+    report = {
+        "dataset": {"name": data.name, "digest": data.digest()},
+        "seed": seed,
+        "eps": settings.eps,
+        "eps_curve": settings.eps_curve,
+        "nb_epochs": settings.nb_epochs,
+        "versions": _versions(),
+        "networks": [network.to_dict() for network in networks],
+    }
+    results = out / "results.json"
+    write_atomically(results, json.dumps(report, indent=1).encode())
+    for checkpoint in out.glob("*.ckpt"):  # they were for resuming; the next run starts anew
+        checkpoint.unlink()
+    console.print(f"Wrote {', '.join(str(path) for path in (results, *sorted(out.glob('*.png'))))}")
+    return results
+
+
+def _network(
+    label: str,
+    weights: str,
+    activations: str,
+    beta: float,
+    settings: DemoSettings,
+    data: Images,
+    data_dir: Path | None,
+    out: Path,
+    seed: int,
+    console: Console,
+) -> NetworkResult:
+    trained = data_dir / settings.checkpoint if settings.checkpoint and data_dir else None
+    if trained is not None and not trained.is_file():
+        trained = None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # the same start weights for all networks
+        classifier = QuantizedClassifier.from_backbone(
+            settings.backbone,
+            weights=weights,
+            activations=activations,
+            input_shape=data.input_shape,
+            nb_classes=len(data.classes),
+            checkpoint_path=trained,
+            preprocessing=settings.preprocessing,
+            **settings.options,
+        )
+    slug = label.lower().replace(" ", "-")
+    history: list[dict[str, Any]] = []
+    if trained is None or weights != "float":
+        trainer = DefensiveQuantTrainer(
+            classifier, beta=beta, lr=settings.lr, augment=settings.augment, seed=seed, checkpoint=out / f"{slug}.ckpt"
+        )
+        console.print(f"[bold]{label}[/bold]: training with β = {beta:g}")
+        trainer.fit(data.x_train, data.y_train, batch_size=settings.batch_size, nb_epochs=settings.nb_epochs)
+        history = trainer.history
+    else:
+        console.print(f"[bold]{label}[/bold]: trained weights from {trained}")
+    classifier.save(out / f"{slug}.safetensors")
+
+    console.print(f"[bold]{label}[/bold]: attacking")
+    attacks, pgd_images = _attacks(classifier, settings, data, seed)
+    x, y = data.x_test[: settings.nb_gradient], data.y_test[: settings.nb_gradient]
+    curve = [_pgd_accuracy(classifier, eps, x, y, seed) for eps in settings.eps_curve]
+    clean = float((classifier.predict(data.x_test).argmax(1) == data.y_test).mean())
+    return NetworkResult(
+        label=label,
+        weights=weights,
+        activations=activations,
+        beta=beta,
+        classifier=classifier,
+        history=history,
+        clean_accuracy=clean,
+        attacks=attacks,
+        accuracy_by_eps=curve,
+        amplification=error_amplification(classifier, x[:128], pgd_images[:128]),
+        shown=pgd_images[: figures.IMAGES_SHOWN],
+    )
+
+
+def _attacks(
+    classifier: QuantizedClassifier, settings: DemoSettings, data: Images, seed: int
+) -> tuple[list[AttackResult], NDArray[np.float32]]:
+    """Runs the four attacks; also returns PGD's images."""
+    plan = (
+        ("FGSM", FastGradientMethod(classifier, eps=settings.eps, batch_size=128), settings.nb_gradient),
+        ("PGD", _pgd(classifier, settings.eps), settings.nb_gradient),
+        ("ZOO", ZooAttack(classifier, verbose=False, **settings.zoo), settings.nb_black_box),
+        (
+            "Boundary",
+            BoundaryAttack(classifier, targeted=False, verbose=False, **settings.boundary),
+            settings.nb_black_box,
+        ),
+    )
+    results = []
+    images: dict[str, NDArray[np.float32]] = {}
+    for name, attack, count in plan:
+        np.random.seed(seed)  # ART draws from numpy's global state
+        result, images[name] = attack_classifier(name, attack, classifier, data.x_test[:count], data.y_test[:count])
+        results.append(result)
+    return results, images["PGD"]
+
+
+def _pgd(classifier: QuantizedClassifier, eps: float) -> ProjectedGradientDescent:
+    return ProjectedGradientDescent(
+        classifier, eps=eps, eps_step=eps / 8, max_iter=20, num_random_init=1, batch_size=128, verbose=False
+    )
+
+
+def _pgd_accuracy(classifier: QuantizedClassifier, eps: float, x: Any, y: Any, seed: int) -> float:
+    np.random.seed(seed)
+    result, _ = attack_classifier("PGD", _pgd(classifier, eps), classifier, x, y)
+    return result.adversarial_accuracy
+
+
+def _versions() -> dict[str, str]:
+    packages = ("qadv", "torch", "adversarial-robustness-toolbox", "brevitas", "timm", "numpy")
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}

@@ -1,0 +1,121 @@
+"""What the demo does on each data set."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from qadv.errors import InvalidInputError
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """Network, training and attacks of the demo.
+
+    Attributes:
+        backbone: the network.
+        options: its options.
+        checkpoint: file in the data folder with trained float weights to start from, where there is one.
+        preprocessing: (mean, std).
+        nb_epochs: epochs for each network.
+        batch_size: images per step.
+        lr: learning rate.
+        augment: see `LoopOptions`.
+        eps: L∞ strength of FGSM and PGD, on pixels in [0, 1].
+        eps_curve: strengths of the accuracy-against-ε figure.
+        nb_gradient: test images for FGSM and PGD.
+        nb_black_box: test images for ZOO and Boundary.
+        zoo: options of ART's `ZooAttack`.
+        boundary: options of ART's `BoundaryAttack`.
+        nb_threads: torch threads, `None` for torch's own choice; networks this small are slower on several, and on a
+            busy machine many times slower.
+    """
+
+    backbone: str
+    options: dict[str, Any]
+    checkpoint: str | None
+    preprocessing: tuple[Any, Any]
+    nb_epochs: int
+    batch_size: int
+    lr: float
+    augment: str | None
+    eps: float
+    eps_curve: tuple[float, ...]
+    nb_gradient: int
+    nb_black_box: int
+    zoo: dict[str, Any]
+    boundary: dict[str, Any]
+    nb_threads: int | None = None
+
+
+_ZOO = {
+    "confidence": 0.0,
+    "learning_rate": 0.05,
+    "binary_search_steps": 3,
+    "initial_const": 1.0,
+    "use_resize": False,
+    "use_importance": False,
+    "variable_h": 0.05,
+}
+_BOUNDARY = {"max_iter": 200, "delta": 0.1, "epsilon": 0.1, "num_trial": 10, "sample_size": 10, "init_size": 100}
+
+_SETTINGS = {
+    "digits": DemoSettings(
+        backbone="mnist-cnn",
+        options={"image_size": 8},
+        checkpoint=None,
+        preprocessing=(0.0, 1.0),
+        nb_epochs=40,
+        batch_size=64,
+        lr=0.05,
+        augment=None,
+        eps=0.1,
+        eps_curve=(0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3),
+        nb_gradient=360,
+        nb_black_box=12,
+        zoo={**_ZOO, "max_iter": 60, "nb_parallel": 64},
+        boundary=_BOUNDARY,
+        nb_threads=1,
+    ),
+    "mnist": DemoSettings(
+        backbone="mnist-cnn",
+        options={"image_size": 28},
+        checkpoint=None,
+        preprocessing=(0.0, 1.0),
+        nb_epochs=2,
+        batch_size=128,
+        lr=0.05,
+        augment=None,
+        eps=0.1,
+        eps_curve=(0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3),
+        nb_gradient=1000,
+        nb_black_box=10,
+        zoo={**_ZOO, "max_iter": 100, "nb_parallel": 256},
+        boundary=_BOUNDARY,
+    ),
+    "cifar10": DemoSettings(
+        backbone="resnet20",
+        options={},
+        checkpoint="resnet20-cifar10.safetensors",
+        preprocessing=([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+        nb_epochs=1,
+        batch_size=128,
+        lr=0.02,
+        augment="crop-flip",
+        eps=8 / 255,
+        eps_curve=(1 / 255, 2 / 255, 4 / 255, 8 / 255, 16 / 255),
+        nb_gradient=500,
+        nb_black_box=5,
+        zoo={**_ZOO, "max_iter": 30, "nb_parallel": 128},
+        boundary={**_BOUNDARY, "max_iter": 50},
+    ),
+}
+
+
+def demo_settings(dataset: str) -> DemoSettings:
+    """Returns the demo's settings for a data set.
+
+    Raises:
+        InvalidInputError: there are none for it.
+    """
+    if dataset not in _SETTINGS:
+        raise InvalidInputError(f"dataset: expected one of {', '.join(_SETTINGS)}, got {dataset!r}")
+    return _SETTINGS[dataset]
