@@ -61,12 +61,8 @@ def list_command(
         return
     table = Table("name", "distribution", "summary")
     for row in rows:
-        summary = str(row["summary"]) + (
-            f" [red](needs {escape(', '.join(row['unmet']))})[/red]" if row["unmet"] else ""
-        )
-        table.add_row(
-            escape(str(row["name"])), escape(str(row["distribution"])), f"{escape(str(row['summary']))}{unmet}"
-        )
+        unmet = f" [red](needs {escape(', '.join(row['unmet']))})[/red]" if row["unmet"] else ""
+        table.add_row(escape(row["name"]), escape(row["distribution"]), escape(row["summary"]) + unmet)
     console = Console()
     console.print(table)
     families = [entry.component.name for entry in registry.entries(str(kind)) if entry.component.family]

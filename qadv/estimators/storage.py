@@ -75,7 +75,7 @@ def load(cls: type[C], path: str | os.PathLike[str], model: nn.Module | None, ar
     if header["defences"] and not {"preprocessing_defences", "postprocessing_defences"} & arguments.keys():
         raise InvalidInputError(
             f"{os.fspath(path)} was saved with the defences {', '.join(header['defences'])}, which are not in the "
-            "file; pass them to load(..., preprocessing_defences=..., postprocessing_defences=...), or None to do without"
+            "file; pass them as load(..., preprocessing_defences=, postprocessing_defences=), or None to do without"
         )
     if "loss" not in settings:
         if header["loss"] is None:

@@ -1,0 +1,60 @@
+"""Fixtures: real images, small networks, one torch thread per test process."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import qadv
+from qadv.datasets import Images
+
+torch.set_num_threads(1)
+
+MEAN_STD = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+
+
+@pytest.fixture(scope="session")
+def digits() -> Images:
+    return qadv.create("dataset", "digits")
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder with MNIST, CIFAR-10 and the trained ResNet-20; tests that ask for it carry the mark `data`."""
+    folder = os.environ.get("QADV_DATA_DIR")
+    if not folder:
+        pytest.skip("QADV_DATA_DIR names no folder with the image files")
+    return Path(folder)
+
+
+@pytest.fixture
+def make_classifier():
+    """Makes small classifiers for the digits, the same for the same seed."""
+
+    def make(weights="int:4", activations="relu6:4", seed=0, width=8, **options):
+        torch.manual_seed(seed)
+        settings = {"input_shape": (1, 8, 8), "image_size": 8, "width": width, **options}
+        return qadv.QuantizedClassifier.from_backbone("mnist-cnn", weights=weights, activations=activations, **settings)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def trained(digits):
+    """A trained 4-bit classifier for the digits; not to be changed by a test."""
+    torch.manual_seed(0)
+    classifier = qadv.QuantizedClassifier.from_backbone(
+        "mnist-cnn", input_shape=(1, 8, 8), image_size=8, width=8, weights="int:4", activations="relu6:4"
+    )
+    trainer = qadv.DefensiveQuantTrainer(classifier, beta=0.0, lr=0.1, verbose=False)
+    trainer.fit(digits.x_train, digits.y_train, nb_epochs=8, batch_size=64)
+    assert (classifier.predict(digits.x_test).argmax(1) == digits.y_test).mean() > 0.9
+    return classifier
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    np.random.seed(0)
+    torch.manual_seed(0)

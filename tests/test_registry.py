@@ -1,0 +1,96 @@
+"""Look-up by kind and name."""
+
+import pytest
+
+import qadv
+from qadv.components import Attack, Backbone
+from qadv.errors import AmbiguousNameError, MissingRequirementError, PluginError, UnknownNameError
+from qadv.plugins import PluginInfo
+from qadv.registry import Registry
+
+
+def plugin(distribution, *components):
+    return PluginInfo(distribution, "main", "1.0", components=list(components))
+
+
+def registry():
+    return Registry(
+        [
+            plugin("one", Attack(name="shared", target="math:pi"), Attack(name="only-one", target="math:e")),
+            plugin("two", Attack(name="shared", target="math:tau")),
+        ]
+    )
+
+
+def test_a_bare_name_resolves_when_one_distribution_has_it():
+    import math
+
+    assert registry().load("attack", "only-one") == math.e
+    assert registry().load("attack", "one/only-one") == math.e
+
+
+def test_a_clash_is_an_error_only_when_the_bare_name_is_used():
+    import math
+
+    with pytest.raises(AmbiguousNameError, match="'one/shared' or 'two/shared'"):
+        registry().load("attack", "shared")
+    assert registry().load("attack", "one/shared") == math.pi
+    assert registry().load("attack", "two/shared") == math.tau
+    assert [entry.qualified_name for entry in registry().match("attack", "shared")] == ["one/shared", "two/shared"]
+
+
+def test_an_unknown_name_gets_the_closest_matches():
+    with pytest.raises(UnknownNameError, match="did you mean only-one"):
+        registry().load("attack", "only-on")
+    with pytest.raises(UnknownNameError, match="did you mean attack"):
+        registry().load("atack", "only-one")
+    with pytest.raises(UnknownNameError, match="did you mean resnet20"):
+        qadv.load("backbone", "resnet-20")
+
+
+def test_a_component_whose_requirement_is_missing_says_what_to_install():
+    needy = Attack(name="needy", target="math:pi", requires=("no-such-thing>=2", "pluggy<0.1"))
+    with pytest.raises(MissingRequirementError, match=r"pip install 'no-such-thing>=2' 'pluggy<0.1'"):
+        needy.load()
+    met = Attack(name="met", target="math:pi", requires=("pluggy>=1", "no-such-thing; python_version < '3'"))
+    assert met.unmet_requirements() == []
+
+
+def test_a_target_that_fails_to_import_is_named():
+    with pytest.raises(PluginError, match="importing 'math:nothing' failed: AttributeError"):
+        Attack(name="broken", target="math:nothing").load()
+
+
+def test_families_stand_for_their_members():
+    found = Registry(
+        [plugin("dist", Backbone(name="timm", target="builtins:print", family="qadv.backbones.timm_models:names"))]
+    )
+    assert found.load("backbone", "resnet18").args == ("resnet18",)
+    assert found.load("backbone", "timm/resnet18").args == ("resnet18",)
+    assert found.load("backbone", "dist/timm/resnet18").args == ("resnet18",)
+    with pytest.raises(UnknownNameError, match="did you mean resnet18"):
+        found.load("backbone", "resnet18x")
+
+
+def test_a_built_in_wins_over_a_family_member_of_the_same_name():
+    assert qadv.load("backbone", "vgg16").__module__ == "qadv.backbones.vgg"
+    assert qadv.load("backbone", "timm/vgg16").args == ("vgg16",)
+
+
+def test_listing_takes_wildcards_as_timm_does():
+    assert qadv.list_components("quantizer", "relu*") == ["relu1", "relu6"]
+    assert "dq" in qadv.list_components("trainer")
+    assert qadv.list_components("attack", "nothing*") == []
+
+
+def test_every_built_in_component_loads():
+    for kind in ("quantizer", "backbone", "trainer", "attack", "dataset", "diagnostic"):
+        for name in qadv.list_components(kind):
+            component = next(e.component for e in qadv.registry.default_registry().match(kind, name))
+            assert callable(component.load())
+            assert component.summary
+
+
+def test_arts_attacks_are_found_by_class_name(make_classifier):
+    attack = qadv.create("attack", "FastGradientMethod", make_classifier(), eps=0.1)
+    assert type(attack).__module__.startswith("art.attacks.evasion")
