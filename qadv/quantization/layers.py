@@ -10,6 +10,7 @@ from brevitas.nn.quant_layer import QuantNonLinearActLayer
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from qadv.errors import SchemeError
 from qadv.quantization.quantizer import ActivationQuantizer, WeightQuantizer
 
 
@@ -33,10 +34,10 @@ class _QuantLayer:
         """Returns integer codes (c_out, …) and the scale that broadcasts to them.
 
         Raises:
-            AttributeError: this layer's weights are in full precision.
+            SchemeError: this layer's weights are in full precision.
         """
         if self.weight_quantizer is None:
-            raise AttributeError("the weights of this layer are in full precision: there are no codes and no scale")
+            raise SchemeError("the weights of this layer are in full precision: there are no codes, levels and scale")
         return self.weight_quantizer.encode(self.weight_quantizer.latent(self.weight))
 
     @property
@@ -47,8 +48,9 @@ class _QuantLayer:
     @property
     def levels(self) -> Tensor:
         """All values the weights of each filter can have, ascending, shape (c_out or 1, levels)."""
-        assert self.weight_quantizer is not None, "full precision"
-        return self.scale.reshape(-1, 1) * self.weight_quantizer.code_values().to(self.weight.device)
+        scale = self.scale.reshape(-1, 1)
+        assert self.weight_quantizer is not None
+        return scale * self.weight_quantizer.code_values().to(self.weight.device)
 
     @property
     def error(self) -> Tensor:
