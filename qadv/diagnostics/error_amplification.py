@@ -19,7 +19,8 @@ class ErrorAmplification:
 
     Attributes:
         layers: names of the convolution and linear layers, in order of execution.
-        distance: mean over the images of `‖A - A_adv‖₂ / ‖A‖₂`, shape (layers,).
+        distance: mean over the images of `‖A - A_adv‖₂ / ‖A‖₂`, shape (layers,); images whose A is all zero are left
+            out of a layer's mean, which is NaN if none remains.
     """
 
     layers: tuple[str, ...]
@@ -27,7 +28,8 @@ class ErrorAmplification:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON."""
-        return {"layers": list(self.layers), "distance": self.distance.tolist()}
+        distance = [None if np.isnan(value) else value for value in self.distance.tolist()]
+        return {"layers": list(self.layers), "distance": distance}
 
 
 @torch.no_grad()
@@ -51,15 +53,16 @@ def error_amplification(
     )
     if x.shape != x_adversarial.shape:
         raise InvalidInputError(f"x_adversarial: expected the shape of x, {x.shape}, got {x_adversarial.shape}")
-    sums: dict[str, float] = {}
+    distances: dict[str, list[Tensor]] = {}
     for start in range(0, len(x), batch_size):
         clean = _layer_inputs(classifier, x[start : start + batch_size])
         moved = _layer_inputs(classifier, x_adversarial[start : start + batch_size])
         for name, activation in clean.items():
             change = (activation - moved[name]).flatten(1).norm(dim=1)
-            distance = change / activation.flatten(1).norm(dim=1).clamp(min=1e-12)
-            sums[name] = sums.get(name, 0.0) + distance.sum().item()
-    return ErrorAmplification(tuple(sums), np.array([total / len(x) for total in sums.values()]))
+            norm = activation.flatten(1).norm(dim=1)
+            distances.setdefault(name, []).append(torch.where(norm > 0, change / norm, torch.nan))
+    means = [torch.cat(parts).nanmean().item() for parts in distances.values()]
+    return ErrorAmplification(tuple(distances), np.array(means))
 
 
 def _layer_inputs(classifier: Any, x: NDArray[Any]) -> dict[str, Tensor]:

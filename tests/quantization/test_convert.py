@@ -256,7 +256,7 @@ def test_nothing_to_quantize_is_an_error(model, message):
 
 
 def test_other_wrong_arguments():
-    with pytest.raises(InvalidInputError, match="expected a torch.nn.Module, got str"):
+    with pytest.raises(InvalidInputError, match=r"expected a torch\.nn\.Module, got str"):
         qadv.quantize("resnet18")
     with pytest.raises(InvalidInputError, match="quantized already"):
         qadv.quantize(qadv.quantize(small()))

@@ -1,0 +1,62 @@
+"""The command line: tables for people, JSON for programs, one-line errors."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+import qadv
+from qadv.cli import app
+
+run = CliRunner().invoke
+
+
+def test_list_shows_names_and_summaries():
+    result = run(app, ["list", "quantizer", "relu*"])
+    assert result.exit_code == 0
+    assert "relu6" in result.output
+    assert "bwn" not in result.output
+    assert "timm stands for many names" in run(app, ["list", "backbone"]).output
+    assert "trainer" in run(app, ["list"]).output
+
+
+def test_list_as_json():
+    rows = json.loads(run(app, ["list", "quantizer", "--json"]).output)
+    assert {row["name"] for row in rows} == {"int", "bwn", "twn", "relu1", "relu6"}
+    assert {row["distribution"] for row in rows} == {"qadv"}
+    every = json.loads(run(app, ["list", "--json"]).output)
+    assert {row["kind"] for row in every} >= {"quantizer", "backbone", "trainer"}
+
+
+def test_families_are_unfolded_on_demand():
+    rows = json.loads(run(app, ["list", "backbone", "resnet1*", "--all", "--json"]).output)
+    assert "resnet18" in {row["name"] for row in rows}
+
+
+def test_plugins_as_json():
+    (builtin,) = (row for row in json.loads(run(app, ["plugins", "--json"]).output) if row["distribution"] == "qadv")
+    assert builtin["status"] == "ok"
+    assert builtin["version"] == qadv.__version__
+    assert "qadv_quantizers" in builtin["hooks"]
+    assert "builtin" in run(app, ["plugins"]).output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["list", "quantzer"], "did you mean quantizer?"),
+        (["demo", "--dataset", "mnist"], "give it as data_dir (--data-dir)"),
+        (["demo", "--dataset", "imagenet"], "dataset: expected one of digits, mnist, cifar10, got 'imagenet'"),
+    ],
+)
+def test_foreseen_errors_are_one_message_without_a_traceback(arguments, message):
+    done = subprocess.run([sys.executable, "-m", "qadv.cli", *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert message in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+
+
+def test_version():
+    assert run(app, ["--version"]).output == f"qadv {qadv.__version__}\n"

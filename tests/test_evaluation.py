@@ -1,0 +1,46 @@
+"""What an attack did, measured on an attack whose effect is known."""
+
+import numpy as np
+import pytest
+from art.attacks import EvasionAttack
+
+from qadv.evaluation import attack_classifier
+
+
+class Replace(EvasionAttack):
+    """Turns chosen images into other ones."""
+
+    _estimator_requirements = ()
+
+    def __init__(self, estimator, images):
+        super().__init__(estimator=estimator)
+        self.images = images
+
+    def generate(self, x, y=None, **kwargs):
+        assert y.shape == (len(x), 10)
+        return self.images
+
+
+def test_figures_are_of_the_images_that_the_attack_broke(trained, digits):
+    right = trained.predict(digits.x_test).argmax(1) == digits.y_test
+    x, y = digits.x_test[right][:4], digits.y_test[right][:4].copy()
+    other = next(
+        image for image, label in zip(digits.x_test[right], digits.y_test[right], strict=True) if label not in y[:2]
+    )
+    y[3] = (y[3] + 1) % 10  # wrong already: neither a success nor a distance
+    adversarial = x.copy()
+    adversarial[0] = other
+    adversarial[3] = 0
+    result, images = attack_classifier("replace", Replace(trained, adversarial), trained, x, y)
+    assert (result.samples, result.clean_accuracy) == (4, 0.75)
+    assert result.success_rate == pytest.approx(1 / 3)
+    assert result.mean_l2 == pytest.approx(np.linalg.norm(other - x[0]))
+    assert result.mean_linf == pytest.approx(np.abs(other - x[0]).max())
+    np.testing.assert_array_equal(images, adversarial)
+
+
+def test_without_a_success_there_is_no_distance(trained, digits):
+    x, y = digits.x_test[:3], digits.y_test[:3]
+    result, _ = attack_classifier("nothing", Replace(trained, x), trained, x, y)
+    assert result.mean_l2 is None
+    assert result.success_rate == 0

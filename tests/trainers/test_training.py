@@ -1,0 +1,388 @@
+"""Training as ART users expect it: contract, options, history, and resuming to the bit after a kill."""
+
+import copy
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from art.data_generators import NumpyDataGenerator
+from art.defences.preprocessor import SpatialSmoothing
+from art.defences.trainer import Trainer
+from torch import nn
+
+import qadv
+from qadv.errors import FileFormatError, InvalidInputError, StorageError, TrainingError
+from qadv.trainers.augment import crop_flip
+from qadv.trainers.loop_trainer import LoopTrainer
+from qadv.trainers.objective import Objective
+from qadv.trainers.options import LoopOptions
+from tests.blur import Blur
+
+QUIET = {"verbose": False, "lr": 0.05}
+
+
+def fit(classifier, digits, nb_epochs=2, beta=2e-3, **options):
+    trainer = qadv.DefensiveQuantTrainer(classifier, beta=beta, **{**QUIET, **options})
+    trainer.fit(digits.x_train[:400], digits.y_train[:400], nb_epochs=nb_epochs, batch_size=64)
+    return trainer
+
+
+def same_state(first, second):
+    a, b = first.model.state_dict(), second.model.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_it_is_an_art_trainer_that_learns_real_images(make_classifier, digits):
+    classifier = make_classifier()
+    trainer = qadv.DefensiveQuantTrainer(classifier, beta=2e-3, **QUIET)
+    assert isinstance(trainer, Trainer)
+    validation = (digits.x_test, np.eye(10)[digits.y_test])
+    trainer.fit(digits.x_train, np.eye(10)[digits.y_train], validation_data=validation, batch_size=64, nb_epochs=10)
+    assert trainer.get_classifier() is classifier
+    assert not classifier.model.training
+    last = trainer.history[-1]
+    assert last["val_accuracy"] > 0.93
+    assert last["val_accuracy"] == (classifier.predict(digits.x_test).argmax(1) == digits.y_test).mean()
+    assert [entry["epoch"] for entry in trainer.history] == list(range(10))
+    for key in ("loss", "penalty", "accuracy", "lr", "seconds", "val_loss", "orthogonality_error", "spectral_norm_bn"):
+        assert key in last
+    json.dumps(trainer.history)
+
+
+def test_the_regulariser_makes_weights_orthogonal(make_classifier, digits):
+    vanilla = fit(make_classifier(), digits, beta=0.0, nb_epochs=15).history[-1]
+    defended = fit(make_classifier(), digits, beta=5e-2, nb_epochs=15).history[-1]
+    assert defended["orthogonality_error"] < 0.5 * vanilla["orthogonality_error"]
+    assert defended["spectral_norm"]["12"] < vanilla["spectral_norm"]["12"]
+    assert defended["penalty"] > 0
+    assert "penalty" not in vanilla
+
+
+def test_one_step_is_the_equation(digits):
+    """One SGD step on one batch, by hand: W - lr (∂CE + β/2 ∂Σ‖WWᵀ - I‖²)."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10, bias=False))
+    x, y = digits.x_train[:32], digits.y_train[:32]
+    twin = copy.deepcopy(model)
+    weight = twin[1].weight
+    penalty = (weight @ weight.T - torch.eye(10)).square().sum()
+    loss = nn.functional.cross_entropy(twin((torch.from_numpy(x) - 0.3) / 0.5), torch.from_numpy(y)) + 0.1 / 2 * penalty
+    loss.backward()
+    classifier = qadv.QuantizedClassifier(model, nn.CrossEntropyLoss(), (1, 8, 8), 10, preprocessing=(0.3, 0.5))
+    trainer = qadv.DefensiveQuantTrainer(
+        classifier, beta=0.1, lr=0.2, momentum=0.0, weight_decay=0.0, lr_schedule="constant", verbose=False
+    )
+    trainer.fit(x, y, batch_size=32, nb_epochs=1)
+    torch.testing.assert_close(model[1].weight, weight.detach() - 0.2 * weight.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_seeds_repeat_and_leave_the_global_random_state_alone(make_classifier, digits):
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    first, second, other = (make_classifier() for _ in range(3))
+    torch.manual_seed(7)
+    fit(first, digits, seed=1)
+    assert torch.equal(torch.rand(3), expected)
+    torch.manual_seed(99)
+    fit(second, digits, seed=1)
+    fit(other, digits, seed=2)
+    assert same_state(first, second)
+    assert not same_state(first, other)
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(make_classifier, digits, tmp_path):
+    options = {"augment": lambda x: x + 0.01 * torch.randn_like(x), "lr_schedule": "cosine"}
+    whole = make_classifier()
+    history = fit(whole, digits, nb_epochs=4, **options).history
+
+    class StopError(Exception):
+        pass
+
+    calls = []
+
+    def stopping(x):
+        calls.append(1)
+        if len(calls) > 2 * 7 + 3:  # in the middle of the third epoch
+            raise StopError
+        return options["augment"](x)
+
+    stopping.__qualname__ = options["augment"].__qualname__
+    interrupted = make_classifier()
+    with pytest.raises(StopError):
+        fit(interrupted, digits, nb_epochs=4, checkpoint=tmp_path / "run.ckpt", **{**options, "augment": stopping})
+    resumed = make_classifier(seed=5)  # other start weights: all comes from the checkpoint
+    again = fit(resumed, digits, nb_epochs=4, checkpoint=tmp_path / "run.ckpt", **options).history
+    assert same_state(whole, resumed)
+    for mine, theirs in zip(again, history, strict=True):
+        assert {**mine, "seconds": 0} == {**theirs, "seconds": 0}
+
+
+SCRIPT = """
+import sys, torch, qadv
+torch.set_num_threads(1)
+torch.manual_seed(0)
+data = qadv.create("dataset", "digits")
+classifier = qadv.QuantizedClassifier.from_backbone("mnist-cnn", input_shape=(1, 8, 8), image_size=8, width=8)
+trainer = qadv.DefensiveQuantTrainer(classifier, lr=0.05, verbose=False, checkpoint=sys.argv[1])
+trainer.fit(data.x_train, data.y_train, nb_epochs=5, batch_size=64)
+classifier.save(sys.argv[2])
+"""
+
+
+def test_a_killed_process_resumes_to_the_bit(tmp_path):
+    def start(checkpoint, result):
+        return subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path / checkpoint), str(tmp_path / result)])
+
+    assert start("whole.ckpt", "whole.safetensors").wait(timeout=300) == 0
+    process = start("killed.ckpt", "killed.safetensors")
+    deadline = time.monotonic() + 300
+    while not (tmp_path / "killed.ckpt").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed.safetensors").exists(), "it was killed before its end"
+    assert start("killed.ckpt", "killed.safetensors").wait(timeout=300) == 0
+    assert (tmp_path / "killed.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+
+
+def test_a_finished_checkpoint_is_not_trained_again(make_classifier, digits, tmp_path):
+    first = make_classifier()
+    fit(first, digits, checkpoint=tmp_path / "run.ckpt")
+    before = (tmp_path / "run.ckpt").read_bytes()
+    second = make_classifier(seed=3)
+    assert len(fit(second, digits, checkpoint=tmp_path / "run.ckpt").history) == 2
+    assert same_state(first, second)
+    assert (tmp_path / "run.ckpt").read_bytes() == before
+
+
+def test_checkpoints_of_other_runs_and_damaged_ones_are_refused(make_classifier, digits, tmp_path):
+    path = tmp_path / "run.ckpt"
+    fit(make_classifier(), digits, checkpoint=path)
+    with pytest.raises(FileFormatError, match=r"another run \(objectives: .*beta=0.002.*beta=0.5.*Delete it"):
+        fit(make_classifier(), digits, checkpoint=path, beta=0.5)
+    with pytest.raises(FileFormatError, match="nb_epochs: saved 2, now 3"):
+        fit(make_classifier(), digits, checkpoint=path, nb_epochs=3)
+    make_classifier().save(tmp_path / "net.safetensors")
+    with pytest.raises(FileFormatError, match="is no checkpoint of qadv"):
+        fit(make_classifier(), digits, checkpoint=tmp_path / "net.safetensors")
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(FileFormatError, match="not a whole safetensors file"):
+        fit(make_classifier(), digits, checkpoint=path)
+
+
+def test_a_full_disk_during_a_checkpoint_keeps_the_last_one(make_classifier, digits, tmp_path, monkeypatch):
+    calls = []
+    fsync = os.fsync
+
+    def full_later(descriptor):
+        calls.append(1)
+        if len(calls) > 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full_later)
+    path = tmp_path / "run.ckpt"
+    with pytest.raises(StorageError, match="No space left on device"):
+        fit(make_classifier(), digits, nb_epochs=3, checkpoint=path)
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert os.listdir(tmp_path) == ["run.ckpt"]
+    whole, resumed = make_classifier(), make_classifier()
+    fit(whole, digits, nb_epochs=3)
+    fit(resumed, digits, nb_epochs=3, checkpoint=path)
+    assert same_state(whole, resumed)
+
+
+def test_adam_resumes_too(make_classifier, digits, tmp_path):
+    def with_adam(seed=0):
+        model = make_classifier(seed=seed).model
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+        return qadv.QuantizedClassifier(model, nn.CrossEntropyLoss(), (1, 8, 8), 10, optimizer=optimizer)
+
+    whole = with_adam()
+    fit(whole, digits, nb_epochs=2)
+    resumed = with_adam()
+
+    class StopError(Exception):
+        pass
+
+    class StopAfterOne(Objective):
+        def __repr__(self):
+            return "StopAfterOne()"
+
+        def measure(self, model):
+            self.done = getattr(self, "done", 0) + 1
+            if self.done == 2 and self.stops:
+                raise StopError
+            return {}
+
+    for stops in (True, False):
+        objective = StopAfterOne()
+        objective.stops = stops
+        trainer = qadv.DefensiveQuantTrainer(resumed, checkpoint=tmp_path / "run.ckpt", **QUIET)
+        trainer.objectives.append(objective)
+        try:
+            trainer.fit(digits.x_train[:400], digits.y_train[:400], nb_epochs=2, batch_size=64)
+        except StopError:
+            resumed = with_adam(seed=4)
+    assert same_state(whole, resumed)
+
+
+def test_schedulers_of_any_kind_are_stepped_each_epoch(make_classifier, digits):
+    class Counter:
+        steps = 0
+
+        def step(self):
+            self.steps += 1
+
+    counter = Counter()
+    trainer = qadv.DefensiveQuantTrainer(make_classifier(), **QUIET)
+    trainer.fit(digits.x_train[:200], digits.y_train[:200], nb_epochs=3, scheduler=counter)
+    assert counter.steps == 3
+    assert {entry["lr"] for entry in trainer.history} == {0.05}
+
+    model = make_classifier().model
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    classifier = qadv.QuantizedClassifier(model, nn.CrossEntropyLoss(), (1, 8, 8), 10, optimizer=optimizer)
+    trainer = qadv.DefensiveQuantTrainer(classifier, verbose=False)
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [1, 2], 0.5)
+    trainer.fit(digits.x_train[:200], digits.y_train[:200], nb_epochs=3, scheduler=scheduler)
+    assert [entry["lr"] for entry in trainer.history] == [0.1, 0.05, 0.025]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("constant", [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]),
+        ("step", [1, 1, 1, 0.2, 0.2, 0.2, 0.04, 0.04, 0.008, 0.008]),
+        ({3: 0.1, 5: 0.1}, [1, 1, 1, 0.1, 0.1, 0.01, 0.01, 0.01, 0.01, 0.01]),
+        (lambda progress: 1 - progress, [1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]),
+        ("cosine", [(1 + np.cos(np.pi * i / 10)) / 2 for i in range(10)]),
+    ],
+)
+def test_learning_rate_schedules(schedule, expected):
+    options = LoopOptions(lr_schedule=schedule)
+    np.testing.assert_allclose([options.lr_factor(epoch * 3, 3, 10) for epoch in range(10)], expected, rtol=1e-6)
+
+
+def test_crop_flip_gives_each_crop_and_mirror_image():
+    x = torch.arange(2 * 3 * 6 * 6, dtype=torch.float32).reshape(2, 3, 6, 6)
+    padded = torch.nn.functional.pad(x, (2,) * 4).numpy()
+
+    def crops(image):
+        plain = [image[:, top : top + 6, left : left + 6] for top in range(5) for left in range(5)]
+        return {crop.tobytes() for crop in plain} | {crop[..., ::-1].tobytes() for crop in plain}
+
+    allowed = [crops(padded[0]), crops(padded[1])]
+    seen: list[set[bytes]] = [set(), set()]
+    for _ in range(600):
+        for index, image in enumerate(crop_flip(x, padding=2).numpy()):
+            seen[index].add(image.tobytes())
+    assert seen == allowed
+    assert [len(s) for s in seen] == [50, 50]
+
+
+def test_generators_of_art(make_classifier, digits):
+    generator = NumpyDataGenerator(digits.x_train[:400], np.eye(10)[digits.y_train[:400]], batch_size=50)
+    trainer = qadv.DefensiveQuantTrainer(make_classifier(), **QUIET)
+    trainer.fit_generator(generator, nb_epochs=6)
+    assert trainer.history[-1]["accuracy"] > 0.8
+    with pytest.raises(InvalidInputError, match="expected an ART DataGenerator"):
+        trainer.fit_generator([1, 2, 3])
+
+
+def test_preprocessing_runs_inside_the_loop(make_classifier, digits):
+    blurred = make_classifier(preprocessing_defences=Blur(), preprocessing=(0.3, 0.5))
+    assert fit(blurred, digits, nb_epochs=8).history[-1]["accuracy"] > 0.7
+    numpy_only = make_classifier(preprocessing_defences=SpatialSmoothing(channels_first=True, apply_fit=True))
+    with pytest.raises(InvalidInputError, match="SpatialSmoothing works on numpy arrays"):
+        fit(numpy_only, digits)
+
+
+@pytest.mark.parametrize("switch", [{"amp": True}, {"channels_last": True}, {"compile": "eager"}])
+def test_switches_train_too(switch, make_classifier, digits):
+    classifier = make_classifier()
+    trainer = fit(classifier, digits, nb_epochs=4, **switch)
+    reference = fit(make_classifier(), digits, nb_epochs=4)
+    assert trainer.history[-1]["accuracy"] == pytest.approx(reference.history[-1]["accuracy"], abs=0.06)
+    assert all(p.dtype == torch.float32 for p in classifier.model.parameters())
+
+
+def test_objectives_compose(make_classifier, digits):
+    class Darker(Objective):
+        def inputs(self, model, x, y):
+            assert x.min() >= 0
+            self.seen = True
+            return x * 0.9
+
+        def terms(self, model):
+            return {"constant": torch.tensor(1.5)}
+
+    darker = Darker()
+    trainer = LoopTrainer(make_classifier(), [darker], **QUIET)
+    trainer.fit(digits.x_train[:200], digits.y_train[:200], nb_epochs=1)
+    assert darker.seen
+    assert trainer.history[0]["constant"] == pytest.approx(1.5)
+
+
+def test_a_loss_that_is_not_finite_stops_with_epoch_step_and_layer(make_classifier, digits):
+    classifier = make_classifier("float", "float")
+    with torch.no_grad():
+        classifier.model[4].weight[0, 0, 0, 0] = float("inf")
+    with pytest.raises(TrainingError, match=r"epoch 0, step 0.*not finite: 4 \(its parameters\)"):
+        fit(classifier, digits)
+    assert not classifier.model.training
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"beta": -1}, "beta: expected a finite number of at least 0, got -1"),
+        ({"beta": float("nan")}, "beta: expected a finite number"),
+        ({"lr": 0}, "lr: expected a number"),
+        ({"momentum": 1.0}, "momentum: expected"),
+        ({"lr_schedule": "linear"}, "lr_schedule: expected one of constant, cosine, step"),
+        ({"augment": "rotate"}, "augment: expected None, one of crop-flip"),
+        ({"learning_rate": 0.1}, "unexpected keyword argument 'learning_rate'; options: lr, momentum"),
+    ],
+)
+def test_wrong_options(arguments, message, make_classifier):
+    with pytest.raises(InvalidInputError, match=message):
+        qadv.DefensiveQuantTrainer(make_classifier(), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"nb_epochs": 0}, "nb_epochs: expected a whole number of at least 1"),
+        ({"batch_size": 0}, "batch_size: expected a whole number of at least 1"),
+        ({"batchsize": 3}, "fit takes no argument batchsize"),
+        ({"scheduler": 3}, r"scheduler: expected an object with .step\(\)"),
+        ({"x": np.zeros((4, 8, 8), np.float32)}, "expected float images of shape"),
+        ({"y": [1, 2, 3, 44]}, "got labels from 1 to 44"),
+        ({"validation_data": (np.zeros((4, 1, 8, 8), np.float32), [1])}, r"validation_data\[1\]: expected 4 labels"),
+        ({"x": np.zeros((1, 1, 8, 8), np.float32), "y": [1]}, "at least 2 images"),
+    ],
+)
+def test_wrong_arguments_of_fit(change, message, make_classifier):
+    arguments = {"x": np.zeros((4, 1, 8, 8), np.float32), "y": [0, 1, 2, 3], "nb_epochs": 1}
+    trainer = qadv.DefensiveQuantTrainer(make_classifier(), **QUIET)
+    with pytest.raises(InvalidInputError, match=message):
+        trainer.fit(**{**arguments, **change})
+
+
+def test_a_classifier_of_another_framework_is_refused():
+    with pytest.raises(InvalidInputError, match="expected an ART PyTorchClassifier, got str"):
+        qadv.DefensiveQuantTrainer("classifier")
+
+
+def test_a_last_batch_of_one_image_does_no_harm(make_classifier, digits):
+    trainer = qadv.DefensiveQuantTrainer(make_classifier(), **QUIET)
+    trainer.fit(digits.x_train[:65], digits.y_train[:65], batch_size=64, nb_epochs=1)
+    assert len(trainer.history) == 1
