@@ -1,7 +1,7 @@
 """Defensive Quantization against vanilla quantization: ResNet-20 on CIFAR-10, fine-tuned from a trained float network.
 
-    python examples/dq_cifar10.py --data-dir DATA --bits 4 --beta 0
-    python examples/dq_cifar10.py --data-dir DATA --bits 4 --beta 2e-3
+    python examples/dq_cifar10.py --data-dir DATA --activations relu6:4 --beta 0
+    python examples/dq_cifar10.py --data-dir DATA --activations relu6:4 --beta 2e-3
 
 DATA holds CIFAR-10 as .npz files and resnet20-cifar10.safetensors. Attacks as in DQ §2.2: FGSM, and PGD with step 1,
 ⌊min(ε + 4, 1.25 ε)⌋ steps and a random start, at ε = 2, 8, 16 of 255. An interrupted run resumes at its last epoch.
@@ -24,7 +24,7 @@ MEAN_STD = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
 def main(
     data_dir: Annotated[Path, typer.Option(help="folder with CIFAR-10 and the float network")],
-    bits: Annotated[int, typer.Option(help="bits of the activations")] = 4,
+    activations: Annotated[str, typer.Option(help="activation scheme")] = "relu6:4",
     beta: Annotated[float, typer.Option(help="weight of DQ's regulariser; 0 is vanilla quantization")] = 2e-3,
     weights: Annotated[str, typer.Option(help="weight scheme; the paper keeps them float")] = "float",
     aggregation: Annotated[str, typer.Option(help="'sum', or 'convex' as in the paper")] = "sum",
@@ -39,7 +39,7 @@ def main(
     classifier = qadv.QuantizedClassifier.from_backbone(
         "resnet20",
         weights=weights,
-        activations=f"relu6:{bits}",
+        activations=activations,
         checkpoint_path=data_dir / "resnet20-cifar10.safetensors" if aggregation == "sum" else None,
         preprocessing=MEAN_STD,
         aggregation=aggregation,
@@ -53,7 +53,7 @@ def main(
         )
         classifier.model.load_state_dict(float_net.model.state_dict(), strict=False)
 
-    name = f"{weights.replace(':', '')}-relu6-{bits}-beta{beta:g}-{aggregation}-seed{seed}"
+    name = f"{weights}-{activations}-beta{beta:g}-{aggregation}-seed{seed}".replace(":", "")
     trainer = qadv.DefensiveQuantTrainer(
         classifier, beta=beta, lr=lr, augment="crop-flip", seed=seed, checkpoint=out / f"{name}.ckpt"
     )
@@ -78,7 +78,14 @@ def main(
             adversarial = attack.generate(x, y)
             results[f"{attack_name}-{eps}"] = float((classifier.predict(adversarial).argmax(1) == y).mean())
     print(name, json.dumps(results, indent=1))
-    settings = {"weights": weights, "bits": bits, "beta": beta, "aggregation": aggregation, "seed": seed, "lr": lr}
+    settings = {
+        "weights": weights,
+        "activations": activations,
+        "beta": beta,
+        "aggregation": aggregation,
+        "seed": seed,
+        "lr": lr,
+    }
     report = {"settings": settings, "accuracy": results, "history": trainer.history}
     write_atomically(out / f"{name}.json", json.dumps(report, indent=1).encode())
 

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 def results_table(dataset: str, settings: DemoSettings, networks: Sequence["NetworkResult"]) -> Table:
     """Returns one row per network and attack: accuracies, and mean L2 and L∞ of the perturbations that succeeded."""
-    table = Table(title=f"{dataset}: FGSM and PGD with eps = {_eps(settings.eps)}, ZOO and Boundary minimise L2")
+    table = Table(
+        title=f"{dataset}: FGSM and PGD with eps = {_eps(settings.eps)}, ZOO and Boundary minimise L2",
+        caption="L2 and L∞: mean over the successes. Accuracy under attack is an upper bound on robustness.",
+    )
     for column in ("network", "attack"):
         table.add_column(column, no_wrap=True)
     for column in ("images", "clean", "adversarial", "mean L2", "mean L∞"):

@@ -14,7 +14,9 @@ def test_distances_are_equation_4_at_the_input_of_each_layer(digits):
     model = nn.Sequential(
         nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 6), nn.ReLU(), nn.Linear(6, 10)
     )
-    classifier = qadv.QuantizedClassifier(qadv.quantize(model), nn.CrossEntropyLoss(), (1, 8, 8), 10)
+    classifier = qadv.QuantizedClassifier(
+        qadv.quantize(model, "int:4", "relu1:8"), nn.CrossEntropyLoss(), (1, 8, 8), 10
+    )
     x = digits.x_test[:7]
     moved = np.clip(x + 0.1, 0, 1)
     found = qadv.error_amplification(classifier, x, moved, batch_size=3)
