@@ -88,7 +88,7 @@ _SETTINGS = {
         eps_curve=(0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3),
         nb_gradient=1000,
         nb_black_box=10,
-        zoo={**_ZOO, "max_iter": 100, "nb_parallel": 256},
+        zoo={**_ZOO, "max_iter": 40, "nb_parallel": 128},
         boundary=_BOUNDARY,
     ),
     "cifar10": DemoSettings(

@@ -1,12 +1,11 @@
 """Clipped and uniformly quantized activations, METHODS §1 `relu6`, `relu1` (DQ §2.1, §5.3)."""
 
-import math
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from qadv.quantization.clip import mask_gradient
 from qadv.quantization.quantizer import ActivationQuantizer
 from qadv.quantization.scheme import Scheme
 
@@ -27,16 +26,8 @@ class _ClipRound(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:
-        (x,) = ctx.saved_tensors
-        low, high = (_just_outside(bound, away, x.dtype) for bound, away in zip(ctx.bounds, (-1, 1), strict=True))
-        # torch's fused kernel masks out the ends themselves, so they are moved outwards by one float
-        return torch.ops.aten.hardtanh_backward(grad_outputs[0], x, low, high), None, None, None
-
-
-@cache
-def _just_outside(bound: float, direction: int, dtype: torch.dtype) -> float:
-    towards = torch.tensor(direction * math.inf, dtype=dtype)
-    return torch.nextafter(torch.tensor(bound, dtype=dtype), towards).item()
+        low, high = ctx.bounds
+        return mask_gradient(grad_outputs[0], ctx.saved_tensors[0], low, high), None, None, None
 
 
 class ClippedUniform(ActivationQuantizer):

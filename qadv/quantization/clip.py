@@ -1,0 +1,41 @@
+"""Clips whose gradient is the papers' mask: exactly 1 inside the range, both ends included, and 0 outside."""
+
+import math
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class _Clip(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, low: float, high: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.bounds = low, high
+        return x.clamp(low, high)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
+        return mask_gradient(grad_outputs[0], ctx.saved_tensors[0], *ctx.bounds), None, None
+
+
+def inclusive_clip(x: Tensor, low: float, high: float) -> Tensor:
+    """Returns `x` clipped to [low, high].
+
+    torch's own `clamp` gives 0, ½ or 1 at the ends, depending on its version and on the type of the bounds.
+    """
+    return _Clip.apply(x, low, high)  # type: ignore[no-any-return]
+
+
+def mask_gradient(gradient: Tensor, x: Tensor, low: float, high: float) -> Tensor:
+    """Returns `gradient` where `low <= x <= high`, and 0 elsewhere, in one fused kernel."""
+    # the kernel masks out the ends themselves, so they are moved outwards by one float
+    low, high = _next_float(low, -1, x.dtype), _next_float(high, 1, x.dtype)
+    return torch.ops.aten.hardtanh_backward(gradient, x, low, high)  # type: ignore[no-any-return]
+
+
+@cache
+def _next_float(bound: float, direction: int, dtype: torch.dtype) -> float:
+    towards = torch.tensor(direction * math.inf, dtype=dtype)
+    return torch.nextafter(torch.tensor(bound, dtype=dtype), towards).item()
