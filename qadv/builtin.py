@@ -20,6 +20,27 @@ def qadv_quantizers() -> Iterator[Quantizer]:
     yield Quantizer(
         name="twn", target="qadv.quantization.ternary:TWN", summary="weights, ternary: 0 below 0.7 mean |W|"
     )
+    yield Quantizer(
+        name="int-per-tensor",
+        target=f"{uniform}:IntPerTensor",
+        summary="weights, 2-8 bits: as int, one scale per layer",
+    )
+    binary_net = "qadv.quantization.binary_net"
+    yield Quantizer(
+        name="binary-connect", target=f"{binary_net}:BinaryConnect", summary="weights, 1 bit: sign(W), latent W clipped"
+    )
+    yield Quantizer(
+        name="binary-net", target=f"{binary_net}:BinaryNet", summary="weights and activations, 1 bit: signs"
+    )
+    yield Quantizer(
+        name="dorefa", target="qadv.quantization.dorefa:DoReFa", summary="weights and activations, 1-8 bits: DoReFa-Net"
+    )
+    yield Quantizer(
+        name="pact", target="qadv.quantization.pact:Pact", summary="activations, 1-8 bits: learned clip [0, alpha]"
+    )
+    yield Quantizer(
+        name="tanh", target="qadv.quantization.tanh:Tanh", summary="activations, 1-8 bits: masks gradients, no defense"
+    )
     clipped = "qadv.quantization.clipped_relu"
     yield Quantizer(name="relu6", target=f"{clipped}:ReLU6", summary="activations, 1-8 bits: uniform levels of [0, 6]")
     yield Quantizer(name="relu1", target=f"{clipped}:ReLU1", summary="activations, 1-8 bits: uniform levels of [0, 1]")

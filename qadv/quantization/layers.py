@@ -30,6 +30,12 @@ class _QuantLayer:
         return _activation_quantizer(getattr(self, "input_quant"))  # noqa: B009
 
     @torch.no_grad()
+    def after_step(self) -> None:
+        """Lets the scheme have its way with the latent weights after an optimizer step."""
+        if self.weight_quantizer is not None:
+            self.weight_quantizer.update_latent(self.weight)
+
+    @torch.no_grad()
     def quantized(self) -> tuple[Tensor, Tensor]:
         """Returns integer codes (c_out, …) and the scale that broadcasts to them.
 

@@ -24,6 +24,11 @@ class _StraightThrough(torch.autograd.Function):
         return grad_outputs[0], None
 
 
+def straight_through(latent: Tensor, value: Tensor) -> Tensor:
+    """Returns `value`, with the gradient going to `latent`; both of one shape."""
+    return _StraightThrough.apply(latent, value)  # type: ignore[no-any-return]
+
+
 class _Quantizer(nn.Module):
     """Common to both kinds: bits, the scheme's name, and the buffers that Brevitas asks for."""
 
@@ -64,13 +69,16 @@ class WeightQuantizer(_Quantizer):
         """Returns what is encoded, as a differentiable function of the weights: the weights themselves."""
         return weight
 
+    def update_latent(self, weight: nn.Parameter) -> None:
+        """Called without gradients after each optimizer step, with the layer's latent weights, to change in place."""
+
     def forward(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Returns value, scale, zero point and bit width, as Brevitas wants them."""
         latent = self.latent(weight)
         with torch.no_grad():
             codes, scale = self.encode(latent)
             value = codes * scale
-        return _StraightThrough.apply(latent, value), scale, self.zero_point, self.bit_width
+        return straight_through(latent, value), scale, self.zero_point, self.bit_width
 
     def injector(self) -> Any:
         """Returns a Brevitas injector that puts this very module into a quantized layer."""

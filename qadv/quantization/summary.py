@@ -9,6 +9,7 @@ from rich.table import Table
 from torch import nn
 
 from qadv.quantization.layers import QuantActivation, _QuantLayer, layer_bytes
+from qadv.quantization.quantizer import ActivationQuantizer
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,10 @@ def summarize(model: Any) -> Summary:
     rows: list[LayerSummary] = []
     counted: set[int] = set()  # a parameter tied to two layers is counted with the first
     for name, layer in module.named_modules():
-        own = [p for p in layer.parameters(recurse=False) if id(p) not in counted]
+        if isinstance(layer, ActivationQuantizer):
+            continue  # part of the layer it stands in
+        recurse = isinstance(layer, QuantActivation)
+        own = [p for p in layer.parameters(recurse=recurse) if id(p) not in counted]
         if not own and not isinstance(layer, QuantActivation):
             continue
         counted.update(map(id, own))

@@ -10,12 +10,15 @@ from qadv.quantization.scheme import Scheme
 class IntWeights(WeightQuantizer):
     """`W_q = s * round(W / s)`, `s = max|W| / (2^(k-1) - 1)` per filter; ties to even, gradient 1 everywhere."""
 
+    per_tensor = False
+
     @property
     def max_code(self) -> int:
         return int(2 ** (self.bits - 1) - 1)
 
     def encode(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        scale = weight.abs().amax(dim=tuple(range(1, weight.ndim)), keepdim=True) / self.max_code
+        dims = tuple(range(weight.ndim)) if self.per_tensor else tuple(range(1, weight.ndim))
+        scale = weight.abs().amax(dim=dims, keepdim=True) / self.max_code
         scale = torch.where(scale > 0, scale, 1.0)  # a filter of zeros has only the code 0
         return (weight / scale).round().clamp(-self.max_code, self.max_code), scale
 
@@ -28,3 +31,14 @@ class Int(Scheme):
 
     bits_choices = range(2, 9)
     weights = IntWeights
+
+
+class _PerTensorIntWeights(IntWeights):
+    per_tensor = True
+
+
+class IntPerTensor(Scheme):
+    """`int-per-tensor:2` … `int-per-tensor:8`: as `int`, with one scale for the whole layer."""
+
+    bits_choices = range(2, 9)
+    weights = _PerTensorIntWeights

@@ -121,6 +121,7 @@ class TrainingLoop:
     ) -> dict[str, Any]:
         classifier, options = self.classifier, self.options
         model, augment = classifier.model, options.augmentation()
+        penalties: list[Any] = [m for m in model.modules() if callable(getattr(m, "penalty", None))]
         started = time.perf_counter()
         sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=classifier.device))
         seen = 0
@@ -142,6 +143,8 @@ class TrainingLoop:
                 logits = forward(x)
                 loss = classifier.loss(logits.float(), targets)
             terms = {name: value for objective in self.objectives for name, value in objective.terms(model).items()}
+            if penalties:
+                terms["scheme_penalty"] = torch.stack([module.penalty() for module in penalties]).sum()
             total = loss + sum(terms.values())
             optimizer.zero_grad(set_to_none=True)
             total.backward()
