@@ -29,6 +29,8 @@ def lowbit_convnet(
     """
     if len(channels) != 6:
         raise InvalidInputError(f"channels: expected six numbers, got {len(channels)}")
+    if image_size < 8:
+        raise InvalidInputError(f"image_size: expected at least 8, got {image_size}")
     layers: list[nn.Module] = []
     previous = in_channels
     for index, width in enumerate(channels):

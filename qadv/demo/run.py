@@ -117,10 +117,14 @@ def run_demo(
     }
     results = out / "results.json"
     write_atomically(results, json.dumps(report, indent=1).encode())
-    for checkpoint in out.glob("*.ckpt"):  # they were for resuming; the next run starts anew
-        checkpoint.unlink()
+    for network in networks:  # checkpoints were for resuming; the next run starts anew
+        _checkpoint(out, network.label).unlink(missing_ok=True)
     console.print(f"Wrote {', '.join(str(path) for path in (results, *sorted(out.glob('*.png'))))}")
     return results
+
+
+def _checkpoint(out: Path, label: str) -> Path:
+    return out / f"{label.lower().replace(' ', '-')}.ckpt"
 
 
 def _network(
@@ -150,18 +154,22 @@ def _network(
             preprocessing=settings.preprocessing,
             **settings.options,
         )
-    slug = label.lower().replace(" ", "-")
     history: list[dict[str, Any]] = []
     if trained is None or weights != "float":
         trainer = DefensiveQuantTrainer(
-            classifier, beta=beta, lr=settings.lr, augment=settings.augment, seed=seed, checkpoint=out / f"{slug}.ckpt"
+            classifier,
+            beta=beta,
+            lr=settings.lr,
+            augment=settings.augment,
+            seed=seed,
+            checkpoint=_checkpoint(out, label),
         )
         console.print(f"[bold]{label}[/bold]: training with β = {beta:g}")
         trainer.fit(data.x_train, data.y_train, batch_size=settings.batch_size, nb_epochs=settings.nb_epochs)
         history = trainer.history
     else:
         console.print(f"[bold]{label}[/bold]: trained weights from {trained}")
-    classifier.save(out / f"{slug}.safetensors")
+    classifier.save(_checkpoint(out, label).with_suffix(".safetensors"))
 
     console.print(f"[bold]{label}[/bold]: attacking")
     attacks, pgd_images = _attacks(classifier, settings, data, seed)

@@ -12,14 +12,17 @@ from torch import Tensor, nn
 
 from qadv.backbones.create import create_backbone
 from qadv.backbones.float_weights import load_float_weights
-from qadv.errors import InvalidInputError
+from qadv.errors import InvalidInputError, QadvError
 from qadv.estimators import storage
 from qadv.estimators.checks import check_images, check_labels
 from qadv.estimators.upkeep import run_after_steps
+from qadv.modes import evaluation_mode
 from qadv.quantization.convert import Schemes, quantize
+from qadv.quantization.probe import report_bypasses
 
 Array = NDArray[Any]
 _LEAST_VALUES_PER_BATCH = 2**19
+_FEW_ROWS = 16
 
 
 class QuantizedClassifier(PyTorchClassifier):
@@ -63,7 +66,10 @@ class QuantizedClassifier(PyTorchClassifier):
             raise InvalidInputError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
         if not isinstance(nb_classes, int | np.integer) or nb_classes < 2:
             raise InvalidInputError(f"nb_classes: expected a whole number of at least 2, got {nb_classes!r}")
-        shape = tuple(int(side) for side in input_shape)
+        try:
+            shape = tuple(int(side) for side in input_shape)
+        except (TypeError, ValueError):
+            shape = ()
         if not shape or min(shape) < 1:
             raise InvalidInputError(f"input_shape: expected positive sizes such as (3, 32, 32), got {input_shape!r}")
         limits = _clip_values(clip_values)
@@ -141,15 +147,15 @@ class QuantizedClassifier(PyTorchClassifier):
     def predict(self, x: Array, batch_size: int = 128, training_mode: bool = False, **kwargs: Any) -> Array:
         """Returns logits, (N, nb_classes) float32, for images (N, *input_shape) in `clip_values`.
 
-        `batch_size` is a lower bound: attacks that ask for a few rows at a time (ZOO asks for one) get their many rows
-        in batches of half a million pixel values, which changes nothing but the time.
+        A `batch_size` of a few rows is raised: ZOO asks for single rows of the many it has, and gets them in batches of
+        half a million pixel values, which changes nothing but the time.
 
         Raises:
             InvalidInputError: wrong shape, dtype or scale, NaN, or no image at all.
         """
         x = check_images(x, self.input_shape, self._limits, strict=False)
-        if not training_mode:
-            batch_size = max(batch_size, _LEAST_VALUES_PER_BATCH // x[0].size)
+        if not training_mode and batch_size < _FEW_ROWS:
+            batch_size = max(batch_size, min(_LEAST_VALUES_PER_BATCH // x[0].size, 1024))
         logits: Array = super().predict(x, batch_size=batch_size, training_mode=training_mode, **kwargs)
         return logits
 
@@ -161,7 +167,7 @@ class QuantizedClassifier(PyTorchClassifier):
                 "qadv's trainers, e.g. DefensiveQuantTrainer, make their own"
             )
         x = check_images(x, self.input_shape, self._limits, strict=False)
-        labels = check_labels(y, len(x), self.nb_classes)
+        labels = self._one_hot(y, len(x))
         super().fit(x, labels, batch_size=batch_size, nb_epochs=nb_epochs, **kwargs)
 
     def loss_gradient(self, x: Any, y: Any, training_mode: bool = False, **kwargs: Any) -> Any:
@@ -171,10 +177,18 @@ class QuantizedClassifier(PyTorchClassifier):
         return super().loss_gradient(x, self._one_hot(y, len(x)), training_mode=training_mode, **kwargs)
 
     def class_gradient(self, x: Any, label: Any = None, training_mode: bool = False, **kwargs: Any) -> Any:
-        """Returns the gradient of each class's logit, (N, classes or 1, *input_shape)."""
+        """Returns the gradient of each class's logit, (N, classes or 1, *input_shape); `label` as in ART."""
         if isinstance(x, np.ndarray):
             x = check_images(x, self.input_shape, self._limits, strict=False)
+            if label is not None:
+                check_labels(np.broadcast_to(label, len(x)), len(x), self.nb_classes, "label")
         return super().class_gradient(x, label, training_mode=training_mode, **kwargs)
+
+    def compute_loss(self, x: Any, y: Any, reduction: str = "none", **kwargs: Any) -> Any:
+        """Returns the loss of each image, (N,), or its mean or sum; labels as indices or one-hot."""
+        if isinstance(x, np.ndarray):
+            x = check_images(x, self.input_shape, self._limits, strict=False)
+        return super().compute_loss(x, self._one_hot(y, len(x)), reduction=reduction, **kwargs)
 
     def save(self, filename: str | os.PathLike[str], path: str | os.PathLike[str] | None = None) -> None:
         """Writes weights and a JSON header that rebuilds the classifier as one safetensors file, atomically.
@@ -225,16 +239,15 @@ class QuantizedClassifier(PyTorchClassifier):
         """Runs one grey image through: a wrong shape or class count shows now, and not in the middle of an attack."""
         low, high = self._limits if self._limits is not None else (0.0, 1.0)
         image = torch.full((1, *self.input_shape), (low + high) / 2, device=self.device)
-        was_training = self.model.training
         try:
-            with torch.no_grad():
-                output = self.model.eval()(image)
+            with torch.no_grad(), evaluation_mode(self.model), report_bypasses(self.model):
+                output = self.model(image)
+        except QadvError:
+            raise
         except Exception as error:
             raise InvalidInputError(
                 f"the model fails on one image of input_shape {self.input_shape}: {type(error).__name__}: {error}"
             ) from error
-        finally:
-            self.model.train(was_training)
         if not isinstance(output, Tensor) or tuple(output.shape) != (1, self.nb_classes):
             got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise InvalidInputError(
@@ -244,13 +257,14 @@ class QuantizedClassifier(PyTorchClassifier):
     def _one_hot(self, y: Any, nb_samples: int) -> Any:
         if isinstance(y, Tensor):
             return nn.functional.one_hot(y.long(), self.nb_classes).float() if y.ndim == 1 else y
-        if np.ndim(y) == 2 and np.shape(y)[1] == self.nb_classes:
-            return y  # one-hot, or the soft labels that some attacks use
+        if np.shape(y) == (nb_samples, self.nb_classes) and bool(np.isfinite(y).all()):
+            return y  # one-hot, or the soft labels that some attacks and defenses use
         return np.eye(self.nb_classes, dtype=np.float32)[check_labels(y, nb_samples, self.nb_classes)]
 
 
 def _to_float32(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(i.float() if isinstance(i, Tensor) and i.dtype == torch.float64 else i for i in inputs)
+    other = (torch.float64, torch.float16)  # bfloat16 is left to autocast
+    return tuple(i.float() if isinstance(i, Tensor) and i.dtype in other else i for i in inputs)
 
 
 def _cast_input_to_float32(model: nn.Module) -> None:
@@ -275,10 +289,13 @@ def _clip_values(clip_values: Any) -> tuple[float, float] | None:
 def _standardisation(preprocessing: Any, input_shape: tuple[int, ...]) -> Any:
     if not (isinstance(preprocessing, tuple | list) and len(preprocessing) == 2):
         return preprocessing
-    mean, std = (np.asarray(value, dtype=np.float32) for value in preprocessing)
+    try:
+        mean, std = (np.asarray(value, dtype=np.float32) for value in preprocessing)
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"preprocessing: expected (mean, std) as numbers, got {preprocessing!r}") from error
     for name, value in (("mean", mean), ("std", std)):
         if value.ndim and value.size not in (1, input_shape[0]):
             raise InvalidInputError(f"preprocessing: {name} has {value.size} values for {input_shape[0]} channels")
-    if not (std > 0).all():
-        raise InvalidInputError(f"preprocessing: expected (mean, std) with std > 0, got std {std.tolist()}")
+    if not ((std > 0).all() and np.isfinite(std).all() and np.isfinite(mean).all()):
+        raise InvalidInputError(f"preprocessing: expected finite (mean, std) with std > 0, got {preprocessing!r}")
     return mean, std

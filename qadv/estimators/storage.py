@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 C = TypeVar("C", bound="QuantizedClassifier")
 
 FORMAT = "qadv-classifier/1"
+_FIELDS = {"backbone", "quantization", "loss", "defences", "classifier"}
 
 
 def mean_std(classifier: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -59,8 +60,8 @@ def save(classifier: "QuantizedClassifier", path: str | os.PathLike[str]) -> Non
 def load(cls: type[C], path: str | os.PathLike[str], model: nn.Module | None, arguments: dict[str, Any]) -> C:
     """See `QuantizedClassifier.load`."""
     tensors, header = read_tensors(path)
-    if header is None or header.get("format") != FORMAT:
-        found = "no qadv header" if header is None else f"format {header.get('format')!r}"
+    if not isinstance(header, dict) or header.get("format") != FORMAT or not header.keys() >= _FIELDS:
+        found = f"format {header.get('format')!r}" if isinstance(header, dict) else "no qadv header"
         raise FileFormatError(
             f"{os.fspath(path)}: expected a file that QuantizedClassifier.save wrote ({FORMAT}), found {found}; plain "
             "float weights go in with from_backbone(..., checkpoint_path=...)"
@@ -86,7 +87,10 @@ def load(cls: type[C], path: str | os.PathLike[str], model: nn.Module | None, ar
     for key in ("input_shape", "clip_values", "preprocessing"):
         if isinstance(settings[key], list):
             settings[key] = tuple(settings[key])
-    return cls(model, **settings)
+    try:
+        return cls(model, **settings)
+    except TypeError as error:
+        raise InvalidInputError(f"load: {error}") from error
 
 
 def _build_backbone(recipe: dict[str, Any] | None, path: str | os.PathLike[str]) -> nn.Module:

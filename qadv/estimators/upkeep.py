@@ -9,12 +9,12 @@ from torch import nn
 def run_after_steps(optimizer: torch.optim.Optimizer, model: nn.Module) -> Any:
     """Calls `after_step()` of every module of `model` that has one after each `optimizer.step()`, in any training loop.
 
+    Twice does no harm: a projection of what is projected changes nothing.
+
     Returns:
-        A handle whose `remove()` ends it; `None` when no module of the model has an `after_step`.
+        A handle whose `remove()` ends it.
     """
     modules = [module for module in model.modules() if callable(getattr(module, "after_step", None))]
-    if not modules:
-        return None
 
     def upkeep(*_: Any) -> None:
         for module in modules:

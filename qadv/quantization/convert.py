@@ -7,20 +7,22 @@ from typing import Any
 
 from torch import nn
 
-from qadv.errors import InvalidInputError, UnsupportedModelError, closest
+from qadv.errors import InvalidInputError, SchemeError, UnsupportedModelError, closest
 from qadv.quantization.functional_relu import modularize_relu
-from qadv.quantization.layers import QuantActivation, quantized_layer
+from qadv.quantization.layers import QuantActivation, QuantConv2d, QuantLinear, quantized_layer
 from qadv.quantization.scheme import Role, Scheme, parse_scheme
 
 Schemes = str | Mapping[str, str]
 
-_RELUS = (nn.ReLU, nn.ReLU6)
 _OTHER_ACTIVATIONS = {
     "gelu", "gelutanh", "quickgelu", "silu", "swish", "mish", "elu", "celu", "selu", "leakyrelu", "prelu", "softplus",
-    "hardswish", "hardswishme", "hardmish", "swishme", "mishme", "tanh", "hardtanh", "rrelu", "softsign", "logsigmoid",
+    "hardswish", "hardswishme", "hardmish", "swishme", "mishme", "tanh", "rrelu", "softsign", "logsigmoid",
     "glu", "hardshrink", "softshrink", "squaredrelu",
 }  # fmt: skip
-_WEIGHT_LAYERS = (nn.modules.conv._ConvNd, nn.Linear, nn.Bilinear, nn.RNNBase, nn.MultiheadAttention)
+# these read the weights of their parts without calling them: what is inside can't be swapped
+_OPAQUE = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
+_WEIGHT_LAYERS = (nn.modules.conv._ConvNd, nn.Linear, nn.Bilinear, nn.RNNBase, *_OPAQUE)
+_HOOKS = ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs")
 
 
 def quantize(
@@ -46,22 +48,33 @@ def quantize(
 
     Returns:
         The quantized copy, in the same training mode and on the same device. Its state dict has the keys of the float
-        network's, except for a module rewritten because it called a functional ReLU, where the keys are the same too.
+        network's, and those of parameters that a scheme learns.
 
     Raises:
         SchemeError: unknown scheme or bits.
-        InvalidInputError: `model` is no module, is quantized already, or a pattern matches nothing.
+        InvalidInputError: `model` is no module, is quantized already, has weights that are not finite, or a pattern
+            matches nothing.
         UnsupportedModelError: nothing to quantize, or a layer that would silently stay float.
     """
     if not isinstance(model, nn.Module):
         raise InvalidInputError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
-    if getattr(model, "qadv_quantization", None):
-        raise InvalidInputError(f"model is quantized already ({model.qadv_quantization}); quantize the float network")
+    done = next((m for m in model.modules() if isinstance(m, QuantConv2d | QuantLinear | QuantActivation)), None)
+    if done is not None or getattr(model, "qadv_quantization", None):
+        raise InvalidInputError(f"model is quantized already ({done!r}); quantize the float network")
+    bad = [name for name, p in model.named_parameters() if not p.is_meta and not bool(p.isfinite().all())]
+    if bad:
+        raise InvalidInputError(f"model has weights that are NaN or infinite: {', '.join(bad[:5])}")
     weight_schemes, activation_schemes = _Rules(weights, "weights"), _Rules(activations, "activations")
 
-    result = copy.deepcopy(model)
+    try:
+        result = copy.deepcopy(model)
+    except Exception as error:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} can't be copied ({type(error).__name__}: {error}); remove old-style weight_norm, "
+            "pruning, or tensors kept from a forward pass"
+        ) from error
     if activation_schemes.any:
-        result = modularize_relu(result)
+        modularize_relu(result)
     result = _Conversion(result, weight_schemes, activation_schemes, skip_first_last).run()
     _describe_shares(result)
     result.qadv_quantization = {  # type: ignore[assignment]  # plain data: what `save` needs to rebuild the network
@@ -77,7 +90,9 @@ class _Rules:
 
     def __init__(self, schemes: Schemes, role: Role) -> None:
         self.role = role
-        table = {"*": schemes} if isinstance(schemes, str) else dict(schemes)
+        if not isinstance(schemes, str | Mapping) or not schemes:
+            raise SchemeError(f"{role}: expected a scheme or a mapping from layer names to schemes, got {schemes!r}")
+        table = {"*": schemes} if isinstance(schemes, str) else {str(k): v for k, v in schemes.items()}
         self.rules = [(pattern, parse_scheme(spec, role)) for pattern, spec in table.items()]
         self.any = any(scheme is not None for _, scheme in self.rules)
 
@@ -100,16 +115,16 @@ class _Conversion:
         self.model = model
         self.weights = weights
         self.activations = activations
-        attention = {
+        inside_opaque = {
             id(part)
             for module in model.modules()
-            if isinstance(module, nn.MultiheadAttention)
+            if isinstance(module, _OPAQUE)
             for part in module.modules()
             if part is not module
-        }  # used by the attention's own code without being called: it can't be swapped, the attention is reported
-        named = [(name, module) for name, module in model.named_modules() if id(module) not in attention]
+        }
+        named = [(name, module) for name, module in model.named_modules() if id(module) not in inside_opaque]
         self.layers = [(name, module) for name, module in named if isinstance(module, _WEIGHT_LAYERS)]
-        self.relus = [(name, module) for name, module in named if isinstance(module, _RELUS)]
+        self.relus = [(name, module) for name, module in named if _is_relu(module)]
         others = [m for _, m in named if type(m).__name__.lower().replace("_", "") in _OTHER_ACTIVATIONS]
         self.quantizes_inputs = not self.relus or bool(others)
         self.kept = {self.layers[0][0], self.layers[-1][0]} if skip_first_last and self.layers else set()
@@ -143,7 +158,8 @@ class _Conversion:
         for name, relu in self.relus:
             _, scheme = self.activations.find(name)
             if scheme is not None:
-                replaced[id(relu)] = QuantActivation(scheme.for_activation()).train(relu.training)
+                new = QuantActivation(scheme.for_activation(), bool(getattr(relu, "inplace", False)))
+                replaced[id(relu)] = new.train(relu.training)
         if not replaced and (self.weights.any or self.activations.any):
             raise UnsupportedModelError(
                 f"nothing to quantize in {type(self.model).__name__}: it has {len(self.layers)} conv or linear layers "
@@ -169,7 +185,17 @@ class _Conversion:
         for parent in list(self.model.modules()):
             for child_name, child in list(parent._modules.items()):
                 if child is not None and id(child) in replaced:
-                    parent._modules[child_name] = replaced[id(child)].to(device)
+                    new = replaced[id(child)].to(device)
+                    for hooks in _HOOKS:
+                        setattr(new, hooks, getattr(child, hooks))
+                    parent._modules[child_name] = new
+
+
+def _is_relu(module: nn.Module) -> bool:
+    """A ReLU, or a Hardtanh that starts at 0 as ReLU6 does, with torch's own code."""
+    if isinstance(module, nn.ReLU):
+        return type(module).forward is nn.ReLU.forward
+    return isinstance(module, nn.Hardtanh) and module.min_val == 0 and type(module).forward is nn.Hardtanh.forward
 
 
 def _describe_shares(model: nn.Module) -> None:

@@ -1,17 +1,20 @@
 """Turns `F.relu(x)`, `torch.relu(x)` and `x.relu()` in a network's code into modules, so that they can be swapped.
 
-Only the modules whose own `forward` calls one of them are rewritten, by `torch.fx` with their children as leaves:
-control flow elsewhere in the network does not matter.
+Only the modules whose own code calls one of them are rewritten, by `torch.fx` with their children as leaves: control
+flow elsewhere in the network does not matter. A rewritten module keeps its class, attributes, hooks and parameters; its
+`forward` becomes the traced one, and the new ReLU modules are added to its children.
 """
 
 import ast
 import inspect
 import textwrap
+from functools import cache
+from types import MethodType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from qadv.errors import UnsupportedModelError
 
@@ -20,32 +23,29 @@ _RELU_METHODS = {"relu", "relu_"}
 _NAMES = {"relu", "relu_", "relu6"}
 
 
-def modularize_relu(model: nn.Module) -> nn.Module:
-    """Replaces functional ReLUs by `nn.ReLU` / `nn.ReLU6` modules, in place.
-
-    Returns:
-        `model`, or its rewritten form if its own `forward` was the one with the calls.
+def modularize_relu(model: nn.Module) -> None:
+    """Replaces functional ReLUs by `nn.ReLU` and `nn.ReLU6` modules, in place.
 
     Raises:
-        UnsupportedModelError: a `forward` that calls a functional ReLU can't be traced.
+        UnsupportedModelError: code that calls a functional ReLU can't be traced.
     """
-    rewritten: dict[int, nn.Module] = {}
-    for module in model.modules():
-        if _calls_relu(type(module)):
-            rewritten[id(module)] = module
-    replaced = {key: _rewrite(module) for key, module in rewritten.items()}
-    for parent in [*model.modules(), *replaced.values()]:
-        for name, child in parent.named_children():
-            if id(child) in replaced:
-                setattr(parent, name, replaced[id(child)])
-    return replaced.get(id(model), model)
+    for module in list(model.modules()):
+        held = [value for value in vars(module).values() if callable(value) and value in _RELU_FUNCTIONS]
+        if held or any(_source_calls_relu(base) for base in _own_classes(module)):
+            _rewrite(module)
 
 
-def _calls_relu(module_type: type[nn.Module]) -> bool:
-    if module_type.__module__.startswith(("torch.nn.", "brevitas.", "qadv.quantization.")):
-        return False
+def _own_classes(module: nn.Module) -> list[type]:
+    """The module's class and those it inherits from, except torch's and Brevitas's own."""
+    foreign = ("torch.nn.", "torch.ao.", "brevitas.", "qadv.quantization.", "builtins")
+    return [base for base in type(module).__mro__ if not base.__module__.startswith(foreign)]
+
+
+@cache
+def _source_calls_relu(module_type: Any) -> bool:
+    """Whether a class calls a functional ReLU in any of its methods."""
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(module_type.forward)))
+        tree = ast.parse(textwrap.dedent(inspect.getsource(module_type)))
     except (OSError, TypeError, SyntaxError):
         return False
     return any(
@@ -68,47 +68,86 @@ class _ChildrenAreLeaves(fx.Tracer):
         return True
 
 
-def _rewrite(module: nn.Module) -> fx.GraphModule:
+def _rewrite(module: nn.Module) -> None:
+    name = type(module).__name__
     was_training = module.training
-    modes = {}
+    traced = []
     for training in (True, False):
-        module.train(training)
+        module.training = training
         try:
-            modes[training] = fx.GraphModule(module, _ChildrenAreLeaves().trace(module), type(module).__name__)
+            defaults = {
+                parameter.name: parameter.default
+                for parameter in inspect.signature(module.forward).parameters.values()
+                if parameter.default is not inspect.Parameter.empty
+            }  # optional arguments, as masks, are taken to be left out
+            traced.append(fx.GraphModule(module, _ChildrenAreLeaves().trace(module, defaults or None), name))
         except Exception as error:
             raise UnsupportedModelError(
-                f"{type(module).__name__}.forward calls a functional ReLU and can't be traced "
-                f"({type(error).__name__}: {error}); use nn.ReLU modules there"
+                f"{name} calls a functional ReLU and can't be traced ({type(error).__name__}: {error}); use nn.ReLU "
+                "modules there"
             ) from error
         finally:
-            module.train(was_training)
-        _replace_calls(modes[training])
-    if modes[True].code != modes[False].code:
+            module.training = was_training
+    _modularize_dropout(*traced)
+    for graph_module in traced:
+        _modularize_relus(graph_module)
+    if traced[0].code != traced[1].code:
         raise UnsupportedModelError(
-            f"{type(module).__name__}.forward calls a functional ReLU and behaves differently in training mode; "
-            "use nn.ReLU modules there"
+            f"{name} calls a functional ReLU and behaves differently in training mode; use nn.ReLU modules there"
         )
-    return modes[True].train(was_training)
+    result = traced[0]
+    for child_name, child in result.named_children():
+        if child_name.startswith(_PREFIX):
+            module.add_module(child_name, child.train(was_training))
+    for constant, value in vars(result).items():
+        if constant.startswith("_tensor_constant") and isinstance(value, Tensor):
+            module.register_buffer(constant, value, persistent=False)
+    for constant, buffer in result.named_buffers(recurse=False):
+        if not hasattr(module, constant):
+            module.register_buffer(constant, buffer, persistent=False)
+    module.forward = MethodType(type(result).forward, module)  # bound anew by deepcopy
 
 
-def _replace_calls(graph_module: fx.GraphModule) -> None:
+_PREFIX = "qadv_"
+
+
+def _modularize_dropout(training: fx.GraphModule, evaluation: fx.GraphModule) -> None:
+    """`F.dropout(x, p, self.training)` becomes a module, which follows train() and eval() as `self.training` did."""
+    pairs = zip(*([n for n in g.graph.nodes if n.target is F.dropout] for g in (training, evaluation)), strict=False)
+    for index, (first, second) in enumerate(list(pairs)):
+        if _argument(first, 2, "training", True) is True and _argument(second, 2, "training", True) is False:
+            for graph_module, node in ((training, first), (evaluation, second)):
+                made = nn.Dropout(_argument(node, 1, "p", 0.5))
+                _replace(graph_module, node, f"{_PREFIX}dropout_{index}", made)
+    for graph_module in (training, evaluation):
+        graph_module.recompile()
+
+
+def _modularize_relus(graph_module: fx.GraphModule) -> None:
+    index = 0
     for node in list(graph_module.graph.nodes):
-        made: nn.Module | None = None
-        if (node.op == "call_function" and node.target in _RELU_FUNCTIONS) or (
-            node.op == "call_method" and node.target in _RELU_METHODS
-        ):
-            made = nn.ReLU6() if node.target is F.relu6 else nn.ReLU()
-        elif node.op == "call_function" and node.target is F.dropout:
-            made = nn.Dropout(_argument(node, 1, "p", 0.5))  # follows train() and eval(), as `self.training` did
-        if made is None:
+        function = node.op == "call_function" and node.target in _RELU_FUNCTIONS
+        if not function and not (node.op == "call_method" and node.target in _RELU_METHODS):
             continue
-        name = f"{node.name}_module"
-        graph_module.add_submodule(name, made)
-        with graph_module.graph.inserting_after(node):
-            call = graph_module.graph.call_module(name, (_argument(node, 0, "input", None),))
-        node.replace_all_uses_with(call)
-        graph_module.graph.erase_node(node)
+        in_place = node.target in (torch.relu_, F.relu_, "relu_") or _argument(node, 1, "inplace", False) is True
+        changed = _argument(node, 0, "input", None)
+        made = nn.ReLU6() if node.target is F.relu6 else nn.ReLU()
+        call = _replace(graph_module, node, f"{_PREFIX}relu_{index}", made)
+        if in_place and isinstance(changed, fx.Node):  # what reads the changed tensor later reads the ReLU's output
+            for user in list(changed.users):
+                if user is not call and call < user:
+                    user.replace_input_with(changed, call)
+        index += 1
     graph_module.recompile()
+
+
+def _replace(graph_module: fx.GraphModule, node: fx.Node, name: str, module: nn.Module) -> fx.Node:
+    graph_module.add_submodule(name, module)
+    with graph_module.graph.inserting_after(node):
+        call = graph_module.graph.call_module(name, (_argument(node, 0, "input", None),))
+    node.replace_all_uses_with(call)
+    graph_module.graph.erase_node(node)
+    return call
 
 
 def _argument(node: fx.Node, position: int, name: str, default: Any) -> Any:

@@ -92,9 +92,13 @@ class QuantLinear(_QuantLayer, qnn.QuantLinear):
 
 
 class QuantActivation(QuantNonLinearActLayer):
-    """What a ReLU is replaced by: the scheme's own clip and rounding."""
+    """What a ReLU is replaced by: the scheme's own clip and rounding, never in place.
 
-    def __init__(self, quantizer: ActivationQuantizer) -> None:
+    Attributes:
+        replaces_inplace: the ReLU worked in place, so the network must not read its input again.
+    """
+
+    def __init__(self, quantizer: ActivationQuantizer, replaces_inplace: bool = False) -> None:
         super().__init__(
             act_impl=None,
             passthrough_act=True,
@@ -102,6 +106,7 @@ class QuantActivation(QuantNonLinearActLayer):
             act_quant=quantizer.injector(),
             return_quant_tensor=False,
         )
+        self.replaces_inplace = replaces_inplace
 
     @property
     def quantizer(self) -> ActivationQuantizer:

@@ -1,5 +1,6 @@
 """Schemes by name: `"int:4"`, `"bwn"`, `"relu6:2"`, `"my-distribution/pow2:3"`, or `"float"` for none."""
 
+import re
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
@@ -87,7 +88,7 @@ def parse_scheme(spec: str, role: Role) -> Scheme | None:
         return None
     bits: int | None = None
     if colon:
-        if not bits_text.isdecimal():
+        if not re.fullmatch("[1-9][0-9]*|0", bits_text):
             raise SchemeError(f"{role}={spec!r}: the part after ':' is the number of bits, e.g. '{name}:4'")
         bits = int(bits_text)
     try:

@@ -30,8 +30,10 @@ class ArrayBatches:
     """
 
     def __init__(self, x: NDArray[Any], y: NDArray[np.int64], batch_size: int, device: torch.device) -> None:
-        if not isinstance(batch_size, int | np.integer) or batch_size < 1:
-            raise InvalidInputError(f"batch_size: expected a whole number of at least 1, got {batch_size!r}")
+        if not isinstance(batch_size, int | np.integer) or batch_size < 2:
+            raise InvalidInputError(
+                f"batch_size: expected a whole number of at least 2 (BatchNorm can't train on one), got {batch_size!r}"
+            )
         self._x = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
         self._y = torch.from_numpy(y)
         self._batch_size = min(int(batch_size), len(x))
@@ -80,6 +82,8 @@ class GeneratorBatches:
             x, y = (np.asarray(part) for part in self._generator.get_batch())
             x = check_images(x, classifier.input_shape, classifier.clip_values, "generator: x", strict=False)
             labels = check_labels(y, len(x), classifier.nb_classes, "generator: y")
+            if len(x) < 2:
+                continue  # BatchNorm can't train on one
             yield torch.from_numpy(x).float().to(classifier.device), torch.from_numpy(labels).to(classifier.device)
 
     def digest(self) -> str:

@@ -1,5 +1,6 @@
 """The state of a training run in one safetensors file: network, optimizer, history, and what the run is."""
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from qadv.backbones.float_weights import load_state
-from qadv.errors import FileFormatError
+from qadv.errors import FileFormatError, InvalidInputError
 from qadv.files import read_tensors, write_tensors
 
 FORMAT = "qadv-checkpoint/1"
@@ -48,8 +49,15 @@ class TrainingState:
             "epochs_done": epochs_done,
             "history": history,
             "optimizer": {"numbers": numbers, "param_groups": optimizer["param_groups"]},
-            "scheduler": self.scheduler.state_dict() if hasattr(self.scheduler, "state_dict") else None,
+            "scheduler": _pack(self.scheduler.state_dict()) if hasattr(self.scheduler, "state_dict") else None,
         }
+        try:
+            json.dumps(header)
+        except TypeError as error:
+            raise InvalidInputError(
+                f"the state of {type(self.scheduler).__name__} or {type(self.optimizer).__name__} can't be kept in a "
+                f"checkpoint: {error}; train without one, or use lr_schedule"
+            ) from error
         write_tensors(path, {name: tensor.cpu() for name, tensor in tensors.items()}, header)
 
     def resume(self, path: str | os.PathLike[str], run: Mapping[str, Any]) -> tuple[int, list[dict[str, Any]]]:
@@ -67,7 +75,8 @@ class TrainingState:
         if header is None or header.get("format") != FORMAT:
             raise FileFormatError(f"{os.fspath(path)} is no checkpoint of qadv; choose another path for the checkpoint")
         saved = header["run"]
-        different = [f"{k}: saved {saved.get(k)!r}, now {run.get(k)!r}" for k in run if saved.get(k) != run[k]]
+        now = json.loads(json.dumps(run))
+        different = [f"{k}: saved {saved.get(k)!r}, now {now[k]!r}" for k in now if saved.get(k) != now[k]]
         if different:
             raise FileFormatError(
                 f"{os.fspath(path)} is the checkpoint of another run ({'; '.join(different)}). Delete it to start "
@@ -84,5 +93,27 @@ class TrainingState:
                 state.setdefault(int(index), {})[key] = tensor
         self.optimizer.load_state_dict({"state": state, "param_groups": header["optimizer"]["param_groups"]})
         if header["scheduler"] is not None and hasattr(self.scheduler, "load_state_dict"):
-            self.scheduler.load_state_dict(header["scheduler"])
+            self.scheduler.load_state_dict(_unpack(header["scheduler"]))
         return header["epochs_done"], header["history"]
+
+
+def _pack(value: Any) -> Any:
+    """Writes mappings whose keys are no strings as lists of pairs, which JSON keeps as they are."""
+    if isinstance(value, Mapping):
+        if all(isinstance(key, str) for key in value):
+            return {key: _pack(entry) for key, entry in value.items()}
+        return {_PAIRS: [[key, _pack(entry)] for key, entry in value.items()]}
+    if isinstance(value, list | tuple):
+        return [_pack(entry) for entry in value]
+    return value
+
+
+def _unpack(value: Any) -> Any:
+    if isinstance(value, dict):
+        if _PAIRS in value:
+            return {key: _unpack(entry) for key, entry in value[_PAIRS]}
+        return {key: _unpack(entry) for key, entry in value.items()}
+    return [_unpack(entry) for entry in value] if isinstance(value, list) else value
+
+
+_PAIRS = "(pairs)"

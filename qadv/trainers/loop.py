@@ -39,6 +39,7 @@ class TrainingLoop:
         self.objectives = list(objectives)
         self.options = options
         self.name = name
+        self.history: History = []  # also while running, and after an interruption
         for step in classifier.preprocessing_operations:
             if step.apply_fit and not isinstance(step, PreprocessorPyTorch):
                 raise InvalidInputError(
@@ -72,13 +73,20 @@ class TrainingLoop:
         if not isinstance(nb_epochs, int | np.integer) or nb_epochs < 1:
             raise InvalidInputError(f"nb_epochs: expected a whole number of at least 1, got {nb_epochs!r}")
         model, options = self.classifier.model, self.options
-        optimizer, upkeep = self._optimizer()
+        optimizer = self._optimizer()
+        if scheduler is not None and getattr(scheduler, "optimizer", optimizer) is not optimizer:
+            raise InvalidInputError(
+                "scheduler: it steps another optimizer than the classifier's; make the classifier with that optimizer"
+            )
+        upkeep = run_after_steps(optimizer, model)
+        base_lrs = [group["lr"] for group in optimizer.param_groups]
         state = TrainingState(model, optimizer, scheduler)
         done = 0
-        history: History = []
+        history = self.history = []
         if options.checkpoint is not None:
-            run = self._describe(batches, nb_epochs)
+            run = self._describe(batches, nb_epochs, optimizer, scheduler)
             done, history = state.resume(options.checkpoint, run)
+            self.history = history
         if options.channels_last:
             model.to(memory_format=torch.channels_last)
         forward = self._forward()
@@ -88,16 +96,19 @@ class TrainingLoop:
         for objective in self.objectives:
             objective.start(model, image)
 
+        lrs = base_lrs if scheduler is None else None
         try:
             with training_progress(self.name, nb_epochs, len(batches), done, options.verbose) as report:
                 for epoch in range(done, nb_epochs):
-                    with _seeded(options.seed, epoch, self.classifier.device):
-                        entry = self._epoch(epoch, nb_epochs, batches, forward, optimizer, scheduler, report)
+                    with _seeded(options.seed, epoch):
+                        entry = self._epoch(epoch, nb_epochs, batches, forward, optimizer, lrs, report)
                     model.eval()
-                    if scheduler is not None:
-                        scheduler.step()
                     if validation is not None:
                         entry.update(self._validate(*validation))
+                    if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+                        scheduler.step(entry.get("val_loss", entry["loss"]))
+                    elif scheduler is not None:
+                        scheduler.step()
                     for objective in self.objectives:
                         entry.update(objective.measure(model))
                     history.append(entry)
@@ -105,8 +116,9 @@ class TrainingLoop:
                         state.save(options.checkpoint, run, epoch + 1, history)
         finally:
             model.eval()
-            if upkeep is not None:
-                upkeep.remove()
+            upkeep.remove()
+            for group, lr in zip(optimizer.param_groups, lrs or (), strict=False):
+                group["lr"] = lr  # the schedule is over: the user's optimizer is as it was
         return history
 
     def _epoch(
@@ -116,7 +128,7 @@ class TrainingLoop:
         batches: Batches,
         forward: Callable[[Tensor], Tensor],
         optimizer: torch.optim.Optimizer,
-        scheduler: Any,
+        base_lrs: list[float] | None,
         report: Callable[[int, float, float], None],
     ) -> dict[str, Any]:
         classifier, options = self.classifier, self.options
@@ -125,9 +137,8 @@ class TrainingLoop:
         started = time.perf_counter()
         sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=classifier.device))
         seen = 0
-        base_lrs = [group.setdefault("initial_lr", group["lr"]) for group in optimizer.param_groups]
         for step, (x, y) in enumerate(batches):
-            if scheduler is None:
+            if base_lrs is not None:
                 factor = options.lr_factor(epoch * len(batches) + step, len(batches), nb_epochs)
                 for group, base in zip(optimizer.param_groups, base_lrs, strict=True):
                     group["lr"] = base * factor
@@ -187,18 +198,17 @@ class TrainingLoop:
                 x, targets = step.forward(x, targets)
         return x, None if targets is None else classifier.reduce_labels(targets)
 
-    def _optimizer(self) -> tuple[torch.optim.Optimizer, Any]:
-        """The classifier's optimizer, which already runs the network's upkeep, or a new SGD with it."""
+    def _optimizer(self) -> torch.optim.Optimizer:
+        """The classifier's optimizer, or a new SGD."""
         if self.classifier.optimizer is not None:
-            return self.classifier.optimizer, None
+            return self.classifier.optimizer  # type: ignore[no-any-return]
         options = self.options
-        optimizer = torch.optim.SGD(
+        return torch.optim.SGD(
             self.classifier.model.parameters(),
             lr=options.lr,
             momentum=options.momentum,
             weight_decay=options.weight_decay,
         )
-        return optimizer, run_after_steps(optimizer, self.classifier.model)
 
     def _forward(self) -> Callable[[Tensor], Tensor]:
         model: nn.Module = self.classifier.model
@@ -222,22 +232,31 @@ class TrainingLoop:
             f"with a value that is not finite: {where}. Lower the learning rate, or start from a trained network"
         )
 
-    def _describe(self, batches: Batches, nb_epochs: int) -> dict[str, Any]:
+    def _describe(
+        self, batches: Batches, nb_epochs: int, optimizer: torch.optim.Optimizer, scheduler: Any
+    ) -> dict[str, Any]:
         """What determines the result of a run, to tell whose a checkpoint is."""
+        model = self.classifier.model
+        group = {key: value for key, value in optimizer.param_groups[0].items() if key != "params"}
         return {
+            "backbone": getattr(model, "qadv_backbone", None),
+            "quantization": getattr(model, "qadv_quantization", None),
+            "loss": repr(self.classifier.loss),
+            "preprocessing": [repr(step) for step in self.classifier.preprocessing_operations],
+            "optimizer": f"{type(optimizer).__name__} {group}",
+            "scheduler": type(scheduler).__name__,
             "trainer": self.name,
             "nb_epochs": int(nb_epochs),
             "steps_per_epoch": len(batches),
             "data": batches.digest(),
             "objectives": [repr(objective) for objective in self.objectives],
-            "optimizer": type(self.classifier.optimizer).__name__ if self.classifier.optimizer else "SGD",
             **self.options.describe(),
         }
 
 
 @contextmanager
-def _seeded(seed: int, epoch: int, device: torch.device) -> Iterator[None]:
+def _seeded(seed: int, epoch: int) -> Iterator[None]:
     """Seeds torch for one epoch, so that a resumed run draws what an uninterrupted one does; restores it afterwards."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1))
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):  # manual_seed seeds them all
+        torch.manual_seed(int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]) >> 1)
         yield

@@ -26,7 +26,7 @@ class LoopTrainer(Trainer):
             `amp`, `compile`, `channels_last`, `checkpoint`, `verbose`.
 
     Attributes:
-        history: one dict per epoch of the last `fit`, see `TrainingLoop.run`; kept in the checkpoint too.
+        history: one dict per finished epoch of the last `fit`, see `TrainingLoop.run`; kept in the checkpoint too.
     """
 
     def __init__(self, classifier: PyTorchClassifier, objectives: Sequence[Objective] = (), **options: Any) -> None:
@@ -70,6 +70,8 @@ class LoopTrainer(Trainer):
             raise InvalidInputError("x: training needs at least 2 images (BatchNorm can't train on one)")
         validation = None
         if validation_data is not None:
+            if not isinstance(validation_data, tuple | list) or len(validation_data) != 2:
+                raise InvalidInputError("validation_data: expected a pair (images, labels)")
             validation = self._check(*validation_data, "validation_data[0]", "validation_data[1]")
         batches = ArrayBatches(images, labels, batch_size, self._classifier.device)
         self._run(batches, nb_epochs, validation, kwargs)
@@ -101,4 +103,7 @@ class LoopTrainer(Trainer):
         if scheduler is not None and not callable(getattr(scheduler, "step", None)):
             raise InvalidInputError(f"scheduler: expected an object with .step(), got {type(scheduler).__name__}")
         loop = TrainingLoop(self._classifier, self.objectives, self.options, type(self).__name__)
-        self.history = loop.run(batches, nb_epochs, validation, scheduler)
+        try:
+            loop.run(batches, nb_epochs, validation, scheduler)
+        finally:
+            self.history = loop.history

@@ -54,6 +54,12 @@ class LoopOptions:
                 raise InvalidInputError(
                     f"{name}: expected a number above {max(low, 0):g} and below {high:g}, got {value!r}"
                 )
+        if not isinstance(self.seed, int) or self.seed < 0:
+            raise InvalidInputError(f"seed: expected a whole number of at least 0, got {self.seed!r}")
+        if not (isinstance(self.lr_schedule, str | Mapping) or callable(self.lr_schedule)):
+            raise InvalidInputError(f"lr_schedule: expected a name, a mapping or a function, got {self.lr_schedule!r}")
+        if not (self.augment is None or isinstance(self.augment, str) or callable(self.augment)):
+            raise InvalidInputError(f"augment: expected None, a name or a function, got {self.augment!r}")
         if isinstance(self.lr_schedule, str) and self.lr_schedule not in _SCHEDULES:
             raise InvalidInputError(
                 f"lr_schedule: expected one of {', '.join(_SCHEDULES)}, a mapping or function, got {self.lr_schedule!r}"

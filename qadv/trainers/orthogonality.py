@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qadv.errors import UnsupportedModelError
+from qadv.modes import evaluation_mode
 from qadv.trainers.objective import Objective
 
 
@@ -52,6 +54,8 @@ class Orthogonality(Objective):
             for name, layer in model.named_modules()
             if isinstance(layer, nn.modules.conv._ConvNd | nn.Linear)
         }
+        if not self._layers:
+            raise UnsupportedModelError(f"{type(model).__name__} has no convolution or linear layer to make orthogonal")
         self._batch_norms = following_batch_norms(model, self._layers, image)
 
     def terms(self, model: nn.Module) -> dict[str, Tensor]:
@@ -112,11 +116,10 @@ def following_batch_norms(model: nn.Module, layers: dict[str, nn.Module], image:
         for module in model.modules()
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
     ]
-    was_training = model.training
     try:
-        model.eval()(image)
+        with evaluation_mode(model):
+            model(image)
     finally:
-        model.train(was_training)
         for handle in handles:
             handle.remove()
     return found

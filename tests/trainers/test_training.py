@@ -361,7 +361,7 @@ def test_wrong_options(arguments, message, make_classifier):
     ("change", "message"),
     [
         ({"nb_epochs": 0}, "nb_epochs: expected a whole number of at least 1"),
-        ({"batch_size": 0}, "batch_size: expected a whole number of at least 1"),
+        ({"batch_size": 0}, "batch_size: expected a whole number of at least 2"),
         ({"batchsize": 3}, "fit takes no argument batchsize"),
         ({"scheduler": 3}, r"scheduler: expected an object with .step\(\)"),
         ({"x": np.zeros((4, 8, 8), np.float32)}, "expected float images of shape"),
