@@ -2,6 +2,7 @@
 
 import json
 import sys
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,13 +50,14 @@ def list_command(
     for name in [kind] if kind is not None else list(KINDS):
         entries = registry.match(name, pattern)
         rows += [_row(entry) for entry in entries]
-        if members:
-            rows += [
-                {**_row(entry), "name": member, "summary": f"{entry.component.name} family"}
-                for entry in registry.entries(name)
-                for member in entry.component.members()
-                if _matches(member, pattern)
-            ]
+        for entry in registry.entries(name) if members else []:
+            try:
+                found = entry.component.members()
+            except Exception as error:
+                Console(stderr=True).print(f"[red]{entry.qualified_name}: {escape(str(error))}[/red]")
+                continue
+            summary = f"{entry.component.name} family"
+            rows += [{**_row(entry), "name": m, "summary": summary} for m in found if fnmatchcase(m, pattern)]
     if as_json:
         print(json.dumps(rows, indent=1))
         return
@@ -132,12 +134,6 @@ def _row(entry: Entry) -> dict[str, Any]:
         "requires": list(component.requires),
         "unmet": component.unmet_requirements(),
     }
-
-
-def _matches(name: str, pattern: str) -> bool:
-    from fnmatch import fnmatchcase
-
-    return fnmatchcase(name, pattern)
 
 
 if __name__ == "__main__":

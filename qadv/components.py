@@ -104,7 +104,7 @@ class Component:
             )
         try:
             return import_target(target)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise PluginError(
                 f"{self.kind} {self.name!r}: importing {target!r} failed: {type(error).__name__}: {error}"
             ) from error

@@ -4,8 +4,10 @@ pluggy checks and documents the hooks; entry points are loaded and hooks are cal
 own loader lets one plugin's import error through, and one raising hook ends a whole pluggy call.
 """
 
+import contextlib
 import os
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib import metadata
 from types import ModuleType
@@ -76,29 +78,50 @@ def discover(entry_points: Iterable[metadata.EntryPoint] | None = None) -> list[
     return loader.plugins
 
 
+class _StrictModeError(PluginError):
+    """The first fault, in strict mode."""
+
+
 class _Loader:
     def __init__(self, strict: bool, disabled: set[str]) -> None:
         self.plugins: list[PluginInfo] = []
         self._strict = strict
         self._disabled = disabled
+        self._taken: set[tuple[str, str, str]] = set()
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
 
     def add(self, distribution: str, name: str, version: str, source: ModuleType | metadata.EntryPoint) -> None:
+        """Loads one plugin; whatever it does, short of hanging, is its own fault and nobody else's."""
         info = PluginInfo(distribution, name, version)
         self.plugins.append(info)
         if {name, distribution} & self._disabled:
             info.disabled = True
             return
-        key = f"{distribution}:{name}"
+        try:
+            with contextlib.redirect_stdout(sys.stderr):  # what a plugin prints must not end up in `--json`
+                self._load(info, source)
+        except (KeyboardInterrupt, _StrictModeError):
+            raise
+        except BaseException as error:
+            self._fault(info, f"loading it failed: {_describe(error)}", error)
+
+    def _load(self, info: PluginInfo, source: ModuleType | metadata.EntryPoint) -> None:
+        key = f"{info.distribution}:{info.name}"
         if self._manager.has_plugin(key):
-            self._fault(info, f"entry point {name!r} is declared twice by this distribution; the second is left out")
+            self._fault(
+                info, f"entry point {info.name!r} is declared twice by this distribution; the second is left out"
+            )
             return
         plugin: Any = source
         if isinstance(source, metadata.EntryPoint):
+            if source.dist is None or not source.dist.metadata["Name"]:
+                self._fault(info, "its distribution has no metadata: it is half removed, or not installed by pip")
             try:
                 plugin = source.load()
-            except (Exception, SystemExit) as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
                 self._fault(info, f"importing {source.value!r} failed: {_describe(error)}", error)
                 return
         try:
@@ -108,45 +131,64 @@ class _Loader:
                 self._manager.unregister(plugin)
             self._fault(info, f"not accepted: {_describe(error)}", error)
             return
-        self._check_hook_names(info, plugin)
-        self._collect(info, plugin)
+        hooks = self._hooks(info, plugin)
+        info.hooks = sorted(hooks)
+        for component_type in COMPONENT_TYPES:
+            name = f"qadv_{component_type.kind}s"
+            if name in hooks:
+                self._collect(info, name, component_type, hooks[name])
 
-    def _check_hook_names(self, info: PluginInfo, plugin: Any) -> None:
+    def _hooks(self, info: PluginInfo, plugin: Any) -> dict[str, Callable[[], Any]]:
+        """Returns the plugin's implementations by hook, and notes those that will never be called."""
         known = [f"qadv_{component.kind}s" for component in COMPONENT_TYPES]
         callers = self._manager.get_hookcallers(plugin) or []
-        info.hooks = sorted(caller.name for caller in callers if caller.has_spec())
         for caller in callers:
             if not caller.has_spec():
                 self._fault(info, f"{caller.name!r} is not a hook of qadv{closest(caller.name, known)}")
-        marked = {caller.name for caller in callers}
-        for name in sorted(set(dir(plugin)) & set(known) - marked):
-            self._fault(info, f"{name!r} is defined but not marked with @qadv.hookimpl, so it is not called")
+        marked = [impl for caller in callers for impl in caller.get_hookimpls() if impl.plugin is plugin]
+        functions = {impl.function for impl in marked}
+        for name in known:
+            found = getattr(plugin, name, None)
+            if callable(found) and found not in functions:
+                self._fault(info, f"{name!r} is defined but not marked with @qadv.hookimpl, so it is not called")
+        return {
+            caller.name: impl.function
+            for caller in callers
+            if caller.has_spec()
+            for impl in caller.get_hookimpls()
+            if impl.plugin is plugin
+        }
 
-    def _collect(self, info: PluginInfo, plugin: Any) -> None:
-        for component_type in COMPONENT_TYPES:
-            hook = f"qadv_{component_type.kind}s"
-            if hook not in info.hooks:
-                continue
-            try:
-                # one by one: a hook that is a generator may raise after it has given sound components
-                for component in getattr(plugin, hook)():
-                    self._take(info, hook, component_type, component)
-            except PluginError:
-                raise
-            except (Exception, SystemExit) as error:
-                self._fault(info, f"hook {hook!r} failed: {_describe(error)}", error)
+    def _collect(
+        self, info: PluginInfo, hook: str, component_type: type[Component], implementation: Callable[[], Any]
+    ) -> None:
+        try:
+            # one by one: a hook that is a generator may raise after it has given sound components
+            for count, component in enumerate(implementation()):
+                if count == _MOST_COMPONENTS:
+                    self._fault(
+                        info, f"hook {hook!r} gave more than {_MOST_COMPONENTS:,} components; the rest is left out"
+                    )
+                    return
+                self._take(info, hook, component_type, component)
+        except (KeyboardInterrupt, _StrictModeError):
+            raise
+        except BaseException as error:
+            self._fault(info, f"hook {hook!r} failed: {_describe(error)}", error)
 
     def _take(self, info: PluginInfo, hook: str, component_type: type[Component], component: object) -> None:
         if not isinstance(component, component_type):
             self._fault(
                 info,
-                f"hook {hook!r} gave {component!r}; expected qadv.components.{component_type.__name__}(name=, target=)",
+                f"hook {hook!r} gave a {type(component).__name__}; expected qadv.components.{component_type.__name__}"
+                "(name=, target=)",
             )
             return
-        mine = [c for p in self.plugins if p.distribution == info.distribution for c in p.components]
-        if any(c.kind == component.kind and c.name == component.name for c in mine):
+        key = (info.distribution, component.kind, component.name)
+        if key in self._taken:
             self._fault(info, f"{component.kind} {component.name!r} is given twice; the second is left out")
             return
+        self._taken.add(key)
         if unmet := component.unmet_requirements():
             self._fault(info, f"{component.kind} {component.name!r} needs {', '.join(unmet)}")
         info.components.append(component)  # still listed: using it says what to install
@@ -154,16 +196,24 @@ class _Loader:
     def _fault(self, info: PluginInfo, text: str, cause: BaseException | None = None) -> None:
         info.faults.append(text)
         if self._strict:
-            raise PluginError(f"plugin {info.distribution}:{info.name} {info.version}: {text}") from cause
+            raise _StrictModeError(f"plugin {info.distribution}:{info.name} {info.version}: {text}") from cause
+
+
+_MOST_COMPONENTS = 10_000
 
 
 def _describe(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    try:
+        text = str(error)
+    except Exception:
+        text = "(its message can't be shown)"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _distribution(point: metadata.EntryPoint) -> tuple[str, str]:
-    distribution = point.dist
-    return (distribution.name, distribution.version) if distribution is not None else ("unknown", "")
+    if point.dist is None or not point.dist.metadata["Name"]:
+        return "unknown", ""
+    return point.dist.name, point.dist.version or ""
 
 
 def _origin(point: metadata.EntryPoint) -> tuple[str, str, str]:

@@ -64,6 +64,7 @@ class Registry:
             AmbiguousNameError: several distributions provide the bare name.
             MissingRequirementError, PluginError: see `Component.load`.
         """
+        name = str(name)
         entries = self.entries(kind)
         single = [e for e in entries if not e.component.family]
         families = [e for e in entries if e.component.family]
@@ -74,17 +75,31 @@ class Registry:
             raise AmbiguousNameError(f"{kind} {name!r} is provided by several distributions; name one: {choices}")
         if matches:
             return matches[0].component.load()
+        return self._load_member(kind, name, single, families)
 
-        members: list[str] = []
+    def _load_member(self, kind: str, name: str, single: list[Entry], families: list[Entry]) -> Any:
+        known = [e.component.name for e in single] + [e.qualified_name for e in single]
+        found: list[tuple[Entry, str]] = []
+        broken: list[str] = []
         for entry in families:
-            prefix = next((p for p in (entry.qualified_name, entry.component.name) if name.startswith(f"{p}/")), "")
-            member = name.removeprefix(f"{prefix}/") if prefix else name
-            names = entry.component.members()
+            prefixes = (f"{entry.qualified_name}/", f"{entry.component.name}/")
+            member = name.removeprefix(next((prefix for prefix in prefixes if name.startswith(prefix)), ""))
+            try:
+                names = entry.component.members()
+            except (Exception, SystemExit) as error:  # one plugin's family, not the others' fault
+                broken.append(f"{entry.qualified_name} ({error})")
+                continue
+            known += names
             if member in names:
-                return partial(entry.component.load(), member)
-            members += names
-        known = [e.component.name for e in single] + [e.qualified_name for e in single] + members
-        raise UnknownNameError(f"no {kind} {name!r}{closest(name, known)} See: qadv list {kind}")
+                found.append((entry, member))
+        if len(found) > 1:
+            choices = " or ".join(repr(f"{entry.qualified_name}/{member}") for entry, member in found)
+            raise AmbiguousNameError(f"{kind} {name!r} is provided by several distributions; name one: {choices}")
+        if found:
+            entry, member = found[0]
+            return partial(entry.component.load(), member)
+        hint = f" Not asked, because they failed: {'; '.join(broken)}." if broken else ""
+        raise UnknownNameError(f"no {kind} {name!r}{closest(str(name), known)}{hint} See: qadv list {kind}")
 
 
 @cache

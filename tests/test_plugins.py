@@ -1,5 +1,6 @@
 """Real fake distributions on disk, each broken in one way: reported, and never in the way of the others."""
 
+import json
 import subprocess
 import sys
 from importlib import metadata
@@ -20,6 +21,24 @@ value = "loaded"
 """
 
 FAULTY = {
+    "base-exception": ("class Odd(BaseException): pass\nraise Odd('not an Exception')", "Odd: not an Exception", []),
+    "unprintable": (
+        "class Odd(Exception):\n    def __str__(self): raise ValueError\nraise Odd",
+        "its message can't be shown",
+        [],
+    ),
+    "raises-plugin-error": (
+        "import qadv\nfrom qadv.errors import PluginError\n@qadv.hookimpl\n"
+        "def qadv_attacks(): raise PluginError('mine')",
+        "PluginError: mine",
+        [],
+    ),
+    "endless": (
+        "import qadv\nfrom qadv.components import Attack\nfrom itertools import count\n@qadv.hookimpl\n"
+        "def qadv_attacks():\n    return (Attack(name=f'a{i}', target='a:b') for i in count())",
+        "more than 10,000 components",
+        [f"a{i}" for i in range(10_000)],
+    ),
     "import-error": ("raise RuntimeError('boom at import')", "RuntimeError: boom at import", []),
     "missing-module": ("import no_such_module_at_all", "no_such_module_at_all", []),
     "exits": ("raise SystemExit(3)", "SystemExit", []),
@@ -137,6 +156,35 @@ def test_strict_mode_raises_at_the_first_fault(site, fault, monkeypatch):
     with pytest.raises(PluginError, match=f"plugin {fault}:main 1.2.3") as caught:
         site()
     assert message in str(caught.value)
+
+
+def test_a_half_removed_distribution_takes_nothing_down(site):
+    install(site.folder, "zz-good", GOOD)
+    (site.folder / "ghost_plugin.py").write_text("")
+    info = site.folder / "ghost-1.0.dist-info"
+    info.mkdir()
+    (info / "entry_points.txt").write_text("[qadv]\nmain = ghost_plugin\n")
+    found = site()
+    assert found["zz-good:main"].status == "ok"
+    assert "no metadata" in found["unknown:main"].faults[0]
+
+
+def test_hooks_may_have_another_name_in_the_module(site):
+    source = GOOD.replace("@qadv.hookimpl\ndef qadv_attacks", "@qadv.hookimpl(specname='qadv_attacks')\ndef mine")
+    install(site.folder, "renamed", source)
+    info = site()["renamed:main"]
+    assert info.status == "ok"
+    assert [component.name for component in info.components] == ["renamed"]
+
+
+def test_what_a_plugin_prints_stays_out_of_json(site):
+    install(site.folder, "chatty", "print('hello')\n" + GOOD)
+    code = "import sys; sys.argv = ['qadv', 'list', 'attack', '--json']; from qadv.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": str(site.folder)}
+    )
+    assert "chatty" in [row["name"] for row in json.loads(done.stdout)]
+    assert "hello" in done.stderr
 
 
 def test_the_same_entry_point_name_in_two_distributions_serves_both(site):

@@ -72,6 +72,24 @@ def test_families_stand_for_their_members():
         found.load("backbone", "resnet18x")
 
 
+def test_a_broken_family_does_not_stop_the_others_and_two_that_match_are_a_clash():
+    broken = Backbone(name="aaa", target="builtins:print", family="no.such:thing")
+    timm = Backbone(name="timm", target="builtins:print", family="qadv.backbones.timm_models:names")
+    found = Registry([plugin("one", broken), plugin("two", timm)])
+    assert found.load("backbone", "resnet18").args == ("resnet18",)
+    with pytest.raises(UnknownNameError, match=r"Not asked, because they failed: one/aaa"):
+        found.load("backbone", "nothing-like-it")
+    clash = Registry([plugin("one", timm), plugin("two", timm)])
+    with pytest.raises(AmbiguousNameError, match="'one/timm/resnet18' or 'two/timm/resnet18'"):
+        clash.load("backbone", "resnet18")
+    assert clash.load("backbone", "two/timm/resnet18").args == ("resnet18",)
+
+
+def test_a_target_that_exits_is_an_error():
+    with pytest.raises(PluginError, match="SystemExit"):
+        Attack(name="exits", target="tests.exits:value").load()
+
+
 def test_a_built_in_wins_over_a_family_member_of_the_same_name():
     assert qadv.load("backbone", "vgg16").__module__ == "qadv.backbones.vgg"
     assert qadv.load("backbone", "timm/vgg16").args == ("vgg16",)

@@ -159,6 +159,9 @@ def test_clone_for_refitting_keeps_the_type(trained):
         ({"input_shape": ()}, "input_shape: expected positive sizes"),
         ({"preprocessing": ([0.5, 0.5], [1.0, 1.0])}, "preprocessing: mean has 2 values for 1 channels"),
         ({"preprocessing": (0.5, 0.0)}, "std > 0"),
+        ({"preprocessing": (float("nan"), 1.0)}, "std > 0"),
+        ({"preprocessing": ("a", "b")}, "as numbers"),
+        ({"input_shape": 5}, "input_shape: expected positive sizes"),
         ({"model": "resnet18"}, "model: expected a torch.nn.Module, got str"),
     ],
 )
@@ -183,6 +186,23 @@ def test_wrong_data_are_refused_by_every_entry(trained, digits):
         trained.fit(digits.x_train, digits.y_train)
     with pytest.raises(InvalidInputError, match="got labels from"):
         trained.loss_gradient(digits.x_test[:2], [3, 12])
+    with pytest.raises(InvalidInputError, match="got labels from"):
+        trained.compute_loss(digits.x_test[:2], [3, 12])
+    with pytest.raises(InvalidInputError, match="got labels from"):
+        trained.class_gradient(digits.x_test[:2], 99)
+    with pytest.raises(InvalidInputError, match="got 3"):
+        trained.loss_gradient(digits.x_test[:2], np.eye(10)[:3])
+
+
+def test_half_precision_images_and_soft_labels_are_taken(digits, make_classifier):
+    half = make_classifier().predict(digits.x_test[:3].astype(np.float16))
+    assert half.shape == (3, 10)
+    model = make_classifier().model
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    classifier = qadv.QuantizedClassifier(model, nn.CrossEntropyLoss(), (1, 8, 8), 10, optimizer=optimizer)
+    soft = np.full((64, 10), 0.1, np.float32)
+    classifier.fit(digits.x_train[:64], soft, nb_epochs=1)
+    assert np.isfinite(classifier.compute_loss(digits.x_train[:4], digits.y_train[:4])).all()
 
 
 def test_repr_can_be_pasted_back(make_classifier):

@@ -92,6 +92,14 @@ def test_foreign_files_are_refused_and_pickles_never_opened(tmp_path, make_class
     save_file(make_classifier().model.state_dict(), tmp_path / "plain.safetensors")
     with pytest.raises(FileFormatError, match=r"plain float weights go in with from_backbone\(..., checkpoint_path"):
         qadv.QuantizedClassifier.load(tmp_path / "plain.safetensors")
+    save_file({}, tmp_path / "odd.safetensors", {"qadv": "[3]"})
+    save_file({}, tmp_path / "half.safetensors", {"qadv": '{"format": "qadv-classifier/1"}'})
+    for name in ("odd", "half"):
+        with pytest.raises(FileFormatError, match=r"expected a file that QuantizedClassifier\.save wrote"):
+            qadv.QuantizedClassifier.load(tmp_path / f"{name}.safetensors")
+    make_classifier().save(tmp_path / "good.safetensors")
+    with pytest.raises(InvalidInputError, match="unexpected keyword argument 'nope'"):
+        qadv.QuantizedClassifier.load(tmp_path / "good.safetensors", nope=1)
     with pytest.raises(StorageError, match="there is no file"):
         qadv.QuantizedClassifier.load(tmp_path / "nothing.safetensors")
 

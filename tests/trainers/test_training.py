@@ -234,6 +234,97 @@ def test_adam_resumes_too(make_classifier, digits, tmp_path):
     assert same_state(whole, resumed)
 
 
+def test_a_checkpoint_belongs_to_its_network(make_classifier, digits, tmp_path):
+    fit(make_classifier("int:4", "relu6:4"), digits, checkpoint=tmp_path / "run.ckpt")
+    with pytest.raises(FileFormatError, match=r"quantization: saved .*int:4.*now .*bwn"):
+        fit(make_classifier("bwn", "relu6:4"), digits, checkpoint=tmp_path / "run.ckpt")
+
+
+def test_schedulers_resume_with_their_milestones(make_classifier, digits, tmp_path):
+    def train(nb_stops, seed=0):
+        model = make_classifier(seed=seed).model
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        classifier = qadv.QuantizedClassifier(model, nn.CrossEntropyLoss(), (1, 8, 8), 10, optimizer=optimizer)
+        trainer = qadv.DefensiveQuantTrainer(classifier, verbose=False, checkpoint=tmp_path / f"{nb_stops}.ckpt")
+
+        class Stopping(torch.optim.lr_scheduler.MultiStepLR):
+            def step(self, *args):
+                if nb_stops and seed == 0 and self.last_epoch == 2:
+                    raise KeyboardInterrupt
+                super().step(*args)
+
+        scheduler = Stopping(optimizer, [1, 3], 0.1)
+        trainer.fit(digits.x_train[:200], digits.y_train[:200], nb_epochs=5, scheduler=scheduler)
+        return trainer
+
+    whole = train(0)
+    with pytest.raises(KeyboardInterrupt):
+        train(1)
+    resumed = train(1, seed=7)
+    assert [entry["lr"] for entry in resumed.history] == [entry["lr"] for entry in whole.history]
+    assert same_state(whole.get_classifier(), resumed.get_classifier())
+
+
+def test_the_users_optimizer_is_left_as_it_was_and_obeyed(make_classifier, digits):
+    model = make_classifier().model
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    classifier = qadv.QuantizedClassifier(model, nn.CrossEntropyLoss(), (1, 8, 8), 10, optimizer=optimizer)
+    fit(classifier, digits)
+    assert optimizer.param_groups[0]["lr"] == 0.1
+    optimizer.param_groups[0]["lr"] = 0.01
+    assert fit(classifier, digits, lr_schedule="constant").history[-1]["lr"] == 0.01
+    other = torch.optim.lr_scheduler.StepLR(torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1), 1)
+    with pytest.raises(InvalidInputError, match="steps another optimizer"):
+        qadv.DefensiveQuantTrainer(classifier, **QUIET).fit(digits.x_train, digits.y_train, scheduler=other)
+
+
+def test_plateau_schedulers_see_the_loss(make_classifier, digits):
+    model = make_classifier().model
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    classifier = qadv.QuantizedClassifier(model, nn.CrossEntropyLoss(), (1, 8, 8), 10, optimizer=optimizer)
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, threshold=1e9, patience=0)
+    trainer = qadv.DefensiveQuantTrainer(classifier, verbose=False)
+    trainer.fit(digits.x_train[:200], digits.y_train[:200], nb_epochs=3, scheduler=scheduler)
+    assert trainer.history[-1]["lr"] < 0.1
+
+
+def test_upkeep_runs_in_plain_art_classifiers_too(digits):
+    from art.estimators.classification import PyTorchClassifier
+
+    from qadv.backbones.aggregation import ConvexSum
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.add = nn.Linear(64, 10), nn.Linear(64, 10), ConvexSum()
+
+        def forward(self, x):
+            return self.add(self.a(x.flatten(1)), self.b(x.flatten(1)))
+
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=2.0)
+    plain = PyTorchClassifier(model, nn.CrossEntropyLoss(), (1, 8, 8), 10, optimizer=optimizer, clip_values=(0, 1))
+    fit(plain, digits)
+    assert model.add.coefficients.min() >= 0
+    assert model.add.coefficients.sum().item() == pytest.approx(1, abs=1e-6)
+
+
+def test_the_history_of_finished_epochs_survives_an_interruption(make_classifier, digits):
+    class Interrupt(Objective):
+        epochs = 0
+
+        def measure(self, model):
+            self.epochs += 1
+            if self.epochs == 3:
+                raise KeyboardInterrupt
+            return {}
+
+    trainer = LoopTrainer(make_classifier(), [Interrupt()], **QUIET)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(digits.x_train[:100], digits.y_train[:100], nb_epochs=5)
+    assert [entry["epoch"] for entry in trainer.history] == [0, 1]
+
+
 def test_schedulers_of_any_kind_are_stepped_each_epoch(make_classifier, digits):
     class Counter:
         steps = 0
@@ -349,6 +440,9 @@ def test_a_loss_that_is_not_finite_stops_with_epoch_step_and_layer(make_classifi
         ({"momentum": 1.0}, "momentum: expected"),
         ({"lr_schedule": "linear"}, "lr_schedule: expected one of constant, cosine, step"),
         ({"augment": "rotate"}, "augment: expected None, one of crop-flip"),
+        ({"seed": -1}, "seed: expected a whole number of at least 0"),
+        ({"lr_schedule": None}, "lr_schedule: expected a name"),
+        ({"augment": 5}, "augment: expected None"),
         ({"learning_rate": 0.1}, "unexpected keyword argument 'learning_rate'; options: lr, momentum"),
     ],
 )
@@ -368,6 +462,7 @@ def test_wrong_options(arguments, message, make_classifier):
         ({"y": [1, 2, 3, 44]}, "got labels from 1 to 44"),
         ({"validation_data": (np.zeros((4, 1, 8, 8), np.float32), [1])}, r"validation_data\[1\]: expected 4 labels"),
         ({"x": np.zeros((1, 1, 8, 8), np.float32), "y": [1]}, "at least 2 images"),
+        ({"validation_data": np.zeros((4, 1, 8, 8), np.float32)}, r"expected a pair \(images, labels\)"),
     ],
 )
 def test_wrong_arguments_of_fit(change, message, make_classifier):
