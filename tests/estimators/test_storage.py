@@ -92,8 +92,8 @@ def test_foreign_files_are_refused_and_pickles_never_opened(tmp_path, make_class
     save_file(make_classifier().model.state_dict(), tmp_path / "plain.safetensors")
     with pytest.raises(FileFormatError, match=r"plain float weights go in with from_backbone\(..., checkpoint_path"):
         qadv.QuantizedClassifier.load(tmp_path / "plain.safetensors")
-    save_file({}, tmp_path / "odd.safetensors", {"qadv": "[3]"})
-    save_file({}, tmp_path / "half.safetensors", {"qadv": '{"format": "qadv-classifier/1"}'})
+    save_file({"a": torch.zeros(1)}, tmp_path / "odd.safetensors", {"qadv": "[3]"})
+    save_file({"a": torch.zeros(1)}, tmp_path / "half.safetensors", {"qadv": '{"format": "qadv-classifier/1"}'})
     for name in ("odd", "half"):
         with pytest.raises(FileFormatError, match=r"expected a file that QuantizedClassifier\.save wrote"):
             qadv.QuantizedClassifier.load(tmp_path / f"{name}.safetensors")
