@@ -14,6 +14,12 @@ from qadv.backbones.create import create_backbone
 from qadv.backbones.float_weights import load_float_weights
 from qadv.errors import InvalidInputError, QadvError
 from qadv.estimators import storage
+from qadv.estimators.arguments import (
+    cast_input_to_float32,
+    check_clip_values,
+    check_input_shape,
+    check_preprocessing,
+)
 from qadv.estimators.checks import check_images, check_labels
 from qadv.estimators.upkeep import run_after_steps
 from qadv.modes import evaluation_mode
@@ -66,14 +72,9 @@ class QuantizedClassifier(PyTorchClassifier):
             raise InvalidInputError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
         if not isinstance(nb_classes, int | np.integer) or nb_classes < 2:
             raise InvalidInputError(f"nb_classes: expected a whole number of at least 2, got {nb_classes!r}")
-        try:
-            shape = tuple(int(side) for side in input_shape)
-        except (TypeError, ValueError):
-            shape = ()
-        if not shape or min(shape) < 1:
-            raise InvalidInputError(f"input_shape: expected positive sizes such as (3, 32, 32), got {input_shape!r}")
-        limits = _clip_values(clip_values)
-        _cast_input_to_float32(model)
+        shape = check_input_shape(input_shape)
+        limits = check_clip_values(clip_values)
+        cast_input_to_float32(model)
         super().__init__(
             model=model,
             loss=loss,
@@ -84,7 +85,7 @@ class QuantizedClassifier(PyTorchClassifier):
             clip_values=limits,
             preprocessing_defences=preprocessing_defences,
             postprocessing_defences=postprocessing_defences,
-            preprocessing=_standardisation(preprocessing, shape),
+            preprocessing=check_preprocessing(preprocessing, shape),
             device_type=device_type,
         )
         self._limits = limits
@@ -219,7 +220,7 @@ class QuantizedClassifier(PyTorchClassifier):
 
     def __repr__(self) -> str:
         recipe = getattr(self.model, "qadv_backbone", None)
-        if recipe is None:
+        if recipe is None or not hasattr(self.preprocessing, "mean"):
             text: str = super().__repr__()
             return text
         schemes = getattr(self.model, "qadv_quantization", None) or {"weights": "float", "activations": "float"}
@@ -260,42 +261,3 @@ class QuantizedClassifier(PyTorchClassifier):
         if np.shape(y) == (nb_samples, self.nb_classes) and bool(np.isfinite(y).all()):
             return y  # one-hot, or the soft labels that some attacks and defenses use
         return np.eye(self.nb_classes, dtype=np.float32)[check_labels(y, nb_samples, self.nb_classes)]
-
-
-def _to_float32(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    other = (torch.float64, torch.float16)  # bfloat16 is left to autocast
-    return tuple(i.float() if isinstance(i, Tensor) and i.dtype in other else i for i in inputs)
-
-
-def _cast_input_to_float32(model: nn.Module) -> None:
-    """ART calls the parts of an `nn.Sequential` one by one, so there the first part does the cast."""
-    first = next(iter(model.children()), model) if isinstance(model, nn.Sequential) else model
-    if _to_float32 not in first._forward_pre_hooks.values():
-        first.register_forward_pre_hook(_to_float32)
-
-
-def _clip_values(clip_values: Any) -> tuple[float, float] | None:
-    if clip_values is None:
-        return None
-    try:
-        low, high = (float(value) for value in clip_values)
-    except (TypeError, ValueError):
-        low, high = 1.0, 0.0
-    if not low < high:
-        raise InvalidInputError(f"clip_values: expected two numbers (min, max) with min < max, got {clip_values!r}")
-    return low, high  # Python floats: numpy's would turn float32 images into float64 under NumPy 2
-
-
-def _standardisation(preprocessing: Any, input_shape: tuple[int, ...]) -> Any:
-    if not (isinstance(preprocessing, tuple | list) and len(preprocessing) == 2):
-        return preprocessing
-    try:
-        mean, std = (np.asarray(value, dtype=np.float32) for value in preprocessing)
-    except (TypeError, ValueError) as error:
-        raise InvalidInputError(f"preprocessing: expected (mean, std) as numbers, got {preprocessing!r}") from error
-    for name, value in (("mean", mean), ("std", std)):
-        if value.ndim and value.size not in (1, input_shape[0]):
-            raise InvalidInputError(f"preprocessing: {name} has {value.size} values for {input_shape[0]} channels")
-    if not ((std > 0).all() and np.isfinite(std).all() and np.isfinite(mean).all()):
-        raise InvalidInputError(f"preprocessing: expected finite (mean, std) with std > 0, got {preprocessing!r}")
-    return mean, std

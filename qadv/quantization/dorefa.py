@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from qadv.quantization.clipped_relu import ClippedUniform, SignedClippedUniform
+from qadv.quantization.clipped_relu import ReLU1
 from qadv.quantization.quantizer import WeightQuantizer
 from qadv.quantization.scheme import Scheme
 
@@ -34,17 +34,9 @@ class DoReFaWeights(WeightQuantizer):
         return torch.arange(-self.intervals, self.intervals + 1, 2)
 
 
-class _UnitClip(ClippedUniform):
-    bound = 1.0
-
-
-class _SignedUnitClip(SignedClippedUniform):
-    bound = 1.0
-
-
 class DoReFa(Scheme):
     """`dorefa:1` … `dorefa:8`: weights as above, activations `Q(clip(a, 0, 1))`."""
 
     weights = DoReFaWeights
-    activations = _UnitClip
-    inputs = _SignedUnitClip
+    activations = ReLU1.activations  # Q(clip(a, 0, 1)) is relu1
+    inputs = ReLU1.inputs

@@ -61,6 +61,11 @@ def test_what_the_file_cannot_hold_is_asked_for(tmp_path, make_classifier):
         qadv.QuantizedClassifier.load(tmp_path / "a.safetensors")
     assert qadv.QuantizedClassifier.load(tmp_path / "a.safetensors", preprocessing_defences=smoothing)
 
+    odd = make_classifier(preprocessing=smoothing)
+    assert "Blur" in repr(odd)
+    with pytest.raises(InvalidInputError, match="preprocessing by Blur can't be saved"):
+        odd.save(tmp_path / "c.safetensors")
+
     make_classifier(loss=nn.CrossEntropyLoss(label_smoothing=0.1)).save(tmp_path / "b.safetensors")
     with pytest.raises(InvalidInputError, match="a loss of its own"):
         qadv.QuantizedClassifier.load(tmp_path / "b.safetensors")

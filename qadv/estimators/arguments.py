@@ -1,0 +1,61 @@
+"""The arguments of a classifier, checked and brought into the form that ART's attacks rely on."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from qadv.errors import InvalidInputError
+
+
+def _to_float32(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    other = (torch.float64, torch.float16)  # bfloat16 is left to autocast
+    return tuple(i.float() if isinstance(i, Tensor) and i.dtype in other else i for i in inputs)
+
+
+def cast_input_to_float32(model: nn.Module) -> None:
+    """ART calls the parts of an `nn.Sequential` one by one, so there the first part does the cast."""
+    first = next(iter(model.children()), model) if isinstance(model, nn.Sequential) else model
+    if _to_float32 not in first._forward_pre_hooks.values():
+        first.register_forward_pre_hook(_to_float32)
+
+
+def check_input_shape(input_shape: Any) -> tuple[int, ...]:
+    """Returns the shape of one image as positive whole numbers."""
+    try:
+        shape = tuple(int(side) for side in input_shape)
+    except (TypeError, ValueError):
+        shape = ()
+    if not shape or min(shape) < 1:
+        raise InvalidInputError(f"input_shape: expected positive sizes such as (3, 32, 32), got {input_shape!r}")
+    return shape
+
+
+def check_clip_values(clip_values: Any) -> tuple[float, float] | None:
+    """Returns (min, max), or `None` for no limit."""
+    if clip_values is None:
+        return None
+    try:
+        low, high = (float(value) for value in clip_values)
+    except (TypeError, ValueError):
+        low, high = 1.0, 0.0
+    if not low < high:
+        raise InvalidInputError(f"clip_values: expected two numbers (min, max) with min < max, got {clip_values!r}")
+    return low, high
+
+
+def check_preprocessing(preprocessing: Any, input_shape: tuple[int, ...]) -> Any:
+    """Returns (mean, std) as arrays; anything else than a pair, as ART's own preprocessors, as it is."""
+    if not (isinstance(preprocessing, tuple | list) and len(preprocessing) == 2):
+        return preprocessing
+    try:
+        mean, std = (np.asarray(value, dtype=np.float32) for value in preprocessing)
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"preprocessing: expected (mean, std) as numbers, got {preprocessing!r}") from error
+    for name, value in (("mean", mean), ("std", std)):
+        if value.ndim and value.size not in (1, input_shape[0]):
+            raise InvalidInputError(f"preprocessing: {name} has {value.size} values for {input_shape[0]} channels")
+    if not ((std > 0).all() and np.isfinite(std).all() and np.isfinite(mean).all()):
+        raise InvalidInputError(f"preprocessing: expected finite (mean, std) with std > 0, got {preprocessing!r}")
+    return mean, std
