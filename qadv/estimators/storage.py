@@ -32,8 +32,8 @@ def mean_std(classifier: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]
     standardisation = classifier.preprocessing
     if not hasattr(standardisation, "mean") and standardisation is not None:
         raise InvalidInputError(
-            f"preprocessing by {type(standardisation).__name__} can't be saved; give (mean, std), or make it one of the "
-            "preprocessing_defences and pass it to load"
+            f"preprocessing by {type(standardisation).__name__} can't be saved; give (mean, std), or make it one of "
+            "the preprocessing_defences and pass it to load"
         )
     if standardisation is None:
         return np.zeros((), np.float32), np.ones((), np.float32)
