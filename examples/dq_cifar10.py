@@ -2,6 +2,7 @@
 
     python examples/dq_cifar10.py --data-dir DATA --activations relu6:4 --beta 0
     python examples/dq_cifar10.py --data-dir DATA --activations relu6:4 --beta 2e-3
+    python examples/dq_cifar10.py --data-dir DATA --activations float --nb-epochs 0
 
 DATA holds CIFAR-10 as .npz files and resnet20-cifar10.safetensors. Attacks as in DQ §2.2: FGSM, and PGD with step 1,
 ⌊min(ε + 4, 1.25 ε)⌋ steps and a random start, at ε = 2, 8, 16 of 255. An interrupted run resumes at its last epoch.
@@ -28,7 +29,7 @@ def main(
     beta: Annotated[float, typer.Option(help="weight of DQ's regulariser; 0 is vanilla quantization")] = 2e-3,
     weights: Annotated[str, typer.Option(help="weight scheme; the paper keeps them float")] = "float",
     aggregation: Annotated[str, typer.Option(help="'sum', or 'convex' as in the paper")] = "sum",
-    nb_epochs: Annotated[int, typer.Option(help="epochs of fine-tuning")] = 2,
+    nb_epochs: Annotated[int, typer.Option(help="epochs of fine-tuning; 0 only attacks")] = 2,
     nb_test: Annotated[int, typer.Option(help="attacked test images, the first ones")] = 1000,
     lr: Annotated[float, typer.Option(help="learning rate at the start, cosine to 0")] = 0.05,
     seed: Annotated[int, typer.Option(help="decides everything random")] = 0,
@@ -58,7 +59,8 @@ def main(
         classifier, beta=beta, lr=lr, augment="crop-flip", seed=seed, checkpoint=out / f"{name}.ckpt"
     )
     x, y = data.x_test, data.y_test
-    trainer.fit(data.x_train, data.y_train, validation_data=(x, y), nb_epochs=nb_epochs)
+    if nb_epochs:
+        trainer.fit(data.x_train, data.y_train, validation_data=(x, y), nb_epochs=nb_epochs)
     classifier.save(out / f"{name}.safetensors")
 
     results = {"clean_full_test_set": float((classifier.predict(x).argmax(1) == y).mean())}

@@ -78,7 +78,6 @@ class TrainingLoop:
             raise InvalidInputError(
                 "scheduler: it steps another optimizer than the classifier's; make the classifier with that optimizer"
             )
-        upkeep = run_after_steps(optimizer, model)
         base_lrs = [group["lr"] for group in optimizer.param_groups]
         state = TrainingState(model, optimizer, scheduler)
         done = 0
@@ -97,6 +96,7 @@ class TrainingLoop:
             objective.start(model, image)
 
         lrs = base_lrs if scheduler is None else None
+        upkeep = run_after_steps(optimizer, model)
         try:
             with training_progress(self.name, nb_epochs, len(batches), done, options.verbose) as report:
                 for epoch in range(done, nb_epochs):
