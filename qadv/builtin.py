@@ -41,7 +41,24 @@ def qadv_quantizers() -> Iterator[Quantizer]:
     yield Quantizer(
         name="tanh", target="qadv.quantization.tanh:Tanh", summary="activations, 1-8 bits: masks gradients, no defense"
     )
+    yield Quantizer(
+        name="pwlq",
+        target="qadv.quantization.pwlq:PWLQ",
+        summary="weights after training, 2-8 bits: piecewise linear, a fine centre and coarse tails",
+    )
+    stochastic = "qadv.quantization.stochastic"
+    yield Quantizer(
+        name="sq",
+        target=f"{stochastic}:StochasticQuantization",
+        summary="round a weight scheme, sq(bwn): in training some filters stay real, drawn by their error",
+    )
+    yield Quantizer(
+        name="sq-inverse",
+        target=f"{stochastic}:StochasticQuantizationByInverse",
+        summary="as sq, but the quantized filters are drawn, by 1 / error",
+    )
     clipped = "qadv.quantization.clipped_relu"
+    yield Quantizer(name="relu", target=f"{clipped}:ReLU", summary="activations, 1-8 bits: [0, c], c from calibration")
     yield Quantizer(name="relu6", target=f"{clipped}:ReLU6", summary="activations, 1-8 bits: uniform levels of [0, 6]")
     yield Quantizer(name="relu1", target=f"{clipped}:ReLU1", summary="activations, 1-8 bits: uniform levels of [0, 1]")
 

@@ -1,5 +1,6 @@
 """The arguments of a classifier, checked and brought into the form that ART's attacks rely on."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from qadv.errors import InvalidInputError
+from qadv.estimators.checks import check_images
+from qadv.quantization.calibration import Calibration
 
 
 def _to_float32(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -59,3 +62,20 @@ def check_preprocessing(preprocessing: Any, input_shape: tuple[int, ...]) -> Any
     if not ((std > 0).all() and np.isfinite(std).all() and np.isfinite(mean).all()):
         raise InvalidInputError(f"preprocessing: expected finite (mean, std) with std > 0, got {preprocessing!r}")
     return mean, std
+
+
+def standardised(
+    calibration: Calibration, preprocessing: Any, input_shape: Any, clip_values: tuple[float, float] | None
+) -> Calibration:
+    """Returns a calibration whose images are as the network takes them, from one with images in `clip_values`."""
+    shape = check_input_shape(input_shape)
+    pair = check_preprocessing(preprocessing, shape)
+    if not isinstance(pair, tuple):
+        raise InvalidInputError(
+            f"calibration: images can't be standardised with preprocessing={preprocessing!r}; give (mean, std), or "
+            "quantize(model, calibration=...) the network first"
+        )
+    images = calibration.images.numpy(force=True) if isinstance(calibration.images, Tensor) else calibration.images
+    images = check_images(images, shape, check_clip_values(clip_values), "calibration").astype(np.float32)
+    mean, std = (value.reshape(-1, *[1] * (len(shape) - 1)) for value in pair)
+    return replace(calibration, images=(images - mean) / std)

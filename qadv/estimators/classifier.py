@@ -19,10 +19,12 @@ from qadv.estimators.arguments import (
     check_clip_values,
     check_input_shape,
     check_preprocessing,
+    standardised,
 )
 from qadv.estimators.checks import check_images, check_labels
 from qadv.estimators.upkeep import run_after_steps
 from qadv.modes import evaluation_mode
+from qadv.quantization.calibration import Calibration
 from qadv.quantization.convert import Schemes, quantize
 from qadv.quantization.probe import report_bypasses
 
@@ -100,6 +102,7 @@ class QuantizedClassifier(PyTorchClassifier):
         weights: Schemes = "int:4",
         activations: Schemes = "relu6:4",
         skip_first_last: bool = True,
+        calibration: Calibration | Array | None = None,
         input_shape: tuple[int, ...] = (3, 32, 32),
         nb_classes: int = 10,
         checkpoint_path: str | os.PathLike[str] | None = None,
@@ -119,6 +122,8 @@ class QuantizedClassifier(PyTorchClassifier):
             weights: scheme for `qadv.quantize`, or `"float"`.
             activations: scheme for `qadv.quantize`, or `"float"`; both `"float"` gives the float network.
             skip_first_last: first and last layer's weights stay in full precision.
+            calibration: images (N, *input_shape) in `clip_values`, or a `Calibration` with such images; see
+                `qadv.quantize`. They are standardised by `preprocessing` here.
             input_shape: (channels, height, width).
             nb_classes: number of classes.
             checkpoint_path: safetensors file with the float network's weights, loaded before quantizing.
@@ -131,7 +136,11 @@ class QuantizedClassifier(PyTorchClassifier):
         if checkpoint_path is not None:
             load_float_weights(model, checkpoint_path)
         if (weights, activations) != ("float", "float"):
-            model = quantize(model, weights, activations, skip_first_last)
+            if calibration is not None:
+                calibration = standardised(Calibration.of(calibration), preprocessing, input_shape, clip_values)
+            model = quantize(model, weights, activations, skip_first_last, calibration)
+        elif calibration is not None:
+            raise InvalidInputError("calibration: there is nothing to calibrate in a float network; leave it out")
         return cls(
             model,
             loss if loss is not None else nn.CrossEntropyLoss(),

@@ -12,7 +12,7 @@ from qadv.backbones.create import create_backbone
 from qadv.backbones.float_weights import load_state
 from qadv.errors import FileFormatError, InvalidInputError
 from qadv.files import read_tensors, write_tensors
-from qadv.quantization.convert import quantize
+from qadv.quantization.convert import convert
 
 if TYPE_CHECKING:
     from qadv.estimators.classifier import QuantizedClassifier
@@ -78,7 +78,7 @@ def load(cls: type[C], path: str | os.PathLike[str], model: nn.Module | None, ar
     if model is None:
         model = _build_backbone(header["backbone"], path)
     if header["quantization"] is not None:
-        model = quantize(model, **header["quantization"])
+        model = convert(model, **header["quantization"])
     load_state(model, tensors, os.fspath(path))
 
     settings: dict[str, Any] = {**header["classifier"], **arguments}

@@ -1,5 +1,6 @@
 """Clipped and uniformly quantized activations, METHODS §1 `relu6`, `relu1` (DQ §2.1, §5.3)."""
 
+import math
 from typing import Any
 
 import torch
@@ -90,6 +91,46 @@ class _ReLU1(ClippedUniform):
 
 class _SignedReLU1(SignedClippedUniform):
     bound = 1.0
+
+
+class _FromData(ClippedUniform):
+    """The bound c is a buffer, unknown until calibration sets it or a state dict brings it."""
+
+    takes_range = True
+    bound = math.nan
+    limit: Tensor
+
+    def __init__(self, bits: int, spec: str = "") -> None:
+        super().__init__(bits, spec)
+        self.register_buffer("limit", torch.tensor(math.nan))
+
+    def set_range(self, high: float) -> None:
+        self.limit.fill_(high)
+        self.bound = self.limit.item()
+        self.scale.fill_((self.bound - self.low) / self.intervals)
+
+    @property
+    def has_range(self) -> bool:
+        return math.isfinite(self.bound)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self.set_range(self.limit.item())
+
+
+class _ReLU(_FromData):
+    pass
+
+
+class _SignedReLU(_FromData, SignedClippedUniform):
+    pass
+
+
+class ReLU(Scheme):
+    """`relu:1` … `relu:8`: clip to [0, c], 2^k levels, c of each layer from data (`quantize(..., calibration=x)`)."""
+
+    activations = _ReLU
+    inputs = _SignedReLU
 
 
 class ReLU6(Scheme):

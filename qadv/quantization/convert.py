@@ -8,8 +8,15 @@ from typing import Any
 from torch import nn
 
 from qadv.errors import InvalidInputError, SchemeError, UnsupportedModelError, closest
+from qadv.quantization.calibration import Calibration, Images, calibrate
 from qadv.quantization.functional_relu import modularize_relu
-from qadv.quantization.layers import QuantActivation, QuantConv2d, QuantLinear, quantized_layer
+from qadv.quantization.layers import (
+    QuantActivation,
+    QuantConv2d,
+    QuantLinear,
+    activation_quantizers,
+    quantized_layer,
+)
 from qadv.quantization.scheme import Role, Scheme, parse_scheme
 
 Schemes = str | Mapping[str, str]
@@ -30,6 +37,7 @@ def quantize(
     weights: Schemes = "int:4",
     activations: Schemes = "relu6:4",
     skip_first_last: bool = True,
+    calibration: Calibration | Images | None = None,
 ) -> nn.Module:
     """Returns a Brevitas-quantized copy of a float network; the original is untouched.
 
@@ -45,17 +53,36 @@ def quantize(
         activations: a scheme (`"relu6:4"`, …) or a mapping likewise.
         skip_first_last: leaves the weights of the first and the last weight layer, in order of registration, in full
             precision, unless a pattern other than `"*"` names them.
+        calibration: images as the network takes them, (N, …) float32, or a `Calibration` that says more. From them come
+            the ranges of activation schemes that have none of their own (`relu`, `pact`), new statistics of BatchNorm,
+            and corrections of biases; see `Calibration`.
 
     Returns:
         The quantized copy, in the same training mode and on the same device. Its state dict has the keys of the float
         network's, and those of parameters that a scheme learns.
 
     Raises:
-        SchemeError: unknown scheme or bits.
+        SchemeError: unknown scheme or bits, or a scheme that needs `calibration`.
         InvalidInputError: `model` is no module, is quantized already, has weights that are not finite, or a pattern
             matches nothing.
         UnsupportedModelError: nothing to quantize, or a layer that would silently stay float.
     """
+    given = None if calibration is None else Calibration.of(calibration)
+    result = convert(model, weights, activations, skip_first_last)
+    if given is not None:
+        calibrate(result, model, given)
+    missing = [name for name, quantizer in activation_quantizers(result) if not quantizer.has_range]
+    if missing:
+        names = ", ".join(missing[:3]) + (", …" if missing[3:] else "")
+        raise SchemeError(
+            f"activations={activations!r}: the ranges of {names} come from data; give some: quantize(..., "
+            "calibration=images). 'relu6:4' and 'relu1:4' have fixed ranges"
+        )
+    return result
+
+
+def convert(model: nn.Module, weights: Schemes, activations: Schemes, skip_first_last: bool = True) -> nn.Module:
+    """Returns the quantized copy before calibration; arguments and errors as of `quantize`."""
     if not isinstance(model, nn.Module):
         raise InvalidInputError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     done = next((m for m in model.modules() if isinstance(m, QuantConv2d | QuantLinear | QuantActivation)), None)
@@ -140,11 +167,10 @@ class _Conversion:
             input_scheme = self._input_scheme(name)
             if weight_scheme is None and input_scheme is None:
                 continue
-            new = quantized_layer(
-                layer,
-                weight_scheme.for_weights() if weight_scheme else None,
-                input_scheme.for_input() if input_scheme else None,
-            )
+            quantizer = weight_scheme.for_weights() if weight_scheme else None
+            if quantizer is not None:
+                quantizer.layer = name
+            new = quantized_layer(layer, quantizer, input_scheme.for_input() if input_scheme else None)
             if new is None:
                 left_over.append(f"{name} ({type(layer).__name__})")
             else:

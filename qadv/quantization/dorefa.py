@@ -26,9 +26,7 @@ class DoReFaWeights(WeightQuantizer):
 
     def encode(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         steps = ((weight / 2 + 0.5) * self.intervals).round()
-        return 2 * steps - self.intervals, torch.full(
-            (1,), 1 / self.intervals, dtype=weight.dtype, device=weight.device
-        )
+        return 2 * steps - self.intervals, torch.full_like(weight[:1, :1], 1 / self.intervals).flatten()[:1]
 
     def code_values(self) -> Tensor:
         return torch.arange(-self.intervals, self.intervals + 1, 2)

@@ -37,7 +37,7 @@ class _QuantLayer:
 
     @torch.no_grad()
     def quantized(self) -> tuple[Tensor, Tensor]:
-        """Returns integer codes (c_out, …) and the scale that broadcasts to them.
+        """Returns integer codes (c_out, …) and the scale, as the scheme's `encode` gives them.
 
         Raises:
             SchemeError: this layer's weights are in full precision.
@@ -46,25 +46,36 @@ class _QuantLayer:
             raise SchemeError("the weights of this layer are in full precision: there are no codes, levels and scale")
         return self.weight_quantizer.encode(self.weight_quantizer.latent(self.weight))
 
+    def decoded(self) -> Tensor:
+        """Returns the quantized weights, shaped as `weight`, without gradient.
+
+        Raises:
+            SchemeError: this layer's weights are in full precision.
+        """
+        codes, scale = self.quantized()
+        assert self.weight_quantizer is not None
+        return self.weight_quantizer.decode(codes, scale)
+
     @property
     def scale(self) -> Tensor:
-        """One scale per filter, or one for the layer; shape (c_out,) or ()."""
+        """One scale per filter, or one for the layer; shape (c_out,) or (), with the kinds of scale in front."""
         return self.quantized()[1].squeeze()
 
     @property
     def levels(self) -> Tensor:
         """All values the weights of each filter can have, ascending, shape (c_out or 1, levels)."""
-        scale = self.scale.reshape(-1, 1)
+        scale = self.quantized()[1]
+        scale = scale.flatten(1 - self.weight.ndim) if scale.ndim >= self.weight.ndim else scale.reshape(-1, 1)
         assert self.weight_quantizer is not None
-        return scale * self.weight_quantizer.code_values().to(self.weight.device)
+        codes = self.weight_quantizer.code_values().to(scale)
+        return self.weight_quantizer.decode(codes.expand(scale.shape[-2], -1), scale)
 
     @property
     def error(self) -> Tensor:
         """Quantization error of each filter, `‖W - Q(W)‖₁ / ‖W‖₁`, shape (c_out,); 0 for a filter of zeros."""
-        codes, scale = self.quantized()
         weight = self.weight.detach().flatten(1)
         norm = weight.abs().sum(1)
-        return (weight - (codes * scale).flatten(1)).abs().sum(1) / torch.where(norm > 0, norm, 1.0)
+        return (weight - self.decoded().flatten(1)).abs().sum(1) / torch.where(norm > 0, norm, 1.0)
 
     def __repr__(self) -> str:
         kind = type(self).__name__
@@ -117,6 +128,17 @@ class QuantActivation(QuantNonLinearActLayer):
     def __repr__(self) -> str:
         quantizer = self.quantizer
         return f"QuantActivation({quantizer.spec} ({quantizer.bits} bit), scale={quantizer.scale.item():.3g})"
+
+
+def activation_quantizers(model: nn.Module) -> list[tuple[str, ActivationQuantizer]]:
+    """Returns the quantizers of all activations and layer inputs, each with its layer's name."""
+    found = []
+    for name, module in model.named_modules():
+        if isinstance(module, QuantActivation):
+            found.append((name, module.quantizer))
+        elif isinstance(module, _QuantLayer) and module.input_quantizer is not None:
+            found.append((name, module.input_quantizer))
+    return found
 
 
 def _activation_quantizer(proxy: Any) -> ActivationQuantizer | None:
@@ -186,6 +208,9 @@ def quantized_layer(
     else:
         return None
     weight: Any = layer.weight
+    if weights is not None:
+        with torch.no_grad():
+            weights.to(weight.device).fit(weight)
     new.weight = weight
     if layer.bias is not None:
         new.bias = layer.bias

@@ -30,10 +30,11 @@ class _LearnedClipRound(torch.autograd.Function):
 class LearnedClip(ActivationQuantizer):
     """2^k levels of [0, α], α learned for each layer and kept positive after each optimizer step.
 
-    **Reading:** at x = α the gradient goes to α alone; α starts at 6; the penalty is `λ α²` with λ = 1e-4, the weight
-    decay of the ResNet-20 training it comes from.
+    **Reading:** at x = α the gradient goes to α alone; α starts at 6, or where calibration puts it; the penalty is
+    `λ α²` with λ = 1e-4, the weight decay of the ResNet-20 training it comes from.
     """
 
+    takes_range = True
     alpha: nn.Parameter
     initial_alpha = 6.0
     decay = 1e-4
@@ -41,6 +42,10 @@ class LearnedClip(ActivationQuantizer):
     def __init__(self, bits: int, spec: str = "") -> None:
         super().__init__(bits, spec)
         self.alpha = nn.Parameter(torch.tensor(self.initial_alpha))
+
+    def set_range(self, high: float) -> None:
+        with torch.no_grad():
+            self.alpha.fill_(high)
 
     @property
     def intervals(self) -> int:

@@ -4,7 +4,7 @@ Brevitas lets gradients through its scales and rounds before it clips; the paper
 neither, so the arithmetic stands here and Brevitas contributes the layers, the proxies and their export.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from brevitas.inject import ExtendedInjector
@@ -50,16 +50,32 @@ class WeightQuantizer(_Quantizer):
     """Replaces weights by `codes * scale`, with the gradient of the latent weights.
 
     A scheme is one method, `encode`. Override `latent` where the paper's definition is differentiable up to the
-    rounding (a tanh, a clip): gradients flow through it, and the straight-through estimator starts after it.
+    rounding (a tanh, a clip): gradients flow through it, and the straight-through estimator starts after it. Override
+    `fit` and keep the result in buffers where something is found once, after training.
 
     Args:
         bits: storage bits of one code.
         spec: the scheme as the user wrote it, for messages and summaries.
+
+    Attributes:
+        layer: name of the layer in the network, set by `quantize`.
     """
 
+    layer = ""
+
     def encode(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns integer codes shaped as `weight`, (c_out, …), and a scale that broadcasts to it; no gradient."""
+        """Returns integer codes shaped as `weight`, (c_out, …), and a scale that broadcasts to it; no gradient.
+
+        A scheme with several scales stacks them along a new first dimension, and overrides `decode`.
+        """
         raise NotImplementedError
+
+    def decode(self, codes: Tensor, scale: Tensor) -> Tensor:
+        """Returns the weights that codes stand for, shaped as `codes`: `codes * scale`."""
+        return codes * scale
+
+    def fit(self, weight: Tensor) -> None:
+        """Called without gradients when a layer gets this quantizer, with the float weights, to set its buffers."""
 
     def code_values(self) -> Tensor:
         """Returns every integer code the scheme can give, ascending, shape (levels,)."""
@@ -77,7 +93,7 @@ class WeightQuantizer(_Quantizer):
         latent = self.latent(weight)
         with torch.no_grad():
             codes, scale = self.encode(latent)
-            value = codes * scale
+            value = self.decode(codes, scale)
         return straight_through(latent, value), scale, self.zero_point, self.bit_width
 
     def injector(self) -> Any:
@@ -93,10 +109,24 @@ class ActivationQuantizer(_Quantizer):
     Args:
         bits: bits of one activation.
         spec: the scheme as the user wrote it.
+
+    Attributes:
+        signed: whether values below zero are among the levels.
+        takes_range: whether calibration chooses the clipping range.
     """
 
     scale: Tensor
     signed = False
+    takes_range: ClassVar[bool] = False
+
+    def set_range(self, high: float) -> None:
+        """Sets the end of the clipping range, > 0; for schemes with `takes_range`, which calibration calls it for."""
+        raise NotImplementedError
+
+    @property
+    def has_range(self) -> bool:
+        """Whether the clipping range is known; a scheme that takes it from data answers `False` until then."""
+        return True
 
     def quantize(self, x: Tensor) -> Tensor:
         """Returns the quantized activations, shaped as `x`, with the scheme's gradient."""

@@ -20,6 +20,7 @@ class Scheme:
     Attributes:
         bits_choices: the bit widths it exists at.
         takes_bits: whether users write `name:bits`; otherwise `bits_choices` has the one width.
+        takes_scheme: whether users write `name(scheme)`; it is then made with that scheme as `inner`, without `bits`.
         weights: the quantizer of weights, or `None`.
         activations: the quantizer that takes the place of a ReLU, or `None`.
         inputs: the quantizer put before a layer in networks without ReLU (see `quantize`), or `None`.
@@ -27,6 +28,7 @@ class Scheme:
 
     bits_choices: ClassVar[Sequence[int]] = range(1, 9)
     takes_bits: ClassVar[bool] = True
+    takes_scheme: ClassVar[bool] = False
     weights: ClassVar[type[WeightQuantizer] | None] = None
     activations: ClassVar[type[ActivationQuantizer] | None] = None
     inputs: ClassVar[type[ActivationQuantizer] | None] = None
@@ -69,7 +71,7 @@ class Scheme:
 
 
 def parse_scheme(spec: str, role: Role) -> Scheme | None:
-    """Turns `"name"` or `"name:bits"` into a scheme.
+    """Turns `"name"`, `"name:bits"` or `"name(scheme)"` into a scheme.
 
     Args:
         spec: the scheme as written by the user; `"float"` means none.
@@ -83,9 +85,10 @@ def parse_scheme(spec: str, role: Role) -> Scheme | None:
     """
     if not isinstance(spec, str):
         raise SchemeError(f"{role}: expected a scheme such as 'int:4' or 'float', got {spec!r}")
-    name, colon, bits_text = spec.partition(":")
-    if name == "float" and not colon:
+    if spec == "float":
         return None
+    wrapped = re.fullmatch(r"([^:()]+)\((.*)\)", spec)
+    name, colon, bits_text = (wrapped[1], "", "") if wrapped else spec.partition(":")
     bits: int | None = None
     if colon:
         if not re.fullmatch("[1-9][0-9]*|0", bits_text):
@@ -95,7 +98,16 @@ def parse_scheme(spec: str, role: Role) -> Scheme | None:
         factory = default_registry().load("quantizer", name)
     except UnknownNameError as error:
         raise SchemeError(f"{role}={spec!r}: {error}") from error
-    scheme = factory(bits=bits, spec=spec)
+    if getattr(factory, "takes_scheme", False) != bool(wrapped):
+        example = f"'{name}:4'" if wrapped else f"'{name}(bwn)'"
+        raise SchemeError(f"{role}={spec!r}: {name} takes {'no scheme' if wrapped else 'a scheme'}, e.g. {example}")
+    if wrapped:
+        inner = parse_scheme(wrapped[2], role)
+        if inner is None:
+            raise SchemeError(f"{role}={spec!r}: there is nothing to wrap round 'float'")
+        scheme = factory(inner=inner, spec=spec)
+    else:
+        scheme = factory(bits=bits, spec=spec)
     if not isinstance(scheme, Scheme):
         raise SchemeError(f"{role}={spec!r}: {factory!r} is not a subclass of qadv.quantization.Scheme")
     if getattr(scheme, role) is None:

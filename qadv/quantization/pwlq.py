@@ -1,0 +1,97 @@
+"""Piecewise linear weights for post-training quantization, METHODS §1 `pwlq` (pipeline study)."""
+
+import torch
+from torch import Tensor
+
+from qadv.quantization.quantizer import WeightQuantizer
+from qadv.quantization.scheme import Scheme
+
+_COARSE = 64
+_FINE = 16
+
+
+class PiecewiseWeights(WeightQuantizer):
+    """Per filter a centre `|w| <= p` of k bits and two tails `p < |w| <= m`, `m = max|W|`, of k - 1 bits each.
+
+    `W_q = s₁ c₁ + s₂ c₂`, where `s₁ = p / (2^(k-1) - 1)` and `s₂ = (m - p) / 2^(k-1)` are the steps of centre and tail,
+    `c₁` is the code clipped to the centre's and `c₂` what of it lies in a tail. The breakpoint p is the one with the
+    smallest squared error of the filter's own weights; p = m, which is `int:k`, is among those tried.
+
+    Breakpoint and maximum are found once, when a layer gets the quantizer, and kept: later weights beyond m are clipped
+    to it. **Reading:** the tails add codes to the centre's, so a weight takes k + 1 bits of storage; the gradient,
+    which the method does not need, is 1 everywhere.
+    """
+
+    scale: Tensor | None
+
+    def __init__(self, bits: int, spec: str = "") -> None:
+        super().__init__(bits + 1, spec)
+        self.centre_codes = int(2 ** (bits - 1) - 1)
+        self.tail_codes = int(2 ** (bits - 1))
+        self.register_buffer("scale", None)
+
+    def fit(self, weight: Tensor) -> None:
+        largest = weight.abs().amax(dim=tuple(range(1, weight.ndim)), keepdim=True)
+        share = self._best_share(weight, largest)
+        self.scale = self._steps(largest, share)
+
+    def encode(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        if self.scale is None:
+            self.fit(weight)
+        assert self.scale is not None
+        return self._encode(weight, self.scale), self.scale
+
+    def decode(self, codes: Tensor, scale: Tensor) -> Tensor:
+        centre = codes.clamp(-self.centre_codes, self.centre_codes)
+        return centre * scale[0] + (codes - centre) * scale[1]
+
+    def code_values(self) -> Tensor:
+        largest = self.centre_codes + self.tail_codes
+        return torch.arange(-largest, largest + 1)
+
+    @property
+    def breakpoint(self) -> Tensor:
+        """The p of each filter, shape (c_out,)."""
+        assert self.scale is not None, "fit comes first"
+        return (self.scale[0] * self.centre_codes).flatten()
+
+    def _steps(self, largest: Tensor, share: Tensor) -> Tensor:
+        """Returns both steps, (2, c_out, 1, …), for breakpoints at a share of the largest weight."""
+        centre = share * largest / self.centre_codes
+        tail = (largest - share * largest) / self.tail_codes
+        return torch.stack([torch.where(centre > 0, centre, 1.0), tail])  # a filter of zeros has only the code 0
+
+    def _encode(self, weight: Tensor, steps: Tensor) -> Tensor:
+        centre, tail = steps
+        in_centre = (weight / centre).round().clamp(-self.centre_codes, self.centre_codes)
+        beyond = weight.abs() - centre * self.centre_codes
+        in_tail = (beyond / torch.where(tail > 0, tail, torch.inf)).round().clamp(0, self.tail_codes)
+        codes: Tensor = in_centre + weight.sign() * in_tail
+        return codes
+
+    def _best_share(self, weight: Tensor, largest: Tensor) -> Tensor:
+        """Searches p / m per filter: a coarse grid of (0, 1], then a fine one between the best one's neighbours."""
+        coarse = torch.arange(1, _COARSE + 1) / _COARSE
+        fine = torch.arange(-_FINE + 1, _FINE) / (_FINE * _COARSE)
+        best = torch.ones_like(largest)
+        least = self._squared_error(weight, largest, best)
+        for start, offsets in ((torch.zeros_like(largest), coarse), (None, fine)):
+            middle = best if start is None else start
+            for offset in offsets.tolist():
+                share = (middle + offset).clamp(max=1.0)
+                error = self._squared_error(weight, largest, share)
+                better = error < least
+                best, least = torch.where(better, share, best), torch.where(better, error, least)
+        return best
+
+    def _squared_error(self, weight: Tensor, largest: Tensor, share: Tensor) -> Tensor:
+        steps = self._steps(largest, share)
+        error = self.decode(self._encode(weight, steps), steps) - weight
+        return error.double().square().sum(dim=tuple(range(1, weight.ndim)), keepdim=True)
+
+
+class PWLQ(Scheme):
+    """`pwlq:2` … `pwlq:8`: after training; k bits in the centre, k - 1 in each tail, k + 1 stored."""
+
+    bits_choices = range(2, 9)
+    weights = PiecewiseWeights

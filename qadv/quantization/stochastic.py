@@ -1,0 +1,158 @@
+"""Stochastic quantization, METHODS §1 `sq` and §3 (EQ §4.3): in each training step some filters stay real."""
+
+import zlib
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from qadv.errors import InvalidInputError, SchemeError
+from qadv.quantization.layers import _QuantLayer
+from qadv.quantization.quantizer import WeightQuantizer
+from qadv.quantization.scheme import Scheme
+
+Rule = Literal["real", "quantized"]
+RULES: tuple[Rule, ...] = ("real", "quantized")
+
+
+class StochasticWeights(WeightQuantizer):
+    """In training mode `int((1 - r) m)` of the m filters stay real; in evaluation mode all are quantized.
+
+    With `e = ‖W - Q(W)‖₁ / ‖W‖₁` of each filter, the rule `"real"` draws those that stay real without replacement with
+    probability ∝ e, the rule `"quantized"` the others ∝ 1/e. A draw follows from the seed, the layer's name and the
+    number of steps so far; it is made after each optimizer step and holds until the next, so that an attack and the
+    loss it serves see the same weights.
+
+    Args:
+        inner: the quantizer of the filters that are quantized.
+        rule: see above.
+        spec: the scheme as the user wrote it.
+
+    Attributes:
+        real: which filters stay real until the next step, (c_out,) bool; a buffer, so that a resumed training goes on
+            with the same draw.
+    """
+
+    real: Tensor | None
+    ratio: Tensor
+    seed: Tensor
+    draws: Tensor
+
+    def __init__(self, inner: WeightQuantizer, rule: Rule, spec: str = "") -> None:
+        super().__init__(inner.bits, spec)
+        self.inner = inner
+        self.rule = rule
+        self.register_buffer("real", None)
+        self.register_buffer("ratio", torch.tensor(0.2, dtype=torch.float64))
+        self.register_buffer("seed", torch.tensor(0))
+        self.register_buffer("draws", torch.tensor(0))
+
+    def encode(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        return self.inner.encode(weight)
+
+    def decode(self, codes: Tensor, scale: Tensor) -> Tensor:
+        return self.inner.decode(codes, scale)
+
+    def code_values(self) -> Tensor:
+        return self.inner.code_values()
+
+    def latent(self, weight: Tensor) -> Tensor:
+        return self.inner.latent(weight)
+
+    def fit(self, weight: Tensor) -> None:
+        self.inner.fit(weight)
+        self.draw(weight)
+
+    def update_latent(self, weight: nn.Parameter) -> None:
+        self.inner.update_latent(weight)
+        self.draws += 1
+        self.draw(weight)
+
+    def draw(self, weight: Tensor) -> None:
+        """Draws the filters that stay real."""
+        filters = len(weight)
+        keep = int((1 - self.ratio.item()) * filters + 1e-9)  # (1 - 0.8) * 10 is 1.99… in floats
+        flat = weight.flatten(1)
+        norm = flat.abs().sum(1)
+        error = (flat - self.inner(weight)[0].flatten(1)).abs().sum(1) / torch.where(norm > 0, norm, 1.0)
+        # the k smallest of Exp(1) / w are a draw of k without replacement with probability ∝ w (Efraimidis, Spirakis)
+        stream = _mix(_mix(int(self.seed), zlib.crc32(self.layer.encode())), int(self.draws))
+        generator = torch.Generator().manual_seed(stream)
+        waiting = torch.empty(filters, dtype=torch.float64).exponential_(generator=generator).to(error.device)
+        self.real = torch.zeros(filters, dtype=torch.bool, device=weight.device)
+        if self.rule == "real":
+            self.real[torch.argsort(waiting / error, stable=True)[:keep]] = True
+        else:
+            self.real[torch.argsort(waiting * error, stable=True)[filters - keep :]] = True
+
+    def forward(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        value, scale, zero_point, bit_width = self.inner(weight)
+        if self.training and self.real is not None:
+            value = torch.where(self.real.reshape(-1, *[1] * (weight.ndim - 1)), weight, value)
+        return value, scale, zero_point, bit_width
+
+
+class StochasticQuantization(Scheme):
+    """`sq(bwn)`, `sq(int:4)`, …: a weight scheme to train with; the filters that stay real are drawn ∝ error."""
+
+    takes_scheme: ClassVar[bool] = True
+    rule: ClassVar[Rule] = "real"
+    weights = StochasticWeights
+
+    def __init__(self, inner: Scheme, spec: str = "") -> None:
+        if isinstance(inner, StochasticQuantization):
+            raise SchemeError(f"scheme {spec!r}: one sq is enough")
+        self.inner = inner
+        self.bits = inner.bits
+        self.spec = spec or f"sq({inner.spec})"
+
+    def for_weights(self) -> WeightQuantizer:
+        return StochasticWeights(self.inner.for_weights(), self.rule, self.spec)
+
+
+class StochasticQuantizationByInverse(StochasticQuantization):
+    """`sq-inverse(bwn)`, …: as `sq`, but the filters that are quantized are drawn ∝ 1 / error."""
+
+    rule = "quantized"
+
+
+@torch.no_grad()
+def set_stochastic_ratio(model: nn.Module, ratio: float, seed: int | None = None) -> int:
+    """Sets the share of filters that `sq` quantizes in training mode, from this step on.
+
+    Args:
+        model: a network quantized with `sq(…)` or `sq-inverse(…)` weights.
+        ratio: 0 (all filters real) to 1 (all quantized, as in evaluation mode).
+        seed: decides all draws from here on, different ones in each layer; `None` goes on with the last, 0 at first.
+
+    Returns:
+        The number of layers it was set in.
+
+    Raises:
+        InvalidInputError: a ratio outside [0, 1], or a network without such layers.
+    """
+    if not 0 <= ratio <= 1:
+        raise InvalidInputError(f"ratio: expected a number from 0 to 1, got {ratio!r}")
+    layers = 0
+    for layer in model.modules():
+        quantizer = layer.weight_quantizer if isinstance(layer, _QuantLayer) else None
+        if not isinstance(layer, _QuantLayer) or not isinstance(quantizer, StochasticWeights):
+            continue
+        if seed is not None:
+            quantizer.seed.fill_(seed)
+            quantizer.draws.zero_()
+        if seed is not None or quantizer.ratio.item() != ratio:
+            quantizer.ratio.fill_(ratio)
+            quantizer.draw(layer.weight)
+        layers += 1
+    if not layers:
+        raise InvalidInputError("no layer has a stochastic scheme: quantize(model, weights='sq(bwn)') gives it one")
+    return layers
+
+
+def _mix(seed: int, index: int) -> int:
+    """Returns a 62-bit number for a (seed, index), by splitmix64, so that neighbouring ones give unrelated streams."""
+    value = (seed * 0x9E3779B97F4A7C15 + index + 1) % 2**64
+    for factor in (0xBF58476D1CE4E5B9, 0x94D049BB133111EB):
+        value = ((value ^ (value >> 30)) * factor) % 2**64
+    return (value ^ (value >> 31)) % 2**62
