@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from qadv.deployment.export import export as export
     from qadv.diagnostics.error_amplification import error_amplification as error_amplification
     from qadv.estimators.classifier import QuantizedClassifier as QuantizedClassifier
     from qadv.hookspecs import hookimpl as hookimpl
+    from qadv.quantization.calibration import Calibration as Calibration
     from qadv.quantization.convert import quantize as quantize
+    from qadv.quantization.stochastic import set_stochastic_ratio as set_stochastic_ratio
     from qadv.quantization.summary import summarize as summarize
     from qadv.registry import create as create
     from qadv.registry import list_components as list_components
@@ -20,14 +23,17 @@ if TYPE_CHECKING:
     from qadv.trainers.defensive_quantization import DefensiveQuantTrainer as DefensiveQuantTrainer
 
 _PUBLIC = {
+    "Calibration": "qadv.quantization.calibration",
     "DefensiveQuantTrainer": "qadv.trainers.defensive_quantization",
     "QuantizedClassifier": "qadv.estimators.classifier",
     "create": "qadv.registry",
     "error_amplification": "qadv.diagnostics.error_amplification",
+    "export": "qadv.deployment.export",
     "hookimpl": "qadv.hookspecs",
     "list_components": "qadv.registry",
     "load": "qadv.registry",
     "quantize": "qadv.quantization.convert",
+    "set_stochastic_ratio": "qadv.quantization.stochastic",
     "summarize": "qadv.quantization.summary",
 }
 __all__ = sorted([*_PUBLIC, "__version__"])

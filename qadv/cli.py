@@ -113,6 +113,23 @@ def demo(
     run_demo(dataset=dataset, data_dir=data_dir, out=out, nb_epochs=nb_epochs, seed=seed)
 
 
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="a file that QuantizedClassifier.save wrote")],
+    to: Annotated[str, typer.Option(help="packed or onnx")] = "packed",
+    out: Annotated[Path | None, typer.Option(help="the file to write; next to MODEL without it")] = None,
+    dataset: Annotated[str | None, typer.Option(help="test images on which an ONNX graph is compared")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="folder with that dataset's files")] = None,
+    nb_samples: Annotated[int, typer.Option(help="number of those images")] = 1000,
+    eps: Annotated[float, typer.Option(help="radius of the PGD attack on them")] = 8 / 255,
+    as_json: Json = False,
+) -> None:
+    """Write a quantized network as packed weights or as an ONNX graph (QCDQ), and measure the result."""
+    from qadv.deployment.command import ExportOptions, run_export
+
+    run_export(ExportOptions(model, to, out, dataset, data_dir, nb_samples, eps, as_json))
+
+
 def main() -> None:
     """Runs the command line; an error that qadv foresaw is one message, without a traceback."""
     try:

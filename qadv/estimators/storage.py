@@ -5,14 +5,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from qadv import __version__
 from qadv.backbones.create import create_backbone
 from qadv.backbones.float_weights import load_state
+from qadv.deployment import packed
 from qadv.errors import FileFormatError, InvalidInputError
 from qadv.files import read_tensors, write_tensors
 from qadv.quantization.convert import convert
+from qadv.quantization.frozen import FrozenLayer
 
 if TYPE_CHECKING:
     from qadv.estimators.classifier import QuantizedClassifier
@@ -42,11 +44,21 @@ def mean_std(classifier: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]
 
 def save(classifier: "QuantizedClassifier", path: str | os.PathLike[str]) -> None:
     """See `QuantizedClassifier.save`."""
+    if any(isinstance(module, FrozenLayer) for module in classifier.model.modules()):
+        save_packed(classifier, path)  # a frozen network has no latent weights, only codes
+        return
+    write(classifier, path, FORMAT, {name: tensor.cpu() for name, tensor in classifier.model.state_dict().items()}, {})
+
+
+def write(
+    classifier: Any, path: str | os.PathLike[str], file_format: str, tensors: dict[str, Tensor], more: dict[str, Any]
+) -> None:
+    """Writes tensors with the header that says how to build the classifier, and what `more` adds to it."""
     model = classifier.model
     mean, std = mean_std(classifier)
     loss = classifier.loss
     header = {
-        "format": FORMAT,
+        "format": file_format,
         "qadv": __version__,
         "backbone": getattr(model, "qadv_backbone", None),
         "quantization": getattr(model, "qadv_quantization", None),
@@ -62,24 +74,40 @@ def save(classifier: "QuantizedClassifier", path: str | os.PathLike[str]) -> Non
             "clip_values": None if classifier.clip_values is None else [float(v) for v in classifier.clip_values],
             "preprocessing": [mean.tolist(), std.tolist()],
         },
+        **more,
     }
-    write_tensors(path, {name: tensor.cpu() for name, tensor in model.state_dict().items()}, header)
+    write_tensors(path, tensors, header)
+
+
+def save_packed(classifier: "QuantizedClassifier", path: str | os.PathLike[str]) -> None:
+    """Writes the quantized weights as integer codes, see `qadv.export`."""
+    tensors, layers, schemes = packed.packed_tensors(classifier.model)
+    write(classifier, path, packed.FORMAT, tensors, {"layers": layers, "schemes": schemes})
 
 
 def load(cls: type[C], path: str | os.PathLike[str], model: nn.Module | None, arguments: dict[str, Any]) -> C:
     """See `QuantizedClassifier.load`."""
     tensors, header = read_tensors(path)
-    if not isinstance(header, dict) or header.get("format") != FORMAT or not header.keys() >= _FIELDS:
+    if (
+        not isinstance(header, dict)
+        or header.get("format") not in (FORMAT, packed.FORMAT)
+        or not header.keys() >= _FIELDS
+    ):
         found = f"format {header.get('format')!r}" if isinstance(header, dict) else "no qadv header"
         raise FileFormatError(
             f"{os.fspath(path)}: expected a file that QuantizedClassifier.save wrote ({FORMAT}), found {found}; plain "
             "float weights go in with from_backbone(..., checkpoint_path=...)"
         )
+    if header["format"] == packed.FORMAT and not header.keys() >= {"layers", "schemes"}:
+        raise FileFormatError(f"{os.fspath(path)}: the header is damaged: it does not describe the packed layers")
     if model is None:
         model = _build_backbone(header["backbone"], path)
-    if header["quantization"] is not None:
-        model = convert(model, **header["quantization"])
-    load_state(model, tensors, os.fspath(path))
+    if header["format"] == packed.FORMAT:
+        model = packed.frozen_from_packed(model, header, tensors, path)
+    else:
+        if header["quantization"] is not None:
+            model = convert(model, **header["quantization"])
+        load_state(model, tensors, os.fspath(path))
 
     settings: dict[str, Any] = {**header["classifier"], **arguments}
     if header["defences"] and not {"preprocessing_defences", "postprocessing_defences"} & arguments.keys():

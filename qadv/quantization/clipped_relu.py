@@ -51,6 +51,9 @@ class ClippedUniform(ActivationQuantizer):
     def quantize(self, x: Tensor) -> Tensor:
         return _ClipRound.apply(x, self.low, self.bound, self.intervals)  # type: ignore[no-any-return]
 
+    def grid(self) -> tuple[float, float, int]:
+        return self.low, self.bound, self.intervals
+
     def levels(self) -> Tensor:
         return self.low + torch.arange(self.intervals + 1) * (self.bound - self.low) / self.intervals
 

@@ -1,7 +1,7 @@
 """Brevitas layers that describe themselves: scheme, bits, scale, levels, error and size."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import brevitas.nn as qnn
 import timm.layers
@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from qadv.errors import SchemeError
+from qadv.quantization.packing import packed_size
 from qadv.quantization.quantizer import ActivationQuantizer, WeightQuantizer
 
 
 class _QuantLayer:
     """Mixed into Brevitas's weight layers. `share` is this layer's part of the network's parameters, 0 to 1."""
 
-    weight: nn.Parameter
+    weight: Tensor
     share: float = 0.0
 
     @property
@@ -33,7 +34,7 @@ class _QuantLayer:
     def after_step(self) -> None:
         """Lets the scheme have its way with the latent weights after an optimizer step."""
         if self.weight_quantizer is not None:
-            self.weight_quantizer.update_latent(self.weight)
+            self.weight_quantizer.update_latent(cast(nn.Parameter, self.weight))
 
     @torch.no_grad()
     def quantized(self) -> tuple[Tensor, Tensor]:
@@ -157,7 +158,7 @@ def layer_bytes(layer: nn.Module) -> tuple[int, int]:
     if not isinstance(layer, _QuantLayer) or layer.weight_quantizer is None:
         return full, full
     weights = layer.weight.numel()
-    packed = (weights * layer.weight_quantizer.bits + 7) // 8
+    packed = packed_size(weights, layer.weight_quantizer.bits)
     return packed + 4 * layer.scale.numel() + 4 * (total - weights), full
 
 

@@ -58,6 +58,9 @@ class LearnedClip(ActivationQuantizer):
     def quantize(self, x: Tensor) -> Tensor:
         return _LearnedClipRound.apply(x, self.alpha, self.intervals)  # type: ignore[no-any-return]
 
+    def grid(self) -> tuple[float, float, int]:
+        return 0.0, self.alpha.item(), self.intervals
+
     def levels(self) -> Tensor:
         return torch.arange(self.intervals + 1, device=self.alpha.device) * self.scale
 

@@ -136,6 +136,17 @@ class ActivationQuantizer(_Quantizer):
         """Returns the values the output can have, ascending, shape (levels,)."""
         raise NotImplementedError
 
+    def grid(self) -> tuple[float, float, int] | None:
+        """Returns lowest level, highest level and the number of steps between them; `None` says it is not so simple.
+
+        With a grid, the output is the level nearest to `squash(x)` clipped to it. Exported graphs rely on that.
+        """
+        return None
+
+    def squash(self, x: Tensor) -> Tensor:
+        """Returns what is rounded to the grid, shaped as `x`: `x` itself."""
+        return x
+
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Returns value, scale, zero point and bit width, as Brevitas wants them."""
         return self.quantize(x), self.scale, self.zero_point, self.bit_width

@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from qadv.quantization.layers import QuantActivation, _QuantLayer, layer_bytes
+from qadv.quantization.layers import QuantActivation, _QuantLayer
+from qadv.quantization.packing import pack
 from qadv.quantization.quantizer import ActivationQuantizer
 
 
@@ -21,11 +22,12 @@ class LayerSummary:
         kind: its class, e.g. `QuantConv2d`.
         scheme: how weights (or, for an activation, the output) are quantized; `"float"` for not at all.
         bits: bits of one weight or activation; 32 for float.
+        levels: integer codes that the layer's weights use, and codes that the scheme has; `None` for float weights.
         input_scheme: how the layer's input is quantized, `""` for not at all.
         scale: smallest and largest scale of the layer's filters, or `None`.
         parameters: number of parameters.
         share: part of the network's parameters, 0 to 1.
-        packed_bytes: size with `bits` per weight, float32 scales, and float32 for the rest.
+        packed_bytes: size of the weights' integer codes as a string of bits, with scales and all else as float32.
         float_bytes: size as float32.
     """
 
@@ -33,6 +35,7 @@ class LayerSummary:
     kind: str
     scheme: str
     bits: int
+    levels: tuple[int, int] | None
     input_scheme: str
     scale: tuple[float, float] | None
     parameters: int
@@ -76,6 +79,7 @@ class Summary:
         table.add_column("kind")
         table.add_column("scheme")
         table.add_column("bits", justify="right")
+        table.add_column("levels used", justify="right")
         table.add_column("scale", justify="right")
         table.add_column("share", "100 %", justify="right")
         table.add_column("packed", f"{self.packed_bytes:,} B", justify="right")
@@ -84,7 +88,9 @@ class Summary:
             scheme = layer.scheme + (f", input {layer.input_scheme}" if layer.input_scheme else "")
             share = f"{layer.share:.1%}" if layer.parameters else ""
             sizes = (f"{layer.packed_bytes:,} B", f"{layer.float_bytes:,} B") if layer.parameters else ("", "")
-            table.add_row(layer.name, layer.kind, scheme, str(layer.bits), _scale_text(layer.scale), share, *sizes)
+            levels = "{} of {}".format(*layer.levels) if layer.levels is not None else ""
+            row = (layer.name, layer.kind, scheme, str(layer.bits), levels, _scale_text(layer.scale), share, *sizes)
+            table.add_row(*row)
         return table
 
     def __str__(self) -> str:
@@ -112,25 +118,31 @@ def summarize(model: Any) -> Summary:
         if not own and not isinstance(layer, QuantActivation):
             continue
         counted.update(map(id, own))
-        rows.append(_row(name or "(root)", layer, sum(p.numel() for p in own), total))
+        rows.append(_row(name or "(root)", layer, own, total))
     return Summary(tuple(rows))
 
 
 @torch.no_grad()
-def _row(name: str, layer: nn.Module, parameters: int, total: int) -> LayerSummary:
-    scheme, bits, input_scheme, scale = "float", 32, "", None
+def _row(name: str, layer: nn.Module, own: list[nn.Parameter], total: int) -> LayerSummary:
+    parameters = sum(p.numel() for p in own)
+    scheme, bits, levels, input_scheme, scale = "float", 32, None, "", None
+    packed = full = 4 * parameters
     if isinstance(layer, QuantActivation):
         quantizer = layer.quantizer
         scheme, bits, scale = quantizer.spec, quantizer.bits, (quantizer.scale.item(), quantizer.scale.item())
     elif isinstance(layer, _QuantLayer):
-        if layer.weight_quantizer is not None:
-            scheme, bits = layer.weight_quantizer.spec, layer.weight_quantizer.bits
-            scale = (layer.scale.min().item(), layer.scale.max().item())
+        weights = layer.weight_quantizer
+        if weights is not None:
+            codes, scales = layer.quantized()
+            scheme, bits, scale = weights.spec, weights.bits, (scales.min().item(), scales.max().item())
+            levels = len(torch.unique(codes)), len(weights.code_values())
+            if any(p is layer.weight for p in own):
+                packed += pack(codes, weights.code_values(), bits).nbytes + 4 * scales.numel() - 4 * codes.numel()
         if layer.input_quantizer is not None:
             input_scheme = layer.input_quantizer.spec
-    packed, full = layer_bytes(layer)
+    share = parameters / total
     return LayerSummary(
-        name, type(layer).__name__, scheme, bits, input_scheme, scale, parameters, parameters / total, packed, full
+        name, type(layer).__name__, scheme, bits, levels, input_scheme, scale, parameters, share, packed, full
     )
 
 

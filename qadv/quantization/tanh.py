@@ -20,8 +20,14 @@ class TanhUniform(ActivationQuantizer):
     def intervals(self) -> int:
         return int(2**self.bits - 1)
 
+    def grid(self) -> tuple[float, float, int]:
+        return -1.0, 1.0, self.intervals
+
+    def squash(self, x: Tensor) -> Tensor:
+        return x.tanh()
+
     def quantize(self, x: Tensor) -> Tensor:
-        squashed = x.tanh()
+        squashed = self.squash(x)
         steps = ((squashed.detach() + 1) / 2 * self.intervals).round_()
         return straight_through(squashed, steps.mul_(2).div_(self.intervals).sub_(1))
 

@@ -36,3 +36,29 @@ def clipped_relu(a, c, k):
 
 def clip_mask(a, c):
     return ((a >= 0) & (a <= c)).astype(a.dtype)
+
+
+def int_per_tensor_weights(w, k):
+    return int_weights(w.reshape(1, -1), k).reshape(w.shape)
+
+
+def sign(w):
+    return np.where(w >= 0, 1, -1).astype(w.dtype)
+
+
+def dorefa_before_rounding(w):
+    t = np.tanh(w.astype(np.float64))
+    return t / (np.abs(t).max() or 1.0)
+
+
+def pwlq(row, p, k):
+    """One filter in float64: k bits on [-p, p], k - 1 bits on each tail up to max |w|."""
+    a = np.abs(row.astype(np.float64))
+    centre, tail = p / (2 ** (k - 1) - 1), (a.max() - p) / 2 ** (k - 1)
+    inner = np.round(a / centre) * centre
+    outer = p + np.round((a - p) / tail) * tail if tail > 0 else a
+    return np.sign(row) * np.where(a <= p, inner, outer)
+
+
+def pwlq_error(row, p, k):
+    return np.square(pwlq(row, p, k) - row).sum()

@@ -1,0 +1,117 @@
+"""Whether an exported ONNX graph decides as the classifier does, on clean images and on attacked ones."""
+
+import os
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from art.attacks.evasion import ProjectedGradientDescent
+from numpy.typing import NDArray
+
+from qadv.deployment.onnx_graph import INPUT
+from qadv.errors import FileFormatError, MissingRequirementError
+from qadv.estimators.checks import check_images, check_labels
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """An ONNX graph against the classifier it was made from, on the same images.
+
+    Attributes:
+        images: `"clean"`, or the attack's name.
+        samples: number of images.
+        same_class: share of images on which both predict the same class, 0 to 1.
+        largest_difference: largest difference of a logit.
+        classifier_accuracy: accuracy of the classifier; `None` without labels.
+        onnx_accuracy: accuracy of the graph; `None` without labels.
+    """
+
+    images: str
+    samples: int
+    same_class: float
+    largest_difference: float
+    classifier_accuracy: float | None
+    onnx_accuracy: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data for JSON."""
+        return asdict(self)
+
+
+class OnnxNetwork:
+    """Runs an exported graph in onnxruntime, on one CPU thread.
+
+    Args:
+        path: the file that `qadv.export(..., to="onnx")` wrote.
+
+    Raises:
+        MissingRequirementError: onnxruntime is not installed.
+        FileFormatError: onnxruntime can't load the file.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise MissingRequirementError("running ONNX graphs needs onnxruntime: pip install 'qadv[onnx]'") from error
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = 1
+        try:
+            self._session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise FileFormatError(f"onnxruntime can't load {os.fspath(path)}: {error}") from error
+
+    def predict(self, x: NDArray[Any], batch_size: int = 128) -> NDArray[np.float32]:
+        """Returns logits (N, classes) for images (N, …) in the classifier's `clip_values`."""
+        starts = range(0, len(x), batch_size)
+        parts = [self._session.run(None, {INPUT: x[s : s + batch_size].astype(np.float32)})[0] for s in starts]
+        return np.concatenate(parts)
+
+
+def agreement(
+    classifier: Any,
+    path: str | os.PathLike[str],
+    x: NDArray[Any],
+    y: NDArray[Any] | None = None,
+    eps: float = 8 / 255,
+    max_iter: int = 10,
+    batch_size: int = 128,
+) -> tuple[Agreement, Agreement]:
+    """Compares an exported graph with its classifier on images and on their PGD versions.
+
+    PGD is white-box on the classifier: L∞, `max_iter` steps of `eps / 4`, from the image itself.
+
+    Args:
+        classifier: what was exported.
+        path: the ONNX file.
+        x: images, (N, *input_shape).
+        y: labels; without them the attack leads away from the classifier's own decisions.
+        eps: radius of the attack, in the unit of `clip_values`.
+        max_iter: its steps.
+        batch_size: images in one pass.
+
+    Returns:
+        The agreement on the clean and on the attacked images.
+    """
+    x = check_images(x, classifier.input_shape, classifier.clip_values).astype(np.float32)
+    labels = None if y is None else check_labels(y, len(x), classifier.nb_classes)
+    network = OnnxNetwork(path)
+    attack = ProjectedGradientDescent(
+        classifier, eps=eps, eps_step=eps / 4, max_iter=max_iter, batch_size=batch_size, verbose=False
+    )
+    attacked = attack.generate(x, labels)
+    results = []
+    for name, images in (("clean", x), (f"PGD, eps {eps:.3g}, {max_iter} steps", attacked)):
+        ours, theirs = classifier.predict(images, batch_size=batch_size), network.predict(images, batch_size)
+        results.append(
+            Agreement(
+                name,
+                len(images),
+                float((ours.argmax(1) == theirs.argmax(1)).mean()),
+                float(np.abs(ours - theirs).max()),
+                None if labels is None else float((ours.argmax(1) == labels).mean()),
+                None if labels is None else float((theirs.argmax(1) == labels).mean()),
+            )
+        )
+    return results[0], results[1]

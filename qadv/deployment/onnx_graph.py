@@ -1,0 +1,206 @@
+"""An ONNX graph of a quantized classifier in QCDQ form: QuantizeLinear, Clip, DequantizeLinear."""
+
+import copy
+import math
+from typing import Any
+
+import torch
+from timm.layers import pad_same
+from torch import Tensor, nn
+
+from qadv.errors import InvalidInputError, MissingRequirementError, UnsupportedModelError
+from qadv.estimators.storage import mean_std
+from qadv.quantization.frozen import FrozenActivation, FrozenConv2d, FrozenLayer, FrozenLinear, freeze
+from qadv.quantization.quantizer import ActivationQuantizer
+
+INPUT, OUTPUT = "images", "logits"
+_OPSET = 18
+
+
+def onnx_graph(classifier: Any) -> bytes:
+    """Returns an ONNX model: images (N, *input_shape) float32 in `clip_values` in, logits (N, nb_classes) out.
+
+    Standardisation is part of the graph. Weights are int8 initializers behind a DequantizeLinear with one scale per
+    filter; where codes don't fit into int8 or a value is more than code times scale (`dorefa:8`, `pwlq`), the graph
+    computes it from the codes. Activations are QuantizeLinear (uint8), Clip to the levels, DequantizeLinear; what
+    has no grid (`binary-net`, plugins' own) is the operations that it is made of.
+
+    Args:
+        classifier: a `QuantizedClassifier`; quantized, frozen or float.
+
+    Raises:
+        MissingRequirementError: onnx or onnxscript is not installed, or torch is older than 2.8.
+        InvalidInputError: the classifier has ART defences, which are not part of a graph.
+        UnsupportedModelError: torch can't export the network.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise MissingRequirementError(f"exporting to ONNX needs {error.name}: pip install 'qadv[onnx]'") from error
+    if not hasattr(torch.onnx, "ops"):
+        raise MissingRequirementError(f"exporting to ONNX needs torch 2.8 or newer, found {torch.__version__}")
+    defences = [*(classifier.preprocessing_defences or []), *(classifier.postprocessing_defences or [])]
+    if defences:
+        names = ", ".join(type(defence).__name__ for defence in defences)
+        raise InvalidInputError(f"{names} would not be part of the graph; export a classifier without defences")
+    network = _Standardised(classifier).eval()
+    images = torch.rand(2, *classifier.input_shape)
+    batch = torch.export.Dim("batch")
+    try:
+        with torch.no_grad():
+            program = torch.onnx.export(
+                network,
+                (images,),
+                dynamo=True,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_shapes=({0: batch},),
+                opset_version=_OPSET,
+                optimize=False,  # it would fold the codes of small layers into float weights
+                verbose=False,
+            )
+    except Exception as error:
+        raise UnsupportedModelError(
+            f"torch can't export {type(classifier.model).__name__} to ONNX: {type(error).__name__}: {error}"
+        ) from error
+    assert program is not None
+    return _without_traces(program.model_proto)
+
+
+def _without_traces(model: Any) -> bytes:
+    """Returns the serialized model without the exporter's notes on where each node came from."""
+    graph = model.graph
+    for part in [model, graph, *graph.node, *graph.initializer, *graph.value_info, *graph.input, *graph.output]:
+        part.ClearField("metadata_props")
+    serialized: bytes = model.SerializeToString()
+    return serialized
+
+
+class _Standardised(nn.Module):
+    """The network in a form that can be exported, behind its standardisation; on the CPU."""
+
+    image_mean: Tensor
+    image_std: Tensor
+
+    def __init__(self, classifier: Any) -> None:
+        super().__init__()
+        mean, std = mean_std(classifier)
+        sides = [1] * (len(classifier.input_shape) - 1)
+        for name, value in (("image_mean", mean), ("image_std", std)):
+            self.register_buffer(name, torch.as_tensor(value, dtype=torch.float32).reshape(-1, *sides))
+        self.network = _exportable(classifier.model)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network((images - self.image_mean) / self.image_std)
+        return logits
+
+
+def _exportable(model: nn.Module) -> nn.Module:
+    quantized = getattr(model, "qadv_quantization", None) is not None
+    frozen = any(isinstance(module, FrozenLayer | FrozenActivation) for module in model.modules())
+    result = (freeze(model) if quantized and not frozen else copy.deepcopy(model)).cpu()
+    for module in list(result.modules()):
+        module._forward_pre_hooks.clear()  # casts of the input, which is float32 here
+        for name, child in list(module._modules.items()):
+            if child is not None:
+                module._modules[name] = _exportable_layer(child)
+    return _exportable_layer(result)
+
+
+def _exportable_layer(module: nn.Module) -> nn.Module:
+    if isinstance(module, FrozenConv2d | FrozenLinear):
+        return _Layer(module)
+    return _Activation(module.quantizer) if isinstance(module, FrozenActivation) else module
+
+
+class _Layer(nn.Module):
+    """A convolution or linear layer whose weight comes from integer codes in the graph."""
+
+    codes: Tensor
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(self, layer: FrozenConv2d | FrozenLinear) -> None:
+        super().__init__()
+        self._computes = (layer,)  # not a part: its decoded weight stays out of the graph
+        self.bias = layer.bias
+        self.quantize_input = None if layer.input_quantizer is None else _Activation(layer.input_quantizer)
+        self.quantizer = layer.weight_quantizer
+        self.dequantizes = False
+        if self.quantizer is None:
+            self.weight = layer.weight
+            return
+        codes, scale = layer.quantized()
+        if scale.ndim <= codes.ndim and scale.numel() in (1, len(codes)):
+            exact = torch.equal(codes * scale, self.quantizer.decode(codes, scale))
+            self.dequantizes = exact and int(codes.abs().max()) <= 127
+        if self.dequantizes:
+            scale = scale.flatten().expand(len(codes))
+        self.register_buffer("codes", codes.to(torch.int8 if self.dequantizes else torch.int16))
+        self.register_buffer("scale", scale.float().contiguous())
+        self.register_buffer("zero_point", torch.zeros(len(codes), dtype=torch.int8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x if self.quantize_input is None else self.quantize_input(x)
+        weight, (layer,) = self._weight(), self._computes
+        if isinstance(layer, FrozenLinear):
+            return nn.functional.linear(x, weight, self.bias)
+        if layer.same_padding:
+            x = pad_same(x, list(layer.kernel_size), list(layer.stride), list(layer.dilation))
+        y: Tensor = layer._conv_forward(x, weight, self.bias)
+        return y
+
+    def _weight(self) -> Tensor:
+        if self.quantizer is None:
+            return self.weight
+        if not self.dequantizes:
+            return self.quantizer.decode(self.codes.float(), self.scale)
+        return _dequantize(self.codes, self.scale, self.zero_point, {"axis": 0})
+
+
+class _Activation(nn.Module):
+    """QuantizeLinear, Clip, DequantizeLinear; what is not evenly spaced stays the operations it is made of."""
+
+    scale: Tensor
+    zero_point: Tensor
+    one: Tensor
+    lowest: Tensor
+    highest: Tensor
+
+    def __init__(self, quantizer: ActivationQuantizer) -> None:
+        super().__init__()
+        self.quantizer = quantizer
+        self.grid = quantizer.grid()
+        if self.grid is None:
+            return
+        low, high, intervals = self.grid
+        step = (high - low) / intervals
+        zero = round(-low / step)
+        # without a level at 0 (one bit with a sign, tanh), levels are counted from the lowest one; 0 is then half-way
+        # between two, where a division by the step may fall to either side, so that the graph divides as quantize does
+        self.from_lowest = not math.isclose(zero, -low / step, abs_tol=1e-6)
+        self.register_buffer("scale", torch.tensor(step))
+        self.register_buffer("one", torch.tensor(1.0))
+        self.register_buffer("zero_point", torch.tensor(0 if self.from_lowest else zero, dtype=torch.uint8))
+        self.register_buffer("lowest", torch.tensor(0, dtype=torch.uint8))
+        self.register_buffer("highest", torch.tensor(intervals, dtype=torch.uint8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.grid is None:
+            return self.quantizer.quantize(x)
+        low, high, intervals = self.grid
+        x = self.quantizer.squash(x)
+        if self.from_lowest:
+            x = (x - low) * intervals / (high - low)
+        inputs = (x, self.one if self.from_lowest else self.scale, self.zero_point)
+        codes = torch.onnx.ops.symbolic("QuantizeLinear", inputs, dtype=torch.uint8, shape=x.shape)
+        bounded = torch.onnx.ops.symbolic("Clip", (codes, self.lowest, self.highest), dtype=torch.uint8, shape=x.shape)
+        y = _dequantize(bounded, self.scale, self.zero_point, {})
+        return y + low if self.from_lowest else y
+
+
+def _dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor, attributes: dict[str, Any]) -> Tensor:
+    return torch.onnx.ops.symbolic(
+        "DequantizeLinear", (codes, scale, zero_point), attributes, dtype=torch.float32, shape=codes.shape
+    )

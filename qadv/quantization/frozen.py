@@ -1,0 +1,154 @@
+"""`freeze`: a quantized network as plain layers, its weights quantized once and for all."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from timm.layers import conv2d_same
+from torch import Tensor, nn
+
+from qadv.errors import InvalidInputError
+from qadv.quantization.layers import QuantActivation, QuantConv2d, QuantLinear, _QuantLayer
+from qadv.quantization.quantizer import ActivationQuantizer, WeightQuantizer
+
+Quantized = tuple[Tensor, Tensor]
+
+
+class FrozenLayer(_QuantLayer):
+    """Mixed into plain layers that hold quantized weights; they remember codes and scale."""
+
+    _weights: tuple[WeightQuantizer, Tensor, Tensor] | None = None
+
+    def remember(self, layer: _QuantLayer, quantized: Quantized | None) -> None:
+        """Takes over a layer's parameters and quantizers, with the codes it has or with those given."""
+        own: Any = self
+        source: Any = layer
+        if quantized is None and layer.weight_quantizer is not None:
+            quantized = layer.quantized()
+        weight = source.weight.detach()
+        if quantized is not None:
+            assert layer.weight_quantizer is not None
+            # not modules of this layer: a frozen network has the state dict of a float one
+            self._weights = layer.weight_quantizer, *quantized
+            weight = layer.weight_quantizer.decode(*quantized).to(weight)
+        own.weight = nn.Parameter(weight, requires_grad=False)
+        if source.bias is not None:
+            own.bias = nn.Parameter(source.bias.detach(), requires_grad=False)
+        own.quantize_input = layer.input_quantizer
+        own.share = layer.share
+        own.train(source.training)
+
+    @property
+    def weight_quantizer(self) -> WeightQuantizer | None:
+        return self._weights[0] if self._weights is not None else None
+
+    @property
+    def input_quantizer(self) -> ActivationQuantizer | None:
+        found: ActivationQuantizer | None = getattr(self, "quantize_input", None)
+        return found
+
+    def quantized(self) -> Quantized:
+        if self._weights is None:
+            return super().quantized()
+        _, codes, scale = self._weights
+        return codes.to(self.weight.device), scale.to(self.weight.device)
+
+    def after_step(self) -> None:
+        """Nothing is left to do: these weights are not trained."""
+
+    def _input(self, x: Tensor) -> Tensor:
+        return x if self.input_quantizer is None else self.input_quantizer.quantize(x)
+
+
+class FrozenConv2d(FrozenLayer, nn.Conv2d):
+    """A plain convolution with quantized weights."""
+
+    same_padding = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.same_padding:
+            padded: Tensor = conv2d_same(
+                self._input(x), self.weight, self.bias, self.stride, (0, 0), self.dilation, self.groups
+            )
+            return padded
+        return nn.Conv2d.forward(self, self._input(x))
+
+
+class FrozenLinear(FrozenLayer, nn.Linear):
+    """A plain linear layer with quantized weights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.Linear.forward(self, self._input(x))
+
+
+class FrozenActivation(QuantActivation):
+    """The quantizer of an activation, called without Brevitas's proxies."""
+
+    def __init__(self, quantizer: ActivationQuantizer) -> None:
+        nn.Module.__init__(self)
+        self.quantize_output = quantizer
+        self.replaces_inplace = False  # the trainable form, made before, has been checked for that
+
+    @property
+    def quantizer(self) -> ActivationQuantizer:
+        return self.quantize_output
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.quantize_output.quantize(x)
+
+
+@torch.no_grad()
+def freeze(model: nn.Module, codes: Mapping[str, Quantized] | None = None) -> nn.Module:
+    """Returns a copy of plain layers with the same outputs and input gradients; nothing in it is trained.
+
+    Args:
+        model: a network that `quantize` made; it is untouched.
+        codes: integer codes and scale of layers by name, instead of those that the layers' weights give.
+
+    Raises:
+        InvalidInputError: the network is not quantized, or frozen already.
+    """
+    if any(isinstance(module, FrozenLayer | FrozenActivation) for module in model.modules()):
+        raise InvalidInputError("the network is frozen already")
+    if not any(isinstance(module, _QuantLayer | QuantActivation) for module in model.modules()):
+        raise InvalidInputError("the network is not quantized: there is nothing to freeze; quantize it first")
+    result = copy.deepcopy(model)
+    replaced: dict[int, nn.Module] = {}
+    for name, module in result.named_modules():
+        if isinstance(module, QuantConv2d | QuantLinear):
+            replaced[id(module)] = _frozen_layer(module, (codes or {}).get(name))
+        elif isinstance(module, QuantActivation):
+            replaced[id(module)] = FrozenActivation(module.quantizer).train(module.training)
+    for parent in list(result.modules()):
+        for child_name, child in list(parent._modules.items()):
+            if child is not None and id(child) in replaced:
+                parent._modules[child_name] = replaced[id(child)]
+    frozen = replaced.get(id(result), result)
+    if frozen is not result:
+        frozen.qadv_quantization = result.qadv_quantization  # the whole network is one layer
+    for parameter in frozen.parameters():
+        parameter.requires_grad_(False)
+    return frozen
+
+
+def _frozen_layer(layer: Any, quantized: Quantized | None) -> nn.Module:
+    new: Any
+    if isinstance(layer, QuantConv2d):
+        new = FrozenConv2d(
+            layer.in_channels,
+            layer.out_channels,
+            layer.kernel_size,
+            stride=layer.stride,
+            padding=layer.padding,
+            dilation=layer.dilation,
+            groups=layer.groups,
+            padding_mode=layer.padding_mode,
+            bias=layer.bias is not None,
+            device="meta",
+        )
+        new.same_padding = layer.is_same_padded_strided
+    else:
+        new = FrozenLinear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
+    new.remember(layer, quantized)
+    return new  # type: ignore[no-any-return]
