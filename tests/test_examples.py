@@ -30,6 +30,17 @@ def test_get_started():
     assert accuracy(output, "Accuracy under ProjectedGradientDescent") < benign - 10
 
 
+def test_mixed_precision(tmp_path):
+    output = run([sys.executable, EXAMPLES / "mixed_precision.py", "--nb-epochs", "1", "--out", tmp_path])
+    cells = [line.split("│") for line in output.splitlines() if "│ Quant" in line]
+    rows = {name.strip(): scheme.strip() for _, name, _, scheme, *_ in cells}
+    assert rows["conv1.0"] == rows["conv1.6"] == rows["fc"] == "int:8"
+    assert rows["act1"] == "relu6:8"
+    assert {scheme for name, scheme in rows.items() if name.startswith("layer")} == {"int:4", "relu6:4"}
+    assert (tmp_path / "resnet10t.packed.safetensors").stat().st_size < 2_600_000
+    assert "4 bit everywhere" in output
+
+
 @pytest.fixture(scope="module")
 def installed_plugin(tmp_path_factory):
     """The example plugin as a wheel in a folder of its own."""
