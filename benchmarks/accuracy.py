@@ -1,11 +1,12 @@
 """Accuracy of ResNet-20 on CIFAR-10 for weight schemes × activation bits: after calibration, and after fine-tuning.
 
-    python benchmarks/accuracy.py --data-dir DATA [--weights int:4] [--activations relu:4] [--fine-tune]
+    python benchmarks/accuracy.py --data-dir DATA [--weights int:4] [--activations relu:4] [--no-correct | --fine-tune]
 
-DATA holds CIFAR-10 as .npz files and resnet20-cifar10.safetensors. Calibration takes 1,024 training images; fine-tuning
-goes on from there with `--nb-train` training images for one epoch (learning rate 0.01 to 0 by cosine, crops and flips).
-Accuracy is on the whole test set. Each cell is a file in `--out` and is not measured twice; the table is printed at the
-end from all files there.
+DATA holds CIFAR-10 as .npz files and resnet20-cifar10.safetensors. Calibration takes 1,024 training images;
+`--no-correct` leaves BatchNorm and biases alone and only chooses ranges; fine-tuning goes on from the calibrated
+network with `--nb-train` training images for one epoch (learning rate 0.01 to 0, cosine, crops and flips). Accuracy is
+on the whole test set. Each cell is a file in `--out` and is not measured twice; the table at the end has all cells
+found there.
 """
 
 import json
@@ -32,11 +33,10 @@ ACTIVATIONS = ["float", "relu:4", "relu:2", "relu:1"]
 RATIOS = (0.2, 0.4, 0.6, 0.8, 1.0)
 
 
-def measure(
-    data: Images, net: Path, weights: str, activations: str, fine_tune: bool, nb_train: int, seed: int
-) -> float:
+def measure(data: Images, net: Path, weights: str, activations: str, kind: str, nb_train: int, seed: int) -> float:
     torch.manual_seed(seed)
     order = np.random.default_rng(seed).permutation(len(data.x_train))
+    correct = kind != "uncorrected"
     floating = weights == activations == "float"
     classifier = qadv.QuantizedClassifier.from_backbone(
         "resnet20",
@@ -44,9 +44,9 @@ def measure(
         activations=activations,
         checkpoint_path=net,
         preprocessing=MEAN_STD,
-        calibration=None if floating else data.x_train[order[:1024]],
+        calibration=None if floating else qadv.Calibration(data.x_train[order[:1024]], "mse", 99.9, correct, correct),
     )
-    if fine_tune:
+    if kind.startswith("fine-tuned"):
         ratios = RATIOS if weights.startswith("sq") else (1.0,)
         for part, ratio in enumerate(ratios):
             if weights.startswith("sq"):
@@ -72,16 +72,17 @@ def main(
     activations: Annotated[list[str] | None, typer.Option(help="activation schemes; all without it")] = None,
     fine_tune: Annotated[bool, typer.Option(help="fine-tune after calibrating")] = False,
     nb_train: Annotated[int, typer.Option(help="training images for fine-tuning")] = 12_800,
+    correct: Annotated[bool, typer.Option(help="re-estimate BatchNorm and correct biases")] = True,
     seed: Annotated[int, typer.Option(help="decides everything random")] = 0,
     out: Annotated[Path, typer.Option(help="folder for the results")] = Path("accuracy"),
 ) -> None:
     data = qadv.create("dataset", "cifar10", data_dir=data_dir)
-    kind = f"fine-tuned-{nb_train}" if fine_tune else "calibrated"
+    kind = f"fine-tuned-{nb_train}" if fine_tune else "calibrated" if correct else "uncorrected"
     for w in weights or (TRAINED if fine_tune else WEIGHTS):
         for a in activations or ACTIVATIONS:
             path = out / f"{kind}_{w}_{a}_seed{seed}.json"
             if not path.exists():
-                accuracy = measure(data, data_dir / "resnet20-cifar10.safetensors", w, a, fine_tune, nb_train, seed)
+                accuracy = measure(data, data_dir / "resnet20-cifar10.safetensors", w, a, kind, nb_train, seed)
                 cell = {"kind": kind, "weights": w, "activations": a, "seed": seed, "accuracy": accuracy}
                 write_atomically(path, json.dumps(cell).encode())
                 print(f"{kind} {w} {a}: {100 * accuracy:.2f}", flush=True)

@@ -6,18 +6,30 @@ import torch
 from torch import nn
 
 
+class _Upkeep:
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.modules = [module for module in model.modules() if callable(getattr(module, "after_step", None))]
+
+    def __call__(self, *_: Any) -> None:
+        for module in self.modules:
+            module.after_step()  # type: ignore[operator]
+
+
+class _Nothing:
+    def remove(self) -> None:
+        """There is nothing to remove: another handle does that."""
+
+
 def run_after_steps(optimizer: torch.optim.Optimizer, model: nn.Module) -> Any:
     """Calls `after_step()` of every module of `model` that has one after each `optimizer.step()`, in any training loop.
 
-    Twice does no harm: a projection of what is projected changes nothing.
+    Once for each step, however often this is called for the same optimizer and model.
 
     Returns:
-        A handle whose `remove()` ends it.
+        A handle whose `remove()` ends it; the handle of a repeated call ends nothing.
     """
-    modules = [module for module in model.modules() if callable(getattr(module, "after_step", None))]
-
-    def upkeep(*_: Any) -> None:
-        for module in modules:
-            module.after_step()  # type: ignore[operator]
-
-    return optimizer.register_step_post_hook(upkeep)
+    hooks = optimizer._optimizer_step_post_hooks.values()
+    if any(isinstance(hook, _Upkeep) and hook.model is model for hook in hooks):
+        return _Nothing()
+    return optimizer.register_step_post_hook(_Upkeep(model))

@@ -34,8 +34,8 @@ class Calibration:
         batch_norm: re-estimates each BatchNorm's statistics, so that it normalises the input it has in the quantized
             network as it did the float network's.
         bias_correction: makes the mean output of each convolution and linear layer, per channel, what it is in the
-            float network (Nagel et al. 2019, with data): in its bias or, where it has none, in the running mean of the
-            BatchNorm that reads it. With `batch_norm`, what a BatchNorm reads is left to that.
+            float network (Nagel et al. 2019, with data), by its bias; and the mean input of each BatchNorm, by its
+            running mean. A layer without bias that no BatchNorm follows keeps its shift.
         batch_size: images in one pass.
     """
 
@@ -52,17 +52,26 @@ class Calibration:
             raise InvalidInputError(f"calibration: expected an array or tensor of images, got {type(images).__name__}")
         if images.ndim < 2 or len(images) < 2:
             raise InvalidInputError(f"calibration: expected 2 or more images, (N, …), got shape {tuple(images.shape)}")
-        tensor = torch.as_tensor(images)
-        if not tensor.is_floating_point():
-            raise InvalidInputError(f"calibration: expected floating images, got {tensor.dtype}; divide by 255")
-        if not bool(tensor.isfinite().all()):
+        floating = images.is_floating_point() if isinstance(images, Tensor) else images.dtype.kind == "f"
+        if not floating:
+            raise InvalidInputError(f"calibration: expected floating images, got {images.dtype}; divide by 255")
+        if not bool(self._tensor().isfinite().all()):
             raise InvalidInputError("calibration: some images have NaN or infinite values; remove them")
         if self.ranges not in _RANGES:
             raise InvalidInputError(f"calibration: ranges is one of {', '.join(_RANGES)}, got {self.ranges!r}")
-        if not 0 < self.percentile <= 100:
+        if not isinstance(self.percentile, int | float) or not 0 < self.percentile <= 100:
             raise InvalidInputError(f"calibration: percentile: expected above 0 and up to 100, got {self.percentile!r}")
-        if self.batch_size < 2:
-            raise InvalidInputError(f"calibration: batch_size: expected at least 2, got {self.batch_size!r}")
+        if not isinstance(self.batch_size, int) or self.batch_size < 2:
+            raise InvalidInputError(
+                f"calibration: batch_size: expected a whole number of at least 2, got {self.batch_size!r}"
+            )
+        for name in ("batch_norm", "bias_correction"):
+            if not isinstance(getattr(self, name), bool):
+                raise InvalidInputError(f"calibration: {name}: expected True or False, got {getattr(self, name)!r}")
+
+    def _tensor(self) -> Tensor:
+        images = self.images
+        return images if isinstance(images, Tensor) else torch.from_numpy(np.ascontiguousarray(images, np.float32))
 
     @classmethod
     def of(cls, given: "Calibration | Images") -> "Calibration":
@@ -71,7 +80,7 @@ class Calibration:
 
     def batches(self, device: torch.device) -> list[Tensor]:
         """Returns the images in batches of nearly equal size, float32."""
-        images = torch.as_tensor(self.images).to(torch.float32)
+        images = self._tensor().to(torch.float32)
         parts = images.tensor_split(-(-len(images) // self.batch_size))
         return [part.to(device) for part in parts]
 

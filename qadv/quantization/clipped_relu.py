@@ -12,7 +12,7 @@ from qadv.quantization.scheme import Scheme
 
 
 class _ClipRound(torch.autograd.Function):
-    """`low + step * round((clip(x, low, high) - low) / step)`; gradient 1 on [low, high], both ends included."""
+    """`low + step * round((clip(x, low, high) - low) / step)`, low = 0 or -high; gradient 1 on [low, high], else 0."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, low: float, high: float, intervals: int) -> Tensor:
@@ -21,9 +21,11 @@ class _ClipRound(torch.autograd.Function):
         y = x.clamp(low, high)
         if low:
             y.sub_(low)
-        # multiplying before dividing keeps both ends exact: intervals * (high - low) / intervals
-        y.mul_(intervals).div_(high - low).round_().mul_(high - low).div_(intervals)
-        return y.add_(low) if low else y
+        y.mul_(intervals).div_(high - low).round_()
+        if low:
+            y.sub_(intervals / 2)
+        # dividing before multiplying keeps zero and both ends exact: they are 0, n / n and ±(n / 2) / n of the width
+        return y.div_(intervals).mul_(high - low)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:
@@ -55,7 +57,8 @@ class ClippedUniform(ActivationQuantizer):
         return self.low, self.bound, self.intervals
 
     def levels(self) -> Tensor:
-        return self.low + torch.arange(self.intervals + 1) * (self.bound - self.low) / self.intervals
+        steps = torch.arange(self.intervals + 1) - (self.intervals / 2 if self.low else 0)
+        return steps / self.intervals * (self.bound - self.low)
 
 
 class SignedClippedUniform(ClippedUniform):

@@ -1,6 +1,5 @@
 """Corrections after quantizing: BatchNorm re-estimation and bias correction, both against the float network."""
 
-import warnings
 from collections import defaultdict
 from contextlib import ExitStack
 from typing import Any
@@ -23,41 +22,37 @@ def correct(model: nn.Module, original: nn.Module, batches: list[Tensor], batch_
         original: the float network, with the same names of layers, in evaluation mode.
         batches: images.
         batch_norm: gives each BatchNorm the statistics with which it normalises its new input as it did the old one.
-        bias: gives each convolution and linear layer the mean output it had, per channel, in its bias or, where it has
-            none, in the running mean of the BatchNorm that reads it; with `batch_norm`, those are done already.
+        bias: gives each convolution and linear layer with a bias the mean output it had, per channel, and each
+            BatchNorm the mean.
     """
     floats = dict(original.named_modules())
-    readers = _batch_norm_readers(model, batches[0]) if bias else {}
-    shifts: dict[str, _Shift] = {}
-    restandardisations: dict[str, _Restandardisation] = {}
+    places: list[_Shift | _Restandardisation] = []
     with ExitStack() as hooks:
         for name, module in model.named_modules():
-            if name not in floats:
-                continue
-            if bias and isinstance(module, _LAYERS) and not (batch_norm and name in readers):
-                shift = shifts[name] = _Shift()
-                hooks.callback(floats[name].register_forward_hook(shift.remember).remove)
-                hooks.callback(module.register_forward_hook(shift.apply).remove)
-            elif batch_norm and isinstance(module, _BATCH_NORM) and module.running_mean is not None:
-                again = restandardisations[name] = _Restandardisation(floats[name], module)
-                hooks.callback(floats[name].register_forward_pre_hook(again.remember).remove)
-                hooks.callback(module.register_forward_pre_hook(again.apply).remove)
+            twin: Any = floats.get(name)
+            own: Any = module
+            if bias and isinstance(own, _LAYERS) and isinstance(twin, _LAYERS) and own.bias is not None:
+                shift = _Shift(own)
+                hooks.callback(twin.register_forward_hook(shift.remember).remove)
+                hooks.callback(own.register_forward_hook(shift.apply).remove)
+                places.append(shift)
+            elif isinstance(own, _BATCH_NORM) and isinstance(twin, _BATCH_NORM) and own.running_mean is not None:
+                again = _Restandardisation(twin, own, variance=batch_norm)
+                hooks.callback(twin.register_forward_pre_hook(again.remember).remove)
+                hooks.callback(own.register_forward_pre_hook(again.apply).remove)
+                places.append(again)
         for batch in batches:
             original(batch)
             model(batch)
-
-    for restandardisation in restandardisations.values():
-        restandardisation.keep()
-    modules: dict[str, Any] = dict(model.named_modules())
-    lost = [name for name, shift in shifts.items() if not shift.keep(modules[name], readers.get(name))]
-    if lost:
-        warnings.warn(f"no bias to correct in {', '.join(lost)}: their mean outputs stay shifted", stacklevel=4)
+    for place in places:
+        place.keep()
 
 
 class _Shift:
     """The mean output of one layer, per channel, against that of its float twin."""
 
-    def __init__(self) -> None:
+    def __init__(self, layer: Any) -> None:
+        self.layer = layer
         self.expected: list[Tensor] = []
         self.missing: list[Tensor] = []
 
@@ -70,21 +65,13 @@ class _Shift:
         self.missing.append(missing)
         return output + _expand(missing, output, channels)
 
-    def keep(self, layer: Any, reader: Any) -> bool:
-        if not self.missing:
-            return True  # never called
-        shift = torch.stack(self.missing).mean(0)
-        if layer.bias is not None:
-            layer.bias += shift
-        elif reader is not None and reader.running_mean is not None:
-            reader.running_mean -= shift
-        else:
-            return False
-        return True
+    def keep(self) -> None:
+        if self.missing:
+            self.layer.bias += torch.stack(self.missing).mean(0)
 
 
 class _Restandardisation:
-    """The input of one BatchNorm, brought to the mean and variance that its float twin's input has.
+    """The input of one BatchNorm, brought to the mean, and variance if asked, that its float twin's input has.
 
     With r the ratio of the float input's deviation to the quantized one's, the float BatchNorm of `(x - m_q) r + m_f`
     is the BatchNorm of x with mean `m_q + (m - m_f) / r` and variance `(v + ε) / r² - ε`, where m and v are the float
@@ -92,9 +79,10 @@ class _Restandardisation:
     between running statistics and those of the calibration images, on which a float network relies as well.
     """
 
-    def __init__(self, original: Any, norm: Any) -> None:
+    def __init__(self, original: Any, norm: Any, variance: bool) -> None:
         self.original = original
         self.norm = norm
+        self.variance = variance
         self.expected: list[tuple[Tensor, Tensor]] = []
         self.measured: dict[str, list[Tensor]] = defaultdict(list)
 
@@ -104,7 +92,9 @@ class _Restandardisation:
     def apply(self, norm: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
         x = inputs[0]
         float_mean, float_variance = self.expected.pop(0)
-        mean, ratio = _mean(x, 1), ((float_variance + norm.eps) / (_variance(x) + norm.eps)).sqrt()
+        mean, ratio = _mean(x, 1), torch.ones_like(float_variance)
+        if self.variance:
+            ratio = ((float_variance + norm.eps) / (_variance(x) + norm.eps)).sqrt()
         new_mean = mean + (self.original.running_mean - float_mean) / ratio
         new_variance = (self.original.running_var + norm.eps) / ratio.square() - norm.eps
         self.measured["mean"].append(new_mean)
@@ -117,31 +107,6 @@ class _Restandardisation:
         if self.measured:
             self.norm.running_mean.copy_(torch.stack(self.measured["mean"]).mean(0))
             self.norm.running_var.copy_(torch.stack(self.measured["variance"]).mean(0).clamp(min=0))
-
-
-def _batch_norm_readers(model: nn.Module, batch: Tensor) -> dict[str, Any]:
-    """Returns the BatchNorm that reads the output of each layer, by the layer's name."""
-    readers: dict[str, Any] = {}
-
-    def mark(name: str) -> Any:
-        def hook(_: nn.Module, __: Any, output: Any) -> None:
-            output.qadv_layer = name
-
-        return hook
-
-    def read(norm: nn.Module, inputs: tuple[Any, ...]) -> None:
-        name = getattr(inputs[0], "qadv_layer", None)
-        if name is not None:
-            readers[name] = norm
-
-    with ExitStack() as hooks:
-        for name, module in model.named_modules():
-            if isinstance(module, _LAYERS):
-                hooks.callback(module.register_forward_hook(mark(name)).remove)
-            elif isinstance(module, _BATCH_NORM):
-                hooks.callback(module.register_forward_pre_hook(read).remove)
-        model(batch)
-    return readers
 
 
 def _channel_dim(layer: nn.Module, output: Tensor) -> int:

@@ -17,7 +17,7 @@ class _LearnedClipRound(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, alpha: Tensor, intervals: int) -> Tensor:
         ctx.save_for_backward(x, alpha)
         y = x.clamp(min=0).minimum(alpha.to(x.dtype))
-        return y.mul_(intervals).div_(alpha).round_().mul_(alpha).div_(intervals)
+        return y.mul_(intervals).div_(alpha).round_().div_(intervals).mul_(alpha)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None]:
@@ -62,7 +62,7 @@ class LearnedClip(ActivationQuantizer):
         return 0.0, self.alpha.item(), self.intervals
 
     def levels(self) -> Tensor:
-        return torch.arange(self.intervals + 1, device=self.alpha.device) * self.scale
+        return torch.arange(self.intervals + 1, device=self.alpha.device) / self.intervals * self.alpha.detach()
 
     def penalty(self) -> Tensor:
         """Returns `λ α²`, which training loops add to the loss."""

@@ -6,8 +6,10 @@ from torch import Tensor
 from qadv.quantization.quantizer import WeightQuantizer
 from qadv.quantization.scheme import Scheme
 
-_COARSE = 64
-_FINE = 16
+_COARSE = 256  # shares of the first grid
+_KEPT = 16  # of them that are refined
+_FINE = 16  # steps of the second grid between two of the first
+_CHUNK = 2**16
 
 
 class PiecewiseWeights(WeightQuantizer):
@@ -70,15 +72,20 @@ class PiecewiseWeights(WeightQuantizer):
         return codes
 
     def _best_share(self, weight: Tensor, largest: Tensor) -> Tensor:
-        """Searches p / m per filter: a coarse grid of (0, 1], then a fine one between the best one's neighbours."""
-        coarse = torch.arange(1, _COARSE + 1) / _COARSE
-        fine = torch.arange(-_FINE + 1, _FINE) / (_FINE * _COARSE)
-        best = torch.ones_like(largest)
-        least = self._squared_error(weight, largest, best)
-        for start, offsets in ((torch.zeros_like(largest), coarse), (None, fine)):
-            middle = best if start is None else start
-            for offset in offsets.tolist():
-                share = (middle + offset).clamp(max=1.0)
+        """Searches p / m for each filter, a few filters at a time so that their weights stay in the cache."""
+        rows = max(1, _CHUNK // weight[0].numel())
+        parts = zip(torch.split(weight, rows), torch.split(largest, rows), strict=True)
+        return torch.cat([self._search(*part) for part in parts])
+
+    def _search(self, weight: Tensor, largest: Tensor) -> Tensor:
+        """A coarse grid of (0, 1], then a fine one round each of the best coarse shares: the error has many minima."""
+        coarse = torch.arange(1, _COARSE + 1, device=weight.device) / _COARSE
+        errors = torch.stack([self._squared_error(weight, largest, share.expand_as(largest)) for share in coarse])
+        centres = coarse[errors.topk(_KEPT, dim=0, largest=False).indices]
+        best, least = torch.ones_like(largest), errors[-1] * (1 - 1e-6)  # p = m, unless something is really better
+        for offset in torch.arange(1 - _FINE, _FINE, device=weight.device) / (_FINE * _COARSE):
+            for centre in centres:
+                share = (centre + offset).clamp(max=1.0)
                 error = self._squared_error(weight, largest, share)
                 better = error < least
                 best, least = torch.where(better, share, best), torch.where(better, error, least)
@@ -87,7 +94,7 @@ class PiecewiseWeights(WeightQuantizer):
     def _squared_error(self, weight: Tensor, largest: Tensor, share: Tensor) -> Tensor:
         steps = self._steps(largest, share)
         error = self.decode(self._encode(weight, steps), steps) - weight
-        return error.double().square().sum(dim=tuple(range(1, weight.ndim)), keepdim=True)
+        return error.square().sum(dim=tuple(range(1, weight.ndim)), keepdim=True, dtype=torch.float64)
 
 
 class PWLQ(Scheme):

@@ -32,8 +32,12 @@ class Histogram:
         """Ends the pass over the data."""
         if self.counts is None:
             if not self.low <= self.high:
-                raise InvalidInputError("calibration: some quantizer saw no activation: the images never reach it")
-            self.high = max(self.high, self.low + 1e-6)  # all values the same: a dead layer
+                raise InvalidInputError(
+                    "calibration: some quantizer saw no activation, or none that is finite: the images never reach it, "
+                    "or the network overflows on them"
+                )
+            if self.low == self.high:  # all values the same: a dead layer, whose range does not matter
+                self.high = self.high + (abs(self.high) * 1e-6 or 1.0)
             self.counts = torch.zeros(_BINS, dtype=torch.float64)
 
     @property

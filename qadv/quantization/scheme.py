@@ -88,6 +88,8 @@ def parse_scheme(spec: str, role: Role) -> Scheme | None:
     if spec == "float":
         return None
     wrapped = re.fullmatch(r"([^:()]+)\((.*)\)", spec)
+    if not wrapped and ("(" in spec or ")" in spec):
+        raise SchemeError(f"{role}={spec!r}: a scheme round another is written 'sq(bwn)', with nothing behind the ')'")
     name, colon, bits_text = (wrapped[1], "", "") if wrapped else spec.partition(":")
     bits: int | None = None
     if colon:
@@ -101,6 +103,8 @@ def parse_scheme(spec: str, role: Role) -> Scheme | None:
     if getattr(factory, "takes_scheme", False) != bool(wrapped):
         example = f"'{name}:4'" if wrapped else f"'{name}(bwn)'"
         raise SchemeError(f"{role}={spec!r}: {name} takes {'no scheme' if wrapped else 'a scheme'}, e.g. {example}")
+    if wrapped and getattr(factory, role, None) is None:
+        raise SchemeError(f"{role}={spec!r}: {name} is not for {role}")
     if wrapped:
         inner = parse_scheme(wrapped[2], role)
         if inner is None:

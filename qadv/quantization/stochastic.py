@@ -29,12 +29,13 @@ class StochasticWeights(WeightQuantizer):
         spec: the scheme as the user wrote it.
 
     Attributes:
-        real: which filters stay real until the next step, (c_out,) bool; a buffer, so that a resumed training goes on
-            with the same draw.
+        real: which filters stay real until the next step, (c_out,) bool. Like all state here it is a buffer, so that a
+            resumed training goes on with the same draws.
+        nb_real: how many they are, `int((1 - r) m)`, r = 0.2 at first.
     """
 
     real: Tensor | None
-    ratio: Tensor
+    nb_real: Tensor
     seed: Tensor
     draws: Tensor
 
@@ -43,7 +44,7 @@ class StochasticWeights(WeightQuantizer):
         self.inner = inner
         self.rule = rule
         self.register_buffer("real", None)
-        self.register_buffer("ratio", torch.tensor(0.2, dtype=torch.float64))
+        self.register_buffer("nb_real", torch.tensor(0))
         self.register_buffer("seed", torch.tensor(0))
         self.register_buffer("draws", torch.tensor(0))
 
@@ -61,6 +62,7 @@ class StochasticWeights(WeightQuantizer):
 
     def fit(self, weight: Tensor) -> None:
         self.inner.fit(weight)
+        self.nb_real.fill_(nb_real_filters(0.2, len(weight)))
         self.draw(weight)
 
     def update_latent(self, weight: nn.Parameter) -> None:
@@ -70,8 +72,7 @@ class StochasticWeights(WeightQuantizer):
 
     def draw(self, weight: Tensor) -> None:
         """Draws the filters that stay real."""
-        filters = len(weight)
-        keep = int((1 - self.ratio.item()) * filters + 1e-9)  # (1 - 0.8) * 10 is 1.99… in floats
+        filters, keep = len(weight), int(self.nb_real)
         flat = weight.flatten(1)
         norm = flat.abs().sum(1)
         error = (flat - self.inner(weight)[0].flatten(1)).abs().sum(1) / torch.where(norm > 0, norm, 1.0)
@@ -131,8 +132,10 @@ def set_stochastic_ratio(model: nn.Module, ratio: float, seed: int | None = None
     Raises:
         InvalidInputError: a ratio outside [0, 1], or a network without such layers.
     """
-    if not 0 <= ratio <= 1:
+    if not isinstance(ratio, int | float) or not 0 <= ratio <= 1:
         raise InvalidInputError(f"ratio: expected a number from 0 to 1, got {ratio!r}")
+    if seed is not None and (not isinstance(seed, int) or not 0 <= seed < 2**63):
+        raise InvalidInputError(f"seed: expected a whole number from 0 to 2^63 - 1, got {seed!r}")
     layers = 0
     for layer in model.modules():
         quantizer = layer.weight_quantizer if isinstance(layer, _QuantLayer) else None
@@ -141,13 +144,19 @@ def set_stochastic_ratio(model: nn.Module, ratio: float, seed: int | None = None
         if seed is not None:
             quantizer.seed.fill_(seed)
             quantizer.draws.zero_()
-        if seed is not None or quantizer.ratio.item() != ratio:
-            quantizer.ratio.fill_(ratio)
+        keep = nb_real_filters(ratio, len(layer.weight))
+        if seed is not None or int(quantizer.nb_real) != keep:
+            quantizer.nb_real.fill_(keep)
             quantizer.draw(layer.weight)
         layers += 1
     if not layers:
         raise InvalidInputError("no layer has a stochastic scheme: quantize(model, weights='sq(bwn)') gives it one")
     return layers
+
+
+def nb_real_filters(ratio: float, filters: int) -> int:
+    """Returns `int((1 - r) m)`, the number of filters that stay real."""
+    return int((1 - ratio) * filters + 1e-9)  # (1 - 0.8) * 10 is 1.99… in floats
 
 
 def _mix(seed: int, index: int) -> int:

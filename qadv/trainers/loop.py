@@ -73,6 +73,11 @@ class TrainingLoop:
         if not isinstance(nb_epochs, int | np.integer) or nb_epochs < 1:
             raise InvalidInputError(f"nb_epochs: expected a whole number of at least 1, got {nb_epochs!r}")
         model, options = self.classifier.model, self.options
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            raise InvalidInputError(
+                "the network has no trainable parameters; a frozen one, as a packed file gives, is there to be "
+                "attacked and measured: train the classifier that was exported"
+            )
         optimizer = self._optimizer()
         if scheduler is not None and getattr(scheduler, "optimizer", optimizer) is not optimizer:
             raise InvalidInputError(

@@ -72,6 +72,8 @@ def test_a_packed_classifier_can_be_saved_again_and_attacked(make_classifier, di
     classifier.save(tmp_path / "net.safetensors")
     qadv.export(classifier, tmp_path / "net.packed")
     frozen = qadv.QuantizedClassifier.load(tmp_path / "net.packed")
+    with pytest.raises(InvalidInputError, match="no trainable parameters"):
+        qadv.DefensiveQuantTrainer(frozen, verbose=False).fit(digits.x_train, digits.y_train)
     frozen.save(tmp_path / "again.packed")
     assert (tmp_path / "again.packed").read_bytes() == (tmp_path / "net.packed").read_bytes()
     attacked = [
