@@ -64,7 +64,7 @@ def frozen_from_packed(
     Raises:
         FileFormatError: the file does not fit the network.
     """
-    quantized = convert(model, **header["quantization"])
+    quantized = convert(model, **header["quantization"], fit=False)
     found = {name for name, layer in quantized.named_modules() if isinstance(layer, _QuantLayer)}
     rest = dict(tensors)
     codes: dict[str, tuple[Tensor, Tensor]] = {}

@@ -106,7 +106,7 @@ def load(cls: type[C], path: str | os.PathLike[str], model: nn.Module | None, ar
         model = packed.frozen_from_packed(model, header, tensors, path)
     else:
         if header["quantization"] is not None:
-            model = convert(model, **header["quantization"])
+            model = convert(model, **header["quantization"], fit=False)
         load_state(model, tensors, os.fspath(path))
 
     settings: dict[str, Any] = {**header["classifier"], **arguments}

@@ -81,8 +81,13 @@ def quantize(
     return result
 
 
-def convert(model: nn.Module, weights: Schemes, activations: Schemes, skip_first_last: bool = True) -> nn.Module:
-    """Returns the quantized copy before calibration; arguments and errors as of `quantize`."""
+def convert(
+    model: nn.Module, weights: Schemes, activations: Schemes, skip_first_last: bool = True, fit: bool = True
+) -> nn.Module:
+    """Returns the quantized copy before calibration; arguments and errors as of `quantize`.
+
+    With `fit=False` what quantizers find once, from the weights, has its shape only: a state dict is to follow.
+    """
     if not isinstance(model, nn.Module):
         raise InvalidInputError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     done = next((m for m in model.modules() if isinstance(m, QuantConv2d | QuantLinear | QuantActivation)), None)
@@ -102,7 +107,7 @@ def convert(model: nn.Module, weights: Schemes, activations: Schemes, skip_first
         ) from error
     if activation_schemes.any:
         modularize_relu(result)
-    result = _Conversion(result, weight_schemes, activation_schemes, skip_first_last).run()
+    result = _Conversion(result, weight_schemes, activation_schemes, skip_first_last, fit).run()
     _describe_shares(result)
     result.qadv_quantization = {  # type: ignore[assignment]  # plain data: what `save` needs to rebuild the network
         "weights": weights if isinstance(weights, str) else dict(weights),
@@ -138,8 +143,11 @@ class _Rules:
 
 
 class _Conversion:
-    def __init__(self, model: nn.Module, weights: _Rules, activations: _Rules, skip_first_last: bool) -> None:
+    def __init__(
+        self, model: nn.Module, weights: _Rules, activations: _Rules, skip_first_last: bool, fit: bool
+    ) -> None:
         self.model = model
+        self.fit = fit
         self.weights = weights
         self.activations = activations
         inside_opaque = {
@@ -170,7 +178,8 @@ class _Conversion:
             quantizer = weight_scheme.for_weights() if weight_scheme else None
             if quantizer is not None:
                 quantizer.layer = name
-            new = quantized_layer(layer, quantizer, input_scheme.for_input() if input_scheme else None)
+            inputs = input_scheme.for_input() if input_scheme else None
+            new = quantized_layer(layer, quantizer, inputs, self.fit)
             if new is None:
                 left_over.append(f"{name} ({type(layer).__name__})")
             else:

@@ -167,7 +167,7 @@ def _same_forward(module: nn.Module, base: type[nn.Module]) -> bool:
 
 
 def quantized_layer(
-    layer: nn.Module, weights: WeightQuantizer | None, inputs: ActivationQuantizer | None
+    layer: nn.Module, weights: WeightQuantizer | None, inputs: ActivationQuantizer | None, fit: bool = True
 ) -> nn.Module | None:
     """Returns the quantized form of a conv or linear layer, sharing its parameters.
 
@@ -211,7 +211,7 @@ def quantized_layer(
     weight: Any = layer.weight
     if weights is not None:
         with torch.no_grad():
-            weights.to(weight.device).fit(weight)
+            weights.to(weight.device).fit(weight if fit else torch.zeros_like(weight))
     new.weight = weight
     if layer.bias is not None:
         new.bias = layer.bias

@@ -8,8 +8,8 @@ from qadv.quantization.scheme import Scheme
 
 _COARSE = 256  # shares of the first grid
 _KEPT = 16  # of them that are refined
-_FINE = 16  # steps of the second grid between two of the first
-_CHUNK = 2**16
+_FINE = 12  # steps of the second grid between two of the first
+_CHUNK = 2**15
 
 
 class PiecewiseWeights(WeightQuantizer):
@@ -73,28 +73,35 @@ class PiecewiseWeights(WeightQuantizer):
 
     def _best_share(self, weight: Tensor, largest: Tensor) -> Tensor:
         """Searches p / m for each filter, a few filters at a time so that their weights stay in the cache."""
+        if not bool(largest.any()):
+            return torch.ones_like(largest)
         rows = max(1, _CHUNK // weight[0].numel())
-        parts = zip(torch.split(weight, rows), torch.split(largest, rows), strict=True)
+        parts = zip(torch.split(weight.abs(), rows), torch.split(largest, rows), strict=True)
         return torch.cat([self._search(*part) for part in parts])
 
-    def _search(self, weight: Tensor, largest: Tensor) -> Tensor:
+    def _search(self, magnitude: Tensor, largest: Tensor) -> Tensor:
         """A coarse grid of (0, 1], then a fine one round each of the best coarse shares: the error has many minima."""
-        coarse = torch.arange(1, _COARSE + 1, device=weight.device) / _COARSE
-        errors = torch.stack([self._squared_error(weight, largest, share.expand_as(largest)) for share in coarse])
+        coarse = torch.arange(1, _COARSE + 1, device=largest.device) / _COARSE
+        errors = torch.stack([self._squared_error(magnitude, largest, share.expand_as(largest)) for share in coarse])
         centres = coarse[errors.topk(_KEPT, dim=0, largest=False).indices]
         best, least = torch.ones_like(largest), errors[-1] * (1 - 1e-6)  # p = m, unless something is really better
-        for offset in torch.arange(1 - _FINE, _FINE, device=weight.device) / (_FINE * _COARSE):
+        for offset in torch.arange(1 - _FINE, _FINE, device=largest.device) / (_FINE * _COARSE):
             for centre in centres:
                 share = (centre + offset).clamp(max=1.0)
-                error = self._squared_error(weight, largest, share)
+                error = self._squared_error(magnitude, largest, share)
                 better = error < least
                 best, least = torch.where(better, share, best), torch.where(better, error, least)
         return best
 
-    def _squared_error(self, weight: Tensor, largest: Tensor, share: Tensor) -> Tensor:
-        steps = self._steps(largest, share)
-        error = self.decode(self._encode(weight, steps), steps) - weight
-        return error.square().sum(dim=tuple(range(1, weight.ndim)), keepdim=True, dtype=torch.float64)
+    def _squared_error(self, magnitude: Tensor, largest: Tensor, share: Tensor) -> Tensor:
+        """What encoding and decoding leaves of |w|, summed over each filter: signs change nothing."""
+        centre, tail = self._steps(largest, share)
+        in_centre = (magnitude / centre).round_().clamp_(max=self.centre_codes)
+        in_tail = (magnitude - centre * self.centre_codes).div_(torch.where(tail > 0, tail, torch.inf))
+        in_tail.round_().clamp_(0, self.tail_codes)
+        error = in_centre.mul_(centre).add_(in_tail.mul_(tail)).sub_(magnitude)
+        total: Tensor = error.square_().sum(dim=tuple(range(1, error.ndim)), keepdim=True, dtype=torch.float64)
+        return total
 
 
 class PWLQ(Scheme):
