@@ -120,8 +120,8 @@ def export(
     out: Annotated[Path | None, typer.Option(help="the file to write; next to MODEL without it")] = None,
     dataset: Annotated[str | None, typer.Option(help="test images on which an ONNX graph is compared")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="folder with that dataset's files")] = None,
-    nb_samples: Annotated[int, typer.Option(help="number of those images")] = 1000,
-    eps: Annotated[float, typer.Option(help="radius of the PGD attack on them")] = 8 / 255,
+    nb_samples: Annotated[int | None, typer.Option(help="number of those images; 1,000 without it")] = None,
+    eps: Annotated[float | None, typer.Option(help="radius of PGD on them; 8/255 of the pixels' range")] = None,
     as_json: Json = False,
 ) -> None:
     """Write a quantized network as packed weights or as an ONNX graph (QCDQ), and measure the result."""

@@ -55,6 +55,16 @@ def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], h
     write_atomically(path, save(apart, {_HEADER: json.dumps(header)}))
 
 
+def check_is_file(path: str | os.PathLike[str]) -> None:
+    """Raises `StorageError` where there is no such file."""
+    try:
+        found = Path(path).is_file()
+    except OSError as error:  # e.g. a name that is too long
+        raise StorageError(f"can't read {os.fspath(path)}: {error.strerror or error}") from error
+    if not found:
+        raise StorageError(f"there is no file {os.fspath(path)}")
+
+
 def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     """Reads a safetensors file.
 
@@ -66,8 +76,7 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
         StorageError: there is no such file, or it can't be read.
     """
     target = Path(path)
-    if not target.is_file():
-        raise StorageError(f"there is no file {target}")
+    check_is_file(target)
     try:
         with safe_open(str(target), framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
@@ -79,6 +88,6 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
         ) from error
     try:
         header = None if text is None else json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise FileFormatError(f"{target}: the header is damaged: {error}") from error
     return tensors, header

@@ -1,5 +1,6 @@
 """Whether an exported ONNX graph decides as the classifier does, on clean images and on attacked ones."""
 
+import math
 import os
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,8 +10,18 @@ from art.attacks.evasion import ProjectedGradientDescent
 from numpy.typing import NDArray
 
 from qadv.deployment.onnx_graph import INPUT
-from qadv.errors import FileFormatError, MissingRequirementError
+from qadv.errors import FileFormatError, InvalidInputError, MissingRequirementError
 from qadv.estimators.checks import check_images, check_labels
+from qadv.files import check_is_file
+
+
+def import_onnxruntime() -> Any:
+    """Returns the module, or raises `MissingRequirementError`."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingRequirementError("running ONNX graphs needs onnxruntime: pip install 'qadv[onnx]'") from error
+    return onnxruntime
 
 
 @dataclass(frozen=True)
@@ -39,31 +50,46 @@ class Agreement:
 
 
 class OnnxNetwork:
-    """Runs an exported graph in onnxruntime, on one CPU thread.
+    """Runs an exported graph in onnxruntime, on one CPU thread, with the arithmetic that the graph says.
+
+    Left to itself, onnxruntime computes QCDQ graphs in integers, for which it also rounds weights that are float in the
+    graph, as those of the first and last layer may be; that is switched off here (`session.disable_quant_qdq`).
 
     Args:
         path: the file that `qadv.export(..., to="onnx")` wrote.
 
+    Attributes:
+        input_shape: shape of one image.
+
     Raises:
         MissingRequirementError: onnxruntime is not installed.
-        FileFormatError: onnxruntime can't load the file.
+        FileFormatError: onnxruntime can't load the file, or it takes something else than images.
+        StorageError: there is no such file.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise MissingRequirementError("running ONNX graphs needs onnxruntime: pip install 'qadv[onnx]'") from error
+        onnxruntime = import_onnxruntime()
+        check_is_file(path)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = 1
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
         try:
             self._session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise FileFormatError(f"onnxruntime can't load {os.fspath(path)}: {error}") from error
+        inputs = {each.name: tuple(each.shape[1:]) for each in self._session.get_inputs()}
+        if list(inputs) != [INPUT]:
+            raise FileFormatError(f"{os.fspath(path)}: expected the one input {INPUT!r}, found {', '.join(inputs)}")
+        self.input_shape = inputs[INPUT]
 
     def predict(self, x: NDArray[Any], batch_size: int = 128) -> NDArray[np.float32]:
-        """Returns logits (N, classes) for images (N, …) in the classifier's `clip_values`."""
+        """Returns logits (N, classes) for images (N, *input_shape) in the classifier's `clip_values`.
+
+        Raises:
+            InvalidInputError: wrong shape or dtype, NaN, or no image at all.
+        """
+        x = check_images(x, self.input_shape, None)
         starts = range(0, len(x), batch_size)
         parts = [self._session.run(None, {INPUT: x[s : s + batch_size].astype(np.float32)})[0] for s in starts]
         return np.concatenate(parts)
@@ -74,7 +100,7 @@ def agreement(
     path: str | os.PathLike[str],
     x: NDArray[Any],
     y: NDArray[Any] | None = None,
-    eps: float = 8 / 255,
+    eps: float | None = None,
     max_iter: int = 10,
     batch_size: int = 128,
 ) -> tuple[Agreement, Agreement]:
@@ -87,13 +113,20 @@ def agreement(
         path: the ONNX file.
         x: images, (N, *input_shape).
         y: labels; without them the attack leads away from the classifier's own decisions.
-        eps: radius of the attack, in the unit of `clip_values`.
+        eps: radius of the attack, in the unit of `clip_values`; default 8/255 of their width.
         max_iter: its steps.
         batch_size: images in one pass.
 
     Returns:
         The agreement on the clean and on the attacked images.
+
+    Raises:
+        InvalidInputError: images, labels or `eps` are off, or the graph is of another classifier.
     """
+    low, high = classifier.clip_values if classifier.clip_values is not None else (0.0, 1.0)
+    eps = 8 / 255 * float(high - low) if eps is None else eps
+    if not 0 < eps < math.inf or max_iter < 1:
+        raise InvalidInputError(f"expected eps > 0 and max_iter >= 1, got eps={eps} and max_iter={max_iter}")
     x = check_images(x, classifier.input_shape, classifier.clip_values).astype(np.float32)
     labels = None if y is None else check_labels(y, len(x), classifier.nb_classes)
     network = OnnxNetwork(path)
@@ -104,6 +137,10 @@ def agreement(
     results = []
     for name, images in (("clean", x), (f"PGD, eps {eps:.3g}, {max_iter} steps", attacked)):
         ours, theirs = classifier.predict(images, batch_size=batch_size), network.predict(images, batch_size)
+        if ours.shape != theirs.shape:
+            raise InvalidInputError(
+                f"the graph gives logits {theirs.shape}, the classifier {ours.shape}: it is another one's"
+            )
         results.append(
             Agreement(
                 name,

@@ -9,11 +9,15 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from qadv.deployment.agreement import agreement
+from qadv.deployment.agreement import agreement, import_onnxruntime
 from qadv.deployment.export import Exported, export
 from qadv.errors import InvalidInputError
 from qadv.estimators.classifier import QuantizedClassifier
+from qadv.estimators.storage import read_header
 from qadv.registry import create
+
+_SUFFIXES = {"onnx": ".onnx", "packed": ".packed.safetensors"}
+_NB_SAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -25,8 +29,8 @@ class ExportOptions:
     out: Path | None
     dataset: str | None
     data_dir: Path | None
-    nb_samples: int
-    eps: float
+    nb_samples: int | None
+    eps: float | None
     as_json: bool
 
 
@@ -37,14 +41,28 @@ def run_export(options: ExportOptions) -> None:
         InvalidInputError: unknown form or options.
         QadvError: what else went wrong with the files.
     """
-    if options.nb_samples < 1 or not options.eps > 0:
-        raise InvalidInputError("--nb-samples and --eps: expected numbers above 0")
+    out = _target(options)
+    compares = options.to == "onnx"
+    given = {"--dataset": options.dataset, "--data-dir": options.data_dir, "--nb-samples": options.nb_samples}
+    unused = [name for name, value in {**given, "--eps": options.eps}.items() if value is not None]
+    if unused and not compares:
+        raise InvalidInputError(f"{', '.join(unused)}: only an ONNX graph is compared on images; add --to onnx")
+    if options.nb_samples is not None and options.nb_samples < 1:
+        raise InvalidInputError(f"--nb-samples: expected at least 1, got {options.nb_samples}")
+    if options.eps is not None and not options.eps > 0:
+        raise InvalidInputError(f"--eps: expected a number above 0, got {options.eps:g}")
+    if read_header(options.model)["backbone"] is None:
+        raise InvalidInputError(
+            f"{options.model} holds a network of your own, which the command line can't build. In Python: "
+            f"qadv.export(qadv.QuantizedClassifier.load('{options.model}', model=net), '{out}', to={options.to!r})"
+        )
     classifier = QuantizedClassifier.load(options.model)
-    suffix = {"onnx": ".onnx", "packed": ".packed.safetensors"}.get(options.to, "")
-    result = export(classifier, options.out or options.model.with_suffix(suffix), options.to)
-    report: dict[str, Any] = {"export": result.to_dict()}
-    if options.to == "onnx":
+    if compares:  # what could fail fails before the file is written
+        import_onnxruntime()
         source, x, y = _images(classifier, options)
+    result = export(classifier, out, options.to)
+    report: dict[str, Any] = {"export": result.to_dict()}
+    if compares:
         report["images"] = source
         pair = agreement(classifier, result.path, x, y, eps=options.eps)
         report["agreement"] = [each.to_dict() for each in pair]
@@ -56,29 +74,43 @@ def run_export(options: ExportOptions) -> None:
         _print_agreement(report)
 
 
+def _target(options: ExportOptions) -> Path:
+    if options.out is None:
+        stem = options.model.name.removesuffix(".safetensors").removesuffix(".packed")
+        out = options.model.with_name(stem + _SUFFIXES.get(options.to, ""))
+    else:
+        out = options.out
+    if out.resolve() == options.model.resolve():
+        raise InvalidInputError(f"{out} is the model itself; choose another file with --out")
+    return out
+
+
 def _images(classifier: Any, options: ExportOptions) -> tuple[str, Any, Any]:
+    count = options.nb_samples or _NB_SAMPLES
     if options.dataset is None:
         low, high = classifier.clip_values if classifier.clip_values is not None else (0.0, 1.0)
-        noise = np.random.default_rng(0).uniform(low, high, (options.nb_samples, *classifier.input_shape))
+        noise = np.random.default_rng(0).uniform(low, high, (count, *classifier.input_shape))
         return "uniform noise (--dataset takes real images)", noise.astype(np.float32), None
     data = create("dataset", options.dataset, data_dir=options.data_dir)
-    count = min(options.nb_samples, len(data.x_test))
-    return f"{count:,} test images of {options.dataset}", data.x_test[:count], data.y_test[:count]
+    x, y = data.x_test[:count], data.y_test[:count]
+    if x.shape[1:] != classifier.input_shape:
+        raise InvalidInputError(
+            f"--dataset {options.dataset} has images of shape {x.shape[1:]}, the network takes {classifier.input_shape}"
+        )
+    return f"{len(x):,} test images of {options.dataset}", x, y
 
 
 def _print_sizes(result: Exported) -> None:
     console = Console()
     console.print(f"Wrote {result.path}", soft_wrap=True)
     table = Table("", "bytes", "float32", "ratio")
-    full = 4 * result.weights
-    if result.weight_bytes is not None and result.scale_bytes is not None:
-        codes = result.weight_bytes - result.scale_bytes
-        table.add_row("quantized weights", f"{codes:,}", f"{full:,}", f"1/{full / codes:.2f}")
-        table.add_row(
-            "with their scales", f"{result.weight_bytes:,}", f"{full:,}", f"1/{full / result.weight_bytes:.2f}"
-        )
-    ratio = f"1/{result.float_bytes / result.file_bytes:.2f}"
-    table.add_row("whole file", f"{result.file_bytes:,}", f"{result.float_bytes:,}", ratio)
+    rows = [("whole file", result.file_bytes, result.float_bytes)]
+    if result.code_bytes is not None and result.scale_bytes is not None:
+        full = 4 * result.weights
+        rows.insert(0, ("quantized weights", result.code_bytes, full))
+        rows.insert(1, ("with their scales", result.code_bytes + result.scale_bytes, full))
+    for name, small, full in rows:
+        table.add_row(name, f"{small:,}", f"{full:,}", f"1/{full / small:.2f}")
     console.print(table)
 
 

@@ -6,12 +6,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor, nn
+
 from qadv.deployment.onnx_graph import onnx_graph
 from qadv.errors import InvalidInputError, closest
 from qadv.estimators.classifier import QuantizedClassifier
 from qadv.estimators.storage import save_packed
 from qadv.files import read_tensors, write_atomically
 from qadv.quantization.layers import _QuantLayer
+from qadv.quantization.quantizer import _Quantizer
 
 
 @dataclass(frozen=True)
@@ -23,16 +26,16 @@ class Exported:
         file_bytes: its size on disk.
         float_bytes: all parameters and buffers of the float network as float32.
         weights: number of quantized weights.
-        weight_bytes: what their codes and scales take in the file; `None` for ONNX, whose codes are whole bytes.
-        scale_bytes: the scales' part of that.
+        code_bytes: what their integer codes take in the file; `None` for ONNX, whose codes are whole bytes.
+        scale_bytes: what their scales take in the file, likewise.
     """
 
     path: Path
     file_bytes: int
     float_bytes: int
     weights: int
-    weight_bytes: int | None
-    scale_bytes: int | None
+    code_bytes: int | None = None
+    scale_bytes: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON."""
@@ -53,37 +56,49 @@ def export(classifier: QuantizedClassifier, path: str | os.PathLike[str], to: st
         Sizes, measured on the file.
 
     Raises:
-        InvalidInputError: unknown form, or nothing is quantized.
+        InvalidInputError: unknown form, no classifier, or nothing is quantized.
+        SchemeError: a plugin's scheme whose weights are not what its integer codes and scales say.
         StorageError: the file could not be written.
     """
     if to not in _FORMS:
         raise InvalidInputError(f"to: expected {' or '.join(map(repr, _FORMS))}, got {to!r}{closest(to, list(_FORMS))}")
+    if not isinstance(classifier, QuantizedClassifier):
+        raise InvalidInputError(
+            f"classifier: expected a QuantizedClassifier, got {type(classifier).__name__}; a network becomes one with "
+            "QuantizedClassifier(network, loss, input_shape, nb_classes)"
+        )
+    if not isinstance(path, str | os.PathLike):
+        raise InvalidInputError(f"path: expected a file name, got {path!r}")
     layers = [m for m in classifier.model.modules() if isinstance(m, _QuantLayer) and m.weight_quantizer is not None]
-    weights = sum(layer.weight.numel() for layer in layers)
     if to == "packed" and not layers:
         raise InvalidInputError("no weights are quantized, there is nothing to pack; use classifier.save")
+    weights = sum(layer.weight.numel() for layer in layers)
     target = Path(path)
-    weight_bytes, scale_bytes = _FORMS[to](classifier, target)
-    # quantizers have buffers of their own: only what the float network has counts as its size
-    total = sum(t.numel() for name, t in classifier.model.state_dict().items() if "_quant." not in name)
-    return Exported(target, target.stat().st_size, 4 * total, weights, weight_bytes, scale_bytes)
+    sizes = _FORMS[to](classifier, target)
+    return Exported(target, target.stat().st_size, _float_bytes(classifier.model), weights, **sizes)
 
 
-def _packed(classifier: QuantizedClassifier, path: Path) -> tuple[int, int]:
+def _float_bytes(model: nn.Module) -> int:
+    """Parameters and buffers without those of quantizers, which the float network does not have."""
+    quantizers = [module for module in model.modules() if isinstance(module, _Quantizer)]
+    not_counted = {id(tensor) for quantizer in quantizers for tensor in quantizer.state_dict(keep_vars=True).values()}
+    tensors: dict[str, Tensor] = model.state_dict(keep_vars=True)
+    return 4 * sum(tensor.numel() for tensor in tensors.values() if id(tensor) not in not_counted)
+
+
+def _packed(classifier: QuantizedClassifier, path: Path) -> dict[str, int]:
     save_packed(classifier, path)
     tensors, _ = read_tensors(path)
-    sizes = {
-        end: sum(t.nbytes for n, t in tensors.items() if n.endswith(f".weight.{end}")) for end in ("codes", "scale")
-    }
-    return sizes["codes"] + sizes["scale"], sizes["scale"]
+    codes, scales = (
+        sum(tensor.nbytes for name, tensor in tensors.items() if name.endswith(f".weight.{end}"))
+        for end in ("codes", "scale")
+    )
+    return {"code_bytes": codes, "scale_bytes": scales}
 
 
-def _onnx(classifier: QuantizedClassifier, path: Path) -> tuple[None, None]:
+def _onnx(classifier: QuantizedClassifier, path: Path) -> dict[str, int]:
     write_atomically(path, onnx_graph(classifier))
-    return None, None
+    return {}
 
 
-_FORMS: dict[str, Callable[[QuantizedClassifier, Path], tuple[int | None, int | None]]] = {
-    "packed": _packed,
-    "onnx": _onnx,
-}
+_FORMS: dict[str, Callable[[QuantizedClassifier, Path], dict[str, int]]] = {"packed": _packed, "onnx": _onnx}

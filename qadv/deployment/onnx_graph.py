@@ -8,9 +8,11 @@ import torch
 from timm.layers import pad_same
 from torch import Tensor, nn
 
-from qadv.errors import InvalidInputError, MissingRequirementError, UnsupportedModelError
+from qadv.errors import InvalidInputError, MissingRequirementError, QadvError, SchemeError, UnsupportedModelError
+from qadv.estimators.arguments import cast_to_float32
 from qadv.estimators.storage import mean_std
-from qadv.quantization.frozen import FrozenActivation, FrozenConv2d, FrozenLayer, FrozenLinear, freeze
+from qadv.quantization.frozen import FrozenActivation, FrozenConv2d, FrozenLinear, freeze, is_frozen
+from qadv.quantization.layers import QuantActivation, _QuantLayer, take_hooks
 from qadv.quantization.quantizer import ActivationQuantizer
 
 INPUT, OUTPUT = "images", "logits"
@@ -31,6 +33,7 @@ def onnx_graph(classifier: Any) -> bytes:
     Raises:
         MissingRequirementError: onnx or onnxscript is not installed, or torch is older than 2.8.
         InvalidInputError: the classifier has ART defences, which are not part of a graph.
+        SchemeError: a plugin's scheme has codes that are not whole numbers of 16 bits.
         UnsupportedModelError: torch can't export the network.
     """
     try:
@@ -45,7 +48,7 @@ def onnx_graph(classifier: Any) -> bytes:
         names = ", ".join(type(defence).__name__ for defence in defences)
         raise InvalidInputError(f"{names} would not be part of the graph; export a classifier without defences")
     network = _Standardised(classifier).eval()
-    images = torch.rand(2, *classifier.input_shape)
+    images = torch.zeros(2, *classifier.input_shape)
     batch = torch.export.Dim("batch")
     try:
         with torch.no_grad():
@@ -60,6 +63,8 @@ def onnx_graph(classifier: Any) -> bytes:
                 optimize=False,  # it would fold the codes of small layers into float weights
                 verbose=False,
             )
+    except QadvError:
+        raise
     except Exception as error:
         raise UnsupportedModelError(
             f"torch can't export {type(classifier.model).__name__} to ONNX: {type(error).__name__}: {error}"
@@ -97,11 +102,12 @@ class _Standardised(nn.Module):
 
 
 def _exportable(model: nn.Module) -> nn.Module:
-    quantized = getattr(model, "qadv_quantization", None) is not None
-    frozen = any(isinstance(module, FrozenLayer | FrozenActivation) for module in model.modules())
-    result = (freeze(model) if quantized and not frozen else copy.deepcopy(model)).cpu()
+    quantized = any(isinstance(module, _QuantLayer | QuantActivation) for module in model.modules())
+    result = (freeze(model) if quantized and not is_frozen(model) else copy.deepcopy(model)).cpu()
     for module in list(result.modules()):
-        module._forward_pre_hooks.clear()  # casts of the input, which is float32 here
+        for key, hook in list(module._forward_pre_hooks.items()):
+            if hook is cast_to_float32:  # images are float32 here
+                del module._forward_pre_hooks[key]
         for name, child in list(module._modules.items()):
             if child is not None:
                 module._modules[name] = _exportable_layer(child)
@@ -109,13 +115,23 @@ def _exportable(model: nn.Module) -> nn.Module:
 
 
 def _exportable_layer(module: nn.Module) -> nn.Module:
+    new: nn.Module
     if isinstance(module, FrozenConv2d | FrozenLinear):
-        return _Layer(module)
-    return _Activation(module.quantizer) if isinstance(module, FrozenActivation) else module
+        new = _Layer(module)
+    elif isinstance(module, FrozenActivation):
+        new = _Activation(module.quantizer)
+    else:
+        return module
+    take_hooks(new, module)
+    return new
 
 
 class _Layer(nn.Module):
-    """A convolution or linear layer whose weight comes from integer codes in the graph."""
+    """A convolution or linear layer whose weight comes from integer codes in the graph.
+
+    Its bias is added after it: onnxruntime rounds the bias of a convolution between two quantized tensors to a multiple
+    of input scale times weight scale, which for one-bit weights is as coarse as the activations' own levels.
+    """
 
     codes: Tensor
     scale: Tensor
@@ -132,24 +148,29 @@ class _Layer(nn.Module):
             self.weight = layer.weight
             return
         codes, scale = layer.quantized()
-        if scale.ndim <= codes.ndim and scale.numel() in (1, len(codes)):
+        largest = codes.abs().max()
+        if not torch.equal(codes, codes.round()) or largest >= 2**15:
+            raise SchemeError(f"scheme {self.quantizer.spec!r}: expected codes that are whole numbers of 16 bits")
+        per_filter = scale.ndim == codes.ndim and len(scale) == scale.numel()
+        if per_filter or scale.numel() == 1:
             exact = torch.equal(codes * scale, self.quantizer.decode(codes, scale))
-            self.dequantizes = exact and int(codes.abs().max()) <= 127
+            self.dequantizes = exact and bool(largest <= 127)
+        self.register_buffer("codes", codes.to(torch.int8 if self.dequantizes else torch.int16))
         if self.dequantizes:
             scale = scale.flatten().expand(len(codes))
-        self.register_buffer("codes", codes.to(torch.int8 if self.dequantizes else torch.int16))
+            self.register_buffer("zero_point", torch.zeros(len(codes), dtype=torch.int8))
         self.register_buffer("scale", scale.float().contiguous())
-        self.register_buffer("zero_point", torch.zeros(len(codes), dtype=torch.int8))
 
     def forward(self, x: Tensor) -> Tensor:
         x = x if self.quantize_input is None else self.quantize_input(x)
         weight, (layer,) = self._weight(), self._computes
         if isinstance(layer, FrozenLinear):
-            return nn.functional.linear(x, weight, self.bias)
+            product = nn.functional.linear(x, weight)
+            return product if self.bias is None else product + self.bias
         if layer.same_padding:
             x = pad_same(x, list(layer.kernel_size), list(layer.stride), list(layer.dilation))
-        y: Tensor = layer._conv_forward(x, weight, self.bias)
-        return y
+        y: Tensor = layer._conv_forward(x, weight, None)
+        return y if self.bias is None else y + self.bias.reshape(-1, 1, 1)
 
     def _weight(self) -> Tensor:
         if self.quantizer is None:
@@ -171,7 +192,8 @@ class _Activation(nn.Module):
     def __init__(self, quantizer: ActivationQuantizer) -> None:
         super().__init__()
         self.quantizer = quantizer
-        self.grid = quantizer.grid()
+        grid = quantizer.grid()
+        self.grid = grid if grid is not None and grid[2] <= 255 else None  # its codes are uint8
         if self.grid is None:
             return
         low, high, intervals = self.grid
@@ -179,7 +201,7 @@ class _Activation(nn.Module):
         zero = round(-low / step)
         # without a level at 0 (one bit with a sign, tanh), levels are counted from the lowest one; 0 is then half-way
         # between two, where a division by the step may fall to either side, so that the graph divides as quantize does
-        self.from_lowest = not math.isclose(zero, -low / step, abs_tol=1e-6)
+        self.from_lowest = not (0 <= zero <= 255 and math.isclose(zero, -low / step, abs_tol=1e-6))
         self.register_buffer("scale", torch.tensor(step))
         self.register_buffer("one", torch.tensor(1.0))
         self.register_buffer("zero_point", torch.tensor(0 if self.from_lowest else zero, dtype=torch.uint8))

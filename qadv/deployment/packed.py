@@ -7,11 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from qadv.backbones.float_weights import load_state
-from qadv.errors import FileFormatError
+from qadv.errors import FileFormatError, SchemeError
 from qadv.quantization.convert import convert
-from qadv.quantization.frozen import FrozenLayer, freeze
+from qadv.quantization.frozen import FrozenLayer, Quantized, freeze, is_frozen
 from qadv.quantization.layers import _QuantLayer
 from qadv.quantization.packing import pack, unpack
+from qadv.quantization.quantizer import WeightQuantizer
+from qadv.quantization.scheme import parse_scheme
 
 FORMAT = "qadv-packed/1"
 _CODES, _SCALE = ".weight.codes", ".weight.scale"
@@ -27,8 +29,11 @@ def packed_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any],
         The tensors: of each quantized layer `NAME.weight.codes`, (bytes,) uint8, `bits` per weight with the first
         weight's high bit first, and `NAME.weight.scale`, float32; everything else as it is. And for the header, scheme
         and shape of each quantized layer, and bits and codes, in the order of their index, of each scheme.
+
+    Raises:
+        SchemeError: a layer's codes and scale do not say all about its weights.
     """
-    frozen = model if any(isinstance(module, FrozenLayer) for module in model.modules()) else freeze(model)
+    frozen = model if is_frozen(model) else freeze(model)
     tensors = dict(frozen.state_dict())
     layers: dict[str, Any] = {}
     schemes: dict[str, Any] = {}
@@ -37,14 +42,45 @@ def packed_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any],
         if not isinstance(layer, FrozenLayer) or quantizer is None:
             continue
         codes, scale = layer.quantized()
-        values = quantizer.code_values()
+        scale = scale.float().contiguous()
+        _check_portable(name, quantizer, codes, scale)
         prefix = f"{name}." if name else ""
         del tensors[f"{prefix}weight"]
-        tensors[f"{name}{_CODES}"] = pack(codes, values, quantizer.bits)
-        tensors[f"{name}{_SCALE}"] = scale.float().contiguous()
+        tensors[f"{name}{_CODES}"] = pack(codes, quantizer.code_values(), quantizer.bits)
+        tensors[f"{name}{_SCALE}"] = scale
         layers[name] = {"scheme": quantizer.spec, "shape": list(codes.shape)}
-        schemes[quantizer.spec] = {"bits": quantizer.bits, "codes": [int(value) for value in values.tolist()]}
+        schemes[quantizer.spec] = _code_table(quantizer)
     return {name: tensor.cpu() for name, tensor in tensors.items()}, layers, schemes
+
+
+def _code_table(quantizer: WeightQuantizer) -> dict[str, Any]:
+    return {"bits": quantizer.bits, "codes": quantizer.code_values().long().tolist()}
+
+
+def _check_portable(name: str, quantizer: WeightQuantizer, codes: Tensor, scale: Tensor) -> None:
+    """Whoever reads the file makes the quantizer from its name: what it knows besides is lost."""
+    fresh = _for_weights(quantizer.spec).to(codes.device)
+    values = quantizer.code_values()
+    problem = ""
+    if not torch.equal(values, values.round()):
+        problem = "code_values has numbers that are not whole"
+    elif _code_table(fresh) != _code_table(quantizer):
+        problem = "bits and code_values differ from layer to layer; they may only depend on the scheme"
+    else:
+        try:
+            same = torch.equal(fresh.decode(codes, scale), quantizer.decode(codes, scale))
+        except Exception as error:
+            same, problem = False, f"a new quantizer's decode fails with {type(error).__name__}: {error}"
+        if not same and not problem:
+            problem = "decode depends on more than codes and scale"
+    if problem:
+        raise SchemeError(f"layer {name!r} can't be packed: scheme {quantizer.spec!r}: {problem}")
+
+
+def _for_weights(spec: str) -> WeightQuantizer:
+    scheme = parse_scheme(spec, "weights")
+    assert scheme is not None
+    return scheme.for_weights()
 
 
 def frozen_from_packed(
@@ -65,26 +101,52 @@ def frozen_from_packed(
         FileFormatError: the file does not fit the network.
     """
     quantized = convert(model, **header["quantization"], fit=False)
-    found = {name for name, layer in quantized.named_modules() if isinstance(layer, _QuantLayer)}
+    layers = {
+        name: layer
+        for name, layer in quantized.named_modules(remove_duplicate=False)
+        if isinstance(layer, _QuantLayer) and layer.weight_quantizer is not None
+    }
+    described = header["layers"]
+    if described.keys() != layers.keys():
+        name = sorted(described.keys() ^ layers.keys())[0]
+        has = "the network has no quantized layer" if name in described else "the file has no quantized layer"
+        raise FileFormatError(f"{os.fspath(path)} does not fit {type(model).__name__}: {has} {name!r}")
     rest = dict(tensors)
-    codes: dict[str, tuple[Tensor, Tensor]] = {}
-    for name, layer in header["layers"].items():
+    codes: dict[str, Quantized] = {}
+    for name, layer in layers.items():
         missing = [key for key in (f"{name}{_CODES}", f"{name}{_SCALE}") if key not in rest]
-        if name not in found or missing:
-            what = f"the network has no quantized layer {name!r}" if name not in found else f"no tensor {missing[0]}"
-            raise FileFormatError(f"{os.fspath(path)} does not fit {type(model).__name__}: {what}")
+        if missing:
+            raise FileFormatError(f"{os.fspath(path)} does not fit {type(model).__name__}: no tensor {missing[0]}")
+        own = described[name]
+        packed, scale = rest.pop(f"{name}{_CODES}"), rest.pop(f"{name}{_SCALE}")
         try:
-            scheme, shape = header["schemes"][layer["scheme"]], tuple(layer["shape"])
-            values = torch.tensor(scheme["codes"])
-            unpacked = unpack(rest.pop(f"{name}{_CODES}"), values, int(scheme["bits"]), shape)
-        except (KeyError, TypeError, ValueError) as error:
-            raise FileFormatError(f"{os.fspath(path)}: the header is damaged at layer {name!r}: {error}") from error
-        codes[name] = unpacked, rest.pop(f"{name}{_SCALE}")
+            codes[name] = _unpacked(layer, own, header["schemes"][own["scheme"]], packed, scale)
+        except FileFormatError as error:
+            raise FileFormatError(f"{os.fspath(path)}: layer {name!r}: {error}") from error
     frozen = freeze(quantized, codes)
     decoded = {
         f"{name}.weight" if name else "weight": layer.weight
-        for name, layer in frozen.named_modules()
+        for name, layer in frozen.named_modules(remove_duplicate=False)
         if isinstance(layer, FrozenLayer) and name in codes
     }
     load_state(frozen, {**rest, **decoded}, os.fspath(path))
     return frozen
+
+
+def _unpacked(layer: _QuantLayer, described: Any, table: Any, packed: Tensor, scale: Tensor) -> Quantized:
+    """Returns codes and scale after checking what the file says of them against the layer, before using any of it."""
+    quantizer = layer.weight_quantizer
+    assert quantizer is not None
+    codes, like = layer.quantized()
+    for what, found, expected in (
+        ("scheme", described["scheme"], quantizer.spec),
+        ("shape", described["shape"], list(codes.shape)),
+        ("bits and codes", table, _code_table(quantizer)),
+    ):
+        if found != expected:
+            raise FileFormatError(f"expected the {what} {expected}, found {found}")
+    if scale.dtype != torch.float32 or scale.shape != like.shape or not bool(scale.isfinite().all()):
+        raise FileFormatError(
+            f"expected a finite float32 scale of shape {tuple(like.shape)}, found {scale.dtype} {tuple(scale.shape)}"
+        )
+    return unpack(packed, quantizer.code_values(), quantizer.bits, tuple(codes.shape)), scale

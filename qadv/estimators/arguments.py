@@ -12,7 +12,8 @@ from qadv.estimators.checks import check_images
 from qadv.quantization.calibration import Calibration
 
 
-def _to_float32(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+def cast_to_float32(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A forward pre-hook: float64 and float16 inputs become float32."""
     other = (torch.float64, torch.float16)  # bfloat16 is left to autocast
     return tuple(i.float() if isinstance(i, Tensor) and i.dtype in other else i for i in inputs)
 
@@ -20,8 +21,8 @@ def _to_float32(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 def cast_input_to_float32(model: nn.Module) -> None:
     """ART calls the parts of an `nn.Sequential` one by one, so there the first part does the cast."""
     first = next(iter(model.children()), model) if isinstance(model, nn.Sequential) else model
-    if _to_float32 not in first._forward_pre_hooks.values():
-        first.register_forward_pre_hook(_to_float32)
+    if cast_to_float32 not in first._forward_pre_hooks.values():
+        first.register_forward_pre_hook(cast_to_float32)
 
 
 def check_input_shape(input_shape: Any) -> tuple[int, ...]:

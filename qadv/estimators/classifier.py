@@ -217,7 +217,7 @@ class QuantizedClassifier(PyTorchClassifier):
         """Rebuilds a saved classifier.
 
         Args:
-            path: a file that `save` wrote.
+            path: a file that `save` wrote, or `qadv.export` in its packed form: that gives a frozen network.
             model: the *float* network, where it was not made from a backbone's name; it is quantized as saved.
             arguments: replace or complete what was saved, e.g. `device_type="cpu"`, `loss=...`, `optimizer=...`.
 

@@ -11,10 +11,10 @@ from qadv import __version__
 from qadv.backbones.create import create_backbone
 from qadv.backbones.float_weights import load_state
 from qadv.deployment import packed
-from qadv.errors import FileFormatError, InvalidInputError
+from qadv.errors import FileFormatError, InvalidInputError, QadvError
 from qadv.files import read_tensors, write_tensors
 from qadv.quantization.convert import convert
-from qadv.quantization.frozen import FrozenLayer
+from qadv.quantization.frozen import is_frozen
 
 if TYPE_CHECKING:
     from qadv.estimators.classifier import QuantizedClassifier
@@ -23,6 +23,8 @@ C = TypeVar("C", bound="QuantizedClassifier")
 
 FORMAT = "qadv-classifier/1"
 _FIELDS = {"backbone", "quantization", "loss", "defences", "classifier"}
+# where the weights came from: they are in the file now
+_SOURCES = {"pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}
 
 
 def mean_std(classifier: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -44,7 +46,7 @@ def mean_std(classifier: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]
 
 def save(classifier: "QuantizedClassifier", path: str | os.PathLike[str]) -> None:
     """See `QuantizedClassifier.save`."""
-    if any(isinstance(module, FrozenLayer) for module in classifier.model.modules()):
+    if is_frozen(classifier.model):
         save_packed(classifier, path)  # a frozen network has no latent weights, only codes
         return
     write(classifier, path, FORMAT, {name: tensor.cpu() for name, tensor in classifier.model.state_dict().items()}, {})
@@ -85,8 +87,17 @@ def save_packed(classifier: "QuantizedClassifier", path: str | os.PathLike[str])
     write(classifier, path, packed.FORMAT, tensors, {"layers": layers, "schemes": schemes})
 
 
-def load(cls: type[C], path: str | os.PathLike[str], model: nn.Module | None, arguments: dict[str, Any]) -> C:
-    """See `QuantizedClassifier.load`."""
+def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Returns the header of a saved classifier.
+
+    Raises:
+        FileFormatError: the file is damaged, or qadv did not write it.
+        StorageError: there is no such file, or it can't be read.
+    """
+    return _read(path)[1]
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors, header = read_tensors(path)
     if (
         not isinstance(header, dict)
@@ -98,36 +109,59 @@ def load(cls: type[C], path: str | os.PathLike[str], model: nn.Module | None, ar
             f"{os.fspath(path)}: expected a file that QuantizedClassifier.save wrote ({FORMAT}), found {found}; plain "
             "float weights go in with from_backbone(..., checkpoint_path=...)"
         )
-    if header["format"] == packed.FORMAT and not header.keys() >= {"layers", "schemes"}:
-        raise FileFormatError(f"{os.fspath(path)}: the header is damaged: it does not describe the packed layers")
-    if model is None:
-        model = _build_backbone(header["backbone"], path)
-    if header["format"] == packed.FORMAT:
-        model = packed.frozen_from_packed(model, header, tensors, path)
-    else:
-        if header["quantization"] is not None:
-            model = convert(model, **header["quantization"], fit=False)
-        load_state(model, tensors, os.fspath(path))
+    return tensors, header
 
-    settings: dict[str, Any] = {**header["classifier"], **arguments}
-    if header["defences"] and not {"preprocessing_defences", "postprocessing_defences"} & arguments.keys():
+
+def load(cls: type[C], path: str | os.PathLike[str], model: nn.Module | None, arguments: dict[str, Any]) -> C:
+    """See `QuantizedClassifier.load`."""
+    tensors, header = _read(path)
+    try:
+        model = _network(model, header, tensors, path)
+        settings = {**_settings(header), **arguments}
+        defences = ", ".join(header["defences"])
+    except (QadvError, ImportError):
+        raise
+    except Exception as error:  # a header may say anything
+        raise FileFormatError(
+            f"{os.fspath(path)}: the header is damaged, or of another version of qadv: {type(error).__name__}: {error}"
+        ) from error
+    if defences and not {"preprocessing_defences", "postprocessing_defences"} & arguments.keys():
         raise InvalidInputError(
-            f"{os.fspath(path)} was saved with the defences {', '.join(header['defences'])}, which are not in the "
-            "file; pass them as load(..., preprocessing_defences=, postprocessing_defences=), or None to do without"
+            f"{os.fspath(path)} was saved with the defences {defences}, which are not in the file; pass them as "
+            "load(..., preprocessing_defences=, postprocessing_defences=), or None to do without"
         )
     if "loss" not in settings:
-        if header["loss"] is None:
-            raise InvalidInputError(
-                f"{os.fspath(path)} was saved with a loss of its own; pass it to load(..., loss=...)"
-            )
-        settings["loss"] = getattr(nn, header["loss"])()
-    for key in ("input_shape", "clip_values", "preprocessing"):
-        if isinstance(settings[key], list):
-            settings[key] = tuple(settings[key])
+        raise InvalidInputError(f"{os.fspath(path)} was saved with a loss of its own; pass it to load(..., loss=...)")
     try:
         return cls(model, **settings)
     except TypeError as error:
         raise InvalidInputError(f"load: {error}") from error
+
+
+def _network(
+    model: nn.Module | None, header: dict[str, Any], tensors: dict[str, Tensor], path: str | os.PathLike[str]
+) -> nn.Module:
+    if model is None:
+        model = _build_backbone(header["backbone"], path)
+    if header["format"] == packed.FORMAT:
+        return packed.frozen_from_packed(model, header, tensors, path)
+    if header["quantization"] is not None:
+        model = convert(model, **header["quantization"], fit=False)
+    load_state(model, tensors, os.fspath(path))
+    return model
+
+
+def _settings(header: dict[str, Any]) -> dict[str, Any]:
+    """Returns the arguments of the class that are in the file."""
+    names = ("input_shape", "nb_classes", "channels_first", "clip_values", "preprocessing")
+    values = {name: header["classifier"][name] for name in names}
+    settings = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    if header["loss"] is not None:
+        loss = getattr(nn, header["loss"])
+        if not issubclass(loss, nn.modules.loss._Loss):
+            raise TypeError(f"{header['loss']!r} is no loss of torch.nn")
+        settings["loss"] = loss()
+    return settings
 
 
 def _build_backbone(recipe: dict[str, Any] | None, path: str | os.PathLike[str]) -> nn.Module:
@@ -135,7 +169,7 @@ def _build_backbone(recipe: dict[str, Any] | None, path: str | os.PathLike[str])
         raise InvalidInputError(
             f"{os.fspath(path)} holds a network that was not made by name; pass the float one: load(path, model=net)"
         )
-    options = {key: value for key, value in recipe["options"].items() if key != "pretrained"}  # weights are in the file
+    options = {key: value for key, value in recipe["options"].items() if key not in _SOURCES}
     return create_backbone(
         recipe["name"], nb_classes=recipe["nb_classes"], in_channels=recipe["in_channels"], **options
     )

@@ -16,6 +16,7 @@ from qadv.quantization.layers import (
     QuantLinear,
     activation_quantizers,
     quantized_layer,
+    take_hooks,
 )
 from qadv.quantization.scheme import Role, Scheme, parse_scheme
 
@@ -29,7 +30,6 @@ _OTHER_ACTIVATIONS = {
 # these read the weights of their parts without calling them: what is inside can't be swapped
 _OPAQUE = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 _WEIGHT_LAYERS = (nn.modules.conv._ConvNd, nn.Linear, nn.Bilinear, nn.RNNBase, *_OPAQUE)
-_HOOKS = ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs")
 
 
 def quantize(
@@ -221,8 +221,7 @@ class _Conversion:
             for child_name, child in list(parent._modules.items()):
                 if child is not None and id(child) in replaced:
                     new = replaced[id(child)].to(device)
-                    for hooks in _HOOKS:
-                        setattr(new, hooks, getattr(child, hooks))
+                    take_hooks(new, child)
                     parent._modules[child_name] = new
 
 

@@ -9,7 +9,7 @@ from timm.layers import conv2d_same
 from torch import Tensor, nn
 
 from qadv.errors import InvalidInputError
-from qadv.quantization.layers import QuantActivation, QuantConv2d, QuantLinear, _QuantLayer
+from qadv.quantization.layers import QuantActivation, QuantConv2d, QuantLinear, _QuantLayer, take_hooks
 from qadv.quantization.quantizer import ActivationQuantizer, WeightQuantizer
 
 Quantized = tuple[Tensor, Tensor]
@@ -51,8 +51,14 @@ class FrozenLayer(_QuantLayer):
     def quantized(self) -> Quantized:
         if self._weights is None:
             return super().quantized()
-        _, codes, scale = self._weights
-        return codes.to(self.weight.device), scale.to(self.weight.device)
+        quantizer, *stored = self._weights
+        codes, scale = (tensor.to(self.weight.device) for tensor in stored)
+        if not torch.equal(quantizer.decode(codes, scale).to(self.weight), self.weight):
+            raise InvalidInputError(
+                "the weights of a frozen layer were changed, so that its integer codes no longer say what they are; "
+                "change the network that was frozen, and freeze it again"
+            )
+        return codes, scale
 
     def after_step(self) -> None:
         """Nothing is left to do: these weights are not trained."""
@@ -98,6 +104,11 @@ class FrozenActivation(QuantActivation):
         return self.quantize_output.quantize(x)
 
 
+def is_frozen(model: nn.Module) -> bool:
+    """Whether `freeze` made the network."""
+    return any(isinstance(module, FrozenLayer | FrozenActivation) for module in model.modules())
+
+
 @torch.no_grad()
 def freeze(model: nn.Module, codes: Mapping[str, Quantized] | None = None) -> nn.Module:
     """Returns a copy of plain layers with the same outputs and input gradients; nothing in it is trained.
@@ -107,12 +118,14 @@ def freeze(model: nn.Module, codes: Mapping[str, Quantized] | None = None) -> nn
         codes: integer codes and scale of layers by name, instead of those that the layers' weights give.
 
     Raises:
-        InvalidInputError: the network is not quantized, or frozen already.
+        InvalidInputError: the network is not quantized, or frozen already, or on the meta device.
     """
-    if any(isinstance(module, FrozenLayer | FrozenActivation) for module in model.modules()):
+    if is_frozen(model):
         raise InvalidInputError("the network is frozen already")
     if not any(isinstance(module, _QuantLayer | QuantActivation) for module in model.modules()):
         raise InvalidInputError("the network is not quantized: there is nothing to freeze; quantize it first")
+    if any(tensor.is_meta for tensor in model.state_dict().values()):
+        raise InvalidInputError("the network is on the meta device: it has no weights to freeze; load some first")
     result = copy.deepcopy(model)
     replaced: dict[int, nn.Module] = {}
     for name, module in result.named_modules():
@@ -120,6 +133,8 @@ def freeze(model: nn.Module, codes: Mapping[str, Quantized] | None = None) -> nn
             replaced[id(module)] = _frozen_layer(module, (codes or {}).get(name))
         elif isinstance(module, QuantActivation):
             replaced[id(module)] = FrozenActivation(module.quantizer).train(module.training)
+        if id(module) in replaced:
+            take_hooks(replaced[id(module)], module)
     for parent in list(result.modules()):
         for child_name, child in list(parent._modules.items()):
             if child is not None and id(child) in replaced:

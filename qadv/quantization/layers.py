@@ -162,6 +162,24 @@ def layer_bytes(layer: nn.Module) -> tuple[int, int]:
     return packed + 4 * layer.scale.numel() + 4 * (total - weights), full
 
 
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
+
+
+def take_hooks(new: nn.Module, old: nn.Module) -> None:
+    """Gives a module that takes another one's place its hooks."""
+    for hooks in _HOOKS:
+        setattr(new, hooks, getattr(old, hooks))
+    new._is_full_backward_hook = old._is_full_backward_hook
+
+
 def _same_forward(module: nn.Module, base: type[nn.Module]) -> bool:
     return isinstance(module, base) and type(module).forward is base.forward and not is_parametrized(module)
 

@@ -32,7 +32,7 @@ def pack(codes: Tensor, code_values: Tensor, bits: int) -> Tensor:
         wrong = flat[values[index] != flat][0].item()
         raise SchemeError(f"code {wrong:g} is not among code_values, {values[0]:g} to {values[-1]:g}")
     shifts = np.arange(bits - 1, -1, -1)
-    digits = (index.numpy().astype(np.uint16)[:, None] >> shifts & 1).astype(np.uint8)
+    digits = (index.numpy().astype(np.int64)[:, None] >> shifts & 1).astype(np.uint8)
     return torch.from_numpy(np.packbits(digits))
 
 

@@ -17,7 +17,8 @@ class PiecewiseWeights(WeightQuantizer):
 
     `W_q = s₁ c₁ + s₂ c₂`, where `s₁ = p / (2^(k-1) - 1)` and `s₂ = (m - p) / 2^(k-1)` are the steps of centre and tail,
     `c₁` is the code clipped to the centre's and `c₂` what of it lies in a tail. The breakpoint p is the one with the
-    smallest squared error of the filter's own weights; p = m, which is `int:k`, is among those tried.
+    smallest squared error of the filter's own weights on a grid (256 shares of m, and 23 round each of the best 16);
+    p = m, which is `int:k`, is among those tried.
 
     Breakpoint and maximum are found once, when a layer gets the quantizer, and kept: later weights beyond m are clipped
     to it. **Reading:** the tails add codes to the centre's, so a weight takes k + 1 bits of storage; the gradient,
@@ -51,11 +52,9 @@ class PiecewiseWeights(WeightQuantizer):
         largest = self.centre_codes + self.tail_codes
         return torch.arange(-largest, largest + 1)
 
-    @property
-    def breakpoint(self) -> Tensor:
-        """The p of each filter, shape (c_out,)."""
-        assert self.scale is not None, "fit comes first"
-        return (self.scale[0] * self.centre_codes).flatten()
+    def breakpoint(self, scale: Tensor) -> Tensor:
+        """Returns the p of each filter, shape (c_out,), for the scale that `encode` gave."""
+        return (scale[0] * self.centre_codes).flatten()
 
     def _steps(self, largest: Tensor, share: Tensor) -> Tensor:
         """Returns both steps, (2, c_out, 1, …), for breakpoints at a share of the largest weight."""

@@ -6,12 +6,17 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from typer.testing import CliRunner
 
 import qadv
 from qadv.cli import app
 from qadv.deployment.agreement import OnnxNetwork, agreement
-from qadv.errors import FileFormatError, InvalidInputError, MissingRequirementError
+from qadv.deployment.onnx_graph import _Activation, _Layer
+from qadv.errors import FileFormatError, InvalidInputError, MissingRequirementError, StorageError
+from qadv.quantization.frozen import freeze
+from qadv.quantization.layers import QuantConv2d
+from qadv.quantization.quantizer import ActivationQuantizer, WeightQuantizer
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -102,12 +107,181 @@ def test_the_command(trained, tmp_path):
     assert "uniform noise" in noise.stdout
 
 
+def spread(classifier, digits):
+    """Trains a little, so that ties at 0 don't decide."""
+    qadv.DefensiveQuantTrainer(classifier, beta=0.0, lr=0.05, verbose=False).fit(
+        digits.x_train, digits.y_train, batch_size=64, nb_epochs=2
+    )
+    return classifier
+
+
+@pytest.mark.parametrize("weights", ["bwn", "int:4"])
+def test_biases_between_quantized_activations_are_not_rounded(weights, digits, tmp_path):
+    """Also with onnxruntime's own settings, in which it computes in integers."""
+    import onnxruntime
+
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(),
+        nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10),
+    )  # fmt: skip
+    classifier = qadv.QuantizedClassifier(qadv.quantize(net, weights, "relu6:4"), nn.CrossEntropyLoss(), (1, 8, 8), 10)
+    spread(classifier, digits)
+    qadv.export(classifier, tmp_path / "net.onnx", to="onnx")
+    logits = classifier.predict(digits.x_test)
+    np.testing.assert_allclose(OnnxNetwork(tmp_path / "net.onnx").predict(digits.x_test), logits, atol=1e-3)
+    session = onnxruntime.InferenceSession(tmp_path / "net.onnx", providers=["CPUExecutionProvider"])
+    found = session.run(None, {"images": digits.x_test})[0]
+    assert np.isclose(found, logits, atol=1e-3).all(axis=1).mean() > 0.98
+
+
+def test_float_weights_between_quantized_activations_stay_float(digits, tmp_path):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 10))
+    model = qadv.quantize(net, "float", "relu6:4")
+    classifier = spread(qadv.QuantizedClassifier(model, nn.CrossEntropyLoss(), (1, 8, 8), 10), digits)
+    qadv.export(classifier, tmp_path / "net.onnx", to="onnx")
+    found = OnnxNetwork(tmp_path / "net.onnx").predict(digits.x_test)
+    np.testing.assert_allclose(found, classifier.predict(digits.x_test), atol=1e-3)
+
+
+def test_hooks_become_part_of_the_graph_and_nothing_random_is_used(make_classifier, digits, tmp_path):
+    classifier = make_classifier("int:4", "relu6:4")
+    layer = next(m for m in classifier.model.modules() if getattr(m, "weight_quantizer", None) is not None)
+    layer.register_forward_hook(lambda module, inputs, output: output * 3)
+    relu = next(m for m in classifier.model.modules() if hasattr(m, "act_quant"))
+    relu.register_forward_pre_hook(lambda module, inputs: (inputs[0] + 0.1,))
+    before = torch.random.get_rng_state()
+    qadv.export(classifier, tmp_path / "net.onnx", to="onnx")
+    assert torch.equal(torch.random.get_rng_state(), before)
+    x = digits.x_test[:50]
+    found = OnnxNetwork(tmp_path / "net.onnx").predict(x)
+    assert np.isclose(found, classifier.predict(x), atol=1e-3).all(axis=1).mean() > 0.9
+
+
+def test_nothing_quantized_but_conversion_was_asked_for(tmp_path, digits):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    classifier = qadv.QuantizedClassifier(qadv.quantize(net, "float", "float"), nn.CrossEntropyLoss(), (1, 8, 8), 10)
+    qadv.export(classifier, tmp_path / "net.onnx", to="onnx")
+    found = OnnxNetwork(tmp_path / "net.onnx").predict(digits.x_test)
+    np.testing.assert_allclose(found, classifier.predict(digits.x_test), atol=1e-5)
+
+
+class FromTwo(ActivationQuantizer):
+    """Levels 2, 3, 4 and 5: none of them, and no code of theirs, is 0."""
+
+    steps = 3
+
+    def __init__(self, bits, spec=""):
+        super().__init__(bits, spec)
+        self.register_buffer("scale", torch.tensor(1.0), persistent=False)
+
+    def quantize(self, x):
+        return x.clamp(2, 2 + self.steps).round()
+
+    def levels(self):
+        return torch.arange(2.0, 3 + self.steps)
+
+    def grid(self):
+        return 2.0, 2.0 + self.steps, self.steps
+
+
+class Fine(FromTwo):
+    steps = 300
+
+
+@pytest.mark.parametrize("quantizer", [FromTwo(2), Fine(9)])
+def test_grids_away_from_zero_or_of_more_than_256_levels(quantizer):
+    x = torch.linspace(-1, 320, 5000)
+    layer = _Activation(quantizer)
+    if layer.grid is None:
+        assert quantizer.steps > 255
+        assert torch.equal(layer(x), quantizer.quantize(x))
+    else:
+        program = torch.onnx.export(layer.eval(), (x,), dynamo=True, verbose=False)
+        session = __import__("onnxruntime").InferenceSession(program.model_proto.SerializeToString())
+        found = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
+        np.testing.assert_array_equal(found, quantizer.quantize(x).numpy())
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_scale_for_each_filter_or_each_input_channel(axis):
+    """Of a plugin; 5 filters of 5 channels, so that lengths alone do not tell which is which."""
+
+    class Scaled(WeightQuantizer):
+        def encode(self, weight):
+            scale = weight.abs().amax(dim=[d for d in range(weight.ndim) if d != axis], keepdim=True) / 7
+            return (weight / scale).round(), scale
+
+        def code_values(self):
+            return torch.arange(-7, 8)
+
+    torch.manual_seed(0)
+    layer = QuantConv2d(5, 5, 3, weight_quant=Scaled(4, "scaled").injector())
+    frozen = freeze(nn.Sequential(layer))[0]
+    exported = _Layer(frozen)
+    assert exported.dequantizes == (axis == 0)
+    x = torch.rand(2, 5, 6, 6)
+    program = torch.onnx.export(exported.eval(), (x,), dynamo=True, verbose=False)
+    session = __import__("onnxruntime").InferenceSession(program.model_proto.SerializeToString())
+    found = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
+    np.testing.assert_allclose(found, frozen(x).numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_the_commands_errors(trained, make_classifier, tmp_path):
+    def says(*arguments):
+        result = CliRunner().invoke(app, ["export", *map(str, arguments)])
+        assert result.exit_code == 1, result.output
+        return str(result.exception)
+
+    path = tmp_path / "net.safetensors"
+    trained.save(path)
+    assert "--dataset, --eps: only an ONNX graph" in says(path, "--dataset", "digits", "--eps", "0.1")
+    assert "--eps: expected a number above 0, got 0" in says(path, "--to", "onnx", "--eps", "0")
+    assert "--nb-samples: expected at least 1" in says(path, "--to", "onnx", "--nb-samples", "0")
+    assert "is the model itself" in says(path, "--out", path)
+    assert "did you mean packed" in says(path, "--to", "pack")
+    make_classifier(input_shape=(1, 16, 16), image_size=16).save(tmp_path / "large.safetensors")
+    other = says(tmp_path / "large.safetensors", "--to", "onnx", "--dataset", "digits")
+    assert "images of shape (1, 8, 8), the network takes (1, 16, 16)" in other
+    assert "no file" in says(tmp_path / "none")
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Linear(10, 10), nn.Linear(10, 10))
+    own = qadv.QuantizedClassifier(qadv.quantize(net, "int:4", "float"), nn.CrossEntropyLoss(), (1, 8, 8), 10)
+    own.save(tmp_path / "own.safetensors")
+    assert "qadv.export(qadv.QuantizedClassifier.load(" in says(tmp_path / "own.safetensors")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["large.safetensors", "net.safetensors", "own.safetensors"]
+
+
+def test_the_commands_file_names(trained, tmp_path):
+    trained.save(tmp_path / "net.safetensors")
+    assert CliRunner().invoke(app, ["export", str(tmp_path / "net.safetensors")]).exit_code == 0
+    packed = tmp_path / "net.packed.safetensors"
+    assert packed.exists()
+    arguments = ["export", str(packed), "--to", "onnx", "--nb-samples", "5"]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    assert (tmp_path / "net.onnx").exists()
+
+
 def test_errors(make_classifier, tmp_path, monkeypatch):
     from art.defences.preprocessor import SpatialSmoothing
 
     defended = make_classifier("int:4", preprocessing_defences=SpatialSmoothing())
     with pytest.raises(InvalidInputError, match="SpatialSmoothing would not be part"):
         qadv.export(defended, tmp_path / "x.onnx", to="onnx")
+    with pytest.raises(StorageError, match="no file"):
+        OnnxNetwork(tmp_path / "none.onnx")
+    plain = make_classifier("int:4")
+    qadv.export(plain, tmp_path / "net.onnx", to="onnx")
+    network = OnnxNetwork(tmp_path / "net.onnx")
+    with pytest.raises(InvalidInputError, match=r"expected float images of shape \(N, 1, 8, 8\)"):
+        network.predict(np.zeros((2, 3, 8, 8), np.float32))
+    with pytest.raises(InvalidInputError, match="N >= 1"):
+        network.predict(np.zeros((0, 1, 8, 8), np.float32))
+    x = np.random.default_rng(0).random((4, 1, 8, 8), dtype=np.float32)
+    with pytest.raises(InvalidInputError, match="expected eps > 0"):
+        agreement(plain, tmp_path / "net.onnx", x, eps=0)
+    with pytest.raises(InvalidInputError, match=r"the graph gives logits \(4, 10\), the classifier \(4, 7\)"):
+        agreement(make_classifier("int:4", nb_classes=7), tmp_path / "net.onnx", x)
     (tmp_path / "no.onnx").write_text("no graph")
     with pytest.raises(FileFormatError, match="can't load"):
         OnnxNetwork(tmp_path / "no.onnx")

@@ -101,7 +101,35 @@ def test_a_network_of_one_layer():
     assert torch.equal(freeze(model)(x), model(x))
 
 
+def test_hooks_are_kept():
+    model = qadv.quantize(
+        nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.Linear(4, 2)), "int:4"
+    ).eval()
+    model[1].register_forward_hook(lambda module, inputs, output: output + 1)
+    model[2].register_forward_pre_hook(lambda module, inputs: (inputs[0] * 2,))
+    seen = []
+    model[3].register_full_backward_hook(lambda module, inputs, outputs: seen.append(module))
+    x = torch.rand(5, 4)
+    y, gradient = outputs_and_gradient(model, x)
+    frozen_y, frozen_gradient = outputs_and_gradient(freeze(model), x)
+    assert torch.equal(frozen_y, y)
+    assert torch.equal(frozen_gradient, gradient)
+    assert len(seen) == 2
+
+
+def test_weights_changed_after_freezing_are_found_out():
+    frozen = freeze(qadv.quantize(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)), "int:4", "float"))
+    frozen[1].quantized()
+    frozen.load_state_dict({**frozen.state_dict(), "1.weight": torch.rand(4, 4)})
+    with pytest.raises(InvalidInputError, match="freeze it again"):
+        frozen[1].quantized()
+
+
 def test_errors():
+    with torch.device("meta"):
+        empty = qadv.quantize(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2)), "int:4", "float")
+    with pytest.raises(InvalidInputError, match="meta device"):
+        freeze(empty)
     quantized = qadv.quantize(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2), nn.Linear(2, 2)))
     with pytest.raises(InvalidInputError, match="frozen already"):
         freeze(freeze(quantized))

@@ -166,7 +166,7 @@ def check_definition(spec, weight, out, layer):
         np.testing.assert_allclose((out + 1) / 2 * n, np.round((out + 1) / 2 * n), atol=1e-4)
         assert np.abs(out - definitions.dorefa_before_rounding(w)).max() <= 1.0001 / n
     else:
-        breakpoints = layer.weight_quantizer.breakpoint.double().numpy()
+        breakpoints = layer.weight_quantizer.breakpoint(layer.quantized()[1]).double().numpy()
         for row, values, p in zip(w.astype(np.float64), out, breakpoints, strict=True):
             if np.abs(row).max() <= 1e-30:
                 assert np.abs(values).max() <= np.abs(row).max() * 1.1  # steps underflow
