@@ -44,7 +44,9 @@ def measure(data: Images, net: Path, weights: str, activations: str, kind: str, 
         activations=activations,
         checkpoint_path=net,
         preprocessing=MEAN_STD,
-        calibration=None if floating else qadv.Calibration(data.x_train[order[:1024]], "mse", 99.9, correct, correct),
+        calibration=None
+        if floating
+        else qadv.Calibration(data.x_train[order[:1024]], ranges="mse", batch_norm=correct, bias_correction=correct),
     )
     if kind.startswith("fine-tuned"):
         ratios = RATIOS if weights.startswith("sq") else (1.0,)
@@ -88,13 +90,14 @@ def main(
                 print(f"{kind} {w} {a}: {100 * accuracy:.2f}", flush=True)
 
     cells = [json.loads(path.read_text()) for path in sorted(out.glob("*.json"))]
-    for kind in sorted({cell["kind"] for cell in cells}):
-        table = Table("weights", *ACTIVATIONS, title=f"{kind}, accuracy in % on the whole test set, seed {seed}")
+    for kind in sorted({cell["kind"] for cell in cells if cell["seed"] == seed}):
         found = {
             (c["weights"], c["activations"]): c["accuracy"] for c in cells if (c["kind"], c["seed"]) == (kind, seed)
         }
-        for w in dict.fromkeys([w for w in TRAINED if any(key[0] == w for key in found)]):
-            table.add_row(w, *(f"{100 * found[w, a]:.2f}" if (w, a) in found else "–" for a in ACTIVATIONS))
+        rows, columns = (list(dict.fromkeys(names)) for names in zip(*found, strict=True))
+        table = Table("weights", *columns, title=f"{kind}, accuracy in % on the whole test set, seed {seed}")
+        for w in rows:
+            table.add_row(w, *(f"{100 * found[w, a]:.2f}" if (w, a) in found else "–" for a in columns))
         Console().print(table)
 
 

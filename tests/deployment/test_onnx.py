@@ -115,24 +115,26 @@ def spread(classifier, digits):
     return classifier
 
 
-@pytest.mark.parametrize("weights", ["bwn", "int:4"])
-def test_biases_between_quantized_activations_are_not_rounded(weights, digits, tmp_path):
+LINEAR = (nn.Flatten, lambda: nn.Linear(64, 32), nn.ReLU, lambda: nn.Linear(32, 32), nn.ReLU, lambda: nn.Linear(32, 10))
+CONVOLUTIONS = (
+    lambda: nn.Conv2d(1, 8, 3), nn.ReLU, lambda: nn.Conv2d(8, 8, 3), nn.ReLU, lambda: nn.Conv2d(8, 8, 3), nn.ReLU,
+    nn.Flatten, lambda: nn.Linear(32, 10),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("parts", [LINEAR, CONVOLUTIONS], ids=["linear", "convolutions"])
+def test_biases_between_quantized_activations_are_not_rounded(parts, digits, tmp_path):
     """Also with onnxruntime's own settings, in which it computes in integers."""
     import onnxruntime
 
     torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(),
-        nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10),
-    )  # fmt: skip
-    classifier = qadv.QuantizedClassifier(qadv.quantize(net, weights, "relu6:4"), nn.CrossEntropyLoss(), (1, 8, 8), 10)
-    spread(classifier, digits)
+    model = qadv.quantize(nn.Sequential(*(part() for part in parts)), "int:2", "relu1:4")
+    classifier = qadv.QuantizedClassifier(model, nn.CrossEntropyLoss(), (1, 8, 8), 10)
     qadv.export(classifier, tmp_path / "net.onnx", to="onnx")
-    logits = classifier.predict(digits.x_test)
-    np.testing.assert_allclose(OnnxNetwork(tmp_path / "net.onnx").predict(digits.x_test), logits, atol=1e-3)
+    x = np.random.default_rng(0).random((100, 1, 8, 8), dtype=np.float32)
     session = onnxruntime.InferenceSession(tmp_path / "net.onnx", providers=["CPUExecutionProvider"])
-    found = session.run(None, {"images": digits.x_test})[0]
-    assert np.isclose(found, logits, atol=1e-3).all(axis=1).mean() > 0.98
+    for found in (OnnxNetwork(tmp_path / "net.onnx").predict(x), session.run(None, {"images": x})[0]):
+        assert np.isclose(found, classifier.predict(x), atol=1e-4).all(axis=1).mean() >= 0.98
 
 
 def test_float_weights_between_quantized_activations_stay_float(digits, tmp_path):

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import qadv
+from qadv.backbones import create_backbone
 from qadv.errors import FileFormatError, InvalidInputError, StorageError
 from qadv.files import write_atomically
 from tests.blur import Blur
@@ -128,3 +129,22 @@ def test_a_folder_that_cannot_be_made_is_reported(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="could not write"):
         write_atomically(tmp_path / "file" / "below", b"x")
+
+
+def test_loading_does_not_look_where_the_weights_once_came_from(tmp_path):
+    """timm's options for that may name files that are gone, or a hub."""
+    net = create_backbone("resnet10t", pretrained_cfg_overlay={"file": "gone.safetensors"}, cache_dir="nowhere")
+    net.qadv_backbone["options"].update(pretrained=True, checkpoint_path="gone.pth", pretrained_cfg="a1_in1k")
+    classifier = qadv.QuantizedClassifier(qadv.quantize(net), nn.CrossEntropyLoss(), (3, 32, 32), 10)
+    classifier.save(tmp_path / "net.safetensors")
+    x = np.random.default_rng(0).random((4, 3, 32, 32), dtype=np.float32)
+    again = qadv.QuantizedClassifier.load(tmp_path / "net.safetensors")
+    np.testing.assert_array_equal(again.predict(x), classifier.predict(x))
+
+
+def test_a_header_nested_too_deep(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"x": torch.ones(1)}, tmp_path / "deep", {"qadv": "[" * 100_000})
+    with pytest.raises(FileFormatError, match="header is damaged"):
+        qadv.QuantizedClassifier.load(tmp_path / "deep")
