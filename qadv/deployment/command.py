@@ -115,7 +115,7 @@ def _print_sizes(result: Exported) -> None:
 
 
 def _print_agreement(report: dict[str, Any]) -> None:
-    table = Table("images", "same class", "largest difference of a logit", "accuracy, classifier", "accuracy, ONNX")
+    table = Table("images", "same class", "logits differ by", "accuracy", "of ONNX")
     for row in report["agreement"]:
         accuracies = [row["classifier_accuracy"], row["onnx_accuracy"]]
         shown = ["–" if a is None else f"{100 * a:.2f} %" for a in accuracies]
