@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from qadv.backbones.create import create_backbone
 from qadv.backbones.float_weights import load_float_weights
 from qadv.errors import InvalidInputError, QadvError
-from qadv.estimators import storage
+from qadv.estimators import gradients, storage
 from qadv.estimators.arguments import (
     cast_input_to_float32,
     check_clip_values,
@@ -22,6 +22,7 @@ from qadv.estimators.arguments import (
     standardised,
 )
 from qadv.estimators.checks import check_images, check_labels
+from qadv.estimators.image_gradients import leave_parameters_out
 from qadv.estimators.upkeep import run_after_steps
 from qadv.modes import evaluation_mode
 from qadv.quantization.calibration import Calibration
@@ -77,6 +78,7 @@ class QuantizedClassifier(PyTorchClassifier):
         shape = check_input_shape(input_shape)
         limits = check_clip_values(clip_values)
         cast_input_to_float32(model)
+        leave_parameters_out(model)
         super().__init__(
             model=model,
             loss=loss,
@@ -166,8 +168,13 @@ class QuantizedClassifier(PyTorchClassifier):
         x = check_images(x, self.input_shape, self._limits, strict=False)
         if not training_mode and batch_size < _FEW_ROWS:
             batch_size = max(batch_size, min(_LEAST_VALUES_PER_BATCH // x[0].size, 1024))
-        logits: Array = super().predict(x, batch_size=batch_size, training_mode=training_mode, **kwargs)
-        return logits
+        self._model.train(training_mode)
+        prepared, _ = self._apply_preprocessing(x, y=None, fit=False)
+        with torch.no_grad():
+            batches = torch.from_numpy(prepared).split(batch_size)
+            logits = [self._model(batch.to(self._device))[-1].float().cpu().numpy() for batch in batches]
+        outputs: Array = self._apply_postprocessing(preds=np.concatenate(logits), fit=False)
+        return outputs
 
     def fit(self, x: Array, y: Array, batch_size: int = 128, nb_epochs: int = 10, **kwargs: Any) -> None:
         """ART's own training loop, after checking images and labels; defenses have trainers of their own."""
@@ -184,7 +191,11 @@ class QuantizedClassifier(PyTorchClassifier):
         """Returns the gradient of the loss with respect to `x`, same shape; labels as indices or one-hot."""
         if isinstance(x, np.ndarray):
             x = check_images(x, self.input_shape, self._limits, strict=False)
-        return super().loss_gradient(x, self._one_hot(y, len(x)), training_mode=training_mode, **kwargs)
+        labels = self._one_hot(y, len(x))
+        if self.is_rnn:
+            return super().loss_gradient(x, labels, training_mode=training_mode, **kwargs)
+        self._model.train(training_mode)
+        return gradients.loss_gradient(self, x, labels)
 
     def class_gradient(self, x: Any, label: Any = None, training_mode: bool = False, **kwargs: Any) -> Any:
         """Returns the gradient of each class's logit, (N, classes or 1, *input_shape); `label` as in ART."""
@@ -192,7 +203,10 @@ class QuantizedClassifier(PyTorchClassifier):
             x = check_images(x, self.input_shape, self._limits, strict=False)
             if label is not None:
                 check_labels(np.broadcast_to(label, len(x)), len(x), self.nb_classes, "label")
-        return super().class_gradient(x, label, training_mode=training_mode, **kwargs)
+        if self.is_rnn or isinstance(x, Tensor):
+            return super().class_gradient(x, label, training_mode=training_mode, **kwargs)
+        self._model.train(training_mode)
+        return gradients.class_gradient(self, x, label)
 
     def compute_loss(self, x: Any, y: Any, reduction: str = "none", **kwargs: Any) -> Any:
         """Returns the loss of each image, (N,), or its mean or sum; labels as indices or one-hot."""

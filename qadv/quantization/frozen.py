@@ -5,11 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from timm.layers import conv2d_same
 from torch import Tensor, nn
 
 from qadv.errors import InvalidInputError
-from qadv.quantization.layers import QuantActivation, QuantConv2d, QuantLinear, _QuantLayer, take_hooks
+from qadv.quantization.layers import QuantActivation, QuantConv2d, QuantLinear, _QuantLayer, convolve, take_hooks
 from qadv.quantization.quantizer import ActivationQuantizer, WeightQuantizer
 
 Quantized = tuple[Tensor, Tensor]
@@ -73,12 +72,7 @@ class FrozenConv2d(FrozenLayer, nn.Conv2d):
     same_padding = False
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.same_padding:
-            padded: Tensor = conv2d_same(
-                self._input(x), self.weight, self.bias, self.stride, (0, 0), self.dilation, self.groups
-            )
-            return padded
-        return nn.Conv2d.forward(self, self._input(x))
+        return convolve(self, self._input(x), self.weight, self.same_padding)
 
 
 class FrozenLinear(FrozenLayer, nn.Linear):

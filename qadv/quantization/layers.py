@@ -6,11 +6,14 @@ from typing import Any, cast
 import brevitas.nn as qnn
 import timm.layers
 import torch
+import torch.nn.functional as F
 from brevitas.nn.quant_layer import QuantNonLinearActLayer
+from timm.layers import conv2d_same
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from qadv.errors import SchemeError
+from qadv.quantization.kept_weight import KeptWeight
 from qadv.quantization.packing import packed_size
 from qadv.quantization.quantizer import ActivationQuantizer, WeightQuantizer
 
@@ -95,12 +98,69 @@ class _QuantLayer:
         return ", ".join(parts)
 
 
-class QuantConv2d(_QuantLayer, qnn.QuantConv2d):
+class _TrainableLayer(_QuantLayer):
+    """Mixed into Brevitas's weight layers; where nothing is trained, weights are quantized once and kept."""
+
+    training: bool
+    _kept: KeptWeight | None = None
+
+    def train(self, mode: bool = True) -> Any:
+        # the parts of a layer follow its mode: a network has hundreds of them, and ART sets it at every query
+        return self if self.training == mode else super().train(mode)  # type: ignore[misc]
+
+    def _constant_weight(self, x: Any) -> Tensor | None:
+        """Returns the quantized weight if no gradient of it can be asked for, and Brevitas has nothing else to do."""
+        weight, proxy, quantizer = self.weight, getattr(self, "weight_quant"), self.weight_quantizer  # noqa: B009
+        if (
+            self.training
+            or type(x) is not Tensor
+            or not isinstance(weight, nn.Parameter)  # a replica, or put there by functional_call
+            or getattr(self, "export_mode")  # noqa: B009
+            or torch.compiler.is_compiling()
+            or (quantizer is not None and not proxy.is_quant_enabled)
+        ):
+            return None
+        if quantizer is None:
+            return weight
+        if torch.is_grad_enabled() and (
+            weight.requires_grad or any(tensor.requires_grad for tensor in quantizer.parameters())
+        ):
+            return None
+        if self._kept is None or not self._kept.holds_for(weight, quantizer):
+            self._kept = KeptWeight.of(weight, quantizer)
+        return self._kept.value
+
+    def _quantized_input(self, x: Tensor) -> Tensor:
+        proxy = getattr(self, "input_quant")  # noqa: B009
+        quantizer = _activation_quantizer(proxy)
+        return x if quantizer is None or not proxy.is_quant_enabled else quantizer.quantize(x)
+
+
+class QuantConv2d(_TrainableLayer, qnn.QuantConv2d):
     """A 2-d convolution with quantized weights, and inputs where the network has no ReLU."""
 
+    def forward(self, x: Any) -> Any:
+        weight = self._constant_weight(x)
+        if weight is None:
+            return super().forward(x)
+        return convolve(self, self._quantized_input(x), weight, self.is_same_padded_strided)
 
-class QuantLinear(_QuantLayer, qnn.QuantLinear):
+
+class QuantLinear(_TrainableLayer, qnn.QuantLinear):
     """A linear layer with quantized weights, and inputs where the network has no ReLU."""
+
+    def forward(self, x: Any) -> Any:
+        weight = self._constant_weight(x)
+        return super().forward(x) if weight is None else F.linear(self._quantized_input(x), weight, self.bias)
+
+
+def convolve(layer: nn.Conv2d, x: Tensor, weight: Tensor, same_padding: bool) -> Tensor:
+    """Returns what a convolution gives with this weight in place of its own."""
+    if same_padding:
+        padded: Tensor = conv2d_same(x, weight, layer.bias, layer.stride, (0, 0), layer.dilation, layer.groups)
+        return padded
+    convolved: Tensor = layer._conv_forward(x, weight, layer.bias)
+    return convolved
 
 
 class QuantActivation(QuantNonLinearActLayer):
@@ -125,6 +185,14 @@ class QuantActivation(QuantNonLinearActLayer):
         found = _activation_quantizer(self.act_quant)
         assert found is not None
         return found
+
+    def forward(self, x: Any) -> Any:
+        if type(x) is not Tensor or self.export_mode or not self.act_quant.is_quant_enabled:
+            return super().forward(x)
+        return self.quantizer.quantize(x)
+
+    def train(self, mode: bool = True) -> Any:
+        return self if self.training == mode else super().train(mode)  # as of the weight layers
 
     def __repr__(self) -> str:
         quantizer = self.quantizer

@@ -1,0 +1,198 @@
+"""Gradients of images: one backward pass, ART's values, and the parameters left out."""
+
+import numpy as np
+import pytest
+import torch
+from art.defences.preprocessor import SpatialSmoothing
+from art.estimators.classification import PyTorchClassifier
+from torch import nn
+
+import qadv
+from qadv.backbones import create_backbone
+from tests.blur import Blur
+
+MEAN_STD = ([0.4], [0.3])
+
+
+class Residual(nn.Module):
+    """No `nn.Sequential`: ART calls it as a whole."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(64, 16), nn.Linear(16, 16), nn.Linear(16, 10)
+        self.norm, self.relu, self.fails = nn.BatchNorm1d(16), nn.ReLU(), False
+
+    def forward(self, x):
+        x = self.relu(self.norm(self.first(x.flatten(1))))
+        if self.fails:
+            raise RuntimeError("on purpose")
+        return self.last(self.relu(self.second(x)) + x)
+
+
+def classifier_of(net, weights="int:4", activations="relu6:4", **options):
+    torch.manual_seed(0)
+    model = qadv.quantize(net, weights, activations) if weights else net
+    return qadv.QuantizedClassifier(
+        model.eval(), nn.CrossEntropyLoss(), (1, 8, 8), 10, preprocessing=MEAN_STD, **options
+    )
+
+
+def sequential():
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 10)
+    )
+
+
+NETWORKS = {"sequential": sequential, "residual": Residual}
+
+
+def plain(classifier):
+    """What several ART attacks make of a classifier."""
+    return PyTorchClassifier(
+        model=classifier.model,
+        loss=nn.CrossEntropyLoss(),
+        input_shape=classifier.input_shape,
+        nb_classes=classifier.nb_classes,
+        clip_values=classifier.clip_values,
+        preprocessing_defences=classifier.preprocessing_defences,
+        preprocessing=classifier.preprocessing,
+    )
+
+
+@pytest.fixture
+def x(digits):
+    return digits.x_test[:7].copy()
+
+
+@pytest.fixture
+def y(digits):
+    return digits.y_test[:7]
+
+
+@pytest.mark.parametrize("defence", [None, SpatialSmoothing, Blur])
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    ("weights", "activations"), [("int:4", "relu6:4"), ("bwn", "pact:2"), ("twn", "tanh:3"), (None, None)]
+)
+def test_gradients_are_those_of_art(name, weights, activations, defence, x, y):
+    defences = {SpatialSmoothing: [SpatialSmoothing(channels_first=True)], Blur: [Blur()], None: None}[defence]
+    classifier = classifier_of(NETWORKS[name](), weights, activations, preprocessing_defences=defences)
+    other = plain(classifier)
+    one_hot = np.eye(10, dtype=np.float32)[y]
+    close = {"rtol": 1e-5, "atol": 1e-7}
+    np.testing.assert_allclose(classifier.loss_gradient(x, y), other.loss_gradient(x, one_hot), **close)
+    for label in (None, 3, y, list(y)):
+        expected = other.class_gradient(x, label)
+        found = classifier.class_gradient(x, label)
+        assert found.shape == expected.shape == (7, 10 if label is None else 1, 1, 8, 8)
+        np.testing.assert_allclose(found, expected, **close)
+    assert np.abs(classifier.class_gradient(x)).max() > 0
+
+
+def test_a_whole_backbone_has_all_class_gradients_at_once():
+    torch.manual_seed(0)
+    classifier = qadv.QuantizedClassifier.from_backbone(
+        "resnet20", "int:4", "relu6:4", preprocessing=([0.5] * 3, [0.2] * 3)
+    )
+    images = np.random.default_rng(0).random((2, 3, 32, 32), dtype=np.float32)
+    found, expected = classifier.class_gradient(images), plain(classifier).class_gradient(images)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+
+
+def test_tensors_give_tensors(x, y):
+    classifier = classifier_of(Residual())
+    gradient = classifier.loss_gradient(torch.from_numpy(x), torch.from_numpy(y))
+    np.testing.assert_array_equal(gradient.numpy(), classifier.loss_gradient(x, y))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("rebuilt", [False, True])
+def test_an_attack_leaves_the_parameters_out(name, rebuilt, x, y, monkeypatch):
+    classifier = classifier_of(NETWORKS[name]())
+    seen = []
+    convolve = nn.functional.linear
+    monkeypatch.setattr(nn.functional, "linear", lambda x, w, b=None: seen.append(w.requires_grad) or convolve(x, w, b))
+    attacked = plain(classifier) if rebuilt else classifier
+    before = [p.requires_grad for p in classifier.model.parameters()]
+    attacked.loss_gradient(x, np.eye(10, dtype=np.float32)[y])
+    assert seen == [False] * 3
+    assert [p.requires_grad for p in classifier.model.parameters()] == before
+    assert all(before)
+    assert all(p.grad is None for p in classifier.model.parameters())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("mode", [True, False])
+@pytest.mark.parametrize("by_art", [False, True])
+def test_training_gives_every_parameter_its_gradient(name, mode, by_art, x, y):
+    classifier = classifier_of(NETWORKS[name]())
+    classifier.loss_gradient(x, y)
+    classifier.model.train(mode)
+    outputs = classifier._model(torch.from_numpy(x))[-1] if by_art else classifier.model(torch.from_numpy(x))
+    nn.functional.cross_entropy(outputs, torch.from_numpy(y)).backward()
+    assert all(p.grad is not None for p in classifier.model.parameters())
+    if mode:  # in training mode also when images have gradients, as in adversarial training that shares a pass
+        classifier.model.zero_grad()
+        images = torch.from_numpy(x).requires_grad_()
+        nn.functional.cross_entropy(classifier.model(images), torch.from_numpy(y)).backward()
+        assert all(p.grad is not None for p in classifier.model.parameters())
+        assert images.grad is not None
+
+
+def test_an_error_in_the_network_leaves_the_parameters_as_they_were(x, y):
+    classifier = classifier_of(Residual())
+    classifier.model.fails = True
+    with pytest.raises(RuntimeError, match="on purpose"):
+        classifier.loss_gradient(x, y)
+    assert all(p.requires_grad for p in classifier.model.parameters())
+
+
+def test_parameters_that_were_fixed_stay_fixed(x, y):
+    classifier = classifier_of(Residual())
+    classifier.model.first.weight.requires_grad_(False)
+    classifier.loss_gradient(x, y)
+    assert [n for n, p in classifier.model.named_parameters() if not p.requires_grad] == ["first.weight"]
+
+
+def test_two_classifiers_of_one_network_and_copies(x, y):
+    import copy
+
+    model = qadv.quantize(Residual()).eval()
+    first, second = (qadv.QuantizedClassifier(model, nn.CrossEntropyLoss(), (1, 8, 8), 10) for _ in range(2))
+    assert len(model._forward_pre_hooks) == 2, "one casts, one leaves parameters out"
+    np.testing.assert_array_equal(first.loss_gradient(x, y), second.loss_gradient(x, y))
+    copied = copy.deepcopy(model)
+    images = torch.from_numpy(x).requires_grad_()
+    copied(images).sum().backward()
+    assert all(p.grad is None for p in copied.parameters())
+    assert all(p.requires_grad for p in [*copied.parameters(), *model.parameters()])
+
+
+def test_predict_is_arts(x, digits):
+    classifier = classifier_of(sequential(), preprocessing_defences=SpatialSmoothing(channels_first=True))
+    other = plain(classifier)
+    for size in (1, 3, 7, 100):
+        np.testing.assert_allclose(
+            classifier.predict(x, batch_size=size), other.predict(x, batch_size=size), rtol=1e-5, atol=1e-6
+        )
+    assert classifier.predict(x.astype(np.float64)).dtype == np.float32
+
+
+def test_recurrent_networks_go_arts_way(x, y):
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm, self.last = nn.LSTM(8, 16, batch_first=True), nn.Linear(16, 10)
+
+        def forward(self, x):
+            return self.last(self.lstm(x[:, 0])[0][:, -1])
+
+    classifier = qadv.QuantizedClassifier(Recurrent(), nn.CrossEntropyLoss(), (1, 8, 8), 10)
+    assert classifier.is_rnn
+    assert classifier.loss_gradient(x, y).shape == x.shape
+    assert classifier.class_gradient(x).shape == (7, 10, 1, 8, 8)
+    assert not classifier_of(Residual()).is_rnn
+
+
+def test_mnist_cnn_is_covered_by_both_ways():
+    assert isinstance(create_backbone("mnist-cnn", nb_classes=10, in_channels=1), nn.Sequential)
