@@ -171,7 +171,7 @@ class QuantizedClassifier(PyTorchClassifier):
         self._model.train(training_mode)
         prepared, _ = self._apply_preprocessing(x, y=None, fit=False)
         with torch.no_grad():
-            batches = torch.from_numpy(prepared).split(batch_size)
+            batches = torch.split(torch.from_numpy(prepared), batch_size)
             logits = [self._model(batch.to(self._device))[-1].float().cpu().numpy() for batch in batches]
         outputs: Array = self._apply_postprocessing(preds=np.concatenate(logits), fit=False)
         return outputs

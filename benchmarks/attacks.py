@@ -1,0 +1,341 @@
+"""Attacks on ResNet-20: this project against plain ART on a stock Brevitas network, other toolkits, and the floor.
+
+    python benchmarks/attacks.py --data-dir DATA [--attack PGD-20] [--rounds 3] [--nb-samples 16]
+
+DATA holds CIFAR-10 as .npz files and resnet20-cifar10.safetensors. All contestants of an attack take turns in each
+round, on one thread; times are medians over the rounds, speed-ups medians of the ratios within a round. Networks:
+
+- "qadv": `QuantizedClassifier`, int:4 weights, relu6:4 activations, calibrated; through ART's own attack, and through
+  `QueryCoalescer` where the attack works on one sample at a time;
+- "ART": the same float network with Brevitas's own 4-bit quantizers (per-channel weights, activations of [0, 6]) in a
+  plain `PyTorchClassifier`;
+- other toolkits: on qadv's network as a torch module.
+
+The floor is what the attack's passes cost on the float network with frozen parameters, at batches of `--nb-samples`:
+rows sent forward and rows sent backward, counted in qadv's run, times the cost of one.
+"""
+
+import importlib.util
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import art.attacks.evasion as art
+import brevitas.nn as qnn
+import numpy as np
+import torch
+import typer
+from art.estimators.classification import PyTorchClassifier
+from brevitas.quant import Int8WeightPerChannelFloat, Uint8ActPerTensorFloatMaxInit
+from brevitas.core.scaling import ScalingImplType
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+import qadv
+from qadv.backbones import create_backbone
+from qadv.backbones.float_weights import load_float_weights
+
+MEAN_STD = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+EPS = 4 / 255
+
+
+@dataclass(frozen=True)
+class Case:
+    """An attack as each contestant runs it; `one_by_one` ones go through `QueryCoalescer`."""
+
+    name: str
+    attack: Callable[[Any], Any]
+    one_by_one: bool = False
+    peers: dict[str, Callable[[nn.Module, Tensor, Tensor], Tensor]] = field(default_factory=dict)
+
+
+class _Stock(Uint8ActPerTensorFloatMaxInit):
+    scaling_impl_type = ScalingImplType.CONST
+    max_val = 6.0
+    bit_width = 4
+
+
+def stock_brevitas(model: nn.Module) -> nn.Module:
+    """Returns the network with Brevitas's own layers and quantizers in place of all but its first and last layer."""
+    named = [name for name, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    for name, module in list(model.named_modules()):
+        new: nn.Module | None = None
+        if isinstance(module, nn.Conv2d) and name not in (named[0], named[-1]):
+            new = qnn.QuantConv2d(
+                module.in_channels,
+                module.out_channels,
+                module.kernel_size,
+                stride=module.stride,
+                padding=module.padding,
+                bias=module.bias is not None,
+                weight_quant=Int8WeightPerChannelFloat,
+                weight_bit_width=4,
+            )
+            new.load_state_dict(module.state_dict(), strict=False)
+        elif isinstance(module, nn.ReLU):
+            new = qnn.QuantReLU(act_quant=_Stock)
+        if new is not None:
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, new)
+    return model.eval()
+
+
+class Counter:
+    """Counts the rows that go forward and backward through a network."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.forward = self.backward = 0
+        self.handles = [model.register_forward_hook(self._count)]
+
+    def _count(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self.forward += len(output)
+        if output.requires_grad:
+            output.register_hook(self._count_backward)
+
+    def _count_backward(self, gradient: Tensor) -> None:
+        # gradients of all classes come as one batched gradient
+        self.backward += (
+            torch._C._functorch.get_unwrapped(gradient).shape[:-1].numel() if _batched(gradient) else len(gradient)
+        )
+
+    def remove(self) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+
+def _batched(tensor: Tensor) -> bool:
+    return bool(torch._C._functorch.is_batchedtensor(tensor))
+
+
+def cases() -> list[Case]:
+    quiet = {"verbose": False}
+    pgd = {"norm": np.inf, "eps": EPS, "eps_step": EPS / 4, **quiet}
+    torchattacks, foolbox, adv_lib = peers()
+    return [
+        Case("FGSM", partial(art.FastGradientMethod, eps=EPS, batch_size=128), peers={**torchattacks("FGSM", eps=EPS)}),
+        Case(
+            "PGD-20",
+            partial(art.ProjectedGradientDescent, max_iter=20, batch_size=128, **pgd),
+            peers={
+                **torchattacks("PGD", eps=EPS, alpha=EPS / 4, steps=20, random_start=False),
+                **foolbox("LinfPGD", epsilon=EPS, abs_stepsize=EPS / 4, steps=20, random_start=False),
+                **adv_lib("pgd_linf", ε=EPS, steps=20, absolute_step_size=EPS / 4, random_init=False),
+            },
+        ),
+        Case(
+            "MIM-20",
+            partial(art.MomentumIterativeMethod, max_iter=20, decay=1.0, batch_size=128, **pgd),
+            peers=torchattacks("MIFGSM", eps=EPS, alpha=EPS / 4, steps=20, decay=1.0),
+        ),
+        Case(
+            "APGD-20",
+            partial(art.AutoProjectedGradientDescent, max_iter=20, nb_random_init=1, batch_size=128, **pgd),
+            peers=torchattacks("APGD", norm="Linf", eps=EPS, steps=20, n_restarts=1),
+        ),
+        Case(
+            "C&W-L2",
+            partial(art.CarliniL2Method, binary_search_steps=1, max_iter=20, initial_const=1.0, batch_size=1, **quiet),
+            one_by_one=True,
+            peers={
+                **torchattacks("CW", c=1.0, steps=20, lr=0.01),
+                **foolbox("L2CarliniWagnerAttack", epsilon=None, binary_search_steps=1, steps=20, initial_const=1.0),
+            },
+        ),
+        Case(
+            "DeepFool",
+            partial(art.DeepFool, max_iter=20, nb_grads=10, batch_size=1, **quiet),
+            one_by_one=True,
+            peers={**torchattacks("DeepFool", steps=20), **foolbox("L2DeepFoolAttack", epsilon=None, steps=20)},
+        ),
+        Case(
+            "DDN-50",
+            partial(qadv.DDN, max_iter=50, **quiet),
+            peers={**foolbox("DDNAttack", epsilon=None, steps=50), **adv_lib("ddn", steps=50)},
+        ),
+        Case("SPSA", partial(qadv.SPSA, eps=EPS, max_iter=5, nb_samples=32, seed=0, **quiet)),
+        Case("N-Attack", partial(qadv.NAttack, eps=EPS, max_iter=3, nb_samples=50, seed=0, **quiet)),
+        Case(
+            "Square",
+            partial(art.SquareAttack, eps=EPS, max_iter=50, batch_size=128, **quiet),
+            peers=torchattacks("Square", norm="Linf", eps=EPS, n_queries=50, n_restarts=1),
+        ),
+        Case("ZOO", partial(art.ZooAttack, max_iter=4, binary_search_steps=1, use_resize=False, use_importance=False,
+                            nb_parallel=16, batch_size=1, **quiet), one_by_one=True),
+        Case("Boundary", partial(art.BoundaryAttack, targeted=False, max_iter=15, init_size=50, **quiet), one_by_one=True),
+        Case("HopSkipJump", partial(art.HopSkipJump, max_iter=2, init_eval=10, max_eval=50, init_size=50, **quiet),
+             one_by_one=True),
+        Case("SignOPT", partial(art.SignOPTAttack, targeted=False, max_iter=3, num_trial=20, k=20, query_limit=400,
+                                **quiet), one_by_one=True),
+        Case("SimBA", partial(art.SimBA, attack="px", max_iter=60, epsilon=0.2, **quiet), one_by_one=True),
+    ]  # fmt: skip
+
+
+def peers() -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
+    """Returns, for each other toolkit, a function that gives its attack by name, or nothing if it is not installed."""
+
+    def of_torchattacks(name: str, **options: Any) -> dict[str, Any]:
+        if importlib.util.find_spec("torchattacks") is None:
+            return {}
+        import torchattacks
+
+        return {"torchattacks": lambda model, x, y: getattr(torchattacks, name)(model, **options)(x, y)}
+
+    def of_foolbox(name: str, epsilon: float | None, **options: Any) -> dict[str, Any]:
+        if importlib.util.find_spec("foolbox") is None:
+            return {}
+        import foolbox
+
+        def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+            wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
+            attack = getattr(foolbox.attacks, name)(**options)
+            return attack(wrapped, x, y, epsilons=epsilon)[1]  # type: ignore[no-any-return]
+
+        return {"Foolbox": run}
+
+    def of_adv_lib(name: str, **options: Any) -> dict[str, Any]:
+        if importlib.util.find_spec("adv_lib") is None:
+            return {}
+        from adv_lib import attacks
+
+        return {"adv-lib": lambda model, x, y: getattr(attacks, name)(model, x, y, **options)}
+
+    return of_torchattacks, of_foolbox, of_adv_lib
+
+
+class Standardised(nn.Module):
+    """What other toolkits attack: images in [0, 1] in."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        for name, value in zip(("mean", "std"), MEAN_STD, strict=True):
+            self.register_buffer(name, torch.tensor(value).reshape(3, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network((x - self.mean) / self.std)
+        return logits
+
+
+def cost_of_a_row(model: nn.Module, x: Tensor, rounds: int = 7) -> tuple[float, float]:
+    """Returns the seconds that one row takes forward, and backward to the images, on the float network."""
+    forward, backward = [], []
+    for _ in range(rounds):
+        leaf = x.clone().requires_grad_()
+        started = time.perf_counter()
+        with torch.no_grad():
+            model(x)
+        between = time.perf_counter()
+        torch.autograd.grad(model(leaf).sum(), leaf)
+        forward.append(between - started)
+        backward.append(time.perf_counter() - between - forward[-1])
+    return statistics.median(forward) / len(x), statistics.median(backward) / len(x)
+
+
+def main(
+    data_dir: Annotated[Path, typer.Option(help="folder with CIFAR-10 and the float network")],
+    attack: Annotated[list[str] | None, typer.Option(help="attacks to run; all without it")] = None,
+    nb_samples: Annotated[int, typer.Option(help="images attacked")] = 16,
+    rounds: Annotated[int, typer.Option(help="interleaved rounds")] = 3,
+) -> None:
+    torch.set_num_threads(1)
+    data = qadv.create("dataset", "cifar10", data_dir=data_dir)
+    checkpoint = data_dir / "resnet20-cifar10.safetensors"
+    float_net = create_backbone("resnet20", nb_classes=10, in_channels=3)
+    load_float_weights(float_net, checkpoint)
+    ours = qadv.QuantizedClassifier.from_backbone(
+        "resnet20", "int:4", "relu6:4", checkpoint_path=checkpoint, preprocessing=MEAN_STD,
+        calibration=data.x_train[:256],
+    )  # fmt: skip
+    settings = {"input_shape": (3, 32, 32), "nb_classes": 10, "clip_values": (0.0, 1.0), "preprocessing": MEAN_STD}
+    stock = PyTorchClassifier(model=stock_brevitas(_copy(float_net)), loss=nn.CrossEntropyLoss(), **settings)
+    floor_net = _copy(float_net).eval().requires_grad_(False)
+    module = Standardised(ours.model).eval()
+
+    images = data.x_test[:500]
+    right = (ours.predict(images).argmax(1) == data.y_test[:500]) & (
+        stock.predict(images).argmax(1) == data.y_test[:500]
+    )
+    x, y = images[right][:nb_samples], data.y_test[:500][right][:nb_samples]
+    one_hot = np.eye(10, dtype=np.float32)[y]
+    tensors = torch.from_numpy(x), torch.from_numpy(y)
+    forward_cost, backward_cost = cost_of_a_row(floor_net, tensors[0])
+    print(f"float network, one row of {nb_samples}: forward {1e3 * forward_cost:.2f} ms, backward "
+          f"{1e3 * backward_cost:.2f} ms")  # fmt: skip
+
+    table = Table(
+        "attack", "rows forward", "backward", "floor, s", "qadv, × floor", "ART, × floor", "qadv faster by",
+        "success qadv, ART", "mean L2 qadv, ART", "others, × their floor", title=f"{nb_samples} images, one thread",
+    )  # fmt: skip
+    for case in cases():
+        if attack and case.name not in attack:
+            continue
+        contestants = {
+            "qadv": partial(_by_qadv, case, ours, x, one_hot),
+            "ART": partial(_by_art, case, stock, x, one_hot),
+        }
+        for name, peer in case.peers.items():
+            contestants[name] = partial(peer, module, *tensors)
+        times: dict[str, list[float]] = {name: [] for name in contestants}
+        results, passes = {}, {}
+        for round_ in range(rounds + 1):
+            for name, run in contestants.items():
+                np.random.seed(round_)
+                torch.manual_seed(round_)
+                counter = Counter(stock.model if name == "ART" else ours.model) if round_ == 0 else None
+                started = time.perf_counter()
+                result = run()
+                if counter is not None:  # the first round warms up, and counts
+                    counter.remove()
+                    passes[name] = counter.forward, counter.backward
+                else:
+                    times[name].append(time.perf_counter() - started)
+                results[name] = result.detach().numpy() if isinstance(result, Tensor) else result
+        floors = {n: f * forward_cost + b * backward_cost for n, (f, b) in passes.items()}
+        ratios = {n: statistics.median(t) / floors[n] for n, t in times.items()}
+        faster = statistics.median(a / b for a, b in zip(times["ART"], times["qadv"], strict=True))
+        scores = {
+            n: _score(ours if n != "ART" else stock, x, np.asarray(found, np.float32), y)
+            for n, found in results.items()
+        }
+        others = [f"{n} {ratios[n]:.2f} ({statistics.median(times[n]):.2f} s)" for n in case.peers]
+        table.add_row(
+            case.name, *(f"{count:,}" for count in passes["qadv"]), f"{floors['qadv']:.2f}", f"{ratios['qadv']:.2f}",
+            f"{statistics.median(times['ART']) / floors['qadv']:.2f}", f"{faster:.1f}",
+            f"{scores['qadv'][0]:.0%}, {scores['ART'][0]:.0%}", f"{scores['qadv'][1]:.3f}, {scores['ART'][1]:.3f}",
+            ", ".join(others),
+        )  # fmt: skip
+        print(f"{case.name}: done", flush=True)
+    Console(width=170).print(table)
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    import copy
+
+    return copy.deepcopy(model)
+
+
+def _by_art(case: Case, classifier: Any, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return case.attack(classifier).generate(x, y)  # type: ignore[no-any-return]
+
+
+def _by_qadv(case: Case, classifier: Any, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    attack = case.attack(classifier)
+    if case.one_by_one:
+        attack = qadv.QueryCoalescer(attack, seed=0)
+    return attack.generate(x, y)  # type: ignore[no-any-return]
+
+
+def _score(classifier: Any, x: np.ndarray, adversarial: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Returns the success rate, and the mean L2 distance of the successful ones."""
+    broken = classifier.predict(adversarial).argmax(1) != y
+    distance = np.linalg.norm((adversarial - x).reshape(len(x), -1), axis=1)
+    return float(broken.mean()), float(distance[broken].mean()) if broken.any() else float("nan")
+
+
+if __name__ == "__main__":
+    typer.run(main)
