@@ -39,7 +39,7 @@ class BatchedAttack(EvasionAttack):
     """An attack whose `_search` works on one batch of tensors on the estimator's device.
 
     Each image draws its random numbers from a generator of its own, decided by `seed` and the image's index in `x`:
-    what becomes of it depends neither on `batch_size` nor on the other images, but for the network's own rounding.
+    what becomes of it depends neither on `batch_size` nor on the other images, but for rounding.
 
     Args:
         estimator: an ART classifier that gives logits.
@@ -148,7 +148,7 @@ class BatchedAttack(EvasionAttack):
             f"{type(self).__name__}: the gradient at the input is all zero for {without_gradient} of {nb_images} "
             f"images ({without_gradient / nb_images:.0%}): the network masks its gradients, and what survives is no "
             "sign of robustness; attack it without gradients too (SPSA)",
-            stacklevel=4,
+            stacklevel=3,
         )
 
     def _check_params(self) -> None:
