@@ -37,16 +37,18 @@ def ddn(
     by_image = (-1, *[1] * (x.ndim - 1))
     farthest = _norm(torch.maximum(x - low, high - x))
     eps = torch.full_like(farthest, init_eps)
-    current, best, best_norm = x, x.clone(), torch.full_like(farthest, torch.inf)
+    current, best, best_norm = x, x, torch.full_like(farthest, torch.inf)
     queries = torch.zeros(len(x), dtype=torch.int64, device=x.device)
     no_gradient = None
     for step in range(max_iter):
         logits, direction = gradient(current, y)
         queries += 1
         won = wins(logits, y, targeted)
-        better = won & (_norm(current - x) < best_norm)
-        best[better] = current[better]
-        best_norm[better] = _norm(current - x)[better]
+        change = current - x
+        distance = _norm(change)
+        better = won & (distance < best_norm)
+        best = torch.where(better.view(by_image), current, best)
+        best_norm = torch.where(better, distance, best_norm)
         flat = _norm(direction) == 0
         no_gradient = flat if no_gradient is None else no_gradient
         yield Found(best, queries, no_gradient)
@@ -54,7 +56,7 @@ def ddn(
         if flat.any():
             direction[flat] = normal([generators[i] for i in flat.nonzero()[:, 0].tolist()], x.shape[1:])
         size = _LEAST_STEP + (1 - _LEAST_STEP) * (1 + math.cos(math.pi * step / max_iter)) / 2
-        change = current - x + (-size if targeted else size) * _unit(direction)
+        change = change + (-size if targeted else size) * _unit(direction)
         eps = torch.minimum(eps * torch.where(won, 1 - gamma, 1 + gamma), farthest)
         current = (x + eps.view(by_image) * _unit(change)).clamp(low, high)
         if quantize:

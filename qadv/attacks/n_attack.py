@@ -57,7 +57,7 @@ def n_attack(
         won = wins(answers, labels, targeted).view(len(active), -1)
         first = won.int().argmax(dim=1)  # 0, the mean, where none won
         adversarial[active] = tried[torch.arange(len(active), device=x.device), first]
-        loss = margin(answers, labels, targeted).clamp(min=0).view(len(active), -1)[:, 1:]
+        loss = margin(answers, labels, targeted).view(len(active), -1)[:, 1:]
         score = (loss - loss.mean(dim=1, keepdim=True)) / (loss.std(dim=1, correction=0, keepdim=True) + 1e-7)
         step = torch.einsum("nk,nkd->nd", score, u.flatten(2)).view_as(mu[active])
         mu[active] -= learning_rate / (nb_samples * sigma) * step
@@ -83,14 +83,14 @@ class NAttack(BatchedAttack):
     With u ~ N(0, I), n = `nb_samples` times per step, and the range of pixels taken as [0, 1],
 
         z = μ + σu,   x′ = ½ (tanh(atanh(2x - 1) + z) + 1), projected on the ball,
-        μ ← μ - lr/(nσ) · Σ (ℓ - mean ℓ) / std ℓ · u,   ℓ = max(0, z_y - max_{c≠y} z_c)  (negated for a target).
+        μ ← μ - lr/(nσ) · Σ (ℓ - mean ℓ) / std ℓ · u,   ℓ = z_y - max_{c≠y} z_c  (negated for a target).
 
     The mean is tried with each population. The first adversarial one, the mean before the others, ends the search for
     an image; where there is none, the result is the last mean. An image that holds out costs
     `max_iter · (nb_samples + 1)` queries. Pixels at the ends of the range hardly move: tanh is flat there.
 
-    Source: Li, Li, Wang, Zhang, Gong 2019, algorithm 1. The hinge and the small constant beside the standard deviation
-    are those of the authors' code; the mean starts at 0, there at a random point near it.
+    Source: Li, Li, Wang, Zhang, Gong 2019, algorithm 1. The paper cuts ℓ off at 0; here the search has ended by then. The
+    mean starts at 0, in the authors' code at a random point near it.
 
     Args:
         estimator: an ART classifier that gives logits and has `clip_values`.
