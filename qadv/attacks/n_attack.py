@@ -89,8 +89,8 @@ class NAttack(BatchedAttack):
     an image; where there is none, the result is the last mean. An image that holds out costs
     `max_iter · (nb_samples + 1)` queries. Pixels at the ends of the range hardly move: tanh is flat there.
 
-    Source: Li, Li, Wang, Zhang, Gong 2019, algorithm 1. The paper cuts ℓ off at 0; here the search has ended by then. The
-    mean starts at 0, in the authors' code at a random point near it.
+    Source: Li, Li, Wang, Zhang, Gong 2019, algorithm 1. The paper cuts ℓ off at 0; here the search has ended by then.
+    The mean starts at 0, in the authors' code at a random point near it.
 
     Args:
         estimator: an ART classifier that gives logits and has `clip_values`.

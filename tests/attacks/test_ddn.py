@@ -48,18 +48,18 @@ def by_definition(network, x, y, targeted, init_eps, gamma, steps, quantize, dra
 
 
 @pytest.mark.parametrize("targeted", [False, True])
-@pytest.mark.parametrize("quantize", [False, True])
-def test_step_by_step_as_defined(targeted, quantize):
+@pytest.mark.parametrize(("quantize", "init_eps"), [(False, 0.6), (True, 0.6), (False, 50.0)])
+def test_step_by_step_as_defined(targeted, quantize, init_eps):
     network = smooth_network()
     x = np.random.default_rng(3).random((5, *SHAPE)).astype(np.float32)
     y = network(torch.from_numpy(x)).argmax(1).numpy()
     y = (y + 1) % 4 if targeted else y
-    settings = {"init_eps": 0.6, "gamma": 0.1, "max_iter": 15, "quantize": quantize}
+    settings = {"init_eps": init_eps, "gamma": 0.1, "max_iter": 15, "quantize": quantize}
     attack = qadv.DDN(plain(network, 4, SHAPE), targeted=targeted, seed=5, verbose=False, batch_size=3, **settings)
     found = attack.generate(x, y)
     assert (distances(found, x) > 0).any()
     for i in range(5):
-        expected = by_definition(network, x[i].astype(np.float64), y[i], targeted, 0.6, 0.1, 15, quantize, None)
+        expected = by_definition(network, x[i].astype(np.float64), y[i], targeted, init_eps, 0.1, 15, quantize, None)
         np.testing.assert_allclose(found[i], expected, atol=5e-5)
 
 

@@ -104,6 +104,16 @@ def test_an_image_that_is_wrong_already_stays_where_it_is():
     assert (attack.queries == 11).all()
 
 
+def test_pixels_at_the_ends_of_the_range_are_slow_but_not_stuck():
+    network = smooth_network()
+    x = np.tile(np.array([0, 1], dtype=np.float32), (2, 1, 4, 2))
+    y = network(torch.from_numpy(x)).argmax(1).numpy()
+    attack = qadv.NAttack(
+        plain(network, 4, SHAPE), eps=0.9, learning_rate=5, max_iter=30, nb_samples=30, seed=0, verbose=False
+    )
+    assert np.abs(attack.generate(x, y) - x).max() > 0.1
+
+
 def test_another_pixel_range_only_changes_the_unit():
     network = smooth_network()
 
