@@ -9,6 +9,12 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from qadv.attacks.ddn import DDN as DDN
+    from qadv.attacks.n_attack import NAttack as NAttack
+    from qadv.attacks.noise import GaussianNoise as GaussianNoise
+    from qadv.attacks.noise import UniformNoise as UniformNoise
+    from qadv.attacks.random_fgsm import RandomFGSM as RandomFGSM
+    from qadv.attacks.spsa import SPSA as SPSA
     from qadv.deployment.export import export as export
     from qadv.diagnostics.error_amplification import error_amplification as error_amplification
     from qadv.estimators.classifier import QuantizedClassifier as QuantizedClassifier
@@ -24,8 +30,14 @@ if TYPE_CHECKING:
 
 _PUBLIC = {
     "Calibration": "qadv.quantization.calibration",
+    "DDN": "qadv.attacks.ddn",
     "DefensiveQuantTrainer": "qadv.trainers.defensive_quantization",
+    "GaussianNoise": "qadv.attacks.noise",
+    "NAttack": "qadv.attacks.n_attack",
     "QuantizedClassifier": "qadv.estimators.classifier",
+    "RandomFGSM": "qadv.attacks.random_fgsm",
+    "SPSA": "qadv.attacks.spsa",
+    "UniformNoise": "qadv.attacks.noise",
     "create": "qadv.registry",
     "error_amplification": "qadv.diagnostics.error_amplification",
     "export": "qadv.deployment.export",

@@ -94,6 +94,17 @@ def qadv_trainers() -> Iterator[Trainer]:
 
 @hookimpl
 def qadv_attacks() -> Iterator[Attack]:
+    own = "qadv.attacks"
+    yield Attack(name="spsa", target=f"{own}.spsa:SPSA", summary="black-box, L-inf: Adam on estimated gradients")
+    yield Attack(
+        name="n-attack", target=f"{own}.n_attack:NAttack", summary="black-box, L-inf or L2: learns a distribution"
+    )
+    yield Attack(name="ddn", target=f"{own}.ddn:DDN", summary="white-box: smallest L2, direction and norm apart")
+    yield Attack(
+        name="r-fgsm", target=f"{own}.random_fgsm:RandomFGSM", summary="white-box, L-inf: random step, then FGSM"
+    )
+    yield Attack(name="uniform-noise", target=f"{own}.noise:UniformNoise", summary="uniform in [-eps, eps]")
+    yield Attack(name="gaussian-noise", target=f"{own}.noise:GaussianNoise", summary="normal, by standard deviation")
     yield Attack(
         name="art",
         target="qadv.attacks.art_catalogue:create",

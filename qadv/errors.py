@@ -48,6 +48,10 @@ class TrainingError(QadvError, ArithmeticError):
     """Training can't go on: the loss is not finite."""
 
 
+class AttackError(QadvError, ArithmeticError):
+    """An attack can't go on: logits or gradients are not finite."""
+
+
 def closest(name: str, known: Iterable[str], limit: int = 3) -> str:
     """Returns `"; did you mean a, b?"` with the nearest of `known`, or `""` when nothing is near."""
     matches = get_close_matches(name, list(known), n=limit, cutoff=0.5)

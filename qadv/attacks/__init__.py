@@ -1,1 +1,1 @@
-"""Evasion attacks by name."""
+"""Evasion attacks: those that ART lacks, one per file, and ART's own by name."""

@@ -1,0 +1,153 @@
+"""DDN: the smallest L2 perturbation, direction and norm apart (Rony et al. 2019, "Decoupling Direction and Norm for
+Efficient Gradient-Based L2 Adversarial Attacks and Defenses", CVPR, arXiv:1811.09600)."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from art.estimators import LossGradientsMixin
+from torch import Tensor
+
+from qadv.attacks.batched import BatchedAttack, Found
+from qadv.attacks.draws import Generators, normal
+from qadv.attacks.goal import wins
+from qadv.attacks.oracle import Oracle
+from qadv.attacks.parameters import check_flag, check_number, check_whole
+
+_LEAST_STEP = 0.01
+_STEPS_OF_8_BITS = 255
+
+
+def ddn(
+    gradient: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+    x: Tensor,
+    y: Tensor,
+    *,
+    targeted: bool,
+    init_eps: float,
+    gamma: float,
+    max_iter: int,
+    quantize: bool,
+    clip_values: tuple[float, float],
+    generators: Generators,
+) -> Iterator[Found]:
+    """Attacks images (N, *shape) with labels or targets (N,), and yields after each step; see `DDN`."""
+    low, high = clip_values
+    by_image = (-1, *[1] * (x.ndim - 1))
+    farthest = _norm(torch.maximum(x - low, high - x))
+    eps = torch.full_like(farthest, init_eps)
+    current, best, best_norm = x, x, torch.full_like(farthest, torch.inf)
+    queries = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    no_gradient = None
+    for step in range(max_iter):
+        logits, direction = gradient(current, y)
+        queries += 1
+        won = wins(logits, y, targeted)
+        change = current - x
+        distance = _norm(change)
+        better = won & (distance < best_norm)
+        best = torch.where(better.view(by_image), current, best)
+        best_norm = torch.where(better, distance, best_norm)
+        flat = _norm(direction) == 0
+        no_gradient = flat if no_gradient is None else no_gradient
+        yield Found(best, queries, no_gradient)
+
+        if flat.any():
+            direction[flat] = normal([generators[i] for i in flat.nonzero()[:, 0].tolist()], x.shape[1:])
+        size = _LEAST_STEP + (1 - _LEAST_STEP) * (1 + math.cos(math.pi * step / max_iter)) / 2
+        change = change + (-size if targeted else size) * _unit(direction)
+        eps = torch.minimum(eps * torch.where(won, 1 - gamma, 1 + gamma), farthest)
+        current = (x + eps.view(by_image) * _unit(change)).clamp(low, high)
+        if quantize:
+            levels = (current - low) / (high - low) * _STEPS_OF_8_BITS
+            current = low + (high - low) * (levels.round() / _STEPS_OF_8_BITS)
+
+
+def _norm(batch: Tensor) -> Tensor:
+    """Returns the L2 norm of each image, (N,)."""
+    norm: Tensor = torch.linalg.vector_norm(batch.flatten(1), dim=1)
+    return norm
+
+
+def _unit(batch: Tensor) -> Tensor:
+    """Returns each image divided by its L2 norm; zeros stay zeros."""
+    length = _norm(batch).view(-1, *[1] * (batch.ndim - 1))
+    return batch / torch.where(length > 0, length, 1)
+
+
+class DDN(BatchedAttack):
+    """White-box attack for the smallest L2 perturbation that is adversarial.
+
+    From δ = 0 and ε = ε₀, in each of the K = `max_iter` steps k = 0, 1, …, with the gradient g of the cross-entropy at
+    x + δ,
+
+        δ ← δ + α_k g/‖g‖₂ (minus for a target),   α_k = 0.01 + 0.99 · (1 + cos(πk/K)) / 2,
+        ε ← (1 - γ)ε if x + δ was adversarial, else (1 + γ)ε, at most the distance to the farthest corner,
+        δ ← ε δ/‖δ‖₂, clipped so that x + δ is within `clip_values`, and rounded where asked for.
+
+    Where g is zero its place is taken by a random direction. The result is the adversarial image with the smallest
+    ‖δ‖₂, the original itself if it is adversarial; **where none was found, it is the original**. All steps are made for
+    all images: one query and one gradient each.
+
+    Source: Rony, Hafemann, Oliveira, Ben Ayed, Sabourin, Granger 2019, algorithm 1.
+
+    Args:
+        estimator: an ART classifier that gives logits and has gradients and `clip_values`.
+        init_eps: ε₀, first L2 norm, in pixel values, above 0.
+        gamma: γ, by which the norm changes, above 0 and below 1.
+        max_iter: steps, at least 1; the first sees the original image.
+        quantize: round to the 256 levels of 8-bit images in each step, so that the result can be stored as one.
+        targeted, seed, verbose: see `BatchedAttack`.
+        batch_size: images attacked together.
+
+    Raises:
+        InvalidInputError: a parameter is out of its range, or the estimator has no `clip_values`.
+
+    Warns:
+        UserWarning: the gradient at some of the original images is zero.
+    """
+
+    attack_params = [*BatchedAttack.attack_params, "init_eps", "gamma", "max_iter", "quantize", "targeted"]
+    _estimator_requirements = (*BatchedAttack._estimator_requirements, LossGradientsMixin)
+
+    def __init__(
+        self,
+        estimator: Any,
+        init_eps: float = 1.0,
+        gamma: float = 0.05,
+        max_iter: int = 100,
+        quantize: bool = False,
+        targeted: bool = False,
+        batch_size: int = 128,
+        seed: int | None = None,
+        verbose: bool = True,
+    ) -> None:
+        super().__init__(estimator, targeted, batch_size, seed, verbose)
+        self.init_eps = init_eps
+        self.gamma = gamma
+        self.max_iter = max_iter
+        self.quantize = quantize
+        self._check_params()
+
+    def _search(self, oracle: Oracle, x: Tensor, y: Tensor, generators: Generators) -> Iterator[Found]:
+        return ddn(
+            oracle.gradient,
+            x,
+            y,
+            targeted=self.targeted,
+            init_eps=self.init_eps,
+            gamma=self.gamma,
+            max_iter=self.max_iter,
+            quantize=self.quantize,
+            clip_values=self._limits(),
+            generators=generators,
+        )
+
+    def _check_params(self) -> None:
+        super()._check_params()
+        check_number("init_eps", self.init_eps)
+        check_number("gamma", self.gamma, below=1)
+        check_whole("max_iter", self.max_iter)
+        check_flag("quantize", self.quantize)
+        self._require_clip_values()

@@ -1,0 +1,172 @@
+"""N-Attack: learns a distribution of adversarial images (Li et al. 2019, "NATTACK: Learning the Distributions of
+Adversarial Examples for an Improved Black-Box Attack on Deep Neural Networks", ICML, arXiv:1905.00441)."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qadv.attacks.batched import BatchedAttack, Found
+from qadv.attacks.draws import Generators, normal
+from qadv.attacks.goal import margin, wins
+from qadv.attacks.oracle import Oracle
+from qadv.attacks.parameters import check_number, check_whole
+from qadv.errors import InvalidInputError
+
+_INSIDE = 1 - 1e-6  # atanh is infinite at the ends of the range
+
+
+def n_attack(
+    logits: Callable[[Tensor], Tensor],
+    x: Tensor,
+    y: Tensor,
+    *,
+    targeted: bool,
+    norm: float,
+    eps: float,
+    sigma: float,
+    learning_rate: float,
+    max_iter: int,
+    nb_samples: int,
+    clip_values: tuple[float, float],
+    generators: Generators,
+) -> Iterator[Found]:
+    """Attacks images (N, *shape) with labels or targets (N,), and yields after each step; see `NAttack`."""
+    low, high = clip_values
+    start = torch.atanh((2 * (x - low) / (high - low) - 1) * _INSIDE)
+    mu = torch.zeros_like(x)
+
+    def images(z: Tensor, rows: Tensor) -> Tensor:
+        """Returns the images of z, (M, k, *shape), in the balls round the images `rows`, (M,)."""
+        centre = x[rows][:, None]
+        moved = low + (high - low) * (torch.tanh(start[rows][:, None] + z) + 1) / 2
+        return (centre + _in_ball(moved - centre, norm, eps)).clamp(low, high)
+
+    adversarial = x.clone()
+    queries = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    active = torch.arange(len(x), device=x.device)
+    for _ in range(max_iter):
+        u = normal([generators[i] for i in active.tolist()], (nb_samples, *x.shape[1:]))
+        z = torch.cat([mu[active][:, None], mu[active][:, None] + sigma * u], dim=1)
+        tried = images(z, active)
+        labels = y[active].repeat_interleave(1 + nb_samples)
+        answers = logits(tried.flatten(0, 1))
+        queries[active] += 1 + nb_samples
+        won = wins(answers, labels, targeted).view(len(active), -1)
+        first = won.int().argmax(dim=1)  # 0, the mean, where none won
+        adversarial[active] = tried[torch.arange(len(active), device=x.device), first]
+        loss = margin(answers, labels, targeted).view(len(active), -1)[:, 1:]
+        score = (loss - loss.mean(dim=1, keepdim=True)) / (loss.std(dim=1, correction=0, keepdim=True) + 1e-7)
+        step = torch.einsum("nk,nkd->nd", score, u.flatten(2)).view_as(mu[active])
+        mu[active] -= learning_rate / (nb_samples * sigma) * step
+        active = active[~won.any(dim=1)]
+        yield Found(adversarial, queries)
+        if len(active) == 0:
+            return
+    adversarial[active] = images(mu[active][:, None], active)[:, 0]
+    yield Found(adversarial, queries)
+
+
+def _in_ball(change: Tensor, norm: float, eps: float) -> Tensor:
+    """Projects changes (M, k, *shape) on the ball of radius `eps` in L∞ or L2."""
+    if norm == np.inf:
+        return change.clamp(-eps, eps)
+    length: Tensor = torch.linalg.vector_norm(change.flatten(2), dim=2).clamp(min=torch.finfo(change.dtype).tiny)
+    return change * (eps / length).clamp(max=1).view(*length.shape, *[1] * (change.ndim - 2))
+
+
+class NAttack(BatchedAttack):
+    """Black-box L∞ or L2 attack that moves the mean of a population of images to where the margin is small.
+
+    With u ~ N(0, I), n = `nb_samples` times per step, and the range of pixels taken as [0, 1],
+
+        z = μ + σu,   x′ = ½ (tanh(atanh(2x - 1) + z) + 1), projected on the ball,
+        μ ← μ - lr/(nσ) · Σ (ℓ - mean ℓ) / std ℓ · u,   ℓ = z_y - max_{c≠y} z_c  (negated for a target).
+
+    The mean is tried with each population. The first adversarial one, the mean before the others, ends the search for
+    an image; where there is none, the result is the last mean. An image that holds out costs
+    `max_iter · (nb_samples + 1)` queries. Pixels at the ends of the range hardly move: tanh is flat there.
+
+    Source: Li, Li, Wang, Zhang, Gong 2019, algorithm 1. The paper cuts ℓ off at 0; here the search has ended by then.
+    The mean starts at 0, in the authors' code at a random point near it.
+
+    Args:
+        estimator: an ART classifier that gives logits and has `clip_values`.
+        norm: `inf`, `numpy.inf`, or 2.
+        eps: radius of the ball, in pixel values, at least 0.
+        sigma: σ, spread of the population, above 0.
+        learning_rate: lr, above 0.
+        max_iter: steps, at least 1.
+        nb_samples: n, images of one population, at least 2.
+        targeted, batch_size, seed, verbose: see `BatchedAttack`. The images attacked together are as many as have their
+            populations in `batch_size` rows, and at least one.
+
+    Raises:
+        InvalidInputError: a parameter is out of its range, or the estimator has no `clip_values`.
+    """
+
+    attack_params = [
+        *BatchedAttack.attack_params,
+        "norm",
+        "eps",
+        "sigma",
+        "learning_rate",
+        "max_iter",
+        "nb_samples",
+        "targeted",
+    ]
+
+    def __init__(
+        self,
+        estimator: Any,
+        norm: float | str = np.inf,
+        eps: float = 8 / 255,
+        sigma: float = 0.1,
+        learning_rate: float = 0.02,
+        max_iter: int = 500,
+        nb_samples: int = 300,
+        targeted: bool = False,
+        batch_size: int = 512,
+        seed: int | None = None,
+        verbose: bool = True,
+    ) -> None:
+        super().__init__(estimator, targeted, batch_size, seed, verbose)
+        self.norm = norm
+        self.eps = eps
+        self.sigma = sigma
+        self.learning_rate = learning_rate
+        self.max_iter = max_iter
+        self.nb_samples = nb_samples
+        self._check_params()
+
+    def _search(self, oracle: Oracle, x: Tensor, y: Tensor, generators: Generators) -> Iterator[Found]:
+        return n_attack(
+            oracle.logits,
+            x,
+            y,
+            targeted=self.targeted,
+            norm=float(self.norm),
+            eps=self.eps,
+            sigma=self.sigma,
+            learning_rate=self.learning_rate,
+            max_iter=self.max_iter,
+            nb_samples=self.nb_samples,
+            clip_values=self._limits(),
+            generators=generators,
+        )
+
+    def _images_at_once(self) -> int:
+        return max(1, self.batch_size // (self.nb_samples + 1))
+
+    def _check_params(self) -> None:
+        super()._check_params()
+        if self.norm not in (np.inf, "inf", 2):
+            raise InvalidInputError(f"norm: expected inf or 2, got {self.norm!r}")
+        check_number("eps", self.eps, zero=True)
+        check_number("sigma", self.sigma)
+        check_number("learning_rate", self.learning_rate)
+        check_whole("max_iter", self.max_iter)
+        check_whole("nb_samples", self.nb_samples, least=2)
+        self._require_clip_values()

@@ -1,0 +1,157 @@
+"""SPSA: Adam on gradients estimated from pairs of queries (Uesato et al. 2018, "Adversarial Risk and the Dangers of
+Evaluating Against Weak Attacks", arXiv:1802.05666)."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qadv.attacks.batched import BatchedAttack, Found
+from qadv.attacks.draws import Generators, signs
+from qadv.attacks.goal import margin, wins
+from qadv.attacks.oracle import Oracle
+from qadv.attacks.parameters import check_number, check_whole
+
+_BETA1, _BETA2, _TINY = 0.9, 0.999, 1e-8  # Adam's
+
+
+def spsa_gradient(loss: Callable[[Tensor], Tensor], x: Tensor, v: Tensor, delta: float) -> Tensor:
+    """Estimates gradients by finite differences along random signs: `mean_v (L(x + δv) - L(x - δv)) / (2δ) · v`.
+
+    Args:
+        loss: images (M, *shape) to losses (M,), image by image.
+        x: where, (N, *shape).
+        v: n directions for each image, entries -1 and +1, (N, n, *shape).
+        delta: δ, in pixel values.
+    """
+    probes = torch.cat([x[:, None] + delta * v, x[:, None] - delta * v], dim=1)
+    plus, minus = loss(probes.flatten(0, 1)).view(len(x), 2, -1).unbind(dim=1)
+    slopes = (plus - minus) / (2 * delta)
+    return torch.einsum("nk,nkd->nd", slopes, v.flatten(2)).view_as(x) / v.shape[1]
+
+
+def spsa(
+    logits: Callable[[Tensor], Tensor],
+    x: Tensor,
+    y: Tensor,
+    *,
+    targeted: bool,
+    eps: float,
+    delta: float,
+    learning_rate: float,
+    max_iter: int,
+    nb_samples: int,
+    clip_values: tuple[float, float],
+    generators: Generators,
+) -> Iterator[Found]:
+    """Attacks images (N, *shape) with labels or targets (N,), and yields after each step; see `SPSA`."""
+    adversarial = x.clone()
+    queries = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    mean, square = torch.zeros_like(x), torch.zeros_like(x)
+    active = torch.arange(len(x), device=x.device)
+    for step in range(1, max_iter + 1):
+        won = wins(logits(adversarial[active]), y[active], targeted)
+        queries[active] += 1
+        active = active[~won]
+        yield Found(adversarial, queries)
+        if len(active) == 0:
+            return
+        labels = y[active].repeat_interleave(2 * nb_samples)
+        v = signs([generators[i] for i in active.tolist()], (nb_samples, *x.shape[1:]))
+        gradient = spsa_gradient(lambda probes: margin(logits(probes), labels, targeted), adversarial[active], v, delta)  # noqa: B023
+        queries[active] += 2 * nb_samples
+        mean[active] = _BETA1 * mean[active] + (1 - _BETA1) * gradient
+        square[active] = _BETA2 * square[active] + (1 - _BETA2) * gradient**2
+        change = mean[active] / (1 - _BETA1**step) / ((square[active] / (1 - _BETA2**step)).sqrt() + _TINY)
+        moved = adversarial[active] - learning_rate * change
+        moved = moved.clamp(x[active] - eps, x[active] + eps)
+        adversarial[active] = moved.clamp(*clip_values)
+    yield Found(adversarial, queries)
+
+
+class SPSA(BatchedAttack):
+    """Black-box L∞ attack that minimises the margin of the logits along estimated gradients.
+
+    Each step estimates the gradient at the current image from `nb_samples` random directions v in {-1, +1}^d,
+
+        g = mean_v (L(x + δv) - L(x - δv)) / (2δ) · v,   L = z_y - max_{c≠y} z_c  (negated for a target),
+
+    takes a step of Adam from the clean image on, and projects on the ε-ball and on `clip_values`. Before each step the
+    image itself is tried, and left as it is when it is adversarial. So an image that holds out costs
+    `max_iter · (2 · nb_samples + 1)` queries. Defaults are those of the low-bitwidth study, table 13.
+
+    Source: Uesato, O'Donoghue, van den Oord, Kohli 2018, "Adversarial Risk and the Dangers of Evaluating Against Weak
+    Attacks".
+
+    Args:
+        estimator: an ART classifier that gives logits.
+        eps: radius of the L∞ ball, in pixel values, at least 0.
+        delta: how far the probes are from the image in each pixel, above 0; probes are not clipped. A network with few
+            activation levels is a staircase: probes that are too near see no slope (docs/attacks.md).
+        learning_rate: Adam's step in each pixel, above 0.
+        max_iter: steps, at least 1.
+        nb_samples: directions per step, at least 1; each costs two queries.
+        targeted, batch_size, seed, verbose: see `BatchedAttack`. The images attacked together are as many as have their
+            probes in `batch_size` rows, and at least one.
+
+    Raises:
+        InvalidInputError: a parameter is out of its range.
+    """
+
+    attack_params = [
+        *BatchedAttack.attack_params,
+        "eps",
+        "delta",
+        "learning_rate",
+        "max_iter",
+        "nb_samples",
+        "targeted",
+    ]
+
+    def __init__(
+        self,
+        estimator: Any,
+        eps: float = 0.03,
+        delta: float = 0.01,
+        learning_rate: float = 0.01,
+        max_iter: int = 100,
+        nb_samples: int = 128,
+        targeted: bool = False,
+        batch_size: int = 256,
+        seed: int | None = None,
+        verbose: bool = True,
+    ) -> None:
+        super().__init__(estimator, targeted, batch_size, seed, verbose)
+        self.eps = eps
+        self.delta = delta
+        self.learning_rate = learning_rate
+        self.max_iter = max_iter
+        self.nb_samples = nb_samples
+        self._check_params()
+
+    def _search(self, oracle: Oracle, x: Tensor, y: Tensor, generators: Generators) -> Iterator[Found]:
+        return spsa(
+            oracle.logits,
+            x,
+            y,
+            targeted=self.targeted,
+            eps=self.eps,
+            delta=self.delta,
+            learning_rate=self.learning_rate,
+            max_iter=self.max_iter,
+            nb_samples=self.nb_samples,
+            clip_values=self._limits(),
+            generators=generators,
+        )
+
+    def _images_at_once(self) -> int:
+        return max(1, self.batch_size // (2 * self.nb_samples))
+
+    def _check_params(self) -> None:
+        super()._check_params()
+        check_number("eps", self.eps, zero=True)
+        check_number("delta", self.delta)
+        check_number("learning_rate", self.learning_rate)
+        check_whole("max_iter", self.max_iter)
+        check_whole("nb_samples", self.nb_samples)

@@ -1,0 +1,179 @@
+"""SPSA against its definition, closed forms and other toolkits."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+import qadv
+from qadv.attacks.draws import image_generators, signs
+from qadv.attacks.spsa import spsa, spsa_gradient
+from tests.attacks.networks import SHAPE, counted, linear_case, plain, smooth_network
+
+CPU = torch.device("cpu")
+
+
+def test_the_gradient_of_a_linear_loss_is_exact_over_all_signs_and_a_projection_for_each():
+    w = torch.tensor([1.0, -2.0, 0.5, 3.0])
+    x = torch.rand(3, 4)
+    v = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=4)))
+
+    def loss(points):
+        return points @ w + 7
+
+    every = spsa_gradient(loss, x, v.expand(3, 16, 4), delta=0.3)
+    torch.testing.assert_close(every, w.expand(3, 4))
+    single = spsa_gradient(loss, x, v[None, 5:6].expand(3, 1, 4), delta=0.3)
+    torch.testing.assert_close(single, ((w @ v[5]) * v[5]).expand(3, 4))
+
+
+def test_probes_are_symmetric_around_the_point_itself():
+    asked = []
+
+    def loss(points):
+        asked.append(points)
+        return points.flatten(1).sum(1)
+
+    x = torch.rand(2, *SHAPE)
+    v = signs(image_generators(0, range(2), CPU), (3, *SHAPE))
+    spsa_gradient(loss, x, v, delta=0.25)
+    probes = asked[0].view(2, 2, 3, *SHAPE)
+    torch.testing.assert_close(probes.mean(dim=(1, 2)), x)
+    torch.testing.assert_close((probes - x[:, None, None]).abs(), torch.full_like(probes, 0.25))
+
+
+def by_definition(network, x, y, targeted, eps, delta, lr, steps, directions):
+    """The algorithm for one image in NumPy; `directions[k]` are the signs of step k, (n, *shape)."""
+
+    def loss(image):
+        z = network(torch.from_numpy(image[None].astype(np.float32))).detach().numpy()[0]
+        value = z[y] - np.delete(z, y).max()
+        return -value if targeted else value
+
+    point, m, s = x.astype(np.float64), 0.0, 0.0
+    for k in range(steps):
+        if loss(point) < 0:
+            break
+        g = np.mean([(loss(point + delta * v) - loss(point - delta * v)) / (2 * delta) * v for v in directions[k]], 0)
+        m = 0.9 * m + 0.1 * g
+        s = 0.999 * s + 0.001 * g * g
+        point = point - lr * (m / (1 - 0.9 ** (k + 1))) / (np.sqrt(s / (1 - 0.999 ** (k + 1))) + 1e-8)
+        point = np.clip(np.clip(point, x - eps, x + eps), 0, 1)
+    return point
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+def test_step_by_step_as_defined(targeted):
+    network = smooth_network()
+    x = np.random.default_rng(3).random((5, *SHAPE)).astype(np.float32)
+    y = network(torch.from_numpy(x)).argmax(1).numpy()
+    y = (y + 1) % 4 if targeted else y
+    settings = {"eps": 0.08, "delta": 0.02, "learning_rate": 0.02, "max_iter": 7, "nb_samples": 6}
+    attack = qadv.SPSA(plain(network, 4, SHAPE), targeted=targeted, seed=5, verbose=False, batch_size=24, **settings)
+    found = attack.generate(x, y)
+    for i, generator in enumerate(image_generators(5, range(5), CPU)):
+        directions = [signs([generator], (6, *SHAPE))[0].numpy() for _ in range(7)]
+        expected = by_definition(network, x[i], y[i], targeted, 0.08, 0.02, 0.02, 7, directions)
+        np.testing.assert_allclose(found[i], expected, atol=2e-5)
+    assert np.abs(found - x).max() > 0.05
+
+
+def test_breaks_a_linear_classifier_just_where_the_ball_reaches_its_boundary():
+    classifier, x, f, l1, _ = linear_case()
+    labels = (f < 0).astype(int)
+    for share, broken in ((1.05, True), (0.95, False)):
+        for i in range(len(x)):
+            eps = share * abs(f[i]) / l1
+            attack = qadv.SPSA(
+                classifier, eps=eps, learning_rate=eps / 4, max_iter=60, nb_samples=16, seed=0, verbose=False
+            )
+            found = attack.generate(x[i : i + 1], labels[i : i + 1])
+            assert (classifier.predict(found).argmax(1) != labels[i]).all() == broken
+
+
+def test_queries_are_counted_and_broken_images_leave():
+    classifier, x, f, l1, _ = linear_case()
+    labels = (f < 0).astype(int)
+    eps = np.median(np.abs(f)) / l1
+    attack = qadv.SPSA(
+        classifier, eps=eps, learning_rate=eps / 3, max_iter=9, nb_samples=4, batch_size=16, verbose=False
+    )
+    with counted(classifier.model) as rows:
+        found = attack.generate(x, labels)
+    broken = classifier.predict(found).argmax(1) != labels
+    assert broken.any()
+    assert not broken.all()
+    assert attack.queries.sum() == sum(rows)
+    assert max(rows) == 16
+    assert rows[0] == 2  # two images at once
+    assert (attack.queries[~broken] == 9 * (2 * 4 + 1)).all()
+    early = attack.queries < 9 * 9  # what the last step breaks has cost as much as what it does not
+    assert early.any()
+    assert broken[early].all()
+    assert (attack.queries % 9 == np.where(early, 1, 0)).all()
+
+
+def test_an_image_that_is_wrong_already_is_left_alone():
+    classifier, x, f, *_ = linear_case()
+    attack = qadv.SPSA(classifier, verbose=False)
+    np.testing.assert_array_equal(attack.generate(x, (f > 0).astype(int)), x)
+    assert (attack.queries == 1).all()
+
+
+def test_a_masked_network_is_broken_without_gradients(trained, digits):
+    class Steep(torch.nn.Module):
+        """Rounds its input: the gradient is zero everywhere."""
+
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x):
+            return self.inner(torch.round(x * 64) / 64)
+
+    classifier = plain(Steep(trained.model))
+    x, y = digits.x_test[:6], digits.y_test[:6]
+    assert not classifier.loss_gradient(x, np.eye(10, dtype=np.float32)[y]).any()
+    attack = qadv.SPSA(classifier, eps=0.35, delta=0.03, learning_rate=0.05, max_iter=40, nb_samples=32, verbose=False)
+    assert (classifier.predict(attack.generate(x, y)).argmax(1) != y).mean() >= 0.5
+
+
+def test_agrees_with_torchattacks_under_its_draws(digits, monkeypatch):
+    """For a single image, since images share their signs there."""
+    torchattacks = pytest.importorskip("torchattacks")
+    network = smooth_network(nb_classes=10, shape=(1, 8, 8))
+    x = torch.from_numpy(digits.x_test[:1])
+    y = network(x).argmax(1)
+    peer = torchattacks.SPSA(network, eps=0.01, delta=0.02, lr=0.003, nb_iter=5, nb_sample=16, max_batch_size=16)
+    torch.manual_seed(1)
+    expected = peer(x, y)
+    torch.manual_seed(1)
+    monkeypatch.setattr(
+        "qadv.attacks.spsa.signs",
+        lambda *_: torch.empty(16, 1, 1, 8, 8).bernoulli_().mul_(2).sub_(1).view(1, 16, 1, 8, 8),
+    )
+    attack = qadv.SPSA(
+        plain(network), eps=0.01, delta=0.02, learning_rate=0.003, max_iter=5, nb_samples=16, verbose=False
+    )
+    np.testing.assert_allclose(attack.generate(x.numpy(), y.numpy()), expected, atol=2e-5)
+    assert attack.queries == 5 * 33
+
+
+def test_yields_after_each_step():
+    network = smooth_network()
+    x = torch.full((2, *SHAPE), 0.5)
+    steps = spsa(
+        network,
+        x,
+        network(x).argmax(1),
+        targeted=False,
+        eps=1e-3,
+        delta=0.01,
+        learning_rate=1e-3,
+        max_iter=3,
+        nb_samples=2,
+        clip_values=(0.0, 1.0),
+        generators=image_generators(0, range(2), CPU),
+    )
+    assert [found.queries.tolist() for found in steps] == [[1, 1], [6, 6], [11, 11], [15, 15]]
