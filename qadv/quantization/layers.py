@@ -95,15 +95,32 @@ class _QuantLayer:
         return ", ".join(parts)
 
 
-class QuantConv2d(_QuantLayer, qnn.QuantConv2d):
+class _MadeAnew(nn.Module):
+    """Copied and pickled as quantizers and own state: Brevitas's proxies don't pickle, and are made anew round them."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_modules"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self.train(self.training)
+
+
+class QuantConv2d(_MadeAnew, _QuantLayer, qnn.QuantConv2d):
     """A 2-d convolution with quantized weights, and inputs where the network has no ReLU."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _quant_layer, (type(self), sizes(self), self.weight_quantizer, self.input_quantizer), self.__getstate__()
 
-class QuantLinear(_QuantLayer, qnn.QuantLinear):
+
+class QuantLinear(_MadeAnew, _QuantLayer, qnn.QuantLinear):
     """A linear layer with quantized weights, and inputs where the network has no ReLU."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _quant_layer, (type(self), sizes(self), self.weight_quantizer, self.input_quantizer), self.__getstate__()
 
-class QuantActivation(QuantNonLinearActLayer):
+
+class QuantActivation(_MadeAnew, QuantNonLinearActLayer):
     """What a ReLU is replaced by: the scheme's own clip and rounding, never in place.
 
     Attributes:
@@ -119,6 +136,9 @@ class QuantActivation(QuantNonLinearActLayer):
             return_quant_tensor=False,
         )
         self.replaces_inplace = replaces_inplace
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.quantizer,), self.__getstate__()
 
     @property
     def quantizer(self) -> ActivationQuantizer:
@@ -193,37 +213,13 @@ def quantized_layer(
     silently change or skip that computation.
     """
     same_padding = type(layer) is timm.layers.Conv2dSame
-    options: dict[str, Any] = {
-        "weight_quant": weights.injector() if weights else None,
-        "input_quant": inputs.injector() if inputs else None,
-    }
     new: nn.Module
-    # made on the meta device: the float layer's own parameters take the place of the new ones
     if _same_forward(layer, nn.Conv2d) or (same_padding and isinstance(layer, nn.Conv2d)):
-        new = _without_init(
-            QuantConv2d,
-            in_channels=layer.in_channels,
-            out_channels=layer.out_channels,
-            kernel_size=layer.kernel_size,
-            stride=layer.stride,
-            padding=0 if same_padding else layer.padding,
-            dilation=layer.dilation,
-            groups=layer.groups,
-            padding_mode=layer.padding_mode,
-            bias=layer.bias is not None,
-            **options,
-        )
+        new = _quant_layer(QuantConv2d, sizes(layer) | ({"padding": 0} if same_padding else {}), weights, inputs)
         if same_padding:
             new.is_same_padded_strided = True  # type: ignore[assignment]
     elif _same_forward(layer, nn.Linear) or type(layer) is timm.layers.Linear:
-        assert isinstance(layer, nn.Linear)
-        new = _without_init(
-            QuantLinear,
-            in_features=layer.in_features,
-            out_features=layer.out_features,
-            bias=layer.bias is not None,
-            **options,
-        )
+        new = _quant_layer(QuantLinear, sizes(layer), weights, inputs)
     else:
         return None
     weight: Any = layer.weight
@@ -237,7 +233,26 @@ def quantized_layer(
     return new.train(layer.training)
 
 
-def _without_init(layer_type: Callable[..., nn.Module], **options: Any) -> nn.Module:
+def sizes(layer: Any) -> dict[str, Any]:
+    """Returns the arguments that make a convolution or linear layer like this one."""
+    names = (
+        ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+        if isinstance(layer, nn.Conv2d)
+        else ("in_features", "out_features")
+    )
+    return {name: getattr(layer, name) for name in names} | {"bias": layer.bias is not None}
+
+
+def _quant_layer(
+    layer_type: Callable[..., nn.Module],
+    arguments: dict[str, Any],
+    weights: WeightQuantizer | None,
+    inputs: ActivationQuantizer | None,
+) -> nn.Module:
     """Makes a layer whose initial weights are to be replaced, leaving the random state as it was."""
     with torch.random.fork_rng(devices=[]):
-        return layer_type(**options)
+        return layer_type(
+            **arguments,
+            weight_quant=weights.injector() if weights else None,
+            input_quant=inputs.injector() if inputs else None,
+        )
