@@ -30,8 +30,8 @@ import numpy as np
 import torch
 import typer
 from art.estimators.classification import PyTorchClassifier
-from brevitas.quant import Int8WeightPerChannelFloat, Uint8ActPerTensorFloatMaxInit
 from brevitas.core.scaling import ScalingImplType
+from brevitas.quant import Int8WeightPerChannelFloat, Uint8ActPerTensorFloatMaxInit
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -166,7 +166,8 @@ def cases() -> list[Case]:
         ),
         Case("ZOO", partial(art.ZooAttack, max_iter=4, binary_search_steps=1, use_resize=False, use_importance=False,
                             nb_parallel=16, batch_size=1, **quiet), one_by_one=True),
-        Case("Boundary", partial(art.BoundaryAttack, targeted=False, max_iter=15, init_size=50, **quiet), one_by_one=True),
+        Case("Boundary", partial(art.BoundaryAttack, targeted=False, max_iter=15, init_size=50, **quiet),
+             one_by_one=True),
         Case("HopSkipJump", partial(art.HopSkipJump, max_iter=2, init_eval=10, max_eval=50, init_size=50, **quiet),
              one_by_one=True),
         Case("SignOPT", partial(art.SignOPTAttack, targeted=False, max_iter=3, num_trial=20, k=20, query_limit=400,

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from qadv import __version__
-from qadv.components import Attack, Backbone, Dataset, Diagnostic, Quantizer, Trainer
+from qadv.components import Attack, Backbone, Dataset, Diagnostic, Postprocessor, Quantizer, Trainer
 from qadv.hookspecs import hookimpl
 
 
@@ -89,6 +89,15 @@ def qadv_trainers() -> Iterator[Trainer]:
         name="dq",
         target="qadv.trainers.defensive_quantization:DefensiveQuantTrainer",
         summary="Defensive Quantization: orthogonal weights keep the network non-expansive",
+    )
+
+
+@hookimpl
+def qadv_postprocessors() -> Iterator[Postprocessor]:
+    yield Postprocessor(
+        name="softmax",
+        target="qadv.postprocessors.softmax:Softmax",
+        summary="probabilities instead of logits, for the attacks that ask for them",
     )
 
 

@@ -14,6 +14,7 @@ from qadv.backbones.create import create_backbone
 from qadv.backbones.float_weights import load_float_weights
 from qadv.errors import InvalidInputError, QadvError
 from qadv.estimators import gradients, storage
+from qadv.estimators.activations import activations, find_layer, in_batches
 from qadv.estimators.arguments import (
     cast_input_to_float32,
     check_clip_values,
@@ -25,6 +26,7 @@ from qadv.estimators.checks import check_images, check_labels
 from qadv.estimators.image_gradients import leave_parameters_out
 from qadv.estimators.upkeep import run_after_steps
 from qadv.modes import evaluation_mode
+from qadv.postprocessors.softmax import Softmax, with_softmax
 from qadv.quantization.calibration import Calibration
 from qadv.quantization.convert import Schemes, quantize
 from qadv.quantization.probe import report_bypasses
@@ -52,6 +54,8 @@ class QuantizedClassifier(PyTorchClassifier):
         postprocessing_defences: ART postprocessors.
         preprocessing: (mean, std), scalars or one value per channel, applied to images in [0, 1] inside the estimator.
         device_type: `"gpu"` (falls back to the CPU where there is none) or `"cpu"`.
+        probabilities: `predict` returns probabilities, for the attacks that ask for them; a `Softmax` goes before the
+            other postprocessors. Gradients stay those of the logits.
 
     Raises:
         InvalidInputError: the model does not map such images to that many logits, or another argument is off.
@@ -70,6 +74,7 @@ class QuantizedClassifier(PyTorchClassifier):
         postprocessing_defences: Any = None,
         preprocessing: Any = (0.0, 1.0),
         device_type: str = "gpu",
+        probabilities: bool = False,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise InvalidInputError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
@@ -77,6 +82,8 @@ class QuantizedClassifier(PyTorchClassifier):
             raise InvalidInputError(f"nb_classes: expected a whole number of at least 2, got {nb_classes!r}")
         shape = check_input_shape(input_shape)
         limits = check_clip_values(clip_values)
+        if probabilities:
+            postprocessing_defences = with_softmax(postprocessing_defences)
         cast_input_to_float32(model)
         leave_parameters_out(model)
         super().__init__(
@@ -115,6 +122,7 @@ class QuantizedClassifier(PyTorchClassifier):
         postprocessing_defences: Any = None,
         preprocessing: Any = (0.0, 1.0),
         device_type: str = "gpu",
+        probabilities: bool = False,
         **options: Any,
     ) -> Self:
         """Makes a classifier from a backbone's name.
@@ -131,7 +139,8 @@ class QuantizedClassifier(PyTorchClassifier):
             checkpoint_path: safetensors file with the float network's weights, loaded before quantizing.
             loss: default `torch.nn.CrossEntropyLoss()`.
             optimizer: see the class; it can only be made from `classifier.model` afterwards, so usually `None` here.
-            clip_values, preprocessing_defences, postprocessing_defences, preprocessing, device_type: see the class.
+            clip_values, preprocessing_defences, postprocessing_defences, preprocessing, device_type, probabilities: see
+                the class.
             options: passed to the backbone, e.g. `aggregation="convex"`, `depth=16`, `pretrained=True` (timm).
         """
         model = create_backbone(name, nb_classes=nb_classes, in_channels=input_shape[0], **options)
@@ -154,10 +163,21 @@ class QuantizedClassifier(PyTorchClassifier):
             postprocessing_defences=postprocessing_defences,
             preprocessing=preprocessing,
             device_type=device_type,
+            probabilities=probabilities,
         )
 
+    @property
+    def clip_values(self) -> tuple[float, float] | None:
+        """Smallest and largest pixel value as Python numbers, which some attacks ask for; ART's are NumPy's."""
+        return None if self._clip_values is None else (float(self._clip_values[0]), float(self._clip_values[1]))
+
+    @property
+    def probabilities(self) -> bool:
+        """Whether `predict` returns probabilities instead of logits."""
+        return any(isinstance(defence, Softmax) for defence in self.postprocessing_defences or [])
+
     def predict(self, x: Array, batch_size: int = 128, training_mode: bool = False, **kwargs: Any) -> Array:
-        """Returns logits, (N, nb_classes) float32, for images (N, *input_shape) in `clip_values`.
+        """Returns logits (or `probabilities`), (N, nb_classes) float32, for images (N, *input_shape) in `clip_values`.
 
         A `batch_size` of a few rows is raised: ZOO asks for single rows of the many it has, and gets them in batches of
         half a million pixel values, which changes nothing but the time.
@@ -214,6 +234,40 @@ class QuantizedClassifier(PyTorchClassifier):
             x = check_images(x, self.input_shape, self._limits, strict=False)
         return super().compute_loss(x, self._one_hot(y, len(x)), reduction=reduction, **kwargs)
 
+    def get_activations(
+        self, x: Any, layer: int | str | None = None, batch_size: int = 128, framework: bool = False
+    ) -> Any:
+        """Returns what a layer gives, (N, …), as an array, or with `framework` as a tensor with its graph.
+
+        Args:
+            x: images (N, *input_shape), array or tensor.
+            layer: any name in `model.named_modules()`, or an index into `layer_names`.
+            batch_size: images per pass; all in one pass with `framework`.
+            framework: `True` for a tensor.
+
+        Raises:
+            InvalidInputError: there is no such layer, it does not run, or it gives no tensor.
+        """
+        if isinstance(x, np.ndarray):
+            x = check_images(x, self.input_shape, self._limits, strict=False)
+        name, module = find_layer(self.model, layer, self.layer_names)
+        self._model.eval()
+        x, _ = self._apply_preprocessing(x, y=None, fit=False, no_grad=not framework)
+        images = torch.as_tensor(x, device=self.device)
+        if framework:
+            return activations(self._model, images, name, module)
+        return in_batches(self._model, images, batch_size, name, module)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For `copy.deepcopy` and for the processes that attacks start; ART's own writes the weights to a folder."""
+        return {name: value for name, value in vars(self).items() if name != "_model_wrapper"} | {"_model": self.model}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._model = self._make_model_wrapper(state["_model"])
+        if self._optimizer is not None:
+            run_after_steps(self._optimizer, self.model)
+
     def save(self, filename: str | os.PathLike[str], path: str | os.PathLike[str] | None = None) -> None:
         """Writes weights and a JSON header that rebuilds the classifier as one safetensors file, atomically.
 
@@ -255,6 +309,7 @@ class QuantizedClassifier(PyTorchClassifier):
             "clip_values": self._limits,
             "preprocessing": (mean, std),
             **recipe["options"],
+            **({"probabilities": True} if self.probabilities else {}),
         }
         listed = ", ".join(f"{key}={value!r}" for key, value in settings.items())
         return f"QuantizedClassifier.from_backbone({recipe['name']!r}, {listed})"

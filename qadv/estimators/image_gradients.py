@@ -31,6 +31,9 @@ class _Part:
 
     def __init__(self, module: nn.Module, previous: "_Part | None") -> None:
         self.previous = previous
+        self.is_last = True
+        if previous is not None:
+            previous.is_last = False
         self.parameters = list(module.parameters())
         self.held: list[nn.Parameter] = []
         self.from_images = False
@@ -57,7 +60,8 @@ class _Part:
         for parameter in self.held:
             parameter.requires_grad_(True)
         self.held = []
-        self.output = weakref.ref(output) if self.from_images and isinstance(output, Tensor) else None
+        handed_on = self.from_images and not self.is_last and isinstance(output, Tensor)
+        self.output = weakref.ref(output) if handed_on else None
 
     def gave(self, x: Tensor) -> bool:
         """Whether `x` is what this part has put out, from images."""

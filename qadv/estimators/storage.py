@@ -13,6 +13,7 @@ from qadv.backbones.float_weights import load_state
 from qadv.deployment import packed
 from qadv.errors import FileFormatError, InvalidInputError, QadvError
 from qadv.files import read_tensors, write_tensors
+from qadv.postprocessors.softmax import Softmax
 from qadv.quantization.convert import convert
 from qadv.quantization.frozen import is_frozen
 
@@ -68,6 +69,7 @@ def write(
         "defences": [
             type(defence).__name__
             for defence in [*(classifier.preprocessing_defences or []), *(classifier.postprocessing_defences or [])]
+            if not isinstance(defence, Softmax)
         ],
         "classifier": {
             "input_shape": list(classifier.input_shape),
@@ -75,6 +77,7 @@ def write(
             "channels_first": classifier.channels_first,
             "clip_values": None if classifier.clip_values is None else [float(v) for v in classifier.clip_values],
             "preprocessing": [mean.tolist(), std.tolist()],
+            "probabilities": classifier.probabilities,
         },
         **more,
     }
@@ -156,6 +159,7 @@ def _settings(header: dict[str, Any]) -> dict[str, Any]:
     names = ("input_shape", "nb_classes", "channels_first", "clip_values", "preprocessing")
     values = {name: header["classifier"][name] for name in names}
     settings = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    settings["probabilities"] = bool(header["classifier"].get("probabilities", False))
     if header["loss"] is not None:
         loss = getattr(nn, header["loss"])
         if not issubclass(loss, nn.modules.loss._Loss):

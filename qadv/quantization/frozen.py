@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from qadv.errors import InvalidInputError
-from qadv.quantization.layers import QuantActivation, QuantConv2d, QuantLinear, _QuantLayer, convolve, take_hooks
+from qadv.quantization.layers import QuantActivation, QuantConv2d, QuantLinear, _QuantLayer, convolve, sizes, take_hooks
 from qadv.quantization.quantizer import ActivationQuantizer, WeightQuantizer
 
 Quantized = tuple[Tensor, Tensor]
@@ -144,20 +144,9 @@ def freeze(model: nn.Module, codes: Mapping[str, Quantized] | None = None) -> nn
 def _frozen_layer(layer: Any, quantized: Quantized | None) -> nn.Module:
     new: Any
     if isinstance(layer, QuantConv2d):
-        new = FrozenConv2d(
-            layer.in_channels,
-            layer.out_channels,
-            layer.kernel_size,
-            stride=layer.stride,
-            padding=layer.padding,
-            dilation=layer.dilation,
-            groups=layer.groups,
-            padding_mode=layer.padding_mode,
-            bias=layer.bias is not None,
-            device="meta",
-        )
+        new = FrozenConv2d(**sizes(layer), device="meta")
         new.same_padding = layer.is_same_padded_strided
     else:
-        new = FrozenLinear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
+        new = FrozenLinear(**sizes(layer), device="meta")
     new.remember(layer, quantized)
     return new  # type: ignore[no-any-return]

@@ -6,10 +6,10 @@ flow elsewhere in the network does not matter. A rewritten module keeps its clas
 """
 
 import ast
+import copy
 import inspect
 import textwrap
 from functools import cache
-from types import MethodType
 from typing import Any
 
 import torch
@@ -105,7 +105,27 @@ def _rewrite(module: nn.Module) -> None:
     for constant, buffer in result.named_buffers(recurse=False):
         if not hasattr(module, constant):
             module.register_buffer(constant, buffer, persistent=False)
-    module.forward = MethodType(type(result).forward, module)  # bound anew by deepcopy
+    module.forward = _Forward(type(result).forward, module)
+
+
+class _Forward:
+    """A traced forward bound to its module: copied with it, and never pickled, as the code is of this process only."""
+
+    def __init__(self, function: Any, module: nn.Module) -> None:
+        self.function = function
+        self.module = module
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(self.module, *args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Forward":
+        return _Forward(self.function, copy.deepcopy(self.module, memo))
+
+    def __reduce__(self) -> Any:
+        raise UnsupportedModelError(
+            f"{type(self.module).__name__} calls a functional ReLU, which was replaced in its code, and can't be "
+            "pickled; use nn.ReLU modules there"
+        )
 
 
 _PREFIX = "qadv_"

@@ -98,15 +98,28 @@ class _QuantLayer:
         return ", ".join(parts)
 
 
-class _TrainableLayer(_QuantLayer):
-    """Mixed into Brevitas's weight layers; where nothing is trained, weights are quantized once and kept."""
-
-    training: bool
-    _kept: KeptWeight | None = None
+class _BrevitasLayer(nn.Module):
+    """Mixed into Brevitas's layers: their many proxies follow the layer's mode, and are made anew in copies."""
 
     def train(self, mode: bool = True) -> Any:
-        # the parts of a layer follow its mode: a network has hundreds of them, and ART sets it at every query
-        return self if self.training == mode else super().train(mode)  # type: ignore[misc]
+        return self if self.training == mode else super().train(mode)  # ART sets the mode at every query
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("_modules", "_kept")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        for proxy in self.children():  # made anew
+            proxy.train(self.training)
+
+
+class _TrainableLayer(_BrevitasLayer, _QuantLayer):
+    """Mixed into Brevitas's weight layers; where nothing is trained, weights are quantized once and kept."""
+
+    _kept: KeptWeight | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _quant_layer, (type(self), sizes(self), self.weight_quantizer, self.input_quantizer), self.__getstate__()
 
     def _constant_weight(self, x: Any) -> Tensor | None:
         """Returns the quantized weight if no gradient of it can be asked for, and Brevitas has nothing else to do."""
@@ -143,7 +156,7 @@ class QuantConv2d(_TrainableLayer, qnn.QuantConv2d):
         weight = self._constant_weight(x)
         if weight is None:
             return super().forward(x)
-        return convolve(self, self._quantized_input(x), weight, self.is_same_padded_strided)
+        return convolve(self, self._quantized_input(x), weight, bool(self.is_same_padded_strided))
 
 
 class QuantLinear(_TrainableLayer, qnn.QuantLinear):
@@ -151,7 +164,8 @@ class QuantLinear(_TrainableLayer, qnn.QuantLinear):
 
     def forward(self, x: Any) -> Any:
         weight = self._constant_weight(x)
-        return super().forward(x) if weight is None else F.linear(self._quantized_input(x), weight, self.bias)
+        bias: Any = self.bias
+        return super().forward(x) if weight is None else F.linear(self._quantized_input(x), weight, bias)
 
 
 def convolve(layer: nn.Conv2d, x: Tensor, weight: Tensor, same_padding: bool) -> Tensor:
@@ -163,7 +177,7 @@ def convolve(layer: nn.Conv2d, x: Tensor, weight: Tensor, same_padding: bool) ->
     return convolved
 
 
-class QuantActivation(QuantNonLinearActLayer):
+class QuantActivation(_BrevitasLayer, QuantNonLinearActLayer):
     """What a ReLU is replaced by: the scheme's own clip and rounding, never in place.
 
     Attributes:
@@ -180,6 +194,9 @@ class QuantActivation(QuantNonLinearActLayer):
         )
         self.replaces_inplace = replaces_inplace
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.quantizer,), self.__getstate__()
+
     @property
     def quantizer(self) -> ActivationQuantizer:
         found = _activation_quantizer(self.act_quant)
@@ -187,12 +204,10 @@ class QuantActivation(QuantNonLinearActLayer):
         return found
 
     def forward(self, x: Any) -> Any:
-        if type(x) is not Tensor or self.export_mode or not self.act_quant.is_quant_enabled:
+        proxy: Any = self.act_quant
+        if type(x) is not Tensor or self.export_mode or not proxy.is_quant_enabled:
             return super().forward(x)
         return self.quantizer.quantize(x)
-
-    def train(self, mode: bool = True) -> Any:
-        return self if self.training == mode else super().train(mode)  # as of the weight layers
 
     def __repr__(self) -> str:
         quantizer = self.quantizer
@@ -261,37 +276,13 @@ def quantized_layer(
     silently change or skip that computation.
     """
     same_padding = type(layer) is timm.layers.Conv2dSame
-    options: dict[str, Any] = {
-        "weight_quant": weights.injector() if weights else None,
-        "input_quant": inputs.injector() if inputs else None,
-    }
     new: nn.Module
-    # made on the meta device: the float layer's own parameters take the place of the new ones
     if _same_forward(layer, nn.Conv2d) or (same_padding and isinstance(layer, nn.Conv2d)):
-        new = _without_init(
-            QuantConv2d,
-            in_channels=layer.in_channels,
-            out_channels=layer.out_channels,
-            kernel_size=layer.kernel_size,
-            stride=layer.stride,
-            padding=0 if same_padding else layer.padding,
-            dilation=layer.dilation,
-            groups=layer.groups,
-            padding_mode=layer.padding_mode,
-            bias=layer.bias is not None,
-            **options,
-        )
+        new = _quant_layer(QuantConv2d, sizes(layer) | ({"padding": 0} if same_padding else {}), weights, inputs)
         if same_padding:
             new.is_same_padded_strided = True  # type: ignore[assignment]
     elif _same_forward(layer, nn.Linear) or type(layer) is timm.layers.Linear:
-        assert isinstance(layer, nn.Linear)
-        new = _without_init(
-            QuantLinear,
-            in_features=layer.in_features,
-            out_features=layer.out_features,
-            bias=layer.bias is not None,
-            **options,
-        )
+        new = _quant_layer(QuantLinear, sizes(layer), weights, inputs)
     else:
         return None
     weight: Any = layer.weight
@@ -305,7 +296,26 @@ def quantized_layer(
     return new.train(layer.training)
 
 
-def _without_init(layer_type: Callable[..., nn.Module], **options: Any) -> nn.Module:
+def sizes(layer: Any) -> dict[str, Any]:
+    """Returns the arguments that make a convolution or linear layer like this one."""
+    names = (
+        ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+        if isinstance(layer, nn.Conv2d)
+        else ("in_features", "out_features")
+    )
+    return {name: getattr(layer, name) for name in names} | {"bias": layer.bias is not None}
+
+
+def _quant_layer(
+    layer_type: Callable[..., nn.Module],
+    arguments: dict[str, Any],
+    weights: WeightQuantizer | None,
+    inputs: ActivationQuantizer | None,
+) -> nn.Module:
     """Makes a layer whose initial weights are to be replaced, leaving the random state as it was."""
     with torch.random.fork_rng(devices=[]):
-        return layer_type(**options)
+        return layer_type(
+            **arguments,
+            weight_quant=weights.injector() if weights else None,
+            input_quant=inputs.injector() if inputs else None,
+        )

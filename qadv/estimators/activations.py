@@ -1,0 +1,69 @@
+"""What a layer of a classifier's network gives."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from brevitas.quant_tensor import QuantTensor
+from torch import Tensor, nn
+
+from qadv.errors import InvalidInputError, closest
+
+
+def find_layer(model: nn.Module, layer: Any, layer_names: list[str]) -> tuple[str, nn.Module]:
+    """Returns a submodule and its name, from the name or from an index into `layer_names`.
+
+    Raises:
+        InvalidInputError: there is no such layer.
+    """
+    modules = dict(model.named_modules())
+    del modules[""]
+    if isinstance(layer, str) and layer in modules:
+        return layer, modules[layer]
+    if isinstance(layer, int | np.integer) and -len(layer_names) <= layer < len(layer_names):
+        return layer_names[layer], modules[layer_names[layer]]
+    hint = closest(layer, modules) if isinstance(layer, str) else ""
+    raise InvalidInputError(
+        f"layer: expected a name from model.named_modules() or an index below {len(layer_names)} into "
+        f"layer_names, got {layer!r}{hint}"
+    )
+
+
+@contextmanager
+def output_of(name: str, module: nn.Module) -> Iterator[list[Tensor]]:
+    """Collects the tensors that a layer gives while the block runs."""
+    found: list[Tensor] = []
+
+    def note(_: nn.Module, __: Any, output: Any) -> None:
+        output = output.value if isinstance(output, QuantTensor) else output
+        if not isinstance(output, Tensor):
+            raise InvalidInputError(f"layer {name!r} gives no tensor but a {type(output).__name__}; take one inside it")
+        found.append(output)
+
+    handle = module.register_forward_hook(note)
+    try:
+        yield found
+    finally:
+        handle.remove()
+
+
+def activations(network: nn.Module, x: Tensor, name: str, module: nn.Module) -> Tensor:
+    """Returns what a layer gives for one batch; of a layer that runs several times, the last.
+
+    Raises:
+        InvalidInputError: the layer does not run, or gives no tensor.
+    """
+    with output_of(name, module) as found:
+        network(x)
+    if not found:
+        raise InvalidInputError(f"layer {name!r} does not run in a forward pass; choose another")
+    return found[-1]
+
+
+def in_batches(network: nn.Module, x: Tensor, batch_size: int, name: str, module: nn.Module) -> Any:
+    """Returns what a layer gives for all images, as an array."""
+    with torch.no_grad():
+        parts = [activations(network, batch, name, module).cpu().numpy() for batch in torch.split(x, batch_size)]
+    return np.concatenate(parts)

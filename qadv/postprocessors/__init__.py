@@ -1,0 +1,1 @@
+"""Postprocessors of a classifier's outputs."""
