@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from qadv.deployment.export import export as export
     from qadv.diagnostics.error_amplification import error_amplification as error_amplification
     from qadv.estimators.classifier import QuantizedClassifier as QuantizedClassifier
+    from qadv.estimators.query_coalescer import QueryCoalescer as QueryCoalescer
     from qadv.hookspecs import hookimpl as hookimpl
     from qadv.quantization.calibration import Calibration as Calibration
     from qadv.quantization.convert import quantize as quantize
@@ -26,6 +27,7 @@ _PUBLIC = {
     "Calibration": "qadv.quantization.calibration",
     "DefensiveQuantTrainer": "qadv.trainers.defensive_quantization",
     "QuantizedClassifier": "qadv.estimators.classifier",
+    "QueryCoalescer": "qadv.estimators.query_coalescer",
     "create": "qadv.registry",
     "error_amplification": "qadv.diagnostics.error_amplification",
     "export": "qadv.deployment.export",
