@@ -104,6 +104,11 @@ class QueryCoalescer(EvasionAttack):
         self.batches = 0
 
     @property
+    def estimator(self) -> PyTorchClassifier:
+        """The estimator under attack."""
+        return self.attack.estimator
+
+    @property
     def targeted(self) -> bool:
         """Whether the attack is targeted."""
         return bool(self.attack.targeted)
@@ -155,7 +160,7 @@ class QueryCoalescer(EvasionAttack):
                 ended = [run for run in waiting if run.done]
                 waiting[:] = [run for run in waiting if not run.done]
                 self._collect(ended)
-                progress.update(bar, completed=int(self.finished.sum()))
+                progress.advance(bar, len(ended))
                 if waiting:
                     answering.put_in_place()
                     self._answer(waiting)
@@ -172,6 +177,7 @@ class QueryCoalescer(EvasionAttack):
     def _collect(self, runs: list[Run]) -> None:
         name = type(self.attack).__name__
         for run in runs:
+            run.join()
             if run.error is None:
                 shape = getattr(run.result, "shape", type(run.result).__name__)
                 if shape == (1, *self.partial.shape[1:]):

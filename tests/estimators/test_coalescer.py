@@ -316,11 +316,14 @@ def test_the_network_is_shared_and_never_copied(plain, images):
 @pytest.mark.parametrize("name", ["hop-skip-jump", "boundary"])
 def test_starting_points_are_divided_among_the_samples(name, trained, images):
     x, y = images
-    start = np.roll(x, 1, axis=0)
-    begun_with = start.copy()
+    mask = np.ones_like(x)
+    mask[..., 4, 4] = 0
+    start = np.roll(x, 1, axis=0) * mask + x * (1 - mask)
+    begun_with = np.roll(x, 1, axis=0)
     merged = coalesce(make(name, trained), concurrency=3)
-    got = merged.generate(x, y, x_adv_init=start)
-    assert np.array_equal(start, begun_with)
+    got = merged.generate(x, y, x_adv_init=begun_with, mask=mask)
+    assert np.array_equal(begun_with, np.roll(x, 1, axis=0))  # HopSkipJump writes into its own
+    start = start if name == "hop-skip-jump" else begun_with
     right = trained.predict(x).argmax(1) != trained.predict(start).argmax(1)
     assert right.sum() >= 4
     assert (distance(got, x) <= distance(start, x) + 1e-5)[right].all()
@@ -466,7 +469,7 @@ def test_an_attack_that_returns_something_else_is_refused(plain, images):
         coalesce(Wrong(plain)).generate(*images)
 
 
-def test_it_is_an_attack(plain):
+def test_it_is_an_attack(plain, trained):
     merged = QueryCoalescer(SignOPTAttack(plain, targeted=True), seed=1)
     assert isinstance(merged, EvasionAttack)
     assert merged.estimator is plain
@@ -474,6 +477,39 @@ def test_it_is_an_attack(plain):
     assert repr(merged).startswith("QueryCoalescer(attack=SignOPTAttack(targeted=True")
     merged.set_params(seed=2, concurrency=8)
     assert (merged.seed, merged.concurrency) == (2, 8)
+    merged.set_params(attack=DeepFool(trained))
+    assert merged.estimator is trained
+    assert not merged.targeted
+
+
+def draw():
+    return random.random(), np.random.randn(2).tolist(), torch.rand(2).tolist()
+
+
+def test_runs_that_take_turns_draw_what_each_would_draw_alone():
+    def states(index):
+        return RandomStates(np.random.SeedSequence(0, spawn_key=(index,)))
+
+    def drawn_alone(index):
+        own = states(index)
+        draws = []
+        for _ in range(3):
+            own.put_in_place()
+            draws.append(draw())
+            own.take_back()
+        return draws
+
+    with global_states_kept():
+        both = states(0), states(1)
+        together = [], []
+        for _ in range(3):
+            for own, draws in zip(both, together, strict=True):
+                own.put_in_place()
+                draws.append(draw())
+                own.take_back()
+        assert together == (drawn_alone(0), drawn_alone(1))
+        everything = [value for draws in together for one in draws for value in (one[0], *one[1], *one[2])]
+        assert len(set(everything)) == len(everything)
 
 
 def test_threads_of_others_keep_their_own_entropy():
