@@ -308,7 +308,9 @@ def test_the_network_is_shared_and_never_copied(plain, images):
     assert isinstance(first, PyTorchClassifier)
     from qadv.estimators.query_coalescer import _own_copy
 
+    attack.network = plain.model
     own = _own_copy(attack, lambda query: None)
+    assert own.network is plain.model
     assert own.parts[0].estimator.model is plain.model
     assert own.parts[0].estimator is not inner.estimator
 
@@ -372,6 +374,27 @@ def test_an_error_of_the_network_stops_all(plain, images, monkeypatch):
         coalesce(make("boundary", plain)).generate(*images)
     assert not live_threads()
     assert np.array_equal(state, np.random.get_state()[1])
+
+
+def test_runs_that_are_stopped_do_not_go_on(plain, images, monkeypatch):
+    went_on = []
+
+    class Asking(Probe):
+        def generate(self, x, y=None, **kwargs):
+            try:
+                self.estimator.predict(x)
+                went_on.append(True)
+            finally:
+                self.estimator.predict(x)
+
+    def broken(self, x, **kwargs):
+        raise MemoryError("too large")
+
+    monkeypatch.setattr(PyTorchClassifier, "predict", broken)
+    with pytest.raises(MemoryError):
+        coalesce(Asking(plain)).generate(*images)
+    assert not live_threads()
+    assert not went_on
 
 
 class Interrupted(Probe):
