@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from qadv.deployment.export import export as export
     from qadv.diagnostics.error_amplification import error_amplification as error_amplification
     from qadv.estimators.classifier import QuantizedClassifier as QuantizedClassifier
+    from qadv.estimators.query_coalescer import QueryCoalescer as QueryCoalescer
     from qadv.hookspecs import hookimpl as hookimpl
     from qadv.quantization.calibration import Calibration as Calibration
     from qadv.quantization.convert import quantize as quantize
@@ -35,6 +36,7 @@ _PUBLIC = {
     "GaussianNoise": "qadv.attacks.noise",
     "NAttack": "qadv.attacks.n_attack",
     "QuantizedClassifier": "qadv.estimators.classifier",
+    "QueryCoalescer": "qadv.estimators.query_coalescer",
     "RandomFGSM": "qadv.attacks.random_fgsm",
     "SPSA": "qadv.attacks.spsa",
     "UniformNoise": "qadv.attacks.noise",
