@@ -15,6 +15,7 @@ The floor is what the attack's passes cost on the float network with frozen para
 rows sent forward and rows sent backward, counted in qadv's run, times the cost of one.
 """
 
+import copy
 import importlib.util
 import statistics
 import time
@@ -98,18 +99,13 @@ class Counter:
             output.register_hook(self._count_backward)
 
     def _count_backward(self, gradient: Tensor) -> None:
-        # gradients of all classes come as one batched gradient
-        self.backward += (
-            torch._C._functorch.get_unwrapped(gradient).shape[:-1].numel() if _batched(gradient) else len(gradient)
-        )
+        self.backward += len(gradient)  # of all classes at once, it counts once for each of them
+        if torch._C._functorch.is_batchedtensor(gradient):
+            self.backward += len(gradient) * (gradient.shape[-1] - 1)
 
     def remove(self) -> None:
         for handle in self.handles:
             handle.remove()
-
-
-def _batched(tensor: Tensor) -> bool:
-    return bool(torch._C._functorch.is_batchedtensor(tensor))
 
 
 def cases() -> list[Case]:
@@ -253,8 +249,8 @@ def main(
         calibration=data.x_train[:256],
     )  # fmt: skip
     settings = {"input_shape": (3, 32, 32), "nb_classes": 10, "clip_values": (0.0, 1.0), "preprocessing": MEAN_STD}
-    stock = PyTorchClassifier(model=stock_brevitas(_copy(float_net)), loss=nn.CrossEntropyLoss(), **settings)
-    floor_net = _copy(float_net).eval().requires_grad_(False)
+    stock = PyTorchClassifier(model=stock_brevitas(copy.deepcopy(float_net)), loss=nn.CrossEntropyLoss(), **settings)
+    floor_net = copy.deepcopy(float_net).eval().requires_grad_(False)
     module = Standardised(ours.model).eval()
 
     images = data.x_test[:500]
@@ -314,12 +310,6 @@ def main(
     Console(width=170).print(table)
 
 
-def _copy(model: nn.Module) -> nn.Module:
-    import copy
-
-    return copy.deepcopy(model)
-
-
 def _by_art(case: Case, classifier: Any, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return case.attack(classifier).generate(x, y)  # type: ignore[no-any-return]
 
@@ -327,7 +317,7 @@ def _by_art(case: Case, classifier: Any, x: np.ndarray, y: np.ndarray) -> np.nda
 def _by_qadv(case: Case, classifier: Any, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     attack = case.attack(classifier)
     if case.one_by_one:
-        attack = qadv.QueryCoalescer(attack, seed=0)
+        attack = qadv.QueryCoalescer(attack, seed=0, verbose=False)
     return attack.generate(x, y)  # type: ignore[no-any-return]
 
 

@@ -79,7 +79,10 @@ def main(
         parts[pair], measured[pair] = runs(model, frozen, x, y), []
     for round_ in track(range(rounds + 1), "rounds"):
         for pair, functions in parts.items():
-            times = [seconds(function) for function in functions]
+            step, forward, frozen_forward = functions
+            times = [seconds(step)]
+            forward()  # quantizes the weights that the step has changed
+            times += [seconds(forward), seconds(frozen_forward)]
             if round_:  # the first one warms up
                 measured[pair].append(times)
 

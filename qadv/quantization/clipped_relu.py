@@ -21,11 +21,15 @@ class _ClipRound(torch.autograd.Function):
         y = x.clamp(low, high)
         if low:
             y.sub_(low)
-        y.mul_(intervals).div_(high - low).round_()
+        y.mul_(intervals)
+        if high - low != 1:
+            y.div_(high - low)
+        y.round_()
         if low:
             y.sub_(intervals / 2)
         # dividing before multiplying keeps zero and both ends exact: they are 0, n / n and ±(n / 2) / n of the width
-        return y.div_(intervals).mul_(high - low)
+        y.div_(intervals)
+        return y if high - low == 1 else y.mul_(high - low)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:
