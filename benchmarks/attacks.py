@@ -40,6 +40,7 @@ from torch import Tensor, nn
 import qadv
 from qadv.backbones import create_backbone
 from qadv.backbones.float_weights import load_float_weights
+from qadv.postprocessors.softmax import Softmax
 
 MEAN_STD = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 EPS = 4 / 255
@@ -52,6 +53,7 @@ class Case:
     name: str
     attack: Callable[[Any], Any]
     one_by_one: bool = False
+    probabilities: bool = False
     peers: dict[str, Callable[[nn.Module, Tensor, Tensor], Tensor]] = field(default_factory=dict)
 
 
@@ -100,7 +102,7 @@ class Counter:
 
     def _count_backward(self, gradient: Tensor) -> None:
         self.backward += len(gradient)  # of all classes at once, it counts once for each of them
-        if torch._C._functorch.is_batchedtensor(gradient):
+        if torch._C._functorch.is_legacy_batchedtensor(gradient):
             self.backward += len(gradient) * (gradient.shape[-1] - 1)
 
     def remove(self) -> None:
@@ -168,7 +170,8 @@ def cases() -> list[Case]:
              one_by_one=True),
         Case("SignOPT", partial(art.SignOPTAttack, targeted=False, max_iter=3, num_trial=20, k=20, query_limit=400,
                                 **quiet), one_by_one=True),
-        Case("SimBA", partial(art.SimBA, attack="px", max_iter=60, epsilon=0.2, **quiet), one_by_one=True),
+        Case("SimBA", partial(art.SimBA, attack="px", max_iter=60, epsilon=0.2, **quiet), one_by_one=True,
+             probabilities=True),
     ]  # fmt: skip
 
 
@@ -250,6 +253,10 @@ def main(
     )  # fmt: skip
     settings = {"input_shape": (3, 32, 32), "nb_classes": 10, "clip_values": (0.0, 1.0), "preprocessing": MEAN_STD}
     stock = PyTorchClassifier(model=stock_brevitas(copy.deepcopy(float_net)), loss=nn.CrossEntropyLoss(), **settings)
+    likely = qadv.QuantizedClassifier(ours.model, ours.loss, **settings, probabilities=True)
+    stock_likely = PyTorchClassifier(
+        model=stock.model, loss=nn.CrossEntropyLoss(), **settings, postprocessing_defences=Softmax()
+    )
     floor_net = copy.deepcopy(float_net).eval().requires_grad_(False)
     module = Standardised(ours.model).eval()
 
@@ -272,8 +279,8 @@ def main(
         if attack and case.name not in attack:
             continue
         contestants = {
-            "qadv": partial(_by_qadv, case, ours, x, one_hot),
-            "ART": partial(_by_art, case, stock, x, one_hot),
+            "qadv": partial(_by_qadv, case, likely if case.probabilities else ours, x, one_hot),
+            "ART": partial(_by_art, case, stock_likely if case.probabilities else stock, x, one_hot),
         }
         for name, peer in case.peers.items():
             contestants[name] = partial(peer, module, *tensors)

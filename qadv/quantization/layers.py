@@ -113,7 +113,7 @@ class _BrevitasLayer(nn.Module):
             proxy.train(self.training)
 
 
-class _TrainableLayer(_BrevitasLayer, _QuantLayer):
+class _TrainableLayer(_QuantLayer, _BrevitasLayer):
     """Mixed into Brevitas's weight layers; where nothing is trained, weights are quantized once and kept."""
 
     _kept: KeptWeight | None = None
