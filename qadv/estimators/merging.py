@@ -10,6 +10,8 @@ from art.config import ART_NUMPY_DTYPE
 from art.estimators.classification import PyTorchClassifier
 from numpy.typing import NDArray
 
+from qadv.estimators.classifier import QuantizedClassifier
+
 Array = NDArray[Any]
 
 
@@ -108,6 +110,10 @@ class _Asking:
         return self._answer("loss_gradient", (x, y), options, can_merge and not training_mode, averages)
 
     def class_gradient(self, x: Any, label: Any = None, training_mode: bool = False, **kwargs: Any) -> Any:
+        if label is not None and isinstance(self._asked_of, QuantizedClassifier):
+            # one backward pass whatever the labels; ART's own makes one for each
+            each = np.broadcast_to(np.asarray(label), len(x))
+            return self._answer("class_gradient", (x, each), {"training_mode": training_mode}, not training_mode)
         labels = np.unique(label) if isinstance(label, np.ndarray | list) else np.empty(0)
         options = {"label": int(labels[0]) if len(labels) == 1 else label, "training_mode": training_mode, **kwargs}
         return self._answer("class_gradient", (x,), options, not training_mode)

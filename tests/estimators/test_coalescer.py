@@ -550,3 +550,27 @@ def test_threads_of_others_keep_their_own_entropy():
         other.join()
         assert mine == [int(np.random.RandomState().randint(2**31)) for _ in range(2)]
     assert len({*mine, *drawn}) == 4
+
+
+class AgainstTheLabel(EvasionAttack):
+    """One step along the gradient of one class, another one for each image."""
+
+    _estimator_requirements = (PyTorchClassifier,)
+
+    def generate(self, x, y=None, **kwargs):
+        gradient = self.estimator.class_gradient(x, label=int(y.argmax()))
+        assert gradient.shape == (1, 1, *x.shape[1:])
+        return np.clip(x - 0.1 * gradient[:, 0] / np.abs(gradient).max(), 0, 1)
+
+
+def test_gradients_of_different_classes_share_a_call_where_one_pass_gives_them_all(trained, digits):
+    x, y = digits.x_test[:9], np.eye(10)[digits.y_test[:9]]
+    plain = PyTorchClassifier(trained.model, nn.CrossEntropyLoss(), (1, 8, 8), 10, clip_values=(0.0, 1.0))
+    found = []
+    for classifier, calls in ((trained, 1), (plain, len(np.unique(digits.y_test[:9])))):
+        attack = QueryCoalescer(AgainstTheLabel(estimator=classifier), seed=0, verbose=False)
+        found.append(attack.generate(x, y))
+        assert attack.batches == calls > 0
+    alone = np.concatenate([AgainstTheLabel(estimator=trained).generate(x[i : i + 1], y[i : i + 1]) for i in range(9)])
+    np.testing.assert_allclose(found[0], alone, atol=1e-6)
+    np.testing.assert_allclose(found[1], alone, atol=1e-6)
