@@ -10,7 +10,6 @@ found there.
 """
 
 import json
-import math
 from pathlib import Path
 from typing import Annotated
 
@@ -23,14 +22,12 @@ from rich.table import Table
 import qadv
 from qadv.datasets import Images
 from qadv.files import write_atomically
-from qadv.quantization import set_stochastic_ratio
 
 MEAN_STD = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 WEIGHTS = ["float", "int:8", "int:4", "int:3", "int:2", "int-per-tensor:4", "pwlq:4", "pwlq:3", "pwlq:2"]
 WEIGHTS += ["dorefa:4", "dorefa:2", "bwn", "twn", "binary-connect"]
 TRAINED = [*WEIGHTS, "sq(bwn)", "sq(twn)", "sq-inverse(bwn)", "sq-inverse(twn)"]
 ACTIVATIONS = ["float", "relu:4", "relu:2", "relu:1"]
-RATIOS = (0.2, 0.4, 0.6, 0.8, 1.0)
 
 
 def measure(data: Images, net: Path, weights: str, activations: str, kind: str, nb_train: int, seed: int) -> float:
@@ -49,22 +46,10 @@ def measure(data: Images, net: Path, weights: str, activations: str, kind: str, 
         else qadv.Calibration(data.x_train[order[:1024]], ranges="mse", batch_norm=correct, bias_correction=correct),
     )
     if kind.startswith("fine-tuned"):
-        ratios = RATIOS if weights.startswith("sq") else (1.0,)
-        for part, ratio in enumerate(ratios):
-            if weights.startswith("sq"):
-                set_stochastic_ratio(classifier.model, ratio, seed=seed)
-            chosen = order[part * nb_train // len(ratios) : (part + 1) * nb_train // len(ratios)]
-            span = (part / len(ratios), 1 / len(ratios))  # one cosine over all stages
-            trainer = qadv.DefensiveQuantTrainer(
-                classifier,
-                beta=0.0,
-                lr=0.01,
-                lr_schedule=lambda t, span=span: 0.5 * (1 + math.cos(math.pi * (span[0] + t * span[1]))),
-                augment="crop-flip",
-                seed=seed,
-                verbose=False,
-            )
-            trainer.fit(data.x_train[chosen], data.y_train[chosen], nb_epochs=1)
+        trainer = qadv.DefensiveQuantTrainer(
+            classifier, beta=0.0, lr=0.01, augment="crop-flip", seed=seed, verbose=False
+        )
+        trainer.fit(data.x_train[order[:nb_train]], data.y_train[order[:nb_train]], nb_epochs=1)
     return float((classifier.predict(data.x_test, batch_size=500).argmax(1) == data.y_test).mean())
 
 

@@ -27,12 +27,18 @@ if TYPE_CHECKING:
     from qadv.registry import create as create
     from qadv.registry import list_components as list_components
     from qadv.registry import load as load
+    from qadv.trainers.adversarial import AdversarialQuantTrainer as AdversarialQuantTrainer
+    from qadv.trainers.adversary import Adversary as Adversary
     from qadv.trainers.defensive_quantization import DefensiveQuantTrainer as DefensiveQuantTrainer
+    from qadv.trainers.error_silenced import ErrorSilencedTrainer as ErrorSilencedTrainer
 
 _PUBLIC = {
+    "AdversarialQuantTrainer": "qadv.trainers.adversarial",
+    "Adversary": "qadv.trainers.adversary",
     "Calibration": "qadv.quantization.calibration",
     "DDN": "qadv.attacks.ddn",
     "DefensiveQuantTrainer": "qadv.trainers.defensive_quantization",
+    "ErrorSilencedTrainer": "qadv.trainers.error_silenced",
     "GaussianNoise": "qadv.attacks.noise",
     "NAttack": "qadv.attacks.n_attack",
     "QuantizedClassifier": "qadv.estimators.classifier",

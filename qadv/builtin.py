@@ -90,6 +90,16 @@ def qadv_trainers() -> Iterator[Trainer]:
         target="qadv.trainers.defensive_quantization:DefensiveQuantTrainer",
         summary="Defensive Quantization: orthogonal weights keep the network non-expansive",
     )
+    yield Trainer(
+        name="eq",
+        target="qadv.trainers.error_silenced:ErrorSilencedTrainer",
+        summary="Error-silenced Quantization: pairs clean and adversarial activations while quantizing",
+    )
+    yield Trainer(
+        name="adversarial",
+        target="qadv.trainers.adversarial:AdversarialQuantTrainer",
+        summary="adversarial training of quantized networks: PGD, R+FGSM or FGSM",
+    )
 
 
 @hookimpl

@@ -14,6 +14,7 @@ class KeptWeight:
 
     value: Tensor
     quantizer: WeightQuantizer
+    training: bool
     changes: int
     sources: list[Tensor]
 
@@ -24,7 +25,9 @@ class KeptWeight:
         """Quantizes a layer's latent weights."""
         value = quantizer(weight.detach())[0]
         changes, tensors = quantizer.state()
-        return cls(value, quantizer, changes, [source.detach().clone() for source in (weight, *tensors)])
+        return cls(
+            value, quantizer, quantizer.training, changes, [source.detach().clone() for source in (weight, *tensors)]
+        )
 
     def holds_for(self, weight: Tensor, quantizer: WeightQuantizer) -> bool:
         """Whether `value` is what quantizing would give.
@@ -33,7 +36,12 @@ class KeptWeight:
         """
         changes, tensors = quantizer.state()
         sources = [weight, *tensors]
-        if self.quantizer is not quantizer or self.changes != changes or len(sources) != len(self.sources):
+        if (
+            self.quantizer is not quantizer
+            or self.training != quantizer.training
+            or self.changes != changes
+            or len(sources) != len(self.sources)
+        ):
             return False
         return all(map(_same, sources, self.sources))
 

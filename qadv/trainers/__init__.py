@@ -1,5 +1,17 @@
 """Training defenses as ART trainers, on one training loop."""
 
+from qadv.trainers.adversarial import AdversarialQuantTrainer
+from qadv.trainers.adversary import Adversary
 from qadv.trainers.defensive_quantization import DefensiveQuantTrainer
+from qadv.trainers.error_silenced import ErrorSilencedTrainer
+from qadv.trainers.loop_trainer import LoopTrainer
+from qadv.trainers.objective import Objective
 
-__all__ = ["DefensiveQuantTrainer"]
+__all__ = [
+    "AdversarialQuantTrainer",
+    "Adversary",
+    "DefensiveQuantTrainer",
+    "ErrorSilencedTrainer",
+    "LoopTrainer",
+    "Objective",
+]

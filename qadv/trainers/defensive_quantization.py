@@ -20,9 +20,8 @@ class DefensiveQuantTrainer(LoopTrainer):
         classifier: an ART `PyTorchClassifier`, usually a `QuantizedClassifier` with activations `relu6:1` … `relu6:5`.
         beta: weight of the regulariser, β >= 0; the paper uses 3e-4 to 1e-3 in table 1 and 2e-3 elsewhere. 0 is vanilla
             quantization-aware training.
-        options: see `LoopOptions`: `lr=0.1`, `momentum=0.9`, `weight_decay=5e-4`, `lr_schedule="cosine"`,
-            `augment=None`, `seed=0`, `amp=False`, `compile=False`, `channels_last=False`, `checkpoint=None`,
-            `verbose=True`.
+        options: see `LoopTrainer`; `adversary=Adversary("r-fgsm", eps=8 / 255, sampled=True)` is the paper's
+            combination with adversarial training.
 
     Raises:
         InvalidInputError: β is negative or not finite, or an option is off.

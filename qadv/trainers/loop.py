@@ -3,22 +3,23 @@
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from art.defences.preprocessor.preprocessor import PreprocessorPyTorch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from qadv.errors import InvalidInputError, TrainingError
 from qadv.estimators.upkeep import run_after_steps
-from qadv.trainers.batches import Batches
+from qadv.trainers.batches import Batches, GeneratorBatches
 from qadv.trainers.checkpoint import TrainingState
 from qadv.trainers.nan_report import first_bad_layer
+from qadv.trainers.network import TrainedNetwork
 from qadv.trainers.objective import Objective
 from qadv.trainers.options import LoopOptions
+from qadv.trainers.parallel import Part, Processes
 from qadv.trainers.progress import training_progress
 
 History = list[dict[str, Any]]
@@ -40,12 +41,7 @@ class TrainingLoop:
         self.options = options
         self.name = name
         self.history: History = []  # also while running, and after an interruption
-        for step in classifier.preprocessing_operations:
-            if step.apply_fit and not isinstance(step, PreprocessorPyTorch):
-                raise InvalidInputError(
-                    f"{type(step).__name__} works on numpy arrays and can't run inside the training loop; "
-                    f"use its torch form, as {type(step).__name__}PyTorch"
-                )
+        self.network = TrainedNetwork(classifier, options)
 
     def run(
         self,
@@ -72,7 +68,8 @@ class TrainingLoop:
         """
         if not isinstance(nb_epochs, int | np.integer) or nb_epochs < 1:
             raise InvalidInputError(f"nb_epochs: expected a whole number of at least 1, got {nb_epochs!r}")
-        model, options = self.classifier.model, self.options
+        network, options = self.network, self.options
+        model = network.model
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise InvalidInputError(
                 "the network has no trainable parameters; a frozen one, as a packed file gives, is there to be "
@@ -83,6 +80,9 @@ class TrainingLoop:
             raise InvalidInputError(
                 "scheduler: it steps another optimizer than the classifier's; make the classifier with that optimizer"
             )
+        processes = Processes.of_torchrun(network.device)
+        if processes.size > 1 and isinstance(batches, GeneratorBatches):
+            raise InvalidInputError("a generator gives each process other batches; with several processes use fit")
         base_lrs = [group["lr"] for group in optimizer.param_groups]
         state = TrainingState(model, optimizer, scheduler)
         done = 0
@@ -93,20 +93,24 @@ class TrainingLoop:
             self.history = history
         if options.channels_last:
             model.to(memory_format=torch.channels_last)
-        forward = self._forward()
-        image = torch.zeros((1, *self.classifier.input_shape), device=self.classifier.device)
+        processes.start_alike(model)
+        image = torch.zeros((1, *self.classifier.input_shape), device=network.device)
         with torch.no_grad():
-            image = self._preprocess(image, None)[0]
-        for objective in self.objectives:
-            objective.start(model, image)
+            image = network.prepare(image)[0]
 
         lrs = base_lrs if scheduler is None else None
         upkeep = run_after_steps(optimizer, model)
+        shown = options.verbose and processes.is_first
         try:
-            with training_progress(self.name, nb_epochs, len(batches), done, options.verbose) as report:
+            for objective in self.objectives:
+                objective.start(network, image)
+            with (
+                processes.common_batch_norms(model),
+                training_progress(self.name, nb_epochs, len(batches), done, shown) as report,
+            ):
                 for epoch in range(done, nb_epochs):
                     with _seeded(options.seed, epoch):
-                        entry = self._epoch(epoch, nb_epochs, batches, forward, optimizer, lrs, report)
+                        entry = self._epoch(epoch, nb_epochs, batches, processes, optimizer, lrs, report)
                     model.eval()
                     if validation is not None:
                         entry.update(self._validate(*validation))
@@ -115,13 +119,17 @@ class TrainingLoop:
                     elif scheduler is not None:
                         scheduler.step()
                     for objective in self.objectives:
-                        entry.update(objective.measure(model))
+                        entry.update(objective.measure(network))
                     history.append(entry)
                     if options.checkpoint is not None:
-                        state.save(options.checkpoint, run, epoch + 1, history)
+                        if processes.is_first:
+                            state.save(options.checkpoint, run, epoch + 1, history)
+                        processes.wait()
         finally:
             model.eval()
             upkeep.remove()
+            for objective in self.objectives:
+                objective.finish(network)
             for group, lr in zip(optimizer.param_groups, lrs or (), strict=False):
                 group["lr"] = lr  # the schedule is over: the user's optimizer is as it was
         return history
@@ -131,16 +139,16 @@ class TrainingLoop:
         epoch: int,
         nb_epochs: int,
         batches: Batches,
-        forward: Callable[[Tensor], Tensor],
+        processes: Processes,
         optimizer: torch.optim.Optimizer,
         base_lrs: list[float] | None,
         report: Callable[[int, float, float], None],
     ) -> dict[str, Any]:
-        classifier, options = self.classifier, self.options
-        model, augment = classifier.model, options.augmentation()
+        network, options = self.network, self.options
+        model, augment = network.model, options.augmentation()
         penalties: list[Any] = [m for m in model.modules() if callable(getattr(m, "penalty", None))]
         started = time.perf_counter()
-        sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=classifier.device))
+        sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=network.device))
         seen = 0
         for step, (x, y) in enumerate(batches):
             if base_lrs is not None:
@@ -149,32 +157,42 @@ class TrainingLoop:
                     group["lr"] = base * factor
             if augment is not None:
                 x = augment(x)
-            for objective in self.objectives:
-                x = objective.inputs(model, x, y)
+            size = len(x)
+            part = network.part = processes.part(size)
+            x, y = part.of(x), part.of(y)
+            share = len(x) / size
             model.train()
-            x, targets = self._preprocess(x, y)
-            if options.channels_last and x.ndim == 4:
-                x = x.contiguous(memory_format=torch.channels_last)
-            with self._autocast():
-                logits = forward(x)
-                loss = classifier.loss(logits.float(), targets)
-            terms = {name: value for objective in self.objectives for name, value in objective.terms(model).items()}
+            for objective in self.objectives:
+                objective.step(network, epoch * len(batches) + step, nb_epochs * len(batches))
+                x = objective.inputs(network, x, y)
+            inputs, targets = network.prepare(x, y)
+            logits = network.forward(inputs)
+            loss = network.loss(logits, targets)
+            terms: dict[str, Tensor] = {}
+            for objective in self.objectives:
+                terms.update(objective.terms(network, x, y, logits))
             if penalties:
                 terms["scheme_penalty"] = torch.stack([module.penalty() for module in penalties]).sum()
             total = loss + sum(terms.values())
             optimizer.zero_grad(set_to_none=True)
-            total.backward()
+            scaled: Tensor = total * share if share < 1 else total
+            scaled.backward()  # type: ignore[no-untyped-call]
+            processes.add_gradients(model)
             if step % 50 == 0 or x.device.type == "cpu":  # on a GPU each look waits for the device
-                self._check_finite(total, x, epoch, step, terms)
+                self._check_finite(processes.sum(total), inputs, epoch, step, terms)
             optimizer.step()
 
-            seen += len(x)
+            seen += size
             for name, value in {"loss": loss, **terms}.items():
                 sums[name] += value.detach() * len(x)
             sums["accuracy"] += (logits.detach().argmax(1) == y).sum()
             if step % 10 == 9 or step == len(batches) - 1:
-                report(epoch * len(batches) + step + 1, sums["loss"].item() / seen, sums["accuracy"].item() / seen)
-        means = {name: value.item() / seen for name, value in sums.items()}
+                shown = processes.sum(torch.stack([sums["loss"], sums["accuracy"]])) / seen
+                report(epoch * len(batches) + step + 1, *shown.tolist())
+        network.part = Part()
+        names = sorted(sums)
+        means = dict(zip(names, (processes.sum(torch.stack([sums[n] for n in names])) / seen).tolist(), strict=True))
+        means = {name: means[name] for name in sums}
         if not np.isfinite(means["loss"]):
             raise TrainingError(f"the loss became {means['loss']} in epoch {epoch}; lower the learning rate")
         lr = optimizer.param_groups[0]["lr"]
@@ -188,20 +206,11 @@ class TrainingLoop:
         for start in range(0, len(x), 256):
             part = torch.from_numpy(x[start : start + 256]).float().to(classifier.device)
             labels = torch.from_numpy(y[start : start + 256]).to(classifier.device)
-            inputs, targets = self._preprocess(part, labels, fit=False)
+            inputs, targets = self.network.prepare(part, labels, fit=False)
             logits = classifier.model(inputs)
             loss += classifier.loss(logits, targets).item() * len(part)
             correct += int((logits.argmax(1) == labels).sum())
         return {"val_loss": loss / len(x), "val_accuracy": correct / len(x)}
-
-    def _preprocess(self, x: Tensor, y: Tensor | None, fit: bool = True) -> tuple[Tensor, Any]:
-        """Applies ART's torch preprocessors on the device, and brings labels into the form the loss takes."""
-        classifier = self.classifier
-        targets = None if y is None else nn.functional.one_hot(y, classifier.nb_classes).float()
-        for step in classifier.preprocessing_operations:
-            if step.apply_fit if fit else step.apply_predict:
-                x, targets = step.forward(x, targets)
-        return x, None if targets is None else classifier.reduce_labels(targets)
 
     def _optimizer(self) -> torch.optim.Optimizer:
         """The classifier's optimizer, or a new SGD."""
@@ -214,18 +223,6 @@ class TrainingLoop:
             momentum=options.momentum,
             weight_decay=options.weight_decay,
         )
-
-    def _forward(self) -> Callable[[Tensor], Tensor]:
-        model: nn.Module = self.classifier.model
-        if not self.options.compile:
-            return model
-        backend = self.options.compile if isinstance(self.options.compile, str) else "inductor"
-        return torch.compile(model, backend=backend)
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if not self.options.amp:
-            return nullcontext()
-        return torch.autocast(self.classifier.device.type, dtype=torch.bfloat16)
 
     def _check_finite(self, total: Tensor, x: Tensor, epoch: int, step: int, terms: dict[str, Tensor]) -> None:
         if torch.isfinite(total):

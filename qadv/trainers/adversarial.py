@@ -1,0 +1,42 @@
+"""Adversarial training of quantized networks, METHODS §2 and §6: R+FGSM, PGD or FGSM while quantizing."""
+
+from typing import Any
+
+from art.estimators.classification import PyTorchClassifier
+
+from qadv.trainers.adversary import Adversary
+from qadv.trainers.loop_trainer import LoopTrainer
+
+
+class AdversarialQuantTrainer(LoopTrainer):
+    """Trains on adversarial images, made in each step with the quantized weights and activations of that step.
+
+    Loss: cross-entropy of x + δ, where δ maximises it within ‖δ‖∞ <= ε (Madry et al. 2018). With FGSM the network
+    learns to mask its gradient (DQ table 6); R+FGSM costs the same and masks less.
+
+    Args:
+        classifier: an ART `PyTorchClassifier`, float (`weights="float", activations="float"`) or quantized.
+        attack: `"pgd"`, `"r-fgsm"` or `"fgsm"`.
+        eps: L∞ bound in the units of `clip_values`, > 0.
+        eps_step: PGD's step; `None`: 2.5·ε / `max_iter`.
+        max_iter: PGD's steps; `None`: 10, or with `eps_step` DQ's rule, see `Adversary`.
+        sampled: ε is drawn for each image, from 0 to 2·`eps`, as in DQ.
+        ratio: share of each batch that is made adversarial, in (0, 1].
+        options: see `LoopTrainer`.
+
+    Raises:
+        InvalidInputError: an argument is off.
+    """
+
+    def __init__(
+        self,
+        classifier: PyTorchClassifier,
+        attack: str = "pgd",
+        eps: float = 8 / 255,
+        eps_step: float | None = None,
+        max_iter: int | None = None,
+        sampled: bool = False,
+        ratio: float = 1.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(classifier, adversary=Adversary(attack, eps, eps_step, max_iter, sampled, ratio), **options)

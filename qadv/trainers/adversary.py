@@ -1,0 +1,142 @@
+"""How adversarial training examples are made: FGSM, R+FGSM or PGD, L∞, on batches that stay on the device."""
+
+import math
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from qadv.errors import InvalidInputError, closest
+from qadv.trainers.network import TrainedNetwork
+
+ATTACKS = ("fgsm", "r-fgsm", "pgd")
+
+
+@dataclass(frozen=True)
+class Adversary:
+    """Makes adversarial versions of training images with the loss of the network as it is in that step.
+
+    Args:
+        attack: `"fgsm"`: x + ε·sign ∇. `"r-fgsm"`: a random step x′ = x + ε/2·sign N(0, I), then ε/2·sign ∇ at x′.
+            `"pgd"`: a random start in the ε-ball, then `max_iter` steps of `eps_step`·sign ∇, projected each time.
+        eps: largest change of a pixel, in the units of `clip_values`, > 0.
+        eps_step: PGD's step, > 0; `None`: 2.5·ε / `max_iter`.
+        max_iter: PGD's number of steps; `None`: 10, and with `eps_step` s the rule of Kurakin et al. that DQ uses,
+            ⌊min(ε/s + 4, 1.25·ε/s)⌋.
+        sampled: ε is drawn for each image, ε′ ~ N(0, `eps`), ε = clip(|ε′|, 0, 2·`eps`), so that training does not
+            specialise in one ε (DQ §5.2); the rule above then gives each image its own number of steps.
+        ratio: share of each batch that is made adversarial, in (0, 1]; the rest stays clean. As in ART.
+
+    Raises:
+        InvalidInputError: an argument is off.
+    """
+
+    attack: str = "pgd"
+    eps: float = 8 / 255
+    eps_step: float | None = None
+    max_iter: int | None = None
+    sampled: bool = False
+    ratio: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.attack not in ATTACKS:
+            raise InvalidInputError(
+                f"attack: expected one of {', '.join(ATTACKS)}, got {self.attack!r}{closest(str(self.attack), ATTACKS)}"
+            )
+        for name, value in (("eps", self.eps), ("eps_step", self.eps_step)):
+            if value is None and name == "eps_step":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+                raise InvalidInputError(f"{name}: expected a finite number above 0, got {value!r}")
+        if self.max_iter is not None and (
+            isinstance(self.max_iter, bool) or not isinstance(self.max_iter, int) or self.max_iter < 1
+        ):
+            raise InvalidInputError(f"max_iter: expected a whole number of at least 1, got {self.max_iter!r}")
+        if self.attack != "pgd" and (self.eps_step, self.max_iter) != (None, None):
+            raise InvalidInputError(f"eps_step, max_iter: {self.attack} takes one step; only pgd has them")
+        if isinstance(self.ratio, bool) or not isinstance(self.ratio, int | float) or not 0 < self.ratio <= 1:
+            raise InvalidInputError(f"ratio: expected a number above 0, at most 1, got {self.ratio!r}")
+        if not isinstance(self.sampled, bool):
+            raise InvalidInputError(f"sampled: expected True or False, got {self.sampled!r}")
+
+    @classmethod
+    def of(cls, adversary: "str | Adversary") -> Self:
+        """Returns an adversary, made from an attack's name where it is one."""
+        if isinstance(adversary, cls):
+            return adversary
+        if not isinstance(adversary, str):
+            raise InvalidInputError(
+                f"adversary: expected one of {', '.join(ATTACKS)}, or an Adversary, got {type(adversary).__name__}"
+            )
+        return cls(adversary)
+
+    def perturb(self, network: TrainedNetwork, x: Tensor, y: Tensor) -> Tensor:
+        """Returns adversarial images, shaped as `x`, within ε of it and within `clip_values`.
+
+        Args:
+            network: what is attacked.
+            x: images in pixel values, (N, *input_shape).
+            y: labels, (N,).
+        """
+        eps, noise = self._budgets(network, x), self._noise(network, x)
+        attacked = network.part.first(self.ratio, len(x))
+        if not attacked:
+            return x
+        with network.attacked():
+            images, y, eps, noise = x[:attacked], y[:attacked], eps[:attacked], noise[:attacked]
+            if self.attack == "pgd":
+                perturbed = self._pgd(network, images, y, eps, noise)
+            else:
+                start = images
+                if self.attack == "r-fgsm":
+                    eps = eps / 2
+                    start = _clip(network, images + eps * noise.sign())
+                perturbed = _clip(network, start + eps * network.input_gradient(start, y).sign())
+        return torch.cat([perturbed, x[attacked:]])
+
+    def _budgets(self, network: TrainedNetwork, x: Tensor) -> Tensor:
+        """Each image's ε, broadcasting to `x`."""
+        shape = (-1, *[1] * (x.ndim - 1))
+        if not self.sampled:
+            return torch.full((len(x),), self.eps, device=x.device).reshape(shape)
+        normal = network.draw(torch.randn, x, 1)
+        return (self.eps * normal.abs()).clamp(max=2 * self.eps).reshape(shape)
+
+    def _noise(self, network: TrainedNetwork, x: Tensor) -> Tensor:
+        """Where the attack starts, in units of ε: uniform in [-1, 1] for PGD, normal numbers for R+FGSM."""
+        if self.attack == "pgd":
+            return 2 * network.draw(torch.rand, x) - 1
+        return network.draw(torch.randn, x) if self.attack == "r-fgsm" else x
+
+    def _steps(self, eps: Tensor) -> tuple[Tensor, Tensor]:
+        """Each image's step, as `eps`, and number of steps, (N,)."""
+        if self.eps_step is None:
+            count = self.max_iter or 10
+            return 2.5 * eps / count, torch.full((len(eps),), count, device=eps.device)
+        step = torch.full_like(eps, self.eps_step)
+        if self.max_iter is not None:
+            return step, torch.full((len(eps),), self.max_iter, device=eps.device)
+        ratio = (eps / self.eps_step).flatten()
+        # a float32 quotient may lie just below the whole number that it stands for
+        return step, torch.minimum(ratio + 4, 1.25 * ratio).add(1e-4).floor().long()
+
+    def _pgd(self, network: TrainedNetwork, x: Tensor, y: Tensor, eps: Tensor, noise: Tensor) -> Tensor:
+        step, count = self._steps(eps)
+        # images with many steps first: those that are done leave the batch from its end
+        order = count.argsort(descending=True, stable=True)
+        x, y, eps, step = x[order], y[order], eps[order], step[order]
+        low, high = x - eps, x + eps
+        adversarial = _clip(network, x + eps * noise[order])
+        counts = count[order].tolist()
+        for iteration in range(counts[0] if counts else 0):
+            left = sum(number > iteration for number in counts)
+            current = adversarial[:left]
+            moved = current + step[:left] * network.input_gradient(current, y[:left]).sign()
+            moved = torch.minimum(torch.maximum(moved, low[:left]), high[:left])
+            adversarial = torch.cat([_clip(network, moved), adversarial[left:]])
+        return adversarial[order.argsort()]
+
+
+def _clip(network: TrainedNetwork, x: Tensor) -> Tensor:
+    return x if network.clip_values is None else x.clamp(*network.clip_values)

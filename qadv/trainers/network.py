@@ -1,0 +1,124 @@
+"""The classifier in training, as the loop and its objectives see it: images in pixel values in, logits out."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from art.defences.preprocessor.preprocessor import PreprocessorPyTorch
+from torch import Tensor, nn
+
+from qadv.errors import InvalidInputError
+from qadv.modes import evaluation_mode
+from qadv.quantization.quantizer import WeightQuantizer
+from qadv.trainers.options import LoopOptions
+from qadv.trainers.parallel import Part
+
+
+class TrainedNetwork:
+    """A classifier's network with its torch preprocessors, on its device.
+
+    Args:
+        classifier: an ART `PyTorchClassifier`.
+        options: precision, memory format, compilation.
+
+    Attributes:
+        model: the network, (N, …) preprocessed images → (N, nb_classes) logits.
+        clip_values: smallest and largest pixel value, or `None`.
+        part: which images of the step's batch this process has.
+    """
+
+    def __init__(self, classifier: Any, options: LoopOptions) -> None:
+        for step in classifier.preprocessing_operations:
+            if step.apply_fit and not isinstance(step, PreprocessorPyTorch):
+                raise InvalidInputError(
+                    f"{type(step).__name__} works on numpy arrays and can't run inside the training loop; "
+                    f"use its torch form, as {type(step).__name__}PyTorch"
+                )
+        self.model: nn.Module = classifier.model
+        self.clip_values = classifier.clip_values
+        self.part = Part()
+        self._classifier = classifier
+        self._options = options
+        self._forward: Callable[[Tensor], Tensor] = self.model
+        if options.compile:
+            backend = options.compile if isinstance(options.compile, str) else "inductor"
+            self._forward = torch.compile(self.model, backend=backend)
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches live."""
+        found: torch.device = self._classifier.device
+        return found
+
+    def prepare(self, x: Tensor, y: Tensor | None = None, fit: bool = True) -> tuple[Tensor, Any]:
+        """Applies ART's torch preprocessors, and brings labels into the form the loss takes.
+
+        Args:
+            x: images in pixel values, (N, *input_shape).
+            y: labels, (N,).
+            fit: whether those for training are applied, or those for prediction.
+        """
+        classifier = self._classifier
+        targets = None if y is None else nn.functional.one_hot(y, classifier.nb_classes).float()
+        for step in classifier.preprocessing_operations:
+            if step.apply_fit if fit else step.apply_predict:
+                x, targets = step.forward(x, targets)
+        return x, None if targets is None else classifier.reduce_labels(targets)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Returns logits, (N, nb_classes) float32, of images that are prepared."""
+        if self._options.channels_last and inputs.ndim == 4:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        with self._autocast():
+            return self._forward(inputs).float()
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Returns logits, (N, nb_classes) float32, of images in pixel values."""
+        return self.forward(self.prepare(x)[0])
+
+    def loss(self, logits: Tensor, targets: Any) -> Tensor:
+        """Returns the classifier's loss, a scalar."""
+        loss: Tensor = self._classifier.loss(logits, targets)
+        return loss
+
+    def input_gradient(self, x: Tensor, y: Tensor) -> Tensor:
+        """Returns the gradient of the loss with respect to images, shaped as `x`; use it inside `attacked()`."""
+        x = x.detach().requires_grad_()
+        inputs, targets = self.prepare(x, y)
+        (gradient,) = torch.autograd.grad(self.loss(self.forward(inputs), targets), x)
+        return gradient
+
+    @contextmanager
+    def attacked(self) -> Iterator[None]:
+        """While training examples are attacked: evaluation mode, and no gradient for parameters.
+
+        Weights are those of the step that follows: filters that stochastic quantization leaves real stay real. They are
+        quantized once, however many passes an attack makes.
+        """
+        quantizers = [m for m in self.model.modules() if isinstance(m, WeightQuantizer) and m.training]
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        try:
+            with evaluation_mode(self.model):
+                for quantizer in quantizers:
+                    quantizer.training = True
+                for parameter in trained:
+                    parameter.requires_grad_(False)
+                yield
+        finally:
+            for parameter in trained:
+                parameter.requires_grad_(True)
+
+    def draw(self, sampler: Callable[..., Tensor], x: Tensor, *shape: int) -> Tensor:
+        """Returns random numbers for images: this process's part of those for the whole batch, by torch's generator.
+
+        Args:
+            sampler: `torch.rand` or `torch.randn`.
+            x: images, (N, *input_shape).
+            shape: shape for one image, by default that of an image.
+        """
+        numbers = sampler(self.part.total(len(x)), *(shape or x.shape[1:]), device=x.device)
+        return self.part.of(numbers)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16) if self._options.amp else nullcontext()

@@ -1,0 +1,50 @@
+"""The schedule of stochastic quantization, METHODS §3 (EQ §5.1): the share of quantized filters grows in stages."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from qadv.quantization.stochastic import StochasticWeights, set_stochastic_ratio
+from qadv.trainers.network import TrainedNetwork
+from qadv.trainers.objective import Objective
+
+
+class StochasticSchedule(Objective):
+    """Sets the ratio of `sq(…)` schemes in the course of the training; without such a scheme it does nothing.
+
+    Each ratio holds for an equal part of the steps, and the last step always has the last ratio. Each epoch logs the
+    `sq_ratio` that it ended with.
+
+    Args:
+        ratios: shares of the filters to quantize, one per stage, the last 1.
+        seed: decides which filters stay real.
+    """
+
+    def __init__(self, ratios: Sequence[float], seed: int) -> None:
+        self.ratios = tuple(ratios)
+        self.seed = seed
+        self._ratio: float | None = None
+        self._used = False
+
+    def __repr__(self) -> str:
+        return f"StochasticSchedule({self.ratios})"
+
+    def start(self, network: TrainedNetwork, image: Tensor) -> None:
+        self._ratio = None
+
+        self._used = any(isinstance(module, StochasticWeights) for module in network.model.modules())
+
+    def step(self, network: TrainedNetwork, step: int, nb_steps: int) -> None:
+        ratio = stage(self.ratios, step, nb_steps)
+        if self._used and (step == 0 or ratio != self._ratio):
+            self._ratio = ratio
+            set_stochastic_ratio(network.model, ratio, self.seed if step == 0 else None)
+
+    def measure(self, network: TrainedNetwork) -> dict[str, object]:
+        return {} if self._ratio is None else {"sq_ratio": self._ratio}
+
+
+def stage(ratios: Sequence[float], step: int, nb_steps: int) -> float:
+    """Returns the ratio of a step, counted from 0."""
+    stages_left = (nb_steps - 1 - step) * len(ratios) // nb_steps
+    return float(ratios[len(ratios) - 1 - stages_left])
