@@ -24,6 +24,7 @@ from qadv.estimators.arguments import (
 )
 from qadv.estimators.checks import check_images, check_labels
 from qadv.estimators.image_gradients import leave_parameters_out
+from qadv.estimators.logits import Logits
 from qadv.estimators.upkeep import run_after_steps
 from qadv.modes import evaluation_mode
 from qadv.postprocessors.softmax import Softmax, with_softmax
@@ -60,6 +61,8 @@ class QuantizedClassifier(PyTorchClassifier):
     Raises:
         InvalidInputError: the model does not map such images to that many logits, or another argument is off.
     """
+
+    _model_wrapper = Logits
 
     def __init__(
         self,
@@ -260,7 +263,7 @@ class QuantizedClassifier(PyTorchClassifier):
 
     def __getstate__(self) -> dict[str, Any]:
         """For `copy.deepcopy` and for the processes that attacks start; ART's own writes the weights to a folder."""
-        return {name: value for name, value in vars(self).items() if name != "_model_wrapper"} | {"_model": self.model}
+        return vars(self) | {"_model": self.model}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
