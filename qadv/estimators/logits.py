@@ -6,7 +6,7 @@ from torch import Tensor, nn
 class Logits(nn.Module):
     """Returns `[logits]`, whatever the network's class.
 
-    ART's own wrapper lists the outputs of all parts where the network is an `nn.Sequential`, and several of its trainers
+    ART's own wrapper lists the outputs of all parts where the network is an `nn.Sequential`, and some of its trainers
     then take the first part's output for logits.
     """
 
