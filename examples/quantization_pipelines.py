@@ -1,0 +1,139 @@
+"""Where in a quantization pipeline does robustness come from? The pipeline study's grid (METHODS §6).
+
+    python examples/quantization_pipelines.py                                  # digits, a minute or two
+    python examples/quantization_pipelines.py --dataset mnist --data-dir DATA --nb-train 5000
+    python examples/quantization_pipelines.py --dataset cifar10 --data-dir DATA --nb-train 12800 --bits 4
+
+A float network, trained naturally or adversarially, is quantized after training (PWLQ weights, calibrated activations)
+or while it is fine-tuned (DoReFa weights, PACT activations), naturally or adversarially, on all or `--share` of the
+images; weights, activations, or both. Each cell is a file in `--out` and is not computed twice. Square is a black-box attack: a
+network that PGD breaks less often than Square does not resist, it hides its gradient.
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from art.attacks.evasion import FastGradientMethod, ProjectedGradientDescent, SquareAttack
+from rich.console import Console
+from rich.table import Table
+
+import qadv
+from qadv.files import write_atomically
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "digits": {"backbone": "mnist-cnn", "image_size": 8, "width": 8, "eps": 0.1, "epochs": 8, "tune": 2, "lr": 0.05},
+    "mnist": {"backbone": "mnist-cnn", "width": 16, "eps": 0.1, "epochs": 3, "tune": 1, "lr": 0.05},
+    "cifar10": {"backbone": "resnet20", "eps": 4 / 255, "epochs": 1, "tune": 1, "lr": 0.01},
+}
+MEAN_STD = {"cifar10": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])}
+WHAT = ("weights", "activations", "both")
+COLUMNS = ("clean", "FGSM", "PGD", "Square", "seconds")
+
+
+def main(
+    dataset: Annotated[str, typer.Option(help="digits, mnist or cifar10")] = "digits",
+    data_dir: Annotated[Path | None, typer.Option(help="folder with the images, and the float ResNet-20")] = None,
+    bits: Annotated[list[int] | None, typer.Option(help="bits; 2 and 4 without it")] = None,
+    nb_train: Annotated[int, typer.Option(help="training images, the first ones; 0 for all")] = 0,
+    share: Annotated[float, typer.Option(help="share of them that fine-tuning sees")] = 1.0,
+    nb_test: Annotated[int, typer.Option(help="attacked test images, the first ones")] = 300,
+    seed: Annotated[int, typer.Option(help="decides everything random")] = 0,
+    out: Annotated[Path, typer.Option(help="folder for networks and results")] = Path("quantization-pipelines"),
+) -> None:
+    settings = dict(SETTINGS[dataset])
+    backbone, eps, epochs, tune, lr = (settings.pop(key) for key in ("backbone", "eps", "epochs", "tune", "lr"))
+    data = qadv.create("dataset", dataset, data_dir=data_dir)
+    x_train, y_train = (part[: nb_train or None] for part in (data.x_train, data.y_train))
+    x, y = data.x_test[:nb_test], data.y_test[:nb_test]
+    shape = x.shape[1:]
+    common = {"input_shape": shape, "preprocessing": MEAN_STD.get(dataset, (0.0, 1.0)), **settings}
+    adversary = qadv.Adversary("pgd", eps=eps, max_iter=5)
+    options: dict[str, Any] = {"seed": seed, "augment": "crop-flip" if dataset == "cifar10" else None}
+    prefix = f"{dataset}-{len(x_train)}-seed{seed}"
+
+    def train(classifier: Any, robust: bool, nb_epochs: int, nb_images: int, rate: float) -> float:
+        started = time.perf_counter()
+        trainer = qadv.DefensiveQuantTrainer(
+            classifier, beta=0.0, adversary=adversary if robust else None, lr=rate, verbose=False, **options
+        )
+        trainer.fit(x_train[:nb_images], y_train[:nb_images], nb_epochs=nb_epochs, batch_size=64)
+        return time.perf_counter() - started
+
+    def start(robust: bool) -> tuple[Path, float]:
+        """The float network's file, trained if it is not there yet, and the seconds that took."""
+        path = out / f"{prefix}-start-{'robust' if robust else 'natural'}.safetensors"
+        note = path.with_suffix(".json")
+        if not note.exists():
+            torch.manual_seed(seed)
+            given = data_dir / "resnet20-cifar10.safetensors" if dataset == "cifar10" else None
+            network = qadv.QuantizedClassifier.from_backbone(
+                backbone, "float", "float", checkpoint_path=given, **common
+            )
+            took = (
+                0.0 if given and not robust else train(network, robust, epochs, len(x_train), 2 * lr if given else lr)
+            )
+            network.save(path)
+            write_atomically(note, json.dumps(took).encode())
+        return path, json.loads(note.read_text())
+
+    def measure(classifier: Any) -> dict[str, float]:
+        attacks = {
+            "FGSM": FastGradientMethod(classifier, eps=eps, batch_size=128),
+            "PGD": ProjectedGradientDescent(
+                classifier, eps=eps, eps_step=eps / 5, max_iter=20, num_random_init=1, batch_size=128, verbose=False
+            ),
+            "Square": SquareAttack(classifier, eps=eps, max_iter=150, nb_restarts=1, batch_size=128, verbose=False),
+        }
+        found = {"clean": float((classifier.predict(x).argmax(1) == y).mean())}
+        for name, attack in attacks.items():
+            np.random.seed(seed)
+            found[name] = float((classifier.predict(attack.generate(x, y)).argmax(1) == y).mean())
+        return found
+
+    def quantized(path: Path, after: bool, what: str, k: int) -> Any:
+        network = qadv.QuantizedClassifier.load(path)
+        weights = "float" if what == "activations" else f"pwlq:{k}" if after else f"dorefa:{k}"
+        activations = "float" if what == "weights" else f"relu:{k}" if after else f"pact:{k}"
+        make = qadv.PostTrainingQuantization(network, weights, activations, calibration=x_train[:512])
+        return make()
+
+    rows: dict[str, dict[str, float]] = {}
+
+    def cell(label: str, compute: Any) -> None:
+        path = out / f"{prefix}-{label.replace(', ', '-').replace(' ', '')}.json"
+        if not path.exists():
+            classifier, seconds = compute()
+            write_atomically(path, json.dumps(measure(classifier) | {"seconds": seconds}).encode())
+        rows[label] = json.loads(path.read_text())
+        print(label, [round(rows[label][column], 3) for column in COLUMNS], flush=True)
+
+    for robust in (False, True):
+        path, seconds = start(robust)
+        name = "robust start" if robust else "natural start"
+        cell(f"{name}, float", lambda path=path, seconds=seconds: (qadv.QuantizedClassifier.load(path), seconds))
+        for k in bits or (2, 4):
+            for what in WHAT:
+                cell(f"{name}, after training, {what} {k}", lambda p=path, w=what, k=k: (quantized(p, True, w, k), 0.0))
+                for robust_tuning in (False, True):
+
+                    def tuned(p: Path = path, w: str = what, k: int = k, r: bool = robust_tuning) -> Any:
+                        classifier = quantized(p, False, w, k)
+                        return classifier, train(classifier, r, tune, round(share * len(x_train)), lr / 2)
+
+                    kind = "robust" if robust_tuning else "natural"
+                    part = "" if share == 1 else f" on {100 * share:g} %"
+                    cell(f"{name}, {kind} tuning{part}, {what} {k}", tuned)
+
+    table = Table("", *COLUMNS, title=f"{dataset}, {len(x_train)} training and {len(x)} test images, seed {seed}")
+    for label, row in rows.items():
+        table.add_row(label, *(f"{row[c]:.0f}" if c == "seconds" else f"{100 * row[c]:.1f}" for c in COLUMNS))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)
