@@ -17,9 +17,13 @@ if TYPE_CHECKING:
     from qadv.attacks.spsa import SPSA as SPSA
     from qadv.deployment.export import export as export
     from qadv.diagnostics.error_amplification import error_amplification as error_amplification
+    from qadv.diagnostics.weight_error import weight_error_norms as weight_error_norms
     from qadv.estimators.classifier import QuantizedClassifier as QuantizedClassifier
     from qadv.estimators.query_coalescer import QueryCoalescer as QueryCoalescer
     from qadv.hookspecs import hookimpl as hookimpl
+    from qadv.preprocessors.bit_depth import BitDepthReduction as BitDepthReduction
+    from qadv.preprocessors.median_smoothing import MedianSmoothing as MedianSmoothing
+    from qadv.preprocessors.mu_law_companding import MuLawCompanding as MuLawCompanding
     from qadv.quantization.calibration import Calibration as Calibration
     from qadv.quantization.convert import quantize as quantize
     from qadv.quantization.stochastic import set_stochastic_ratio as set_stochastic_ratio
@@ -28,13 +32,20 @@ if TYPE_CHECKING:
     from qadv.registry import list_components as list_components
     from qadv.registry import load as load
     from qadv.trainers.defensive_quantization import DefensiveQuantTrainer as DefensiveQuantTrainer
+    from qadv.transformers.mu_law import MuLawWeightMapping as MuLawWeightMapping
+    from qadv.transformers.post_training_quantization import PostTrainingQuantization as PostTrainingQuantization
 
 _PUBLIC = {
+    "BitDepthReduction": "qadv.preprocessors.bit_depth",
     "Calibration": "qadv.quantization.calibration",
     "DDN": "qadv.attacks.ddn",
     "DefensiveQuantTrainer": "qadv.trainers.defensive_quantization",
     "GaussianNoise": "qadv.attacks.noise",
+    "MedianSmoothing": "qadv.preprocessors.median_smoothing",
+    "MuLawCompanding": "qadv.preprocessors.mu_law_companding",
+    "MuLawWeightMapping": "qadv.transformers.mu_law",
     "NAttack": "qadv.attacks.n_attack",
+    "PostTrainingQuantization": "qadv.transformers.post_training_quantization",
     "QuantizedClassifier": "qadv.estimators.classifier",
     "QueryCoalescer": "qadv.estimators.query_coalescer",
     "RandomFGSM": "qadv.attacks.random_fgsm",
@@ -49,6 +60,7 @@ _PUBLIC = {
     "quantize": "qadv.quantization.convert",
     "set_stochastic_ratio": "qadv.quantization.stochastic",
     "summarize": "qadv.quantization.summary",
+    "weight_error_norms": "qadv.diagnostics.weight_error",
 }
 __all__ = sorted([*_PUBLIC, "__version__"])
 
