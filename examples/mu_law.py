@@ -1,13 +1,14 @@
 """μ-law mapping of the last layers, with and without 3-bit weights, under ART's attacks: tables 1 and 3 of the study.
 
-    python examples/mu_law.py                                        # scikit-learn's digits, a minute
+    python examples/mu_law.py                                            # scikit-learn's digits
     python examples/mu_law.py --dataset mnist --data-dir DATA
-    python examples/mu_law.py --dataset cifar10 --data-dir DATA --mu 3 --mu 255 --nb-test 500
-    python examples/mu_law.py --dataset mnist --data-dir DATA --split validation --mu 1 --mu 3 --mu 10 ... --quick
+    python examples/mu_law.py --dataset cifar10 --data-dir DATA --mapping none --mapping last@255 --nb-test 500
+    python examples/mu_law.py --dataset mnist --data-dir DATA --split validation --quick --mapping last@1 --mapping
+    last@3
 
-Q is post-training quantization of all weights to 3 bits, first and last layer included: with these float, as papers often
-have them, the mapped layer would never be quantized. The columns behind the bar check for masked gradients: they ask no
-gradient of the mapped network, or one that the size of its logits does not change.
+`last:3@255` maps the last three layers with μ = 255. `int:3` is post-training quantization of all weights to 3 bits,
+first and last layer included: with these float, as papers often have them, the mapped layer would never be quantized.
+The last columns check for masked gradients. Rows that the results' file has already are not measured again.
 """
 
 import json
@@ -33,10 +34,11 @@ from qadv.files import write_atomically
 
 STRENGTHS = {"digits": (0.05, 0.1, 0.2), "mnist": (0.05, 0.1, 0.2), "cifar10": (1 / 255, 2 / 255, 8 / 255)}
 EPOCHS = {"digits": 10, "mnist": 3}
-HELD_OUT = {"digits": 200, "mnist": 5000, "cifar10": 5000}  # the last training images, which the CIFAR-10 network has seen
-SLOW = ("C&W L2", "Square")
-MEDIUM = ("FGSM m", "PGD", "BIM", "MIM", "APGD-DLR", "Square")  # all of one L∞ strength: together they give the worst case
+HELD_OUT = {"digits": 200, "mnist": 5000, "cifar10": 5000}  # the last training images; CIFAR-10's network has seen them
 MEAN_STD = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+SLOW = ("C&W L2", "Square")
+MEDIUM = ("FGSM m", "PGD", "BIM", "MIM", "APGD-DLR", "Square")  # one L∞ strength: with transfer, the worst case of it
+MAPPINGS = ["none", "last@3", "last@255", "last:3@255"]
 
 
 def float_classifier(dataset, data, data_dir, seed):
@@ -49,12 +51,9 @@ def float_classifier(dataset, data, data_dir, seed):
             preprocessing=MEAN_STD,
         )
     torch.manual_seed(seed)
+    side = data.input_shape[-1]
     classifier = qadv.QuantizedClassifier.from_backbone(
-        "mnist-cnn",
-        weights="float",
-        activations="float",
-        input_shape=data.input_shape,
-        image_size=data.input_shape[-1],
+        "mnist-cnn", weights="float", activations="float", input_shape=data.input_shape, image_size=side
     )
     trainer = qadv.DefensiveQuantTrainer(classifier, beta=0.0, lr=0.05, seed=seed, verbose=False)
     held_out = HELD_OUT[dataset]
@@ -73,80 +72,92 @@ def attacks(classifier, strengths, quick):
     }
     if not quick:
         found |= {
-            "BIM": BasicIterativeMethod(classifier, max_iter=10, **iterated),
-            "MIM": MomentumIterativeMethod(classifier, max_iter=10, **iterated),
-            "C&W L2": CarliniL2Method(classifier, max_iter=20, binary_search_steps=4, batch_size=128, verbose=False),
+            "BIM": BasicIterativeMethod(classifier, max_iter=6, **iterated),
+            "MIM": MomentumIterativeMethod(classifier, max_iter=6, **iterated),
+            "C&W L2": CarliniL2Method(classifier, max_iter=10, binary_search_steps=4, batch_size=128, verbose=False),
             "normal": qadv.GaussianNoise(classifier, std=strong, seed=0, verbose=False),
             "uniform": qadv.UniformNoise(classifier, eps=strong, seed=0, verbose=False),
         }
-    found["APGD-DLR"] = AutoProjectedGradientDescent(
-        classifier, eps=medium, eps_step=2 * medium, max_iter=10, nb_random_init=1, batch_size=128,
-        loss_type="difference_logits_ratio", verbose=False,
-    )  # fmt: skip
+    found["APGD-DLR"] = AutoProjectedGradientDescent(  # of the logits' differences: their size does not matter
+        classifier,
+        eps=medium,
+        eps_step=2 * medium,
+        max_iter=10,
+        nb_random_init=1,
+        batch_size=128,
+        loss_type="difference_logits_ratio",
+        verbose=False,
+    )
     if not quick:
         found["Square"] = SquareAttack(classifier, eps=medium, max_iter=300, batch_size=128, verbose=False)
     return found
 
 
+def accuracy(classifier, x, y):
+    return 100 * float((classifier.predict(x, batch_size=500).argmax(1) == y).mean())
+
+
+def measure(classifier, x, y, source, nb_slow, strengths, quick, seed):
+    """Returns the accuracy under each attack in %; `source` are adversarial images of the network before mapping."""
+    row = {"clean": accuracy(classifier, x, y)}
+    x, y = x[: len(source)], y[: len(source)]
+    withstood = classifier.predict(source).argmax(1) == y
+    transfer = 100 * float(withstood.mean())
+    for name, attack in attacks(classifier, strengths, quick).items():
+        np.random.seed(seed)
+        number = nb_slow if name in SLOW else len(x)
+        result, adversarial = attack_classifier(name, attack, classifier, x[:number], y[:number])
+        row[name] = 100 * result.adversarial_accuracy
+        if name == "C&W L2":
+            row["its L2"] = result.mean_l2
+        elif name in MEDIUM:
+            withstood[:number] &= classifier.predict(adversarial).argmax(1) == y[:number]
+    gradients = classifier.loss_gradient(x, y).reshape(len(x), -1)
+    zero = 100 * float((gradients == 0).all(1).mean())
+    return row | {"transfer": transfer, "worst m": 100 * float(withstood.mean()), "zero grad": zero}
+
+
 def main(
     dataset: Annotated[str, typer.Option(help="digits, mnist or cifar10")] = "digits",
     data_dir: Annotated[Path | None, typer.Option(help="folder with the images, for the latter two")] = None,
-    mu: Annotated[list[float], typer.Option(help="μ, several times for several")] = [3.0, 255.0],  # noqa: B006
-    layers: Annotated[list[str], typer.Option(help="mapped layers, likewise")] = ["last", "last:3"],  # noqa: B006
+    mapping: Annotated[list[str], typer.Option(help="none or layers@μ, several times for several")] = MAPPINGS,
     bits: Annotated[list[str], typer.Option(help="weight schemes, likewise")] = ["float", "int:3"],  # noqa: B006
+    batch_norm: Annotated[bool, typer.Option(help="re-estimate BatchNorm behind mapped layers")] = True,
     split: Annotated[str, typer.Option(help="test, or validation: training images held out")] = "test",
     nb_test: Annotated[int, typer.Option(help="attacked images, the first ones")] = 200,
-    nb_slow: Annotated[int, typer.Option(help="of them for C&W and Square")] = 100,
+    nb_slow: Annotated[int, typer.Option(help="of them for C&W and Square")] = 50,
     quick: Annotated[bool, typer.Option(help="only FGSM, PGD and APGD-DLR")] = False,
     seed: Annotated[int, typer.Option(help="decides everything random")] = 0,
     out: Annotated[Path, typer.Option(help="folder for the results")] = Path("mu-law"),
 ) -> None:
     torch.set_num_threads(1)
     data = qadv.create("dataset", dataset, data_dir=data_dir)
-    held_out = HELD_OUT[dataset]
-    x, y = (data.x_test, data.y_test) if split == "test" else (data.x_train[-held_out:], data.y_train[-held_out:])
+    held_out = slice(-HELD_OUT[dataset], None)
+    x, y = (data.x_test, data.y_test) if split == "test" else (data.x_train[held_out], data.y_train[held_out])
     calibration = data.x_train[:512]
     original = float_classifier(dataset, data, data_dir, seed)
-
     np.random.seed(seed)
     source = attacks(original, STRENGTHS[dataset], quick)["PGD"].generate(x[:nb_test], y[:nb_test])
-    mapped = {"Orig": original}
-    for chosen in layers:
-        for value in mu:
-            mapped[f"{chosen}, μ {value:g}"] = qadv.MuLawWeightMapping(original, mu=value, layers=chosen)(calibration)
 
-    table = {}
-    for label, classifier in mapped.items():
+    path = out / f"{dataset}-{split}-{nb_test}-seed{seed}.json"
+    table = json.loads(path.read_text()) if path.exists() else {}
+    for chosen in mapping:
+        classifier = original
+        if chosen != "none":
+            layers, mu = chosen.split("@")
+            mapper = qadv.MuLawWeightMapping(original, mu=float(mu), layers=layers)
+            classifier = mapper(calibration if batch_norm else None)
         for scheme in bits:
-            if scheme != "float":
-                quantize = qadv.PostTrainingQuantization(classifier, scheme, "float", skip_first_last=False)
-                classifier = quantize(calibration)
-            name = label if scheme == "float" else f"{label} ({scheme})"
-            row = {"clean": accuracy(classifier, x, y), "transfer": accuracy(classifier, source, y[:nb_test])}
-            withstood = classifier.predict(source).argmax(1) == y[:nb_test]
-            for attack_name, attack in attacks(classifier, STRENGTHS[dataset], quick).items():
-                np.random.seed(seed)
-                number = nb_slow if attack_name in SLOW else nb_test
-                result, adversarial = attack_classifier(attack_name, attack, classifier, x[:number], y[:number])
-                row[attack_name] = 100 * result.adversarial_accuracy
-                if attack_name == "C&W L2":
-                    row["its L2"] = result.mean_l2
-                elif attack_name in MEDIUM:
-                    withstood[:number] &= classifier.predict(adversarial).argmax(1) == y[:number]
-            row["worst m"] = 100 * float(withstood.mean())
-            gradients = classifier.loss_gradient(x[:nb_test], y[:nb_test])
-            row["no gradient"] = 100 * float((gradients == 0).reshape(nb_test, -1).all(1).mean())
-            table[name] = row
-            if len(table) == 1:
-                print(f"{'':24}", *(f"{column:>11}" for column in row))
-            cells = (f"{value:11.2f}" if value is not None else f"{'–':>11}" for value in row.values())
-            print(f"{name:24}", *cells, flush=True)
-    settings = {"dataset": dataset, "split": split, "nb_test": nb_test, "nb_slow": nb_slow, "seed": seed}
-    write_atomically(out / f"{dataset}-{split}-seed{seed}.json", json.dumps([settings, table], indent=1).encode())
-
-
-def accuracy(classifier, x, y):
-    return 100 * float((classifier.predict(x, batch_size=500).argmax(1) == y).mean())
+            name = f"{chosen}{'' if batch_norm else ', BN as it was'}, {scheme}"
+            if name not in table:
+                network = classifier
+                if scheme != "float":
+                    network = qadv.PostTrainingQuantization(classifier, scheme, "float", False)(calibration)
+                table[name] = measure(network, x, y, source, nb_slow, STRENGTHS[dataset], quick, seed)
+                write_atomically(path, json.dumps(table, indent=1).encode())
+            row = table[name]
+            print(f"{'':30}", *(f"{column:>9}" for column in row)) if (chosen, scheme) == (mapping[0], bits[0]) else
+            None print(f"{name:30}", *(f"{'–' if v is None else f'{v:.2f}':>9}" for v in row.values()), flush=True)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,17 @@
 from collections.abc import Iterator
 
 from qadv import __version__
-from qadv.components import Attack, Backbone, Dataset, Diagnostic, Postprocessor, Preprocessor, Quantizer, Trainer, Transformer
+from qadv.components import (
+    Attack,
+    Backbone,
+    Dataset,
+    Diagnostic,
+    Postprocessor,
+    Preprocessor,
+    Quantizer,
+    Trainer,
+    Transformer,
+)
 from qadv.hookspecs import hookimpl
 
 

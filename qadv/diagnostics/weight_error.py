@@ -1,5 +1,9 @@
-"""How much a layer's quantization error can amplify: ‖ΔW‖₂, ΔW = Q(W) - W (Song, Fallon, Li: RSEML 2021), METHODS §4."""
+"""‖ΔW‖₂, ΔW = Q(W) - W: how much a layer's quantization error can amplify (METHODS §4).
 
+Source: Song, Fallon, Li: "Improving Adversarial Robustness in Weight-quantized Neural Networks", RSEML 2021.
+"""
+
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +18,8 @@ from qadv.errors import InvalidInputError, UnsupportedModelError
 from qadv.estimators.checks import check_images
 from qadv.modes import evaluation_mode
 
+_VECTORS = 8
+
 
 @dataclass(frozen=True)
 class WeightError:
@@ -21,8 +27,8 @@ class WeightError:
 
     Attributes:
         layers: names of the layers whose weights are quantized, in order of registration.
-        matrix: largest singular value of ΔW seen as a matrix, (c_out, c_in · k · k), shape (layers,); the largest of the
-            groups in a grouped convolution.
+        matrix: largest singular value of ΔW seen as a matrix, (c_out, c_in · k · k), shape (layers,); the largest of
+            the groups in a grouped convolution.
         operator: largest singular value of the linear operator that the layer is, with stride, padding and dilation, at
             the size its input has: how much `ΔW x` can be longer than x. Above 1, the error can be amplified. Shape
             (layers,); for linear layers it is `matrix`.
@@ -48,14 +54,15 @@ def weight_error_norms(
 ) -> WeightError:
     """Measures ‖ΔW‖₂ of every layer with quantized weights.
 
-    Power iteration on ΔWᵀΔW, in float64, from a random start, gives a convolution's norm: from below, up to `tol`.
+    Power iteration on ΔWᵀΔW, in float64, with a few vectors from a random start, gives a convolution's norm, from
+    below.
 
     Args:
         classifier: an ART `PyTorchClassifier` with a quantized network.
-        x: images (N, *input_shape); only the size of what enters each layer is taken from them. `None` takes one image of
-            the classifier's `input_shape`.
-        reference: an ART classifier with the same layers, and the weights W: then ΔW is the difference between the weights
-            that the two compute with. `None` takes the latent weights of each layer.
+        x: images (N, *input_shape); only the size of what enters each layer is taken from them. `None` takes one image
+            of the classifier's `input_shape`.
+        reference: an ART classifier with the same layers, and the weights W: then ΔW is the difference between the
+            weights that the two compute with. `None` takes the latent weights of each layer.
         max_iter: steps of the power iteration at most.
         tol: it ends when a step changes the norm by less than this part.
         seed: of its start.
@@ -75,8 +82,9 @@ def weight_error_norms(
         if isinstance(layer, nn.Linear):
             operator.append(matrix[-1])
         else:
-            start = torch.randn(sizes[name], generator=generator, dtype=torch.float64).to(delta.device)
-            operator.append(_operator_norm(layer, delta, start, max_iter, tol))
+            size = sizes[name][1:]
+            start = torch.randn((min(_VECTORS, math.prod(size)), *size), generator=generator, dtype=torch.float64)
+            operator.append(_operator_norm(layer, delta, start.to(delta.device), max_iter, tol))
     return WeightError(tuple(deltas), np.array(matrix), np.array(operator))
 
 
@@ -142,22 +150,31 @@ def _matrix_norm(layer: Any, delta: Tensor) -> float:
 
 
 def _operator_norm(layer: Any, delta: Tensor, start: Tensor, max_iter: int, tol: float) -> float:
-    """Returns ‖A‖₂ of `A x = conv(x, ΔW)`, by `x ← AᵀA x / ‖AᵀA x‖`; Aᵀ comes from automatic differentiation."""
+    """Returns ‖A‖₂ of `A x = conv(x, ΔW)`: x ← AᵀA x, made orthonormal, for the few vectors x in `start`.
+
+    Aᵀ comes from automatic differentiation. With one vector alone, singular values that lie close together take
+    thousands of steps.
+    """
     if not bool(delta.any()):
         return 0.0
-    x = start / start.norm()
+    x = _orthonormal(start)
     norm = 0.0
     for _ in range(max_iter):
         with torch.enable_grad():
             leaf = x.requires_grad_()
-            image = _convolve(layer, leaf, delta)
-            (back,) = torch.autograd.grad(image, leaf, image.detach())
-        previous, norm = norm, float(image.detach().norm())
-        length = back.norm()
-        if abs(norm - previous) <= tol * norm or length == 0:
+            images = _convolve(layer, leaf, delta)
+            (back,) = torch.autograd.grad(images, leaf, images.detach())
+        previous, norm = norm, float(torch.linalg.matrix_norm(images.detach().flatten(1), ord=2))
+        if abs(norm - previous) <= tol * norm:
             break
-        x = (back / length).detach()
+        x = _orthonormal(back.detach())
     return norm
+
+
+def _orthonormal(vectors: Tensor) -> Tensor:
+    """Returns an orthonormal basis of what the vectors span, shaped as they are."""
+    basis: Tensor = torch.linalg.qr(vectors.flatten(1).mT).Q
+    return basis.mT.reshape(vectors.shape)
 
 
 def _convolve(layer: Any, x: Tensor, weight: Tensor) -> Tensor:

@@ -8,9 +8,9 @@ from qadv.preprocessors.pixels import PixelPreprocessor, check_bits, rounded
 class BitDepthReduction(PixelPreprocessor):
     """Rounds each pixel to 2^k levels, both ends included: `round((2^k - 1) · u) / (2^k - 1)`, u in [0, 1].
 
-    Forward values are those of ART's `FeatureSqueezing`. That one works on NumPy arrays and can't be chained with others;
-    this one works on tensors. The gradient is BPDA's with the identity (Athalye et al. 2018), **inside `forward`**: attacks
-    see a gradient through the rounding, and a defended classifier is not masked.
+    Forward values are those of ART's `FeatureSqueezing`. That one works on NumPy arrays and can't be chained with
+    others; this one works on tensors. The gradient is BPDA's with the identity (Athalye et al. 2018), **inside
+    `forward`**: attacks see a gradient through the rounding, and a defended classifier is not masked.
 
     Args:
         bit_depth: k, 1 to 16; Defensive Quantization's baseline takes 5, with a 2×2 median behind it.

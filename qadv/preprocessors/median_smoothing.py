@@ -13,17 +13,19 @@ from qadv.errors import InvalidInputError
 class MedianSmoothing(PreprocessorPyTorch):
     """Replaces each pixel by the median of a square window, channel by channel.
 
-    Forward values are those of ART's `SpatialSmoothing`, and so of the authors' code: SciPy's median filter, whose median of
-    an even number is the upper of the two in the middle, with the pixel at the lower right of the centre, and images
-    mirrored at their edges. ART's works on NumPy arrays and can't be chained; its `SpatialSmoothingPyTorch` takes the lower
-    median and needs kornia. This one needs torch only. Its gradient is the median's own, to the pixel that was taken.
+    Forward values are those of ART's `SpatialSmoothing`, and so of the authors' code: SciPy's median filter, whose
+    median of an even number is the upper of the two in the middle, with the pixel at the lower right of the centre, and
+    images mirrored at their edges. ART's works on NumPy arrays and can't be chained; its `SpatialSmoothingPyTorch`
+    takes the lower median and needs kornia. This one needs torch only. Its gradient is the median's own, to the pixel
+    that was taken.
 
     Args:
         window_size: side of the window in pixels, 1 to 9; Defensive Quantization's baseline takes 2.
         apply_fit, apply_predict, device_type: as in ART.
 
     Raises:
-        InvalidInputError: an argument is off; or, when called, images are not (N, C, H, W) with sides of the window or more.
+        InvalidInputError: an argument is off; or, when called, images are not (N, C, H, W) with sides of the window or
+        more.
     """
 
     params = ["window_size"]
@@ -59,5 +61,9 @@ class MedianSmoothing(PreprocessorPyTorch):
         return torch.where(rows >= length, 2 * length - 1 - rows, rows)
 
     def _check_params(self) -> None:
-        if not isinstance(self.window_size, int) or isinstance(self.window_size, bool) or not 1 <= self.window_size <= 9:
+        if (
+            not isinstance(self.window_size, int)
+            or isinstance(self.window_size, bool)
+            or not 1 <= self.window_size <= 9
+        ):
             raise InvalidInputError(f"window_size: expected a whole number from 1 to 9, got {self.window_size!r}")

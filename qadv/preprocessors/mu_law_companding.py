@@ -14,8 +14,8 @@ class MuLawCompanding(PixelPreprocessor):
 
     - `bits=None`: the network sees F(u). It has to be trained so, hence `apply_fit=True`.
     - `bits=k`: the network sees F(u) rounded to 2^k levels.
-    - `bits=k, expand=True`: rounded, then expanded back by F⁻¹, so that the network sees nearly the image it knows, with
-      levels that are fine in the dark and coarse in the light.
+    - `bits=k, expand=True`: rounded, then expanded back by F⁻¹, so that the network sees nearly the image it knows,
+      with levels that are fine in the dark and coarse in the light.
 
     F and F⁻¹ are differentiable; the rounding's gradient is BPDA's with the identity, inside `forward`. F's slope is
     μ / ln(1 + μ) at black: the same change of a dark pixel moves the network's input that much more.

@@ -32,14 +32,14 @@ class MuLawWeightMapping(NetworkTransformer):
     The logits grow too, which by itself can make the cross-entropy's gradient vanish: docs/transformers.md shows how
     much of what gradient attacks see is that.
 
-    **Readings** (METHODS §4): biases and BatchNorm stay as they are, M is taken per tensor. In a layer that is quantized
-    already, the latent weights are mapped, and what a scheme found from the weights is found again.
+    **Readings** (METHODS §4): biases and BatchNorm stay as they are, M is taken per tensor. In a layer that is
+    quantized already, the latent weights are mapped, and what a scheme found from the weights is found again.
 
     Args:
         classifier: a trained ART `PyTorchClassifier`.
         mu: μ > 0. The paper does not give its own; the default is the choice of the sweep in docs/transformers.md.
-        layers: `"last"` is the last convolution or linear layer in order of registration, `"last:3"` are the last three;
-            anything else is a layer's name or a pattern of names (`"layer3.*"`), or several of them.
+        layers: `"last"` is the last convolution or linear layer in order of registration, `"last:3"` are the last
+            three; anything else is a layer's name or a pattern of names (`"layer3.*"`), or several of them.
 
     Raises:
         InvalidInputError: μ or `layers` is off, or a pattern matches no layer.
@@ -60,9 +60,9 @@ class MuLawWeightMapping(NetworkTransformer):
         """Returns a classifier with mapped weights.
 
         Args:
-            x: images (N, *input_shape) within `clip_values`, a few hundred from training: each BatchNorm behind a mapped
-                layer gets the statistics with which it normalises its new input as it did the old one. With `None`, the
-                paper's way, it does not. Without a BatchNorm behind a mapped layer, it makes no difference.
+            x: images (N, *input_shape) within `clip_values`, a few hundred from training: each BatchNorm behind a
+                mapped layer gets the statistics with which it normalises its new input as it did the old one. With
+                `None`, the paper's way, it does not. Without a BatchNorm behind a mapped layer, it makes no difference.
             transformed_classifier: see `NetworkTransformer`.
 
         Raises:
@@ -81,7 +81,7 @@ class MuLawWeightMapping(NetworkTransformer):
             weight: Any = layer.weight
             if not isinstance(weight, nn.Parameter):
                 raise UnsupportedModelError(
-                    f"{name}: its weights are computed from others (weight_norm, a parametrization, pruning); remove that"
+                    f"{name}: its weights are computed from others (weight_norm, parametrization, pruning); remove that"
                 )
             if not bool(weight.isfinite().all()):
                 raise InvalidInputError(f"{name}: some weights are NaN or infinite")

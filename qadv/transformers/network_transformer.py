@@ -63,7 +63,7 @@ def rebuilt(classifier: C, model: nn.Module) -> C:
         for name in ("preprocessing_defences", "postprocessing_defences")
     }
     try:
-        return type(classifier)(
+        new: C = type(classifier)(
             model=model,
             loss=classifier.loss,
             input_shape=classifier.input_shape,
@@ -80,6 +80,7 @@ def rebuilt(classifier: C, model: nn.Module) -> C:
             f"a {type(classifier).__name__} can't be made again round another network ({error}); transform the plain "
             "PyTorchClassifier or QuantizedClassifier in it, and make the other from the result"
         ) from error
+    return new
 
 
 def _check_classifier(name: str, classifier: Any) -> None:

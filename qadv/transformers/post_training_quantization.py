@@ -23,8 +23,8 @@ class PostTrainingQuantization(NetworkTransformer):
     images, or on adversarial ones with `attack`; weights, activations or both; their bits.
 
     **Reading** (METHODS §6): what text of the paper we have names the stages at which robustness can enter, not how it
-    enters calibration. Here the calibration images are replaced by adversarial ones against the float classifier, so that
-    ranges, BatchNorm statistics and biases fit what an attacked network sees.
+    enters calibration. Here the calibration images are replaced by adversarial ones against the float classifier, so
+    that ranges, BatchNorm statistics and biases fit what an attacked network sees.
 
     Args:
         classifier: a trained float ART `PyTorchClassifier`.

@@ -120,7 +120,12 @@ def test_defences_on_the_input_come_before_calibration(trained_float, digits):
 def test_a_given_classifier_is_transformed_in_place(trained_float, digits):
     x = digits.x_train[:64]
     plain = PyTorchClassifier(
-        trained_float.model, torch.nn.CrossEntropyLoss(), (1, 8, 8), 10, clip_values=(0.0, 1.0), preprocessing=(0.3, 0.4)
+        trained_float.model,
+        torch.nn.CrossEntropyLoss(),
+        (1, 8, 8),
+        10,
+        clip_values=(0.0, 1.0),
+        preprocessing=(0.3, 0.4),
     )
     expected = qadv.PostTrainingQuantization(trained_float, "int:3", "relu:3")(x)
     assert qadv.PostTrainingQuantization(trained_float, "int:3", "relu:3")(x, plain) is plain
