@@ -156,8 +156,9 @@ def main(
                 table[name] = measure(network, x, y, source, nb_slow, STRENGTHS[dataset], quick, seed)
                 write_atomically(path, json.dumps(table, indent=1).encode())
             row = table[name]
-            print(f"{'':30}", *(f"{column:>9}" for column in row)) if (chosen, scheme) == (mapping[0], bits[0]) else
-            None print(f"{name:30}", *(f"{'–' if v is None else f'{v:.2f}':>9}" for v in row.values()), flush=True)
+            if (chosen, scheme) == (mapping[0], bits[0]):
+                print(f"{'':30}", *(f"{column:>9}" for column in row))
+            print(f"{name:30}", *(f"{'–' if v is None else f'{v:.2f}':>9}" for v in row.values()), flush=True)
 
 
 if __name__ == "__main__":
