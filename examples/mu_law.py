@@ -36,12 +36,13 @@ STRENGTHS = {"digits": (0.05, 0.1, 0.2), "mnist": (0.05, 0.1, 0.2), "cifar10": (
 EPOCHS = {"digits": 10, "mnist": 3}
 HELD_OUT = {"digits": 200, "mnist": 5000, "cifar10": 5000}  # the last training images; CIFAR-10's network has seen them
 MEAN_STD = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+NB_CLEAN = 2000
 SLOW = ("C&W L2", "Square")
-MEDIUM = ("FGSM m", "PGD", "BIM", "MIM", "APGD-DLR", "Square")  # one L∞ strength: with transfer, the worst case of it
+MEDIUM = ("FGSM m", "PGD", "BIM", "MIM", "APGD-DLR")  # one L∞ strength: with transfer, the worst case of it
 MAPPINGS = ["none", "last@3", "last@255", "last:3@255"]
 
 
-def float_classifier(dataset, data, data_dir, seed):
+def float_classifier(dataset, data, data_dir, seed, path):
     if dataset == "cifar10":
         return qadv.QuantizedClassifier.from_backbone(
             "resnet20",
@@ -50,6 +51,8 @@ def float_classifier(dataset, data, data_dir, seed):
             checkpoint_path=data_dir / "resnet20-cifar10.safetensors",
             preprocessing=MEAN_STD,
         )
+    if path.exists():
+        return qadv.QuantizedClassifier.load(path)
     torch.manual_seed(seed)
     side = data.input_shape[-1]
     classifier = qadv.QuantizedClassifier.from_backbone(
@@ -58,6 +61,7 @@ def float_classifier(dataset, data, data_dir, seed):
     trainer = qadv.DefensiveQuantTrainer(classifier, beta=0.0, lr=0.05, seed=seed, verbose=False)
     held_out = HELD_OUT[dataset]
     trainer.fit(data.x_train[:-held_out], data.y_train[:-held_out], batch_size=64, nb_epochs=EPOCHS[dataset])
+    classifier.save(path)
     return classifier
 
 
@@ -69,14 +73,15 @@ def attacks(classifier, strengths, quick):
         "FGSM m": FastGradientMethod(classifier, eps=medium, batch_size=128),
         "FGSM s": FastGradientMethod(classifier, eps=strong, batch_size=128),
         "PGD": ProjectedGradientDescent(classifier, max_iter=10, num_random_init=1, **iterated),
+        "normal": qadv.GaussianNoise(classifier, std=strong, seed=0, verbose=False),
+        "uniform": qadv.UniformNoise(classifier, eps=strong, seed=0, verbose=False),
     }
     if not quick:
         found |= {
             "BIM": BasicIterativeMethod(classifier, max_iter=6, **iterated),
             "MIM": MomentumIterativeMethod(classifier, max_iter=6, **iterated),
             "C&W L2": CarliniL2Method(classifier, max_iter=10, binary_search_steps=4, batch_size=128, verbose=False),
-            "normal": qadv.GaussianNoise(classifier, std=strong, seed=0, verbose=False),
-            "uniform": qadv.UniformNoise(classifier, eps=strong, seed=0, verbose=False),
+            "Square": SquareAttack(classifier, eps=medium, max_iter=300, batch_size=128, verbose=False),
         }
     found["APGD-DLR"] = AutoProjectedGradientDescent(  # of the logits' differences: their size does not matter
         classifier,
@@ -88,8 +93,6 @@ def attacks(classifier, strengths, quick):
         loss_type="difference_logits_ratio",
         verbose=False,
     )
-    if not quick:
-        found["Square"] = SquareAttack(classifier, eps=medium, max_iter=300, batch_size=128, verbose=False)
     return found
 
 
@@ -99,7 +102,7 @@ def accuracy(classifier, x, y):
 
 def measure(classifier, x, y, source, nb_slow, strengths, quick, seed):
     """Returns the accuracy under each attack in %; `source` are adversarial images of the network before mapping."""
-    row = {"clean": accuracy(classifier, x, y)}
+    row = {"clean": accuracy(classifier, x[:NB_CLEAN], y[:NB_CLEAN])}
     x, y = x[: len(source)], y[: len(source)]
     withstood = classifier.predict(source).argmax(1) == y
     transfer = 100 * float(withstood.mean())
@@ -126,7 +129,7 @@ def main(
     split: Annotated[str, typer.Option(help="test, or validation: training images held out")] = "test",
     nb_test: Annotated[int, typer.Option(help="attacked images, the first ones")] = 200,
     nb_slow: Annotated[int, typer.Option(help="of them for C&W and Square")] = 50,
-    quick: Annotated[bool, typer.Option(help="only FGSM, PGD and APGD-DLR")] = False,
+    quick: Annotated[bool, typer.Option(help="only FGSM, PGD, APGD-DLR and noise")] = False,
     seed: Annotated[int, typer.Option(help="decides everything random")] = 0,
     out: Annotated[Path, typer.Option(help="folder for the results")] = Path("mu-law"),
 ) -> None:
@@ -135,7 +138,7 @@ def main(
     held_out = slice(-HELD_OUT[dataset], None)
     x, y = (data.x_test, data.y_test) if split == "test" else (data.x_train[held_out], data.y_train[held_out])
     calibration = data.x_train[:512]
-    original = float_classifier(dataset, data, data_dir, seed)
+    original = float_classifier(dataset, data, data_dir, seed, out / f"{dataset}-seed{seed}.safetensors")
     np.random.seed(seed)
     source = attacks(original, STRENGTHS[dataset], quick)["PGD"].generate(x[:nb_test], y[:nb_test])
 
