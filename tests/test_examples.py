@@ -48,9 +48,10 @@ def test_mu_law(tmp_path):
 
 def test_feature_squeezing():
     output = run([sys.executable, EXAMPLES / "feature_squeezing.py", "--nb-test", "10", "--queries", "5"])
-    shares = {line[:26].strip(): [float(cell.rstrip("%")) for cell in line[26:].split()] for line in output.splitlines()[1:]}
+    rows = output.splitlines()[1:]
+    shares = {row[:26].strip(): [float(cell.rstrip("%")) for cell in row[26:].split()] for row in rows}
     assert len(shares) == 7
-    clean, pgd, transfer, square = shares["none"]
+    clean, pgd, transfer, _ = shares["none"]
     assert pgd == transfer < clean
     assert min(shares["5 bits, 2x2 median"]) == shares["5 bits, 2x2 median"][1], "PGD through it does the most harm"
 
