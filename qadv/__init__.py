@@ -17,9 +17,13 @@ if TYPE_CHECKING:
     from qadv.attacks.spsa import SPSA as SPSA
     from qadv.deployment.export import export as export
     from qadv.diagnostics.error_amplification import error_amplification as error_amplification
+    from qadv.diagnostics.weight_error import weight_error_norms as weight_error_norms
     from qadv.estimators.classifier import QuantizedClassifier as QuantizedClassifier
     from qadv.estimators.query_coalescer import QueryCoalescer as QueryCoalescer
     from qadv.hookspecs import hookimpl as hookimpl
+    from qadv.preprocessors.bit_depth import BitDepthReduction as BitDepthReduction
+    from qadv.preprocessors.median_smoothing import MedianSmoothing as MedianSmoothing
+    from qadv.preprocessors.mu_law_companding import MuLawCompanding as MuLawCompanding
     from qadv.quantization.calibration import Calibration as Calibration
     from qadv.quantization.convert import quantize as quantize
     from qadv.quantization.stochastic import set_stochastic_ratio as set_stochastic_ratio
@@ -33,14 +37,20 @@ if TYPE_CHECKING:
     from qadv.trainers.error_silenced import ErrorSilencedTrainer as ErrorSilencedTrainer
 
 _PUBLIC = {
+
     "AdversarialQuantTrainer": "qadv.trainers.adversarial",
     "Adversary": "qadv.trainers.adversary",
+    "BitDepthReduction": "qadv.preprocessors.bit_depth",
     "Calibration": "qadv.quantization.calibration",
     "DDN": "qadv.attacks.ddn",
     "DefensiveQuantTrainer": "qadv.trainers.defensive_quantization",
     "ErrorSilencedTrainer": "qadv.trainers.error_silenced",
     "GaussianNoise": "qadv.attacks.noise",
+    "MedianSmoothing": "qadv.preprocessors.median_smoothing",
+    "MuLawCompanding": "qadv.preprocessors.mu_law_companding",
+    "MuLawWeightMapping": "qadv.transformers.mu_law",
     "NAttack": "qadv.attacks.n_attack",
+    "PostTrainingQuantization": "qadv.transformers.post_training_quantization",
     "QuantizedClassifier": "qadv.estimators.classifier",
     "QueryCoalescer": "qadv.estimators.query_coalescer",
     "RandomFGSM": "qadv.attacks.random_fgsm",
@@ -55,6 +65,9 @@ _PUBLIC = {
     "quantize": "qadv.quantization.convert",
     "set_stochastic_ratio": "qadv.quantization.stochastic",
     "summarize": "qadv.quantization.summary",
+    "weight_error_norms": "qadv.diagnostics.weight_error",
+    from qadv.transformers.mu_law import MuLawWeightMapping as MuLawWeightMapping
+    from qadv.transformers.post_training_quantization import PostTrainingQuantization as PostTrainingQuantization
 }
 __all__ = sorted([*_PUBLIC, "__version__"])
 

@@ -3,7 +3,17 @@
 from collections.abc import Iterator
 
 from qadv import __version__
-from qadv.components import Attack, Backbone, Dataset, Diagnostic, Postprocessor, Quantizer, Trainer
+from qadv.components import (
+    Attack,
+    Backbone,
+    Dataset,
+    Diagnostic,
+    Postprocessor,
+    Preprocessor,
+    Quantizer,
+    Trainer,
+    Transformer,
+)
 from qadv.hookspecs import hookimpl
 
 
@@ -103,6 +113,38 @@ def qadv_trainers() -> Iterator[Trainer]:
 
 
 @hookimpl
+def qadv_transformers() -> Iterator[Transformer]:
+    yield Transformer(
+        name="mu-law",
+        target="qadv.transformers.mu_law:MuLawWeightMapping",
+        summary="maps the weights of the last layers by the mu-law, after training",
+    )
+    yield Transformer(
+        name="ptq",
+        target="qadv.transformers.post_training_quantization:PostTrainingQuantization",
+        summary="quantizes a trained float classifier, calibrated on natural or adversarial images",
+    )
+
+
+@hookimpl
+def qadv_preprocessors() -> Iterator[Preprocessor]:
+    own = "qadv.preprocessors"
+    yield Preprocessor(
+        name="bit-depth", target=f"{own}.bit_depth:BitDepthReduction", summary="fewer bits for each pixel, with BPDA"
+    )
+    yield Preprocessor(
+        name="median-smoothing",
+        target=f"{own}.median_smoothing:MedianSmoothing",
+        summary="2x2 median filter, differentiable; with bit-depth it is feature squeezing",
+    )
+    yield Preprocessor(
+        name="mu-law-companding",
+        target=f"{own}.mu_law_companding:MuLawCompanding",
+        summary="pixels on a mu-law scale, which spreads the dark ones",
+    )
+
+
+@hookimpl
 def qadv_postprocessors() -> Iterator[Postprocessor]:
     yield Postprocessor(
         name="softmax",
@@ -146,4 +188,9 @@ def qadv_diagnostics() -> Iterator[Diagnostic]:
         name="error-amplification",
         target="qadv.diagnostics.error_amplification:error_amplification",
         summary="normalised distance of clean and adversarial activations, layer by layer",
+    )
+    yield Diagnostic(
+        name="weight-error",
+        target="qadv.diagnostics.weight_error:weight_error_norms",
+        summary="norm of the weights' quantization error, layer by layer, as a matrix and as the operator it is",
     )

@@ -1,5 +1,6 @@
 """The examples run as they stand."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -28,6 +29,31 @@ def test_get_started():
     benign = accuracy(output, "Accuracy on benign")
     assert benign > 95
     assert accuracy(output, "Accuracy under ProjectedGradientDescent") < benign - 10
+
+
+def test_mu_law(tmp_path):
+    command = [sys.executable, EXAMPLES / "mu_law.py", "--quick", "--nb-test", "20", "--mapping", "none", "--mapping"]
+    command += ["last@3", "--out", tmp_path]
+    lines = run(command).splitlines()
+    table = json.loads((tmp_path / "digits-test-20-seed0.json").read_text())
+    assert list(table) == ["none, float", "none, int:3", "last@3, float", "last@3, int:3"]
+    assert [line.split("  ")[0] for line in lines[1:]] == list(table)
+    for row in table.values():
+        assert row["clean"] > 95
+        assert row["worst m"] <= min(row["PGD"], row["APGD-DLR"], row["transfer"])
+    assert table["none, float"]["PGD"] == table["none, float"]["transfer"]
+    (tmp_path / "digits-test-20-seed0.json").write_text(json.dumps(table | {"none, float": {"clean": 1.0}}))
+    assert run([*command, "--bits", "float"]).splitlines()[1].split()[-1] == "1.00", "measured rows are kept"
+
+
+def test_feature_squeezing():
+    output = run([sys.executable, EXAMPLES / "feature_squeezing.py", "--nb-test", "10", "--queries", "5"])
+    rows = output.splitlines()[1:]
+    shares = {row[:26].strip(): [float(cell.rstrip("%")) for cell in row[26:].split()] for row in rows}
+    assert len(shares) == 7
+    clean, pgd, transfer, _ = shares["none"]
+    assert pgd == transfer < clean
+    assert min(shares["5 bits, 2x2 median"]) == shares["5 bits, 2x2 median"][1], "PGD through it does the most harm"
 
 
 def test_mixed_precision(tmp_path):

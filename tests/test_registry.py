@@ -102,7 +102,9 @@ def test_listing_takes_wildcards_as_timm_does():
 
 
 def test_every_built_in_component_loads():
-    for kind in ("quantizer", "backbone", "trainer", "attack", "dataset", "diagnostic"):
+    for kind in (
+        "quantizer", "backbone", "trainer", "transformer", "preprocessor", "attack", "dataset", "diagnostic",
+    ):  # fmt: skip
         for name in qadv.list_components(kind):
             component = next(e.component for e in qadv.registry.default_registry().match(kind, name))
             assert callable(component.load())

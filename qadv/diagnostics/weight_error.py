@@ -1,0 +1,198 @@
+"""‖ΔW‖₂, ΔW = Q(W) - W: how much a layer's quantization error can amplify (METHODS §4).
+
+Source: Song, Fallon, Li: "Improving Adversarial Robustness in Weight-quantized Neural Networks", RSEML 2021.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from timm.layers import conv2d_same
+from torch import Tensor, nn
+
+from qadv.errors import InvalidInputError, UnsupportedModelError
+from qadv.estimators.checks import check_images
+from qadv.modes import evaluation_mode
+
+_VECTORS = 8
+
+
+@dataclass(frozen=True)
+class WeightError:
+    """Norms of the weights' quantization error.
+
+    Attributes:
+        layers: names of the layers whose weights are quantized, in order of registration.
+        matrix: largest singular value of ΔW seen as a matrix, (c_out, c_in · k · k), shape (layers,); the largest of
+            the groups in a grouped convolution.
+        operator: largest singular value of the linear operator that the layer is, with stride, padding and dilation, at
+            the size its input has: how much `ΔW x` can be longer than x. Above 1, the error can be amplified. Shape
+            (layers,); for linear layers it is `matrix`.
+    """
+
+    layers: tuple[str, ...]
+    matrix: NDArray[np.float64]
+    operator: NDArray[np.float64]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data for JSON."""
+        return {"layers": list(self.layers), "matrix": self.matrix.tolist(), "operator": self.operator.tolist()}
+
+
+@torch.no_grad()
+def weight_error_norms(
+    classifier: Any,
+    x: NDArray[Any] | None = None,
+    reference: Any = None,
+    max_iter: int = 500,
+    tol: float = 1e-6,
+    seed: int = 0,
+) -> WeightError:
+    """Measures ‖ΔW‖₂ of every layer with quantized weights.
+
+    Power iteration on ΔWᵀΔW, in float64, with a few vectors from a random start, gives a convolution's norm, from
+    below.
+
+    Args:
+        classifier: an ART `PyTorchClassifier` with a quantized network.
+        x: images (N, *input_shape); only the size of what enters each layer is taken from them. `None` takes one image
+            of the classifier's `input_shape`.
+        reference: an ART classifier with the same layers, and the weights W: then ΔW is the difference between the
+            weights that the two compute with. `None` takes the latent weights of each layer.
+        max_iter: steps of the power iteration at most.
+        tol: it ends when a step changes the norm by less than this part.
+        seed: of its start.
+
+    Raises:
+        UnsupportedModelError: no layer has quantized weights, or the network is frozen and there is no `reference`.
+        InvalidInputError: `reference` lacks a layer, or has another size there.
+    """
+    deltas = _weight_errors(classifier.model, None if reference is None else reference.model)
+    sizes = _input_sizes(classifier, x, set(deltas))
+    modules = dict(classifier.model.named_modules())
+    generator = torch.Generator().manual_seed(seed)
+    matrix, operator = [], []
+    for name, delta in deltas.items():
+        layer = modules[name]
+        matrix.append(_matrix_norm(layer, delta))
+        if isinstance(layer, nn.Linear):
+            operator.append(matrix[-1])
+        else:
+            size = sizes[name][1:]
+            start = torch.randn((min(_VECTORS, math.prod(size)), *size), generator=generator, dtype=torch.float64)
+            operator.append(_operator_norm(layer, delta, start.to(delta.device), max_iter, tol))
+    return WeightError(tuple(deltas), np.array(matrix), np.array(operator))
+
+
+def _weight_errors(model: nn.Module, reference: nn.Module | None) -> dict[str, Tensor]:
+    """Returns Q(W) - W by layer, float64."""
+    others = {} if reference is None else dict(reference.named_modules())
+    errors = {}
+    for name, module in model.named_modules():
+        layer: Any = module
+        if getattr(layer, "weight_quantizer", None) is None:
+            continue
+        used = _used_weight(layer)
+        if reference is None:
+            if not hasattr(layer, "weight_quant"):
+                raise UnsupportedModelError(
+                    "a frozen network has no latent weights: give the classifier it was made from as reference"
+                )
+            other = layer.weight
+        else:
+            other = _used_weight(others[name]) if hasattr(others.get(name), "weight") else None
+            if other is None or other.shape != used.shape:
+                raise InvalidInputError(f"reference: expected a layer {name!r} with weights {tuple(used.shape)}")
+        errors[name] = (used - other.to(used.device)).double()
+    if not errors:
+        raise UnsupportedModelError(f"no layer of {type(model).__name__} has quantized weights; quantize it first")
+    return errors
+
+
+def _used_weight(layer: Any) -> Tensor:
+    quantized = getattr(layer, "weight_quantizer", None) is not None
+    weight: Tensor = layer.decoded() if quantized else layer.weight
+    return weight.detach()
+
+
+def _input_sizes(classifier: Any, x: NDArray[Any] | None, names: set[str]) -> dict[str, tuple[int, ...]]:
+    """Runs one image and returns the shape of what enters each layer."""
+    found: dict[str, tuple[int, ...]] = {}
+    if x is None:
+        image = torch.zeros((1, *classifier.input_shape), device=classifier.device)
+    else:
+        images = check_images(x, classifier.input_shape, classifier.clip_values, strict=False)
+        image = torch.from_numpy(images[:1]).to(classifier.device)
+    handles = [
+        layer.register_forward_pre_hook(
+            lambda _, inputs, name=name: found.setdefault(name, tuple(inputs[0].shape)) and None
+        )
+        for name, layer in classifier.model.named_modules()
+        if name in names
+    ]
+    try:
+        with evaluation_mode(classifier.model):
+            classifier.model(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def _matrix_norm(layer: Any, delta: Tensor) -> float:
+    groups = getattr(layer, "groups", 1)
+    matrices = delta.reshape(groups, delta.shape[0] // groups, -1)
+    return float(torch.linalg.matrix_norm(matrices, ord=2).amax())
+
+
+def _operator_norm(layer: Any, delta: Tensor, start: Tensor, max_iter: int, tol: float) -> float:
+    """Returns ‖A‖₂ of `A x = conv(x, ΔW)`: x ← AᵀA x, made orthonormal, for the few vectors x in `start`.
+
+    Aᵀ comes from automatic differentiation. With one vector alone, singular values that lie close together take
+    thousands of steps.
+    """
+    if not bool(delta.any()):
+        return 0.0
+    x = _orthonormal(start)
+    norm = 0.0
+    for _ in range(max_iter):
+        with torch.enable_grad():
+            leaf = x.requires_grad_()
+            images = _convolve(layer, leaf, delta)
+            (back,) = torch.autograd.grad(images, leaf, images.detach())
+        previous, norm = norm, float(torch.linalg.matrix_norm(images.detach().flatten(1), ord=2))
+        if abs(norm - previous) <= tol * norm:
+            break
+        x = _orthonormal(back.detach())
+    return norm
+
+
+def _orthonormal(vectors: Tensor) -> Tensor:
+    """Returns an orthonormal basis of what the vectors span, shaped as they are."""
+    basis: Tensor = torch.linalg.qr(vectors.flatten(1).mT).Q
+    return basis.mT.reshape(vectors.shape)
+
+
+def _convolve(layer: Any, x: Tensor, weight: Tensor) -> Tensor:
+    """Returns what the layer gives with this weight and no bias."""
+    if getattr(layer, "is_same_padded_strided", False) or getattr(layer, "same_padding", False):
+        padded: Tensor = conv2d_same(x, weight, None, layer.stride, (0, 0), layer.dilation, layer.groups)
+        return padded
+    convolved: Tensor = layer._conv_forward(x, weight, None)
+    return convolved
+
+
+def draw_weight_error(norms: Mapping[str, WeightError], axes: Any) -> None:
+    """Draws the operators' norms against layers on matplotlib axes, one line per network, and the limit 1."""
+    for label, measured in norms.items():
+        axes.plot(range(1, len(measured.layers) + 1), measured.operator, marker="o", markersize=4, label=label)
+    axes.axhline(1, color="grey", linewidth=0.8, linestyle="--")
+    axes.set_xlabel("layer")
+    axes.set_ylabel("‖ΔW‖₂")
+    axes.set_ylim(bottom=0)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend()

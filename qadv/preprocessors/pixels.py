@@ -1,0 +1,74 @@
+"""What qadv's preprocessors share: their checks, and pixels as shares of the range."""
+
+from typing import Any
+
+import torch
+from art.defences.preprocessor.preprocessor import PreprocessorPyTorch
+from torch import Tensor
+
+from qadv.attacks.parameters import check_flag
+from qadv.errors import InvalidInputError
+from qadv.estimators.arguments import check_clip_values
+
+
+class PixelPreprocessor(PreprocessorPyTorch):
+    """A step on each pixel u = (x - low) / (high - low), gradients included; a subclass says which, in `_apply`.
+
+    Nothing is clipped: values outside `clip_values`, which some attacks ask for, are continued, and pixels at the very
+    ends keep their gradient.
+
+    Args:
+        clip_values: smallest and largest pixel value, (low, high).
+        apply_fit: in training as well.
+        apply_predict: in prediction and in attacks.
+        device_type: `"gpu"` or `"cpu"`, as in ART.
+    """
+
+    params = ["clip_values"]
+
+    def __init__(
+        self, clip_values: tuple[float, float], apply_fit: bool, apply_predict: bool, device_type: str
+    ) -> None:
+        for name, value in (("apply_fit", apply_fit), ("apply_predict", apply_predict)):
+            check_flag(name, value)
+        super().__init__(device_type=device_type, is_fitted=True, apply_fit=apply_fit, apply_predict=apply_predict)
+        self.clip_values = clip_values
+
+    def forward(self, x: Tensor, y: Any = None) -> tuple[Tensor, Any]:
+        """Returns the images, shaped as `x`, any shape, in the same range; and `y` as it is."""
+        low, high = self.clip_values
+        return low + (high - low) * self._apply((x - low) / (high - low)), y
+
+    def _apply(self, pixels: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _check_params(self) -> None:
+        limits = check_clip_values(self.clip_values)
+        if limits is None:
+            raise InvalidInputError("clip_values: expected the range of the pixels, e.g. (0.0, 1.0), got None")
+        self.clip_values = limits
+
+
+class _Round(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, pixels: Tensor, steps: int) -> Tensor:
+        return (pixels * steps).round() / steps
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+        return grad_outputs[0], None
+
+
+def rounded(pixels: Tensor, bits: int) -> Tensor:
+    """Returns the nearest of the 2^bits levels i / (2^bits - 1), ties to even; the gradient is the identity's (BPDA).
+
+    A rounding that stands in `forward` as it is would give attacks a gradient of zero, in silence: ART does not call
+    `estimate_forward` where all preprocessors work on tensors.
+    """
+    return _Round.apply(pixels, 2**bits - 1)  # type: ignore[no-any-return]
+
+
+def check_bits(name: str, bits: Any, most: int = 16) -> None:
+    """Refuses what is no whole number from 1 to `most`."""
+    if not isinstance(bits, int) or isinstance(bits, bool) or not 1 <= bits <= most:
+        raise InvalidInputError(f"{name}: expected a whole number from 1 to {most}, got {bits!r}")

@@ -1,0 +1,60 @@
+"""The μ-law of telephony (ITU-T G.711) on tensors, and its inverse."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qadv.errors import InvalidInputError
+
+
+def mu_law(w: Tensor, mu: float, largest: float | Tensor | None = None) -> Tensor:
+    """Returns `M · F(w / M)` with `F(x) = sgn(x) · ln(1 + μ|x|) / ln(1 + μ)`, shaped as `w`.
+
+    F is odd, strictly increasing and concave above 0; 0 and ±M stay where they are, everything else moves away from 0.
+    Its slope goes from μ / ln(1 + μ) at 0 to μ / ((1 + μ) ln(1 + μ)) at M. The derivative at 0 is that limit, and not
+    the 0 that autograd gives for `sgn(x) · f(|x|)`.
+
+    Args:
+        w: any shape, floating.
+        mu: μ > 0; as μ goes to 0, the mapping becomes the identity.
+        largest: M, > 0; `None` is max |w|, for which a tensor of zeros stays as it is.
+
+    Raises:
+        InvalidInputError: μ or M is not a finite number above 0.
+    """
+    check_mu(mu)
+    size = _largest(w, largest)
+    sign, magnitude = _sign_and_magnitude(w / size)
+    return size * sign * (mu * magnitude).log1p() / math.log1p(mu)
+
+
+def inverse_mu_law(w: Tensor, mu: float, largest: float | Tensor | None = None) -> Tensor:
+    """Returns `M · F⁻¹(w / M)` with `F⁻¹(y) = sgn(y) · ((1 + μ)^|y| - 1) / μ`; arguments as of `mu_law`.
+
+    With the default M it undoes `mu_law`, which keeps max |w|.
+    """
+    check_mu(mu)
+    size = _largest(w, largest)
+    sign, magnitude = _sign_and_magnitude(w / size)
+    return size * sign * (magnitude * math.log1p(mu)).expm1() / mu
+
+
+def check_mu(mu: Any) -> None:
+    """Refuses a μ that is no finite number above 0."""
+    if not isinstance(mu, int | float) or isinstance(mu, bool) or not 0 < mu < math.inf:
+        raise InvalidInputError(f"mu: expected a finite number above 0 (near 0 it changes nothing), got {mu!r}")
+
+
+def _largest(w: Tensor, largest: float | Tensor | None) -> Tensor:
+    size = w.detach().abs().amax() if largest is None else torch.as_tensor(largest, dtype=w.dtype, device=w.device)
+    if largest is not None and not bool((size.isfinite() & (size > 0)).all()):
+        raise InvalidInputError(f"largest: expected a finite number above 0, got {largest!r}")
+    return torch.where(size > 0, size, 1.0)
+
+
+def _sign_and_magnitude(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns 1 or -1, and |x| with the derivative of x at 0 (that of `abs` is 0 there)."""
+    positive = x >= 0
+    return torch.where(positive, 1.0, -1.0).to(x), torch.where(positive, x, -x)

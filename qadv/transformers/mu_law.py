@@ -1,0 +1,138 @@
+"""μ-law mapping of weights after training (Song, Fallon, Li: RSEML 2021), METHODS §4."""
+
+import copy
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from art.estimators.classification import PyTorchClassifier
+from numpy.typing import NDArray
+from torch import nn
+
+from qadv.errors import InvalidInputError, UnsupportedModelError, closest
+from qadv.estimators.checks import check_images
+from qadv.modes import evaluation_mode
+from qadv.quantization.calibration import Calibration
+from qadv.quantization.corrections import correct
+from qadv.quantization.frozen import is_frozen
+from qadv.transformers.companding import check_mu, mu_law
+from qadv.transformers.network_transformer import NetworkTransformer
+
+Layers = str | Sequence[str]
+
+
+class MuLawWeightMapping(NetworkTransformer):
+    """Maps the weights of the last layers by `w′ = M · F(w / M)`, `F(x) = sgn(x) · ln(1 + μ|x|) / ln(1 + μ)`.
+
+    M is the largest magnitude in the layer's weight tensor. Small weights grow, the largest stay; nothing is retrained.
+    The study maps before post-training quantization: transform the float classifier, then hand the result to
+    `PostTrainingQuantization`.
+
+    The logits grow too, which by itself can make the cross-entropy's gradient vanish: docs/transformers.md shows how
+    much of what gradient attacks see is that.
+
+    **Readings** (METHODS §4): biases and BatchNorm stay as they are, M is taken per tensor. In a layer that is
+    quantized already, the latent weights are mapped, and what a scheme found from the weights is found again.
+
+    Args:
+        classifier: a trained ART `PyTorchClassifier`.
+        mu: μ > 0. The paper does not give its own; the default is the choice of the sweep in docs/transformers.md.
+        layers: `"last"` is the last convolution or linear layer in order of registration, `"last:3"` are the last
+            three; anything else is a layer's name or a pattern of names (`"layer3.*"`), or several of them.
+
+    Raises:
+        InvalidInputError: μ or `layers` is off, or a pattern matches no layer.
+    """
+
+    params = ["mu", "layers"]
+
+    def __init__(self, classifier: PyTorchClassifier, mu: float = 3.0, layers: Layers = "last") -> None:
+        super().__init__(classifier)
+        self._is_fitted = True
+        self.mu = mu
+        self.layers = layers
+        self._check_params()
+
+    def __call__(
+        self, x: NDArray[Any] | None = None, transformed_classifier: PyTorchClassifier | None = None
+    ) -> PyTorchClassifier:
+        """Returns a classifier with mapped weights.
+
+        Args:
+            x: images (N, *input_shape) within `clip_values`, a few hundred from training: each BatchNorm behind a
+                mapped layer gets the statistics with which it normalises its new input as it did the old one. With
+                `None`, the paper's way, it does not. Without a BatchNorm behind a mapped layer, it makes no difference.
+            transformed_classifier: see `NetworkTransformer`.
+
+        Raises:
+            UnsupportedModelError: the network is frozen, or a layer's weights are computed from something else.
+            InvalidInputError: weights or images are off.
+        """
+        return super().__call__(x, transformed_classifier)
+
+    @torch.no_grad()
+    def _network(self, classifier: PyTorchClassifier, x: NDArray[Any] | None) -> nn.Module:
+        if is_frozen(classifier.model):
+            raise UnsupportedModelError("a frozen network has no latent weights to map; map it before it is frozen")
+        model: nn.Module = copy.deepcopy(classifier.model)
+        done: set[int] = set()
+        for name, layer in chosen_layers(model, self.layers).items():
+            weight: Any = layer.weight
+            if not isinstance(weight, nn.Parameter):
+                raise UnsupportedModelError(
+                    f"{name}: its weights are computed from others (weight_norm, parametrization, pruning); remove that"
+                )
+            if not bool(weight.isfinite().all()):
+                raise InvalidInputError(f"{name}: some weights are NaN or infinite")
+            if id(weight) not in done:  # two layers may share their weights
+                done.add(id(weight))
+                weight.copy_(mu_law(weight, self.mu))
+            quantizer = getattr(layer, "weight_quantizer", None)
+            if quantizer is not None:
+                quantizer.fit(weight)
+        if x is not None:
+            images = prepared(classifier, x)
+            batches = Calibration(images).batches(classifier.device)
+            with evaluation_mode(model), evaluation_mode(classifier.model):
+                correct(model, classifier.model, batches, batch_norm=True, bias=False)
+        return model
+
+    def _check_params(self) -> None:
+        check_mu(self.mu)
+        chosen_layers(self.classifier.model, self.layers)
+
+
+def chosen_layers(model: nn.Module, layers: Layers) -> dict[str, nn.Module]:
+    """Returns the convolution and linear layers that `layers` means, by name; see `MuLawWeightMapping`."""
+    weight_layers = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.modules.conv._ConvNd | nn.Linear)
+    }
+    if not weight_layers:
+        raise UnsupportedModelError(f"{type(model).__name__} has no convolution or linear layer to map")
+    names = list(weight_layers)
+    if isinstance(layers, str) and (layers == "last" or layers.startswith("last:")):
+        number = layers.partition(":")[2] or "1"
+        if not number.isdecimal() or not 1 <= int(number) <= len(names):
+            raise InvalidInputError(
+                f"layers: expected 'last', or 'last:1' to 'last:{len(names)}' for this network, got {layers!r}"
+            )
+        return {name: weight_layers[name] for name in names[-int(number) :]}
+    patterns = [layers] if isinstance(layers, str) else layers
+    if not isinstance(patterns, Sequence) or not patterns or not all(isinstance(p, str) for p in patterns):
+        raise InvalidInputError(f"layers: expected 'last', 'last:3', or names or patterns of layers, got {layers!r}")
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise InvalidInputError(
+                f"layers: {pattern!r} matches no layer{closest(pattern, names)} "
+                f"Layers: {', '.join(names[:12])}{', …' if len(names) > 12 else ''}"
+            )
+    return {name: layer for name, layer in weight_layers.items() if any(fnmatchcase(name, p) for p in patterns)}
+
+
+def prepared(classifier: PyTorchClassifier, x: NDArray[Any]) -> NDArray[Any]:
+    """Returns images as the network takes them: through the defences on the input, and standardised."""
+    images = check_images(x, classifier.input_shape, classifier.clip_values)
+    return classifier._apply_preprocessing(images, y=None, fit=False)[0]  # type: ignore[no-any-return]

@@ -1,0 +1,88 @@
+"""What qadv's transformers share: a classifier round a changed copy of a network."""
+
+from abc import abstractmethod
+from typing import Any, TypeVar
+
+from art.defences.transformer.transformer import Transformer
+from art.estimators.classification import PyTorchClassifier
+from numpy.typing import NDArray
+from torch import nn
+
+from qadv.errors import InvalidInputError
+
+C = TypeVar("C", bound=PyTorchClassifier)
+
+
+class NetworkTransformer(Transformer):
+    """An ART transformer that replaces a classifier's network; a subclass says by which one, in `_network`.
+
+    Loss, shapes, `clip_values`, preprocessing and defences are kept. The optimizer is not: its parameters are those of
+    the old network.
+
+    Args:
+        classifier: an ART `PyTorchClassifier`, or a subclass with the same constructor, as `QuantizedClassifier`.
+    """
+
+    def __init__(self, classifier: PyTorchClassifier) -> None:
+        _check_classifier("classifier", classifier)
+        super().__init__(classifier)
+
+    def __call__(
+        self, x: NDArray[Any] | None = None, transformed_classifier: PyTorchClassifier | None = None
+    ) -> PyTorchClassifier:
+        """Returns the transformed classifier.
+
+        Args:
+            x: images that the transformer may need, (N, *input_shape) within `clip_values`.
+            transformed_classifier: this one is transformed in place, as by ART's own transformers, and returned. With
+                `None` the transformer's `classifier` is, in a copy: it stays as it is.
+        """
+        if transformed_classifier is None:
+            return rebuilt(self.classifier, self._network(self.classifier, x))
+        _check_classifier("transformed_classifier", transformed_classifier)
+        new = rebuilt(transformed_classifier, self._network(transformed_classifier, x))
+        vars(transformed_classifier).update(vars(new))
+        return transformed_classifier
+
+    def fit(self, x: NDArray[Any], y: NDArray[Any] | None = None, **kwargs: Any) -> None:
+        """There is nothing to fit."""
+
+    @abstractmethod
+    def _network(self, classifier: PyTorchClassifier, x: NDArray[Any] | None) -> nn.Module:
+        """Returns the new network of a classifier, whose own stays as it is."""
+
+
+def rebuilt(classifier: C, model: nn.Module) -> C:
+    """Returns a classifier of the same class round another network, without optimizer.
+
+    Raises:
+        InvalidInputError: the class can't be made from the arguments of `PyTorchClassifier`.
+    """
+    defences = {
+        name: None if getattr(classifier, name) is None else list(getattr(classifier, name))
+        for name in ("preprocessing_defences", "postprocessing_defences")
+    }
+    try:
+        new: C = type(classifier)(
+            model=model,
+            loss=classifier.loss,
+            input_shape=classifier.input_shape,
+            nb_classes=classifier.nb_classes,
+            optimizer=None,
+            channels_first=classifier.channels_first,
+            clip_values=classifier.clip_values,
+            preprocessing=classifier.preprocessing,
+            device_type=classifier.device_type,
+            **defences,
+        )
+    except TypeError as error:
+        raise InvalidInputError(
+            f"a {type(classifier).__name__} can't be made again round another network ({error}); transform the plain "
+            "PyTorchClassifier or QuantizedClassifier in it, and make the other from the result"
+        ) from error
+    return new
+
+
+def _check_classifier(name: str, classifier: Any) -> None:
+    if not isinstance(classifier, PyTorchClassifier):
+        raise InvalidInputError(f"{name}: expected an ART PyTorchClassifier, got {type(classifier).__name__}")

@@ -1,0 +1,108 @@
+"""Post-training quantization as an ART transformer: the pipelines of the pipeline study (METHODS §6)."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from art.attacks import EvasionAttack
+from art.estimators.classification import PyTorchClassifier
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from qadv.errors import InvalidInputError
+from qadv.quantization.calibration import Calibration
+from qadv.quantization.convert import Schemes, quantize
+from qadv.transformers.mu_law import prepared
+from qadv.transformers.network_transformer import NetworkTransformer
+
+
+class PostTrainingQuantization(NetworkTransformer):
+    """Makes a quantized classifier from a trained float one, without training.
+
+    A pipeline of the study is: a float classifier that was trained naturally or adversarially; calibration on natural
+    images, or on adversarial ones with `attack`; weights, activations or both; their bits.
+
+    **Reading** (METHODS §6): what text of the paper we have names the stages at which robustness can enter, not how it
+    enters calibration. Here the calibration images are replaced by adversarial ones against the float classifier, so
+    that ranges, BatchNorm statistics and biases fit what an attacked network sees.
+
+    Args:
+        classifier: a trained float ART `PyTorchClassifier`.
+        weights: scheme or schemes by layer, see `qadv.quantize`; `"float"` quantizes activations only.
+        activations: likewise; `"float"` quantizes weights only.
+        skip_first_last: leaves the weights of the first and the last layer in full precision. `MuLawWeightMapping` on
+            the last layer wants `False`, or its weights are never quantized.
+        calibration: images (N, *input_shape) within `clip_values`, or a `Calibration` with such images; defences on the
+            input and standardisation are applied here. `None` is for schemes that need none (`int`, `relu6`).
+        attack: an ART evasion attack on the float classifier, for robust calibration.
+
+    Raises:
+        InvalidInputError: an argument is off.
+    """
+
+    params = ["weights", "activations", "skip_first_last", "calibration", "attack"]
+
+    def __init__(
+        self,
+        classifier: PyTorchClassifier,
+        weights: Schemes = "pwlq:4",
+        activations: Schemes = "relu:4",
+        skip_first_last: bool = True,
+        calibration: Calibration | NDArray[Any] | Tensor | None = None,
+        attack: EvasionAttack | None = None,
+    ) -> None:
+        super().__init__(classifier)
+        self._is_fitted = True
+        self.weights = weights
+        self.activations = activations
+        self.skip_first_last = skip_first_last
+        self.calibration = calibration
+        self.attack = attack
+        self._check_params()
+
+    def __call__(
+        self, x: NDArray[Any] | None = None, transformed_classifier: PyTorchClassifier | None = None
+    ) -> PyTorchClassifier:
+        """Returns the quantized classifier.
+
+        Args:
+            x: calibration images, (N, *input_shape) within `clip_values`, in place of those in `calibration`, whose
+                other settings count.
+            transformed_classifier: see `NetworkTransformer`.
+
+        Raises:
+            SchemeError: an unknown scheme, or one that needs calibration.
+            UnsupportedModelError: a layer would silently stay float.
+            InvalidInputError: the network is quantized already, or the images are off.
+        """
+        return super().__call__(x, transformed_classifier)
+
+    def _network(self, classifier: PyTorchClassifier, x: NDArray[Any] | None) -> nn.Module:
+        calibration = self._calibration(x)
+        if calibration is not None:
+            calibration = replace(calibration, images=prepared(classifier, self._images(calibration)))
+        elif self.attack is not None:
+            raise InvalidInputError("attack: robust calibration needs images; give some as x, or as calibration=")
+        return quantize(classifier.model, self.weights, self.activations, self.skip_first_last, calibration)
+
+    def _calibration(self, x: NDArray[Any] | None) -> Calibration | None:
+        if x is None:
+            return None if self.calibration is None else Calibration.of(self.calibration)
+        return replace(self.calibration, images=x) if isinstance(self.calibration, Calibration) else Calibration(x)
+
+    def _images(self, calibration: Calibration) -> NDArray[Any]:
+        given = calibration.images
+        images = np.asarray(given.numpy(force=True) if isinstance(given, Tensor) else given, dtype=np.float32)
+        if self.attack is None:
+            return images
+        return np.asarray(self.attack.generate(x=images), dtype=np.float32)
+
+    def _check_params(self) -> None:
+        if not isinstance(self.skip_first_last, bool):
+            raise InvalidInputError(f"skip_first_last: expected True or False, got {self.skip_first_last!r}")
+        if self.attack is not None and not isinstance(self.attack, EvasionAttack):
+            raise InvalidInputError(
+                f"attack: expected an ART evasion attack on the float classifier, got {type(self.attack).__name__}"
+            )
+        if self.calibration is not None:
+            Calibration.of(self.calibration)
