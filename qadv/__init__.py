@@ -28,11 +28,13 @@ if TYPE_CHECKING:
     from qadv.registry import list_components as list_components
     from qadv.registry import load as load
     from qadv.trainers.defensive_quantization import DefensiveQuantTrainer as DefensiveQuantTrainer
+    from qadv.trainers.feedback import FeedbackTrainer as FeedbackTrainer
 
 _PUBLIC = {
     "Calibration": "qadv.quantization.calibration",
     "DDN": "qadv.attacks.ddn",
     "DefensiveQuantTrainer": "qadv.trainers.defensive_quantization",
+    "FeedbackTrainer": "qadv.trainers.feedback",
     "GaussianNoise": "qadv.attacks.noise",
     "NAttack": "qadv.attacks.n_attack",
     "QuantizedClassifier": "qadv.estimators.classifier",

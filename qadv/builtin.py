@@ -90,6 +90,11 @@ def qadv_trainers() -> Iterator[Trainer]:
         target="qadv.trainers.defensive_quantization:DefensiveQuantTrainer",
         summary="Defensive Quantization: orthogonal weights keep the network non-expansive",
     )
+    yield Trainer(
+        name="feedback",
+        target="qadv.trainers.feedback:FeedbackTrainer",
+        summary="feedback learning: images from beyond the nearest decision boundaries, most for the weakest classes",
+    )
 
 
 @hookimpl
