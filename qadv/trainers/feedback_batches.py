@@ -1,6 +1,7 @@
 """Batches of training images mixed with images that each round of feedback learning finds anew."""
 
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,12 @@ class FeedbackBatches(ArrayBatches):
             found = self._search.find(round_)
             self._write(found, round_)
             self._log.entry.update(found.report)
+            if not len(found.length):
+                warnings.warn(
+                    f"round {round_} of feedback learning found no image to add: no sample is classified correctly, or "
+                    "none has a margin up to max_distance; train the network first, or raise max_distance",
+                    stacklevel=2,
+                )
             self._mix(found, round_)
         elif self._round != round_:
             self._mix(self._read(round_), round_)
