@@ -35,7 +35,7 @@ class FeedbackTrainer(LoopTrainer):
 
     Cost of a round in forward passes: one for each training image, and some 5 to 8 for each sample and direction
     (1,090 · 100 with 10 classes and the defaults). Memory: `nb_nearest` images for each sample (43,600), kept for the
-    whole run beside the training images; the search needs 128 MiB for directions, and `search_batch_size` images.
+    whole run beside the training images; the search needs 128 MiB for directions and `search_batch_size` images.
 
     Args:
         classifier: an ART `PyTorchClassifier`, quantized or not, whose network is trained: margins of an untrained one

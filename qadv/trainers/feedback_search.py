@@ -15,7 +15,7 @@ from qadv.attacks.parameters import check_number, check_whole
 from qadv.errors import AttackError, InvalidInputError, TrainingError
 from qadv.trainers.margins import margins, unit_directions
 
-_VALUES_AT_ONCE = 2**25  # of directions: 128 MiB
+_VALUES_AT_ONCE = 2**24  # of directions: 64 MiB, twice while they are drawn
 _ORDER, _KAPPA, _DIRECTIONS = 1, 2, 3  # what random numbers are for
 
 

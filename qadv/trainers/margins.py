@@ -89,4 +89,4 @@ def unit_directions(seed: int, indices: Sequence[int], number: int, shape: Seque
     What an image gets is decided by the seed and its own index alone, on every device.
     """
     drawn = normal(image_generators(seed, indices, torch.device("cpu")), (number, math.prod(shape)))
-    return (drawn / drawn.norm(dim=2, keepdim=True)).view(len(indices), number, *shape)
+    return drawn.div_(drawn.norm(dim=2, keepdim=True)).view(len(indices), number, *shape)
