@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from qadv.trainers.adversary import Adversary as Adversary
     from qadv.trainers.defensive_quantization import DefensiveQuantTrainer as DefensiveQuantTrainer
     from qadv.trainers.error_silenced import ErrorSilencedTrainer as ErrorSilencedTrainer
+    from qadv.trainers.feedback import FeedbackTrainer as FeedbackTrainer
 
 _PUBLIC = {
 
@@ -45,6 +46,7 @@ _PUBLIC = {
     "DDN": "qadv.attacks.ddn",
     "DefensiveQuantTrainer": "qadv.trainers.defensive_quantization",
     "ErrorSilencedTrainer": "qadv.trainers.error_silenced",
+    "FeedbackTrainer": "qadv.trainers.feedback",
     "GaussianNoise": "qadv.attacks.noise",
     "MedianSmoothing": "qadv.preprocessors.median_smoothing",
     "MuLawCompanding": "qadv.preprocessors.mu_law_companding",

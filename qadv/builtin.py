@@ -141,6 +141,9 @@ def qadv_preprocessors() -> Iterator[Preprocessor]:
         name="mu-law-companding",
         target=f"{own}.mu_law_companding:MuLawCompanding",
         summary="pixels on a mu-law scale, which spreads the dark ones",
+        name="feedback",
+        target="qadv.trainers.feedback:FeedbackTrainer",
+        summary="feedback learning: images from beyond the nearest decision boundaries, most for the weakest classes",
     )
 
 

@@ -67,6 +67,19 @@ def test_mixed_precision(tmp_path):
     assert "4 bit everywhere" in output
 
 
+def test_feedback_learning(tmp_path):
+    arguments = ["--nb-attacked", "50", "--nb-directions", "40", "--out", tmp_path]
+    output = run([sys.executable, EXAMPLES / "feedback_learning.py", *arguments])
+    networks = ["Orig.", "Orig. (Q)", "Adv.", "Adv. (Q)", "F.L.", "F.L. (Q)"]
+    assert [line[:10].strip() for line in output.splitlines() if line.startswith(("Orig", "Adv.", "F.L."))] == networks
+    report = json.loads((tmp_path / "digits-seed0.json").read_text())
+    columns = ["clean", "FGSM w", "FGSM m", "FGSM s", "PGD", "BIM", "MIM", "C&W", "normal", "uniform"]
+    assert all(list(row) == columns for row in report["accuracy"].values())
+    assert report["accuracy"]["Orig."]["clean"] > 0.95
+    assert report["accuracy"]["Adv."]["PGD"] > report["accuracy"]["Orig."]["PGD"]
+    assert {entry["round"] for entry in report["history"]} == {0, 1}
+
+
 @pytest.fixture(scope="module")
 def installed_plugin(tmp_path_factory):
     """The example plugin as a wheel in a folder of its own."""

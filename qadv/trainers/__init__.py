@@ -15,3 +15,6 @@ __all__ = [
     "LoopTrainer",
     "Objective",
 ]
+from qadv.trainers.feedback import FeedbackTrainer
+
+__all__ = ["DefensiveQuantTrainer", "FeedbackTrainer"]

@@ -90,8 +90,7 @@ class LoopTrainer(Trainer):
             if not isinstance(validation_data, tuple | list) or len(validation_data) != 2:
                 raise InvalidInputError("validation_data: expected a pair (images, labels)")
             validation = self._check(*validation_data, "validation_data[0]", "validation_data[1]")
-        batches = ArrayBatches(images, labels, batch_size, self._classifier.device)
-        self._run(batches, nb_epochs, validation, kwargs)
+        self._run(self._batches(images, labels, batch_size, nb_epochs), nb_epochs, validation, kwargs)
 
     def fit_generator(self, generator: Any, nb_epochs: int = 20, **kwargs: Any) -> None:
         """Trains on the batches of an ART `DataGenerator`.
@@ -105,6 +104,10 @@ class LoopTrainer(Trainer):
             kwargs: as for `fit`.
         """
         self._run(GeneratorBatches(generator, self._classifier), nb_epochs, None, kwargs)
+
+    def _batches(self, x: NDArray[Any], y: NDArray[np.int64], batch_size: int, nb_epochs: int) -> Batches:
+        """Returns what `fit` trains on."""
+        return ArrayBatches(x, y, batch_size, self._classifier.device)
 
     def _check(self, x: Any, y: Any, x_name: str, y_name: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
         classifier = self._classifier

@@ -1,0 +1,146 @@
+"""Feedback learning against plain and adversarial training, before and after 3-bit post-training quantization.
+
+    python examples/feedback_learning.py
+    python examples/feedback_learning.py --dataset mnist --data-dir DATA
+    python examples/feedback_learning.py --dataset cifar10 --data-dir DATA
+
+The shape of tables 1 to 3 of "Improving Adversarial Robustness in Weight-quantized Neural Networks" (Song, Fallon, Li:
+AAAI 2021 RSEML workshop): accuracy of an original, an adversarially trained and a feedback-trained network, each float
+and with 3-bit weights, under white-box attacks and noise. Both defenses start from the original network. DATA holds the
+images as .npz files and, for CIFAR-10, the trained resnet20-cifar10.safetensors. An interrupted run resumes.
+"""
+
+import copy
+import json
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from art.attacks.evasion import (
+    BasicIterativeMethod,
+    CarliniL2Method,
+    FastGradientMethod,
+    MomentumIterativeMethod,
+    ProjectedGradientDescent,
+)
+from art.defences.trainer import AdversarialTrainer
+
+import qadv
+from qadv.files import write_atomically
+from qadv.trainers.loop_trainer import LoopTrainer
+
+EPS = {"digits": (0.05, 0.1, 0.2), "mnist": (0.1, 0.2, 0.3), "cifar10": (2 / 255, 4 / 255, 8 / 255)}
+SAMPLES = {"digits": (1, 5, 8), "mnist": (20, 100, 150), "cifar10": (4, 20, 30)}  # the paper's, for 60,000 images
+BACKBONE = {
+    "digits": {"name": "mnist-cnn", "input_shape": (1, 8, 8), "image_size": 8, "width": 16},
+    "mnist": {"name": "mnist-cnn", "input_shape": (1, 28, 28), "width": 16},
+    "cifar10": {"name": "resnet20", "preprocessing": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])},
+}
+
+
+def attacks(classifier, eps):
+    weak, medium, strong = eps
+    steps = {"eps": medium, "eps_step": medium / 8, "max_iter": 20, "batch_size": 128, "verbose": False}
+    return {
+        "FGSM w": FastGradientMethod(classifier, eps=weak, batch_size=128),
+        "FGSM m": FastGradientMethod(classifier, eps=medium, batch_size=128),
+        "FGSM s": FastGradientMethod(classifier, eps=strong, batch_size=128),
+        "PGD": ProjectedGradientDescent(classifier, num_random_init=1, **steps),
+        "BIM": BasicIterativeMethod(classifier, **steps),
+        "MIM": MomentumIterativeMethod(classifier, **steps),
+        "C&W": CarliniL2Method(classifier, binary_search_steps=3, max_iter=10, batch_size=128, verbose=False),
+        "normal": qadv.GaussianNoise(classifier, std=strong, seed=0, verbose=False),
+        "uniform": qadv.UniformNoise(classifier, eps=strong, seed=0, verbose=False),
+    }
+
+
+def accuracies(classifier, x, y, nb_attacked, eps):
+    results = {"clean": float((classifier.predict(x).argmax(1) == y).mean())}
+    x, y = x[:nb_attacked], y[:nb_attacked]
+    for name, attack in attacks(classifier, eps).items():
+        np.random.seed(0)
+        adversarial = attack.generate(x, y)
+        results[name] = float((classifier.predict(adversarial).argmax(1) == y).mean())
+    return results
+
+
+def three_bit(classifier, images):
+    """Every layer's weights at 3 bit, without training; some training images correct the biases."""
+    mean, std = (np.reshape(v, (-1, 1, 1)) for v in (classifier.preprocessing.mean, classifier.preprocessing.std))
+    network = qadv.quantize(
+        classifier.model, "int:3", "float", skip_first_last=False, calibration=((images - mean) / std).astype("float32")
+    )
+    return same_settings(network, classifier)
+
+
+def same_settings(network, classifier):
+    pixels = classifier.preprocessing
+    return qadv.QuantizedClassifier(
+        network, classifier.loss, classifier.input_shape, classifier.nb_classes, preprocessing=(pixels.mean, pixels.std)
+    )
+
+
+def train_adversarially(classifier, x, y, eps, lr, nb_epochs):
+    """ART's own trainer: PGD with 3 steps on every image."""
+    optimizer = torch.optim.SGD(classifier.model.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
+    trained = qadv.QuantizedClassifier(
+        classifier.model, classifier.loss, classifier.input_shape, classifier.nb_classes, optimizer=optimizer,
+        preprocessing=(classifier.preprocessing.mean, classifier.preprocessing.std),
+    )  # fmt: skip
+    pgd = ProjectedGradientDescent(
+        trained, eps=eps, eps_step=eps / 2, max_iter=3, num_random_init=1, batch_size=128, verbose=False
+    )
+    AdversarialTrainer(trained, pgd, ratio=1.0).fit(x, np.eye(10, dtype=np.float32)[y], 128, nb_epochs)
+    return classifier
+
+
+def main(
+    dataset: Annotated[str, typer.Option(help="digits, mnist or cifar10")] = "digits",
+    data_dir: Annotated[Path | None, typer.Option(help="folder with the images")] = None,
+    nb_train: Annotated[int, typer.Option(help="training images, the first ones")] = 60_000,
+    nb_attacked: Annotated[int, typer.Option(help="attacked test images, the first ones")] = 200,
+    nb_epochs: Annotated[int, typer.Option(help="epochs of plain training; none for CIFAR-10's trained network")] = 4,
+    nb_adversarial: Annotated[int, typer.Option(help="epochs of adversarial training")] = 2,
+    nb_feedback: Annotated[int, typer.Option(help="epochs of feedback learning")] = 4,
+    rounds: Annotated[int, typer.Option(help="rounds of feedback learning")] = 2,
+    nb_directions: Annotated[int, typer.Option(help="directions per sample")] = 60,
+    seed: Annotated[int, typer.Option(help="decides everything random")] = 0,
+    out: Annotated[Path, typer.Option(help="folder for checkpoints and results")] = Path("feedback-learning"),
+) -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    data = qadv.create("dataset", dataset, data_dir=data_dir)
+    x, y = data.x_train[:nb_train], data.y_train[:nb_train]
+    eps, lr = EPS[dataset], 0.01 if dataset == "cifar10" else 0.05
+    checkpoint = data_dir / "resnet20-cifar10.safetensors" if dataset == "cifar10" else None
+    original = qadv.QuantizedClassifier.from_backbone(
+        **BACKBONE[dataset], weights="float", activations="float", checkpoint_path=checkpoint
+    )
+    stem = f"{dataset}-seed{seed}"
+    if dataset != "cifar10":
+        LoopTrainer(original, lr=lr, seed=seed, checkpoint=out / f"{stem}-original.ckpt").fit(x, y, None, 64, nb_epochs)
+
+    robust = train_adversarially(copy.deepcopy(original), x, y, eps[1], lr, nb_adversarial)
+    feedback = copy.deepcopy(original)
+    trainer = qadv.FeedbackTrainer(
+        feedback, rounds=rounds, nb_directions=nb_directions, samples_per_class=SAMPLES[dataset], lr=lr, seed=seed,
+        checkpoint=out / f"{stem}-feedback.ckpt",
+    )  # fmt: skip
+    trainer.fit(x, y, nb_epochs=nb_feedback)
+
+    results = {}
+    for name, classifier in {"Orig.": original, "Adv.": robust, "F.L.": feedback}.items():
+        for bits, network in {"": classifier, " (Q)": three_bit(classifier, x[:1000])}.items():
+            row = results[name + bits] = accuracies(network, data.x_test, data.y_test, nb_attacked, eps)
+            if len(results) == 1:
+                print(f"{'':10}", *(f"{column:>8}" for column in row))
+            print(f"{name + bits:10}", *(f"{value:8.1%}" for value in row.values()), flush=True)
+    report = {"accuracy": results, "history": trainer.history}
+    write_atomically(out / f"{stem}.json", json.dumps(report, indent=1).encode())
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,116 @@
+"""Feedback learning (Song, Fallon, Li: AAAI 2021 RSEML workshop), METHODS §4."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+from art.estimators.classification import PyTorchClassifier
+from numpy.typing import NDArray
+
+from qadv.errors import InvalidInputError
+from qadv.trainers.batches import Batches
+from qadv.trainers.feedback_batches import FeedbackBatches, FeedbackLog
+from qadv.trainers.feedback_search import FeedbackSettings
+from qadv.trainers.loop_trainer import LoopTrainer
+from qadv.trainers.objective import Objective
+
+
+class FeedbackTrainer(LoopTrainer):
+    """Widens the margins of a trained network where they are small, with images from beyond its decision boundaries.
+
+    Each round ranks the classes by robustness and takes `samples_per_class` samples of each: few of the robust, many
+    of the weak. For each sample x it measures margins along random unit directions d: m(d) is the smallest distance t
+    at which clip(x + t·d) is classified otherwise. For the `nb_nearest` smallest it adds to the training images
+
+        clip(x + κ · m(d) · d), κ ~ U[1.5, 2.0], with the label of x,
+
+    and the network is trained on the mix for `nb_epochs / rounds` epochs. The next round starts from the training
+    images alone.
+
+    **Reading:** a class is as robust as the mean, over its correctly classified samples, of the smallest margin; a
+    sample without a margin up to `max_distance` counts with `max_distance`, a class without a correctly classified
+    sample with 0. Samples are drawn from the correctly classified ones: a misclassified one has no margin. Distance is
+    measured before clipping to `clip_values`, the class behind it, as what the network is fed.
+
+    Cost of a round in forward passes: one for each training image, and some 5 to 8 for each sample and direction
+    (1,090 · 100 with 10 classes and the defaults). Memory: `nb_nearest` images for each sample (43,600), kept for the
+    whole run beside the training images; the search needs 128 MiB for directions and `search_batch_size` images.
+
+    Args:
+        classifier: an ART `PyTorchClassifier`, quantized or not, whose network is trained: margins of an untrained one
+            say nothing.
+        rounds: searches, at most `nb_epochs`.
+        nb_directions: random directions tried for each sample.
+        nb_nearest: of these, the ones with the smallest margins that give an image, at most `nb_directions`.
+        samples_per_class: for a robust, a middle and a weak class; a class with fewer correctly classified samples
+            gives those it has.
+        robust_share: most robust part of the classes, 0 to 1.
+        weak_share: least robust part of the classes, 0 to 1; shares are rounded to whole classes, halves upwards.
+        kappa: smallest and largest κ, above 0.
+        ranking_samples: samples per class that it is ranked by.
+        max_distance: where the search ends, L2 in pixel values; `None` takes the diagonal of the box of `clip_values`.
+        tolerance: relative precision of margins, 1e-5 to 1.
+        search_batch_size: images in one forward pass of the search.
+        objectives: other defenses to combine with.
+        options: see `LoopOptions`; `lr` defaults to 0.1, which is much for a trained network.
+
+    Raises:
+        InvalidInputError: a parameter or an option is off.
+    """
+
+    def __init__(
+        self,
+        classifier: PyTorchClassifier,
+        rounds: int = 5,
+        nb_directions: int = 100,
+        nb_nearest: int = 40,
+        samples_per_class: tuple[int, int, int] = (20, 100, 150),
+        robust_share: float = 0.2,
+        weak_share: float = 0.5,
+        kappa: tuple[float, float] = (1.5, 2.0),
+        ranking_samples: int = 20,
+        max_distance: float | None = None,
+        tolerance: float = 0.05,
+        search_batch_size: int = 512,
+        objectives: Sequence[Objective] = (),
+        **options: Any,
+    ) -> None:
+        super().__init__(classifier, objectives, **options)
+        if max_distance is None:
+            if classifier.clip_values is None:
+                raise InvalidInputError("max_distance: expected a number, since the classifier has no clip_values")
+            low, high = map(float, classifier.clip_values)
+            max_distance = (high - low) * math.sqrt(math.prod(classifier.input_shape))
+        self.settings = FeedbackSettings(
+            rounds=rounds,
+            nb_directions=nb_directions,
+            nb_nearest=nb_nearest,
+            samples_per_class=samples_per_class,
+            robust_share=robust_share,
+            weak_share=weak_share,
+            kappa=kappa,
+            ranking_samples=ranking_samples,
+            max_distance=max_distance,
+            tolerance=tolerance,
+            batch_size=search_batch_size,
+        )
+        self._log = FeedbackLog(self.settings)
+        self.objectives.append(self._log)
+
+    def fit_generator(self, generator: Any, nb_epochs: int = 20, **kwargs: Any) -> NoReturn:
+        """Refuses: samples are chosen among all training images, which a generator does not give at once."""
+        raise InvalidInputError(
+            "FeedbackTrainer chooses samples among all training images; use fit(x, y), not fit_generator"
+        )
+
+    def _batches(self, x: NDArray[Any], y: NDArray[np.int64], batch_size: int, nb_epochs: int) -> Batches:
+        rounds = self.settings.rounds
+        if not isinstance(nb_epochs, int | np.integer) or nb_epochs < rounds:
+            raise InvalidInputError(
+                f"nb_epochs: expected a whole number of at least rounds={rounds} (each trains for an epoch or more), "
+                f"got {nb_epochs!r}"
+            )
+        return FeedbackBatches(
+            x, y, batch_size, self._classifier, self._log, self.options.seed, nb_epochs, self.options.checkpoint
+        )

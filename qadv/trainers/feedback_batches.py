@@ -1,0 +1,156 @@
+"""Batches of training images mixed with images that each round of feedback learning finds anew."""
+
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from qadv.errors import FileFormatError
+from qadv.files import read_tensors, write_tensors
+from qadv.trainers.batches import ArrayBatches
+from qadv.trainers.feedback_search import FeedbackSearch, FeedbackSettings, Found
+from qadv.trainers.objective import Objective
+
+FORMAT = "qadv-feedback/1"
+
+
+class FeedbackLog(Objective):
+    """Puts what the rounds find into the history, and their settings into the checkpoint."""
+
+    def __init__(self, settings: FeedbackSettings) -> None:
+        self.settings = settings
+        self.entry: dict[str, Any] = {}
+
+    def measure(self, model: nn.Module) -> dict[str, object]:
+        return self.entry
+
+    def __repr__(self) -> str:
+        return repr(self.settings)
+
+
+class FeedbackBatches(ArrayBatches):
+    """Training images and, behind them, those of the current round; each epoch shuffles all.
+
+    The mix has one size throughout, so that all epochs have the same number of steps: places for as many images as a
+    round can add. Where it adds fewer, training images drawn at random take the places that are left.
+
+    A round is searched at the start of its first epoch, on the network as it is then; what it draws does not touch the
+    generator that shuffles. With a checkpoint, the steps it found (sample, direction, length: 20 bytes each) are kept
+    in a file beside it, `<checkpoint>.feedback`: a run that resumes within a round takes the images from there, since
+    the network that they were found on is gone; one that resumes at the start of a round searches again.
+
+    Args:
+        x: images, (N, *shape).
+        y: labels, (N,).
+        batch_size: images per step.
+        classifier: what is trained.
+        log: gets each epoch's entry for the history; holds the settings.
+        seed: decides what the rounds draw.
+        nb_epochs: of the run; round r begins with the first epoch e for which ⌊e · rounds / nb_epochs⌋ = r.
+        checkpoint: the run's checkpoint, or `None`.
+    """
+
+    def __init__(
+        self,
+        x: NDArray[Any],
+        y: NDArray[np.int64],
+        batch_size: int,
+        classifier: Any,
+        log: FeedbackLog,
+        seed: int,
+        nb_epochs: int,
+        checkpoint: str | os.PathLike[str] | None,
+    ) -> None:
+        self._nb_images = len(x)
+        places = log.settings.most_images(y, classifier.nb_classes)
+        mix = np.zeros((len(x) + places, *x.shape[1:]), dtype=np.float32)
+        mix[: len(x)] = x
+        super().__init__(mix, np.concatenate([y, np.zeros(places, np.int64)]), batch_size, classifier.device)
+        own_images, own_labels = self._x[: len(x)], torch.from_numpy(y)
+        self._search = FeedbackSearch(classifier, own_images, own_labels, log.settings, seed)
+        self._log = log
+        self._nb_epochs = nb_epochs
+        self._checkpoint = checkpoint
+        self._file = None if checkpoint is None else Path(f"{os.fspath(checkpoint)}.feedback")
+        self._epoch: int | None = None
+        self._round = -1
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        self._epoch = self._epochs_done() if self._epoch is None else self._epoch + 1
+        round_ = self._round_of(self._epoch)
+        self._log.entry = {"round": round_}
+        if self._epoch == 0 or self._round_of(self._epoch - 1) < round_:
+            found = self._search.find(round_)
+            self._write(found, round_)
+            self._log.entry.update(found.report)
+            if not len(found.length):
+                warnings.warn(
+                    f"round {round_} of feedback learning found no image to add: no sample is classified correctly, or "
+                    "none has a margin up to max_distance; train the network first, or raise max_distance",
+                    stacklevel=2,
+                )
+            self._mix(found, round_)
+        elif self._round != round_:
+            self._mix(self._read(round_), round_)
+        self._round = round_
+        yield from super().__iter__()
+
+    def digest(self) -> str:
+        """Returns what tells the training images from others."""
+        x, y = self._x[: self._nb_images].cpu().numpy(), self._y[: self._nb_images].cpu().numpy()
+        return ArrayBatches(x, y, self._batch_size, torch.device("cpu")).digest()
+
+    def _mix(self, found: Found, round_: int) -> None:
+        """Puts a round's images behind the training images."""
+        place = self._nb_images
+        for part in self._search.images(found, round_):
+            self._x[place : place + len(part)] = part.to(self._x.device)
+            place += len(part)
+        self._y[self._nb_images : place] = self._y[found.sample.to(self._y.device)]
+        left = len(self._x) - place
+        drawn = torch.from_numpy(
+            np.random.default_rng([self._search.seed, round_]).integers(self._nb_images, size=left)
+        )
+        self._x[place:] = self._x[drawn.to(self._x.device)]
+        self._y[place:] = self._y[drawn.to(self._y.device)]
+
+    def _round_of(self, epoch: int) -> int:
+        return epoch * self._log.settings.rounds // self._nb_epochs
+
+    def _epochs_done(self) -> int:
+        """Returns where the run that begins now takes up, from the checkpoint that it has just been resumed from."""
+        if self._checkpoint is None or not Path(self._checkpoint).exists():
+            return 0
+        header = read_tensors(self._checkpoint)[1]
+        return 0 if header is None else int(header["epochs_done"])
+
+    def _write(self, found: Found, round_: int) -> None:
+        if self._file is not None:
+            tensors = {"sample": found.sample, "direction": found.direction, "length": found.length}
+            write_tensors(self._file, tensors, {"format": FORMAT, **self._run(round_)})
+
+    def _read(self, round_: int) -> Found:
+        assert self._file is not None
+        expected = self._run(round_)
+        hint = f"restore it, or delete {self._checkpoint} to start anew"
+        if not self._file.exists():
+            raise FileFormatError(f"{self._file} with the images of round {round_} is missing; {hint}")
+        tensors, header = read_tensors(self._file)
+        if header is None or {**expected, "format": FORMAT} != header:
+            raise FileFormatError(f"{self._file} does not hold the images of round {round_} of this run; {hint}")
+        return Found(tensors["sample"], tensors["direction"], tensors["length"], {})
+
+    def _run(self, round_: int) -> dict[str, Any]:
+        return {
+            "round": round_,
+            "settings": repr(self._log.settings),
+            "seed": self._search.seed,
+            "data": self.digest(),
+            "nb_epochs": int(self._nb_epochs),
+        }
