@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from qadv.attacks.random_fgsm import RandomFGSM as RandomFGSM
     from qadv.attacks.spsa import SPSA as SPSA
     from qadv.deployment.export import export as export
+    from qadv.detectors.ensemble_agreement import EnsembleAgreementDetector as EnsembleAgreementDetector
     from qadv.diagnostics.error_amplification import error_amplification as error_amplification
     from qadv.estimators.classifier import QuantizedClassifier as QuantizedClassifier
+    from qadv.estimators.ensemble import EnsembleClassifier as EnsembleClassifier
     from qadv.estimators.query_coalescer import QueryCoalescer as QueryCoalescer
     from qadv.hookspecs import hookimpl as hookimpl
     from qadv.quantization.calibration import Calibration as Calibration
@@ -33,6 +35,8 @@ _PUBLIC = {
     "Calibration": "qadv.quantization.calibration",
     "DDN": "qadv.attacks.ddn",
     "DefensiveQuantTrainer": "qadv.trainers.defensive_quantization",
+    "EnsembleAgreementDetector": "qadv.detectors.ensemble_agreement",
+    "EnsembleClassifier": "qadv.estimators.ensemble",
     "GaussianNoise": "qadv.attacks.noise",
     "NAttack": "qadv.attacks.n_attack",
     "QuantizedClassifier": "qadv.estimators.classifier",

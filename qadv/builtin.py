@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from qadv import __version__
-from qadv.components import Attack, Backbone, Dataset, Diagnostic, Postprocessor, Quantizer, Trainer
+from qadv.components import Attack, Backbone, Dataset, Detector, Diagnostic, Postprocessor, Quantizer, Trainer
 from qadv.hookspecs import hookimpl
 
 
@@ -102,6 +102,15 @@ def qadv_postprocessors() -> Iterator[Postprocessor]:
 
 
 @hookimpl
+def qadv_detectors() -> Iterator[Detector]:
+    yield Detector(
+        name="ensemble-agreement",
+        target="qadv.detectors.ensemble_agreement:EnsembleAgreementDetector",
+        summary="flags images on which fewer than m members of an ensemble agree",
+    )
+
+
+@hookimpl
 def qadv_attacks() -> Iterator[Attack]:
     own = "qadv.attacks"
     yield Attack(name="spsa", target=f"{own}.spsa:SPSA", summary="black-box, L-inf: Adam on estimated gradients")
@@ -136,4 +145,9 @@ def qadv_diagnostics() -> Iterator[Diagnostic]:
         name="error-amplification",
         target="qadv.diagnostics.error_amplification:error_amplification",
         summary="normalised distance of clean and adversarial activations, layer by layer",
+    )
+    yield Diagnostic(
+        name="ensemble-agreement",
+        target="qadv.diagnostics.ensemble_agreement:ensemble_agreement",
+        summary="prediction rate and defense accuracy of an ensemble that predicts where m members agree",
     )
