@@ -47,11 +47,11 @@ def table_5_by_hand(member_classes, y, source):
 
 @pytest.fixture(params=[0, 1, 2])
 def predictions(request):
-    """Five members that are right more and less often, and the true classes."""
+    """Five members that are right more and less often and share some of their errors, and the true classes."""
     rng = np.random.default_rng(request.param)
     y = rng.integers(0, 4, 300)
-    noisy = rng.integers(0, 4, (5, 300))
-    right = rng.random((5, 300)) < np.linspace(0.4, 0.9, 5)[:, None]
+    noisy = np.where(rng.random((5, 300)) < 0.7, rng.integers(0, 4, 300), rng.integers(0, 4, (5, 300)))
+    right = rng.random((5, 300)) < np.linspace(0.2, 0.7, 5)[:, None]
     return np.where(right, y, noisy), y
 
 
