@@ -31,8 +31,8 @@ SMALL = {
     "nb_decided": 4, "decisions": {"max_iter": 3, "max_eval": 60, "init_eval": 20},
 }  # fmt: skip
 LARGE = {
-    "width": 16, "image_size": 28, "nb_epochs": 1, "batch_size": 64, "nb_test": 500, "steps": 40,
-    "nb_decided": 20, "decisions": {"max_iter": 15, "max_eval": 300, "init_eval": 50},
+    "width": 16, "image_size": 28, "nb_epochs": 1, "batch_size": 64, "nb_test": 200, "steps": 40,
+    "nb_decided": 10, "decisions": {"max_iter": 15, "max_eval": 300, "init_eval": 50},
 }  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """The examples run as they stand."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,18 @@ def test_get_started():
     benign = accuracy(output, "Accuracy on benign")
     assert benign > 95
     assert accuracy(output, "Accuracy under ProjectedGradientDescent") < benign - 10
+
+
+def test_ensemble():
+    output = run([sys.executable, EXAMPLES / "ensemble.py"])
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in output.splitlines() if line.startswith("|")]
+    cells = {tuple(row[:2]): row for row in rows}
+    assert float(re.search(r"PR ([\d.]+)%", output)[1]) > 85
+    # made elsewhere, most is filtered or harmless; an attacker who knows the ensemble gets further
+    transferred = float(cells["other float", "PGD"][5])
+    adaptive = float(next(row[2] for row in rows if row[0].startswith("worst of these")))
+    assert transferred > adaptive + 0.1
+    assert cells["ensemble that abstains", "wrong class 1"][3] == "1.00"
 
 
 def test_mixed_precision(tmp_path):
