@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from qadv.attacks.random_fgsm import RandomFGSM as RandomFGSM
     from qadv.attacks.spsa import SPSA as SPSA
     from qadv.deployment.export import export as export
+    from qadv.detectors.ensemble_agreement import EnsembleAgreementDetector as EnsembleAgreementDetector
     from qadv.diagnostics.error_amplification import error_amplification as error_amplification
     from qadv.diagnostics.weight_error import weight_error_norms as weight_error_norms
     from qadv.estimators.classifier import QuantizedClassifier as QuantizedClassifier
+    from qadv.estimators.ensemble import EnsembleClassifier as EnsembleClassifier
     from qadv.estimators.query_coalescer import QueryCoalescer as QueryCoalescer
     from qadv.hookspecs import hookimpl as hookimpl
     from qadv.preprocessors.bit_depth import BitDepthReduction as BitDepthReduction
@@ -45,6 +47,8 @@ _PUBLIC = {
     "Calibration": "qadv.quantization.calibration",
     "DDN": "qadv.attacks.ddn",
     "DefensiveQuantTrainer": "qadv.trainers.defensive_quantization",
+    "EnsembleAgreementDetector": "qadv.detectors.ensemble_agreement",
+    "EnsembleClassifier": "qadv.estimators.ensemble",
     "ErrorSilencedTrainer": "qadv.trainers.error_silenced",
     "FeedbackTrainer": "qadv.trainers.feedback",
     "GaussianNoise": "qadv.attacks.noise",

@@ -14,6 +14,7 @@ from qadv.components import (
     Trainer,
     Transformer,
 )
+from qadv.components import Attack, Backbone, Dataset, Detector, Diagnostic, Postprocessor, Quantizer, Trainer
 from qadv.hookspecs import hookimpl
 
 
@@ -157,6 +158,15 @@ def qadv_postprocessors() -> Iterator[Postprocessor]:
 
 
 @hookimpl
+def qadv_detectors() -> Iterator[Detector]:
+    yield Detector(
+        name="ensemble-agreement",
+        target="qadv.detectors.ensemble_agreement:EnsembleAgreementDetector",
+        summary="flags images on which fewer than m members of an ensemble agree",
+    )
+
+
+@hookimpl
 def qadv_attacks() -> Iterator[Attack]:
     own = "qadv.attacks"
     yield Attack(name="spsa", target=f"{own}.spsa:SPSA", summary="black-box, L-inf: Adam on estimated gradients")
@@ -196,4 +206,7 @@ def qadv_diagnostics() -> Iterator[Diagnostic]:
         name="weight-error",
         target="qadv.diagnostics.weight_error:weight_error_norms",
         summary="norm of the weights' quantization error, layer by layer, as a matrix and as the operator it is",
+        name="ensemble-agreement",
+        target="qadv.diagnostics.ensemble_agreement:ensemble_agreement",
+        summary="prediction rate and defense accuracy of an ensemble that predicts where m members agree",
     )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -54,6 +55,16 @@ def test_feature_squeezing():
     clean, pgd, transfer, _ = shares["none"]
     assert pgd == transfer < clean
     assert min(shares["5 bits, 2x2 median"]) == shares["5 bits, 2x2 median"][1], "PGD through it does the most harm"
+def test_ensemble():
+    output = run([sys.executable, EXAMPLES / "ensemble.py"])
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in output.splitlines() if line.startswith("|")]
+    cells = {tuple(row[:2]): row for row in rows}
+    assert float(re.search(r"PR ([\d.]+)%", output)[1]) > 85
+    # made elsewhere, most is filtered or harmless; an attacker who knows the ensemble gets further
+    transferred = float(cells["other float", "PGD"][5])
+    adaptive = float(next(row[2] for row in rows if row[0].startswith("worst of these")))
+    assert transferred > adaptive + 0.1
+    assert cells["ensemble that abstains", "wrong class 1"][3] == "1.00"
 
 
 def test_mixed_precision(tmp_path):

@@ -12,6 +12,7 @@ from qadv.backbones.create import create_backbone
 from qadv.backbones.float_weights import load_state
 from qadv.deployment import packed
 from qadv.errors import FileFormatError, InvalidInputError, QadvError
+from qadv.estimators.ensemble_network import EnsembleNetwork, Standardised
 from qadv.files import read_tensors, write_tensors
 from qadv.postprocessors.softmax import Softmax
 from qadv.quantization.convert import convert
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 C = TypeVar("C", bound="QuantizedClassifier")
 
 FORMAT = "qadv-classifier/1"
+ENSEMBLE_FORMAT = "qadv-ensemble/1"
 _FIELDS = {"backbone", "quantization", "loss", "defences", "classifier"}
 # where the weights came from: they are in the file now
 _SOURCES = {"pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}
@@ -47,6 +49,9 @@ def mean_std(classifier: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]
 
 def save(classifier: "QuantizedClassifier", path: str | os.PathLike[str]) -> None:
     """See `QuantizedClassifier.save`."""
+    if isinstance(classifier.model, EnsembleNetwork):
+        save_ensemble(classifier, path)
+        return
     if is_frozen(classifier.model):
         save_packed(classifier, path)  # a frozen network has no latent weights, only codes
         return
@@ -84,8 +89,38 @@ def write(
     write_tensors(path, tensors, header)
 
 
+def save_ensemble(classifier: "QuantizedClassifier", path: str | os.PathLike[str]) -> None:
+    """Writes an ensemble, the members' networks as they are found by name.
+
+    Raises:
+        InvalidInputError: a member is frozen, or was not made from a backbone's name.
+    """
+    network: Any = classifier.model
+    members = []
+    for index, member in enumerate(network.members):
+        inner, pair = member, None
+        if isinstance(member, Standardised):
+            inner, pair = member.network, [member.mean.tolist(), member.std.tolist()]
+        backbone = getattr(inner, "qadv_backbone", None)
+        if backbone is None or is_frozen(inner):
+            reason = "is frozen" if backbone is not None else "was not made from a backbone's name"
+            raise InvalidInputError(
+                f"member {index} {reason}, so that an ensemble's file can't say how to build it; save the members one "
+                "by one, and combine them again with EnsembleClassifier.of([...])"
+            )
+        quantization = getattr(inner, "qadv_quantization", None)
+        members.append({"backbone": backbone, "quantization": quantization, "preprocessing": pair})
+    how = {"combine": network.combine, "abstain_below": network.abstain_below}
+    tensors = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
+    write(classifier, path, ENSEMBLE_FORMAT, tensors, {"members": members, "ensemble": how})
+
+
 def save_packed(classifier: "QuantizedClassifier", path: str | os.PathLike[str]) -> None:
     """Writes the quantized weights as integer codes, see `qadv.export`."""
+    if isinstance(classifier.model, EnsembleNetwork):
+        raise InvalidInputError(
+            "an ensemble is packed member by member: for member in ensemble.members: export(member)"
+        )
     tensors, layers, schemes = packed.packed_tensors(classifier.model)
     write(classifier, path, packed.FORMAT, tensors, {"layers": layers, "schemes": schemes})
 
@@ -104,7 +139,7 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, An
     tensors, header = read_tensors(path)
     if (
         not isinstance(header, dict)
-        or header.get("format") not in (FORMAT, packed.FORMAT)
+        or header.get("format") not in (FORMAT, ENSEMBLE_FORMAT, packed.FORMAT)
         or not header.keys() >= _FIELDS
     ):
         found = f"format {header.get('format')!r}" if isinstance(header, dict) else "no qadv header"
@@ -144,6 +179,8 @@ def load(cls: type[C], path: str | os.PathLike[str], model: nn.Module | None, ar
 def _network(
     model: nn.Module | None, header: dict[str, Any], tensors: dict[str, Tensor], path: str | os.PathLike[str]
 ) -> nn.Module:
+    if header["format"] == ENSEMBLE_FORMAT:
+        return _ensemble(model, header, tensors, path)
     if model is None:
         model = _build_backbone(header["backbone"], path)
     if header["format"] == packed.FORMAT:
@@ -152,6 +189,23 @@ def _network(
         model = convert(model, **header["quantization"], fit=False)
     load_state(model, tensors, os.fspath(path))
     return model
+
+
+def _ensemble(
+    model: nn.Module | None, header: dict[str, Any], tensors: dict[str, Tensor], path: str | os.PathLike[str]
+) -> EnsembleNetwork:
+    if model is not None:
+        raise InvalidInputError(f"{os.fspath(path)} holds an ensemble that builds its own networks; leave model out")
+    members = []
+    for member in header["members"]:
+        network = _build_backbone(member["backbone"], path)
+        if member["quantization"] is not None:
+            network = convert(network, **member["quantization"], fit=False)
+        pair = member["preprocessing"]
+        members.append(network if pair is None else Standardised(network, *pair))
+    ensemble = EnsembleNetwork(members, **header["ensemble"])
+    load_state(ensemble, tensors, os.fspath(path))
+    return ensemble
 
 
 def _settings(header: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,172 @@
+"""How often the members of an ensemble agree, and what it is worth to predict only then (METHODS §5, eq. 11-13)."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qadv.errors import InvalidInputError
+from qadv.estimators.checks import check_labels
+from qadv.estimators.ensemble_network import check_agreement
+
+Classes = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class EnsembleAgreement:
+    """What an ensemble does that predicts only where m or more members agree.
+
+    Abstentions are counted in both ways: as correct in `defense_accuracy`, as wrong in `accuracy`.
+
+    Attributes:
+        samples: number of images, N.
+        m: members that have to agree.
+        agreement: part of the images on which the most-voted class has 1, 2, … votes, (members,); sums to 1.
+        prediction_rate: PR, part of the images for which there is a prediction (eq. 12).
+        defense_accuracy: part of the images that are filtered out or predicted correctly (eq. 13). **Reading:** an
+            image that passes is "successful" if the class that the ensemble predicts is not the true one, whatever the
+            source model made of it.
+        accuracy: part of the images that are predicted, and correctly.
+        accuracy_predicted: part of the predicted images that are predicted correctly (table 6); `None` where none is.
+    """
+
+    samples: int
+    m: int
+    agreement: tuple[float, ...]
+    prediction_rate: float
+    defense_accuracy: float
+    accuracy: float
+    accuracy_predicted: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class SourceAgreement:
+    """Table 5: how often the other members share the lot of the source.
+
+    Attributes:
+        right: part of the images that the source classifies correctly which all other members do too; `None` where the
+            source has no image right. On adversarial images these are the unsuccessful ones.
+        wrong: part of the images that the source misclassifies which all other members misclassify too. **Reading:**
+            the text counts examples that "also fool the other four models", whatever class these give.
+    """
+
+    right: float | None
+    wrong: float | None
+
+
+def most_voted(member_classes: NDArray[Any]) -> tuple[Classes, Classes]:
+    """Returns the class that most members give, (N,), and how many they are, (N,).
+
+    Args:
+        member_classes: predicted classes, (members, N). Of classes with equally many votes the smallest is returned.
+    """
+    classes = _check_member_classes(member_classes)
+    votes = (classes[:, None, :] == classes[None, :, :]).sum(1)  # (members, N): how many give what this member gives
+    counts = votes.max(0)
+    winners = np.where(votes == counts, classes, np.iinfo(np.int64).max)
+    return winners.min(0), counts
+
+
+def prediction_rate(member_classes: NDArray[Any], m: int) -> float:
+    """Returns PR (eq. 12): the part of the images on which m or more members agree; see `most_voted`."""
+    _, counts = most_voted(member_classes)
+    return float((counts >= check_agreement(m, len(member_classes))).mean())
+
+
+def defense_accuracy(member_classes: NDArray[Any], y: Any, m: int) -> float:
+    """Returns d_acc (eq. 13): the part of the images that are filtered out or predicted correctly.
+
+    Args:
+        member_classes: predicted classes, (members, N).
+        y: true classes, (N,).
+        m: members that have to agree.
+    """
+    return measure_agreement(member_classes, y, m).defense_accuracy
+
+
+def measure_agreement(member_classes: NDArray[Any], y: Any, m: int) -> EnsembleAgreement:
+    """Measures an ensemble by what its members predict; arguments as in `defense_accuracy`.
+
+    Raises:
+        InvalidInputError: the shapes do not fit, or m is no number of members.
+    """
+    classes = _check_member_classes(member_classes)
+    m = check_agreement(m, len(classes))
+    labels = _check_true(y, classes)
+    winners, counts = most_voted(classes)
+    predicted = counts >= m
+    right = predicted & (winners == labels)
+    return EnsembleAgreement(
+        samples=len(labels),
+        m=m,
+        agreement=tuple(float((counts == votes).mean()) for votes in range(1, len(classes) + 1)),
+        prediction_rate=float(predicted.mean()),
+        defense_accuracy=float((~predicted | right).mean()),
+        accuracy=float(right.mean()),
+        accuracy_predicted=float(right.sum() / predicted.sum()) if predicted.any() else None,
+    )
+
+
+def agreement_with_source(member_classes: NDArray[Any], y: Any, source: int) -> SourceAgreement:
+    """Returns one column of table 5.
+
+    Args:
+        member_classes: predicted classes, (members, N), of clean images or of adversarial ones.
+        y: true classes, (N,).
+        source: index of the member that the adversarial images were made on.
+    """
+    classes = _check_member_classes(member_classes)
+    if not -len(classes) <= source < len(classes):
+        raise InvalidInputError(f"source: expected the index of one of {len(classes)} members, got {source!r}")
+    right = classes == _check_true(y, classes)
+    others = np.delete(right, source, axis=0)
+    return SourceAgreement(right=_share(others.all(0), right[source]), wrong=_share((~others).all(0), ~right[source]))
+
+
+def ensemble_agreement(classifier: Any, x: NDArray[Any], y: Any, m: int, batch_size: int = 128) -> EnsembleAgreement:
+    """Measures an `EnsembleClassifier` on images, clean or adversarial.
+
+    Args:
+        classifier: an `EnsembleClassifier`, however it combines its members.
+        x: images, (N, *input_shape).
+        y: true classes, indices or one-hot.
+        m: members that have to agree.
+        batch_size: images per pass.
+
+    Raises:
+        InvalidInputError: it is no ensemble, or images, labels or m are off.
+    """
+    if not hasattr(classifier, "member_predictions"):
+        raise InvalidInputError(f"classifier: expected an EnsembleClassifier, got {type(classifier).__name__}")
+    classes = classifier.member_predictions(x, batch_size=batch_size)
+    labels = check_labels(y, len(x), classifier.nb_classes)
+    return measure_agreement(classes, labels, m)
+
+
+def _share(part: NDArray[np.bool_], whole: NDArray[np.bool_]) -> float | None:
+    return float(part[whole].mean()) if whole.any() else None
+
+
+def _check_member_classes(member_classes: Any) -> Classes:
+    classes = np.asarray(member_classes)
+    if classes.ndim != 2 or classes.size == 0 or not np.issubdtype(classes.dtype, np.integer):
+        raise InvalidInputError(
+            "member_classes: expected predicted classes as whole numbers, (members, N), as "
+            f"EnsembleClassifier.member_predictions gives, got {classes.dtype} {classes.shape}"
+        )
+    return classes.astype(np.int64)
+
+
+def _check_true(y: Any, classes: Classes) -> Classes:
+    labels = np.asarray(y)
+    if labels.shape != classes.shape[1:] or not np.issubdtype(labels.dtype, np.integer):
+        raise InvalidInputError(
+            f"y: expected {classes.shape[1]} true classes as whole numbers, one for each image, got {labels.dtype} "
+            f"{labels.shape}; one-hot rows become classes with y.argmax(1)"
+        )
+    return labels.astype(np.int64)
