@@ -6,8 +6,8 @@
 
 A float network, trained naturally or adversarially, is quantized after training (PWLQ weights, calibrated activations)
 or while it is fine-tuned (DoReFa weights, PACT activations), naturally or adversarially, on all or `--share` of the
-images; weights, activations, or both. Each cell is a file in `--out` and is not computed twice. Square is a black-box attack: a
-network that PGD breaks less often than Square does not resist, it hides its gradient.
+images; weights, activations, or both. Each cell is a file in `--out` and is not computed twice. Square is a black-box
+attack: a network that PGD breaks less often than Square does not resist, it hides its gradient.
 """
 
 import json

@@ -38,9 +38,10 @@ if TYPE_CHECKING:
     from qadv.trainers.defensive_quantization import DefensiveQuantTrainer as DefensiveQuantTrainer
     from qadv.trainers.error_silenced import ErrorSilencedTrainer as ErrorSilencedTrainer
     from qadv.trainers.feedback import FeedbackTrainer as FeedbackTrainer
+    from qadv.transformers.mu_law import MuLawWeightMapping as MuLawWeightMapping
+    from qadv.transformers.post_training_quantization import PostTrainingQuantization as PostTrainingQuantization
 
 _PUBLIC = {
-
     "AdversarialQuantTrainer": "qadv.trainers.adversarial",
     "Adversary": "qadv.trainers.adversary",
     "BitDepthReduction": "qadv.preprocessors.bit_depth",
@@ -72,8 +73,6 @@ _PUBLIC = {
     "set_stochastic_ratio": "qadv.quantization.stochastic",
     "summarize": "qadv.quantization.summary",
     "weight_error_norms": "qadv.diagnostics.weight_error",
-    from qadv.transformers.mu_law import MuLawWeightMapping as MuLawWeightMapping
-    from qadv.transformers.post_training_quantization import PostTrainingQuantization as PostTrainingQuantization
 }
 __all__ = sorted([*_PUBLIC, "__version__"])
 

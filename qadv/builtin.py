@@ -7,6 +7,7 @@ from qadv.components import (
     Attack,
     Backbone,
     Dataset,
+    Detector,
     Diagnostic,
     Postprocessor,
     Preprocessor,
@@ -14,7 +15,6 @@ from qadv.components import (
     Trainer,
     Transformer,
 )
-from qadv.components import Attack, Backbone, Dataset, Detector, Diagnostic, Postprocessor, Quantizer, Trainer
 from qadv.hookspecs import hookimpl
 
 
@@ -111,6 +111,11 @@ def qadv_trainers() -> Iterator[Trainer]:
         target="qadv.trainers.adversarial:AdversarialQuantTrainer",
         summary="adversarial training of quantized networks: PGD, R+FGSM or FGSM",
     )
+    yield Trainer(
+        name="feedback",
+        target="qadv.trainers.feedback:FeedbackTrainer",
+        summary="feedback learning: images from beyond the nearest decision boundaries, most for the weakest classes",
+    )
 
 
 @hookimpl
@@ -142,9 +147,6 @@ def qadv_preprocessors() -> Iterator[Preprocessor]:
         name="mu-law-companding",
         target=f"{own}.mu_law_companding:MuLawCompanding",
         summary="pixels on a mu-law scale, which spreads the dark ones",
-        name="feedback",
-        target="qadv.trainers.feedback:FeedbackTrainer",
-        summary="feedback learning: images from beyond the nearest decision boundaries, most for the weakest classes",
     )
 
 
@@ -206,6 +208,8 @@ def qadv_diagnostics() -> Iterator[Diagnostic]:
         name="weight-error",
         target="qadv.diagnostics.weight_error:weight_error_norms",
         summary="norm of the weights' quantization error, layer by layer, as a matrix and as the operator it is",
+    )
+    yield Diagnostic(
         name="ensemble-agreement",
         target="qadv.diagnostics.ensemble_agreement:ensemble_agreement",
         summary="prediction rate and defense accuracy of an ensemble that predicts where m members agree",

@@ -55,6 +55,8 @@ def test_feature_squeezing():
     clean, pgd, transfer, _ = shares["none"]
     assert pgd == transfer < clean
     assert min(shares["5 bits, 2x2 median"]) == shares["5 bits, 2x2 median"][1], "PGD through it does the most harm"
+
+
 def test_ensemble():
     output = run([sys.executable, EXAMPLES / "ensemble.py"])
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in output.splitlines() if line.startswith("|")]

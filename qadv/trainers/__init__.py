@@ -4,6 +4,7 @@ from qadv.trainers.adversarial import AdversarialQuantTrainer
 from qadv.trainers.adversary import Adversary
 from qadv.trainers.defensive_quantization import DefensiveQuantTrainer
 from qadv.trainers.error_silenced import ErrorSilencedTrainer
+from qadv.trainers.feedback import FeedbackTrainer
 from qadv.trainers.loop_trainer import LoopTrainer
 from qadv.trainers.objective import Objective
 
@@ -12,9 +13,7 @@ __all__ = [
     "Adversary",
     "DefensiveQuantTrainer",
     "ErrorSilencedTrainer",
+    "FeedbackTrainer",
     "LoopTrainer",
     "Objective",
 ]
-from qadv.trainers.feedback import FeedbackTrainer
-
-__all__ = ["DefensiveQuantTrainer", "FeedbackTrainer"]

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from qadv.errors import FileFormatError
 from qadv.files import read_tensors, write_tensors
 from qadv.trainers.batches import ArrayBatches
 from qadv.trainers.feedback_search import FeedbackSearch, FeedbackSettings, Found
+from qadv.trainers.network import TrainedNetwork
 from qadv.trainers.objective import Objective
 
 FORMAT = "qadv-feedback/1"
@@ -27,7 +28,7 @@ class FeedbackLog(Objective):
         self.settings = settings
         self.entry: dict[str, Any] = {}
 
-    def measure(self, model: nn.Module) -> dict[str, object]:
+    def measure(self, network: TrainedNetwork) -> dict[str, object]:
         return self.entry
 
     def __repr__(self) -> str:
