@@ -37,6 +37,7 @@ def main(
     dataset: Annotated[str, typer.Option(help="digits, mnist or cifar10")] = "digits",
     data_dir: Annotated[Path | None, typer.Option(help="folder with the images, and the float ResNet-20")] = None,
     schemes: Annotated[list[str] | None, typer.Option(help="weight schemes; bwn and twn without it")] = None,
+    robust_start: Annotated[bool, typer.Option(help="train the float network with PGD first (AF, AV, AE)")] = False,
     ways: Annotated[str, typer.Option(help="some of V, E, A")] = "VEA",
     lambdas: Annotated[list[float] | None, typer.Option(help="λ of the logits")] = None,
     nb_train: Annotated[int, typer.Option(help="training images, the first ones; 0 for all")] = 0,
@@ -51,7 +52,8 @@ def main(
     x, y = (x[-nb_test:], y[-nb_test:]) if validation else (x[:nb_test], y[:nb_test])
     nb_train = nb_train or len(data.x_train) - (nb_test if validation else 0)
     x_train, y_train = data.x_train[:nb_train], data.y_train[:nb_train]
-    name = f"{dataset}-{nb_train}-seed{seed}"
+    name = f"{dataset}-{nb_train}-{'robust' if robust_start else 'natural'}-seed{seed}"
+    pgd = {"eps": eps, "eps_step": eps / 4, "max_iter": 10}
     fit = {"nb_epochs": settings["epochs"], "batch_size": 64}
 
     def wrap(model: nn.Module) -> qadv.QuantizedClassifier:
@@ -63,17 +65,18 @@ def main(
     backbone = qadv.QuantizedClassifier.from_backbone(
         settings["backbone"], "float", "float", input_shape=shape, checkpoint_path=start, **settings["options"]
     )
-    natural = wrap(backbone.model)
-    if start is None:
-        trainer = qadv.DefensiveQuantTrainer(natural, beta=0.0, lr=0.05, seed=seed, checkpoint=out / f"{name}-F.ckpt")
+    floating = wrap(backbone.model)
+    if start is None or robust_start:
+        adversary = qadv.Adversary("pgd", **pgd) if robust_start else None
+        options = {"lr": settings["lr"], "seed": seed, "checkpoint": out / f"{name}-F.ckpt"}
+        trainer = qadv.DefensiveQuantTrainer(floating, beta=0.0, adversary=adversary, **options)
         trainer.fit(x_train, y_train, nb_epochs=2 * settings["epochs"], batch_size=64)
 
     def quantized(way: str, scheme: str, weight: float) -> tuple[qadv.QuantizedClassifier, list[dict[str, Any]]]:
-        classifier = wrap(qadv.quantize(natural.model, f"sq({scheme})", "float"))
+        classifier = wrap(qadv.quantize(floating.model, f"sq({scheme})", "float"))
         options = {"lr": settings["lr"], "seed": seed, "augment": "crop-flip" if dataset == "cifar10" else None}
         label = f"{name}-{way}-{scheme}" + (f"-{weight:g}" if way == "E" else "")
         options["checkpoint"] = out / f"{label}.ckpt"
-        pgd = {"eps": eps, "eps_step": eps / 4, "max_iter": 10}
         trainer = {
             "V": lambda: qadv.DefensiveQuantTrainer(classifier, beta=0.0, **options),
             "E": lambda: qadv.ErrorSilencedTrainer(classifier, weight, **pgd, **options),
@@ -99,7 +102,7 @@ def main(
         layers = qadv.error_amplification(classifier, x, adversarial).to_dict()
         return found | {"D(logits)": float(moved.mean()), "D at the input of each layer": layers}
 
-    rows = {"F": measure(natural)}
+    rows = {"F": measure(floating)}
     for scheme in schemes or ("bwn", "twn"):
         for way in ways:
             for weight in (lambdas or [1.0]) if way == "E" else [0.0]:

@@ -69,6 +69,29 @@ def test_ensemble():
     assert cells["ensemble that abstains", "wrong class 1"][3] == "1.00"
 
 
+def test_error_silenced(tmp_path):
+    options = ["--nb-train", "400", "--nb-test", "60", "--schemes", "twn", "--ways", "VE", "--out", tmp_path]
+    output = run([sys.executable, EXAMPLES / "error_silenced.py", *options])
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in output.splitlines() if line.startswith("│")]
+    assert [row[0] for row in rows] == ["F", "V-twn", "E-twn λ=1"]
+    distance = {row[0]: float(row[4]) for row in rows}
+    assert distance["E-twn λ=1"] < distance["V-twn"]
+    report = json.loads((tmp_path / "digits-400-natural-seed0-E-twn-λ=1.json").read_text())
+    assert report["history"][-1]["sq_ratio"] == 1.0
+
+
+def test_quantization_pipelines(tmp_path):
+    command = [sys.executable, EXAMPLES / "quantization_pipelines.py", "--bits", "4", "--nb-train", "200"]
+    command += ["--nb-test", "20", "--out", tmp_path]
+    output = run(command)
+    assert output.count("│ natural start") == output.count("│ robust start") == 10
+    cells = [path for path in tmp_path.glob("*.json") if "tuning" in path.name]
+    assert len(cells) == 12
+    before = {path: path.stat().st_mtime_ns for path in cells}
+    run(command)
+    assert before == {path: path.stat().st_mtime_ns for path in cells}, "a finished cell is not computed again"
+
+
 def test_mixed_precision(tmp_path):
     output = run([sys.executable, EXAMPLES / "mixed_precision.py", "--nb-epochs", "1", "--out", tmp_path])
     cells = [line.split("│") for line in output.splitlines() if "│ Quant" in line]
