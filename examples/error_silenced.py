@@ -6,7 +6,8 @@
 
 A float network is trained first (on CIFAR-10 it is the trained ResNet-20 of DATA), then quantized while training in
 three ways, all with the stochastic schedule: on clean images (V), with EQ's pairing (E), on PGD's images (A). Attacks:
-FGSM with 2ε, PGD with ε, step 0.1·ε, 20 steps. `--lambdas` may be given several times: that is the sweep.
+FGSM with 2ε, PGD with ε, step 0.1·ε, 20 steps, and Square with ε, which uses no gradient. `--lambdas` may be given
+several times: that is the sweep.
 """
 
 import json
@@ -16,7 +17,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from art.attacks.evasion import FastGradientMethod, ProjectedGradientDescent
+from art.attacks.evasion import FastGradientMethod, ProjectedGradientDescent, SquareAttack
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -29,7 +30,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "mnist": {"backbone": "mnist-cnn", "options": {"width": 16}, "eps": 0.1, "epochs": 2, "lr": 0.05},
     "cifar10": {"backbone": "resnet20", "options": {}, "eps": 8 / 255, "epochs": 1, "lr": 0.02},
 }
-COLUMNS = ("clean", "FGSM", "PGD", "D(logits)")
+COLUMNS = ("clean", "FGSM", "PGD", "Square", "D(logits)")
 MEAN_STD = {"cifar10": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])}
 
 
@@ -88,6 +89,7 @@ def main(
     def measure(classifier: qadv.QuantizedClassifier) -> dict[str, Any]:
         attacks = {
             "FGSM": FastGradientMethod(classifier, eps=2 * eps, batch_size=128),
+            "Square": SquareAttack(classifier, eps=eps, max_iter=150, nb_restarts=1, batch_size=128, verbose=False),
             "PGD": ProjectedGradientDescent(
                 classifier, eps=eps, eps_step=eps / 10, max_iter=20, num_random_init=1, batch_size=128, verbose=False
             ),

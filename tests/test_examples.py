@@ -74,7 +74,7 @@ def test_error_silenced(tmp_path):
     output = run([sys.executable, EXAMPLES / "error_silenced.py", *options])
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in output.splitlines() if line.startswith("│")]
     assert [row[0] for row in rows] == ["F", "V-twn", "E-twn λ=1"]
-    distance = {row[0]: float(row[4]) for row in rows}
+    distance = {row[0]: float(row[5]) for row in rows}
     assert distance["E-twn λ=1"] < distance["V-twn"]
     report = json.loads((tmp_path / "digits-400-natural-seed0-E-twn-λ=1.json").read_text())
     assert report["history"][-1]["sq_ratio"] == 1.0
