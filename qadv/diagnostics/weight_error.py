@@ -68,7 +68,7 @@ def weight_error_norms(
         seed: of its start.
 
     Raises:
-        UnsupportedModelError: no layer has quantized weights, one has and is not used, or the network is frozen and there
+        UnsupportedModelError: no layer has quantized weights, one has and is unused, or the network is frozen and there
             is no `reference`.
         InvalidInputError: `reference` lacks a layer, or has another size there.
     """
