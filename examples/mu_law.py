@@ -80,7 +80,15 @@ def attacks(classifier, strengths, quick):
         found |= {
             "BIM": BasicIterativeMethod(classifier, max_iter=6, **iterated),
             "MIM": MomentumIterativeMethod(classifier, max_iter=6, **iterated),
-            "C&W L2": CarliniL2Method(classifier, max_iter=10, binary_search_steps=4, batch_size=128, verbose=False),
+            "C&W L2": CarliniL2Method(
+                classifier,
+                initial_const=1.0,
+                learning_rate=0.1,
+                max_iter=20,
+                binary_search_steps=3,
+                batch_size=128,
+                verbose=False,
+            ),
             "Square": SquareAttack(classifier, eps=medium, max_iter=300, batch_size=128, verbose=False),
         }
     found["APGD-DLR"] = AutoProjectedGradientDescent(  # of the logits' differences: their size does not matter
