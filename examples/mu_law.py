@@ -80,7 +80,15 @@ def attacks(classifier, strengths, quick):
         found |= {
             "BIM": BasicIterativeMethod(classifier, max_iter=6, **iterated),
             "MIM": MomentumIterativeMethod(classifier, max_iter=6, **iterated),
-            "C&W L2": CarliniL2Method(classifier, max_iter=10, binary_search_steps=4, batch_size=128, verbose=False),
+            "C&W L2": CarliniL2Method(
+                classifier,
+                initial_const=1.0,
+                learning_rate=0.1,
+                max_iter=20,
+                binary_search_steps=3,
+                batch_size=128,
+                verbose=False,
+            ),
             "Square": SquareAttack(classifier, eps=medium, max_iter=300, batch_size=128, verbose=False),
         }
     found["APGD-DLR"] = AutoProjectedGradientDescent(  # of the logits' differences: their size does not matter
@@ -100,12 +108,12 @@ def accuracy(classifier, x, y):
     return 100 * float((classifier.predict(x, batch_size=500).argmax(1) == y).mean())
 
 
-def measure(classifier, x, y, source, nb_slow, strengths, quick, seed):
-    """Returns the accuracy under each attack in %; `source` are adversarial images of the network before mapping."""
+def measure(classifier, x, y, sources, nb_slow, strengths, quick, seed):
+    """Returns the accuracy under each attack in %; `sources` are adversarial images of the network before mapping."""
     row = {"clean": accuracy(classifier, x[:NB_CLEAN], y[:NB_CLEAN])}
-    x, y = x[: len(source)], y[: len(source)]
-    withstood = classifier.predict(source).argmax(1) == y
-    transfer = 100 * float(withstood.mean())
+    x, y = (part[: len(sources["PGD"])] for part in (x, y))
+    transfer = {f"{name} tr.": accuracy(classifier, images, y) for name, images in sources.items()}
+    withstood = classifier.predict(sources["PGD"]).argmax(1) == y
     for name, attack in attacks(classifier, strengths, quick).items():
         np.random.seed(seed)
         number = nb_slow if name in SLOW else len(x)
@@ -117,7 +125,7 @@ def measure(classifier, x, y, source, nb_slow, strengths, quick, seed):
             withstood[:number] &= classifier.predict(adversarial).argmax(1) == y[:number]
     gradients = classifier.loss_gradient(x, y).reshape(len(x), -1)
     zero = 100 * float((gradients == 0).all(1).mean())
-    return row | {"transfer": transfer, "worst m": 100 * float(withstood.mean()), "zero grad": zero}
+    return row | transfer | {"worst m": 100 * float(withstood.mean()), "zero grad": zero}
 
 
 def main(
@@ -140,7 +148,8 @@ def main(
     calibration = data.x_train[:512]
     original = float_classifier(dataset, data, data_dir, seed, out / f"{dataset}-seed{seed}.safetensors")
     np.random.seed(seed)
-    source = attacks(original, STRENGTHS[dataset], quick)["PGD"].generate(x[:nb_test], y[:nb_test])
+    on_original = attacks(original, STRENGTHS[dataset], quick)
+    sources = {name: on_original[name].generate(x[:nb_test], y[:nb_test]) for name in ("FGSM s", "PGD")}
 
     path = out / f"{dataset}-{split}-{nb_test}-seed{seed}.json"
     table = json.loads(path.read_text()) if path.exists() else {}
@@ -156,7 +165,7 @@ def main(
                 network = classifier
                 if scheme != "float":
                     network = qadv.PostTrainingQuantization(classifier, scheme, "float", False)(calibration)
-                table[name] = measure(network, x, y, source, nb_slow, STRENGTHS[dataset], quick, seed)
+                table[name] = measure(network, x, y, sources, nb_slow, STRENGTHS[dataset], quick, seed)
                 write_atomically(path, json.dumps(table, indent=1).encode())
             row = table[name]
             if (chosen, scheme) == (mapping[0], bits[0]):

@@ -41,8 +41,8 @@ def test_mu_law(tmp_path):
     assert [line.split("  ")[0] for line in lines[1:]] == list(table)
     for row in table.values():
         assert row["clean"] > 95
-        assert row["worst m"] <= min(row["PGD"], row["APGD-DLR"], row["transfer"])
-    assert table["none, float"]["PGD"] == table["none, float"]["transfer"]
+        assert row["worst m"] <= min(row["PGD"], row["APGD-DLR"], row["PGD tr."])
+    assert table["none, float"]["FGSM s"] == table["none, float"]["FGSM s tr."]
     (tmp_path / "digits-test-20-seed0.json").write_text(json.dumps(table | {"none, float": {"clean": 1.0}}))
     assert run([*command, "--bits", "float"]).splitlines()[1].split()[-1] == "1.00", "measured rows are kept"
 

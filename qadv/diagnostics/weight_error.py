@@ -68,7 +68,8 @@ def weight_error_norms(
         seed: of its start.
 
     Raises:
-        UnsupportedModelError: no layer has quantized weights, or the network is frozen and there is no `reference`.
+        UnsupportedModelError: no layer has quantized weights, one has and is unused, or the network is frozen and there
+            is no `reference`.
         InvalidInputError: `reference` lacks a layer, or has another size there.
     """
     deltas = _weight_errors(classifier.model, None if reference is None else reference.model)
@@ -140,6 +141,8 @@ def _input_sizes(classifier: Any, x: NDArray[Any] | None, names: set[str]) -> di
     finally:
         for handle in handles:
             handle.remove()
+    if unreached := names - found.keys():
+        raise UnsupportedModelError(f"no image reaches {', '.join(sorted(unreached))}, so its input has no size")
     return found
 
 

@@ -146,6 +146,22 @@ def test_what_has_no_quantized_weights_or_another_shape_is_refused(make_classifi
         qadv.weight_error_norms(make_classifier(), reference=make_classifier("float", "float", width=4))
 
 
+def test_a_layer_that_is_not_used_is_named():
+    class Forgetful(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used = nn.Linear(16, 5)
+            self.spare = nn.Conv2d(1, 2, 3)
+
+        def forward(self, x):
+            return self.used(x.flatten(1))
+
+    model = qadv.quantize(Forgetful(), "int:3", "float", skip_first_last=False)
+    classifier = qadv.QuantizedClassifier(model, nn.CrossEntropyLoss(), (1, 4, 4), 5)
+    with pytest.raises(UnsupportedModelError, match="no image reaches spare"):
+        qadv.weight_error_norms(classifier)
+
+
 def test_nothing_is_left_behind(make_classifier, digits):
     classifier = make_classifier()
     hooks = [len(module._forward_pre_hooks) for module in classifier.model.modules()]
