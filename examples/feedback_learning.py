@@ -7,7 +7,7 @@
 The shape of tables 1 to 3 of "Improving Adversarial Robustness in Weight-quantized Neural Networks" (Song, Fallon, Li:
 AAAI 2021 RSEML workshop): accuracy of an original, an adversarially trained and a feedback-trained network, each float
 and with 3-bit weights, under white-box attacks and noise. Both defenses start from the original network. DATA holds the
-images as .npz files and, for CIFAR-10, the trained resnet20-cifar10.safetensors. An interrupted run resumes.
+images as .npz files and, for CIFAR-10, the trained resnet20-cifar10.safetensors.
 """
 
 import copy
@@ -102,7 +102,7 @@ def main(
     nb_train: Annotated[int, typer.Option(help="training images, the first ones")] = 60_000,
     nb_attacked: Annotated[int, typer.Option(help="attacked test images, the first ones")] = 200,
     nb_epochs: Annotated[int, typer.Option(help="epochs of plain training; none for CIFAR-10's trained network")] = 4,
-    nb_adversarial: Annotated[int, typer.Option(help="epochs of adversarial training")] = 2,
+    nb_adversarial: Annotated[int, typer.Option(help="epochs of adversarial training; 0 leaves it out")] = 2,
     nb_feedback: Annotated[int, typer.Option(help="epochs of feedback learning")] = 4,
     rounds: Annotated[int, typer.Option(help="rounds of feedback learning")] = 2,
     nb_directions: Annotated[int, typer.Option(help="directions per sample")] = 60,
@@ -123,8 +123,10 @@ def main(
     if dataset != "cifar10":
         LoopTrainer(original, lr=lr, seed=seed, checkpoint=out / f"{stem}-original.ckpt").fit(x, y, None, 64, nb_epochs)
 
-    robust = train_adversarially(copy.deepcopy(original), x, y, eps[1], lr, nb_adversarial)
-    feedback = copy.deepcopy(original)
+    networks = {"Orig.": original}
+    if nb_adversarial:
+        networks["Adv."] = train_adversarially(copy.deepcopy(original), x, y, eps[1], lr, nb_adversarial)
+    networks["F.L."] = feedback = copy.deepcopy(original)
     trainer = qadv.FeedbackTrainer(
         feedback, rounds=rounds, nb_directions=nb_directions, samples_per_class=SAMPLES[dataset], lr=lr, seed=seed,
         checkpoint=out / f"{stem}-feedback.ckpt",
@@ -132,7 +134,7 @@ def main(
     trainer.fit(x, y, nb_epochs=nb_feedback)
 
     results = {}
-    for name, classifier in {"Orig.": original, "Adv.": robust, "F.L.": feedback}.items():
+    for name, classifier in networks.items():
         for bits, network in {"": classifier, " (Q)": three_bit(classifier, x[:1000])}.items():
             row = results[name + bits] = accuracies(network, data.x_test, data.y_test, nb_attacked, eps)
             if len(results) == 1:
