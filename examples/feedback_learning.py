@@ -32,7 +32,7 @@ from qadv.files import write_atomically
 from qadv.trainers.loop_trainer import LoopTrainer
 
 EPS = {"digits": (0.05, 0.1, 0.2), "mnist": (0.1, 0.2, 0.3), "cifar10": (2 / 255, 4 / 255, 8 / 255)}
-SAMPLES = {"digits": (1, 5, 8), "mnist": (20, 100, 150), "cifar10": (4, 20, 30)}  # the paper's, for 60,000 images
+SAMPLES = (20, 100, 150)  # of a robust, a middle and a weak class, for 60,000 training images; fewer for fewer images
 BACKBONE = {
     "digits": {"name": "mnist-cnn", "input_shape": (1, 8, 8), "image_size": 8, "width": 16},
     "mnist": {"name": "mnist-cnn", "input_shape": (1, 28, 28), "width": 16},
@@ -50,7 +50,9 @@ def attacks(classifier, eps):
         "PGD": ProjectedGradientDescent(classifier, num_random_init=1, **steps),
         "BIM": BasicIterativeMethod(classifier, **steps),
         "MIM": MomentumIterativeMethod(classifier, **steps),
-        "C&W": CarliniL2Method(classifier, binary_search_steps=3, max_iter=10, batch_size=128, verbose=False),
+        "C&W": CarliniL2Method(
+            classifier, initial_const=1.0, learning_rate=0.1, binary_search_steps=2, batch_size=128, verbose=False
+        ),
         "normal": qadv.GaussianNoise(classifier, std=strong, seed=0, verbose=False),
         "uniform": qadv.UniformNoise(classifier, eps=strong, seed=0, verbose=False),
     }
@@ -127,14 +129,16 @@ def main(
     if nb_adversarial:
         networks["Adv."] = train_adversarially(copy.deepcopy(original), x, y, eps[1], lr, nb_adversarial)
     networks["F.L."] = feedback = copy.deepcopy(original)
+    samples = tuple(max(1, round(number * len(x) / 60_000)) for number in SAMPLES)
     trainer = qadv.FeedbackTrainer(
-        feedback, rounds=rounds, nb_directions=nb_directions, samples_per_class=SAMPLES[dataset], lr=lr, seed=seed,
+        feedback, rounds=rounds, nb_directions=nb_directions, samples_per_class=samples, lr=lr, seed=seed,
         checkpoint=out / f"{stem}-feedback.ckpt",
     )  # fmt: skip
     trainer.fit(x, y, nb_epochs=nb_feedback)
 
     results = {}
     for name, classifier in networks.items():
+        classifier.save(out / f"{stem}-{name.lower()}safetensors")
         for bits, network in {"": classifier, " (Q)": three_bit(classifier, x[:1000])}.items():
             row = results[name + bits] = accuracies(network, data.x_test, data.y_test, nb_attacked, eps)
             if len(results) == 1:
