@@ -58,10 +58,12 @@ def attacks(classifier, eps):
     }
 
 
-def accuracies(classifier, x, y, nb_attacked, eps):
+def accuracies(classifier, x, y, nb_attacked, eps, leave_out):
     results = {"clean": float((classifier.predict(x).argmax(1) == y).mean())}
     x, y = x[:nb_attacked], y[:nb_attacked]
     for name, attack in attacks(classifier, eps).items():
+        if name in leave_out:
+            continue
         np.random.seed(0)
         adversarial = attack.generate(x, y)
         results[name] = float((classifier.predict(adversarial).argmax(1) == y).mean())
@@ -108,6 +110,7 @@ def main(
     nb_feedback: Annotated[int, typer.Option(help="epochs of feedback learning")] = 4,
     rounds: Annotated[int, typer.Option(help="rounds of feedback learning")] = 2,
     nb_directions: Annotated[int, typer.Option(help="directions per sample")] = 60,
+    leave_out: Annotated[list[str] | None, typer.Option(help="attacks to leave out, e.g. 'C&W'")] = None,
     seed: Annotated[int, typer.Option(help="decides everything random")] = 0,
     out: Annotated[Path, typer.Option(help="folder for checkpoints and results")] = Path("feedback-learning"),
 ) -> None:
@@ -140,7 +143,9 @@ def main(
     for name, classifier in networks.items():
         classifier.save(out / f"{stem}-{name.lower()}safetensors")
         for bits, network in {"": classifier, " (Q)": three_bit(classifier, x[:1000])}.items():
-            row = results[name + bits] = accuracies(network, data.x_test, data.y_test, nb_attacked, eps)
+            row = results[name + bits] = accuracies(
+                network, data.x_test, data.y_test, nb_attacked, eps, leave_out or ()
+            )
             if len(results) == 1:
                 print(f"{'':10}", *(f"{column:>8}" for column in row))
             print(f"{name + bits:10}", *(f"{value:8.1%}" for value in row.values()), flush=True)
