@@ -7,7 +7,7 @@
 The shape of tables 1 to 3 of "Improving Adversarial Robustness in Weight-quantized Neural Networks" (Song, Fallon, Li:
 AAAI 2021 RSEML workshop): accuracy of an original, an adversarially trained and a feedback-trained network, each float
 and with 3-bit weights, under white-box attacks and noise. Both defenses start from the original network. DATA holds the
-images as .npz files and, for CIFAR-10, the trained resnet20-cifar10.safetensors. An interrupted run resumes.
+images as .npz files and, for CIFAR-10, the trained resnet20-cifar10.safetensors.
 """
 
 import copy
@@ -32,7 +32,7 @@ from qadv.files import write_atomically
 from qadv.trainers.loop_trainer import LoopTrainer
 
 EPS = {"digits": (0.05, 0.1, 0.2), "mnist": (0.1, 0.2, 0.3), "cifar10": (2 / 255, 4 / 255, 8 / 255)}
-SAMPLES = {"digits": (1, 5, 8), "mnist": (20, 100, 150), "cifar10": (4, 20, 30)}  # the paper's, for 60,000 images
+SAMPLES = (20, 100, 150)  # of a robust, a middle and a weak class, for 60,000 training images; fewer for fewer images
 BACKBONE = {
     "digits": {"name": "mnist-cnn", "input_shape": (1, 8, 8), "image_size": 8, "width": 16},
     "mnist": {"name": "mnist-cnn", "input_shape": (1, 28, 28), "width": 16},
@@ -50,16 +50,20 @@ def attacks(classifier, eps):
         "PGD": ProjectedGradientDescent(classifier, num_random_init=1, **steps),
         "BIM": BasicIterativeMethod(classifier, **steps),
         "MIM": MomentumIterativeMethod(classifier, **steps),
-        "C&W": CarliniL2Method(classifier, binary_search_steps=3, max_iter=10, batch_size=128, verbose=False),
+        "C&W": CarliniL2Method(
+            classifier, initial_const=1.0, learning_rate=0.1, binary_search_steps=2, batch_size=128, verbose=False
+        ),
         "normal": qadv.GaussianNoise(classifier, std=strong, seed=0, verbose=False),
         "uniform": qadv.UniformNoise(classifier, eps=strong, seed=0, verbose=False),
     }
 
 
-def accuracies(classifier, x, y, nb_attacked, eps):
+def accuracies(classifier, x, y, nb_attacked, eps, leave_out):
     results = {"clean": float((classifier.predict(x).argmax(1) == y).mean())}
     x, y = x[:nb_attacked], y[:nb_attacked]
     for name, attack in attacks(classifier, eps).items():
+        if name in leave_out:
+            continue
         np.random.seed(0)
         adversarial = attack.generate(x, y)
         results[name] = float((classifier.predict(adversarial).argmax(1) == y).mean())
@@ -102,10 +106,11 @@ def main(
     nb_train: Annotated[int, typer.Option(help="training images, the first ones")] = 60_000,
     nb_attacked: Annotated[int, typer.Option(help="attacked test images, the first ones")] = 200,
     nb_epochs: Annotated[int, typer.Option(help="epochs of plain training; none for CIFAR-10's trained network")] = 4,
-    nb_adversarial: Annotated[int, typer.Option(help="epochs of adversarial training")] = 2,
+    nb_adversarial: Annotated[int, typer.Option(help="epochs of adversarial training; 0 leaves it out")] = 2,
     nb_feedback: Annotated[int, typer.Option(help="epochs of feedback learning")] = 4,
     rounds: Annotated[int, typer.Option(help="rounds of feedback learning")] = 2,
     nb_directions: Annotated[int, typer.Option(help="directions per sample")] = 60,
+    leave_out: Annotated[list[str] | None, typer.Option(help="attacks to leave out, e.g. 'C&W'")] = None,
     seed: Annotated[int, typer.Option(help="decides everything random")] = 0,
     out: Annotated[Path, typer.Option(help="folder for checkpoints and results")] = Path("feedback-learning"),
 ) -> None:
@@ -123,18 +128,24 @@ def main(
     if dataset != "cifar10":
         LoopTrainer(original, lr=lr, seed=seed, checkpoint=out / f"{stem}-original.ckpt").fit(x, y, None, 64, nb_epochs)
 
-    robust = train_adversarially(copy.deepcopy(original), x, y, eps[1], lr, nb_adversarial)
-    feedback = copy.deepcopy(original)
+    networks = {"Orig.": original}
+    if nb_adversarial:
+        networks["Adv."] = train_adversarially(copy.deepcopy(original), x, y, eps[1], lr, nb_adversarial)
+    networks["F.L."] = feedback = copy.deepcopy(original)
+    samples = tuple(max(1, round(number * len(x) / 60_000)) for number in SAMPLES)
     trainer = qadv.FeedbackTrainer(
-        feedback, rounds=rounds, nb_directions=nb_directions, samples_per_class=SAMPLES[dataset], lr=lr, seed=seed,
+        feedback, rounds=rounds, nb_directions=nb_directions, samples_per_class=samples, lr=lr, seed=seed,
         checkpoint=out / f"{stem}-feedback.ckpt",
     )  # fmt: skip
     trainer.fit(x, y, nb_epochs=nb_feedback)
 
     results = {}
-    for name, classifier in {"Orig.": original, "Adv.": robust, "F.L.": feedback}.items():
+    for name, classifier in networks.items():
+        classifier.save(out / f"{stem}-{name.lower()}safetensors")
         for bits, network in {"": classifier, " (Q)": three_bit(classifier, x[:1000])}.items():
-            row = results[name + bits] = accuracies(network, data.x_test, data.y_test, nb_attacked, eps)
+            row = results[name + bits] = accuracies(
+                network, data.x_test, data.y_test, nb_attacked, eps, leave_out or ()
+            )
             if len(results) == 1:
                 print(f"{'':10}", *(f"{column:>8}" for column in row))
             print(f"{name + bits:10}", *(f"{value:8.1%}" for value in row.values()), flush=True)

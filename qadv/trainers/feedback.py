@@ -49,7 +49,8 @@ class FeedbackTrainer(LoopTrainer):
         weak_share: least robust part of the classes, 0 to 1; shares are rounded to whole classes, halves upwards.
         kappa: smallest and largest κ, above 0.
         ranking_samples: samples per class that it is ranked by.
-        max_distance: where the search ends, L2 in pixel values; `None` takes the diagonal of the box of `clip_values`.
+        max_distance: where the search ends, L2 in pixel values; `None` takes half the diagonal of the box of
+            `clip_values`: a step of twice as much leaves nothing of an image.
         tolerance: relative precision of margins, 1e-5 to 1.
         search_batch_size: images in one forward pass of the search.
         objectives: other defenses to combine with.
@@ -81,7 +82,7 @@ class FeedbackTrainer(LoopTrainer):
             if classifier.clip_values is None:
                 raise InvalidInputError("max_distance: expected a number, since the classifier has no clip_values")
             low, high = map(float, classifier.clip_values)
-            max_distance = (high - low) * math.sqrt(math.prod(classifier.input_shape))
+            max_distance = (high - low) * math.sqrt(math.prod(classifier.input_shape)) / 2
         self.settings = FeedbackSettings(
             rounds=rounds,
             nb_directions=nb_directions,
