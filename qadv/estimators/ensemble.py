@@ -65,6 +65,8 @@ class EnsembleClassifier(QuantizedClassifier):
         Raises:
             InvalidInputError: members do not fit together, or have defences of their own.
         """
+        if not isinstance(members, list | tuple):
+            raise InvalidInputError(f"members: expected a list of classifiers, got {type(members).__name__}")
         classifiers = [member for member in members if isinstance(member, PyTorchClassifier)]
         given = {"input_shape": input_shape, "nb_classes": nb_classes, "clip_values": options.pop("clip_values", None)}
         shared = {name: _shared(name, value, classifiers) for name, value in given.items()}

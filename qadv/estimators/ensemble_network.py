@@ -31,7 +31,7 @@ class Votes(nn.Module):
     """Logits of the ensemble: how many members vote for each class, 0 … members.
 
     A vote is a step; its gradient is the straight-through one, that of the member's softmax. It vanishes where members
-    are sure, so that an attack which uses it looks weaker than it is: attack the mean of the logits as well.
+    are sure, so an attack that finds nothing with it may find something with the mean of the logits: try both.
 
     Args:
         abstain_below: m. A last output stands for "no prediction", and is the largest where fewer than m members vote

@@ -241,6 +241,8 @@ def test_what_does_not_fit_is_refused(members, make_classifier, tmp_path):
         of([*members, make_classifier(nb_classes=9)])
     with pytest.raises(InvalidInputError, match=r"member 1 has defences of its own \(Blur\)"):
         of([members[0], make_classifier(preprocessing_defences=Blur())])
+    with pytest.raises(InvalidInputError, match="expected a list of classifiers, got QuantizedClassifier"):
+        of(members[0])
     with pytest.raises(InvalidInputError, match="member 1 is a str"):
         of([members[0], "resnet20"])
     with pytest.raises(InvalidInputError, match=r"EnsembleClassifier.of\("):
