@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from qadv.attacks.noise import UniformNoise as UniformNoise
     from qadv.attacks.random_fgsm import RandomFGSM as RandomFGSM
     from qadv.attacks.spsa import SPSA as SPSA
+    from qadv.deployment.accelerate import accelerate as accelerate
     from qadv.deployment.export import export as export
     from qadv.detectors.ensemble_agreement import EnsembleAgreementDetector as EnsembleAgreementDetector
     from qadv.diagnostics.error_amplification import error_amplification as error_amplification
@@ -63,6 +64,7 @@ _PUBLIC = {
     "RandomFGSM": "qadv.attacks.random_fgsm",
     "SPSA": "qadv.attacks.spsa",
     "UniformNoise": "qadv.attacks.noise",
+    "accelerate": "qadv.deployment.accelerate",
     "create": "qadv.registry",
     "error_amplification": "qadv.diagnostics.error_amplification",
     "export": "qadv.deployment.export",

@@ -52,6 +52,10 @@ class AttackError(QadvError, ArithmeticError):
     """An attack can't go on: logits or gradients are not finite."""
 
 
+class MaskedGradientWarning(UserWarning):
+    """A gradient at the input is exactly zero: attacks by gradients say nothing about these images."""
+
+
 def closest(name: str, known: Iterable[str], limit: int = 3) -> str:
     """Returns `"; did you mean a, b?"` with the nearest of `known`, or `""` when nothing is near."""
     matches = get_close_matches(name, list(known), n=limit, cutoff=0.5)

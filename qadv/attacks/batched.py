@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from qadv.attacks.draws import Generators, image_generators
 from qadv.attacks.oracle import Oracle, open_oracle
 from qadv.attacks.parameters import check_flag, check_whole
-from qadv.errors import InvalidInputError
+from qadv.errors import InvalidInputError, MaskedGradientWarning
 from qadv.estimators.checks import check_images, check_labels
 
 
@@ -148,6 +148,7 @@ class BatchedAttack(EvasionAttack):
             f"{type(self).__name__}: the gradient at the input is all zero for {without_gradient} of {nb_images} "
             f"images ({without_gradient / nb_images:.0%}): the network masks its gradients, and what survives is no "
             "sign of robustness; attack it without gradients too (SPSA)",
+            MaskedGradientWarning,
             stacklevel=3,
         )
 

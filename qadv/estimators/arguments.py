@@ -25,6 +25,14 @@ def cast_input_to_float32(model: nn.Module) -> None:
         first.register_forward_pre_hook(cast_to_float32)
 
 
+def remove_cast(model: nn.Module) -> None:
+    """Undoes `cast_input_to_float32`, in a copy that is to become part of another network."""
+    for part in [model, *model.children()]:
+        for key, hook in list(part._forward_pre_hooks.items()):
+            if hook is cast_to_float32:
+                del part._forward_pre_hooks[key]
+
+
 def check_input_shape(input_shape: Any) -> tuple[int, ...]:
     """Returns the shape of one image as positive whole numbers."""
     try:

@@ -25,6 +25,7 @@ from qadv.estimators.arguments import (
 from qadv.estimators.checks import check_images, check_labels
 from qadv.estimators.image_gradients import leave_parameters_out
 from qadv.estimators.logits import Logits
+from qadv.estimators.masked_gradients import report_masking
 from qadv.estimators.upkeep import run_after_steps
 from qadv.modes import evaluation_mode
 from qadv.postprocessors.softmax import Softmax, with_softmax
@@ -211,25 +212,41 @@ class QuantizedClassifier(PyTorchClassifier):
         super().fit(x, labels, batch_size=batch_size, nb_epochs=nb_epochs, **kwargs)
 
     def loss_gradient(self, x: Any, y: Any, training_mode: bool = False, **kwargs: Any) -> Any:
-        """Returns the gradient of the loss with respect to `x`, same shape; labels as indices or one-hot."""
+        """Returns the gradient of the loss with respect to `x`, same shape; labels as indices or one-hot.
+
+        Raises:
+            AttackError: it is NaN or infinite for some image.
+
+        Warns:
+            MaskedGradientWarning: it is exactly zero for some image; once for each classifier.
+        """
         if isinstance(x, np.ndarray):
             x = check_images(x, self.input_shape, self._limits, strict=False)
         labels = self._one_hot(y, len(x))
         if self.is_rnn:
-            return super().loss_gradient(x, labels, training_mode=training_mode, **kwargs)
-        self._model.train(training_mode)
-        return gradients.loss_gradient(self, x, labels)
+            gradient = super().loss_gradient(x, labels, training_mode=training_mode, **kwargs)
+        else:
+            self._model.train(training_mode)
+            gradient = gradients.loss_gradient(self, x, labels)
+        report_masking(self, gradient)
+        return gradient
 
     def class_gradient(self, x: Any, label: Any = None, training_mode: bool = False, **kwargs: Any) -> Any:
-        """Returns the gradient of each class's logit, (N, classes or 1, *input_shape); `label` as in ART."""
+        """Returns the gradient of each class's logit, (N, classes or 1, *input_shape); `label` as in ART.
+
+        Raises, warns: as `loss_gradient`.
+        """
         if isinstance(x, np.ndarray):
             x = check_images(x, self.input_shape, self._limits, strict=False)
             if label is not None:
                 check_labels(np.broadcast_to(label, len(x)), len(x), self.nb_classes, "label")
         if self.is_rnn or isinstance(x, Tensor):
-            return super().class_gradient(x, label, training_mode=training_mode, **kwargs)
-        self._model.train(training_mode)
-        return gradients.class_gradient(self, x, label)
+            gradient = super().class_gradient(x, label, training_mode=training_mode, **kwargs)
+        else:
+            self._model.train(training_mode)
+            gradient = gradients.class_gradient(self, x, label)
+        report_masking(self, gradient)
+        return gradient
 
     def compute_loss(self, x: Any, y: Any, reduction: str = "none", **kwargs: Any) -> Any:
         """Returns the loss of each image, (N,), or its mean or sum; labels as indices or one-hot."""

@@ -22,6 +22,16 @@ def leave_parameters_out(model: nn.Module) -> None:
         previous = _Part(part, previous)
 
 
+def remove_hooks(model: nn.Module) -> None:
+    """Undoes `leave_parameters_out`, in a copy that is to become part of another network."""
+    for part in [model, *model.children()]:
+        for hooks in (part._forward_pre_hooks, part._forward_hooks):
+            for key, hook in list(hooks.items()):
+                if isinstance(getattr(hook, "__self__", None), _Part):
+                    del hooks[key]
+                    part._forward_hooks_always_called.pop(key, None)
+
+
 class _Part:
     """Hooks round a part of a network.
 

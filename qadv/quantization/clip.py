@@ -35,7 +35,12 @@ def mask_gradient(gradient: Tensor, x: Tensor, low: float, high: float) -> Tenso
     return torch.ops.aten.hardtanh_backward(gradient, x, low, high)  # type: ignore[no-any-return]
 
 
-@cache
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _next_float(bound: float, direction: int, dtype: torch.dtype) -> float:
+    return _computed_next_float(bound, direction, dtype)
+
+
+@cache
+def _computed_next_float(bound: float, direction: int, dtype: torch.dtype) -> float:
     towards = torch.tensor(direction * math.inf, dtype=dtype)
     return torch.nextafter(torch.tensor(bound, dtype=dtype), towards).item()

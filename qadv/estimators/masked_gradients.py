@@ -1,0 +1,51 @@
+"""A gradient that is zero or not finite is reported: ART's attacks go on with it in silence (PGD makes NaN a 0)."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from qadv.errors import AttackError, MaskedGradientWarning
+
+
+def report_masking(classifier: Any, gradient: Any) -> None:
+    """Looks at the gradients of a batch of images.
+
+    Args:
+        classifier: what was asked; it is told when it was warned of, since one warning is enough.
+        gradient: (N, …), an array or a tensor; an image's gradient is zero if those of all classes are, where there are
+            several.
+
+    Raises:
+        AttackError: some are NaN or infinite.
+
+    Warns:
+        MaskedGradientWarning: some are exactly zero; once for each classifier.
+    """
+    if isinstance(gradient, Tensor):
+        largest = gradient.detach().flatten(1).abs().amax(dim=1).cpu().numpy()
+    else:
+        largest = np.abs(gradient).reshape(len(gradient), -1).max(axis=1)
+    if ((largest > 0) & (largest < np.inf)).all():  # false for NaN
+        return
+    not_finite = int((~np.isfinite(largest)).sum())
+    if not_finite:
+        raise AttackError(
+            f"the gradient at the input is NaN or infinite for {not_finite} of {len(largest)} images; an attack on it "
+            "would say nothing. Look for divisions by zero or roots in the network, or attack without gradients "
+            "(SquareAttack, SPSA)"
+        )
+    if getattr(classifier, "_warned_of_masking", False):
+        return
+    classifier._warned_of_masking = True
+    zero = int((largest == 0).sum())
+    warnings.warn(
+        f"the gradient at the input is exactly zero for {zero} of {len(largest)} images ({zero / len(largest):.0%}) of "
+        "a query: attacks by gradients do not move them, and that they survive is no sign of robustness. Unless the "
+        "attack is targeted and has arrived, the network masks its gradients, or its softmax is saturated: attack its "
+        "logits (DeepFool, or APGD with its difference_logits_ratio), or without gradients (SquareAttack, SPSA). "
+        "Further queries of this classifier are not reported",
+        MaskedGradientWarning,
+        stacklevel=4,
+    )
