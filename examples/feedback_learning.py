@@ -110,6 +110,7 @@ def main(
     nb_feedback: Annotated[int, typer.Option(help="epochs of feedback learning")] = 4,
     rounds: Annotated[int, typer.Option(help="rounds of feedback learning")] = 2,
     nb_directions: Annotated[int, typer.Option(help="directions per sample")] = 60,
+    max_distance: Annotated[float | None, typer.Option(help="how far margins are searched; half the diagonal")] = None,
     leave_out: Annotated[list[str] | None, typer.Option(help="attacks to leave out, e.g. 'C&W'")] = None,
     seed: Annotated[int, typer.Option(help="decides everything random")] = 0,
     out: Annotated[Path, typer.Option(help="folder for checkpoints and results")] = Path("feedback-learning"),
@@ -134,8 +135,8 @@ def main(
     networks["F.L."] = feedback = copy.deepcopy(original)
     samples = tuple(max(1, round(number * len(x) / 60_000)) for number in SAMPLES)
     trainer = qadv.FeedbackTrainer(
-        feedback, rounds=rounds, nb_directions=nb_directions, samples_per_class=samples, lr=lr, seed=seed,
-        checkpoint=out / f"{stem}-feedback.ckpt",
+        feedback, rounds=rounds, nb_directions=nb_directions, samples_per_class=samples, max_distance=max_distance,
+        lr=lr, seed=seed, checkpoint=out / f"{stem}-feedback.ckpt",
     )  # fmt: skip
     trainer.fit(x, y, nb_epochs=nb_feedback)
 
