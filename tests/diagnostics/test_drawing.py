@@ -1,0 +1,63 @@
+"""What all drawings have in common."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from qadv.diagnostics.ensemble_agreement import draw_ensemble_agreement, measure_agreement
+from qadv.diagnostics.weight_error import WeightError, draw_weight_error
+from qadv.errors import InvalidInputError
+
+AGREED = measure_agreement(np.array([[0, 1, 2, 2], [0, 1, 1, 2], [0, 1, 0, 0]]), np.array([0, 1, 2, 0]), m=2)
+
+
+def test_agreement_is_drawn_as_parts_of_all_images():
+    figure = draw_ensemble_agreement({"clean": AGREED, "again": AGREED})
+    (axes,) = figure.axes
+    widths = np.array([[bar.get_width() for bar in bars] for bars in axes.containers])
+    np.testing.assert_allclose(widths, [[25, 25], [25, 25], [50, 50]])
+    assert axes.get_legend_handles_labels()[1] == ["1 of 3, filtered out", "2 of 3", "3 of 3"]
+    other = measure_agreement(np.array([[0], [1]]), np.array([0]), m=2)
+    with pytest.raises(InvalidInputError, match="one size"):
+        draw_ensemble_agreement({"three": AGREED, "two": other})
+
+
+def test_agreement_prints():
+    assert "3 of 3 agree" in str(AGREED)
+    assert "50.0%" in str(AGREED)
+
+
+def test_norms_are_drawn_as_operator_as_matrix_or_both():
+    norms = {"3 bit": WeightError(("a", "b"), np.array([1.0, 2.0]), np.array([1.5, 2.5]))}
+    axes = draw_weight_error(norms, norm="both").axes[0]
+    np.testing.assert_array_equal(axes.lines[1].get_ydata(), [1, 2])
+    assert axes.get_legend_handles_labels()[1] == ["3 bit", "3 bit, as a matrix"]
+    assert "1.5" in str(norms["3 bit"])
+    with pytest.raises(InvalidInputError, match="norm"):
+        draw_weight_error(norms, norm="frobenius")
+    with pytest.raises(InvalidInputError, match="an empty one"):
+        draw_weight_error({})
+
+
+def test_given_axes_are_used_and_a_figure_can_be_saved(tmp_path):
+    axes = Figure().add_subplot()
+    assert draw_ensemble_agreement({"clean": AGREED}, axes) is axes.figure
+    axes.figure.savefig(tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 1000
+
+
+def test_matplotlib_is_imported_on_drawing_and_pyplot_never():
+    code = (
+        "import numpy as np, sys\n"
+        "from qadv.diagnostics import transfer_matrix, gradient_similarity, value_shift, accuracy_curve\n"
+        "from qadv.diagnostics.weight_error import WeightError, draw_weight_error\n"
+        "norms = WeightError(('a',), np.ones(1), np.ones(1))\n"
+        "before = 'matplotlib' in sys.modules\n"
+        "draw_weight_error({'a': norms})\n"
+        "print(before, 'matplotlib' in sys.modules, 'matplotlib.pyplot' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True", "False"]
