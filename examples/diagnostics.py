@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 import typer
 from art.attacks.evasion import FastGradientMethod, ProjectedGradientDescent
@@ -100,7 +101,11 @@ def main(
     report("weight-error", norms, draw_weight_error(norms))
 
     # 2. Does the error grow from layer to layer, and does rounding make it larger or smaller?
-    adversarial = {name: pgd(classifier, eps).generate(x, y) for name, classifier in networks.items()}
+    def attacked(classifier: Any) -> Any:
+        np.random.seed(seed)  # ART draws from numpy's global state
+        return pgd(classifier, eps).generate(x, y)
+
+    adversarial = {name: attacked(classifier) for name, classifier in networks.items()}
     layers = {name: qadv.error_amplification(c, x, adversarial[name]) for name, c in networks.items()}
     report("error-amplification", layers, draw_error_amplification(layers))
     by_eps = {
@@ -136,7 +141,7 @@ def main(
     shown = {
         "clean": x,
         "PGD on the float member": adversarial["float"],
-        "PGD on all": pgd(ensemble, eps).generate(x, y),
+        "PGD on all": attacked(ensemble),
     }
     agreement = {name: ensemble_agreement(ensemble, images, y, m=len(networks)) for name, images in shown.items()}
     report("ensemble-agreement", agreement, draw_ensemble_agreement(agreement))

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qadv.diagnostics.attacking import check_norm, check_strengths, generate, is_right, norms, pgd
-from qadv.diagnostics.drawing import check_curves, figure_and_axes, finish_lines
+from qadv.diagnostics.drawing import check_curves, figure_and_axes, finish_lines, marked
 from qadv.diagnostics.passes import check_batch_size
 from qadv.diagnostics.tables import percent, text_table
 from qadv.errors import InvalidInputError
@@ -25,8 +25,8 @@ class AccuracyCurve:
         norm: 1, 2 or infinity.
         eps: strengths, ascending, in units of the images; 0 is no attack.
         accuracy: part of the images that are classified correctly at each strength, (eps,).
-        worst_case: part of the images that are right at this strength and at all smaller ones measured, (eps,): what
-            breaks an image within a small ball also lies in the larger one. It never rises.
+        worst_case: part of the images that are right clean, at this strength, and at all smaller ones measured, (eps,):
+            what breaks an image within a small ball also lies in the larger one. It never rises.
         samples: number of images.
     """
 
@@ -63,10 +63,12 @@ class AccuracyCurve:
             [f"{eps:.4g}", percent(a), percent(w)]
             for eps, a, w in zip(self.eps, self.accuracy, self.worst_case, strict=True)
         ]
-        columns = [f"ε ({_NORMS[self.norm]})", "accuracy", "worst case so far"]
+        columns = [f"ε ({_NORMS[self.norm]})", "accuracy", "worst case up to ε"]
         table = text_table(f"Accuracy against strength, {self.samples} images", columns, rows)
-        verdict = "falls monotonically" if self.monotonic else f"rises by up to {percent(self.largest_rise)}: suspect"
-        return f"{table}\nAccuracy {verdict}."
+        if self.monotonic:
+            return f"{table}\nAccuracy falls monotonically."
+        rise = percent(self.largest_rise)
+        return f"{table}\nAccuracy rises by up to {rise}: the attack misses what it found at a smaller ε."
 
 
 def accuracy_curve(
@@ -177,10 +179,12 @@ def draw_accuracy_curve(curves: Mapping[str, AccuracyCurve], ax: Any = None) -> 
     if len(measured_in) > 1:
         raise InvalidInputError(f"expected curves of one norm, got {', '.join(_NORMS[n] for n in sorted(measured_in))}")
     figure, ax = figure_and_axes(ax)
-    for label, curve in curves.items():
-        (line,) = ax.plot(curve.eps, 100 * curve.accuracy, marker="o", markersize=4, label=label)
+    for index, (label, curve) in enumerate(curves.items()):
+        (line,) = ax.plot(curve.eps, 100 * curve.accuracy, **marked(index), label=label)
         if (curve.worst_case < curve.accuracy).any():
-            ax.plot(curve.eps, 100 * curve.worst_case, ":", color=line.get_color(), label=f"{label}, worst so far")
+            ax.plot(
+                curve.eps, 100 * curve.worst_case, ":", color=line.get_color(), label=f"{label}, worst case up to ε"
+            )
     ax.set_xlabel(f"ε ({_NORMS[measured_in.pop()]})")
     finish_lines(ax, "accuracy, %")
     ax.set_ylim(0, 101)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qadv.diagnostics.attacking import check_classifiers, check_strengths, generate, least_classes, pgd
-from qadv.diagnostics.drawing import check_curves, figure_and_axes, finish_lines
+from qadv.diagnostics.drawing import check_curves, figure_and_axes, finish_lines, marked
 from qadv.diagnostics.error_amplification import DISTANCE, ErrorAmplification, error_amplification
 from qadv.diagnostics.tables import number, text_table
 from qadv.errors import InvalidInputError, closest
@@ -117,15 +117,16 @@ def draw_amplification_by_eps(curves: Mapping[str, AmplificationByEps], layer: i
     check_curves(curves)
     chosen = {label: _index(curve.layers, layer) for label, curve in curves.items()}
     figure, ax = figure_and_axes(ax)
-    for label, curve in curves.items():
-        index = chosen[label]
-        (line,) = ax.plot(curve.eps, curve.distance[:, index], marker="o", markersize=4, label=label)
+    for index, (label, curve) in enumerate(curves.items()):
+        layer_index = chosen[label]
+        (line,) = ax.plot(curve.eps, curve.distance[:, layer_index], **marked(index), label=label)
         if (without := curve.unquantized) is not None:
-            ax.plot(curve.eps, without[:, index], "--", color=line.get_color(), label=f"{label}, without rounding")
+            ax.plot(curve.eps, without[:, layer_index], "--", color=line.get_color())
     names = {curve.layers[chosen[label]]: None for label, curve in curves.items()}
-    ax.set_title(f"at {', '.join(names)}", fontsize=10)
+    ax.set_title(f"layer {', '.join(names)}", fontsize=10)
     ax.set_xlabel("ε")
-    finish_lines(ax, DISTANCE)
+    rounded = any(curve.unquantized is not None for curve in curves.values())
+    finish_lines(ax, DISTANCE, "without rounding" if rounded else None)
     return figure
 
 

@@ -42,19 +42,27 @@ def check_curves(curves: Any) -> None:
         )
 
 
+def marked(index: int) -> dict[str, Any]:
+    """Returns the marker of one line of several: later ones are smaller, so that none hides another."""
+    return {"marker": "osD^vP"[index % 6], "markersize": max(8 - 1.2 * index, 3)}
+
+
 def layer_axis(ax: Any, layers: Sequence[Sequence[str]], label: str, order: str = "execution") -> None:
     """Labels the x axis with layers: their names, if all curves have the same few, or their numbers from 1 on."""
     names = layers[0]
     if all(tuple(other) == tuple(names) for other in layers) and len(names) <= _NAMED_LAYERS:
-        ax.set_xticks(range(1, len(names) + 1), names, rotation=30, ha="right", fontsize=8)
+        turned = {"rotation": 30, "ha": "right"} if max(map(len, names)) > 4 else {}
+        ax.set_xticks(range(1, len(names) + 1), names, fontsize=8, **turned)
         ax.set_xlabel(label)
     else:
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.set_xlabel(f"{label}, in order of {order}")
 
 
-def finish_lines(ax: Any, ylabel: str) -> None:
-    """Gives a plot of lines its grid, its y axis from 0 on, and a legend."""
+def finish_lines(ax: Any, ylabel: str, dashed: str | None = None) -> None:
+    """Gives a plot of lines its grid, its y axis from 0 on, and a legend, with one entry for all `dashed` lines."""
+    if dashed is not None:
+        ax.plot([], [], "--", color="grey", label=dashed)
     ax.set_ylabel(ylabel)
     ax.set_ylim(bottom=0)
     ax.grid(alpha=0.3)
@@ -70,7 +78,11 @@ def draw_matrix(
     limits: tuple[float, float],
     colors: str,
 ) -> Any:
-    """Draws a matrix as coloured cells with a text in each; returns the image, for a colour bar."""
+    """Draws a matrix as coloured cells with a text in each, bold where row and column are the same.
+
+    Returns:
+        The image, for a colour bar.
+    """
     image = ax.imshow(values, vmin=limits[0], vmax=limits[1], cmap=colors, aspect="auto")
     ax.set_xticks(range(len(columns)), columns, rotation=30, ha="right")
     ax.set_yticks(range(len(rows)), rows)
@@ -78,5 +90,6 @@ def draw_matrix(
     dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
     for row, column in np.ndindex(values.shape):
         color = "white" if dark[row, column] else "black"
-        ax.text(column, row, texts[row][column], ha="center", va="center", color=color, fontsize=9)
+        weight = "bold" if rows[row] == columns[column] else "normal"
+        ax.text(column, row, texts[row][column], ha="center", va="center", color=color, fontsize=9, fontweight=weight)
     return image

@@ -200,7 +200,8 @@ def draw_ensemble_agreement(measured: Mapping[str, EnsembleAgreement], ax: Any =
         )
         left += parts[:, votes - 1]
     names = [
-        f"{name}\naccuracy {100 * found.accuracy:.0f}%, defense accuracy {100 * found.defense_accuracy:.0f}%"
+        f"{name}\n{100 * found.accuracy:.0f}% right, {100 * (1 - found.defense_accuracy):.0f}% wrong, "
+        f"{100 * (1 - found.prediction_rate):.0f}% filtered out"
         for name, found in measured.items()
     ]
     ax.set_yticks(range(len(measured)), names, fontsize=8)

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from qadv.diagnostics.drawing import check_curves, figure_and_axes, finish_lines, layer_axis
+from qadv.diagnostics.drawing import check_curves, figure_and_axes, finish_lines, layer_axis, marked
 from qadv.diagnostics.passes import compare_inputs
 from qadv.diagnostics.quantized_activations import clipped, quantized_activations
 from qadv.diagnostics.tables import number, plain_list, text_table
@@ -116,12 +116,12 @@ def draw_error_amplification(curves: Mapping[str, ErrorAmplification], ax: Any =
     """
     check_curves(curves)
     figure, ax = figure_and_axes(ax)
-    for label, curve in curves.items():
+    for index, (label, curve) in enumerate(curves.items()):
         position = range(1, len(curve.layers) + 1)
-        (line,) = ax.plot(position, curve.distance, marker="o", markersize=4, label=label)
+        (line,) = ax.plot(position, curve.distance, **marked(index), label=label)
         if curve.unquantized is not None:
-            ax.plot(position, curve.unquantized, "--", color=line.get_color(), label=f"{label}, without rounding")
+            ax.plot(position, curve.unquantized, "--", color=line.get_color())
     inputs = all(curve.unquantized is None for curve in curves.values())
     layer_axis(ax, [curve.layers for curve in curves.values()], "layer (input of)" if inputs else "activation")
-    finish_lines(ax, DISTANCE)
+    finish_lines(ax, DISTANCE, None if inputs else "without rounding")
     return figure

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qadv.diagnostics.drawing import check_curves, figure_and_axes, finish_lines, layer_axis
+from qadv.diagnostics.drawing import check_curves, figure_and_axes, finish_lines, layer_axis, marked
 from qadv.diagnostics.passes import compare_inputs
 from qadv.diagnostics.quantized_activations import buckets, clipped, quantized_activations
 from qadv.diagnostics.tables import number, percent, plain_list, text_table
@@ -122,9 +122,9 @@ def draw_value_shift(measured: Mapping[str, ValueShift], quantity: str = "change
     if quantity not in _QUANTITIES:
         raise InvalidInputError(f"quantity: expected 'changed' or 'absorbed', got {quantity!r}")
     figure, ax = figure_and_axes(ax)
-    for label, shift in measured.items():
+    for index, (label, shift) in enumerate(measured.items()):
         position = range(1, len(shift.layers) + 1)
-        ax.plot(position, 100 * getattr(shift, quantity), marker="o", markersize=4, label=label)
+        ax.plot(position, 100 * getattr(shift, quantity), **marked(index), label=label)
     layer_axis(ax, [shift.layers for shift in measured.values()], "quantized activation")
     finish_lines(ax, _QUANTITIES[quantity])
     return figure

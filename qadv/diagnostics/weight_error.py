@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from timm.layers import conv2d_same
 from torch import Tensor, nn
 
-from qadv.diagnostics.drawing import check_curves, figure_and_axes, finish_lines, layer_axis
+from qadv.diagnostics.drawing import check_curves, figure_and_axes, finish_lines, layer_axis, marked
 from qadv.diagnostics.tables import number, text_table
 from qadv.errors import InvalidInputError, UnsupportedModelError
 from qadv.estimators.checks import check_images
@@ -210,13 +210,16 @@ def draw_weight_error(norms: Mapping[str, WeightError], ax: Any = None, norm: st
     if norm not in ("operator", "matrix", "both"):
         raise InvalidInputError(f"norm: expected 'operator', 'matrix' or 'both', got {norm!r}")
     figure, ax = figure_and_axes(ax)
-    for label, measured in norms.items():
+    for index, (label, measured) in enumerate(norms.items()):
         position = range(1, len(measured.layers) + 1)
         first = measured.matrix if norm == "matrix" else measured.operator
-        (line,) = ax.plot(position, first, marker="o", markersize=4, label=label)
+        (line,) = ax.plot(position, first, **marked(index), label=label)
         if norm == "both":
             ax.plot(position, measured.matrix, ":", color=line.get_color(), label=f"{label}, as a matrix")
     ax.axhline(1, color="grey", linewidth=0.8, linestyle="--")
     layer_axis(ax, [measured.layers for measured in norms.values()], "layer", "registration")
     finish_lines(ax, "‖ΔW‖₂")
+    if all((measured.operator > 0).all() and (measured.matrix > 0).all() for measured in norms.values()):
+        ax.set_ylim(auto=True)
+        ax.set_yscale("log")  # bit widths are orders of magnitude apart
     return figure

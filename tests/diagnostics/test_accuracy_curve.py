@@ -157,7 +157,7 @@ def test_curves_of_one_norm_are_drawn_and_the_worst_case_where_it_differs(classi
     fine = qadv.accuracy_by_distance(classifier, X, Y, [0, 0.3], Nearest, norm=np.inf)
     rising = qadv.accuracy_curve(classifier, X, Y, [0.1, 0.3], Brighten)
     axes = draw_accuracy_curve({"fine": fine, "rising": rising}).axes[0]
-    assert axes.get_legend_handles_labels()[1] == ["fine", "rising", "rising, worst so far"]
+    assert axes.get_legend_handles_labels()[1] == ["fine", "rising", "rising, worst case up to ε"]
     np.testing.assert_allclose(axes.lines[1].get_ydata(), 100 * rising.accuracy)
     assert "L∞" in axes.get_xlabel()
     other = qadv.accuracy_by_distance(classifier, X, Y, [0, 0.3], Nearest)
