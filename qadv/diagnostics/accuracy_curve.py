@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from qadv.diagnostics.attacking import check_norm, check_strengths, generate, is_right, norms, pgd
 from qadv.diagnostics.drawing import check_curves, figure_and_axes, finish_lines, marked
 from qadv.diagnostics.passes import check_batch_size
-from qadv.diagnostics.tables import percent, text_table
+from qadv.diagnostics.tables import array_of, percent, text_table
 from qadv.errors import InvalidInputError
 from qadv.estimators.checks import check_images, check_labels
 
@@ -57,6 +57,12 @@ class AccuracyCurve:
             "monotonic": self.monotonic,
             "largest_rise": self.largest_rise,
         }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Returns what `to_dict` was called on."""
+        curves = array_of(data["accuracy"]), array_of(data["worst_case"])
+        return cls(float(data["norm"]), tuple(data["eps"]), *curves, data["samples"])
 
     def __str__(self) -> str:
         rows = [

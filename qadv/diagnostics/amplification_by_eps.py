@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,11 @@ class AmplificationByEps:
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON."""
         return {"eps": list(self.eps), "measured": [measured.to_dict() for measured in self.measured]}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Returns what `to_dict` was called on."""
+        return cls(tuple(data["eps"]), tuple(map(ErrorAmplification.from_dict, data["measured"])))
 
     def __str__(self) -> str:
         distance, unquantized = self.distance, self.unquantized

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,11 @@ class EnsembleAgreement:
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Returns what `to_dict` was called on."""
+        return cls(**{**data, "agreement": tuple(data["agreement"])})
 
     def __str__(self) -> str:
         members = len(self.agreement)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from qadv.diagnostics.drawing import check_curves, figure_and_axes, finish_lines, layer_axis, marked
 from qadv.diagnostics.passes import compare_inputs
 from qadv.diagnostics.quantized_activations import clipped, quantized_activations
-from qadv.diagnostics.tables import number, plain_list, text_table
+from qadv.diagnostics.tables import array_of, number, plain_list, text_table
 from qadv.errors import InvalidInputError
 
 DISTANCE = "‖A − A_adv‖₂ / ‖A‖₂"
@@ -38,6 +38,12 @@ class ErrorAmplification:
         """Returns plain data for JSON."""
         data = {"layers": list(self.layers), "distance": plain_list(self.distance)}
         return data if self.unquantized is None else data | {"unquantized": plain_list(self.unquantized)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Returns what `to_dict` was called on."""
+        unquantized = array_of(data["unquantized"]) if "unquantized" in data else None
+        return cls(tuple(data["layers"]), array_of(data["distance"]), unquantized)
 
     def __str__(self) -> str:
         columns = ["layer", DISTANCE]

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from qadv.diagnostics.attacking import check_classifiers, least_classes
 from qadv.diagnostics.drawing import draw_matrix, figure_and_axes
 from qadv.diagnostics.passes import check_batch_size
-from qadv.diagnostics.tables import number, plain_list, text_table
+from qadv.diagnostics.tables import array_of, number, plain_list, text_table
 from qadv.errors import AttackError
 from qadv.estimators.checks import check_images, check_labels
 from qadv.modes import evaluation_mode
@@ -46,6 +46,12 @@ class GradientSimilarity:
             "counted": self.counted.tolist(),
             "samples": self.samples,
         }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Returns what `to_dict` was called on."""
+        counted = np.array(data["counted"], dtype=np.int64)
+        return cls(tuple(data["names"]), array_of(data["similarity"]), counted, data["samples"])
 
     def __str__(self) -> str:
         rows = [

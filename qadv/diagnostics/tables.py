@@ -38,3 +38,8 @@ def plain_list(array: NDArray[Any]) -> list[Any]:
     entries[np.isnan(array)] = None
     nested: list[Any] = entries.tolist()
     return nested
+
+
+def array_of(nested: Any) -> NDArray[np.float64]:
+    """Returns the array that `plain_list` was given: `None` becomes NaN."""
+    return np.array(nested, dtype=np.float64)

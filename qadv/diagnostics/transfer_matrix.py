@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,9 +10,12 @@ from numpy.typing import NDArray
 from qadv.diagnostics.attacking import check_classifiers, generate, is_right, least_classes, norms
 from qadv.diagnostics.drawing import draw_matrix, figure_and_axes, new_panels
 from qadv.diagnostics.passes import check_batch_size
-from qadv.diagnostics.tables import number, percent, plain_list, text_table
+from qadv.diagnostics.tables import array_of, number, percent, plain_list, text_table
 from qadv.errors import InvalidInputError, closest
 from qadv.estimators.checks import check_images, check_labels
+
+_NAMES = ("attacks", "sources", "targets", "copied")
+_ARRAYS = ("clean", "accuracy", "success_rate", "l2", "linf", "worst_case")
 
 
 @dataclass(frozen=True)
@@ -51,9 +54,15 @@ class TransferMatrix:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON."""
-        names = {name: list(getattr(self, name)) for name in ("attacks", "sources", "targets", "copied")}
-        arrays = ("clean", "accuracy", "success_rate", "l2", "linf", "worst_case")
-        return {**names, "samples": self.samples, **{name: plain_list(getattr(self, name)) for name in arrays}}
+        names = {name: list(getattr(self, name)) for name in _NAMES}
+        return {**names, "samples": self.samples, **{name: plain_list(getattr(self, name)) for name in _ARRAYS}}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Returns what `to_dict` was called on."""
+        names: dict[str, Any] = {name: tuple(data[name]) for name in _NAMES}
+        arrays: dict[str, Any] = {name: array_of(data[name]) for name in _ARRAYS}
+        return cls(**names, samples=data["samples"], **arrays)
 
     def __str__(self) -> str:
         columns = ["source", *self.targets]

@@ -6,7 +6,7 @@ Neural Networks", 2019.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from torch import Tensor
 from qadv.diagnostics.drawing import check_curves, figure_and_axes, finish_lines, layer_axis, marked
 from qadv.diagnostics.passes import compare_inputs
 from qadv.diagnostics.quantized_activations import buckets, clipped, quantized_activations
-from qadv.diagnostics.tables import number, percent, plain_list, text_table
+from qadv.diagnostics.tables import array_of, number, percent, plain_list, text_table
 from qadv.errors import InvalidInputError
 
 _QUANTITIES = {
@@ -50,6 +50,12 @@ class ValueShift:
         """Returns plain data for JSON."""
         shares = {name: plain_list(getattr(self, name)) for name in ("changed", "moved", "absorbed", "steps")}
         return {"layers": list(self.layers), "levels": list(self.levels), **shares}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Returns what `to_dict` was called on."""
+        shares = {name: array_of(data[name]) for name in ("changed", "moved", "absorbed", "steps")}
+        return cls(tuple(data["layers"]), tuple(data["levels"]), **shares)
 
     def __str__(self) -> str:
         rows = [

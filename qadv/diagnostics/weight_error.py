@@ -6,7 +6,7 @@ Source: Song, Fallon, Li: "Improving Adversarial Robustness in Weight-quantized 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from timm.layers import conv2d_same
 from torch import Tensor, nn
 
 from qadv.diagnostics.drawing import check_curves, figure_and_axes, finish_lines, layer_axis, marked
-from qadv.diagnostics.tables import number, text_table
+from qadv.diagnostics.tables import array_of, number, text_table
 from qadv.errors import InvalidInputError, UnsupportedModelError
 from qadv.estimators.checks import check_images
 from qadv.modes import evaluation_mode
@@ -43,6 +43,11 @@ class WeightError:
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON."""
         return {"layers": list(self.layers), "matrix": self.matrix.tolist(), "operator": self.operator.tolist()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Returns what `to_dict` was called on."""
+        return cls(tuple(data["layers"]), array_of(data["matrix"]), array_of(data["operator"]))
 
     def __str__(self) -> str:
         rows = [

@@ -1,14 +1,22 @@
 """What all drawings have in common."""
 
 import ast
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+import qadv
 from qadv import diagnostics
+from qadv.diagnostics.accuracy_curve import draw_accuracy_curve
+from qadv.diagnostics.amplification_by_eps import draw_amplification_by_eps
 from qadv.diagnostics.ensemble_agreement import draw_ensemble_agreement, measure_agreement
+from qadv.diagnostics.error_amplification import draw_error_amplification
+from qadv.diagnostics.gradient_similarity import draw_gradient_similarity
+from qadv.diagnostics.transfer_matrix import draw_transfer_matrix
+from qadv.diagnostics.value_shift import draw_value_shift
 from qadv.diagnostics.weight_error import WeightError, draw_weight_error
 from qadv.errors import InvalidInputError
 
@@ -61,3 +69,28 @@ def test_matplotlib_is_imported_on_drawing_and_pyplot_never():
         for node, names in imported.items():
             assert not any("pyplot" in name for name in names), path.name
             assert node not in tree.body or not any(name.startswith("matplotlib") for name in names), path.name
+
+
+def test_what_was_written_as_json_is_read_and_drawn_again(trained, digits, make_classifier):
+    x, y = digits.x_test[:4], digits.y_test[:4]
+    networks = {"a": trained, "b": make_classifier(seed=1)}
+
+    def noise(classifier, eps=0.1):
+        return qadv.UniformNoise(classifier, eps=eps, seed=0, verbose=False)
+
+    by_eps = qadv.amplification_by_eps(trained, x, y, [0, 0.1], noise, at="activations")
+    measured = [
+        (by_eps, lambda found: draw_amplification_by_eps({"a": found})),
+        (qadv.error_amplification(trained, x, x), lambda found: draw_error_amplification({"a": found})),
+        (qadv.value_shift(trained, x, x), lambda found: draw_value_shift({"a": found}, "absorbed")),
+        (qadv.gradient_similarity(networks, x, y), draw_gradient_similarity),
+        (qadv.transfer_matrix(networks, x, y, {"noise": noise}), draw_transfer_matrix),
+        (qadv.accuracy_curve(trained, x, y, [0, 0.1], noise), lambda found: draw_accuracy_curve({"a": found})),
+        (qadv.weight_error_norms(trained), lambda found: draw_weight_error({"a": found})),
+        (AGREED, lambda found: draw_ensemble_agreement({"a": found})),
+    ]
+    for found, draw in measured:
+        again = type(found).from_dict(json.loads(json.dumps(found.to_dict(), allow_nan=False)))
+        assert str(again) == str(found)
+        assert again.to_dict() == found.to_dict()
+        assert draw(again).axes
