@@ -128,9 +128,9 @@ def draw_amplification_by_eps(curves: Mapping[str, AmplificationByEps], layer: i
         if (without := curve.unquantized) is not None:
             ax.plot(curve.eps, without[:, layer_index], "--", color=line.get_color())
     names = {curve.layers[chosen[label]]: None for label, curve in curves.items()}
-    ax.set_title(f"layer {', '.join(names)}", fontsize=10)
     ax.set_xlabel("ε")
     rounded = any(curve.unquantized is not None for curve in curves.values())
+    ax.set_title(f"{'activation' if rounded else 'input of layer'} {', '.join(names)}", fontsize=10)
     finish_lines(ax, DISTANCE, "without rounding" if rounded else None)
     return figure
 

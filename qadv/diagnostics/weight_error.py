@@ -223,7 +223,7 @@ def draw_weight_error(norms: Mapping[str, WeightError], ax: Any = None, norm: st
             ax.plot(position, measured.matrix, ":", color=line.get_color(), label=f"{label}, as a matrix")
     ax.axhline(1, color="grey", linewidth=0.8, linestyle="--")
     layer_axis(ax, [measured.layers for measured in norms.values()], "layer", "registration")
-    finish_lines(ax, "‖ΔW‖₂")
+    finish_lines(ax, f"‖ΔW‖₂ of the {'operator' if norm == 'both' else norm} (dashed: 1)")
     if all((measured.operator > 0).all() and (measured.matrix > 0).all() for measured in norms.values()):
         ax.set_ylim(auto=True)
         ax.set_yscale("log")  # bit widths are orders of magnitude apart

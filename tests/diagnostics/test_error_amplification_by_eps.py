@@ -145,3 +145,18 @@ def test_both_figures_are_drawn(trained, digits):
     np.testing.assert_array_equal(given.lines[1].get_ydata(), curve.measured[2].unquantized)
     with pytest.raises(InvalidInputError, match="mapping from names"):
         draw_error_amplification(curve.measured[2])
+
+
+def test_rounding_enlarges_small_changes_of_evenly_spread_values():
+    """E|Q(a) - Q(a + δ)|² = δ s for a spread evenly over steps of size s: more than δ² while δ < s."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.eye(64))
+        model[1].bias.zero_()
+    model = qadv.quantize(model, "float", "relu1:3")
+    classifier = qadv.QuantizedClassifier(model, nn.CrossEntropyLoss(), (1, 8, 8), 10)
+    step = 1 / 7
+    x = np.random.default_rng(0).uniform(step / 2, 1 - 3 * step / 2, (400, 1, 8, 8)).astype(np.float32)  # whole steps
+    for delta in (step / 16, step / 4, step):
+        found = qadv.error_amplification(classifier, x, x + np.float32(delta), at="activations")
+        assert found.distance[0] / found.unquantized[0] == pytest.approx(np.sqrt(step / delta), rel=0.05)
