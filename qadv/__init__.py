@@ -18,7 +18,13 @@ if TYPE_CHECKING:
     from qadv.deployment.accelerate import accelerate as accelerate
     from qadv.deployment.export import export as export
     from qadv.detectors.ensemble_agreement import EnsembleAgreementDetector as EnsembleAgreementDetector
+    from qadv.diagnostics.accuracy_curve import accuracy_by_distance as accuracy_by_distance
+    from qadv.diagnostics.accuracy_curve import accuracy_curve as accuracy_curve
+    from qadv.diagnostics.amplification_by_eps import amplification_by_eps as amplification_by_eps
     from qadv.diagnostics.error_amplification import error_amplification as error_amplification
+    from qadv.diagnostics.gradient_similarity import gradient_similarity as gradient_similarity
+    from qadv.diagnostics.transfer_matrix import transfer_matrix as transfer_matrix
+    from qadv.diagnostics.value_shift import value_shift as value_shift
     from qadv.diagnostics.weight_error import weight_error_norms as weight_error_norms
     from qadv.estimators.classifier import QuantizedClassifier as QuantizedClassifier
     from qadv.estimators.ensemble import EnsembleClassifier as EnsembleClassifier
@@ -65,15 +71,21 @@ _PUBLIC = {
     "SPSA": "qadv.attacks.spsa",
     "UniformNoise": "qadv.attacks.noise",
     "accelerate": "qadv.deployment.accelerate",
+    "accuracy_by_distance": "qadv.diagnostics.accuracy_curve",
+    "accuracy_curve": "qadv.diagnostics.accuracy_curve",
+    "amplification_by_eps": "qadv.diagnostics.amplification_by_eps",
     "create": "qadv.registry",
     "error_amplification": "qadv.diagnostics.error_amplification",
     "export": "qadv.deployment.export",
+    "gradient_similarity": "qadv.diagnostics.gradient_similarity",
     "hookimpl": "qadv.hookspecs",
     "list_components": "qadv.registry",
     "load": "qadv.registry",
     "quantize": "qadv.quantization.convert",
     "set_stochastic_ratio": "qadv.quantization.stochastic",
     "summarize": "qadv.quantization.summary",
+    "transfer_matrix": "qadv.diagnostics.transfer_matrix",
+    "value_shift": "qadv.diagnostics.value_shift",
     "weight_error_norms": "qadv.diagnostics.weight_error",
 }
 __all__ = sorted([*_PUBLIC, "__version__"])

@@ -214,3 +214,34 @@ def qadv_diagnostics() -> Iterator[Diagnostic]:
         target="qadv.diagnostics.ensemble_agreement:ensemble_agreement",
         summary="prediction rate and defense accuracy of an ensemble that predicts where m members agree",
     )
+    own = "qadv.diagnostics"
+    yield Diagnostic(
+        name="amplification-by-eps",
+        target=f"{own}.amplification_by_eps:amplification_by_eps",
+        summary="error amplification at several strengths of an attack, with and without quantizing",
+    )
+    yield Diagnostic(
+        name="value-shift",
+        target=f"{own}.value_shift:value_shift",
+        summary="share of quantized activations that a perturbation moves to another bucket, layer by layer",
+    )
+    yield Diagnostic(
+        name="gradient-similarity",
+        target=f"{own}.gradient_similarity:gradient_similarity",
+        summary="cosine similarity of input gradients between several classifiers",
+    )
+    yield Diagnostic(
+        name="transfer-matrix",
+        target=f"{own}.transfer_matrix:transfer_matrix",
+        summary="accuracy, L2 and L-inf of every attack from every classifier to every classifier",
+    )
+    yield Diagnostic(
+        name="accuracy-curve",
+        target=f"{own}.accuracy_curve:accuracy_curve",
+        summary="accuracy against the strength of an attack that keeps to a ball",
+    )
+    yield Diagnostic(
+        name="accuracy-by-distance",
+        target=f"{own}.accuracy_curve:accuracy_by_distance",
+        summary="accuracy against distance, from one run of an attack that looks for the nearest image",
+    )

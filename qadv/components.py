@@ -174,7 +174,7 @@ class Dataset(Component):
 
 
 class Diagnostic(Component):
-    """A measurement on a classifier; target: a function `(classifier, x, …) -> data`."""
+    """A measurement; target: `(classifier, x, …) -> data`, or `({name: classifier}, x, …)` for one on several."""
 
     __slots__ = ()
     kind = "diagnostic"

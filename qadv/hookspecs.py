@@ -175,7 +175,7 @@ def qadv_diagnostics() -> Iterable[components.Diagnostic]:
         def qadv_diagnostics():
             yield Diagnostic(name="my-measure", target="my_package.measure:measure", summary="mean logit margin")
 
-    The target is a function whose first arguments are the classifier and the images.
+    The target is a function whose first arguments are the classifier, or several by name, and the images.
     """
     raise NotImplementedError
 

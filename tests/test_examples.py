@@ -116,6 +116,20 @@ def test_feedback_learning(tmp_path):
     assert {entry["round"] for entry in report["history"]} == {0, 1}
 
 
+def test_diagnostics(tmp_path):
+    output = run([sys.executable, EXAMPLES / "diagnostics.py", "--nb-test", "20", "--out", tmp_path])
+    names = ["weight-error", "error-amplification", "amplification-by-eps", "value-shift", "gradient-similarity"]
+    names += ["transfer-matrix", "accuracy-curve", "accuracy-by-distance", "ensemble-agreement"]
+    results = json.loads((tmp_path / "results.json").read_text())
+    for name in names:
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert name in results
+    assert results["gradient-similarity"][""]["similarity"][0][1] > 0.9, "8 bit are nearly float"
+    norms = results["weight-error"]
+    assert norms["8 bit"]["operator"][0] < norms["4 bit"]["operator"][0] < norms["2 bit"]["operator"][0]
+    assert "Value shift" in output
+
+
 @pytest.fixture(scope="module")
 def installed_plugin(tmp_path_factory):
     """The example plugin as a wheel in a folder of its own."""

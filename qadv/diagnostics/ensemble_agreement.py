@@ -1,11 +1,14 @@
 """How often the members of an ensemble agree, and what it is worth to predict only then (METHODS §5, eq. 11-13)."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qadv.diagnostics.drawing import check_curves, figure_and_axes
+from qadv.diagnostics.tables import percent, text_table
 from qadv.errors import InvalidInputError
 from qadv.estimators.checks import check_labels
 from qadv.estimators.ensemble_network import check_agreement
@@ -15,7 +18,7 @@ Classes = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class EnsembleAgreement:
-    """What an ensemble does that predicts only where m or more members agree.
+    """What an ensemble does that predicts only where m or more members agree; prints as a table.
 
     Abstentions are counted in both ways: as correct in `defense_accuracy`, as wrong in `accuracy`.
 
@@ -42,6 +45,23 @@ class EnsembleAgreement:
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Returns what `to_dict` was called on."""
+        return cls(**{**data, "agreement": tuple(data["agreement"])})
+
+    def __str__(self) -> str:
+        members = len(self.agreement)
+        predicted = "–" if self.accuracy_predicted is None else percent(self.accuracy_predicted)
+        rows = [
+            *((f"{votes} of {members} agree", percent(part)) for votes, part in enumerate(self.agreement, start=1)),
+            ("prediction rate", percent(self.prediction_rate)),
+            ("defense accuracy (abstention right)", percent(self.defense_accuracy)),
+            ("accuracy (abstention wrong)", percent(self.accuracy)),
+            ("accuracy where predicted", predicted),
+        ]
+        return text_table(f"Agreement, {self.samples} images, m = {self.m}", ["", "images"], rows)
 
 
 @dataclass(frozen=True)
@@ -146,6 +166,55 @@ def ensemble_agreement(classifier: Any, x: NDArray[Any], y: Any, m: int, batch_s
     classes = classifier.member_predictions(x, batch_size=batch_size)
     labels = check_labels(y, len(x), classifier.nb_classes)
     return measure_agreement(classes, labels, m)
+
+
+def draw_ensemble_agreement(measured: Mapping[str, EnsembleAgreement], ax: Any = None) -> Any:
+    """Draws one bar per set of images, divided by how many members agree, and beside it what comes of it.
+
+    Args:
+        measured: what was measured, by name (`"clean"`, `"PGD"`, …), with one m and number of members.
+        ax: matplotlib axes to draw on; `None` makes a figure.
+
+    Returns:
+        The matplotlib figure.
+
+    Raises:
+        InvalidInputError: the ensembles have different sizes, or m differs.
+    """
+    check_curves(measured)
+    sizes = {(len(found.agreement), found.m) for found in measured.values()}
+    if len(sizes) > 1:
+        raise InvalidInputError(f"expected ensembles of one size and one m, got (members, m) {sorted(sizes)}")
+    ((members, m),) = sizes
+    figure, ax = figure_and_axes(ax, (8.0, 1.8 + 0.5 * len(measured)))
+    import matplotlib
+
+    shades = matplotlib.colormaps["Blues"](np.linspace(0.25, 0.9, members))
+    parts = 100 * np.array([found.agreement for found in measured.values()])
+    left = np.zeros(len(measured))
+    for votes in range(1, members + 1):
+        passes = votes >= m
+        ax.barh(
+            range(len(measured)),
+            parts[:, votes - 1],
+            left=left,
+            color=shades[votes - 1],
+            hatch=None if passes else "///",
+            edgecolor="white",
+            label=f"{votes} of {members}{'' if passes else ', filtered out'}",
+        )
+        left += parts[:, votes - 1]
+    names = [
+        f"{name}\n{100 * found.accuracy:.0f}% right, {100 * (1 - found.defense_accuracy):.0f}% wrong, "
+        f"{100 * (1 - found.prediction_rate):.0f}% filtered out"
+        for name, found in measured.items()
+    ]
+    ax.set_yticks(range(len(measured)), names, fontsize=8)
+    ax.invert_yaxis()
+    ax.set_xlim(0, 100)
+    ax.set_xlabel("images on which so many members agree, %")
+    ax.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=min(members, 5), fontsize=8, frameon=False)
+    return figure
 
 
 def _share(part: NDArray[np.bool_], whole: NDArray[np.bool_]) -> float | None:

@@ -2,95 +2,132 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from qadv.diagnostics.drawing import check_curves, figure_and_axes, finish_lines, layer_axis, marked
+from qadv.diagnostics.passes import compare_inputs
+from qadv.diagnostics.quantized_activations import clipped, quantized_activations
+from qadv.diagnostics.tables import array_of, number, plain_list, text_table
 from qadv.errors import InvalidInputError
-from qadv.estimators.checks import check_images
+
+DISTANCE = "‖A − A_adv‖₂ / ‖A‖₂"
 
 
 @dataclass(frozen=True)
 class ErrorAmplification:
-    """Normalised distance at the input of each layer.
+    """Normalised distance at each layer; prints as a table.
 
     Attributes:
-        layers: names of the convolution and linear layers, in order of execution.
+        layers: names of the layers, in order of execution: convolution and linear layers, or quantized activations.
         distance: mean over the images of `‖A - A_adv‖₂ / ‖A‖₂`, shape (layers,); images whose A is all zero are left
-            out of a layer's mean, which is NaN if none remains.
+            out of a layer's mean, which is NaN if none remains. A is the input of the layer, or what the activation
+            gives.
+        unquantized: for quantized activations, the same for values that are clipped and not rounded. Else `None`.
     """
 
     layers: tuple[str, ...]
     distance: NDArray[np.float64]
+    unquantized: NDArray[np.float64] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON."""
-        distance = [None if np.isnan(value) else value for value in self.distance.tolist()]
-        return {"layers": list(self.layers), "distance": distance}
+        data = {"layers": list(self.layers), "distance": plain_list(self.distance)}
+        return data if self.unquantized is None else data | {"unquantized": plain_list(self.unquantized)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Returns what `to_dict` was called on."""
+        unquantized = array_of(data["unquantized"]) if "unquantized" in data else None
+        return cls(tuple(data["layers"]), array_of(data["distance"]), unquantized)
+
+    def __str__(self) -> str:
+        columns = ["layer", DISTANCE]
+        values = [self.distance]
+        if self.unquantized is not None:
+            columns.append("without rounding")
+            values.append(self.unquantized)
+        rows = [[name, *(number(v[index]) for v in values)] for index, name in enumerate(self.layers)]
+        return text_table("Error amplification", columns, rows)
 
 
-@torch.no_grad()
 def error_amplification(
-    classifier: Any, x: NDArray[Any], x_adversarial: NDArray[Any], batch_size: int = 128
+    classifier: Any, x: NDArray[Any], x_adversarial: NDArray[Any], batch_size: int = 128, at: str = "inputs"
 ) -> ErrorAmplification:
-    """Measures `D(A, A_adv) = ‖A - A_adv‖₂ / ‖A‖₂` at the input of every convolution and linear layer.
+    """Measures `D(A, A_adv) = ‖A - A_adv‖₂ / ‖A‖₂` layer by layer.
 
     Args:
         classifier: an ART `PyTorchClassifier`.
         x: clean images, (N, *input_shape).
-        x_adversarial: their adversarial versions, same shape.
+        x_adversarial: their adversarial versions by any attack on any network, same shape.
         batch_size: images per pass.
+        at: `"inputs"`: A is what enters each convolution and linear layer (figure 3b). `"activations"`: A is what each
+            quantized activation gives, with the rounding and without it (figure 3a). Behind the first of them, what
+            enters a layer has been rounded further up in both cases. A layer that runs several times counts at its
+            first run.
 
     Raises:
-        InvalidInputError: the two differ in shape, or are no images of this classifier.
+        InvalidInputError: the two differ in shape, are no images of this classifier, or another argument is off.
+        UnsupportedModelError: `at="activations"`, and none is quantized.
     """
-    x = check_images(x, classifier.input_shape, classifier.clip_values, "x", strict=False)
-    x_adversarial = check_images(
-        x_adversarial, classifier.input_shape, classifier.clip_values, "x_adversarial", strict=False
-    )
-    if x.shape != x_adversarial.shape:
-        raise InvalidInputError(f"x_adversarial: expected the shape of x, {x.shape}, got {x_adversarial.shape}")
+    if at not in ("inputs", "activations"):
+        raise InvalidInputError(f"at: expected 'inputs' or 'activations', got {at!r}")
+    model: nn.Module = classifier.model
+    quantizers = quantized_activations(model) if at == "activations" else {}
+    modules = {
+        name: module
+        for name, module in model.named_modules()
+        if (name in quantizers if quantizers else isinstance(module, nn.modules.conv._ConvNd | nn.Linear))
+    }
     distances: dict[str, list[Tensor]] = {}
-    for start in range(0, len(x), batch_size):
-        clean = _layer_inputs(classifier, x[start : start + batch_size])
-        moved = _layer_inputs(classifier, x_adversarial[start : start + batch_size])
-        for name, activation in clean.items():
-            change = (activation - moved[name]).flatten(1).norm(dim=1)
-            norm = activation.flatten(1).norm(dim=1)
-            distances.setdefault(name, []).append(torch.where(norm > 0, change / norm, torch.nan))
-    means = [torch.cat(parts).nanmean().item() for parts in distances.values()]
-    return ErrorAmplification(tuple(distances), np.array(means))
+    without: dict[str, list[Tensor]] = {}
+
+    def compare(name: str, call: int, clean: Tensor, moved: Tensor) -> None:
+        if call > 0:
+            return
+        if quantizers:
+            quantizer = quantizers[name]
+            without.setdefault(name, []).append(_distance(clipped(quantizer, clean), clipped(quantizer, moved)))
+            clean, moved = quantizer.quantize(clean), quantizer.quantize(moved)
+        distances.setdefault(name, []).append(_distance(clean, moved))
+
+    compare_inputs(classifier, x, x_adversarial, modules, compare, batch_size)
+    return ErrorAmplification(tuple(distances), _means(distances), _means(without) if quantizers else None)
 
 
-def _layer_inputs(classifier: Any, x: NDArray[Any]) -> dict[str, Tensor]:
-    """Runs one batch and returns what enters each weight layer, in order of execution."""
-    found: dict[str, Tensor] = {}
-
-    def note(name: str, entering: Tensor) -> None:
-        found.setdefault(name, entering.detach())
-
-    handles = [
-        layer.register_forward_pre_hook(lambda _, inputs, name=name: note(name, inputs[0]))
-        for name, layer in classifier.model.named_modules()
-        if isinstance(layer, nn.modules.conv._ConvNd | nn.Linear)
-    ]
-    try:
-        classifier.predict(x, batch_size=len(x))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found
+def _distance(clean: Tensor, moved: Tensor) -> Tensor:
+    """Returns the normalised distance of each image, (N,); NaN where the clean activations are all zero."""
+    change = (clean - moved).flatten(1).norm(dim=1)
+    norm = clean.flatten(1).norm(dim=1)
+    return torch.where(norm > 0, change / norm, torch.nan).cpu()
 
 
-def draw_error_amplification(curves: Mapping[str, ErrorAmplification], axes: Any) -> None:
-    """Draws distance against layer on matplotlib axes, one line per network."""
-    for label, curve in curves.items():
-        axes.plot(range(1, len(curve.layers) + 1), curve.distance, marker="o", markersize=4, label=label)
-    axes.set_xlabel("layer (input of)")
-    axes.set_ylabel("‖A − A_adv‖₂ / ‖A‖₂")
-    axes.set_ylim(bottom=0)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.legend()
+def _means(parts: Mapping[str, list[Tensor]]) -> NDArray[np.float64]:
+    return np.array([torch.cat(part).nanmean().item() for part in parts.values()])
+
+
+def draw_error_amplification(curves: Mapping[str, ErrorAmplification], ax: Any = None) -> Any:
+    """Draws distance against layer, one line per network, and a dashed one for what is not rounded (DQ figure 3b).
+
+    Args:
+        curves: what was measured, by name.
+        ax: matplotlib axes to draw on; `None` makes a figure.
+
+    Returns:
+        The matplotlib figure.
+    """
+    check_curves(curves)
+    figure, ax = figure_and_axes(ax)
+    for index, (label, curve) in enumerate(curves.items()):
+        position = range(1, len(curve.layers) + 1)
+        (line,) = ax.plot(position, curve.distance, **marked(index), label=label)
+        if curve.unquantized is not None:
+            ax.plot(position, curve.unquantized, "--", color=line.get_color())
+    inputs = all(curve.unquantized is None for curve in curves.values())
+    layer_axis(ax, [curve.layers for curve in curves.values()], "layer (input of)" if inputs else "activation")
+    finish_lines(ax, DISTANCE, None if inputs else "without rounding")
+    return figure

@@ -6,7 +6,7 @@ Source: Song, Fallon, Li: "Improving Adversarial Robustness in Weight-quantized 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from timm.layers import conv2d_same
 from torch import Tensor, nn
 
+from qadv.diagnostics.drawing import check_curves, figure_and_axes, finish_lines, layer_axis, marked
+from qadv.diagnostics.tables import array_of, number, text_table
 from qadv.errors import InvalidInputError, UnsupportedModelError
 from qadv.estimators.checks import check_images
 from qadv.modes import evaluation_mode
@@ -23,7 +25,7 @@ _VECTORS = 8
 
 @dataclass(frozen=True)
 class WeightError:
-    """Norms of the weights' quantization error.
+    """Norms of the weights' quantization error; prints as a table.
 
     Attributes:
         layers: names of the layers whose weights are quantized, in order of registration.
@@ -41,6 +43,18 @@ class WeightError:
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON."""
         return {"layers": list(self.layers), "matrix": self.matrix.tolist(), "operator": self.operator.tolist()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Returns what `to_dict` was called on."""
+        return cls(tuple(data["layers"]), array_of(data["matrix"]), array_of(data["operator"]))
+
+    def __str__(self) -> str:
+        rows = [
+            [name, number(matrix), number(operator)]
+            for name, matrix, operator in zip(self.layers, self.matrix, self.operator, strict=True)
+        ]
+        return text_table("‖ΔW‖₂", ["layer", "matrix", "operator"], rows)
 
 
 @torch.no_grad()
@@ -189,13 +203,31 @@ def _convolve(layer: Any, x: Tensor, weight: Tensor) -> Tensor:
     return convolved
 
 
-def draw_weight_error(norms: Mapping[str, WeightError], axes: Any) -> None:
-    """Draws the operators' norms against layers on matplotlib axes, one line per network, and the limit 1."""
-    for label, measured in norms.items():
-        axes.plot(range(1, len(measured.layers) + 1), measured.operator, marker="o", markersize=4, label=label)
-    axes.axhline(1, color="grey", linewidth=0.8, linestyle="--")
-    axes.set_xlabel("layer")
-    axes.set_ylabel("‖ΔW‖₂")
-    axes.set_ylim(bottom=0)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.legend()
+def draw_weight_error(norms: Mapping[str, WeightError], ax: Any = None, norm: str = "operator") -> Any:
+    """Draws ‖ΔW‖₂ against layers, one line per network, and the limit 1.
+
+    Args:
+        norms: what was measured, by name.
+        ax: matplotlib axes to draw on; `None` makes a figure.
+        norm: `"operator"`, `"matrix"`, or `"both"`, the matrix's as dotted lines.
+
+    Returns:
+        The matplotlib figure.
+    """
+    check_curves(norms)
+    if norm not in ("operator", "matrix", "both"):
+        raise InvalidInputError(f"norm: expected 'operator', 'matrix' or 'both', got {norm!r}")
+    figure, ax = figure_and_axes(ax)
+    for index, (label, measured) in enumerate(norms.items()):
+        position = range(1, len(measured.layers) + 1)
+        first = measured.matrix if norm == "matrix" else measured.operator
+        (line,) = ax.plot(position, first, **marked(index), label=label)
+        if norm == "both":
+            ax.plot(position, measured.matrix, ":", color=line.get_color(), label=f"{label}, as a matrix")
+    ax.axhline(1, color="grey", linewidth=0.8, linestyle="--")
+    layer_axis(ax, [measured.layers for measured in norms.values()], "layer", "registration")
+    finish_lines(ax, f"‖ΔW‖₂ of the {'operator' if norm == 'both' else norm} (dashed: 1)")
+    if all((measured.operator > 0).all() and (measured.matrix > 0).all() for measured in norms.values()):
+        ax.set_ylim(auto=True)
+        ax.set_yscale("log")  # bit widths are orders of magnitude apart
+    return figure

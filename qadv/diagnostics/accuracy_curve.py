@@ -1,0 +1,197 @@
+"""Accuracy against the strength of an attack (METHODS §3; EQ figure 3), and whether it falls as it must."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qadv.diagnostics.attacking import check_norm, check_strengths, generate, is_right, norms, pgd
+from qadv.diagnostics.drawing import check_curves, figure_and_axes, finish_lines, marked
+from qadv.diagnostics.passes import check_batch_size
+from qadv.diagnostics.tables import array_of, percent, text_table
+from qadv.errors import InvalidInputError
+from qadv.estimators.checks import check_images, check_labels
+
+_NORMS = {1.0: "L1", 2.0: "L2", np.inf: "L∞"}
+
+
+@dataclass(frozen=True)
+class AccuracyCurve:
+    """Accuracy at several strengths; prints as a table.
+
+    Attributes:
+        norm: 1, 2 or infinity.
+        eps: strengths, ascending, in units of the images; 0 is no attack.
+        accuracy: part of the images that are classified correctly at each strength, (eps,).
+        worst_case: part of the images that are right clean, at this strength, and at all smaller ones measured, (eps,):
+            what breaks an image within a small ball also lies in the larger one. It never rises.
+        samples: number of images.
+    """
+
+    norm: float
+    eps: tuple[float, ...]
+    accuracy: NDArray[np.float64]
+    worst_case: NDArray[np.float64]
+    samples: int
+
+    @property
+    def largest_rise(self) -> float:
+        """How much higher accuracy is at some strength than at a smaller one; 0 where it never rises."""
+        return float(np.max(self.accuracy - np.minimum.accumulate(self.accuracy)))
+
+    @property
+    def monotonic(self) -> bool:
+        """Whether accuracy never rises with the strength."""
+        return self.largest_rise == 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data for JSON."""
+        return {
+            "norm": "inf" if np.isinf(self.norm) else int(self.norm),
+            "eps": list(self.eps),
+            "accuracy": self.accuracy.tolist(),
+            "worst_case": self.worst_case.tolist(),
+            "samples": self.samples,
+            "monotonic": self.monotonic,
+            "largest_rise": self.largest_rise,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Returns what `to_dict` was called on."""
+        curves = array_of(data["accuracy"]), array_of(data["worst_case"])
+        return cls(float(data["norm"]), tuple(data["eps"]), *curves, data["samples"])
+
+    def __str__(self) -> str:
+        rows = [
+            [f"{eps:.4g}", percent(a), percent(w)]
+            for eps, a, w in zip(self.eps, self.accuracy, self.worst_case, strict=True)
+        ]
+        columns = [f"ε ({_NORMS[self.norm]})", "accuracy", "worst case up to ε"]
+        table = text_table(f"Accuracy against strength, {self.samples} images", columns, rows)
+        if self.monotonic:
+            return f"{table}\nAccuracy falls monotonically."
+        rise = percent(self.largest_rise)
+        return f"{table}\nAccuracy rises by up to {rise}: the attack misses what it found at a smaller ε."
+
+
+def accuracy_curve(
+    classifier: Any,
+    x: NDArray[Any],
+    y: Any,
+    eps: Sequence[float],
+    attack: Callable[[Any, float], Any] = pgd,
+    norm: float | str = np.inf,
+    batch_size: int = 128,
+    seed: int = 0,
+) -> AccuracyCurve:
+    """Runs an attack that keeps to a ball, once at each strength.
+
+    Args:
+        classifier: an ART classifier.
+        x: images, (N, *input_shape).
+        y: their classes, indices or one-hot.
+        eps: strengths, ascending; 0 is the clean accuracy.
+        attack: a function `(classifier, eps)` that returns an ART attack; without it PGD of 20 steps, L∞.
+        norm: of the ball: 1, 2 or `np.inf`.
+        batch_size: images per pass of the classifier; the attack has its own.
+        seed: decides what the attack draws, the same at each strength.
+
+    Raises:
+        InvalidInputError: images, labels or strengths are off, or the attack leaves the ball: for attacks that look for
+            the nearest adversarial image there is `accuracy_by_distance`.
+    """
+    norm, strengths = check_norm(norm), check_strengths(eps)
+    x, labels = _images(classifier, x, y)
+    batch_size = check_batch_size(batch_size)
+    clean = is_right(classifier, x, labels, batch_size)
+    right = []
+    for strength in strengths:
+        if strength == 0:
+            right.append(clean)
+            continue
+        adversarial = generate(attack(classifier, strength), x, labels, seed, "attack")
+        farthest = float(norms(adversarial - x, norm).max())
+        if farthest > strength * 1.001 + 1e-6:
+            raise InvalidInputError(
+                f"attack: expected changes within {_NORMS[norm]} {strength:g}, got {farthest:g}; say which norm it "
+                "keeps to, or use accuracy_by_distance for an attack without a bound"
+            )
+        right.append(is_right(classifier, adversarial, labels, batch_size))
+    found = np.stack(right)
+    withstood = np.logical_and.accumulate(found & clean)
+    return AccuracyCurve(norm, strengths, found.mean(axis=1), withstood.mean(axis=1), len(x))
+
+
+def accuracy_by_distance(
+    classifier: Any,
+    x: NDArray[Any],
+    y: Any,
+    eps: Sequence[float],
+    attack: Callable[[Any], Any],
+    norm: float | str = 2,
+    batch_size: int = 128,
+    seed: int = 0,
+) -> AccuracyCurve:
+    """Runs an attack that looks for the nearest adversarial image once, and counts who is broken within each distance.
+
+    Args:
+        classifier, x, y, batch_size, seed: as in `accuracy_curve`.
+        eps: distances, ascending; an image counts as broken at ε if it was found within ε, ε included.
+        attack: a function that takes the classifier and returns an ART attack (DDN, C&W, DeepFool, Boundary, …).
+        norm: in which to measure the distance: 1, 2 or `np.inf`. It should be the one that the attack makes small.
+
+    Returns:
+        The curve, monotonic by construction. An image that the attack does not break is right at every strength.
+
+    Raises:
+        InvalidInputError: images, labels or strengths are off.
+    """
+    norm, strengths = check_norm(norm), check_strengths(eps)
+    x, labels = _images(classifier, x, y)
+    batch_size = check_batch_size(batch_size)
+    adversarial = generate(attack(classifier), x, labels, seed, "attack")
+    distance = norms(adversarial - x, norm)
+    distance[is_right(classifier, adversarial, labels, batch_size)] = np.inf
+    distance[~is_right(classifier, x, labels, batch_size)] = 0
+    # a distance found in float32 may be a hair above the strength that was asked for
+    broken = np.searchsorted(np.sort(distance), np.array(strengths) * (1 + 1e-6), side="right")
+    accuracy = 1 - broken / len(x)
+    return AccuracyCurve(norm, strengths, accuracy, accuracy.copy(), len(x))
+
+
+def _images(classifier: Any, x: Any, y: Any) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    x = check_images(x, classifier.input_shape, classifier.clip_values)
+    return x, check_labels(y, len(x), classifier.nb_classes)
+
+
+def draw_accuracy_curve(curves: Mapping[str, AccuracyCurve], ax: Any = None) -> Any:
+    """Draws accuracy against strength, one line per network or attack; dotted, the worst case where it is lower.
+
+    Args:
+        curves: what was measured, by name; all in one norm.
+        ax: matplotlib axes to draw on; `None` makes a figure.
+
+    Returns:
+        The matplotlib figure.
+
+    Raises:
+        InvalidInputError: the curves have different norms.
+    """
+    check_curves(curves)
+    measured_in = {curve.norm for curve in curves.values()}
+    if len(measured_in) > 1:
+        raise InvalidInputError(f"expected curves of one norm, got {', '.join(_NORMS[n] for n in sorted(measured_in))}")
+    figure, ax = figure_and_axes(ax)
+    for index, (label, curve) in enumerate(curves.items()):
+        (line,) = ax.plot(curve.eps, 100 * curve.accuracy, **marked(index), label=label)
+        if (curve.worst_case < curve.accuracy).any():
+            ax.plot(
+                curve.eps, 100 * curve.worst_case, ":", color=line.get_color(), label=f"{label}, worst case up to ε"
+            )
+    ax.set_xlabel(f"ε ({_NORMS[measured_in.pop()]})")
+    finish_lines(ax, "accuracy, %")
+    ax.set_ylim(0, 101)
+    return figure

@@ -1,0 +1,144 @@
+"""How the distance between clean and adversarial activations grows with the strength of an attack (DQ figure 3a)."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qadv.diagnostics.attacking import check_classifiers, check_strengths, generate, least_classes, pgd
+from qadv.diagnostics.drawing import check_curves, figure_and_axes, finish_lines, marked
+from qadv.diagnostics.error_amplification import DISTANCE, ErrorAmplification, error_amplification
+from qadv.diagnostics.tables import number, text_table
+from qadv.errors import InvalidInputError, closest
+from qadv.estimators.checks import check_images, check_labels
+
+
+@dataclass(frozen=True)
+class AmplificationByEps:
+    """Normalised distances at each strength and layer; prints as a table.
+
+    Attributes:
+        eps: strengths, ascending.
+        measured: what `error_amplification` gives at each.
+    """
+
+    eps: tuple[float, ...]
+    measured: tuple[ErrorAmplification, ...]
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers, in order of execution."""
+        return self.measured[0].layers
+
+    @property
+    def distance(self) -> NDArray[np.float64]:
+        """Normalised distances, (eps, layers)."""
+        return np.stack([measured.distance for measured in self.measured])
+
+    @property
+    def unquantized(self) -> NDArray[np.float64] | None:
+        """The same without the rounding, (eps, layers), with `at="activations"`; else `None`."""
+        parts = [measured.unquantized for measured in self.measured if measured.unquantized is not None]
+        return np.stack(parts) if parts else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data for JSON."""
+        return {"eps": list(self.eps), "measured": [measured.to_dict() for measured in self.measured]}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Returns what `to_dict` was called on."""
+        return cls(tuple(data["eps"]), tuple(map(ErrorAmplification.from_dict, data["measured"])))
+
+    def __str__(self) -> str:
+        distance, unquantized = self.distance, self.unquantized
+        rows = []
+        for index, name in enumerate(self.layers):
+            rows.append([name, *map(number, distance[:, index])])
+            if unquantized is not None:
+                rows.append(["  without rounding", *map(number, unquantized[:, index])])
+        return text_table(f"{DISTANCE} by ε", ["layer", *(f"ε = {eps:.3g}" for eps in self.eps)], rows)
+
+
+def amplification_by_eps(
+    classifier: Any,
+    x: NDArray[Any],
+    y: Any,
+    eps: Sequence[float],
+    attack: Callable[[Any, float], Any] = pgd,
+    source: Any = None,
+    at: str = "inputs",
+    batch_size: int = 128,
+    seed: int = 0,
+) -> AmplificationByEps:
+    """Attacks at several strengths and measures `error_amplification` at each.
+
+    Args:
+        classifier: an ART `PyTorchClassifier`.
+        x: clean images, (N, *input_shape).
+        y: their classes, indices or one-hot.
+        eps: strengths, ascending; 0 is no attack.
+        attack: a function `(classifier, eps)` that returns an ART attack; without it PGD of 20 steps.
+        source: the classifier that is attacked, e.g. the float one, so that several networks see the same images;
+            `None` for `classifier`.
+        at: `"inputs"` or `"activations"`, as in `error_amplification`.
+        batch_size: images per pass of the measurement.
+        seed: decides what the attack draws.
+
+    Raises:
+        InvalidInputError: images, labels, strengths or another argument are off.
+        UnsupportedModelError: `at="activations"`, and none is quantized.
+    """
+    strengths = check_strengths(eps)
+    attacked = classifier if source is None else source
+    check_classifiers({"classifier": classifier, "source": attacked})
+    x = check_images(x, classifier.input_shape, classifier.clip_values)
+    labels = check_labels(y, len(x), least_classes([classifier, attacked]))
+    measured = []
+    for strength in strengths:
+        adversarial = x
+        if strength > 0:
+            adversarial = generate(attack(attacked, strength), x, labels, seed, "attack")
+        measured.append(error_amplification(classifier, x, adversarial, batch_size, at))
+    return AmplificationByEps(strengths, tuple(measured))
+
+
+def draw_amplification_by_eps(curves: Mapping[str, AmplificationByEps], layer: int | str = 0, ax: Any = None) -> Any:
+    """Draws distance against ε at one layer, one line per network, and a dashed one without the rounding.
+
+    Args:
+        curves: what was measured, by name.
+        layer: name or index of the layer; 0 is the first and -1 the last.
+        ax: matplotlib axes to draw on; `None` makes a figure.
+
+    Returns:
+        The matplotlib figure.
+
+    Raises:
+        InvalidInputError: one of the networks has no such layer.
+    """
+    check_curves(curves)
+    chosen = {label: _index(curve.layers, layer) for label, curve in curves.items()}
+    figure, ax = figure_and_axes(ax)
+    for index, (label, curve) in enumerate(curves.items()):
+        layer_index = chosen[label]
+        (line,) = ax.plot(curve.eps, curve.distance[:, layer_index], **marked(index), label=label)
+        if (without := curve.unquantized) is not None:
+            ax.plot(curve.eps, without[:, layer_index], "--", color=line.get_color())
+    names = {curve.layers[chosen[label]]: None for label, curve in curves.items()}
+    ax.set_xlabel("ε")
+    rounded = any(curve.unquantized is not None for curve in curves.values())
+    ax.set_title(f"{'activation' if rounded else 'input of layer'} {', '.join(names)}", fontsize=10)
+    finish_lines(ax, DISTANCE, "without rounding" if rounded else None)
+    return figure
+
+
+def _index(layers: tuple[str, ...], layer: int | str) -> int:
+    if isinstance(layer, str) and layer in layers:
+        return layers.index(layer)
+    if isinstance(layer, int) and -len(layers) <= layer < len(layers):
+        return layer
+    hint = closest(layer, layers) if isinstance(layer, str) else ""
+    raise InvalidInputError(f"layer: expected one of {len(layers)} layers, by name or index, got {layer!r}{hint}")

@@ -1,0 +1,132 @@
+"""What the diagnostics that run attacks have in common."""
+
+import random
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from art.attacks.evasion import ProjectedGradientDescent
+from numpy.typing import NDArray
+
+from qadv.errors import InvalidInputError
+from qadv.estimators.checks import check_images
+from qadv.estimators.random_states import entropy_from_global_state, global_states_kept
+from qadv.modes import evaluation_mode
+
+
+class _NoThread(threading.Thread):
+    """No thread is of this class: only the one that runs the attack is meant."""
+
+
+def pgd(classifier: Any, eps: float) -> ProjectedGradientDescent:
+    """Returns PGD in the L∞ ball of `eps`: 20 steps of `eps / 8` from one random start."""
+    return ProjectedGradientDescent(
+        classifier, eps=eps, eps_step=eps / 8, max_iter=20, num_random_init=1, batch_size=128, verbose=False
+    )
+
+
+def generate(attack: Any, x: NDArray[Any], labels: NDArray[np.int64], seed: int, name: str) -> NDArray[np.float32]:
+    """Runs an ART attack, repeatable by `seed`, and leaves the global random states as they were.
+
+    Args:
+        attack: an ART `EvasionAttack`.
+        x: images, (N, *input_shape).
+        labels: true classes, (N,).
+        seed: for the global states of numpy, Python and torch, from which ART's attacks draw.
+        name: the attack's name, for messages.
+
+    Raises:
+        InvalidInputError: `attack` is no attack, or what it gives are not as many images of this shape.
+    """
+    if not hasattr(attack, "generate"):
+        raise InvalidInputError(
+            f"attack {name!r}: expected a function that returns an ART attack, got {type(attack).__name__} from it"
+        )
+    classifier = attack.estimator
+    one_hot = np.eye(classifier.nb_classes, dtype=np.float32)[labels]
+    with global_states_kept(), entropy_from_global_state(_NoThread):
+        np.random.seed(seed)
+        random.seed(seed)
+        torch.manual_seed(seed)
+        adversarial = np.asarray(attack.generate(x=x, y=one_hot), dtype=np.float32)
+    check_images(adversarial, classifier.input_shape, classifier.clip_values, f"images of attack {name!r}", False)
+    if adversarial.shape != x.shape:
+        raise InvalidInputError(f"attack {name!r}: expected images of shape {x.shape}, got {adversarial.shape}")
+    return adversarial
+
+
+def is_right(classifier: Any, x: NDArray[Any], labels: NDArray[np.int64], batch_size: int) -> NDArray[np.bool_]:
+    """Returns which images are classified correctly, (N,)."""
+    with evaluation_mode(classifier.model):
+        right: NDArray[np.bool_] = classifier.predict(x, batch_size=batch_size).argmax(axis=1) == labels
+    return right
+
+
+def norms(change: NDArray[Any], norm: float) -> NDArray[np.float64]:
+    """Returns the L1, L2 or L∞ norm of each image, (N,); `norm` is 1, 2 or `np.inf`."""
+    flat = change.reshape(len(change), -1).astype(np.float64)
+    lengths: NDArray[np.float64] = np.linalg.norm(flat, ord=norm, axis=1)
+    return lengths
+
+
+def check_norm(norm: Any) -> float:
+    """Returns 1, 2 or infinity.
+
+    Raises:
+        InvalidInputError: it is another norm.
+    """
+    if norm in ("inf", np.inf, 1, 2):
+        return float(norm)
+    raise InvalidInputError(f"norm: expected 1, 2, np.inf or 'inf', got {norm!r}")
+
+
+def check_strengths(eps: Any) -> tuple[float, ...]:
+    """Returns strengths as ascending floats.
+
+    Raises:
+        InvalidInputError: there is none, or they are not finite, negative, or not ascending.
+    """
+    values = np.asarray(eps, dtype=object).ravel()
+    try:
+        strengths = tuple(float(value) for value in values)
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"eps: expected numbers, got {eps!r}") from error
+    if not strengths or not all(np.isfinite(strengths)) or strengths[0] < 0 or list(strengths) != sorted({*strengths}):
+        raise InvalidInputError(f"eps: expected one or more ascending numbers of at least 0, got {list(strengths)}")
+    return strengths
+
+
+def check_classifiers(classifiers: Any, name: str = "classifiers") -> dict[str, Any]:
+    """Returns classifiers by name, all for images of one shape and range.
+
+    Raises:
+        InvalidInputError: it is no mapping, is empty, or the classifiers take different images.
+    """
+    if not isinstance(classifiers, Mapping) or not classifiers:
+        raise InvalidInputError(
+            f"{name}: expected one or more classifiers by name, e.g. {{'float': a, '4 bit': b}}, got "
+            f"{'none' if isinstance(classifiers, Mapping) else type(classifiers).__name__}"
+        )
+    found = dict(classifiers)
+    first, *others = found
+    for other in others:
+        for attribute in ("input_shape", "clip_values"):
+            if not _equal(getattr(found[first], attribute), getattr(found[other], attribute)):
+                raise InvalidInputError(
+                    f"{name}: expected one {attribute} for all, got {getattr(found[first], attribute)} of {first!r} "
+                    f"and {getattr(found[other], attribute)} of {other!r}"
+                )
+    return found
+
+
+def least_classes(classifiers: Sequence[Any]) -> int:
+    """Returns the number of classes that labels may have: an ensemble that abstains has one more for that."""
+    return min(int(classifier.nb_classes) for classifier in classifiers)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if one is None or other is None:
+        return one is other
+    return tuple(map(float, one)) == tuple(map(float, other))

@@ -1,0 +1,95 @@
+"""What the drawing functions share. Figures are matplotlib's own objects: no pyplot, so nothing is left open."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qadv.errors import InvalidInputError
+
+_NAMED_LAYERS = 12  # with more, their names run into each other
+
+
+def figure_and_axes(ax: Any = None, figsize: tuple[float, float] = (6.0, 4.0)) -> tuple[Any, Any]:
+    """Returns the figure of given axes and these, or a new figure with axes of its own."""
+    if ax is not None:
+        return ax.figure, ax
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=figsize, layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def new_panels(count: int, panel: tuple[float, float]) -> tuple[Any, list[Any]]:
+    """Returns a new figure with so many axes side by side, each of one size in inches."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(panel[0] * count, panel[1]), layout="constrained")
+    return figure, list(figure.subplots(1, count, squeeze=False)[0])
+
+
+def check_curves(curves: Any) -> None:
+    """Refuses what is no mapping from names to measured data.
+
+    Raises:
+        InvalidInputError: it is empty, or not a mapping.
+    """
+    if not hasattr(curves, "items") or not curves:
+        raise InvalidInputError(
+            f"expected a mapping from names to what was measured, e.g. {{'4 bit': measured}}, got "
+            f"{'an empty one' if hasattr(curves, 'items') else type(curves).__name__}"
+        )
+
+
+def marked(index: int) -> dict[str, Any]:
+    """Returns the marker of one line of several: later ones are smaller, so that none hides another."""
+    return {"marker": "osD^vP"[index % 6], "markersize": max(8 - 1.2 * index, 3)}
+
+
+def layer_axis(ax: Any, layers: Sequence[Sequence[str]], label: str, order: str = "execution") -> None:
+    """Labels the x axis with layers: their names, if all curves have the same few, or their numbers from 1 on."""
+    names = layers[0]
+    if all(tuple(other) == tuple(names) for other in layers) and len(names) <= _NAMED_LAYERS:
+        turned = {"rotation": 30, "ha": "right"} if max(map(len, names)) > 4 else {}
+        ax.set_xticks(range(1, len(names) + 1), names, fontsize=8, **turned)
+        ax.set_xlabel(label)
+    else:
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.set_xlabel(f"{label}, in order of {order}")
+
+
+def finish_lines(ax: Any, ylabel: str, dashed: str | None = None) -> None:
+    """Gives a plot of lines its grid, its y axis from 0 on, and a legend, with one entry for all `dashed` lines."""
+    if dashed is not None:
+        ax.plot([], [], "--", color="grey", label=dashed)
+    ax.set_ylabel(ylabel)
+    ax.set_ylim(bottom=0)
+    ax.grid(alpha=0.3)
+    ax.legend()
+
+
+def draw_matrix(
+    ax: Any,
+    values: NDArray[np.float64],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    texts: Sequence[Sequence[str]],
+    limits: tuple[float, float],
+    colors: str,
+) -> Any:
+    """Draws a matrix as coloured cells with a text in each, bold where row and column are the same.
+
+    Returns:
+        The image, for a colour bar.
+    """
+    image = ax.imshow(values, vmin=limits[0], vmax=limits[1], cmap=colors, aspect="auto")
+    ax.set_xticks(range(len(columns)), columns, rotation=30, ha="right")
+    ax.set_yticks(range(len(rows)), rows)
+    red, green, blue, _ = np.moveaxis(image.cmap(image.norm(values)), -1, 0)
+    dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
+    for row, column in np.ndindex(values.shape):
+        color = "white" if dark[row, column] else "black"
+        weight = "bold" if rows[row] == columns[column] else "normal"
+        ax.text(column, row, texts[row][column], ha="center", va="center", color=color, fontsize=9, fontweight=weight)
+    return image

@@ -1,0 +1,211 @@
+"""Adversarial images made on each network, given to each (METHODS §3, §5; EQ table 2b, low-bitwidth tables 17-34)."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qadv.diagnostics.attacking import check_classifiers, generate, is_right, least_classes, norms
+from qadv.diagnostics.drawing import draw_matrix, figure_and_axes, new_panels
+from qadv.diagnostics.passes import check_batch_size
+from qadv.diagnostics.tables import array_of, number, percent, plain_list, text_table
+from qadv.errors import InvalidInputError, closest
+from qadv.estimators.checks import check_images, check_labels
+
+_NAMES = ("attacks", "sources", "targets", "copied")
+_ARRAYS = ("clean", "accuracy", "success_rate", "l2", "linf", "worst_case")
+
+
+@dataclass(frozen=True)
+class TransferMatrix:
+    """Every attack, from every source to every target; prints as one table per attack.
+
+    Arrays have the shape (attacks, sources, targets). A success is an image that the *target* classifies correctly and
+    whose adversarial version it does not. Where there is none, distances are NaN.
+
+    Attributes:
+        attacks: their names.
+        sources: names of the networks that images were made on.
+        targets: names of the networks that got them.
+        copied: names of those that, as their own target, were attacked from a second copy.
+        samples: number of images.
+        clean: accuracy of each target on the clean images, (targets,).
+        accuracy: accuracy of the target on the adversarial images.
+        success_rate: successes as part of the images that the target classifies correctly; NaN if there is none.
+        l2: mean L2 norm of the successes.
+        linf: their mean L∞ norm.
+        worst_case: part of the images that a target classifies correctly, clean and whatever the attack and its source,
+            (targets,).
+    """
+
+    attacks: tuple[str, ...]
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
+    copied: tuple[str, ...]
+    samples: int
+    clean: NDArray[np.float64]
+    accuracy: NDArray[np.float64]
+    success_rate: NDArray[np.float64]
+    l2: NDArray[np.float64]
+    linf: NDArray[np.float64]
+    worst_case: NDArray[np.float64]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data for JSON."""
+        names = {name: list(getattr(self, name)) for name in _NAMES}
+        return {**names, "samples": self.samples, **{name: plain_list(getattr(self, name)) for name in _ARRAYS}}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Returns what `to_dict` was called on."""
+        names: dict[str, Any] = {name: tuple(data[name]) for name in _NAMES}
+        arrays: dict[str, Any] = {name: array_of(data[name]) for name in _ARRAYS}
+        return cls(**names, samples=data["samples"], **arrays)
+
+    def __str__(self) -> str:
+        columns = ["source", *self.targets]
+        tables = []
+        for a, attack in enumerate(self.attacks):
+            rows = [["(clean)", *map(percent, self.clean)]]
+            for s, source in enumerate(self.sources):
+                rows.append([source, *(self._cell(a, s, t) for t in range(len(self.targets)))])
+            title = f"{attack}, {self.samples} images: accuracy of each target / mean L2 / mean L∞ of the successes"
+            tables.append(text_table(title, columns, rows))
+        tables.append(
+            text_table("Worst case over all of them", ["", *self.targets], [["", *map(percent, self.worst_case)]])
+        )
+        note = f"* {', '.join(self.copied)}: attacked from a second copy" if self.copied else ""
+        return "\n".join([*tables, note]).rstrip()
+
+    def _cell(self, a: int, s: int, t: int) -> str:
+        text = f"{percent(self.accuracy[a, s, t])} / {number(self.l2[a, s, t], 2)} / {number(self.linf[a, s, t], 2)}"
+        return f"{text}*" if self.targets[t] in self.copied and self.sources[s] == self.targets[t] else text
+
+
+def transfer_matrix(
+    classifiers: Mapping[str, Any],
+    x: NDArray[Any],
+    y: Any,
+    attacks: Mapping[str, Callable[[Any], Any]],
+    sources: Sequence[str] | None = None,
+    copies: Mapping[str, Any] | None = None,
+    batch_size: int = 128,
+    seed: int = 0,
+) -> TransferMatrix:
+    """Attacks each network and gives the images to all; each attack runs once per source.
+
+    Args:
+        classifiers: ART classifiers by name, for the same images and classes; all are targets.
+        x: images, (N, *input_shape).
+        y: their classes, indices or one-hot.
+        attacks: by name, functions that take a classifier and return an untargeted ART attack on it.
+        sources: names of those that are attacked; `None` for all.
+        copies: for some names a second network, trained from another start: in place of the network itself it is the
+            source of the attack on that network alone, as in EQ's table 2b. It costs one more run per attack.
+        batch_size: images per pass of the targets; the attacks have their own.
+        seed: decides what each attack draws: the same for each source.
+
+    Raises:
+        InvalidInputError: classifiers, images, labels, or names are off, or an attack gives something else than images.
+    """
+    targets = check_classifiers(classifiers)
+    copies = dict(copies or {})
+    names = list(targets) if sources is None else list(dict.fromkeys(sources))
+    for name in [*names, *copies]:
+        if name not in targets:
+            raise InvalidInputError(f"sources and copies: {name!r} is none of the classifiers{closest(name, targets)}")
+    check_classifiers({**targets, **{f"copy of {name}": copy for name, copy in copies.items()}})
+    if not names or not isinstance(attacks, Mapping) or not attacks:
+        raise InvalidInputError(
+            "expected one or more sources, and attacks by name, e.g. {'FGSM': lambda c: FastGradientMethod(c, eps=0.1)}"
+        )
+    first = next(iter(targets.values()))
+    x = check_images(x, first.input_shape, first.clip_values)
+    labels = check_labels(y, len(x), least_classes([*targets.values(), *copies.values()]))
+    batch_size = check_batch_size(batch_size)
+
+    right = np.stack([is_right(target, x, labels, batch_size) for target in targets.values()])
+    withstood = right.copy()
+    shape = (len(attacks), len(names), len(targets))
+    found = {key: np.full(shape, np.nan) for key in ("accuracy", "success_rate", "l2", "linf")}
+    for a, (label, make) in enumerate(attacks.items()):
+        for s, name in enumerate(names):
+            made = generate(make(targets[name]), x, labels, seed, label)
+            own = generate(make(copies[name]), x, labels, seed, label) if name in copies else made
+            for images, chosen in _by_target(made, own, name, targets):
+                l2, linf = norms(images - x, 2), norms(images - x, np.inf)
+                for t in chosen:
+                    after = is_right(list(targets.values())[t], images, labels, batch_size)
+                    withstood[t] &= after
+                    broken = right[t] & ~after
+                    found["accuracy"][a, s, t] = after.mean()
+                    if right[t].any():
+                        found["success_rate"][a, s, t] = broken.sum() / right[t].sum()
+                    if broken.any():
+                        found["l2"][a, s, t], found["linf"][a, s, t] = l2[broken].mean(), linf[broken].mean()
+    return TransferMatrix(
+        attacks=tuple(attacks),
+        sources=tuple(names),
+        targets=tuple(targets),
+        copied=tuple(name for name in names if name in copies),
+        samples=len(x),
+        clean=right.mean(axis=1),
+        worst_case=withstood.mean(axis=1),
+        **found,
+    )
+
+
+def _by_target(
+    made: NDArray[np.float32], own: NDArray[np.float32], source: str, targets: Mapping[str, Any]
+) -> list[tuple[NDArray[np.float32], list[int]]]:
+    """Returns which images go to which targets: a source's own copy, if it has one, attacks nobody else."""
+    itself = list(targets).index(source)
+    others = [t for t in range(len(targets)) if t != itself]
+    return [(made, [*others, itself])] if own is made else [(made, others), (own, [itself])]
+
+
+def draw_transfer_matrix(matrix: TransferMatrix, attack: str | None = None, ax: Any = None) -> Any:
+    """Draws accuracies as coloured cells, sources in rows and targets in columns, clean accuracy on top.
+
+    Args:
+        matrix: what `transfer_matrix` gives.
+        attack: name of the attack to draw; `None` for all, side by side.
+        ax: matplotlib axes to draw one attack on; `None` makes a figure.
+
+    Returns:
+        The matplotlib figure.
+
+    Raises:
+        InvalidInputError: there is no such attack, or one pair of axes for several.
+    """
+    if attack is not None and attack not in matrix.attacks:
+        raise InvalidInputError(f"attack: expected one of {', '.join(matrix.attacks)}, got {attack!r}")
+    chosen = matrix.attacks if attack is None else (attack,)
+    if ax is not None and len(chosen) > 1:
+        raise InvalidInputError(f"ax: one for {len(chosen)} attacks; name the attack to draw, or leave ax out")
+    if ax is None:
+        figure, panels = new_panels(len(chosen), (2.2 + 0.8 * len(matrix.targets), 2.4 + 0.6 * len(matrix.sources)))
+    else:
+        figure, ax = figure_and_axes(ax)
+        panels = [ax]
+    for index, (name, panel) in enumerate(zip(chosen, panels, strict=True)):
+        values = 100 * np.vstack([matrix.clean, matrix.accuracy[matrix.attacks.index(name)]])
+        rows = ["(clean)", *matrix.sources]
+        marked = [
+            ["*" if source == target and target in matrix.copied else "" for target in matrix.targets]
+            for source in rows
+        ]
+        texts = [[f"{v:.0f}{m}" for v, m in zip(*pair, strict=True)] for pair in zip(values, marked, strict=True)]
+        draw_matrix(panel, values, rows, matrix.targets, texts, (0, 100), "viridis")
+        panel.axhline(0.5, color="white", linewidth=3)
+        panel.set_title(f"{name}: accuracy, %", fontsize=10)
+        panel.set_xlabel("target")
+        if index == 0:
+            panel.set_ylabel("source")
+    if matrix.copied:
+        panels[-1].annotate(
+            "* from a second copy", (1, -0.02), xycoords="axes fraction", ha="right", va="top", fontsize=7
+        )
+    return figure

@@ -1,0 +1,140 @@
+"""The share of quantized activations that a perturbation moves to another bucket (low-bitwidth study §5.2.2).
+
+Source: Bernhard, Moëllic, Dutertre: "Impact of Low-bitwidth Quantization on the Adversarial Robustness for Embedded
+Neural Networks", 2019.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from qadv.diagnostics.drawing import check_curves, figure_and_axes, finish_lines, layer_axis, marked
+from qadv.diagnostics.passes import compare_inputs
+from qadv.diagnostics.quantized_activations import buckets, clipped, quantized_activations
+from qadv.diagnostics.tables import array_of, number, percent, plain_list, text_table
+from qadv.errors import InvalidInputError
+
+_QUANTITIES = {
+    "changed": "activations that change bucket, %",
+    "absorbed": "moved activations that stay in their bucket, %",
+}
+
+
+@dataclass(frozen=True)
+class ValueShift:
+    """What a perturbation does to quantized activations, layer by layer; prints as a table.
+
+    All shares are of single activations, over all images and units.
+
+    Attributes:
+        layers: names of the quantized activations (or layers with quantized inputs), in order of execution.
+        levels: number of values that each can have, (layers,).
+        changed: part of the activations that are in another bucket, (layers,).
+        moved: part of the activations that would differ without the rounding, clipped only, (layers,).
+        absorbed: part of those moved that the rounding puts into their old bucket, (layers,); NaN where none is moved.
+        steps: mean number of buckets that those in another bucket went, (layers,); NaN where there is none.
+    """
+
+    layers: tuple[str, ...]
+    levels: tuple[int, ...]
+    changed: NDArray[np.float64]
+    moved: NDArray[np.float64]
+    absorbed: NDArray[np.float64]
+    steps: NDArray[np.float64]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data for JSON."""
+        shares = {name: plain_list(getattr(self, name)) for name in ("changed", "moved", "absorbed", "steps")}
+        return {"layers": list(self.layers), "levels": list(self.levels), **shares}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Returns what `to_dict` was called on."""
+        shares = {name: array_of(data[name]) for name in ("changed", "moved", "absorbed", "steps")}
+        return cls(tuple(data["layers"]), tuple(data["levels"]), **shares)
+
+    def __str__(self) -> str:
+        rows = [
+            [
+                name,
+                str(self.levels[i]),
+                *map(percent, (self.changed[i], self.moved[i], self.absorbed[i])),
+                number(self.steps[i]),
+            ]
+            for i, name in enumerate(self.layers)
+        ]
+        return text_table("Value shift", ["activation", "levels", "changed", "moved", "absorbed", "steps"], rows)
+
+
+def value_shift(classifier: Any, x: NDArray[Any], x_adversarial: NDArray[Any], batch_size: int = 128) -> ValueShift:
+    """Counts the activations that are rounded to another level for an adversarial image than for the clean one.
+
+    The study uses "value shift" for what is `absorbed` here: two values, clean and adversarial, that quantization maps
+    to the same bucket. **Reading:** it gives no formula. Counted are single activations, all runs of a layer together;
+    a value outside the clipping range on both sides of the change, as below a ReLU's 0, has not moved, since the float
+    network's ReLU absorbs that too.
+
+    Args:
+        classifier: an ART `PyTorchClassifier` with quantized activations, frozen or not.
+        x: clean images, (N, *input_shape).
+        x_adversarial: their adversarial versions by any attack on any network, same shape.
+        batch_size: images per pass.
+
+    Raises:
+        InvalidInputError: the two differ in shape, or are no images of this classifier.
+        UnsupportedModelError: no activation is quantized.
+    """
+    quantizers = quantized_activations(classifier.model)
+    modules = {name: module for name, module in classifier.model.named_modules() if name in quantizers}
+    counts: dict[str, NDArray[np.int64]] = {}  # activations, changed, moved, steps
+
+    def compare(name: str, call: int, clean: Tensor, adversarial: Tensor) -> None:
+        quantizer = quantizers[name]
+        steps = (buckets(quantizer, adversarial) - buckets(quantizer, clean)).abs()
+        moved = clipped(quantizer, adversarial) != clipped(quantizer, clean)
+        changed = steps > 0
+        moved |= changed  # rounding of float32 may put one value at the edge on both sides of it
+        found = [clean.numel(), int(changed.sum()), int(moved.sum()), int(steps.sum())]
+        counts[name] = counts.get(name, 0) + np.array(found, dtype=np.int64)
+
+    compare_inputs(classifier, x, x_adversarial, modules, compare, batch_size)
+    total, changed, moved, steps = np.array(list(counts.values()), dtype=np.float64).T
+    return ValueShift(
+        layers=tuple(counts),
+        levels=tuple(len(quantizers[name].levels()) for name in counts),
+        changed=changed / total,
+        moved=moved / total,
+        absorbed=_ratio(moved - changed, moved),
+        steps=_ratio(steps, changed),
+    )
+
+
+def draw_value_shift(measured: Mapping[str, ValueShift], quantity: str = "changed", ax: Any = None) -> Any:
+    """Draws `changed` or `absorbed` against layers, one line per network or attack.
+
+    Args:
+        measured: what was measured, by name.
+        quantity: `"changed"` or `"absorbed"`.
+        ax: matplotlib axes to draw on; `None` makes a figure.
+
+    Returns:
+        The matplotlib figure.
+    """
+    check_curves(measured)
+    if quantity not in _QUANTITIES:
+        raise InvalidInputError(f"quantity: expected 'changed' or 'absorbed', got {quantity!r}")
+    figure, ax = figure_and_axes(ax)
+    for index, (label, shift) in enumerate(measured.items()):
+        position = range(1, len(shift.layers) + 1)
+        ax.plot(position, 100 * getattr(shift, quantity), **marked(index), label=label)
+    layer_axis(ax, [shift.layers for shift in measured.values()], "quantized activation")
+    finish_lines(ax, _QUANTITIES[quantity])
+    return figure
+
+
+def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.divide(part, whole, out=np.full_like(part, np.nan), where=whole > 0)
