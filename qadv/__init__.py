@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from qadv.attacks.spsa import SPSA as SPSA
     from qadv.deployment.export import export as export
     from qadv.detectors.ensemble_agreement import EnsembleAgreementDetector as EnsembleAgreementDetector
+    from qadv.diagnostics.audit.run import audit as audit
     from qadv.diagnostics.error_amplification import error_amplification as error_amplification
     from qadv.diagnostics.weight_error import weight_error_norms as weight_error_norms
     from qadv.estimators.classifier import QuantizedClassifier as QuantizedClassifier
@@ -63,6 +64,7 @@ _PUBLIC = {
     "RandomFGSM": "qadv.attacks.random_fgsm",
     "SPSA": "qadv.attacks.spsa",
     "UniformNoise": "qadv.attacks.noise",
+    "audit": "qadv.diagnostics.audit.run",
     "create": "qadv.registry",
     "error_amplification": "qadv.diagnostics.error_amplification",
     "export": "qadv.deployment.export",
