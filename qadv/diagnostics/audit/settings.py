@@ -42,7 +42,7 @@ class Settings:
 
 QUICK = Settings(
     steps=20,
-    restarts=3,
+    restarts=5,
     apgd_steps=30,
     apgd_restarts=1,
     square_steps=200,
@@ -57,7 +57,7 @@ QUICK = Settings(
 )
 THOROUGH = Settings(
     steps=100,
-    restarts=5,
+    restarts=10,
     apgd_steps=100,
     apgd_restarts=5,
     square_steps=5000,

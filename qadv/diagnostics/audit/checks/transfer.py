@@ -36,9 +36,9 @@ def _attacks(case: Case, source: Target) -> dict[str, Attack]:
 
     def one_step(x: Images, y: Labels) -> Images:
         options: dict[str, Any] = {"steps": 1, "random_start": False}
-        return case.ascent(x, y, target=source, leave=False, **options).last
+        return case.ascent(x, y, target=source, leave=False, **options).highest
 
     def pgd(x: Images, y: Labels) -> Images:
-        return case.ascent(x, y, target=source, leave=False, steps=steps).last
+        return case.ascent(x, y, target=source, leave=False, steps=steps).highest
 
     return {"FGSM": one_step, "PGD": pgd}
