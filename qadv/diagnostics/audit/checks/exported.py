@@ -33,6 +33,9 @@ class ExportedModel:
                 pair = agreement(classifier, path, case.x, case.y, eps=case.eps, batch_size=case.target.batch_size)
         except QadvError as error:
             return Finding.none(str(error))
+        except Exception as error:  # whatever exporter and runtime raise must not cost the audit its other findings
+            reason = str(error).splitlines()[0] if str(error) else ""
+            return Finding.none(f"the exported graph does not run: {type(error).__name__}: {reason}")
         others = [round((1 - each.same_class) * each.samples) for each in pair]
         figure = f"another class on {case.points(others[0])} clean, {case.points(others[1])} under PGD"
         return Finding.of(max(others) <= case.allowance, figure, agreement=[each.to_dict() for each in pair])
