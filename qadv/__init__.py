@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from qadv.diagnostics.accuracy_curve import accuracy_by_distance as accuracy_by_distance
     from qadv.diagnostics.accuracy_curve import accuracy_curve as accuracy_curve
     from qadv.diagnostics.amplification_by_eps import amplification_by_eps as amplification_by_eps
+    from qadv.diagnostics.audit.run import audit as audit
     from qadv.diagnostics.error_amplification import error_amplification as error_amplification
     from qadv.diagnostics.gradient_similarity import gradient_similarity as gradient_similarity
     from qadv.diagnostics.transfer_matrix import transfer_matrix as transfer_matrix
@@ -74,6 +75,7 @@ _PUBLIC = {
     "accuracy_by_distance": "qadv.diagnostics.accuracy_curve",
     "accuracy_curve": "qadv.diagnostics.accuracy_curve",
     "amplification_by_eps": "qadv.diagnostics.amplification_by_eps",
+    "audit": "qadv.diagnostics.audit.run",
     "create": "qadv.registry",
     "error_amplification": "qadv.diagnostics.error_amplification",
     "export": "qadv.deployment.export",

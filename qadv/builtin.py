@@ -200,6 +200,11 @@ def qadv_datasets() -> Iterator[Dataset]:
 @hookimpl
 def qadv_diagnostics() -> Iterator[Diagnostic]:
     yield Diagnostic(
+        name="audit",
+        target="qadv.diagnostics.audit.run:audit",
+        summary="worst case over many attacks, and eleven checks for masked gradients",
+    )
+    yield Diagnostic(
         name="error-amplification",
         target="qadv.diagnostics.error_amplification:error_amplification",
         summary="normalised distance of clean and adversarial activations, layer by layer",

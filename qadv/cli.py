@@ -130,6 +130,31 @@ def export(
     run_export(ExportOptions(model, to, out, dataset, data_dir, nb_samples, eps, as_json))
 
 
+@app.command()
+def audit(
+    model: Annotated[Path, typer.Argument(help="a file that QuantizedClassifier.save wrote")],
+    dataset: Annotated[str, typer.Option(help="its test images are attacked")],
+    data_dir: Annotated[Path | None, typer.Option(help="folder with that dataset's files")] = None,
+    nb_samples: Annotated[int, typer.Option(help="number of those images")] = 100,
+    eps: Annotated[float | None, typer.Option(help="radius of the attacks, L-inf; 8/255 of the pixels' range")] = None,
+    float_parent: Annotated[
+        Path | None, typer.Option(help="the float network it was made from, saved likewise")
+    ] = None,
+    other: Annotated[list[Path] | None, typer.Option(help="another network whose images are tried")] = None,
+    thorough: Annotated[bool, typer.Option("--thorough", help="larger budgets")] = False,
+    seed: Annotated[int, typer.Option(help="decides everything random")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Attack a network in many ways and check whether its gradients are masked; status 2 if a check failed."""
+    from qadv.diagnostics.audit.command import AuditOptions, run_audit
+
+    options = AuditOptions(
+        model, dataset, data_dir, nb_samples, eps, float_parent, other or [], thorough, seed, as_json
+    )
+    if not run_audit(options):
+        raise typer.Exit(2)
+
+
 def main() -> None:
     """Runs the command line; an error that qadv foresaw is one message, without a traceback."""
     try:

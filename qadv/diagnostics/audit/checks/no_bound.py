@@ -1,0 +1,35 @@
+"""Check 4: without a bound every image can be turned into another class; an attack that can't do it is stuck."""
+
+from contextlib import suppress
+
+from qadv.attacks.ddn import DDN
+from qadv.diagnostics.audit.case import Case
+from qadv.diagnostics.audit.losses import cross_entropy, negative_margin
+from qadv.diagnostics.audit.result import Finding
+from qadv.errors import AttackError
+
+
+class NoBound:
+    """PGD in a ball as wide as the pixels' range, then DDN, on what the attacks within ε leave."""
+
+    number = 4
+    name = "attack without a bound"
+    rule = "breaks every image"
+
+    def examine(self, case: Case) -> Finding:
+        left = case.direct.copy()
+        steps = case.settings.unbounded_steps
+        for name, loss in (("cross-entropy", cross_entropy), ("margin", negative_margin)):
+            left &= ~case.outside(f"PGD without a bound, {name}", case.pgd(1, steps, loss, eps=case.width), left)
+        ddn = DDN(
+            case.target.classifier,
+            init_eps=case.width,
+            max_iter=steps,
+            batch_size=case.target.batch_size,
+            seed=case.seed,
+            verbose=False,
+        )
+        with suppress(AttackError):  # gradients that are not finite; the first check counts them
+            left &= ~case.outside("DDN", ddn.generate, left)
+        remaining = int(left.sum())
+        return Finding.of(remaining == 0, f"{case.points(remaining)} left", left=remaining)

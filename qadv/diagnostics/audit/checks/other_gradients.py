@@ -1,0 +1,57 @@
+"""Check 8: gradients that the network does not give may lead further than those that it gives."""
+
+from typing import Any
+
+import torch
+
+from qadv.diagnostics.audit.case import Attack, Case
+from qadv.diagnostics.audit.losses import at_temperature, typical_margin
+from qadv.diagnostics.audit.result import Finding
+from qadv.diagnostics.audit.target import Images, Labels
+from qadv.quantization.layers import activation_quantizers
+from qadv.quantization.other_backward import SURROGATES, Surrogate, other_backward
+
+_TEMPERATURES = (0.1, 1.0, 10.0)
+
+
+class OtherGradients:
+    """PGD with other straight-through estimators in the activations, and on cross-entropies at other temperatures.
+
+    Forward passes are unchanged to the bit. Temperatures are in units of the median margin of the logits.
+    """
+
+    number = 8
+    name = "other straight-through choices, temperatures"
+    rule = "the worst of them breaks at most 1 point that no direct attack breaks"
+
+    def examine(self, case: Case) -> Finding:
+        left = case.direct
+        model = case.target.classifier.model
+        attacks: dict[str, Attack] = {}
+        if activation_quantizers(model):
+            attacks |= {f"PGD, {name} backward": _with_backward(case, other) for name, other in SURROGATES.items()}
+        attacks |= _at_temperatures(case)
+        gains = {name: int(case.attack(name, attack, left).sum()) for name, attack in attacks.items()}
+        worst = max(gains, key=lambda name: gains[name])
+        gain = gains[worst]
+        shown = worst.removeprefix("PGD, ") if gain else "none finds more"
+        figure = f"worst: {shown}, {case.points(gain)} more, of the {int(left.sum())} that direct attacks leave"
+        return Finding.of(gain <= case.allowance, figure, worst=worst, gains=gains)
+
+
+def _with_backward(case: Case, surrogate: Surrogate) -> Attack:
+    attack = case.pgd(1, case.settings.steps)
+
+    def run(x: Images, y: Labels) -> Any:
+        with other_backward(case.target.classifier.model, surrogate):
+            return attack(x, y)
+
+    return run
+
+
+def _at_temperatures(case: Case) -> dict[str, Attack]:
+    unit = typical_margin(torch.from_numpy(case.target.logits(case.x)), torch.from_numpy(case.y))
+    return {
+        f"PGD, temperature {factor * unit:.2g}": case.pgd(1, case.settings.steps, at_temperature(factor * unit))
+        for factor in _TEMPERATURES
+    }

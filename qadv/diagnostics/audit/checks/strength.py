@@ -1,0 +1,72 @@
+"""Check 5: more room and more steps make an attack stronger."""
+
+from itertools import pairwise
+
+import numpy as np
+
+from qadv.diagnostics.audit.case import Case
+from qadv.diagnostics.audit.result import Finding
+from qadv.diagnostics.audit.target import Flags
+
+_PGD_SIZES = (0.25, 0.5, 2.0, 4.0)
+_FGSM_SIZES = (0.25, 0.5)
+_SIGNIFICANT = 2.0
+
+
+class Strength:
+    """Accuracy under PGD and FGSM at several ε, each on all images, and PGD against FGSM.
+
+    **Reading:** FGSM overshoots, so on honest networks too its accuracy rises here and there by a few images. It counts
+    up to ε only, and a rise fails where it is more than chance: b images broken at the smaller ε alone and c at the
+    larger alone, b - c above two standard errors √(b + c), and above the allowance.
+    """
+
+    number = 5
+    name = "stronger attacks break more"
+    rule = (
+        "accuracy falls with ε (PGD: rises ≤ 1 point; FGSM: ≤ chance); PGD at least as strong as FGSM, within 1 point"
+    )
+
+    def examine(self, case: Case) -> Finding:
+        pgd = {1.0: case.first_ascent[1], 0.0: ~case.clean}
+        fgsm = {1.0: case.one_step, 0.0: ~case.clean}
+        for size in _PGD_SIZES:
+            eps = size * case.eps
+            broken = case.attack if size < 1 else case.outside
+            pgd[size] = broken(f"PGD, {size:g} ε", case.pgd(1, case.settings.steps, eps=eps), case.clean)
+        for size in _FGSM_SIZES:
+            fgsm[size] = case.attack(f"FGSM, {size:g} ε", case.fgsm(size * case.eps), case.clean)
+        weaker = int(fgsm[1.0].sum()) - int(pgd[1.0].sum())
+        rises_pgd = [_rise(a, b)[0] for a, b in _steps(pgd)]
+        rises_fgsm = [_rise(a, b) for a, b in _steps(fgsm)]
+        passed = (
+            weaker <= case.allowance
+            and all(rise <= case.allowance for rise in rises_pgd)
+            and all(rise <= max(case.allowance, _SIGNIFICANT * error) for rise, error in rises_fgsm)
+        )
+        curves = {name: _curve(case, broken) for name, broken in (("PGD", pgd), ("FGSM", fgsm))}
+        figure = "; ".join(
+            f"{name} {' → '.join(f'{100 * a:.0f}' for a in curve.values())} % at {', '.join(map(_times, curve))} ε"
+            for name, curve in curves.items()
+        )
+        plain = {name: [[size, accuracy] for size, accuracy in curve.items()] for name, curve in curves.items()}
+        return Finding.of(passed, figure, accuracy_by_eps=plain, fgsm_beats_pgd_by=weaker)
+
+
+def _curve(case: Case, broken: dict[float, Flags]) -> dict[float, float]:
+    return {size: float((case.clean & ~broken[size]).mean()) for size in sorted(broken) if size > 0}
+
+
+def _steps(broken: dict[float, Flags]) -> list[tuple[Flags, Flags]]:
+    ordered = [broken[size] for size in sorted(broken) if size > 0]
+    return list(pairwise(ordered))
+
+
+def _rise(smaller: Flags, larger: Flags) -> tuple[int, float]:
+    """Returns by how many images accuracy rises from the smaller to the larger ε, and the standard error of it."""
+    only_smaller, only_larger = int((smaller & ~larger).sum()), int((larger & ~smaller).sum())
+    return only_smaller - only_larger, float(np.sqrt(only_smaller + only_larger))
+
+
+def _times(size: float) -> str:
+    return {0.25: "¼", 0.5: "½"}.get(size, f"{size:g}")

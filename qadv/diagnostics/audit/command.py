@@ -1,0 +1,74 @@
+"""What `qadv audit` does and prints."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from qadv.diagnostics.audit.run import audit
+from qadv.errors import InvalidInputError
+from qadv.estimators.classifier import QuantizedClassifier
+from qadv.estimators.storage import read_header
+from qadv.registry import create
+
+
+@dataclass(frozen=True)
+class AuditOptions:
+    """The options of `qadv audit`; see there."""
+
+    model: Path
+    dataset: str
+    data_dir: Path | None
+    nb_samples: int
+    eps: float | None
+    float_parent: Path | None
+    others: list[Path]
+    thorough: bool
+    seed: int
+    as_json: bool
+
+
+def run_audit(options: AuditOptions) -> bool:
+    """Audits a saved classifier on test images, prints the table, and returns whether all checks passed.
+
+    Raises:
+        InvalidInputError: options or files that do not fit.
+        QadvError: what else went wrong with the files.
+    """
+    if options.nb_samples < 1:
+        raise InvalidInputError(f"--nb-samples: expected at least 1, got {options.nb_samples}")
+    classifier = _load(options.model)
+    data = create("dataset", options.dataset, data_dir=options.data_dir)
+    x, y = data.x_test[: options.nb_samples], data.y_test[: options.nb_samples]
+    if x.shape[1:] != classifier.input_shape:
+        raise InvalidInputError(
+            f"--dataset {options.dataset} has images of shape {x.shape[1:]}, the network takes {classifier.input_shape}"
+        )
+    low, high = classifier.clip_values if classifier.clip_values is not None else (0.0, 1.0)
+    result = audit(
+        classifier,
+        x,
+        y,
+        eps=8 / 255 * (high - low) if options.eps is None else options.eps,
+        float_parent=None if options.float_parent is None else _load(options.float_parent),
+        others={path.name: _load(path) for path in options.others},
+        thorough=options.thorough,
+        seed=options.seed,
+        verbose=not options.as_json,
+    )
+    if options.as_json:
+        print(json.dumps(result.to_dict(), indent=1))
+    else:
+        Console().print(result)
+    return result.passed
+
+
+def _load(path: Path) -> Any:
+    if read_header(path)["backbone"] is None:
+        raise InvalidInputError(
+            f"{path} holds a network of your own, which the command line can't build. In Python: "
+            f"qadv.audit(qadv.QuantizedClassifier.load('{path}', model=net), x, y)"
+        )
+    return QuantizedClassifier.load(path)

@@ -1,0 +1,49 @@
+"""What an audit costs, in passes of images through the networks."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass
+class Cost:
+    """Passes so far, one for each image.
+
+    Attributes:
+        forward: forward passes.
+        backward: backward passes.
+    """
+
+    forward: int = 0
+    backward: int = 0
+
+    def to_dict(self) -> dict[str, int]:
+        """Returns plain data for JSON."""
+        return asdict(self)
+
+    @contextmanager
+    def counted(self, model: nn.Module) -> Iterator[None]:
+        """Counts the passes through a network while the block runs."""
+        # ART calls the parts of an `nn.Sequential` one by one
+        parts = list(model.children()) if isinstance(model, nn.Sequential) else [model]
+        handles = [parts[0].register_forward_pre_hook(self._enter), parts[-1].register_forward_hook(self._leave)]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _enter(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if not torch.compiler.is_compiling():  # a graph that is exported must not depend on the number of images
+            self.forward += len(inputs[0])
+
+    def _leave(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if isinstance(output, Tensor) and output.requires_grad:
+            output.register_hook(self._came_back)  # type: ignore[no-untyped-call]
+
+    def _came_back(self, gradient: Tensor) -> None:
+        self.backward += len(gradient)

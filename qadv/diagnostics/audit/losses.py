@@ -1,0 +1,42 @@
+"""The losses that the gradient attacks make large, image by image."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from qadv.attacks.goal import margin
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+_TINY = 1e-12
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """Returns the cross-entropy of logits (N, classes) and labels (N,), shape (N,)."""
+    return F.cross_entropy(logits, y, reduction="none")
+
+
+def dlr(logits: Tensor, y: Tensor) -> Tensor:
+    """Returns the difference of logits ratio, (N,): `-(z_y - max_{c≠y} z_c) / (z_1st - z_3rd)`, three classes or more.
+
+    It does not depend on the logits' scale (Croce, Hein 2020, eq. 6).
+    """
+    ordered = logits.topk(3, dim=1).values
+    return -margin(logits, y, targeted=False) / (ordered[:, 0] - ordered[:, 2] + _TINY)
+
+
+def negative_margin(logits: Tensor, y: Tensor) -> Tensor:
+    """Returns `max_{c≠y} z_c - z_y`, (N,)."""
+    return -margin(logits, y, targeted=False)
+
+
+def at_temperature(temperature: float) -> Loss:
+    """Returns the cross-entropy of the logits divided by `temperature`, > 0."""
+    return lambda logits, y: cross_entropy(logits / temperature, y)
+
+
+def typical_margin(logits: Tensor, y: Tensor) -> float:
+    """Returns the median distance between the label's logit and the best other one; 1 where that is 0."""
+    size = margin(logits, y, targeted=False).abs().median().item()
+    return size if torch.isfinite(torch.tensor(size)) and size > 0 else 1.0

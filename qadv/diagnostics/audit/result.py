@@ -1,0 +1,200 @@
+"""What an audit found."""
+
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qadv.diagnostics.audit.cost import Cost
+from qadv.diagnostics.audit.settings import Settings
+
+
+class Verdict(StrEnum):
+    """What became of a check."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    NOT_EVALUATED = "not evaluated"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check returns.
+
+    Attributes:
+        verdict: passed, failed or not evaluated.
+        figure: what was measured, in words; why, where it was not.
+        values: the same as plain data.
+    """
+
+    verdict: Verdict
+    figure: str
+    values: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, passed: bool, figure: str, **values: Any) -> "Finding":
+        """Returns a finding that passed or failed."""
+        return cls(Verdict.PASSED if passed else Verdict.FAILED, figure, values)
+
+    @classmethod
+    def none(cls, reason: str) -> "Finding":
+        """Returns the finding of a check that could not be made."""
+        return cls(Verdict.NOT_EVALUATED, reason)
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """One check: its number in the list of the documentation, name, rule, and finding."""
+
+    number: int
+    name: str
+    rule: str
+    verdict: Verdict
+    figure: str
+    values: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data for JSON."""
+        return {**asdict(self), "verdict": self.verdict.value}
+
+
+@dataclass(frozen=True)
+class AttackRecord:
+    """One attack within the ball.
+
+    Attributes:
+        name: its name and what it was given.
+        samples: images it was run on; those broken before leave where the check permits it.
+        broken: how many of these it broke.
+        first: how many no attack before it had broken.
+        cost: passes through all networks that took part.
+        seconds: wall time.
+    """
+
+    name: str
+    samples: int
+    broken: int
+    first: int
+    cost: Cost
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class WorstCase:
+    """Every image under the attack that is worst for it.
+
+    Attributes:
+        accuracy: share of the N images that is classified correctly, and by every attack, 0 to 1.
+        clean_accuracy: share classified correctly without an attack.
+        robust: which these are, (N,) bool.
+        broken_by: name of the first attack that broke each image, `"clean"` where none was needed, `""` where none did.
+        adversarial: the images that did it, (N, *input_shape) float32; where none did, the image itself.
+    """
+
+    accuracy: float
+    clean_accuracy: float
+    robust: NDArray[np.bool_]
+    broken_by: tuple[str, ...]
+    adversarial: NDArray[np.float32]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data for JSON, without the images."""
+        return {
+            "accuracy": self.accuracy,
+            "clean_accuracy": self.clean_accuracy,
+            "robust": self.robust.tolist(),
+            "broken_by": list(self.broken_by),
+        }
+
+
+@dataclass(frozen=True, repr=False)
+class AuditResult:
+    """The worst case over all attacks, and whether it may be believed; `print` shows it as a table.
+
+    Attributes:
+        worst_case: accuracy under the attack that is worst for each image.
+        checks: the checks in the order of their numbers.
+        attacks: the attacks within the ball, in the order in which they ran.
+        eps: radius of the ball, L∞, in pixel values.
+        samples: number of images, N.
+        thorough, seed: as given.
+        settings: the budgets that follow from `thorough`.
+        gradient: how the gradients come about.
+        draws: passes averaged for each answer; 1 for a network whose answers repeat.
+        cost: passes through all networks that took part.
+        seconds: wall time.
+    """
+
+    worst_case: WorstCase
+    checks: tuple[CheckResult, ...]
+    attacks: tuple[AttackRecord, ...]
+    eps: float
+    samples: int
+    thorough: bool
+    seed: int
+    settings: Settings
+    gradient: str
+    draws: int
+    cost: Cost
+    seconds: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether no check failed. Those that were not evaluated are in the table: they say nothing either way."""
+        return not self.failed
+
+    @property
+    def failed(self) -> tuple[int, ...]:
+        """The numbers of the checks that failed."""
+        return tuple(check.number for check in self.checks if check.verdict is Verdict.FAILED)
+
+    @property
+    def headline(self) -> str:
+        """The worst case in one line, with "upper bound only" beside it where a check failed."""
+        worst = self.worst_case
+        text = (
+            f"Worst case: {100 * worst.accuracy:.1f} % of {self.samples} images within L∞ {self.eps:.4g} "
+            f"(clean {100 * worst.clean_accuracy:.1f} %)"
+        )
+        if self.passed:
+            return text
+        numbers = ", ".join(map(str, self.failed))
+        return f"{text}: upper bound only, {'checks' if len(self.failed) > 1 else 'check'} {numbers} failed"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data for JSON, without the images."""
+        return {
+            "headline": self.headline,
+            "passed": self.passed,
+            "worst_case": self.worst_case.to_dict(),
+            "checks": [check.to_dict() for check in self.checks],
+            "attacks": [attack.to_dict() for attack in self.attacks],
+            "eps": self.eps,
+            "samples": self.samples,
+            "thorough": self.thorough,
+            "seed": self.seed,
+            "settings": self.settings.to_dict(),
+            "gradient": self.gradient,
+            "draws": self.draws,
+            "cost": self.cost.to_dict(),
+            "seconds": self.seconds,
+        }
+
+    def __rich__(self) -> Any:
+        from qadv.diagnostics.audit.table import table
+
+        return table(self)
+
+    def __str__(self) -> str:
+        from qadv.diagnostics.audit.table import plain
+
+        return plain(self)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.headline}>"

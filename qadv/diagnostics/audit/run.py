@@ -1,0 +1,159 @@
+"""`audit`: the worst case over many attacks, and eleven checks that say whether it may be believed."""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import torch
+from art.attacks import EvasionAttack
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from qadv.attacks.parameters import check_flag, check_whole
+from qadv.diagnostics.audit.case import Case
+from qadv.diagnostics.audit.checks import CHECKS
+from qadv.diagnostics.audit.checks.answers_repeat import is_random
+from qadv.diagnostics.audit.cost import Cost
+from qadv.diagnostics.audit.result import AuditResult, CheckResult
+from qadv.diagnostics.audit.settings import QUICK, THOROUGH
+from qadv.diagnostics.audit.target import Target
+from qadv.errors import InvalidInputError
+from qadv.estimators.checks import check_images, check_labels
+from qadv.estimators.random_states import global_states_kept
+from qadv.modes import evaluation_mode
+from qadv.quantization.layers import activation_quantizers
+
+
+def audit(
+    classifier: Any,
+    x: NDArray[Any],
+    y: NDArray[Any],
+    eps: float = 8 / 255,
+    *,
+    float_parent: Any = None,
+    others: Mapping[str, Any] | Iterable[Any] = (),
+    adaptive: Any = None,
+    thorough: bool = False,
+    batch_size: int = 128,
+    seed: int = 0,
+    verbose: bool = True,
+) -> AuditResult:
+    """Attacks a classifier in many ways within an L∞ ball, and checks for signs that its gradients are masked.
+
+    The checks and their rules are in docs/audit.md. Accuracy under attack is an upper bound of robustness in any case;
+    a failed check says that it is not a tight one.
+
+    Args:
+        classifier: an ART `PyTorchClassifier` that gives logits, with `clip_values`, and preprocessing in torch.
+        x: images, (N, *input_shape), float, within `clip_values`; a hundred or more for rules of one point.
+        y: labels, indices (N,) or one-hot (N, nb_classes).
+        eps: radius of the ball, in pixel values, above 0.
+        float_parent: the float network that the classifier was made from, as an ART classifier, for check 7.
+        others: further ART classifiers for check 7, as the same network at another bit width, by name or in order.
+        adaptive: an ART evasion attack on this classifier that goes for the defense's own objective, or a function
+            that makes one from a classifier, for check 10. It has to keep to the ball; what leaves is projected on it.
+        thorough: larger budgets: see `qadv.diagnostics.audit.settings`.
+        batch_size: images in one pass.
+        seed: decides everything random.
+        verbose: show progress.
+
+    Returns:
+        The worst case, the checks and the attacks; `print` shows them as one table.
+
+    Raises:
+        InvalidInputError: an argument is off.
+    """
+    check_whole("batch_size", batch_size)
+    check_whole("seed", seed, least=0)
+    check_flag("thorough", thorough)
+    check_flag("verbose", verbose)
+    if isinstance(eps, bool) or not isinstance(eps, int | float | np.number) or not 0 < eps < math.inf:
+        raise InvalidInputError(f"eps: expected a finite number above 0, got {eps!r}")
+    target = Target(classifier, batch_size)
+    x = check_images(x, classifier.input_shape, classifier.clip_values).astype(np.float32)
+    labels = check_labels(y, len(x), classifier.nb_classes)
+    sources = {name: Target(other, batch_size, name) for name, other in _named(float_parent, others).items()}
+    for name, source in sources.items():
+        if tuple(source.classifier.input_shape) != tuple(classifier.input_shape):
+            raise InvalidInputError(
+                f"{name}: expected a classifier of images {tuple(classifier.input_shape)}, got one of "
+                f"{tuple(source.classifier.input_shape)}"
+            )
+    settings = THOROUGH if thorough else QUICK
+    cost, started = Cost(), time.perf_counter()
+    with ExitStack() as stack:
+        for each in {id(t.classifier.model): t for t in (target, *sources.values())}.values():
+            stack.enter_context(evaluation_mode(each.classifier._model))
+            stack.enter_context(cost.counted(each.classifier.model))
+        stack.enter_context(global_states_kept())
+        torch.manual_seed(seed)
+        progress = stack.enter_context(tqdm(total=len(CHECKS), desc="audit", unit="check", disable=not verbose))
+        if is_random(target, x, settings.passes):
+            target.draws = settings.draws
+        case = Case(
+            target,
+            x,
+            labels,
+            eps=float(eps),
+            settings=settings,
+            seed=seed,
+            sources=sources,
+            adaptive=_factory(adaptive),
+            cost=cost,
+            progress=progress,
+        )
+        checks = []
+        for check in CHECKS:
+            finding = check.examine(case)
+            checks.append(
+                CheckResult(check.number, check.name, check.rule, finding.verdict, finding.figure, finding.values)
+            )
+            progress.update()
+        worst = case.worst_case()
+    return AuditResult(
+        worst_case=worst,
+        checks=tuple(checks),
+        attacks=tuple(case.attacks),
+        eps=float(eps),
+        samples=len(x),
+        thorough=thorough,
+        seed=seed,
+        settings=settings,
+        gradient=_gradient(classifier),
+        draws=target.draws,
+        cost=cost,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _named(float_parent: Any, others: Mapping[str, Any] | Iterable[Any]) -> dict[str, Any]:
+    found = {} if float_parent is None else {"float parent": float_parent}
+    if isinstance(others, Mapping):
+        return found | {str(name): other for name, other in others.items()}
+    if not isinstance(others, Iterable):
+        raise InvalidInputError(f"others: expected classifiers, by name or in order, got {type(others).__name__}")
+    return found | {f"network {number}": other for number, other in enumerate(others, 1)}
+
+
+def _factory(adaptive: Any) -> Callable[[Any], Any] | None:
+    """Returns what makes the attack from the classifier."""
+    if adaptive is None:
+        return None
+    if isinstance(adaptive, EvasionAttack):
+        return lambda classifier: adaptive
+    if callable(adaptive):
+        return adaptive  # type: ignore[no-any-return]
+    raise InvalidInputError(
+        f"adaptive: expected an ART evasion attack, or a function that makes one from a classifier, got "
+        f"{type(adaptive).__name__}"
+    )
+
+
+def _gradient(classifier: Any) -> str:
+    specs = {quantizer.spec or f"{quantizer.bits} bit" for _, quantizer in activation_quantizers(classifier.model)}
+    parts = [f"straight-through in the activations ({', '.join(sorted(specs))})"] if specs else ["the network's own"]
+    parts += [f"through {type(defence).__name__}" for defence in classifier.preprocessing_defences or []]
+    return ", ".join(parts)

@@ -1,0 +1,45 @@
+"""An audit as one table."""
+
+import io
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from qadv.diagnostics.audit.result import AuditResult
+
+_STYLES = {"passed": "green", "failed": "bold red", "not evaluated": "dim"}
+_WIDTH = 120
+
+
+def table(result: "AuditResult") -> Table:
+    """Returns the checks as rows, the worst case above and the cost below."""
+    setting = "thorough" if result.thorough else "quick"
+    repeats = "answers repeat" if result.draws == 1 else f"answers are random: means of {result.draws} passes"
+    attacks = ", ".join(f"{attack.name} {attack.first}" for attack in result.attacks if attack.first)
+    below = [
+        f"Broken first by: {attacks or 'none'}",
+        f"Gradients: {result.gradient}; {repeats}; {setting} setting, seed {result.seed}",
+        f"Cost: {result.cost.forward:,} forward and {result.cost.backward:,} backward passes of one image, "
+        f"{result.seconds / 60:.1f} minutes",
+    ]
+    made = Table(title=escape(result.headline), caption=escape("\n".join(below)), caption_justify="left")
+    made.add_column("", justify="right", no_wrap=True)
+    made.add_column("check", max_width=24)
+    made.add_column("rule", max_width=34)
+    made.add_column("figure")
+    made.add_column("verdict", no_wrap=True)
+    for check in result.checks:
+        style = _STYLES[check.verdict.value]
+        cells = (escape(text) for text in (str(check.number), check.name, check.rule, check.figure))
+        made.add_row(*cells, f"[{style}]{check.verdict.value}[/{style}]", end_section=True)
+    return made
+
+
+def plain(result: "AuditResult") -> str:
+    """Returns the table as text without colours, 120 columns wide."""
+    stream = io.StringIO()
+    Console(file=stream, width=_WIDTH, color_system=None).print(table(result))
+    return stream.getvalue().rstrip("\n")

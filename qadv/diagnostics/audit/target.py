@@ -1,0 +1,98 @@
+"""A classifier as the audit asks it: logits, gradients of any loss, and who is misclassified."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from art.estimators.classification import PyTorchClassifier
+from numpy.typing import NDArray
+from torch import Tensor
+
+from qadv.diagnostics.audit.losses import Loss
+from qadv.errors import InvalidInputError
+from qadv.estimators.ensemble_network import EnsembleNetwork
+
+Images = NDArray[np.float32]
+Labels = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+
+
+class Target:
+    """Answers of one classifier; where these are random, the mean of several passes (expectation over transformation).
+
+    Args:
+        classifier: an ART `PyTorchClassifier` that gives logits, with `clip_values` and preprocessing in torch.
+        batch_size: images in one pass.
+        name: what messages call it.
+
+    Attributes:
+        draws: passes whose logits and gradients are averaged.
+
+    Raises:
+        InvalidInputError: it is something else.
+    """
+
+    def __init__(self, classifier: Any, batch_size: int, name: str = "classifier") -> None:
+        if not isinstance(classifier, PyTorchClassifier):
+            raise InvalidInputError(f"{name}: expected an ART PyTorchClassifier, got {type(classifier).__name__}")
+        if classifier.clip_values is None:
+            raise InvalidInputError(f"{name}: the audit needs the range of the pixels; give the classifier clip_values")
+        if not classifier.all_framework_preprocessing:
+            raise InvalidInputError(
+                f"{name}: its preprocessing works on numpy arrays, which have no gradients; use preprocessors in "
+                "torch, as qadv's BitDepthReduction and ART's ...PyTorch classes are"
+            )
+        if classifier.postprocessing_defences:
+            raise InvalidInputError(
+                f"{name}: the audit works on logits, and there are postprocessing defences "
+                f"({', '.join(type(d).__name__ for d in classifier.postprocessing_defences)}); leave them out "
+                "(probabilities=False)"
+            )
+        self.classifier = classifier
+        self.batch_size = batch_size
+        self.draws = 1
+        low, high = classifier.clip_values
+        self.low, self.high = float(np.min(low)), float(np.max(high))
+        network = classifier.model
+        abstains = isinstance(network, EnsembleNetwork) and network.abstain_below is not None
+        self._abstention = classifier.nb_classes - 1 if abstains else -1
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.classifier.device)
+
+    def logits(self, x: Images) -> NDArray[np.float32]:
+        """Returns logits, (N, classes), for images (N, *input_shape)."""
+        total = self.classifier.predict(x, batch_size=self.batch_size)
+        for _ in range(self.draws - 1):
+            total = total + self.classifier.predict(x, batch_size=self.batch_size)
+        return np.asarray(total / self.draws, dtype=np.float32)
+
+    def broken(self, x: Images, y: Labels) -> Flags:
+        """Returns which images are given another class than `y`, (N,); an ensemble's abstention is no such class."""
+        return self.wins(torch.from_numpy(self.logits(x)), torch.from_numpy(y)).numpy()
+
+    def wins(self, logits: Tensor, y: Tensor) -> Tensor:
+        """As `broken`, from logits (N, classes)."""
+        predicted = logits.argmax(dim=1)
+        return (predicted != y) & (predicted != self._abstention)
+
+    def gradient(self, x: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns logits (N, classes), losses (N,) and the losses' gradients at the images, as `x`; one batch."""
+        model: Any = self.classifier._model
+        model.eval()
+        sums: list[Tensor] = []
+        for _ in range(self.draws):
+            with torch.enable_grad():
+                leaf = x.detach().requires_grad_()
+                entering, _ = self.classifier._apply_preprocessing(leaf, y=None, fit=False, no_grad=False)
+                logits = model(entering)[-1]
+                losses = loss(logits, y)
+                if losses.requires_grad:
+                    (slope,) = torch.autograd.grad(losses.sum(), leaf, allow_unused=True)
+                else:
+                    slope = None
+            answer = [logits.detach(), losses.detach(), torch.zeros_like(x) if slope is None else slope]
+            sums = answer if not sums else [total + new for total, new in zip(sums, answer, strict=True)]
+        logits, losses, slope = (total / self.draws for total in sums)
+        return logits, losses, slope

@@ -1,0 +1,348 @@
+"""The audit catches networks that only hide their gradients, and lets honest ones pass."""
+
+import copy
+import json
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from art.attacks.evasion import FastGradientMethod, ProjectedGradientDescent
+from torch import nn
+
+import qadv
+from qadv.diagnostics.audit import run
+from qadv.diagnostics.audit.ascent import ascend
+from qadv.diagnostics.audit.checks import CHECKS
+from qadv.diagnostics.audit.cost import Cost
+from qadv.diagnostics.audit.losses import cross_entropy, dlr, typical_margin
+from qadv.diagnostics.audit.settings import QUICK
+from qadv.diagnostics.audit.target import Target
+from qadv.errors import InvalidInputError
+
+# for what does not depend on strength
+SMALL = replace(
+    QUICK, steps=4, restarts=1, apgd_steps=4, square_steps=4, spsa_steps=2, spsa_samples=2, n_attack_steps=2,
+    n_attack_samples=2, noise_draws=2, unbounded_steps=4,
+)  # fmt: skip
+
+
+class Rounded(nn.Module):
+    """Rounds the image to a few levels, without a gradient."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return self.network(torch.round(8 * x) / 8)
+
+
+class Scaled(nn.Module):
+    """Multiplies the logits, which saturates the softmax."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return 1e4 * self.network(x)
+
+
+class Noisy(nn.Module):
+    """Adds noise to the image."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return self.network(x + 0.1 * torch.randn_like(x))
+
+
+def wrapped(network):
+    return qadv.QuantizedClassifier(network, nn.CrossEntropyLoss(), (1, 8, 8), 10)
+
+
+def audited(classifier, digits, eps, nb_samples=40, **options):
+    x, y = digits.x_test[:nb_samples], digits.y_test[:nb_samples]
+    return qadv.audit(classifier, x, y, eps=eps, verbose=False, **options)
+
+
+def verdicts(result):
+    return {check.number: check.verdict.value for check in result.checks}
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr(run, "QUICK", SMALL)
+
+
+@pytest.fixture(scope="module")
+def float_parent(digits):
+    torch.manual_seed(0)
+    classifier = qadv.QuantizedClassifier.from_backbone(
+        "mnist-cnn", weights="float", activations="float", input_shape=(1, 8, 8), image_size=8, width=8
+    )
+    trainer = qadv.DefensiveQuantTrainer(classifier, beta=0.0, lr=0.1, verbose=False)
+    trainer.fit(digits.x_train, digits.y_train, nb_epochs=6, batch_size=64)
+    return classifier
+
+
+def test_an_undefended_network_passes(trained, float_parent, digits):
+    result = audited(trained, digits, eps=0.3, float_parent=float_parent)
+    assert result.passed, result
+    assert result.worst_case.accuracy == 0
+    assert verdicts(result)[7] == "passed"
+    assert verdicts(result)[10] == "not evaluated"
+    assert "upper bound" not in str(result)
+
+
+def test_a_network_trained_with_pgd_passes(make_classifier, digits):
+    classifier = make_classifier(width=16)
+    trainer = qadv.AdversarialQuantTrainer(classifier, "pgd", eps=0.1, max_iter=4, lr=0.1, verbose=False)
+    trainer.fit(digits.x_train, digits.y_train, nb_epochs=6, batch_size=64)
+    result = audited(classifier, digits, eps=0.05)
+    assert result.passed, result
+    assert result.worst_case.accuracy > 0.6
+
+
+def test_rounding_without_a_gradient_is_caught(trained, digits):
+    result = audited(wrapped(Rounded(trained.model)), digits, eps=0.15)
+    # no gradient at all; no bound helps; and what needs none gets through
+    assert {1, 3, 4} <= set(result.failed), result
+    assert result.checks[0].values["counts"]["cross-entropy"]["zero"] == result.checks[0].values["images"]
+    assert "upper bound only" in str(result)
+
+
+def test_scaled_logits_are_caught(trained, digits):
+    result = audited(wrapped(Scaled(trained.model)), digits, eps=0.15)
+    assert 1 in result.failed, result
+    counts = result.checks[0].values["counts"]
+    assert counts["cross-entropy"]["zero"] > 0.9 * result.checks[0].values["images"], "the softmax is saturated"
+    assert counts["DLR"]["zero"] == 0, "which does not depend on the scale"
+
+
+def test_a_random_network_is_caught(trained, digits, small):
+    result = audited(wrapped(Noisy(trained.model)), digits, eps=0.15, nb_samples=16)
+    assert 2 in result.failed, result
+    assert result.draws == SMALL.draws
+    assert f"means of {SMALL.draws} passes" in str(result)
+    assert verdicts(result)[11] == "not evaluated"
+
+
+def test_the_tanh_quantizer_is_caught(make_classifier, digits, float_parent):
+    classifier = make_classifier(activations="tanh:2")
+    trainer = qadv.DefensiveQuantTrainer(classifier, beta=0.0, lr=0.1, verbose=False)
+    trainer.fit(digits.x_train, digits.y_train, nb_epochs=8, batch_size=64)
+    result = audited(classifier, digits, eps=0.1, float_parent=float_parent)
+    assert result.failed, result
+
+
+def test_fgsm_training_is_caught(make_classifier, digits):
+    classifier = make_classifier(width=16)
+    trainer = qadv.AdversarialQuantTrainer(classifier, "fgsm", eps=0.5, lr=0.05, verbose=False)
+    trainer.fit(digits.x_train, digits.y_train, nb_epochs=12, batch_size=64)
+    result = audited(classifier, digits, eps=0.5, nb_samples=200)
+    assert 5 in result.failed, result
+    fgsm = dict(result.checks[4].values["accuracy_by_eps"]["FGSM"])
+    assert fgsm[1.0] > fgsm[0.5], "a longer step along the gradient does less harm"
+    assert result.worst_case.accuracy < 0.05, "which the worst case does not believe"
+
+
+def test_worst_case_is_what_its_images_say(trained, digits):
+    result = audited(trained, digits, eps=0.1)
+    worst, x, y = result.worst_case, digits.x_test[:40], digits.y_test[:40]
+    right = trained.predict(worst.adversarial).argmax(1) == y
+    assert np.array_equal(right, worst.robust)
+    assert worst.accuracy == worst.robust.mean()
+    assert np.abs(worst.adversarial - x).max() <= 0.1 + 1e-6
+    assert worst.adversarial.min() >= 0
+    assert worst.adversarial.max() <= 1
+    assert [by == "" for by in worst.broken_by] == worst.robust.tolist()
+    attack = ProjectedGradientDescent(trained, eps=0.1, eps_step=0.02, max_iter=20, verbose=False)
+    assert worst.accuracy <= (trained.predict(attack.generate(x, y)).argmax(1) == y).mean()
+    assert sum(a.first for a in result.attacks) + sum(by == "clean" for by in worst.broken_by) == (~worst.robust).sum()
+
+
+def test_audits_repeat_and_leave_no_trace(trained, digits, small):
+    np.random.seed(3)
+    torch.manual_seed(3)
+    modes = [module.training for module in trained.model.modules()]
+    before = np.random.get_state()[1].copy(), torch.get_rng_state()
+    first, again = (audited(trained, digits, eps=0.1, nb_samples=12).to_dict() for _ in range(2))
+    other = audited(trained, digits, eps=0.1, nb_samples=12, seed=1).to_dict()
+    for each in (first, again, other):
+        del each["seconds"]
+        for attack in each["attacks"]:
+            del attack["seconds"]
+    assert first == again
+    assert first != other
+    assert np.array_equal(before[0], np.random.get_state()[1])
+    assert torch.equal(before[1], torch.get_rng_state())
+    assert modes == [module.training for module in trained.model.modules()]
+    assert not any(module._forward_hooks for name, module in trained.model.named_modules() if name and "." in name)
+
+
+def test_result_is_plain_data_and_one_table(trained, digits, small):
+    result = audited(trained, digits, eps=0.1, nb_samples=12)
+    assert json.loads(json.dumps(result.to_dict())) == result.to_dict()
+    text = str(result)
+    assert max(map(len, text.splitlines())) <= 120
+    assert "\x1b" not in text
+    assert result.headline.split(" within")[0] in " ".join(text.split())
+    assert [check.number for check in result.checks] == list(range(1, 12)) == [check.number for check in CHECKS]
+    assert all(check.figure and check.rule for check in result.checks)
+    assert result.cost.forward > result.cost.backward > 0
+    assert sum(attack.cost.backward for attack in result.attacks) < result.cost.backward
+
+
+def test_adaptive_attack_joins_the_worst_case(trained, digits, small):
+    class Known(FastGradientMethod):
+        """Breaks the first image, and leaves the ball for it."""
+
+        def generate(self, x, y=None, **kwargs):
+            return np.where(x < 0.5, x + 3 * self.eps, x - 3 * self.eps).astype(np.float32)
+
+    for given in (Known(trained, eps=0.2), lambda classifier: Known(classifier, eps=0.2)):
+        result = audited(trained, digits, eps=0.2, nb_samples=12, adaptive=given)
+        assert verdicts(result)[10] == "passed"
+        assert "adaptive Known" in [attack.name for attack in result.attacks]
+        assert np.abs(result.worst_case.adversarial - digits.x_test[:12]).max() <= 0.2 + 1e-6
+
+
+def test_exported_model_needs_a_quantized_network_and_onnxruntime(trained, float_parent, digits, small, monkeypatch):
+    assert "not quantized" in audited(float_parent, digits, eps=0.1, nb_samples=12).checks[10].figure
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    check = audited(trained, digits, eps=0.1, nb_samples=12).checks[10]
+    assert check.verdict.value == "not evaluated"
+    assert "pip install" in check.figure
+
+
+def test_exported_model_agrees(trained, digits, small):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    check = audited(trained, digits, eps=0.1, nb_samples=12).checks[10]
+    assert check.verdict.value == "passed"
+    assert [row["same_class"] for row in check.values["agreement"]] == [1.0, 1.0]
+
+
+def test_an_ensemble_that_abstains_is_not_broken_by_it(trained, float_parent, digits, small):
+    members = [trained, float_parent]
+    ensemble = qadv.EnsembleClassifier.of(members, "vote", abstain_below=2)
+    result = audited(ensemble, digits, eps=0.3, nb_samples=30)
+    predicted = ensemble.predict(result.worst_case.adversarial).argmax(1)
+    broken = np.array([by not in ("", "clean") for by in result.worst_case.broken_by])
+    assert (predicted[broken] != 10).all()
+    assert (predicted[broken] != digits.y_test[:30][broken]).all()
+
+
+def test_two_classes_have_no_dlr_and_gradients_may_be_infinite(digits, small):
+    class Root(nn.Module):
+        """Has no finite slope where a pixel is 0."""
+
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(64, 2)
+
+        def forward(self, x):
+            return self.linear(x.flatten(1).abs().sqrt())
+
+    torch.manual_seed(0)
+    classifier = qadv.QuantizedClassifier(Root(), nn.CrossEntropyLoss(), (1, 8, 8), 2)
+    x = digits.x_test[:12]
+    result = qadv.audit(classifier, x, classifier.predict(x).argmax(1), eps=0.1, verbose=False)
+    assert 1 in result.failed
+    counts = result.checks[0].values["counts"]
+    assert {name: count["non_finite"] for name, count in counts.items()} == {"cross-entropy": 12, "margin": 12}
+    assert "PGD, margin" in [attack.name for attack in result.attacks]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"eps": 0.0}, "eps: expected a finite number above 0"),
+        ({"eps": "0.1"}, "eps"),
+        ({"seed": -1}, "seed"),
+        ({"thorough": 1}, "thorough: expected True or False"),
+        ({"adaptive": 3}, "adaptive: expected an ART evasion attack"),
+        ({"others": 3}, "others: expected classifiers"),
+        ({"float_parent": nn.Linear(1, 1)}, "float parent: expected an ART PyTorchClassifier"),
+    ],
+)
+def test_arguments_are_checked(trained, digits, change, message):
+    with pytest.raises(InvalidInputError, match=message):
+        qadv.audit(trained, digits.x_test[:4], digits.y_test[:4], **{"eps": 0.1, "verbose": False, **change})
+
+
+def test_classifiers_it_can_not_read_are_refused(make_classifier, digits):
+    x, y = digits.x_test[:4], digits.y_test[:4]
+    with pytest.raises(InvalidInputError, match="probabilities=False"):
+        qadv.audit(make_classifier(probabilities=True), x, y)
+    with pytest.raises(InvalidInputError, match="clip_values"):
+        qadv.audit(make_classifier(clip_values=None), x, y)
+
+
+def test_one_step_of_the_ascent_is_fgsm(trained, digits):
+    x, y = digits.x_test[:20], digits.y_test[:20]
+    options = {"loss": cross_entropy, "eps": 0.1, "steps": 1, "seed": 0, "random_start": False, "leave": False}
+    ours = ascend(Target(trained, 7), x, y, **options)
+    theirs = FastGradientMethod(trained, eps=0.1).generate(x, y)
+    moved = np.abs(theirs - x).reshape(20, -1).max(1) > 0
+    higher = ours.losses[1] > ours.losses[0]
+    assert higher.sum() > 15
+    np.testing.assert_allclose(ours.highest[moved & higher], theirs[moved & higher], atol=1e-6)
+
+
+def test_ascent_keeps_to_the_ball_and_says_what_it_saw(trained, digits):
+    x, y = digits.x_test[:30], digits.y_test[:30]
+    target = Target(trained, 16)
+    whole = ascend(target, x, y, loss=cross_entropy, eps=0.15, steps=10, seed=0, leave=False)
+    early = ascend(target, x, y, loss=cross_entropy, eps=0.15, steps=10, seed=0)
+    for found in (whole.images, whole.highest, early.images):
+        assert np.abs(found - x).max() <= 0.15 + 1e-6
+        assert 0 <= found.min() <= found.max() <= 1
+    assert np.array_equal(target.broken(whole.images, y), target.broken(early.images, y)), "leaving early loses nothing"
+    logits = torch.from_numpy(trained.predict(whole.highest))
+    np.testing.assert_allclose(cross_entropy(logits, torch.from_numpy(y)), whole.losses.max(0), rtol=1e-3, atol=1e-5)
+    assert np.array_equal(whole.missed, target.broken(whole.images, y) & ~target.broken(whole.highest, y))
+
+
+def test_dlr_against_numpy(digits):
+    logits = np.random.default_rng(0).normal(size=(50, 10)).astype(np.float32)
+    y = digits.y_test[:50]
+    for factor in (1, 1e4):
+        found = dlr(torch.from_numpy(factor * logits), torch.from_numpy(y)).numpy()
+        for row, label, value in zip(logits, y, found, strict=True):
+            ordered = np.sort(row)[::-1]
+            other = np.delete(row, label).max()
+            assert value == pytest.approx(-(row[label] - other) / (ordered[0] - ordered[2]), rel=1e-4)
+    assert typical_margin(torch.zeros(3, 4), torch.zeros(3, dtype=torch.long)) == 1.0
+
+
+def test_passes_are_counted(trained, digits):
+    x, y = digits.x_test[:10], digits.y_test[:10]
+    plain = copy.deepcopy(trained)
+    cost = Cost()
+    with cost.counted(plain.model):
+        plain.predict(x)
+        assert (cost.forward, cost.backward) == (10, 0)
+        plain.loss_gradient(x, y)
+        assert (cost.forward, cost.backward) == (20, 10)
+    plain.predict(x)
+    assert cost.forward == 20
+
+
+def test_command_line(trained, tmp_path, small, capsys):
+    from typer.testing import CliRunner
+
+    from qadv.cli import app
+
+    trained.save(tmp_path / "net.safetensors")
+    arguments = ["audit", str(tmp_path / "net.safetensors"), "--dataset", "digits", "--nb-samples", "8", "--eps", "0.3"]
+    done = CliRunner().invoke(app, [*arguments, "--json", "--other", str(tmp_path / "net.safetensors")])
+    report = json.loads(done.stdout)
+    assert done.exit_code == (0 if report["passed"] else 2)
+    assert report["samples"] == 8
+    assert report["checks"][6]["values"]["by_source"] is not None
