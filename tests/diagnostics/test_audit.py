@@ -27,7 +27,7 @@ SMALL = replace(
     n_attack_samples=2, noise_draws=2, unbounded_steps=4,
 )  # fmt: skip
 # a third of the quick setting's work
-MODERATE = replace(QUICK, restarts=2, square_steps=100)
+MODERATE = replace(QUICK, steps=20, restarts=2, square_steps=100)
 
 
 class Rounded(nn.Module):
@@ -116,14 +116,14 @@ def test_a_network_trained_with_pgd_passes(make_classifier, digits, moderate):
     classifier = make_classifier()
     trainer = qadv.AdversarialQuantTrainer(classifier, "pgd", eps=0.1, max_iter=4, lr=0.1, verbose=False)
     trainer.fit(digits.x_train, digits.y_train, nb_epochs=6, batch_size=64)
-    result = audited(classifier, digits, eps=0.05)
+    result = audited(classifier, digits, eps=0.05, nb_samples=25)
     assert result.passed, result
     assert verdicts(result)[11] == "passed" or "pip install" in result.checks[10].figure
     assert result.worst_case.accuracy > 0.6
 
 
 def test_rounding_without_a_gradient_is_caught(trained, digits, moderate, onnx_missing):
-    result = audited(wrapped(Rounded(trained.model)), digits, eps=0.15, nb_samples=20)
+    result = audited(wrapped(Rounded(trained.model)), digits, eps=0.15, nb_samples=12)
     assert {1, 3} <= set(result.failed), result
     assert result.checks[0].values["counts"]["cross-entropy"]["zero"] == result.checks[0].values["images"]
     assert "upper bound only" in str(result)
