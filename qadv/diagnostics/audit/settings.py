@@ -41,8 +41,8 @@ class Settings:
 
 
 QUICK = Settings(
-    steps=20,
-    restarts=5,
+    steps=40,
+    restarts=3,
     apgd_steps=30,
     apgd_restarts=1,
     square_steps=200,
