@@ -17,6 +17,7 @@ from qadv.diagnostics.audit.losses import Loss, cross_entropy, dlr, negative_mar
 from qadv.diagnostics.audit.result import AttackRecord, WorstCase
 from qadv.diagnostics.audit.settings import Settings
 from qadv.diagnostics.audit.target import Flags, Images, Labels, Target
+from qadv.errors import AttackError, MaskedGradientWarning
 from qadv.estimators.random_states import global_states_kept
 
 Attack = Callable[[Images, Labels], Any]
@@ -120,11 +121,14 @@ class Case:
         if on.any():
             x, y = self.x[on], self.y[on]
             with global_states_kept(), warnings.catch_warnings():
-                # qadv's attacks warn of what the first check counts
-                warnings.filterwarnings("ignore", message=".*the gradient at the input is all zero")
+                # the first check counts gradients that are zero or not finite
+                warnings.simplefilter("ignore", MaskedGradientWarning)
                 np.random.seed(self.seed % 2**32)
                 torch.manual_seed(self.seed)
-                found = np.asarray(attack(x.copy(), y), dtype=np.float32)
+                try:
+                    found = np.asarray(attack(x.copy(), y), dtype=np.float32)
+                except AttackError:
+                    found = x
             radius = self.width if eps is None else eps
             # attacks may be out by a rounding error, not by more
             found = np.clip(found, np.maximum(x - radius, self.target.low), np.minimum(x + radius, self.target.high))
