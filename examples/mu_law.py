@@ -111,6 +111,8 @@ def accuracy(classifier, x, y):
 def measure(classifier, x, y, sources, nb_slow, strengths, quick, seed):
     """Returns the accuracy under each attack in %; `sources` are adversarial images of the network before mapping."""
     row = {"clean": accuracy(classifier, x[:NB_CLEAN], y[:NB_CLEAN])}
+    logits = np.sort(classifier.predict(x[:NB_CLEAN], batch_size=500), axis=1)
+    margin = float(np.median(logits[:, -1] - logits[:, -2]))  # between the two largest logits
     x, y = (part[: len(sources["PGD"])] for part in (x, y))
     transfer = {f"{name} tr.": accuracy(classifier, images, y) for name, images in sources.items()}
     withstood = classifier.predict(sources["PGD"]).argmax(1) == y
@@ -125,7 +127,7 @@ def measure(classifier, x, y, sources, nb_slow, strengths, quick, seed):
             withstood[:number] &= classifier.predict(adversarial).argmax(1) == y[:number]
     gradients = classifier.loss_gradient(x, y).reshape(len(x), -1)
     zero = 100 * float((gradients == 0).all(1).mean())
-    return row | transfer | {"worst m": 100 * float(withstood.mean()), "zero grad": zero}
+    return row | transfer | {"worst m": 100 * float(withstood.mean()), "zero grad": zero, "margin": margin}
 
 
 def main(

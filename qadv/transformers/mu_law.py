@@ -29,8 +29,9 @@ class MuLawWeightMapping(NetworkTransformer):
     The study maps before post-training quantization: transform the float classifier, then hand the result to
     `PostTrainingQuantization`.
 
-    The logits grow too, which by itself can make the cross-entropy's gradient vanish: docs/transformers.md shows how
-    much of what gradient attacks see is that.
+    The logits grow too. Where they grow much (several layers, BatchNorm as it was), the gradient of the cross-entropy
+    vanishes, and FGSM and PGD fail for that reason alone: attack with a loss of logit differences as well, and by
+    transfer (docs/transformers.md).
 
     **Readings** (METHODS §4): biases and BatchNorm stay as they are, M is taken per tensor. In a layer that is
     quantized already, the latent weights are mapped, and what a scheme found from the weights is found again.
