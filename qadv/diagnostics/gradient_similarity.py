@@ -102,7 +102,10 @@ def _directions(name: str, classifier: Any, x: NDArray[Any], labels: NDArray[np.
     """Returns gradients of length 1, (N, pixels), float64; zero where the gradient is."""
     one_hot = np.eye(classifier.nb_classes, dtype=np.float32)[labels]
     with evaluation_mode(classifier.model):
-        gradients = np.asarray(classifier.loss_gradient(x, one_hot), dtype=np.float64).reshape(len(x), -1)
+        try:
+            gradients = np.asarray(classifier.loss_gradient(x, one_hot), dtype=np.float64).reshape(len(x), -1)
+        except AttackError as error:
+            raise AttackError(f"the input gradient of {name!r} is not finite: {error}") from error
     if not np.isfinite(gradients).all():
         raise AttackError(f"the input gradient of {name!r} is not finite; look at its logits and its loss")
     # the largest entry is divided out first: the square of a small one would be zero
