@@ -155,6 +155,29 @@ def audit(
         raise typer.Exit(2)
 
 
+@app.command()
+def bench(
+    study: Annotated[Path, typer.Argument(help="a study file, e.g. one of examples/studies")],
+    out: Annotated[Path, typer.Option(help="folder for the results; studies share what they have in common")] = Path(
+        "qadv-results"
+    ),
+    data_dir: Annotated[Path | None, typer.Option(help="folder with the images and trained float networks")] = None,
+    small: Annotated[bool, typer.Option("--small", help="with the settings of the study's table [small]")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="list the cells and a rough estimate of their cost")
+    ] = False,
+    jobs: Annotated[int, typer.Option(help="cells computed at a time")] = 1,
+    threads: Annotated[int, typer.Option(help="torch threads of each")] = 1,
+    engine: Annotated[str, typer.Option(help="local or ray")] = "local",
+    address: Annotated[str | None, typer.Option(help="of a Ray cluster; without it one is started here")] = None,
+) -> None:
+    """Run a study: datasets × backbones × quantizers × defenses × attacks. Interrupt it as you like; it goes on."""
+    from qadv.benchmark.command import BenchOptions, run_bench
+
+    if not run_bench(BenchOptions(study, out, data_dir, small, dry_run, jobs, threads, engine, address)):
+        raise typer.Exit(1)
+
+
 def main() -> None:
     """Runs the command line; an error that qadv foresaw is one message, without a traceback."""
     try:

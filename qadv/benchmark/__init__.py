@@ -1,0 +1,1 @@
+"""Studies: a TOML file → cells → results → a report."""

@@ -1,0 +1,89 @@
+"""Cells that attack: on the network itself, or with the images of another one."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save
+
+from qadv.benchmark.cells import Finished
+from qadv.benchmark.given import Given
+from qadv.benchmark.names import arguments
+from qadv.benchmark.network_cells import load_network
+from qadv.diagnostics.attacking import generate, norms
+from qadv.diagnostics.audit.cost import Cost
+from qadv.estimators.query_coalescer import QueryCoalescer
+from qadv.postprocessors.softmax import with_softmax
+from qadv.registry import load
+
+IMAGES = "adversarial.safetensors"
+
+
+def test_images(given: Given, wanted: Mapping[str, Any]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Returns the images and labels that a spec attacks."""
+    data, count = given.images(wanted), wanted["nb_test"]
+    return data.x_test[:count], data.y_test[:count]
+
+
+def clean_cell(spec: Mapping[str, Any], needed: Mapping[str, Finished], given: Given) -> Finished:
+    """Which images are classified correctly without an attack: `right`, and the `classes` predicted."""
+    x, y = test_images(given, spec["images"])
+    classes = load_network(needed[spec["network"]]).predict(x).argmax(1)
+    right = classes == y
+    return Finished({"accuracy": right.mean(), "right": right, "classes": classes})
+
+
+def attack_cell(spec: Mapping[str, Any], needed: Mapping[str, Finished], given: Given) -> Finished:
+    """Attacks a network. Its file holds the images, its record, image by image, what became of them."""
+    classifier = load_network(needed[spec["network"]])
+    x, y = test_images(given, spec["images"])
+    clean = classifier.predict(x).argmax(1) == y
+    attack = build_attack(classifier, spec["attack"], spec["seed"])
+    cost, started = Cost(), time.perf_counter()
+    with cost.counted(classifier.model):
+        adversarial = generate(attack, x, y, spec["seed"], spec["attack"]["attack"])
+    took = {"seconds": time.perf_counter() - started, "cost": cost.to_dict()}
+    content = save({"images": torch.from_numpy(adversarial)})
+    return Finished(_outcome(classifier, x, y, clean, adversarial) | took, {IMAGES: content})
+
+
+def transfer_cell(spec: Mapping[str, Any], needed: Mapping[str, Finished], given: Given) -> Finished:
+    """Gives the images made on one network to another."""
+    made = needed[spec["made"]]
+    classifier = load_network(needed[spec["network"]])
+    x, y = test_images(given, made.record["spec"]["images"])
+    clean = classifier.predict(x).argmax(1) == y
+    return Finished(_outcome(classifier, x, y, clean, adversarial_images(made)))
+
+
+def adversarial_images(finished: Finished) -> NDArray[np.float32]:
+    """Returns the images of a finished attack, (N, *input_shape)."""
+    images: NDArray[np.float32] = load_tensors(finished.files[IMAGES])["images"].numpy()
+    return images
+
+
+def build_attack(classifier: Any, spec: Mapping[str, Any], seed: int, eps: float | None = None) -> Any:
+    """Returns the attack of a spec, `eps` in place of its own."""
+    options = dict(spec["options"]) | ({} if eps is None else {"eps": eps})
+    if spec["probabilities"]:
+        classifier.postprocessing_defences = with_softmax(classifier.postprocessing_defences)
+    target = load("attack", spec["attack"])
+    quiet = {"verbose": False} if "verbose" in (arguments(target) or ()) else {}  # a bench has its own progress
+    attack = target(classifier, **options, **quiet)
+    return QueryCoalescer(attack, seed=seed, verbose=False) if spec["coalesce"] else attack
+
+
+def _outcome(classifier: Any, x: Any, y: Any, clean: Any, adversarial: Any) -> dict[str, Any]:
+    right = classifier.predict(adversarial).argmax(1) == y
+    return {
+        "accuracy": right.mean(),
+        "clean_accuracy": clean.mean(),
+        "right": right,
+        "clean_right": clean,
+        "l2": norms(adversarial - x, 2).astype(float).round(6),
+        "linf": norms(adversarial - x, np.inf).astype(float).round(6),
+    }

@@ -1,0 +1,202 @@
+"""What `qadv bench` does and prints."""
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from qadv.benchmark.bench import BenchResult, Event, run_cells
+from qadv.benchmark.cells import Cell
+from qadv.benchmark.cost import Estimate
+from qadv.benchmark.engines import Engine, InProcess, Processes
+from qadv.benchmark.environment import environment
+from qadv.benchmark.given import Given, read_dataset
+from qadv.benchmark.names import faults
+from qadv.benchmark.plan import plan
+from qadv.benchmark.store import Store
+from qadv.benchmark.study_file import StudyFile, read_study
+from qadv.errors import InvalidInputError, UnknownNameError, closest
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """The options of `qadv bench`; see there."""
+
+    study: Path
+    out: Path
+    data_dir: Path | None
+    small: bool
+    dry_run: bool
+    jobs: int
+    threads: int
+    engine: str
+    address: str | None
+
+
+def run_bench(options: BenchOptions, console: Console | None = None) -> bool:
+    """Plans a study and computes what is missing of it; returns whether every cell is there now.
+
+    Raises:
+        QadvError: the study, an option or a folder is off.
+    """
+    console = console or Console()
+    _check(options)
+    file, data_dir = read_study(options.study, options.small), options.data_dir
+    cells = _plan(file, data_dir)
+    store, estimate = Store(options.out), Estimate(cells)
+    seconds = {cell.key: estimate.seconds(cell) for cell in cells}
+    unique = list({cell.key: cell for cell in cells}.values())
+    missing = [cell for cell in unique if not store.is_finished(cell.key)]
+    if options.dry_run:
+        console.print(_cells_table(file, unique, seconds, {cell.key for cell in missing}))
+        _print_total(console, unique, missing, seconds, options.jobs)
+        return True
+    with store.locked():
+        store.write_plan(file.name, _plan_content(file, cells))
+        _print_total(console, unique, missing, seconds, options.jobs)
+        engine = _engine(options, Given(data_dir.resolve() if data_dir else None, store.scratch.resolve()))
+        try:
+            with _Shown(console, missing, seconds, engine.slots) as shown:
+                result = run_cells(unique, store, engine, shown.tell)
+        except KeyboardInterrupt:
+            console.print(
+                f"[yellow]interrupted[/yellow]: what is finished is in {options.out}; the same command goes on"
+            )
+            raise
+        finally:
+            engine.close()
+    _print_result(console, result, options)
+    return result.complete
+
+
+def _check(options: BenchOptions) -> None:
+    for name, value in (("--jobs", options.jobs), ("--threads", options.threads)):
+        if value < 1:
+            raise InvalidInputError(f"{name}: expected a whole number of at least 1, got {value}")
+    engines = ("local", "ray")
+    if options.engine not in engines:
+        raise UnknownNameError(
+            f"--engine: expected local or ray, got {options.engine!r}{closest(options.engine, engines)}"
+        )
+    if options.address is not None and options.engine != "ray":
+        raise InvalidInputError("--address is that of a Ray cluster: add --engine ray")
+
+
+def _plan(file: StudyFile, data_dir: Path | None) -> list[Cell]:
+    found = list(faults(file.study))
+    if found:
+        raise file.complain(found)
+    return plan(file, {name: read_dataset(name, data_dir)[0] for name in file.study.datasets}, data_dir)
+
+
+def _plan_content(file: StudyFile, cells: list[Cell]) -> dict[str, object]:
+    return {
+        "file": file.path.name,
+        "text": file.text,
+        "small": file.small,
+        "study": file.study.model_dump(mode="json"),
+        "environment": environment(),
+        "cells": [
+            {"key": c.key, "kind": c.kind, "label": c.label, "place": dict(c.place), "needs": list(c.needs)}
+            for c in cells
+        ],
+    }
+
+
+def _engine(options: BenchOptions, given: Given) -> Engine:
+    if options.engine == "ray":
+        from qadv.benchmark.ray_engine import RayEngine
+
+        return RayEngine(given, options.address, None if options.jobs == 1 else options.jobs, options.threads)
+    if options.jobs == 1:
+        return InProcess(given, options.threads)
+    return Processes(options.jobs, given, options.threads)
+
+
+class _Shown:
+    """Progress with the time left: by the estimates, scaled by how far off they were so far."""
+
+    def __init__(self, console: Console, missing: list[Cell], seconds: dict[str, float], slots: int) -> None:
+        self.console, self.seconds, self.slots = console, seconds, slots
+        self.left = sum(seconds[cell.key] for cell in missing)
+        self.done = self.took = 0.0
+        self.running: dict[str, str] = {}
+        self.progress = Progress(
+            TextColumn("{task.completed}/{task.total} cells"),
+            BarColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+            TextColumn("{task.description}", style="dim"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.task: TaskID = self.progress.add_task("", total=len(missing), left="")
+
+    def __enter__(self) -> "_Shown":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.progress.stop()
+
+    def tell(self, event: Event) -> None:
+        """Shows an event of `run_cells`."""
+        key = event.cell.key
+        if event.what == "started":
+            self.running[key] = event.cell.label
+        else:
+            self.running.pop(key, None)
+            self.left -= self.seconds[key]
+            if event.what == "done":
+                self.done, self.took = self.done + self.seconds[key], self.took + event.seconds
+                text = f"{event.cell.label}  [dim]{event.seconds:.1f} s[/dim]"
+            else:
+                first = event.message.splitlines()[0] if event.message else ""
+                text = f"[red]{event.what}[/red]: {event.cell.label}: {first}"
+            self.console.print(text, highlight=False, soft_wrap=True)
+            self.progress.advance(self.task)
+        self.progress.update(self.task, description="; ".join(self.running.values()), left=self._time_left())
+
+    def _time_left(self) -> str:
+        if not self.took:
+            return ""
+        scale = self.took / self.done if self.done else 1.0
+        return f"about {_duration(max(self.left, 0) * scale / self.slots)} left"
+
+
+def _cells_table(file: StudyFile, cells: list[Cell], seconds: dict[str, float], missing: set[str]) -> Table:
+    table = Table("", "cell", "key", "state", "estimate", title=f"{file.study.title}{' (small)' if file.small else ''}")
+    for number, cell in enumerate(cells, 1):
+        state = "to do" if cell.key in missing else "[green]there[/green]"
+        table.add_row(str(number), cell.label, cell.key[:12], state, _duration(seconds[cell.key]))
+    return table
+
+
+def _print_total(
+    console: Console, cells: list[Cell], missing: list[Cell], seconds: dict[str, float], jobs: int
+) -> None:
+    total = sum(seconds[cell.key] for cell in missing)
+    where = f"on {jobs} processes" if jobs > 1 else "on one processor"
+    text = f"{len(cells)} cells, {len(cells) - len(missing)} there already"
+    console.print(f"{text}; the rest takes very roughly {_duration(total / jobs)} {where}" if missing else text)
+
+
+def _print_result(console: Console, result: BenchResult, options: BenchOptions) -> None:
+    console.print(f"{len(result.computed)} cells computed in {_duration(result.seconds)}, {result.kept} were there")
+    for label, message in result.failed.items():
+        console.print(f"[red]failed[/red]: {label}: {message}", highlight=False, soft_wrap=True)
+    if result.left_out:
+        console.print(f"[red]left out[/red], because they need one that failed: {'; '.join(result.left_out)}")
+    if not result.complete:
+        console.print(f"Tracebacks are in {options.out / 'failed'}; the same command tries these again.")
+    console.print(f"Report: qadv report {os.fspath(options.out)}", highlight=False)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return str(timedelta(seconds=round(seconds)))

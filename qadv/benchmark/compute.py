@@ -1,0 +1,63 @@
+"""Computes a cell from its spec and the results it needs: a function of these alone, on any machine."""
+
+import json
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from qadv.benchmark.attack_cells import attack_cell, clean_cell, transfer_cell
+from qadv.benchmark.cells import Finished
+from qadv.benchmark.given import Given
+from qadv.benchmark.measure_cells import measure_cell
+from qadv.benchmark.network_cells import network_cell
+from qadv.estimators.random_states import global_states_kept
+
+_KINDS = {
+    "network": network_cell,
+    "clean": clean_cell,
+    "attack": attack_cell,
+    "transfer": transfer_cell,
+    "measure": measure_cell,
+}
+
+
+def compute(spec: Mapping[str, Any], needed: Mapping[str, Finished], given: Given, threads: int = 1) -> Finished:
+    """Computes one cell.
+
+    Args:
+        spec: of the cell.
+        needed: results of the cells that it needs, by key.
+        given: what this machine has.
+        threads: torch threads.
+
+    Raises:
+        QadvError: what is wrong with the cell.
+    """
+    torch.set_num_threads(threads)
+    with global_states_kept():
+        seed = int(spec.get("seed", 0))
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        random.seed(seed)
+        result = _KINDS[spec["kind"]](spec, needed, given)
+    return Finished({"spec": plain(spec), **plain(result.record)}, result.files)
+
+
+def plain(value: Any) -> Any:
+    """Returns a value as plain data for JSON, NaN and infinities as `None`."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return plain(value.tolist())
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    try:
+        json.dumps(value)
+    except TypeError:
+        return str(value)
+    return value

@@ -1,0 +1,132 @@
+"""A rough estimate of what cells cost before they run: passes × the time of one, on one thread of this machine."""
+
+import inspect
+import time
+from collections.abc import Mapping
+from functools import cache, partial
+from math import prod
+from typing import Any
+
+import art.attacks.evasion
+import numpy as np
+import torch
+
+from qadv.backbones.create import create_backbone
+from qadv.benchmark.cells import Cell
+from qadv.registry import load
+
+_FORWARD = 0.4  # of a forward and backward pass
+_AUDIT = {False: 3000.0, True: 60000.0}
+_REPEATS = (
+    "max_iter", "num_random_init", "nb_random_init", "nb_restarts", "binary_search_steps", "nb_samples", "nb_parallel",
+)  # fmt: skip
+_ONCE = {"FastGradientMethod": 1.0, "r-fgsm": 1.0, "uniform-noise": 0.0, "gaussian-noise": 0.0}
+
+
+class Estimate:
+    """Estimates the seconds that cells take.
+
+    Args:
+        cells: of the study.
+    """
+
+    def __init__(self, cells: list[Cell]) -> None:
+        self.specs = {cell.key: cell.spec for cell in cells}
+
+    def seconds(self, cell: Cell) -> float:
+        """Returns the estimate for one cell; it may be several times too low or too high."""
+        spec = cell.spec
+        if cell.kind == "network":
+            return float(self._unit(spec) * self._training(spec))
+        if cell.kind == "transfer":
+            made = self.specs[spec["made"]]
+            return float(self._unit(self.specs[spec["network"]]) * _FORWARD * 2 * made["images"]["nb_test"])
+        count = spec["images"]["nb_test"]
+        if cell.kind == "clean":
+            return float(self._unit(self.specs[spec["network"]]) * _FORWARD * count)
+        if cell.kind == "attack":
+            return float(self._unit(self.specs[spec["network"]]) * count * (1 + _passes(spec["attack"])))
+        networks = [self.specs[key] for key in spec["networks"].values()]
+        return float(sum(self._unit(network) for network in networks) * count * self._measure(spec))
+
+    def _training(self, spec: Mapping[str, Any]) -> float:
+        defense = spec["defense"]
+        if defense["trainer"] is None:
+            return 200.0
+        options, fit = defense["options"], defense["fit"]
+        return float(fit["nb_epochs"] * spec["nb_train"] * (1.3 + _extra(defense["trainer"], options)))
+
+    def _measure(self, spec: Mapping[str, Any]) -> float:
+        if spec["diagnostic"] == "audit":
+            return _AUDIT[bool(spec["options"].get("thorough", False))]
+        strengths = len(spec["options"].get("eps", [0])) if isinstance(spec["options"].get("eps"), list) else 1
+        attacks = [*spec["attacks"].values(), *([spec["attack"]] if spec["attack"] and not spec["adversarial"] else [])]
+        return 2.0 + strengths * sum((_passes(attack) for attack in attacks), 20.0 if strengths > 1 else 0.0)
+
+    def _unit(self, spec: Mapping[str, Any]) -> float:
+        if spec["members"]:
+            return sum(self._unit(self.specs[key]) for key in spec["members"])
+        backbone = spec["backbone"]
+        quantized = 1.0 if spec["quantizer"]["weights"] == spec["quantizer"]["activations"] == "float" else 1.2
+        options = tuple(sorted((key, repr(value)) for key, value in backbone["options"].items()))
+        return quantized * _seconds_of_a_pass(
+            backbone["backbone"], tuple(spec["input_shape"]), spec["nb_classes"], options, _Options(backbone["options"])
+        )
+
+
+class _Options(dict[str, Any]):
+    """Options of a backbone; the key of the cache has them as text."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return 0
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+
+@cache
+def _seconds_of_a_pass(
+    name: str, shape: tuple[int, ...], nb_classes: int, key: tuple[Any, ...], options: _Options
+) -> float:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            model = create_backbone(name, nb_classes=nb_classes, in_channels=shape[0], **options).eval()
+        x = torch.zeros((8, *shape), requires_grad=True)
+        model(x).sum().backward()
+        times = []
+        for _ in range(2):
+            started = time.perf_counter()
+            model(x).sum().backward()
+            times.append(time.perf_counter() - started)
+        return min(times) / len(x)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _extra(trainer: str, options: Mapping[str, Any]) -> float:
+    """Returns the forward and backward passes per image besides the step itself."""
+    adversary = options.get("adversary")
+    if trainer == "adversarial":
+        adversary = {"attack": "pgd", **options}
+    if trainer == "eq":
+        return float(options.get("max_iter", 10)) + 1
+    if adversary is None:
+        return 0.0
+    kind = adversary if isinstance(adversary, str) else adversary.get("attack", "pgd")
+    steps = None if isinstance(adversary, str) else adversary.get("max_iter")
+    return float(steps or 10) if kind == "pgd" else 1.0
+
+
+def _passes(spec: Mapping[str, Any]) -> float:
+    """Returns an attack's forward and backward passes per image: the product of its arguments that repeat work."""
+    if spec["attack"] in _ONCE:
+        return _ONCE[spec["attack"]]
+    target = load("attack", spec["attack"])
+    if isinstance(target, partial):
+        target = getattr(art.attacks.evasion, str(target.args[0]), None)
+    parameters = inspect.signature(target).parameters if target is not None else {}
+    defaults = {name: parameters[name].default for name in _REPEATS if name in parameters}
+    values = {**defaults, **{k: v for k, v in spec["options"].items() if k in _REPEATS}}
+    return float(prod(max(1, v) for v in values.values() if isinstance(v, int | np.integer)))

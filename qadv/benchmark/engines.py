@@ -1,0 +1,148 @@
+"""Where cells are computed: in this process, in several, or on a Ray cluster."""
+
+import multiprocessing
+import os
+import threading
+import traceback
+from collections.abc import Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from qadv.benchmark.cells import Cell, Finished
+from qadv.benchmark.compute import compute
+from qadv.benchmark.given import Given
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Why a cell could not be computed."""
+
+    message: str
+    trace: str
+
+
+Outcome = Finished | Failed
+
+
+class Engine(Protocol):
+    """Computes cells.
+
+    Attributes:
+        slots: how many at a time.
+    """
+
+    slots: int
+
+    def submit(self, cell: Cell, needed: Mapping[str, Finished]) -> None:
+        """Takes a cell; at most `slots` at a time."""
+
+    def finished(self) -> Iterator[tuple[Cell, Outcome]]:
+        """Waits until one or more are done and yields them."""
+
+    def close(self) -> None:
+        """Ends what still runs."""
+
+
+def attempt(spec: Mapping[str, Any], needed: Mapping[str, Finished], given: Given, threads: int) -> Outcome:
+    """Computes a cell; what goes wrong is an outcome too."""
+    try:
+        return compute(spec, needed, given, threads)
+    except Exception as error:
+        return Failed(f"{type(error).__name__}: {error}", traceback.format_exc())
+
+
+class InProcess:
+    """One cell at a time in this process."""
+
+    slots = 1
+
+    def __init__(self, given: Given, threads: int = 1) -> None:
+        self.given, self.threads = given, threads
+        self.waiting: list[tuple[Cell, Mapping[str, Finished]]] = []
+
+    def submit(self, cell: Cell, needed: Mapping[str, Finished]) -> None:
+        """See `Engine`."""
+        self.waiting.append((cell, needed))
+
+    def finished(self) -> Iterator[tuple[Cell, Outcome]]:
+        """See `Engine`."""
+        cell, needed = self.waiting.pop(0)
+        yield cell, attempt(cell.spec, needed, self.given, self.threads)
+
+    def close(self) -> None:
+        """See `Engine`."""
+        self.waiting.clear()
+
+
+class Processes:
+    """Several processes on this machine.
+
+    A process that dies (killed by the system for its memory, say) takes its cell along, and Python's pool with it:
+    the pool is made again, the cells that were running are tried once more, one by one, and the one that dies again
+    has failed.
+    """
+
+    def __init__(self, jobs: int, given: Given, threads: int = 1) -> None:
+        self.slots, self.given, self.threads = jobs, given, threads
+        self.running: dict[Future[Outcome], tuple[Cell, Mapping[str, Finished]]] = {}
+        self.pool = self._new_pool()
+
+    def submit(self, cell: Cell, needed: Mapping[str, Finished]) -> None:
+        """See `Engine`."""
+        future = self.pool.submit(attempt, dict(cell.spec), dict(needed), self.given, self.threads)
+        self.running[future] = cell, needed
+
+    def finished(self) -> Iterator[tuple[Cell, Outcome]]:
+        """See `Engine`."""
+        done, _ = wait(self.running, return_when=FIRST_COMPLETED)
+        broken = any(isinstance(future.exception(), BrokenProcessPool) for future in done)
+        for future in done:
+            if not isinstance(error := future.exception(), BrokenProcessPool):
+                cell, _ = self.running.pop(future)
+                yield cell, future.result() if error is None else _not_run(error)
+        if broken:
+            yield from self._again()
+
+    def _again(self) -> Iterator[tuple[Cell, Outcome]]:
+        lost, self.running = list(self.running.values()), {}
+        for cell, needed in lost:
+            self.pool.shutdown(wait=False, cancel_futures=True)
+            self.pool = self._new_pool()
+            try:
+                yield cell, self.pool.submit(attempt, dict(cell.spec), dict(needed), self.given, self.threads).result()
+            except BrokenProcessPool as error:
+                yield cell, _not_run(error)
+        self.pool.shutdown(wait=False, cancel_futures=True)
+        self.pool = self._new_pool()
+
+    def close(self) -> None:
+        """See `Engine`."""
+        processes = list((self.pool._processes or {}).values())
+        self.pool.shutdown(wait=False, cancel_futures=True)
+        for process in processes:
+            process.terminate()
+
+    def _new_pool(self) -> ProcessPoolExecutor:
+        # no fork: torch's threads do not survive one
+        context = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(self.slots, mp_context=context, initializer=_end_with_parent)
+
+
+def _not_run(error: BaseException) -> Failed:
+    if isinstance(error, BrokenProcessPool):
+        return Failed("the process that computed it was killed, twice (too little memory?)", "")
+    return Failed(f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error)))
+
+
+def _end_with_parent() -> None:
+    """Ends a worker whose bench was killed: it would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_exit_after, args=(parent,), daemon=True).start()
+
+
+def _exit_after(parent: Any) -> None:
+    parent.join()
+    os._exit(1)

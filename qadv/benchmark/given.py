@@ -1,0 +1,44 @@
+"""What a machine gives to the cells that it computes: images, and a folder for unfinished trainings."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from qadv.datasets import Images
+from qadv.errors import InvalidInputError
+from qadv.registry import create
+
+
+@dataclass(frozen=True)
+class Given:
+    """See the module.
+
+    Attributes:
+        data_dir: folder with the images and checkpoints.
+        scratch: folder for the checkpoints of trainings, which resume there after an interruption.
+    """
+
+    data_dir: Path | None
+    scratch: Path
+
+    def images(self, wanted: Mapping[str, Any]) -> Images:
+        """Returns the images of a spec.
+
+        Raises:
+            InvalidInputError: they are not the ones that the study was planned with.
+        """
+        images, found = read_dataset(wanted["name"], self.data_dir)
+        if found != wanted["digest"]:
+            raise InvalidInputError(
+                f"{wanted['name']}: the images in {self.data_dir} are not the ones that the study was planned with"
+            )
+        return images
+
+
+@lru_cache(maxsize=2)
+def read_dataset(name: str, data_dir: Path | None) -> tuple[Images, str]:
+    """Returns a data set and its digest, read once per process."""
+    images: Images = create("dataset", name, data_dir=data_dir)
+    return images, images.digest()

@@ -1,0 +1,160 @@
+"""Whether the names and options in a study exist: every fault with its place and the nearest name that does."""
+
+import inspect
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
+from functools import partial
+from typing import Any
+
+import art.attacks.evasion
+import torch
+
+from qadv.attacks import art_catalogue
+from qadv.benchmark.study import Component, Defense, Quantizer, Source, Start, Study
+from qadv.benchmark.study_file import Place
+from qadv.errors import PluginError, QadvError, closest
+from qadv.quantization.scheme import Role, parse_scheme
+from qadv.registry import default_registry
+from qadv.trainers.adversary import Adversary
+from qadv.trainers.loop_trainer import LoopTrainer
+from qadv.trainers.options import LoopOptions
+
+Faults = Iterator[tuple[Place, str]]
+FROM_STUDY = {  # arguments that a study gives, not its options
+    "trainer": {"classifier", "checkpoint", "seed", "verbose"},
+    "transformer": {"classifier"},
+    "attack": {"estimator", "classifier", "verbose"},
+    "diagnostic": {
+        "classifier", "classifiers", "x", "y", "x_adversarial", "attack", "attacks", "float_parent", "seed",
+        "verbose",
+    },
+}  # fmt: skip
+
+
+def faults(study: Study) -> Faults:
+    """Yields the place and the message of every name and option that does not exist."""
+    for index, name in enumerate(study.datasets):
+        yield from _component("dataset", name, {}, ("datasets", index))
+    for name, backbone in study.backbones.items():
+        place: Place = ("backbones", name)
+        yield from _component("backbone", backbone.backbone or name, {}, (*place, "backbone"))
+    for name, quantizer in study.quantizers.items():
+        yield from _schemes(quantizer, ("quantizers", name))
+    for name, defense in study.defenses.items():
+        yield from _defense(study, defense, ("defenses", name))
+    for name, attack in study.attacks.items():
+        place = ("attacks", name)
+        yield from _component("attack", attack.attack or name, attack.options, place, "attack")
+        if isinstance(attack.source, Source):
+            yield from _selected(study, attack.source, (*place, "source"))
+    for name, measure in study.measures.items():
+        place = ("measures", name)
+        yield from _component("diagnostic", measure.diagnostic or name, measure.options, place, "diagnostic")
+        wanted = [*measure.attacks, *([measure.attack] if measure.attack else [])]
+        yield from _known(wanted, study.attacks, place)
+    axes = ("datasets", "backbones", "quantizers", "defenses", "attacks", "measures")
+    for index, grid in enumerate(study.grid):
+        for axis in axes:
+            yield from _known(getattr(grid, axis) or (), getattr(study, axis), ("grid", index, axis))
+    for index, published in enumerate(study.published):
+        yield from _selected(study, published, ("published", index))
+        if published.dataset is not None:
+            yield from _known([published.dataset], study.datasets, ("published", index, "dataset"))
+        yield from _known(published.accuracy, ["clean", *study.attacks], ("published", index, "accuracy"))
+
+
+def _defense(study: Study, defense: Defense, place: Place) -> Faults:
+    if defense.trainer is not None:
+        yield from _component("trainer", defense.trainer, defense.options, place, "trainer")
+        adversary = defense.options.get("adversary")
+        if isinstance(adversary, dict):
+            known = [field.name for field in fields(Adversary)]
+            yield from _known(adversary, known, (*place, "options", "adversary"), "argument of qadv.Adversary")
+        if defense.fit is None:
+            yield place, "a trainer needs fit = { nb_epochs = … }"
+    elif defense.fit is not None or defense.options or defense.optimizer is not None:
+        yield place, "fit, options and optimizer are for a trainer, and there is none"
+    if defense.optimizer is not None and not hasattr(torch.optim, defense.optimizer.name):
+        known = [name for name in vars(torch.optim) if name[0].isupper()]
+        yield from _known([defense.optimizer.name], known, (*place, "optimizer"), "optimizer of torch.optim")
+    for kind, used in (("transformer", defense.transformers), ("preprocessor", defense.preprocessors)):
+        for index, component in enumerate(used):
+            spot = (*place, f"{kind}s", index)
+            if isinstance(component, Component):
+                yield from _component(kind, component.name, component.options, spot)
+    if isinstance(defense.start, Start):
+        yield from _known([defense.start.defense], study.defenses, (*place, "start"), "entry of defenses")
+        yield from _known([defense.start.quantizer], study.quantizers, (*place, "start"), "entry of quantizers")
+    elif defense.start is not None:
+        yield from _known([defense.start], study.defenses, (*place, "start"), "entry of defenses")
+        yield from _known([study.float_quantizer], study.quantizers, ("float_quantizer",), "entry of quantizers")
+    if defense.members:
+        yield from _known(defense.members, study.quantizers, (*place, "members"), "entry of quantizers")
+        yield from _known([defense.of or ""], study.defenses, (*place, "of"), "entry of defenses")
+        if defense.trainer or defense.start:
+            yield place, "an ensemble is made of trained members: it takes no trainer and no start of its own"
+
+
+def _selected(study: Study, chosen: Any, place: Place) -> Faults:
+    for axis in ("backbone", "quantizer", "defense"):
+        if (name := getattr(chosen, axis)) is not None:
+            yield from _known([name], getattr(study, f"{axis}s"), (*place, axis))
+
+
+def _known(names: Iterable[str], known: Iterable[str], place: Place, what: str = "entry") -> Faults:
+    known = list(known)
+    for name in names:
+        if name not in known:
+            yield place, f"no {what} {name!r}{closest(name, known)} There are: {', '.join(known) or 'none'}"
+
+
+def _schemes(quantizer: Quantizer, place: Place) -> Faults:
+    role: Role
+    for role in ("weights", "activations"):
+        given = getattr(quantizer, role)
+        for scheme in given.values() if isinstance(given, dict) else [given]:
+            try:
+                parse_scheme(scheme, role)
+            except QadvError as error:
+                yield (*place, role), str(error)
+
+
+def _component(kind: str, name: str, options: dict[str, Any], place: Place, key: str | None = None) -> Faults:
+    try:
+        target = default_registry().load(kind, name)
+    except (PluginError, QadvError) as error:
+        yield (*place, key) if key else place, str(error)
+        return
+    taken = FROM_STUDY.get(kind, set())
+    allowed = arguments(target)
+    for option in options:
+        spot = (*place, "options", option)
+        if option in taken:
+            yield spot, f"{option!r} comes from the study; leave it out"
+        elif allowed is not None and option not in allowed:
+            known = sorted(allowed - taken)
+            yield spot, f"{name} takes no option {option!r}{closest(option, known)} Options: {', '.join(known)}"
+
+
+def arguments(target: Any) -> set[str] | None:
+    """Returns the names of what a component can be called with; `None` where they can't be told."""
+    if isinstance(target, partial):
+        if target.func is not art_catalogue.create:
+            return None
+        target = getattr(art.attacks.evasion, target.args[0])
+    found: set[str] = set()
+    layers = [base.__init__ for base in target.__mro__ if "__init__" in vars(base)] if _is_class(target) else [target]
+    for layer in layers:
+        parameters = inspect.signature(layer).parameters.values()
+        found |= {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)} - {"self"}
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            return found
+        if _is_class(target) and issubclass(target, LoopTrainer):
+            own = inspect.signature(LoopTrainer.__init__).parameters
+            inner = {field.name for field in fields(LoopOptions)}
+            return found | inner | set(own) - {"self", "options", "objectives"}
+    return None
+
+
+def _is_class(target: Any) -> bool:
+    return isinstance(target, type)

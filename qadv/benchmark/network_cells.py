@@ -1,0 +1,128 @@
+"""Makes the network of a cell: backbone, quantizer, training, transformers; and loads it for the cells that need it."""
+
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from qadv.benchmark.cells import Finished, digest
+from qadv.benchmark.given import Given
+from qadv.benchmark.names import arguments
+from qadv.datasets import Images
+from qadv.errors import InvalidInputError
+from qadv.estimators.classifier import QuantizedClassifier
+from qadv.estimators.ensemble import EnsembleClassifier
+from qadv.estimators.storage import ENSEMBLE_FORMAT, read_header
+from qadv.estimators.upkeep import run_after_steps
+from qadv.quantization.summary import summarize
+from qadv.registry import create, load
+from qadv.trainers.adversary import Adversary
+from qadv.transformers.post_training_quantization import PostTrainingQuantization
+
+WEIGHTS = "network.safetensors"
+
+
+def network_cell(spec: Mapping[str, Any], needed: Mapping[str, Finished], given: Given) -> Finished:
+    """Trains a network; its file is `network.safetensors`."""
+    started = time.perf_counter()
+    history: list[dict[str, Any]] = []
+    defense = spec["defense"]
+    if spec["members"]:
+        members = [load_network(needed[key]) for key in spec["members"]]
+        classifier: Any = EnsembleClassifier.of(members, **defense["ensemble"])
+    else:
+        data = given.images(spec["dataset"])
+        classifier = _start(spec, needed, given.data_dir)
+        if not spec["quantizer"]["after_training"]:
+            classifier = _quantized(classifier, spec, data)
+        if defense["trainer"] is not None:
+            history = _train(classifier, spec, data, given.scratch)
+        for transformer in defense["transformers"]:
+            count = transformer["calibration"]
+            made = create("transformer", transformer["name"], classifier, **transformer["options"])
+            classifier = made(data.x_train[:count] if count else None)
+        if spec["quantizer"]["after_training"]:
+            classifier = _quantized(classifier, spec, data)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / WEIGHTS
+        classifier.save(path)
+        content = path.read_bytes()
+    record: dict[str, Any] = {"history": history, "seconds": time.perf_counter() - started}
+    if not spec["members"]:
+        summary = summarize(classifier)
+        record |= {"bytes": {"packed": summary.packed_bytes, "float32": summary.float_bytes}}
+    return Finished(record, {WEIGHTS: content})
+
+
+def load_network(finished: Finished) -> Any:
+    """Returns the classifier of a finished network cell, with its preprocessors."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / WEIGHTS
+        path.write_bytes(finished.files[WEIGHTS])
+        ensemble = read_header(path)["format"] == ENSEMBLE_FORMAT
+        cls = EnsembleClassifier if ensemble else QuantizedClassifier
+        spec = finished.record["spec"]
+        made = [create("preprocessor", each["name"], **each["options"]) for each in spec["defense"]["preprocessors"]]
+        return cls.load(path, preprocessing_defences=made or None)
+
+
+def _start(spec: Mapping[str, Any], needed: Mapping[str, Finished], data_dir: Path | None) -> Any:
+    if spec["start"] is not None:
+        return load_network(needed[spec["start"]])
+    backbone = spec["backbone"]
+    checkpoint = None if backbone["checkpoint"] is None else (data_dir or Path()) / backbone["checkpoint"][0]
+    torch.manual_seed(spec["seed"] + spec["defense"]["start_seed"])
+    return QuantizedClassifier.from_backbone(
+        backbone["backbone"],
+        "float",
+        "float",
+        input_shape=tuple(spec["input_shape"]),
+        nb_classes=spec["nb_classes"],
+        checkpoint_path=checkpoint,
+        preprocessing=(backbone["mean"], backbone["std"]),
+        **backbone["options"],
+    )
+
+
+def _quantized(classifier: Any, spec: Mapping[str, Any], data: Images) -> Any:
+    quantizer = spec["quantizer"]
+    wanted = {"weights": quantizer["weights"], "activations": quantizer["activations"]}
+    done = getattr(classifier.model, "qadv_quantization", None)
+    if done is not None or wanted == {"weights": "float", "activations": "float"}:
+        if done is not None and {key: done[key] for key in wanted} != wanted:
+            raise InvalidInputError(
+                f"the start is quantized as {done['weights']}, {done['activations']}, and so it stays; name that "
+                "quantizer, or another start"
+            )
+        return classifier
+    count = quantizer["calibration"]
+    ptq = PostTrainingQuantization(
+        classifier,
+        **wanted,
+        skip_first_last=quantizer["skip_first_last"],
+        calibration=data.x_train[:count] if count else None,
+    )
+    return ptq()
+
+
+def _train(classifier: Any, spec: Mapping[str, Any], data: Images, scratch: Path) -> list[dict[str, Any]]:
+    defense = spec["defense"]
+    options = dict(defense["options"])
+    if isinstance(options.get("adversary"), dict):
+        options["adversary"] = Adversary(**options["adversary"])
+    if (chosen := defense["optimizer"]) is not None:
+        classifier._optimizer = getattr(torch.optim, chosen["name"])(classifier.model.parameters(), **chosen["options"])
+        run_after_steps(classifier.optimizer, classifier.model)
+    checkpoint = scratch / f"{digest(spec)}.ckpt"
+    target = load("trainer", defense["trainer"])
+    more = {"seed": spec["seed"], "verbose": False, "checkpoint": checkpoint}
+    taken = arguments(target)
+    trainer = target(classifier, **options, **{k: v for k, v in more.items() if taken is None or k in taken})
+    fit, count = defense["fit"], spec["nb_train"]
+    trainer.fit(data.x_train[:count], data.y_train[:count], nb_epochs=fit["nb_epochs"], batch_size=fit["batch_size"])
+    for left in scratch.glob(f"{checkpoint.name}*"):
+        left.unlink(missing_ok=True)
+    return list(getattr(trainer, "history", []))

@@ -1,0 +1,309 @@
+"""Turns a study into cells, each after those it needs."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qadv.benchmark.cells import Cell, versions
+from qadv.benchmark.names import arguments, faults
+from qadv.benchmark.study import Attack, Backbone, Defense, Grid, Measure, Quantizer, Source, Start, Study
+from qadv.benchmark.study_file import StudyFile
+from qadv.datasets import Images
+from qadv.errors import StorageError
+from qadv.registry import Entry, default_registry, load
+
+
+@dataclass(frozen=True)
+class Node:
+    """A network of the study by its names."""
+
+    dataset: str
+    backbone: str
+    quantizer: str
+    defense: str
+    seed: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the names as plain data."""
+        return {
+            "dataset": self.dataset,
+            "backbone": self.backbone,
+            "quantizer": self.quantizer,
+            "defense": self.defense,
+            "seed": self.seed,
+        }
+
+
+def plan(file: StudyFile, datasets: dict[str, Images], data_dir: Path | None) -> list[Cell]:
+    """Returns the cells of a study, each after those it needs.
+
+    One that the study calls by several names (an attack that is also the source of a transfer) is there once for each
+    name, with the same key.
+
+    Args:
+        file: the study.
+        datasets: its images by name.
+        data_dir: where the checkpoints of backbones lie.
+
+    Raises:
+        StudyError: names or options that do not exist, or combinations that can't be; each with its line.
+    """
+    found = list(faults(file.study))
+    if found:
+        raise file.complain(found)
+    return _Planner(file, datasets, data_dir).plan()
+
+
+class _Planner:
+    def __init__(self, file: StudyFile, datasets: dict[str, Images], data_dir: Path | None) -> None:
+        self.file, self.study, self.data_dir = file, file.study, data_dir
+        self.digests = {name: images.digest() for name, images in datasets.items()}
+        self.sizes = {name: (len(images.x_train), len(images.x_test)) for name, images in datasets.items()}
+        self.shapes = {name: (list(i.input_shape), len(i.classes)) for name, i in datasets.items()}
+        self.cells: dict[tuple[str, str], Cell] = {}
+        self.networks: dict[Node, Cell] = {}
+        self.underway: list[Node] = []
+
+    def plan(self) -> list[Cell]:
+        jobs: list[tuple[Node, Grid]] = []
+        for grid in self.study.grid or [Grid()]:
+            jobs += [(node, grid) for node in self._nodes(grid)]
+        chosen = dict.fromkeys(node for node, _ in jobs)
+        for node in chosen:
+            self._network(node)
+            self._add(self._clean(node))
+        for node, grid in jobs:
+            for name in _axis(grid.attacks, self.study.attacks):
+                for cell in self._attacks(node, name, list(chosen)):
+                    self._add(cell)
+        for node, grid in jobs:
+            for name in _axis(grid.measures, self.study.measures):
+                if not self._is_joint(self.study.measures[name]):
+                    self._add(self._measure(name, [node]))
+        for grid in self.study.grid or [Grid()]:
+            for name in _axis(grid.measures, self.study.measures):
+                if self._is_joint(self.study.measures[name]):
+                    for dataset in _axis(grid.datasets, self.study.datasets):
+                        for seed in self.study.seeds:
+                            nodes = [n for n in self._nodes(grid) if n.dataset == dataset and n.seed == seed]
+                            self._add(self._measure(name, nodes))
+        return list(self.cells.values())
+
+    def _nodes(self, grid: Grid) -> Iterator[Node]:
+        for dataset in _axis(grid.datasets, self.study.datasets):
+            for seed in self.study.seeds:
+                for backbone in _axis(grid.backbones, self.study.backbones):
+                    for quantizer in _axis(grid.quantizers, self.study.quantizers):
+                        for defense in _axis(grid.defenses, self.study.defenses):
+                            yield Node(dataset, backbone, quantizer, defense, seed)
+
+    def _add(self, cell: Cell) -> Cell:
+        return self.cells.setdefault((cell.key, cell.label), cell)
+
+    def _network(self, node: Node) -> Cell:
+        if node in self.networks:
+            return self.networks[node]
+        if node in self.underway:
+            raise self.file.complain([(("defenses", node.defense, "start"), "starts and members lead back to itself")])
+        self.underway.append(node)
+        backbone, quantizer = self.study.backbones[node.backbone], self.study.quantizers[node.quantizer]
+        defense = self.study.defenses[node.defense]
+        start, members = self._start(node, defense), self._members(node, defense)
+        nb_train = (defense.fit.nb_train if defense.fit else None) or self.study.nb_train
+        shape, nb_classes = self.shapes[node.dataset]
+        spec = {
+            "kind": "network",
+            "versions": versions(),
+            "plugins": _plugins(backbone, quantizer, defense, node.backbone),
+            "dataset": {"name": node.dataset, "digest": self.digests[node.dataset]},
+            "input_shape": shape,
+            "nb_classes": nb_classes,
+            "nb_train": min(nb_train or self.sizes[node.dataset][0], self.sizes[node.dataset][0]),
+            "backbone": self._backbone(node.backbone, backbone),
+            "quantizer": quantizer.model_dump(),
+            "defense": defense.model_dump(exclude={"start", "members", "of"}),
+            "start": start.key if start else None,
+            "members": [member.key for member in members],
+            "seed": node.seed,
+        }
+        needs = (*([start.key] if start else []), *(member.key for member in members))
+        cell = self._add(Cell("network", spec, f"network {self._label(node)}", node.to_dict(), needs))
+        self.underway.pop()
+        self.networks[node] = cell
+        return cell
+
+    def _start(self, node: Node, defense: Defense) -> Cell | None:
+        if defense.start is None:
+            return None
+        chosen = defense.start
+        if isinstance(chosen, str):
+            chosen = Start(defense=chosen, quantizer=self.study.float_quantizer)
+        return self._network(Node(node.dataset, node.backbone, chosen.quantizer, chosen.defense, node.seed))
+
+    def _members(self, node: Node, defense: Defense) -> list[Cell]:
+        if not defense.members:
+            return []
+        of = str(defense.of)
+        return [self._network(Node(node.dataset, node.backbone, q, of, node.seed)) for q in defense.members]
+
+    def _backbone(self, name: str, backbone: Backbone) -> dict[str, Any]:
+        spec = backbone.model_dump() | {"backbone": backbone.backbone or name}
+        if backbone.checkpoint is None:
+            return spec
+        path = (self.data_dir or Path()) / backbone.checkpoint
+        try:
+            content = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+        except OSError as error:
+            raise StorageError(f"backbones.{name}.checkpoint: can't read {path}: {error.strerror or error}") from error
+        return spec | {"checkpoint": [backbone.checkpoint, content]}
+
+    def _images(self, node: Node, wanted: int | None) -> dict[str, Any]:
+        nb_test = min(wanted or self.study.nb_test, self.study.nb_test, self.sizes[node.dataset][1])
+        return {"name": node.dataset, "digest": self.digests[node.dataset], "nb_test": nb_test}
+
+    def _clean(self, node: Node) -> Cell:
+        network = self._network(node)
+        spec = {"kind": "clean", "versions": versions(), "network": network.key, "images": self._images(node, None)}
+        return Cell("clean", spec, f"clean images, {self._label(node)}", node.to_dict(), (network.key,))
+
+    def _attack(self, node: Node, name: str) -> Cell:
+        attack, network = self.study.attacks[name], self._network(node)
+        spec = {
+            "kind": "attack",
+            "versions": versions(),
+            "plugins": _distributions([("attack", attack.attack or name)]),
+            "network": network.key,
+            "images": self._images(node, attack.nb_test),
+            "attack": _attack_spec(name, attack),
+            "seed": node.seed,
+        }
+        place = node.to_dict() | {"attack": name, "source": None}
+        return Cell("attack", spec, f"{name} on {self._label(node)}", place, (network.key,))
+
+    def _attacks(self, node: Node, name: str, chosen: Sequence[Node]) -> Iterator[Cell]:
+        source = self.study.attacks[name].source
+        if source is None:
+            yield self._attack(node, name)
+            return
+        if source == "each":
+            sources = [n for n in chosen if (n.dataset, n.seed) == (node.dataset, node.seed)]
+        else:
+            sources = [_source(node, source)]
+        for other in sources:
+            made = self._add(self._attack(other, name))
+            if other == node:
+                yield made
+                continue
+            network = self._network(node)
+            spec = {"kind": "transfer", "versions": versions(), "network": network.key, "made": made.key}
+            place = node.to_dict() | {"attack": name, "source": other.to_dict()}
+            label = f"{name} on {self._label(other)} → {self._label(node)}"
+            yield Cell("transfer", spec, label, place, (network.key, made.key))
+
+    def _is_joint(self, measure: Measure) -> bool:
+        return "classifiers" in (arguments(load("diagnostic", self._diagnostic(measure))) or ())
+
+    def _diagnostic(self, measure: Measure) -> str:
+        return measure.diagnostic or next(n for n, m in self.study.measures.items() if m is measure)
+
+    def _measure(self, name: str, nodes: list[Node]) -> Cell:
+        measure = self.study.measures[name]
+        diagnostic = self._diagnostic(measure)
+        takes = arguments(load("diagnostic", diagnostic)) or set()
+        networks = [self._network(node) for node in nodes]
+        needs = [network.key for network in networks]
+        spec: dict[str, Any] = {
+            "kind": "measure",
+            "versions": versions(),
+            "plugins": _distributions([("diagnostic", diagnostic)]),
+            "diagnostic": diagnostic,
+            "options": measure.options,
+            "images": self._images(nodes[0], measure.nb_test),
+            "seed": nodes[0].seed,
+            "joint": self._is_joint(measure),
+            "networks": {self._label(n): c.key for n, c in zip(nodes, networks, strict=True)},
+            "attacks": {n: _attack_spec(n, self.study.attacks[n]) for n in measure.attacks},
+            "attack": None,
+            "adversarial": None,
+            "float_parent": None,
+        }
+        if measure.attack is not None:
+            spec["attack"] = _attack_spec(measure.attack, self.study.attacks[measure.attack])
+        if "x_adversarial" in takes:
+            if measure.attack is None:
+                raise self.file.complain([(("measures", name), "it compares with attacked images: say attack = …")])
+            made = self._add(self._attack(nodes[0], measure.attack))
+            spec["adversarial"] = made.key
+            needs.append(made.key)
+        if "float_parent" in takes and (start := self._start(nodes[0], self.study.defenses[nodes[0].defense])):
+            spec["float_parent"] = start.key
+            needs.append(start.key)
+        place = {**nodes[0].to_dict(), "measure": name}
+        label = f"{name} of {self._label(nodes[0])}"
+        if spec["joint"]:
+            place = {"dataset": nodes[0].dataset, "seed": nodes[0].seed, "measure": name}
+            label = f"{name} of {len(nodes)} networks"
+        return Cell("measure", spec, label, place, tuple(dict.fromkeys(needs)))
+
+    def _label(self, node: Node) -> str:
+        return network_label(self.study, node.to_dict())
+
+
+def network_label(study: Study, place: dict[str, Any]) -> str:
+    """Returns what tells a network from the others of its study: the axes with several entries."""
+    axes: list[tuple[str, Any]] = [
+        ("dataset", study.datasets),
+        ("backbone", study.backbones),
+        ("quantizer", study.quantizers),
+        ("defense", study.defenses),
+        ("seed", study.seeds),
+    ]
+    told = [("seed " if axis == "seed" else "") + str(place[axis]) for axis, entries in axes if len(entries) > 1]
+    return " · ".join(told) or str(place["backbone"])
+
+
+def _axis(chosen: list[str] | None, entries: Any) -> list[str]:
+    return list(entries) if chosen is None else chosen
+
+
+def _attack_spec(name: str, attack: Attack) -> dict[str, Any]:
+    return attack.model_dump(exclude={"source", "nb_test"}) | {"attack": attack.attack or name}
+
+
+def _source(node: Node, source: Source) -> Node:
+    return Node(
+        node.dataset,
+        source.backbone or node.backbone,
+        source.quantizer or node.quantizer,
+        source.defense or node.defense,
+        node.seed,
+    )
+
+
+def _plugins(backbone: Backbone, quantizer: Quantizer, defense: Defense, name: str) -> dict[str, str]:
+    used = [("backbone", backbone.backbone or name)]
+    for schemes in (quantizer.weights, quantizer.activations):
+        texts = schemes.values() if isinstance(schemes, dict) else [schemes]
+        used += [("quantizer", text.partition(":")[0].partition("(")[0]) for text in texts]
+    used += [("trainer", defense.trainer)] if defense.trainer else []
+    used += [("transformer", each.name) for each in defense.transformers]
+    used += [("preprocessor", each.name) for each in defense.preprocessors]
+    return _distributions(used)
+
+
+def _provides(entry: Entry, name: str) -> bool:
+    component = entry.component
+    if not component.family:
+        return name in (component.name, entry.qualified_name)
+    if entry.distribution == "qadv":  # its own families need not be listed: their versions are in every key
+        return False
+    return name.startswith((f"{component.name}/", f"{entry.qualified_name}/")) or name in component.members()
+
+
+def _distributions(used: list[tuple[str, str]]) -> dict[str, str]:
+    """Returns the versions of the plugins that components come from, those of qadv itself left out."""
+    registry = default_registry()
+    names = {e.distribution for kind, name in used for e in registry.entries(kind) if _provides(e, name)}
+    return {p.distribution: p.version for p in registry.plugins if p.distribution in names - {"qadv"}}

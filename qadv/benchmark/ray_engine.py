@@ -1,0 +1,68 @@
+"""Cells on a Ray cluster: each is a remote task; results come back to the bench, which alone writes them."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from qadv.benchmark.cells import Cell, Finished
+from qadv.benchmark.engines import Failed, Outcome, attempt
+from qadv.benchmark.given import Given
+from qadv.errors import MissingRequirementError, QadvError
+
+
+class RayError(QadvError, RuntimeError):
+    """The cluster can't be reached."""
+
+
+class RayEngine:
+    """Computes cells with Ray.
+
+    Every machine of the cluster needs qadv in the same versions, and the images in the same folder.
+
+    Args:
+        given: what the machines have.
+        address: of a running cluster (`"auto"`, `"ray://host:10001"`); `None` starts one on this machine.
+        jobs: cells at a time; `None`: one per processor of the cluster.
+        threads: torch threads, and processors that Ray reserves, for each.
+
+    Raises:
+        MissingRequirementError: Ray is not installed.
+        RayError: there is no cluster at the address.
+    """
+
+    def __init__(self, given: Given, address: str | None = None, jobs: int | None = None, threads: int = 1) -> None:
+        try:
+            import ray
+        except ImportError as error:
+            raise MissingRequirementError("--engine ray needs Ray; install it with: pip install 'qadv[ray]'") from error
+        self.ray, self.given, self.threads = ray, given, threads
+        try:
+            ray.init(
+                address=address,
+                num_cpus=None if address else (jobs or None),
+                include_dashboard=False if address is None else None,
+                log_to_driver=False,
+                ignore_reinit_error=True,
+            )
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise RayError(f"--address {address}: {error}; is the cluster running? (ray start --head)") from error
+        self.slots = jobs or max(1, int(ray.cluster_resources().get("CPU", 1)) // threads)
+        self.task = ray.remote(num_cpus=threads, max_retries=1)(attempt)
+        self.running: dict[Any, Cell] = {}
+
+    def submit(self, cell: Cell, needed: Mapping[str, Finished]) -> None:
+        """See `Engine`."""
+        self.running[self.task.remote(dict(cell.spec), dict(needed), self.given, self.threads)] = cell
+
+    def finished(self) -> Iterator[tuple[Cell, Outcome]]:
+        """See `Engine`."""
+        done, _ = self.ray.wait(list(self.running), num_returns=1)
+        for reference in done:
+            cell = self.running.pop(reference)
+            try:
+                yield cell, self.ray.get(reference)
+            except self.ray.exceptions.RayError as error:
+                yield cell, Failed(f"{type(error).__name__}: {error}", "")
+
+    def close(self) -> None:
+        """See `Engine`."""
+        self.ray.shutdown()

@@ -1,0 +1,239 @@
+"""What a study file may say: datasets × backbones × quantizers × defenses × attacks, and what is measured besides."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt
+
+_FRACTION = re.compile(r"-?\d+(\.\d+)?\s*/\s*\d+(\.\d+)?")
+LARGEST_SEED = 2**32 - 1
+
+
+def with_fractions(value: Any) -> Any:
+    """Returns the value with strings such as `"8/255"` as numbers, at any depth."""
+    if isinstance(value, str) and _FRACTION.fullmatch(value.strip()):
+        above, below = value.split("/")
+        return float(above) / float(below)
+    if isinstance(value, dict):
+        return {key: with_fractions(entry) for key, entry in value.items()}
+    return [with_fractions(entry) for entry in value] if isinstance(value, list) else value
+
+
+Options = Annotated[dict[str, Any], BeforeValidator(with_fractions)]
+Number = Annotated[float, BeforeValidator(with_fractions)]
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
+
+
+class Part(BaseModel):
+    """Base class: unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Component(Part):
+    """A component by name, as `qadv.create` makes it."""
+
+    name: str
+    options: Options = {}
+
+
+class Backbone(Part):
+    """A float network.
+
+    Attributes:
+        backbone: its name in `qadv list backbone`; without it, the name of the entry.
+        options: its options.
+        checkpoint: safetensors file with trained float weights, in the data folder; then the float network without a
+            trainer is a trained one.
+        mean, std: standardisation, scalars or one value per channel.
+    """
+
+    backbone: str = ""
+    options: Options = {}
+    checkpoint: str | None = None
+    mean: float | list[float] = 0.0
+    std: float | list[float] = 1.0
+
+
+class Quantizer(Part):
+    """Schemes of weights and activations; `"float"` for none.
+
+    Attributes:
+        weights, activations: as in `qadv.quantize`; one scheme, or schemes by layer.
+        skip_first_last: first and last layer keep real weights.
+        calibration: number of training images, the first ones, for the schemes that need them; 0 for none.
+        after_training: the float network is trained, transformed, and then quantized.
+    """
+
+    weights: str | dict[str, str] = "float"
+    activations: str | dict[str, str] = "float"
+    skip_first_last: bool = True
+    calibration: Annotated[int, Field(ge=0)] = 0
+    after_training: bool = False
+
+    @property
+    def is_float(self) -> bool:
+        """Whether nothing is quantized."""
+        return self.weights == "float" and self.activations == "float"
+
+
+class Fit(Part):
+    """Length of a training.
+
+    Attributes:
+        nb_epochs: epochs.
+        batch_size: images per step.
+        nb_train: training images, the first ones; without it, the study's.
+    """
+
+    nb_epochs: PositiveInt
+    batch_size: PositiveInt = 128
+    nb_train: PositiveInt | None = None
+
+
+class Start(Part):
+    """The network that a training starts from: of the same dataset and backbone."""
+
+    defense: str
+    quantizer: str
+
+
+class Transformer(Component):
+    """A transformer; `calibration` training images are handed to it, 0 for none."""
+
+    calibration: Annotated[int, Field(ge=0)] = 0
+
+
+class Defense(Part):
+    """What is done to a network.
+
+    Attributes:
+        trainer: name in `qadv list trainer`; without it nothing is trained.
+        options: the trainer's; `adversary` may be a table with the arguments of `qadv.Adversary`.
+        fit: length of the training.
+        optimizer: name and options of one of `torch.optim`; without it the trainer's own SGD.
+        start: the network whose weights are taken: a defense's name (with the quantizer `float_quantizer` of the
+            study), or a table of defense and quantizer.
+        start_seed: added to the start's seed and to that of new weights: the same network from another start.
+        transformers: after the training, in this order.
+        preprocessors: in front of the network, in attacks too.
+        members: quantizers whose networks, of the defense `of`, form an ensemble.
+        of: see `members`.
+        ensemble: options of `EnsembleClassifier.of`.
+    """
+
+    trainer: str | None = None
+    options: Options = {}
+    fit: Fit | None = None
+    optimizer: Component | None = None
+    start: str | Start | None = None
+    start_seed: Seed = 0
+    transformers: list[Transformer] = []
+    preprocessors: list[Component] = []
+    members: list[str] = []
+    of: str | None = None
+    ensemble: Options = {}
+
+
+class Source(Part):
+    """The network that images are made on, of the same dataset and seed; what is left out is as in the target."""
+
+    backbone: str | None = None
+    quantizer: str | None = None
+    defense: str | None = None
+
+
+class Attack(Part):
+    """An ART attack.
+
+    Attributes:
+        attack: name in `qadv list attack --all`; without it, the name of the entry.
+        options: its arguments.
+        nb_test: attacked images, the first ones; without it the study's.
+        coalesce: run through `QueryCoalescer`.
+        probabilities: the attack sees probabilities in place of logits.
+        source: where the images are made; without it on the network itself, `"each"`: on every network of the study.
+    """
+
+    attack: str = ""
+    options: Options = {}
+    nb_test: PositiveInt | None = None
+    coalesce: bool = False
+    probabilities: bool = False
+    source: Literal["each"] | Source | None = None
+
+
+class Measure(Part):
+    """A diagnostic. What it takes beyond its options is found by the names of its arguments; see docs/studies.md.
+
+    Attributes:
+        diagnostic: name in `qadv list diagnostic`; without it, the name of the entry.
+        options: its options.
+        nb_test: images, the first test images; without it the study's.
+        attack: attack whose images are `x_adversarial`, or which is `attack`.
+        attacks: for one that takes several.
+    """
+
+    diagnostic: str = ""
+    options: Options = {}
+    nb_test: PositiveInt | None = None
+    attack: str | None = None
+    attacks: list[str] = []
+
+
+class Grid(Part):
+    """A product; an axis that is left out takes all entries of the study."""
+
+    datasets: list[str] | None = None
+    backbones: list[str] | None = None
+    quantizers: list[str] | None = None
+    defenses: list[str] | None = None
+    attacks: list[str] | None = None
+    measures: list[str] | None = None
+
+
+class Published(Part):
+    """Accuracies in % that a paper gives for the networks that are selected; shown beside ours."""
+
+    dataset: str | None = None
+    backbone: str | None = None
+    quantizer: str | None = None
+    defense: str | None = None
+    accuracy: dict[str, float | str]
+    note: str = ""
+
+
+class Study(Part):
+    """A study.
+
+    Attributes:
+        title: one line.
+        about: what it shows, for the report.
+        paper: the paper and its table or figure.
+        claims: what the paper says the figures show; printed above ours.
+        datasets: names in `qadv list dataset`.
+        seeds: each network and attack once per seed.
+        nb_train: training images, the first ones; without it all.
+        nb_test: attacked images, the first ones of the test set.
+        float_quantizer: the entry of `quantizers` that starts are taken from where they name a defense only.
+        backbones, quantizers, defenses, attacks, measures: entries by a name of your choice.
+        grid: which combinations; without it, all.
+        published: the paper's accuracies.
+    """
+
+    title: str
+    about: str = ""
+    paper: str = ""
+    claims: list[str] = []
+    datasets: Annotated[list[str], Field(min_length=1)]
+    seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
+    nb_train: PositiveInt | None = None
+    nb_test: PositiveInt = 1000
+    float_quantizer: str = "float"
+    backbones: Annotated[dict[str, Backbone], Field(min_length=1)]
+    quantizers: Annotated[dict[str, Quantizer], Field(min_length=1)] = {"float": Quantizer()}
+    defenses: Annotated[dict[str, Defense], Field(min_length=1)] = {"none": Defense()}
+    attacks: dict[str, Attack] = {}
+    measures: dict[str, Measure] = {}
+    grid: list[Grid] = []
+    published: list[Published] = []

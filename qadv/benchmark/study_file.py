@@ -1,0 +1,186 @@
+"""Reads a study file; every error has its line."""
+
+import re
+import tomllib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from qadv.benchmark.study import Study
+from qadv.errors import FileFormatError, StorageError, closest
+
+Place = tuple[str | int, ...]
+SMALL = "small"
+_ENTRY = 3  # below table.name.key pydantic says which type of a union it tried
+
+
+class StudyError(FileFormatError):
+    """A study file can't be understood; one line for each thing that is wrong, with its place."""
+
+
+@dataclass(frozen=True)
+class StudyFile:
+    """A study and where it came from.
+
+    Attributes:
+        study: what it says, with the settings of `[small]` where these were asked for.
+        path: the file.
+        text: its content.
+        small: whether these are the small settings.
+    """
+
+    study: Study
+    path: Path
+    text: str
+    small: bool
+
+    @property
+    def name(self) -> str:
+        """The file's name without suffix, with `-small` for the small settings."""
+        return self.path.stem + ("-small" if self.small else "")
+
+    def complain(self, faults: Iterable[tuple[Place, str]]) -> StudyError:
+        """Returns an error for what is wrong at some places."""
+        return _error(self.path, self.text, self.small, faults)
+
+
+def read_study(path: str | Path, small: bool = False) -> StudyFile:
+    """Reads a study.
+
+    Args:
+        path: a TOML file.
+        small: with the settings of its table `[small]`, which replace those of the same name; tables are merged.
+
+    Raises:
+        StudyError: the file is no TOML, or says something that a study does not have.
+        StorageError: it can't be read.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise StudyError(f"{path}: expected a text file in UTF-8: {error}") from error
+    except OSError as error:
+        raise StorageError(f"can't read {path}: {error.strerror or error}") from error
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise StudyError(f"{path}: {error}") from error
+    changes = content.pop(SMALL, None)
+    if small:
+        if not isinstance(changes, dict):
+            raise StudyError(f"{path}: --small needs a table [small] with the settings that differ; there is none")
+        content = _merged(content, changes)
+    try:
+        study = Study.model_validate(content)
+    except ValidationError as error:
+        faults = [(fault["loc"], _said(fault)) for fault in error.errors()]
+        raise _error(path, text, small, faults) from error
+    return StudyFile(study, path, text, small)
+
+
+def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    result = dict(old)
+    for key, value in new.items():
+        both = isinstance(value, dict) and isinstance(old.get(key), dict)
+        result[key] = _merged(old[key], value) if both else value
+    return result
+
+
+def _said(fault: Any) -> str:
+    place, given = fault["loc"], fault["input"]
+    if fault["type"] == "extra_forbidden":
+        known = _fields(Study, place[:-1])
+        return f"there is no key {place[-1]!r} here{closest(str(place[-1]), known)} Keys: {', '.join(known)}"
+    if fault["type"] == "missing":
+        return f"the key {place[-1]!r} is missing"
+    return f"{fault['msg'][0].lower()}{fault['msg'][1:]}, got {given!r}"
+
+
+def _fields(model: Any, place: Sequence[str | int]) -> list[str]:
+    """Returns the keys that the table at a place may have."""
+    for part in place:
+        if isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields:
+            model = model.model_fields[str(part)].annotation
+        else:
+            arguments = getattr(model, "__args__", ())
+            named = [a for a in arguments if getattr(a, "__name__", "") == part]  # the alternative of a union
+            models = [a for a in _leaves(model) if isinstance(a, type) and issubclass(a, BaseModel)]
+            model = named[0] if named else models[0] if models else model
+    found = [a for a in _leaves(model) if isinstance(a, type) and issubclass(a, BaseModel)]
+    return list(found[0].model_fields) if found else []
+
+
+def _leaves(annotation: Any) -> list[Any]:
+    inner = getattr(annotation, "__args__", None)
+    return [leaf for part in inner for leaf in _leaves(part)] if inner else [annotation]
+
+
+def _error(path: Path, text: str, small: bool, faults: Iterable[tuple[Place, str]]) -> StudyError:
+    lines = []
+    for place, message in faults:
+        known = [part for index, part in enumerate(place) if index < _ENTRY or not _is_alternative(part)]
+        line = (line_of(text, (SMALL, *known), exact=True) if small else None) or line_of(text, known)
+        name = ".".join(str(part) for part in known)
+        entry = f"{path}:{line}: {name}: {message}"
+        if entry not in lines:
+            lines.append(entry)
+    return StudyError("\n".join(lines))
+
+
+def _is_alternative(part: str | int) -> bool:
+    """Whether pydantic added this part, to say which type of a union it tried."""
+    return isinstance(part, str) and bool(re.fullmatch(r"(str|float|int|Start|Source|(dict|list|literal)\[.*)", part))
+
+
+def line_of(text: str, place: Sequence[str | int], exact: bool = False) -> int | None:
+    """Returns the line of a key in a TOML text, counted from 1, or of the nearest table round it.
+
+    Args:
+        text: the file.
+        place: keys from the outermost to the one in question; numbers count the tables of `[[name]]`.
+        exact: `None` for a place that the text does not have.
+    """
+    best, depth = 1, 0
+    table: tuple[str | int, ...] = ()
+    counts: dict[tuple[str, ...], int] = {}
+    wanted = tuple(place)
+    for number, line in enumerate(text.splitlines(), 1):
+        header = re.match(r"\s*(\[\[?)\s*([^\]]+?)\s*\]\]?", line)
+        if header:
+            names = _split(header[2])
+            table = tuple(names)
+            if header[1] == "[[":
+                counts[tuple(names)] = counts.get(tuple(names), -1) + 1
+                table = (*names, counts[tuple(names)])
+            found: tuple[str | int, ...] = table
+        elif key := re.match(r"\s*((?:[\w-]+|\"[^\"]*\"|'[^']*')(?:\s*\.\s*(?:[\w-]+|\"[^\"]*\"|'[^']*'))*)\s*=", line):
+            found = (*table, *_split(key[1]))
+            rest = line[key.end() :]
+            for part in wanted[len(found) :]:  # keys of an inline table stand in the same line
+                if found == wanted[: len(found)] and re.search(rf"\b{re.escape(str(part))}\b[\"']?\s*=", rest):
+                    found = (*found, part)
+        else:
+            continue
+        common = _common(found, wanted)
+        if common == len(found) and common > depth:
+            best, depth = number, common
+    if exact and depth < len(wanted):
+        return None
+    return best
+
+
+def _common(found: Sequence[str | int], wanted: Sequence[str | int]) -> int:
+    count = 0
+    for a, b in zip(found, wanted, strict=False):
+        if a != b:
+            break
+        count += 1
+    return count
+
+
+def _split(dotted: str) -> list[str]:
+    return [part.strip("\"'") for part in re.findall(r"\"[^\"]*\"|'[^']*'|[\w-]+", dotted)]
