@@ -169,18 +169,20 @@ class FeedbackSearch:
         found = torch.cat([probed_margins[chosen], rest_margins])
         directions = torch.cat([probed_directions[chosen], rest_directions])
         kappa = self._random(round_, _KAPPA).uniform(*settings.kappa, found.shape).astype(np.float32)
+        length = found * torch.from_numpy(kappa)
         reached = found.isfinite()
         report = {
             "class_margins": robustness,
             "samples": np.bincount(self.y.numpy()[samples], minlength=classes).tolist(),
             "added_images": int(reached.sum()),
             "mean_margin": float(found[reached].mean()) if reached.any() else None,
+            "mean_length": float(length[reached].mean()) if reached.any() else None,
             "queries": int(self.processes.sum(torch.tensor(self.queries, device=self.classifier.device))),
         }
         return Found(
             samples[:, None].expand_as(found)[reached],
             directions[reached],
-            (found * torch.from_numpy(kappa))[reached],
+            length[reached],
             report,
         )
 
