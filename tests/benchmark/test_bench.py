@@ -119,9 +119,10 @@ def test_a_process_that_dies_once_is_tried_again(store, tmp_path):
     assert result.complete
 
 
-def options(tmp_path, **changes):
+def options(tmp_path, text=TINY, **changes):
+    study = write_tiny(tmp_path, text)
     given = {
-        "study": write_tiny(tmp_path), "out": tmp_path / "out", "data_dir": None, "small": True, "dry_run": False,
+        "study": study, "out": tmp_path / "out", "data_dir": None, "small": True, "dry_run": False,
         "jobs": 1, "threads": 1, "engine": "local", "address": None,
     }  # fmt: skip
     return BenchOptions(**{**given, **changes})
@@ -227,8 +228,7 @@ def test_other_images_than_planned_are_refused(tmp_path):
 
 def test_a_cell_that_fails_is_told_and_tried_again(tmp_path):
     wild = TINY.replace('"2/10"', '"-2/10"')  # ART refuses it
-    study = write_tiny(tmp_path, wild)
-    given = options(tmp_path, study=study)
+    given = options(tmp_path, wild)
     assert not run_bench(given, quiet())
     store = Store(given.out)
     (failure,) = [store.failure(path.stem) for path in store.failures.iterdir()]
