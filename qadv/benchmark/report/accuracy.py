@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qadv.benchmark.report.audits import verdict
-from qadv.benchmark.report.content import Block, Note, Section, Table, Value
+from qadv.benchmark.report.content import Block, Note, Row, Section, Table, Value
 from qadv.benchmark.report.numbers import ABSENT, accuracy, mean_value, over_seeds, spread
 from qadv.benchmark.report.published import PublishedFigures
 from qadv.benchmark.report.results import CellResult, Network, StudyResults
@@ -16,9 +17,9 @@ def accuracy_section(results: StudyResults) -> Section:
     """Returns accuracy of each network without an attack and under each, the published one beside it."""
     published = PublishedFigures(results)
     attacks = [name for name in results.study.attacks if any(_has(results, n, name) for n in results.networks)]
-    rows: list[list[Value | str]] = []
+    rows: list[Row] = []
     for network in results.networks:
-        row: list[Value | str] = [network.label]
+        row: Row = [network.label]
         row.append(over_seeds(results.clean(network), accuracy, published.of(network, "clean")))
         row += [_under(results, network, name, published.of(network, name)) for name in attacks]
         rows.append(row)
@@ -36,7 +37,7 @@ def accuracy_section(results: StudyResults) -> Section:
 
 def worst_case_section(results: StudyResults) -> Section | None:
     """Returns the worst case of each network and ball; `None` where no attack keeps to one."""
-    rows: list[list[Value | str]] = []
+    rows: list[Row] = []
     for network in results.networks:
         for worst in worst_cases(results, network):
             shares = [100 * share for share in worst.accuracy]
@@ -63,7 +64,7 @@ def worst_case_section(results: StudyResults) -> Section | None:
 
 def strength_section(results: StudyResults) -> Section | None:
     """Returns what attacks did and cost: distances of the successes, passes, seconds."""
-    rows: list[list[Value | str]] = []
+    rows: list[Row] = []
     for network in results.networks:
         for name, attack in results.study.attacks.items():
             for source in [None] if attack.source == "each" else results.sources(network, name):
@@ -86,9 +87,11 @@ def strength_section(results: StudyResults) -> Section | None:
     )
 
 
-def broken(cell: CellResult) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def broken(cell: CellResult) -> NDArray[np.bool_]:
     """Returns which images were right without the attack and are not with it, (N,) bool."""
-    return np.array(cell.record["clean_right"], dtype=bool) & ~np.array(cell.record["right"], dtype=bool)
+    before, after = (np.array(cell.record[key], dtype=bool) for key in ("clean_right", "right"))
+    lost: NDArray[np.bool_] = before & ~after
+    return lost
 
 
 def distance(cell: CellResult, norm: str) -> float | None:
@@ -97,10 +100,10 @@ def distance(cell: CellResult, norm: str) -> float | None:
     return float(distances.mean()) if len(distances) else None
 
 
-def _strength(cells: Sequence[CellResult]) -> list[Value | str]:
+def _strength(cells: Sequence[CellResult]) -> Row:
     first, samples = cells[0].record, len(cells[0].record["right"])
     rates = [100 * broken(c).sum() / max(sum(c.record["clean_right"]), 1) for c in cells]
-    costs: list[Value | str] = [ABSENT] * 3
+    costs: Row = [ABSENT] * 3
     if "cost" in first:
         passes = [[c.record["cost"][way] / samples for c in cells] for way in ("forward", "backward")]
         costs = [f"{np.mean(each):,.0f}" for each in passes]

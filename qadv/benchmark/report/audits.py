@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from qadv.benchmark.report.content import Section, Table, Value
+from qadv.benchmark.report.content import Row, Section, Table, Value
 from qadv.benchmark.report.numbers import ABSENT, plain_eps
 from qadv.benchmark.report.results import Network, StudyResults
 
@@ -35,7 +35,7 @@ class Audit:
 
 def is_audit(results: StudyResults, measure: str) -> bool:
     """Whether a measure is an audit: `audit` by name, or what it found looks like one."""
-    name = (results.study.measures[measure].diagnostic or measure).rpartition(":")[2]
+    name = (results.study.measures[measure].diagnostic or measure).rpartition("/")[2]
     found = [cell.record["result"] for cell in results.measured(measure) if cell.there]
     if not found:
         return name == "audit"
@@ -84,7 +84,9 @@ def audit_section(results: StudyResults) -> Section | None:
         return None
     numbers = {check["number"]: check["name"] for audit in audits for check in audit.checks}
     several = len({audit.measure for audit in audits}) > 1
-    rows, headlines, found = [], [], []
+    rows: list[Row] = []
+    headlines: list[Row] = []
+    found: list[Row] = []
     for audit in audits:
         label = f"{audit.label} ({audit.measure})" if several else audit.label
         by_number = {check["number"]: check for check in audit.checks}
@@ -110,11 +112,11 @@ def audit_section(results: StudyResults) -> Section | None:
     return Section("Audits", tuple(tables))
 
 
-def _headline(label: str, result: Mapping[str, Any]) -> list[Value | str]:
+def _headline(label: str, result: Mapping[str, Any]) -> Row:
     cost = result.get("cost", {})
     return [
         label,
-        Value(result["headline"], tone="good" if result.get("passed") else "bad"),
+        Value(result["headline"], tone="" if result.get("passed") else "bad"),
         plain_eps(result["eps"]),
         "thorough" if result.get("thorough") else "quick",
         f"{cost['forward']:,}" if "forward" in cost else "–",

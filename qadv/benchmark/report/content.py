@@ -46,6 +46,10 @@ class Table:
     folded: bool = False
     kind: str = "table"
 
+    def is_numeric(self, column: int) -> bool:
+        """Whether all in a column is set to the right."""
+        return all(row[column].is_number for row in self.rows)
+
     @classmethod
     def of(
         cls,
@@ -127,6 +131,7 @@ class Gallery:
     kind: str = "gallery"
 
 
+Row = list[Value | str]
 Block = Table | Figure | Text | Note | Gallery
 
 

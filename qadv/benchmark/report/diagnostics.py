@@ -8,7 +8,7 @@ from qadv.benchmark.report.audits import is_audit
 from qadv.benchmark.report.content import Block, Figure, Note, Section, Text
 from qadv.benchmark.report.embedding import embedded_figure
 from qadv.benchmark.report.results import CellResult, StudyResults
-from qadv.registry import load
+from qadv.registry import default_registry, load
 
 _LINES = 8
 
@@ -37,9 +37,18 @@ def _blocks(results: StudyResults, measure: str, diagnostic: str, cells: Sequenc
             part = dict(list(there.items())[start : start + _LINES])
             for address in drawn(diagnostic, {label: cell.record for label, cell in part.items()}):
                 folded = seed != results.study.seeds[0]
-                yield Figure(" · ".join([measure, *where]), address, folded)
-        for label, cell in there.items():
-            yield Text(" · ".join([label, *where[len(where) - (len(results.study.seeds) > 1) :]]), cell.record["text"])
+                yield Figure(" · ".join([f"{measure}{_summary(diagnostic)}", *where]), address, folded)
+        texts = [
+            f"{label}\n{cell.record['text']}" if len(there) > 1 else cell.record["text"]
+            for label, cell in there.items()
+        ]
+        if texts:
+            yield Text(" · ".join([f"{measure} as tables", *where]), "\n\n".join(texts))
+
+
+def _summary(diagnostic: str) -> str:
+    found = default_registry().match("diagnostic", diagnostic)
+    return f": {found[0].component.summary}" if found else ""
 
 
 def _label(results: StudyResults, cell: CellResult) -> str:

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from qadv.benchmark.report.content import Block, Note, Section, Table, Text, Value
+from qadv.benchmark.report.content import Block, Note, Row, Section, Table, Text, Value
 from qadv.benchmark.report.numbers import ABSENT, mean_value, plain_options
 from qadv.benchmark.report.results import StudyResults
 from qadv.benchmark.report.threats import threat_of
@@ -32,7 +32,7 @@ def missing_section(results: StudyResults) -> Section | None:
     cells = {cell.key: cell for cell in reversed(results.not_there)}
     if not cells:
         return None
-    rows = [
+    rows: list[Row] = [
         [cell.label, Value(cell.state, tone="bad"), cell.why, cell.key]
         for cell in sorted(cells.values(), key=lambda cell: _RANK.index(cell.state))
     ]
@@ -47,7 +47,7 @@ _MANY = 20
 
 def networks_section(results: StudyResults) -> Section:
     """Returns the networks and the attacks as tables."""
-    rows: list[list[Value | str]] = []
+    rows: list[Row] = []
     for network in results.networks:
         _, backbone, quantizer, defense = network.axes
         schemes, given = results.study.quantizers[quantizer], results.study.defenses[defense]
@@ -72,8 +72,8 @@ def networks_section(results: StudyResults) -> Section:
     return Section("Networks and attacks", tuple(blocks))
 
 
-def _attacks(results: StudyResults) -> list[list[Value | str]]:
-    rows: list[list[Value | str]] = []
+def _attacks(results: StudyResults) -> list[Row]:
+    rows: list[Row] = []
     for name, attack in results.study.attacks.items():
         made_on = "itself"
         if attack.source == "each":
@@ -93,10 +93,12 @@ def _attacks(results: StudyResults) -> list[list[Value | str]]:
 def source_section(results: StudyResults) -> Section:
     """Returns where the figures come from: machine, versions, the study's text, and the key of every cell."""
     environment = results.plan.get("environment", {})
-    rows = [[name, _plain(value)] for name, value in environment.items() if name != "versions" and value is not None]
+    rows: list[Row] = [
+        [name, _plain(value)] for name, value in environment.items() if name != "versions" and value is not None
+    ]
     rows += [[name, str(version)] for name, version in environment.get("versions", {}).items()]
-    rows += sorted(_plugins(results).items())  # type: ignore[arg-type]
-    keys = [
+    rows += [[name, version] for name, version in sorted(_plugins(results).items())]
+    keys: list[Row] = [
         [cell.label, cell.kind, cell.key, Value(cell.state, tone="" if cell.there else "bad")] for cell in results.cells
     ]
     return Section(

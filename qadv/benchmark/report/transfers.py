@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from qadv.benchmark.report.accuracy import distance
-from qadv.benchmark.report.content import Block, Figure, Section, Table, Value
+from qadv.benchmark.report.content import Block, Figure, Row, Section, Table, Value
 from qadv.benchmark.report.embedding import embedded_figure
 from qadv.benchmark.report.numbers import ABSENT, accuracy, mean_value, over_seeds
 from qadv.benchmark.report.results import CellResult, Network, StudyResults
@@ -40,7 +40,7 @@ def _matrix(
             _heat_map(results, sources, targets, cells),
         )
     clean = [over_seeds(results.clean(target), accuracy) for target in targets]
-    rows: list[list[Value | str]] = [["(clean)", *clean]]
+    rows: list[Row] = [["(clean)", *clean]]
     for source, row in zip(sources, cells, strict=True):
         rows.append([results.label(source), *(_value(each) for each in row)])
     yield Table.of(

@@ -68,7 +68,7 @@ def worst_cases(results: StudyResults, network: Network) -> list[WorstCase]:
 
 def outside(results: StudyResults) -> list[str]:
     """Returns the labels of the attacks whose images leave the ball that their options say."""
-    found = {}
+    found: dict[str, None] = {}
     for network in results.networks:
         for attack in results.study.attacks:
             for cell, threat in _within(results, network, attack):
