@@ -44,7 +44,7 @@ def worst_case_section(results: StudyResults) -> Section | None:
             clean = [100 * share for share in worst.clean]
             rows.append([
                 network.label, str(worst.threat), Value(spread(shares)), verdict(results, network),
-                f"{worst.samples:,}", Value(spread(clean)), worst.over,
+                f"{worst.samples:,}", Value(spread(clean)), worst.over + _of_seeds(results, worst.seeds),
             ])  # fmt: skip
     if not rows:
         return None
@@ -131,16 +131,21 @@ def _under(results: StudyResults, network: Network, name: str, published: str) -
     if results.study.attacks[name].source != "each":
         return over_seeds(_cells(results, network, name), accuracy, published)
     cells = _cells(results, network, name)
+    if not cells:
+        return over_seeds(cells, accuracy, published)
     by_seed = [[cell for cell in cells if cell.place["seed"] == seed] for seed in results.study.seeds]
-    if not any(cell.there for cell in cells):
-        return over_seeds(cells[:1], accuracy, published)
-    shares = []
-    for of_seed in by_seed:
-        there = [np.array(cell.record["right"], dtype=bool) for cell in of_seed if cell.there]
-        if there:
-            shares.append(100 * float(np.logical_and.reduce(there).mean()))
-    absent = sum(not cell.there for cell in cells)
-    return Value(spread(shares) + (f" ({absent} of {len(cells)} missing)" if absent else ""), published)
+    whole = [of_seed for of_seed in by_seed if of_seed and all(cell.there for cell in of_seed)]
+    if not whole:
+        return Value("not all there", published, "bad")
+    rights = [[np.array(cell.record["right"], dtype=bool) for cell in of_seed] for of_seed in whole]
+    text = spread([100 * float(np.logical_and.reduce(right).mean()) for right in rights])
+    return Value(text + ("" if len(whole) == len(by_seed) else f" ({len(whole)} of {len(by_seed)} seeds)"), published)
+
+
+def _of_seeds(results: StudyResults, seeds: tuple[int, ...]) -> str:
+    if len(seeds) == len(results.study.seeds):
+        return ""
+    return f" (seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))} alone)"
 
 
 def _from_each(name: str) -> str:

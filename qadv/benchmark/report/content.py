@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_NUMBER = re.compile(r"[-+−≤]?\d")
+_NUMBER = re.compile(r"[-+−]?\d[\d,.]*(e[-+]?\d+)?(/\d+)?( |$)")
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Value:
 
     @property
     def is_number(self) -> bool:
-        """Whether it is set to the right."""
-        return bool(_NUMBER.match(self.text)) or self.text == "–"
+        """Whether it starts with a number."""
+        return bool(_NUMBER.match(self.text))
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,9 @@ class Table:
     kind: str = "table"
 
     def is_numeric(self, column: int) -> bool:
-        """Whether all in a column is set to the right."""
-        return all(row[column].is_number for row in self.rows)
+        """Whether a column is set to the right: numbers, and words for those that are not there."""
+        values = [row[column] for row in self.rows]
+        return any(v.is_number for v in values) and all(v.is_number or v.tone or v.text == "–" for v in values)
 
     @classmethod
     def of(

@@ -32,7 +32,8 @@ def _content(results: StudyResults, network: Network, made: CellResult, clean: C
     worst, audits = worst_cases(results, network), audits_of(results, network)
     auto, ball = _auto_attack(results, network)
     audited = [audit for audit in audits if audit.result is not None]
-    threat = ball or (worst[0].threat if worst else None)
+    threat = ball or next((Threat(float("inf"), a.result["eps"]) for a in audits if a.result), None)
+    threat = threat or (worst[0].threat if worst else None)
     return {
         "name": f"{study.title}: {network.label}",
         "authors": None,

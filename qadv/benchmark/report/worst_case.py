@@ -28,6 +28,7 @@ class WorstCase:
     Attributes:
         threat: the ball.
         over: what the attacks are called.
+        seeds: those it is of: where an attack is missing for a seed, that one stands by itself.
         samples: number of images, N: the first ones, which all these attacks were run on.
         clean: share classified correctly without an attack, by seed.
         accuracy: share classified correctly, without an attack and under each of these, by seed.
@@ -35,6 +36,7 @@ class WorstCase:
 
     threat: Threat
     over: str
+    seeds: tuple[int, ...]
     samples: int
     clean: tuple[float, ...]
     accuracy: tuple[float, ...]
@@ -46,7 +48,7 @@ def worst_cases(results: StudyResults, network: Network) -> list[WorstCase]:
     Where attacks were run on different numbers of images there is one for each number: over those run on at least as
     many. The last of a threat is over all of its attacks.
     """
-    found: dict[tuple[Threat, int], list[tuple[str, float, float]]] = {}
+    found: dict[tuple[Threat, int, str], list[tuple[int, float, float]]] = {}
     for seed in results.study.seeds:
         clean = _clean(results, network, seed)
         if clean is None:
@@ -56,13 +58,12 @@ def worst_cases(results: StudyResults, network: Network) -> list[WorstCase]:
                 count = min(count, len(clean))
                 taken = [attempt for attempt in attempts if len(attempt.right) >= count]
                 right = np.logical_and.reduce([clean[:count], *(attempt.right[:count] for attempt in taken)])
-                figures = _over(taken), float(clean[:count].mean()), float(right.mean())
-                found.setdefault((threat, count), []).append(figures)
+                figures = seed, float(clean[:count].mean()), float(right.mean())
+                found.setdefault((threat, count, _over(taken)), []).append(figures)
     made = []
-    for (threat, count), by_seed in found.items():
-        over, clean_shares, shares = zip(*by_seed, strict=True)
-        differ = " (not the same for every seed)" if len(set(over)) > 1 else ""
-        made.append(WorstCase(threat, over[0] + differ, count, clean_shares, shares))
+    for (threat, count, over), by_seed in found.items():
+        seeds, clean_shares, shares = zip(*by_seed, strict=True)
+        made.append(WorstCase(threat, over, seeds, count, clean_shares, shares))
     return sorted(made, key=lambda worst: (worst.threat, -worst.samples))
 
 
