@@ -201,7 +201,9 @@ def test_diagnostics_are_drawn_and_a_plugins_own_is_shown_as_text(page):
 
 def test_examples_show_clean_and_attacked_images_with_classes(page):
     pictures = [found["alt"] for tag, found in page.tags if tag == "img" and "png" in found["src"]]
-    assert pictures.count("clean image") == pictures.count("attacked image") == 8  # four of each network
+    assert [sum(text.startswith(what) for text in pictures) for what in ("clean;", "attacked;", "difference")] == [
+        8
+    ] * 3
     assert "true b; predicted b, attacked c: broken" in page.texts
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from qadv.benchmark.report.content import Block, Note, Row, Section, Table, Text, Value
 from qadv.benchmark.report.numbers import ABSENT, mean_value, plain_options
-from qadv.benchmark.report.results import StudyResults
+from qadv.benchmark.report.results import CellResult, StudyResults
 from qadv.benchmark.report.threats import threat_of
 from qadv.benchmark.report.worst_case import attack_spec
 
@@ -29,7 +29,9 @@ def facts(results: StudyResults) -> tuple[tuple[str, str], ...]:
 
 def missing_section(results: StudyResults) -> Section | None:
     """Returns which cells are not there, and why; `None` where all are."""
-    cells = {cell.key: cell for cell in reversed(results.not_there)}
+    cells: dict[str, CellResult] = {}
+    for cell in results.not_there:
+        cells.setdefault(cell.key, cell)
     if not cells:
         return None
     rows: list[Row] = [
