@@ -298,7 +298,7 @@ def test_the_ball_of_an_attack_follows_from_its_options(attack, ball):
 
 
 def test_images_outside_of_the_ball_are_noticed():
-    inside, outside = {"linf": [0.1, 0.0999999, None]}, {"linf": [0.1, 0.11]}
+    inside, outside = {"linf": np.array([0.1, 0.0999999, np.nan])}, {"linf": np.array([0.1, 0.11])}
     assert keeps_to(Threat(np.inf, 0.1), inside)
     assert not keeps_to(Threat(np.inf, 0.1), outside)
 

@@ -89,20 +89,19 @@ def strength_section(results: StudyResults) -> Section | None:
 
 def broken(cell: CellResult) -> NDArray[np.bool_]:
     """Returns which images were right without the attack and are not with it, (N,) bool."""
-    before, after = (np.array(cell.record[key], dtype=bool) for key in ("clean_right", "right"))
-    lost: NDArray[np.bool_] = before & ~after
+    lost: NDArray[np.bool_] = cell.record["clean_right"] & ~cell.record["right"]
     return lost
 
 
 def distance(cell: CellResult, norm: str) -> float | None:
     """Returns the mean distance of the broken images; `norm` is `l2` or `linf`."""
-    distances = np.array(cell.record[norm], dtype=float)[broken(cell)]
+    distances = cell.record[norm][broken(cell)]
     return float(distances.mean()) if len(distances) else None
 
 
 def _strength(cells: Sequence[CellResult]) -> Row:
     first, samples = cells[0].record, len(cells[0].record["right"])
-    rates = [100 * broken(c).sum() / max(sum(c.record["clean_right"]), 1) for c in cells]
+    rates = [100 * broken(c).sum() / max(c.record["clean_right"].sum(), 1) for c in cells]
     costs: Row = [ABSENT] * 3
     if "cost" in first:
         passes = [[c.record["cost"][way] / samples for c in cells] for way in ("forward", "backward")]
@@ -137,7 +136,7 @@ def _under(results: StudyResults, network: Network, name: str, published: str) -
     whole = [of_seed for of_seed in by_seed if of_seed and all(cell.there for cell in of_seed)]
     if not whole:
         return Value("not all there", published, "bad")
-    rights = [[np.array(cell.record["right"], dtype=bool) for cell in of_seed] for of_seed in whole]
+    rights = [[cell.record["right"] for cell in of_seed] for of_seed in whole]
     text = spread([100 * float(np.logical_and.reduce(right).mean()) for right in rights])
     return Value(text + ("" if len(whole) == len(by_seed) else f" ({len(whole)} of {len(by_seed)} seeds)"), published)
 

@@ -54,8 +54,7 @@ def worst_cases(results: StudyResults, network: Network) -> list[WorstCase]:
         if clean is None:
             continue
         for threat, attempts in sorted(_attempts(results, network, seed).items(), key=lambda pair: pair[0]):
-            for count in sorted({len(attempt.right) for attempt in attempts}, reverse=True):
-                count = min(count, len(clean))
+            for count in sorted({min(len(attempt.right), len(clean)) for attempt in attempts}, reverse=True):
                 taken = [attempt for attempt in attempts if len(attempt.right) >= count]
                 right = np.logical_and.reduce([clean[:count], *(attempt.right[:count] for attempt in taken)])
                 figures = seed, float(clean[:count].mean()), float(right.mean())
@@ -81,7 +80,8 @@ def outside(results: StudyResults) -> list[str]:
 def _clean(results: StudyResults, network: Network, seed: int) -> NDArray[np.bool_] | None:
     for cell in results.clean(network):
         if cell.there and cell.place["seed"] == seed:
-            return np.array(cell.record["right"], dtype=bool)
+            right: NDArray[np.bool_] = cell.record["right"]
+            return right
     return None
 
 
@@ -94,7 +94,7 @@ def _attempts(results: StudyResults, network: Network, seed: int) -> dict[Threat
                 continue
             seen.add(cell.key)
             source = None if cell.source is None else results.label(cell.source)
-            found.setdefault(threat, []).append(Attempt(attack, source, np.array(cell.record["right"], dtype=bool)))
+            found.setdefault(threat, []).append(Attempt(attack, source, cell.record["right"]))
     for audit in audits_of(results, network):
         if audit.seed == seed and audit.result is not None:
             robust = np.array(audit.result["worst_case"]["robust"], dtype=bool)
