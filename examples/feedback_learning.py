@@ -2,16 +2,18 @@
 
     python examples/feedback_learning.py
     python examples/feedback_learning.py --dataset mnist --data-dir DATA
-    python examples/feedback_learning.py --dataset cifar10 --data-dir DATA
+    python examples/feedback_learning.py --dataset cifar10 --data-dir DATA --nb-train 10000
 
 The shape of tables 1 to 3 of "Improving Adversarial Robustness in Weight-quantized Neural Networks" (Song, Fallon, Li:
 AAAI 2021 RSEML workshop): accuracy of an original, an adversarially trained and a feedback-trained network, each float
-and with 3-bit weights, under white-box attacks and noise. Both defenses start from the original network. DATA holds the
-images as .npz files and, for CIFAR-10, the trained resnet20-cifar10.safetensors.
+and with 3-bit weights, under white-box attacks and noise. Both defenses start from the original network. `--control`
+adds one that is trained like the feedback-trained one, but on random training images with normal noise of the same mean
+length. DATA holds the images as .npz files and, for CIFAR-10, the trained resnet20-cifar10.safetensors.
 """
 
 import copy
 import json
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -25,7 +27,6 @@ from art.attacks.evasion import (
     MomentumIterativeMethod,
     ProjectedGradientDescent,
 )
-from art.defences.trainer import AdversarialTrainer
 
 import qadv
 from qadv.files import write_atomically
@@ -70,34 +71,22 @@ def accuracies(classifier, x, y, nb_attacked, eps, leave_out):
     return results
 
 
-def three_bit(classifier, images):
-    """Every layer's weights at 3 bit, without training; some training images correct the biases."""
-    mean, std = (np.reshape(v, (-1, 1, 1)) for v in (classifier.preprocessing.mean, classifier.preprocessing.std))
-    network = qadv.quantize(
-        classifier.model, "int:3", "float", skip_first_last=False, calibration=((images - mean) / std).astype("float32")
-    )
-    return same_settings(network, classifier)
-
-
-def same_settings(network, classifier):
-    pixels = classifier.preprocessing
-    return qadv.QuantizedClassifier(
-        network, classifier.loss, classifier.input_shape, classifier.nb_classes, preprocessing=(pixels.mean, pixels.std)
-    )
-
-
-def train_adversarially(classifier, x, y, eps, lr, nb_epochs):
-    """ART's own trainer: PGD with 3 steps on every image."""
-    optimizer = torch.optim.SGD(classifier.model.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
-    trained = qadv.QuantizedClassifier(
-        classifier.model, classifier.loss, classifier.input_shape, classifier.nb_classes, optimizer=optimizer,
-        preprocessing=(classifier.preprocessing.mean, classifier.preprocessing.std),
-    )  # fmt: skip
-    pgd = ProjectedGradientDescent(
-        trained, eps=eps, eps_step=eps / 2, max_iter=3, num_random_init=1, batch_size=128, verbose=False
-    )
-    AdversarialTrainer(trained, pgd, ratio=1.0).fit(x, np.eye(10, dtype=np.float32)[y], 128, nb_epochs)
-    return classifier
+def train_on_noise(classifier, x, y, places, history, lr, seed, checkpoint):
+    """Trains as feedback learning did, round by round, but on as many images with normal noise as it found ones."""
+    rounds = history[-1]["round"] + 1
+    for entry in [entry for entry in history if "added_images" in entry]:
+        number, nb_added = entry["round"], entry["added_images"]
+        rng = np.random.default_rng([seed, number])
+        drawn = rng.integers(len(x), size=places)
+        more = x[drawn]
+        if nb_added:
+            noise = rng.standard_normal((nb_added, *x.shape[1:]), dtype=np.float32)
+            more[:nb_added] += noise * (entry["mean_length"] / math.sqrt(x[0].size))
+        nb_epochs = sum(other["round"] == number for other in history)
+        LoopTrainer(
+            classifier, lr=lr, seed=seed + number, checkpoint=f"{checkpoint}-{number}.ckpt",
+            lr_schedule=lambda progress, number=number: (1 + math.cos(math.pi * (number + progress) / rounds)) / 2,
+        ).fit(np.concatenate([x, more.clip(0, 1)]), np.concatenate([y, y[drawn]]), nb_epochs=nb_epochs)  # fmt: skip
 
 
 def main(
@@ -111,6 +100,7 @@ def main(
     rounds: Annotated[int, typer.Option(help="rounds of feedback learning")] = 2,
     nb_directions: Annotated[int, typer.Option(help="directions per sample")] = 60,
     max_distance: Annotated[float | None, typer.Option(help="how far margins are searched; half the diagonal")] = None,
+    control: Annotated[bool, typer.Option(help="add a network trained on normal noise")] = False,
     leave_out: Annotated[list[str] | None, typer.Option(help="attacks to leave out, e.g. 'C&W'")] = None,
     seed: Annotated[int, typer.Option(help="decides everything random")] = 0,
     out: Annotated[Path, typer.Option(help="folder for checkpoints and results")] = Path("feedback-learning"),
@@ -131,7 +121,11 @@ def main(
 
     networks = {"Orig.": original}
     if nb_adversarial:
-        networks["Adv."] = train_adversarially(copy.deepcopy(original), x, y, eps[1], lr, nb_adversarial)
+        networks["Adv."] = adversarial = copy.deepcopy(original)
+        qadv.AdversarialQuantTrainer(
+            adversarial, "pgd", eps[1], eps_step=eps[1] / 2, max_iter=3, lr=lr, seed=seed,
+            checkpoint=out / f"{stem}-adversarial.ckpt",
+        ).fit(x, y, nb_epochs=nb_adversarial)  # fmt: skip
     networks["F.L."] = feedback = copy.deepcopy(original)
     samples = tuple(max(1, round(number * len(x) / 60_000)) for number in SAMPLES)
     trainer = qadv.FeedbackTrainer(
@@ -139,11 +133,16 @@ def main(
         lr=lr, seed=seed, checkpoint=out / f"{stem}-feedback.ckpt",
     )  # fmt: skip
     trainer.fit(x, y, nb_epochs=nb_feedback)
+    if control:
+        networks["Noise"] = noisy = copy.deepcopy(original)
+        places = trainer.settings.most_images(y, 10)
+        train_on_noise(noisy, x, y, places, trainer.history, lr, seed, out / f"{stem}-noise")
 
     results = {}
     for name, classifier in networks.items():
-        classifier.save(out / f"{stem}-{name.lower()}safetensors")
-        for bits, network in {"": classifier, " (Q)": three_bit(classifier, x[:1000])}.items():
+        classifier.save(out / f"{stem}-{name.lower().strip('.')}.safetensors")
+        three_bit = qadv.PostTrainingQuantization(classifier, "int:3", "float", skip_first_last=False)(x[:1000])
+        for bits, network in {"": classifier, " (Q)": three_bit}.items():
             row = results[name + bits] = accuracies(
                 network, data.x_test, data.y_test, nb_attacked, eps, leave_out or ()
             )

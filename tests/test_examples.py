@@ -104,10 +104,11 @@ def test_mixed_precision(tmp_path):
 
 
 def test_feedback_learning(tmp_path):
-    arguments = ["--nb-attacked", "50", "--nb-directions", "40", "--out", tmp_path]
+    arguments = ["--nb-attacked", "50", "--nb-directions", "40", "--control", "--out", tmp_path]
     output = run([sys.executable, EXAMPLES / "feedback_learning.py", *arguments])
-    networks = ["Orig.", "Orig. (Q)", "Adv.", "Adv. (Q)", "F.L.", "F.L. (Q)"]
-    assert [line[:10].strip() for line in output.splitlines() if line.startswith(("Orig", "Adv.", "F.L."))] == networks
+    networks = ["Orig.", "Orig. (Q)", "Adv.", "Adv. (Q)", "F.L.", "F.L. (Q)", "Noise", "Noise (Q)"]
+    starts = ("Orig", "Adv.", "F.L.", "Noise")
+    assert [line[:10].strip() for line in output.splitlines() if line.startswith(starts)] == networks
     report = json.loads((tmp_path / "digits-seed0.json").read_text())
     columns = ["clean", "FGSM w", "FGSM m", "FGSM s", "PGD", "BIM", "MIM", "C&W", "normal", "uniform"]
     assert all(list(row) == columns for row in report["accuracy"].values())

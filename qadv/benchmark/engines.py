@@ -4,14 +4,13 @@ import multiprocessing
 import os
 import threading
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from qadv.benchmark.cells import Cell, Finished
-from qadv.benchmark.compute import compute
 from qadv.benchmark.given import Given
 
 
@@ -47,6 +46,8 @@ class Engine(Protocol):
 
 def attempt(spec: Mapping[str, Any], needed: Mapping[str, Finished], given: Given, threads: int) -> Outcome:
     """Computes a cell; what goes wrong is an outcome too."""
+    from qadv.benchmark.compute import compute  # takes seconds, and the process that hands out work does without
+
     try:
         return compute(spec, needed, given, threads)
     except Exception as error:
@@ -82,17 +83,22 @@ class Processes:
     A process that dies (killed by the system for its memory, say) takes its cell along, and Python's pool with it:
     the pool is made again, the cells that were running are tried once more, one by one, and the one that dies again
     has failed.
+
+    Args:
+        jobs: processes.
+        given: what this machine has.
+        threads: torch threads of each.
+        work: what computes a cell; a function that can be imported.
     """
 
-    def __init__(self, jobs: int, given: Given, threads: int = 1) -> None:
-        self.slots, self.given, self.threads = jobs, given, threads
+    def __init__(self, jobs: int, given: Given, threads: int = 1, work: Callable[..., Outcome] = attempt) -> None:
+        self.slots, self.given, self.threads, self.work = jobs, given, threads, work
         self.running: dict[Future[Outcome], tuple[Cell, Mapping[str, Finished]]] = {}
         self.pool = self._new_pool()
 
     def submit(self, cell: Cell, needed: Mapping[str, Finished]) -> None:
         """See `Engine`."""
-        future = self.pool.submit(attempt, dict(cell.spec), dict(needed), self.given, self.threads)
-        self.running[future] = cell, needed
+        self.running[self._start(cell, needed)] = cell, needed
 
     def finished(self) -> Iterator[tuple[Cell, Outcome]]:
         """See `Engine`."""
@@ -111,7 +117,7 @@ class Processes:
             self.pool.shutdown(wait=False, cancel_futures=True)
             self.pool = self._new_pool()
             try:
-                yield cell, self.pool.submit(attempt, dict(cell.spec), dict(needed), self.given, self.threads).result()
+                yield cell, self._start(cell, needed).result()
             except BrokenProcessPool as error:
                 yield cell, _not_run(error)
         self.pool.shutdown(wait=False, cancel_futures=True)
@@ -123,6 +129,9 @@ class Processes:
         self.pool.shutdown(wait=False, cancel_futures=True)
         for process in processes:
             process.terminate()
+
+    def _start(self, cell: Cell, needed: Mapping[str, Finished]) -> Future[Outcome]:
+        return self.pool.submit(self.work, dict(cell.spec), dict(needed), self.given, self.threads)
 
     def _new_pool(self) -> ProcessPoolExecutor:
         # no fork: torch's threads do not survive one

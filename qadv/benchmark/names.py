@@ -50,8 +50,8 @@ def faults(study: Study) -> Faults:
     for name, measure in study.measures.items():
         place = ("measures", name)
         yield from _component("diagnostic", measure.diagnostic or name, measure.options, place, "diagnostic")
-        wanted = [*measure.attacks, *([measure.attack] if measure.attack else [])]
-        yield from _known(wanted, study.attacks, place)
+        yield from _known(measure.attacks, study.attacks, (*place, "attacks"))
+        yield from _known([measure.attack] if measure.attack else [], study.attacks, (*place, "attack"))
     axes = ("datasets", "backbones", "quantizers", "defenses", "attacks", "measures")
     for index, grid in enumerate(study.grid):
         for axis in axes:

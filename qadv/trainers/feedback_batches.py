@@ -17,6 +17,7 @@ from qadv.trainers.batches import ArrayBatches
 from qadv.trainers.feedback_search import FeedbackSearch, FeedbackSettings, Found
 from qadv.trainers.network import TrainedNetwork
 from qadv.trainers.objective import Objective
+from qadv.trainers.parallel import Processes
 
 FORMAT = "qadv-feedback/1"
 
@@ -41,10 +42,11 @@ class FeedbackBatches(ArrayBatches):
     The mix has one size throughout, so that all epochs have the same number of steps: places for as many images as a
     round can add. Where it adds fewer, training images drawn at random take the places that are left.
 
-    A round is searched at the start of its first epoch, on the network as it is then; what it draws does not touch the
-    generator that shuffles. With a checkpoint, the steps it found (sample, direction, length: 20 bytes each) are kept
-    in a file beside it, `<checkpoint>.feedback`: a run that resumes within a round takes the images from there, since
-    the network that they were found on is gone; one that resumes at the start of a round searches again.
+    A round is searched at the start of its first epoch, on the network as it is then, by all processes together; what
+    it draws does not touch the generator that shuffles. With a checkpoint, the steps it found (sample, direction,
+    length: 20 bytes each) are kept in a file beside it, `<checkpoint>.feedback`: a run that resumes within a round
+    takes the images from there, since the network that they were found on is gone; one that resumes at the start of a
+    round searches again.
 
     Args:
         x: images, (N, *shape).
@@ -74,7 +76,8 @@ class FeedbackBatches(ArrayBatches):
         mix[: len(x)] = x
         super().__init__(mix, np.concatenate([y, np.zeros(places, np.int64)]), batch_size, classifier.device)
         own_images, own_labels = self._x[: len(x)], torch.from_numpy(y)
-        self._search = FeedbackSearch(classifier, own_images, own_labels, log.settings, seed)
+        self._processes = Processes.of_torchrun(classifier.device)
+        self._search = FeedbackSearch(classifier, own_images, own_labels, log.settings, seed, self._processes)
         self._log = log
         self._nb_epochs = nb_epochs
         self._checkpoint = checkpoint
@@ -132,7 +135,7 @@ class FeedbackBatches(ArrayBatches):
         return 0 if header is None else int(header["epochs_done"])
 
     def _write(self, found: Found, round_: int) -> None:
-        if self._file is not None:
+        if self._file is not None and self._processes.is_first:
             tensors = {"sample": found.sample, "direction": found.direction, "length": found.length}
             write_tensors(self._file, tensors, {"format": FORMAT, **self._run(round_)})
 

@@ -14,6 +14,7 @@ from qadv.attacks.oracle import open_oracle
 from qadv.attacks.parameters import check_number, check_whole
 from qadv.errors import AttackError, InvalidInputError, TrainingError
 from qadv.trainers.margins import margins, unit_directions
+from qadv.trainers.parallel import Processes
 
 _VALUES_AT_ONCE = 2**24  # of directions: 64 MiB, twice while they are drawn
 _ORDER, _KAPPA, _DIRECTIONS = 1, 2, 3  # what random numbers are for
@@ -113,6 +114,8 @@ class Found(NamedTuple):
 class FeedbackSearch:
     """Searches margins of training images on a classifier as it is.
 
+    Several processes share the images out among them, and all end with all of what is found.
+
     Args:
         classifier: an ART `PyTorchClassifier`; its preprocessing is applied, and its network is in evaluation mode
             meanwhile, so that quantized weights are computed once.
@@ -120,14 +123,24 @@ class FeedbackSearch:
         y: their labels, (N,), on the CPU.
         settings: see `FeedbackTrainer`.
         seed: decides what is drawn in each round.
+        processes: who searches; one process by default.
     """
 
-    def __init__(self, classifier: Any, x: Tensor, y: Tensor, settings: FeedbackSettings, seed: int) -> None:
+    def __init__(
+        self,
+        classifier: Any,
+        x: Tensor,
+        y: Tensor,
+        settings: FeedbackSettings,
+        seed: int,
+        processes: Processes | None = None,
+    ) -> None:
         self.classifier = classifier
         self.x = x
         self.y = y
         self.settings = settings
         self.seed = seed
+        self.processes = processes or Processes()
         self.queries = 0
 
     def find(self, round_: int) -> Found:
@@ -156,18 +169,20 @@ class FeedbackSearch:
         found = torch.cat([probed_margins[chosen], rest_margins])
         directions = torch.cat([probed_directions[chosen], rest_directions])
         kappa = self._random(round_, _KAPPA).uniform(*settings.kappa, found.shape).astype(np.float32)
+        length = found * torch.from_numpy(kappa)
         reached = found.isfinite()
         report = {
             "class_margins": robustness,
             "samples": np.bincount(self.y.numpy()[samples], minlength=classes).tolist(),
             "added_images": int(reached.sum()),
             "mean_margin": float(found[reached].mean()) if reached.any() else None,
-            "queries": self.queries,
+            "mean_length": float(length[reached].mean()) if reached.any() else None,
+            "queries": int(self.processes.sum(torch.tensor(self.queries, device=self.classifier.device))),
         }
         return Found(
             samples[:, None].expand_as(found)[reached],
             directions[reached],
-            (found * torch.from_numpy(kappa))[reached],
+            length[reached],
             report,
         )
 
@@ -187,9 +202,11 @@ class FeedbackSearch:
         """Returns for each class the indices of its correctly classified images, in the order to be chosen."""
         labels, random = self.y.numpy(), self._random(round_, _ORDER)
         with open_oracle(self.classifier, self.settings.batch_size) as oracle:
-            parts = torch.split(self.x, self.settings.batch_size)
-            predicted = torch.cat([oracle.logits(part.to(oracle.device)).argmax(1).cpu() for part in parts]).numpy()
-        self.queries += len(labels)
+            own = self.processes.share(len(labels)).of(self.x)
+            parts = torch.split(own, self.settings.batch_size)
+            classes = torch.cat([oracle.logits(part.to(oracle.device)).argmax(1) for part in parts])
+        self.queries += len(own)
+        predicted = self._of_all(classes, len(labels)).numpy()
         right = predicted == labels
         return [random.permutation(np.flatnonzero(right & (labels == c))) for c in range(self.classifier.nb_classes)]
 
@@ -197,6 +214,7 @@ class FeedbackSearch:
         """Returns the smallest margins of images, ascending, and their directions, (len(samples), nb_nearest) each."""
         settings = self.settings
         limits = self.classifier.clip_values
+        own = self.processes.share(len(samples)).of(torch.from_numpy(samples))
         values, indices = (
             [torch.empty(0, settings.nb_nearest)],
             [torch.empty(0, settings.nb_nearest, dtype=torch.int64)],
@@ -207,13 +225,13 @@ class FeedbackSearch:
                 self.queries += len(images)
                 return oracle.logits(images).argmax(1)
 
-            for start, stop in self._parts(len(samples)):
-                part = torch.from_numpy(samples[start:stop])
+            for start, stop in self._parts(len(own)):
+                part = own[start:stop]
                 found = margins(
                     predict_classes,
                     self.x[part.to(self.x.device)].to(oracle.device),
                     self.y[part].to(oracle.device),
-                    self._directions(samples[start:stop], round_).to(oracle.device),
+                    self._directions(part.numpy(), round_).to(oracle.device),
                     settings.max_distance,
                     clip_values=None if limits is None else (float(limits[0]), float(limits[1])),
                     tolerance=settings.tolerance,
@@ -223,7 +241,11 @@ class FeedbackSearch:
                 ascending = found.sort(dim=1, stable=True)
                 values.append(ascending.values[:, : settings.nb_nearest])
                 indices.append(ascending.indices[:, : settings.nb_nearest])
-        return torch.cat(values), torch.cat(indices)
+        return self._of_all(torch.cat(values), len(samples)), self._of_all(torch.cat(indices), len(samples))
+
+    def _of_all(self, own: Tensor, size: int) -> Tensor:
+        """Returns what all processes found, (size, …) on the CPU."""
+        return self.processes.gather(own.to(self.classifier.device), size).cpu()
 
     def _parts(self, samples: int) -> list[tuple[int, int]]:
         """Returns (start, stop) of samples whose directions fit into memory at once."""

@@ -81,7 +81,24 @@ class Processes:
             return Part()
         if size < self.size:
             raise InvalidInputError(f"batch_size: a batch of {size} images can't be shared by {self.size} processes")
+        return self.share(size)
+
+    def share(self, size: int) -> Part:
+        """Returns this process's part of `size` rows, which is empty where there are fewer rows than processes."""
         return Part(self.rank * size // self.size, (self.rank + 1) * size // self.size, size)
+
+    def gather(self, own: Tensor, size: int) -> Tensor:
+        """Returns the rows of all processes, (size, …), the same to the bit in each.
+
+        Args:
+            own: the rows of this process's `share(size)`, on the device that the processes talk through.
+            size: how many rows there are.
+        """
+        if self.size == 1:
+            return own
+        whole = own.new_zeros(size, *own.shape[1:])
+        self.share(size).of(whole).copy_(own)
+        return self.sum(whole)  # each is one process's value and zeros
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Returns the sum over all processes, without gradient."""

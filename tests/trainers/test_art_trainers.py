@@ -43,7 +43,8 @@ def with_sgd(make_classifier, lr=0.05):
 
 
 @pytest.mark.parametrize("name", TRAINERS)
-def test_it_trains_a_quantized_network(name, make_classifier, digits):
+def test_it_trains_a_quantized_network(name, make_classifier, digits, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # AWP writes its networks into the working directory
     classifier, proxy = with_sgd(make_classifier), with_sgd(make_classifier)
     trainer = TRAINERS[name](classifier, proxy)
     y = np.eye(10, dtype=np.float32)[digits.y_train]

@@ -227,6 +227,7 @@ def test_rounds_and_what_the_history_says(classifier, digits):
         assert sum(entry["samples"]) <= 5 * 4 + 3 * 3 + 2 * 2
         assert 0 < entry["added_images"] <= 4 * sum(entry["samples"])
         assert entry["mean_margin"] > 0
+        assert 1.5 < entry["mean_length"] / entry["mean_margin"] < 2.0
     assert firsts[0]["class_margins"] != firsts[1]["class_margins"]
     assert history[-1]["val_accuracy"] > 0.85
     assert not classifier.model.training

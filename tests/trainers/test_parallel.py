@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from qadv.files import read_tensors
+from qadv.trainers.loop_trainer import LoopTrainer
 from qadv.trainers.parallel import Part, Processes
 
 SCRIPT = """
@@ -38,10 +39,37 @@ else:
 """
 SCRIPT = SCRIPT.replace("import numpy as np, torch, qadv", "import torch, qadv, qadv.trainers.parallel")
 
+FEEDBACK = """
+import hashlib, json, pathlib, sys
+import torch, qadv, qadv.trainers.parallel
+torch.set_num_threads(1)
+kind, out = sys.argv[1:]
+rank = qadv.trainers.parallel.Processes.of_torchrun(torch.device("cpu")).rank
+data = qadv.create("dataset", "digits")
+classifier = qadv.QuantizedClassifier.load(pathlib.Path(out).with_name("start.safetensors"), device_type="cpu")
+seen = hashlib.blake2b()
 
-def run(tmp_path, kind, processes):
+def look(x):
+    seen.update(x.numpy().tobytes())
+    return x
+
+trainer = qadv.FeedbackTrainer(
+    classifier, rounds=2, nb_directions=8, nb_nearest=4, samples_per_class=(2, 3, 5), ranking_samples=3, lr=0.02,
+    checkpoint=f"{out}-{rank}.ckpt", augment=look, verbose=False,
+)
+trainer.fit(data.x_train[:101], data.y_train[:101], batch_size=33, nb_epochs=3)
+for entry in trainer.history:
+    del entry["seconds"]
+trainer.history[-1]["images"] = seen.hexdigest()
+open(out + (".json" if rank == 0 else ".other"), "w").write(json.dumps(trainer.history))
+if rank == 0:
+    classifier.save(out + ".safetensors")
+"""
+
+
+def run(tmp_path, kind, processes, code=SCRIPT):
     script = tmp_path / "train.py"
-    script.write_text(SCRIPT)
+    script.write_text(code)
     start = [sys.executable]
     if processes > 1:
         start += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
@@ -74,6 +102,35 @@ def test_two_processes_train_a_quantized_network_too(tmp_path):
     assert two[0]["loss"] == pytest.approx(one[0]["loss"], rel=0.05)
     assert two[0]["pairing"] == pytest.approx(one[0]["pairing"], rel=0.1)
     assert [entry["sq_ratio"] for entry in two] == [entry["sq_ratio"] for entry in one]
+
+
+def test_two_processes_find_the_feedback_images_of_one(tmp_path, make_classifier, digits):
+    start = make_classifier("float", "float")
+    LoopTrainer(start, lr=0.05, verbose=False).fit(
+        digits.x_train[:300], digits.y_train[:300], batch_size=32, nb_epochs=4
+    )
+    start.save(tmp_path / "start.safetensors")
+    one, one_history = run(tmp_path, "feedback", 1, FEEDBACK)
+    two, two_history = run(tmp_path, "feedback", 2, FEEDBACK)
+    assert json.loads((tmp_path / "feedback2.other").read_text()) == two_history, "all train on the same images"
+    assert {path.name for path in tmp_path.glob("feedback2-*")} == {"feedback2-0.ckpt", "feedback2-0.ckpt.feedback"}
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name].double(), tensor.double(), rtol=2e-3, atol=2e-4, msg=name)
+    assert one_history[0]["added_images"] > 50
+    for mine, theirs in zip(two_history, one_history, strict=True):
+        assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-3)
+        assert [mine.get(key) for key in ("round", "samples", "queries")] == [
+            theirs.get(key) for key in ("round", "samples", "queries")
+        ]
+        if "class_margins" in mine:
+            assert mine["class_margins"] == pytest.approx(theirs["class_margins"], rel=1e-3)
+            assert mine["mean_margin"] == pytest.approx(theirs["mean_margin"], rel=1e-3)
+
+
+def test_gathered_rows_are_those_of_each_process():
+    rows = torch.randn(5, 3)
+    assert Processes().gather(rows, 5) is rows
+    assert [Processes(rank, 3).share(2).of(rows[:2]).shape[0] for rank in range(3)] == [0, 1, 1]
 
 
 def test_parts_cover_a_batch():

@@ -1,0 +1,268 @@
+"""Running cells: order, failures, dying processes, kills, and the command itself."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from qadv.benchmark.bench import run_cells
+from qadv.benchmark.cells import Cell, Finished
+from qadv.benchmark.command import BenchOptions, run_bench
+from qadv.benchmark.engines import Failed, InProcess, Processes
+from qadv.benchmark.given import Given
+from qadv.benchmark.store import Store
+from qadv.errors import InvalidInputError, QadvError
+from qadv.evaluation import attack_classifier
+from qadv.registry import create
+from tests.benchmark.dying import work
+from tests.benchmark.studies import TINY, planned, write_tiny
+
+
+def chain(*actions):
+    """Cells of which each needs the one before."""
+    cells = []
+    for number, action in enumerate(actions):
+        needs = (cells[-1].key,) if cells else ()
+        cells.append(Cell("network", {"do": action, "number": number}, f"{number} {action}", {}, needs))
+    return cells
+
+
+class Fake:
+    """Computes with `work` in this process, several cells at a time, the last submitted first."""
+
+    def __init__(self, folder, slots=1):
+        self.given, self.slots, self.running, self.most, self.order = Given(None, folder), slots, [], 0, []
+
+    def submit(self, cell, needed):
+        self.running.append((cell, needed))
+        self.most = max(self.most, len(self.running))
+
+    def finished(self):
+        cell, needed = self.running.pop()
+        self.order.append(cell.label)
+        yield cell, work(cell.spec, needed, self.given, 1)
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = Store(tmp_path / "results")
+    with store.locked():
+        yield store
+
+
+def test_cells_get_the_results_they_need(store, tmp_path):
+    cells = chain("a", "b", "c")
+    result = run_cells(cells, store, Fake(tmp_path))
+    assert result.complete
+    assert result.computed == ["0 a", "1 b", "2 c"]
+    assert store.read(cells[2].key).record["from"] == [cells[1].key]
+
+
+def test_finished_cells_are_not_computed_again(store, tmp_path):
+    cells = chain("a", "b")
+    run_cells(cells, store, Fake(tmp_path))
+    again = run_cells(cells, store, Fake(tmp_path))
+    assert (again.computed, again.kept) == ([], 2)
+
+
+def test_a_failing_cell_stops_only_those_that_need_it(store, tmp_path):
+    cells = [*chain("fail", "b", "c"), *chain("other", "fine")]
+    result = run_cells(cells, store, Fake(tmp_path))
+    assert result.failed == {"0 fail": "ValueError: no"}
+    assert result.left_out == ["1 b", "2 c"]
+    assert result.computed == ["0 other", "1 fine"]
+    assert not result.complete
+    assert store.failure(cells[0].key)["traceback"] == "trace"
+
+
+def test_as_many_cells_run_as_there_are_slots(store, tmp_path):
+    engine = Fake(tmp_path, slots=3)
+    cells = [Cell("network", {"do": str(n)}, str(n), {}) for n in range(7)]
+    assert run_cells(cells, store, engine).complete
+    assert engine.most == 3
+
+
+def test_a_cell_that_raises_has_failed(store, tmp_path):
+    cell = Cell("network", {"kind": "unheard of"}, "odd", {})
+    result = run_cells([cell], store, InProcess(Given(None, tmp_path)))
+    assert "KeyError" in result.failed["odd"]
+
+
+def test_a_process_that_dies_takes_no_other_cell_along(store, tmp_path):
+    engine = Processes(2, Given(None, tmp_path), work=work)
+    try:
+        cells = [Cell("network", {"do": do, "n": n}, do, {}) for n, do in enumerate(["fine", "die", "good", "well"])]
+        result = run_cells(cells, store, engine)
+    finally:
+        engine.close()
+    assert sorted(result.computed) == ["fine", "good", "well"]
+    assert "killed, twice" in result.failed["die"]
+
+
+def test_a_process_that_dies_once_is_tried_again(store, tmp_path):
+    engine = Processes(1, Given(None, tmp_path), work=work)
+    try:
+        result = run_cells(chain("die once", "b"), store, engine)
+    finally:
+        engine.close()
+    assert result.complete
+
+
+def options(tmp_path, **changes):
+    given = {
+        "study": write_tiny(tmp_path), "out": tmp_path / "out", "data_dir": None, "small": True, "dry_run": False,
+        "jobs": 1, "threads": 1, "engine": "local", "address": None,
+    }  # fmt: skip
+    return BenchOptions(**{**given, **changes})
+
+
+def quiet():
+    return Console(file=open(os.devnull, "w"))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The tiny study at full size, computed once."""
+    folder = tmp_path_factory.mktemp("finished")
+    assert run_bench(options(folder, small=False), quiet())
+    return folder
+
+
+def records(folder):
+    """Everything that a study found, by label, without what differs from run to run."""
+    store = Store(folder / "out")
+    found = {}
+    for plan in store.plans().values():
+        for cell in plan["cells"]:
+            finished = store.read(cell["key"])
+            record = {k: v for k, v in finished.record.items() if k not in ("seconds", "cell_seconds")}
+            for epoch in record.get("history", []):
+                epoch.pop("seconds")
+            found[cell["label"]] = (record, finished.files)
+    return found
+
+
+def test_an_attack_cell_is_what_the_attack_does(finished):
+    store = Store(finished / "out")
+    cells = {c["label"]: c for c in store.plans()["tiny"]["cells"]}
+    network = store.read(cells["network w4a4 · none"]["key"])
+    path = finished / "network.safetensors"
+    path.write_bytes(network.files["network.safetensors"])
+    from qadv import QuantizedClassifier
+
+    classifier = QuantizedClassifier.load(path)
+    data = create("dataset", "digits")
+    x, y = data.x_test[:24], data.y_test[:24]
+    clean = store.read(cells["clean images, w4a4 · none"]["key"]).record
+    assert clean["right"] == (classifier.predict(x).argmax(1) == y).tolist()
+    attack = create("attack", "FastGradientMethod", classifier, eps=0.2)
+    expected, images = attack_classifier("FGSM", attack, classifier, x, y)
+    record = store.read(cells["fgsm on w4a4 · none"]["key"]).record
+    assert record["accuracy"] == pytest.approx(expected.adversarial_accuracy)
+    assert record["cost"] == {"forward": 24, "backward": 24}
+    broken = np.array(record["clean_right"]) & ~np.array(record["right"])
+    assert np.array(record["l2"])[broken].mean() == pytest.approx(expected.mean_l2, abs=1e-5)
+    other = store.read(cells["fgsm on w4a4 · none → float · none"]["key"]).record
+    path.write_bytes(store.read(cells["network float · none"]["key"]).files["network.safetensors"])
+    assert other["right"] == (QuantizedClassifier.load(path).predict(images).argmax(1) == y).tolist()
+
+
+def test_diagnostics_get_what_their_arguments_ask_for(finished):
+    found = records(finished)
+    measured = found["error-amplification of w4a4 · tuned"][0]
+    assert measured["spec"]["adversarial"] is not None
+    assert len(measured["result"]["layers"]) == 4
+    joint = found["gradient-similarity of 4 networks"][0]["result"]
+    assert list(joint["names"] if "names" in joint else joint["classifiers"]) == [
+        "float · none", "float · tuned", "w4a4 · none", "w4a4 · tuned",
+    ]  # fmt: skip
+
+
+def test_processes_find_the_same_as_this_one(finished, tmp_path):
+    assert run_bench(options(tmp_path, small=False, jobs=2), quiet())
+    assert records(tmp_path) == records(finished)
+
+
+def test_small_settings_share_what_is_the_same(finished, tmp_path):
+    shutil.copytree(finished / "out", tmp_path / "out")
+    assert run_bench(options(tmp_path), quiet())
+    store = Store(tmp_path / "out")
+    small, whole = (store.plans()[name]["cells"] for name in ("tiny-small", "tiny"))
+    shared = {c["key"] for c in small} & {c["key"] for c in whole}
+    assert [c["kind"] for c in small if c["key"] in shared] == ["network"]
+
+
+def test_a_dry_run_computes_nothing(tmp_path, capsys):
+    assert run_bench(options(tmp_path, dry_run=True), Console(width=200))
+    out = capsys.readouterr().out
+    assert "network w4a4" in out
+    assert "to do" in out
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_options(tmp_path):
+    for changes in ({"jobs": 0}, {"threads": 0}, {"engine": "rai"}, {"address": "auto"}):
+        with pytest.raises(QadvError):
+            run_bench(options(tmp_path, **changes), quiet())
+
+
+def test_other_images_than_planned_are_refused(tmp_path):
+    cells = planned(write_tiny(tmp_path), small=True)
+    spec = json.loads(json.dumps(cells[0].spec))
+    spec["dataset"]["digest"] = "0" * 32
+    with pytest.raises(InvalidInputError, match="not the ones"):
+        Given(None, tmp_path).images(spec["dataset"])
+
+
+def test_a_cell_that_fails_is_told_and_tried_again(tmp_path):
+    wild = TINY.replace('"2/10"', '"-2/10"')  # ART refuses it
+    study = write_tiny(tmp_path, wild)
+    given = options(tmp_path, study=study)
+    assert not run_bench(given, quiet())
+    store = Store(given.out)
+    (failure,) = [store.failure(path.stem) for path in store.failures.iterdir()]
+    assert "eps" in failure["message"]
+    assert "Traceback" in failure["traceback"]
+    network = list(store.cells.iterdir())
+    assert not run_bench(given, quiet())
+    assert sorted(network) == sorted(store.cells.iterdir())
+
+
+@pytest.mark.parametrize(("jobs", "kills"), [(1, 2), (2, 1)])
+def test_a_killed_bench_goes_on_to_the_same_results(finished, tmp_path, jobs, kills):
+    study = write_tiny(tmp_path)
+    command = [
+        sys.executable, "-m", "qadv.cli", "bench", str(study), "--out", str(tmp_path / "out"), "--jobs", str(jobs),
+    ]  # fmt: skip
+    draws = random.Random(jobs)
+    killed = 0
+    for _ in range(kills):
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        wanted, folder = draws.randint(1, 8), tmp_path / "out" / "cells"
+        before = len(list(folder.glob("[!.]*")))
+        while process.poll() is None and len(list(folder.glob("[!.]*"))) < before + wanted:
+            time.sleep(0.01)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            killed += 1
+        process.wait()
+    assert killed
+    assert run_bench(options(tmp_path, small=False), quiet())
+    assert records(tmp_path) == records(finished)
+
+
+def test_failed_is_an_outcome():
+    assert Failed("m", "t") != Finished({})

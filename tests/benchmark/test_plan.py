@@ -1,0 +1,99 @@
+"""Plans: which cells a study has, and what their keys depend on."""
+
+import json
+
+import pytest
+
+from qadv.benchmark import cells as cells_module
+from qadv.benchmark import plan as plan_module
+from qadv.benchmark.study_file import StudyError
+from tests.benchmark.studies import TINY, planned, write_tiny
+
+
+def kinds(cells):
+    return {kind: sum(cell.kind == kind for cell in cells) for kind in {cell.kind for cell in cells}}
+
+
+def test_a_study_is_the_product_of_its_axes(tmp_path):
+    cells = planned(write_tiny(tmp_path))
+    # 2 quantizers × 2 defenses; each attacked, its images given to the 3 others; one measure each, one of all
+    assert kinds(cells) == {"network": 4, "clean": 4, "attack": 4, "transfer": 12, "measure": 5}
+
+
+def test_each_cell_comes_after_those_it_needs(tmp_path):
+    seen = set()
+    for cell in planned(write_tiny(tmp_path)):
+        assert set(cell.needs) <= seen
+        seen.add(cell.key)
+
+
+def test_grids_restrict_the_product_and_starts_come_along(tmp_path):
+    text = TINY.replace("[small]\n", '[[grid]]\nquantizers = ["w4a4"]\ndefenses = ["tuned"]\n[small]\n')
+    cells = planned(write_tiny(tmp_path, text))
+    networks = [cell.place for cell in cells if cell.kind == "network"]
+    assert [(n["quantizer"], n["defense"]) for n in networks] == [("float", "none"), ("w4a4", "tuned")]
+    assert kinds(cells) == {"network": 2, "clean": 1, "attack": 1, "measure": 2}
+
+
+def test_the_plan_is_the_same_twice_and_its_specs_are_plain(tmp_path):
+    path = write_tiny(tmp_path)
+    first, second = planned(path), planned(path)
+    assert [cell.key for cell in first] == [cell.key for cell in second]
+    for cell in first:
+        assert cells_module.digest(json.loads(json.dumps(cell.spec))) == cell.key
+
+
+def keys_by_label(tmp_path, text=TINY):
+    return {cell.label: cell.key for cell in planned(write_tiny(tmp_path, text))}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "changes"),
+    [
+        # an attack's option changes what it makes and what is made of that, and no network
+        ('"2/10"', '"1/20"', {"fgsm", "error-amplification"}),
+        ("lr = 0.01", "lr = 0.02", {"tuned"}),
+        ("lr = 0.05", "lr = 0.06", {"none", "tuned"}),
+        ("nb_test = 24", "nb_test = 23", {"clean images", "fgsm", "error-amplification", "gradient-similarity"}),
+        ("nb_train = 200", "nb_train = 201", {""}),
+        ("seeds = [0]", "seeds = [1]", {""}),
+        ('title = "tiny"', 'title = "other"', set()),
+        ("[defenses.tuned]", '[defenses.more]\nstart = "tuned"\n[defenses.tuned]', {"gradient-similarity"}),
+    ],
+)
+def test_keys_depend_on_what_determines_the_result(tmp_path, old, new, changes):
+    before, after = keys_by_label(tmp_path), keys_by_label(tmp_path, TINY.replace(old, new, 1))
+    changed = {label for label, key in before.items() if after.get(label) != key}
+    if "gradient-similarity" in changes and len(changes) == 1:  # one more network: only what is on all of them
+        assert {label.split(" ")[0] for label in changed} == {"gradient-similarity"}
+    elif changes == {"tuned"} or changes == {"none", "tuned"}:
+        assert changed >= {label for label in before if "tuned" in label}
+        untouched = {label for label in before if "tuned" not in label and "of 4 networks" not in label}
+        assert changed.isdisjoint(untouched) == (changes == {"tuned"})
+    else:
+        expected = {label for label in before if any(part in label for part in changes)}
+        assert changed == expected
+
+
+def test_keys_depend_on_versions_and_plugins(tmp_path, monkeypatch):
+    before = keys_by_label(tmp_path)
+    monkeypatch.setattr(plan_module, "versions", lambda: {"torch": "0.0"})
+    assert not set(before.values()) & set(keys_by_label(tmp_path).values())
+
+
+def test_an_attack_that_is_also_a_source_is_computed_once(tmp_path):
+    again = '[attacks.same]\nattack = "FastGradientMethod"\noptions = { eps = 0.2 }\n[small]\n'
+    cells = planned(write_tiny(tmp_path, TINY.replace("[small]\n", again)))
+    assert kinds(cells)["attack"] == 4
+
+
+def test_starts_that_lead_in_a_circle_are_refused(tmp_path):
+    text = TINY.replace("[defenses.none]", '[defenses.none]\nstart = "tuned"')
+    with pytest.raises(StudyError, match="lead back"):
+        planned(write_tiny(tmp_path, text))
+
+
+def test_a_measure_that_compares_needs_an_attack(tmp_path):
+    text = TINY.replace('[measures.error-amplification]\nattack = "fgsm"', "[measures.error-amplification]")
+    with pytest.raises(StudyError, match="say attack"):
+        planned(write_tiny(tmp_path, text))

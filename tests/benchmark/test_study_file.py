@@ -1,0 +1,126 @@
+"""Study files: what is read, and what is said where something is wrong."""
+
+import re
+
+import pytest
+
+from qadv.benchmark.names import faults
+from qadv.benchmark.study_file import StudyError, line_of, read_study
+from qadv.errors import StorageError
+from tests.benchmark.studies import TINY, write_tiny
+
+
+def complaint(tmp_path, text, small=False):
+    with pytest.raises(StudyError) as caught:
+        read_study(write_tiny(tmp_path, text), small)
+    return str(caught.value)
+
+
+def found(tmp_path, text):
+    file = read_study(write_tiny(tmp_path, text))
+    return str(file.complain(faults(file.study)))
+
+
+def line(text, part):
+    return next(number for number, line in enumerate(text.splitlines(), 1) if part in line)
+
+
+def test_a_sound_study_has_no_faults(tmp_path):
+    file = read_study(write_tiny(tmp_path))
+    assert list(faults(file.study)) == []
+    assert file.study.attacks["fgsm"].options == {"eps": 0.2}  # a fraction became a number
+    assert file.name == "tiny"
+
+
+def test_small_settings_replace_lists_and_numbers_and_merge_tables(tmp_path):
+    file = read_study(write_tiny(tmp_path), small=True)
+    assert file.study.nb_test == 8
+    assert file.study.nb_train == 200
+    assert [grid.quantizers for grid in file.study.grid] == [["w4a4"]]
+    assert set(file.study.defenses) == {"none", "tuned"}
+    assert file.name == "tiny-small"
+
+
+def test_small_needs_its_table(tmp_path):
+    assert "[small]" in complaint(tmp_path, TINY.partition("[small]")[0], small=True)
+
+
+def test_an_error_in_small_settings_has_the_line_there(tmp_path):
+    text = TINY.replace("nb_test = 8", "nb_test = 0")
+    assert f"tiny.toml:{line(text, 'nb_test = 0')}: nb_test" in complaint(tmp_path, text, small=True)
+    read_study(write_tiny(tmp_path, text))  # at full size it does not matter
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("nb_test = 24", "nb_tests = 24", "did you mean nb_test"),
+        ("nb_train = 200", "nb_train = -1", "greater than 0"),
+        ('title = "tiny"', "", "'title' is missing"),
+        ("fit = { nb_epochs = 1, batch_size = 32 }", "fit = { epochs = 1 }", "did you mean nb_epochs"),
+        ("seeds = [0]", "seeds = []", "at least 1"),
+        ('source = "each"', 'source = { defence = "none" }', "did you mean defense"),
+    ],
+)
+def test_wrong_keys_and_values(tmp_path, old, new, said):
+    text = TINY.replace(old, new)
+    message = complaint(tmp_path, text)
+    assert said in message
+    if new:
+        assert f"tiny.toml:{line(text, new)}:" in message
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('"digits"', '"digit"', "did you mean digits"),
+        ("[backbones.mnist-cnn]", "[backbones.mnist-cn]", "did you mean mnist-cnn"),
+        ('"int:4"', '"imt:4"', "did you mean int"),
+        ('"relu6:4"', '"relu6:9"', "bits"),
+        ('trainer = "dq"', 'trainer = "dqq"', "did you mean dq"),
+        ("beta = 0.0", "betta = 0.0", "did you mean beta"),
+        ("lr = 0.01", "lr = 0.01, verbose = 3", "comes from the study"),
+        ('start = "none"', 'start = "nane"', "did you mean none"),
+        ('"FastGradientMethod"', '"FastGradientMetod"', "did you mean FastGradientMethod"),
+        ('eps = "2/10"', 'epsilon = "2/10"', "takes no option 'epsilon'; did you mean eps"),
+        ('attack = "fgsm"', 'attack = "fgms"', "did you mean fgsm"),
+        ("[measures.gradient-similarity]", "[measures.gradient-simlarity]", "did you mean gradient-similarity"),
+        ("[small]\n", '[[published]]\ndefense = "nune"\naccuracy = { clean = 1.0 }\n[small]\n', "did you mean none"),
+        ("[small]\n", "[[published]]\naccuracy = { fgms = 1.0 }\n[small]\n", "did you mean fgsm"),
+        ("[small]\n", '[[grid]]\nattacks = ["pgd"]\n[small]\n', "no entry 'pgd'"),
+    ],
+)
+def test_names_that_do_not_exist(tmp_path, old, new, said):
+    text = TINY.replace(old, new, 1)
+    message = found(tmp_path, text)
+    assert said in message
+    wrong = re.search(r"'([\w:-]+)'", message.partition(": ")[2])[1]  # the message quotes it
+    assert f"tiny.toml:{line(text, wrong)}:" in message
+
+
+def test_all_faults_are_told_at_once(tmp_path):
+    message = found(tmp_path, TINY.replace('"int:4"', '"imt:4"').replace("lr = 0.01", "rl = 0.01"))
+    assert "imt" in message
+    assert "'rl'" in message
+
+
+def test_files_that_are_no_studies(tmp_path):
+    with pytest.raises(StorageError, match="No such file"):
+        read_study(tmp_path / "none.toml")
+    (tmp_path / "broken.toml").write_text("title = ")
+    with pytest.raises(StudyError, match=r"broken\.toml"):
+        read_study(tmp_path / "broken.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(StudyError, match="UTF-8"):
+        read_study(tmp_path / "binary.toml")
+
+
+def test_lines_of_nested_places():
+    text = 'a = 1\n[t.x]\nk = { deep = 1 }\n[[g]]\nn = 1\n[[g]]\nn = 2\n[t."y z"]\nk.deep = 2\n'
+    assert line_of(text, ("a",)) == 1
+    assert line_of(text, ("t", "x", "k", "deep")) == 3
+    assert line_of(text, ("g", 0, "n")) == 5
+    assert line_of(text, ("g", 1, "n")) == 7
+    assert line_of(text, ("t", "y z", "k", "deep")) == 9
+    assert line_of(text, ("t", "x", "other")) == 2  # the nearest table
+    assert line_of(text, ("t", "x", "other"), exact=True) is None
