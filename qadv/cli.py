@@ -178,6 +178,18 @@ def bench(
         raise typer.Exit(1)
 
 
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="the results of a bench, its --out")],
+    out: Annotated[Path | None, typer.Option(help="where to write; FOLDER/report without it")] = None,
+    study: Annotated[str | None, typer.Option(help="one study's name; all without it")] = None,
+) -> None:
+    """Make one HTML page, Markdown tables and a JSON file per network from the results of qadv bench."""
+    from qadv.benchmark.report.command import run_report
+
+    run_report(folder, out, study)
+
+
 def main() -> None:
     """Runs the command line; an error that qadv foresaw is one message, without a traceback."""
     try:

@@ -21,6 +21,7 @@ from qadv.postprocessors.softmax import with_softmax
 from qadv.registry import load
 
 IMAGES = "adversarial.safetensors"
+_SHOWN = 8
 
 
 def test_images(given: Given, wanted: Mapping[str, Any]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -41,14 +42,17 @@ def attack_cell(spec: Mapping[str, Any], needed: Mapping[str, Finished], given: 
     """Attacks a network. Its file holds the images, its record, image by image, what became of them."""
     classifier = load_network(needed[spec["network"]])
     x, y = test_images(given, spec["images"])
-    clean = classifier.predict(x).argmax(1) == y
+    before = classifier.predict(x).argmax(1)
     attack = build_attack(classifier, spec["attack"], spec["seed"])
     cost, started = Cost(), time.perf_counter()
     with cost.counted(classifier.model):
         adversarial = generate(attack, x, y, spec["seed"], spec["attack"]["attack"])
     took = {"seconds": time.perf_counter() - started, "cost": cost.to_dict()}
-    content = save({"images": torch.from_numpy(adversarial)})
-    return Finished(_outcome(classifier, x, y, clean, adversarial) | took, {IMAGES: content})
+    names = given.images(spec["images"]).classes
+    shown = torch.from_numpy(np.ascontiguousarray(x[:_SHOWN]))  # for a report's examples: the results are all it has
+    content = save({"images": torch.from_numpy(adversarial), "clean": shown})
+    said = {"labels": y, "clean_classes": before, "class_names": list(names)}
+    return Finished(_outcome(classifier, x, y, before == y, adversarial) | said | took, {IMAGES: content})
 
 
 def transfer_cell(spec: Mapping[str, Any], needed: Mapping[str, Finished], given: Given) -> Finished:
@@ -78,10 +82,12 @@ def build_attack(classifier: Any, spec: Mapping[str, Any], seed: int, eps: float
 
 
 def _outcome(classifier: Any, x: Any, y: Any, clean: Any, adversarial: Any) -> dict[str, Any]:
-    right = classifier.predict(adversarial).argmax(1) == y
+    classes = classifier.predict(adversarial).argmax(1)
+    right = classes == y
     return {
         "accuracy": right.mean(),
         "clean_accuracy": clean.mean(),
+        "classes": classes,
         "right": right,
         "clean_right": clean,
         "l2": norms(adversarial - x, 2).astype(float).round(6),

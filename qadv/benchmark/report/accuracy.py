@@ -1,0 +1,158 @@
+"""Tables of accuracies: networks × attacks, the worst case, and what the attacks did and cost."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qadv.benchmark.report.audits import verdict
+from qadv.benchmark.report.content import Block, Note, Row, Section, Table, Value
+from qadv.benchmark.report.numbers import ABSENT, accuracy, mean_value, over_seeds, spread
+from qadv.benchmark.report.published import PublishedFigures
+from qadv.benchmark.report.results import CellResult, Network, StudyResults
+from qadv.benchmark.report.worst_case import outside, worst_cases
+
+
+def accuracy_section(results: StudyResults) -> Section:
+    """Returns accuracy of each network without an attack and under each, the published one beside it."""
+    published = PublishedFigures(results)
+    attacks = [name for name in results.study.attacks if any(_has(results, n, name) for n in results.networks)]
+    rows: list[Row] = []
+    for network in results.networks:
+        row: Row = [network.label]
+        row.append(over_seeds(results.clean(network), accuracy, published.of(network, "clean")))
+        row += [_under(results, network, name, published.of(network, name)) for name in attacks]
+        rows.append(row)
+    notes = []
+    if len(results.study.seeds) > 1:
+        notes.append(f"Mean ± standard deviation (n − 1) over {len(results.study.seeds)} seeds.")
+    notes += [_from_each(name) for name in attacks if results.study.attacks[name].source == "each"]
+    notes += published.notes
+    clean = [cell for network in results.networks for cell in results.clean(network)]
+    under = {name: [c for n in results.networks for c in _cells(results, n, name)] for name in attacks}
+    columns = ["network", _with_images("clean", clean), *(_with_images(name, under[name]) for name in attacks)]
+    caption = "Accuracy in %" + (", ours and as published" if results.study.published else "")
+    return Section("Accuracy", (Table.of(caption, columns, rows, notes),))
+
+
+def worst_case_section(results: StudyResults) -> Section | None:
+    """Returns the worst case of each network and ball; `None` where no attack keeps to one."""
+    rows: list[Row] = []
+    for network in results.networks:
+        for worst in worst_cases(results, network):
+            shares = [100 * share for share in worst.accuracy]
+            clean = [100 * share for share in worst.clean]
+            rows.append([
+                network.label, str(worst.threat), Value(spread(shares)), verdict(results, network),
+                f"{worst.samples:,}", Value(spread(clean)), worst.over + _of_seeds(results, worst.seeds),
+            ])  # fmt: skip
+    if not rows:
+        return None
+    columns = ["network", "ball", "worst case, %", "audit", "images", "clean, %", "over"]
+    caption = "Share of images classified correctly, clean and under every attack of one ball"
+    notes = [
+        "Image by image, over the first images that all these attacks were run on. It is an upper bound of the "
+        "accuracy under any attack; where a check of the audit failed, stronger attacks are to be expected."
+    ]
+    blocks: list[Block] = [Table.of(caption, columns, rows, notes)]
+    if left := outside(results):
+        blocks.append(
+            Note(f"Not counted, because images leave the ball that the options say: {'; '.join(left)}.", "bad")
+        )
+    return Section("Worst case", tuple(blocks))
+
+
+def strength_section(results: StudyResults) -> Section | None:
+    """Returns what attacks did and cost: distances of the successes, passes, seconds."""
+    rows: list[Row] = []
+    for network in results.networks:
+        for name, attack in results.study.attacks.items():
+            for source in [None] if attack.source == "each" else results.sources(network, name):
+                cells = [cell for cell in results.attacked(network, name, source) if cell.there]
+                if cells and not (attack.source == "each" and _is_repeated(results, network, name)):
+                    made_on = "itself" if source is None else results.label(source)
+                    rows.append([network.label, name, made_on, *_strength(cells)])
+    if not rows:
+        return None
+    columns = [
+        "network", "attack", "made on", "images", "broken, %", "mean L2", "mean L∞", "forward passes",
+        "backward passes", "seconds",
+    ]  # fmt: skip
+    notes = [
+        "Broken: of those classified correctly without an attack. Distances are means over the broken ones, in pixel "
+        "values; passes are those of one image each, divided by the number of images. Means over seeds."
+    ]
+    return Section(
+        "Strength and cost of the attacks", (Table.of("What the attacks did and cost", columns, rows, notes),)
+    )
+
+
+def broken(cell: CellResult) -> NDArray[np.bool_]:
+    """Returns which images were right without the attack and are not with it, (N,) bool."""
+    lost: NDArray[np.bool_] = cell.record["clean_right"] & ~cell.record["right"]
+    return lost
+
+
+def distance(cell: CellResult, norm: str) -> float | None:
+    """Returns the mean distance of the broken images; `norm` is `l2` or `linf`."""
+    distances = cell.record[norm][broken(cell)]
+    return float(distances.mean()) if len(distances) else None
+
+
+def _strength(cells: Sequence[CellResult]) -> Row:
+    first, samples = cells[0].record, len(cells[0].record["right"])
+    rates = [100 * broken(c).sum() / max(c.record["clean_right"].sum(), 1) for c in cells]
+    costs: Row = [ABSENT] * 3
+    if "cost" in first:
+        passes = [[c.record["cost"][way] / samples for c in cells] for way in ("forward", "backward")]
+        costs = [f"{np.mean(each):,.0f}" for each in passes]
+        costs.append(f"{np.mean([c.record['seconds'] for c in cells]):,.1f}")
+    l2, linf = (mean_value([distance(c, norm) for c in cells]) for norm in ("l2", "linf"))
+    return [f"{samples:,}", spread(rates), l2, linf, *costs]
+
+
+def _is_repeated(results: StudyResults, network: Network, name: str) -> bool:
+    """Whether the attack on the network itself is there under another name too."""
+    keys = {cell.key for cell in results.attacked(network, name)}
+    others = (other for other, attack in results.study.attacks.items() if attack.source is None)
+    return any(cell.key in keys for other in others for cell in results.attacked(network, other))
+
+
+def _has(results: StudyResults, network: Network, name: str) -> bool:
+    return bool(results.sources(network, name))
+
+
+def _cells(results: StudyResults, network: Network, name: str) -> list[CellResult]:
+    return [cell for source in results.sources(network, name) for cell in results.attacked(network, name, source)]
+
+
+def _under(results: StudyResults, network: Network, name: str, published: str) -> Value:
+    if results.study.attacks[name].source != "each":
+        return over_seeds(_cells(results, network, name), accuracy, published)
+    cells = _cells(results, network, name)
+    if not cells:
+        return over_seeds(cells, accuracy, published)
+    by_seed = [[cell for cell in cells if cell.place["seed"] == seed] for seed in results.study.seeds]
+    whole = [of_seed for of_seed in by_seed if of_seed and all(cell.there for cell in of_seed)]
+    if not whole:
+        return Value("not all there", published, "bad")
+    rights = [[cell.record["right"] for cell in of_seed] for of_seed in whole]
+    text = spread([100 * float(np.logical_and.reduce(right).mean()) for right in rights])
+    return Value(text + ("" if len(whole) == len(by_seed) else f" ({len(whole)} of {len(by_seed)} seeds)"), published)
+
+
+def _of_seeds(results: StudyResults, seeds: tuple[int, ...]) -> str:
+    if len(seeds) == len(results.study.seeds):
+        return ""
+    return f" (seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))} alone)"
+
+
+def _from_each(name: str) -> str:
+    return f"{name}: images made on each network of the study, this one included; the worst of them for each image."
+
+
+def _with_images(name: str, cells: Sequence[CellResult]) -> str:
+    counts = sorted({len(cell.record["right"]) for cell in cells if cell.there})
+    return (
+        f"{name} ({' to '.join(f'{count:,}' for count in (counts[0], counts[-1])[: len(counts)])})" if counts else name
+    )

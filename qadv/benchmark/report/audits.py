@@ -1,0 +1,125 @@
+"""What audits said about a network."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from qadv.benchmark.report.content import Row, Section, Table, Value
+from qadv.benchmark.report.numbers import ABSENT, plain_eps
+from qadv.benchmark.report.results import Network, StudyResults
+
+_NEEDED = {"headline", "checks", "worst_case", "eps"}
+_TONES = {"passed": "good", "failed": "bad", "not evaluated": "muted"}
+
+
+@dataclass(frozen=True)
+class Audit:
+    """An audit of one network of one seed; `result` as `AuditResult.to_dict` gives it, `None` where it is not there."""
+
+    measure: str
+    label: str
+    seed: int
+    state: str
+    result: Mapping[str, Any] | None
+
+    @property
+    def failed(self) -> list[int]:
+        """Numbers of the checks that failed."""
+        return [check["number"] for check in self.checks if check["verdict"] == "failed"]
+
+    @property
+    def checks(self) -> list[Mapping[str, Any]]:
+        """The checks; none where the audit is not there."""
+        return [] if self.result is None else list(self.result["checks"])
+
+
+def is_audit(results: StudyResults, measure: str) -> bool:
+    """Whether a measure is an audit: `audit` by name, or what it found looks like one."""
+    name = (results.study.measures[measure].diagnostic or measure).rpartition("/")[2]
+    found = [cell.record["result"] for cell in results.measured(measure) if cell.there]
+    if not found:
+        return name == "audit"
+    return all(isinstance(result, dict) and result.keys() >= _NEEDED for result in found)
+
+
+def audits_of(results: StudyResults, network: Network) -> list[Audit]:
+    """Returns the audits of a network, of all seeds."""
+    return [
+        Audit(
+            measure,
+            results.seed_label(cell.axes, cell.place["seed"]),
+            cell.place["seed"],
+            cell.state,
+            cell.record["result"] if cell.there else None,
+        )
+        for measure in results.study.measures
+        if is_audit(results, measure)
+        for cell in results.measured(measure)
+        if cell.axes == network.axes
+    ]
+
+
+def verdict(results: StudyResults, network: Network) -> Value:
+    """Returns what stands beside a network's worst case.
+
+    A check that failed at one strength counts at every one: it says that the gradients mislead attacks.
+    """
+    audits = audits_of(results, network)
+    found = [audit for audit in audits if audit.result is not None]
+    if not found:
+        why = f" ({audits[0].state})" if audits else ""
+        return Value(f"not audited{why}", tone="muted")
+    failed = sorted({number for audit in found for number in audit.failed})
+    if failed:
+        numbers = ", ".join(map(str, failed))
+        return Value(f"upper bound only: check{'s' * (len(failed) > 1)} {numbers} failed", tone="bad")
+    unseen = {check["number"] for audit in found for check in audit.checks if check["verdict"] != "passed"}
+    return Value(f"no check failed{f', {len(unseen)} not evaluated' if unseen else ''}", tone="good")
+
+
+def audit_section(results: StudyResults) -> Section | None:
+    """Returns the checks as a table, what each found, and what the audits cost; `None` where none was planned."""
+    audits = [audit for network in results.networks for audit in audits_of(results, network)]
+    if not audits:
+        return None
+    numbers = {check["number"]: check["name"] for audit in audits for check in audit.checks}
+    several = len({audit.measure for audit in audits}) > 1
+    rows: list[Row] = []
+    headlines: list[Row] = []
+    found: list[Row] = []
+    for audit in audits:
+        label = f"{audit.label} ({audit.measure})" if several else audit.label
+        by_number = {check["number"]: check for check in audit.checks}
+        if audit.result is None:
+            rows.append([label, *([Value(audit.state, tone="bad")] * len(numbers))])
+            headlines.append([label, Value(f"not audited: {audit.state}", tone="bad"), *([ABSENT] * 5)])
+            continue
+        verdicts = (by_number[number]["verdict"] if number in by_number else "–" for number in sorted(numbers))
+        rows.append([label, *(Value(text, tone=_TONES.get(text, "muted")) for text in verdicts)])
+        headlines.append(_headline(label, audit.result))
+        found += [
+            [label, f"{check['number']} {check['name']}", check["rule"], check["figure"],
+             Value(check["verdict"], tone=_TONES.get(check["verdict"], ""))]
+            for check in audit.checks
+        ]  # fmt: skip
+    columns = ["network", *(f"{number} {numbers[number]}" for number in sorted(numbers))]
+    cost = ["network", "headline", "ε (L∞)", "setting", "forward passes", "backward passes", "minutes"]
+    tables = [Table.of("What the audits say, and what they cost in passes of one image", cost, headlines)]
+    if numbers:
+        tables.append(Table.of("Checks for masked gradients", columns, rows))
+        rule = ["network", "check", "rule", "figure", "verdict"]
+        tables.append(Table.of("What each check found", rule, found, folded=True))
+    return Section("Audits", tuple(tables))
+
+
+def _headline(label: str, result: Mapping[str, Any]) -> Row:
+    cost = result.get("cost", {})
+    return [
+        label,
+        Value(result["headline"], tone="" if result.get("passed") else "bad"),
+        plain_eps(result["eps"]),
+        "thorough" if result.get("thorough") else "quick",
+        f"{cost['forward']:,}" if "forward" in cost else "–",
+        f"{cost['backward']:,}" if "backward" in cost else "–",
+        f"{result['seconds'] / 60:.1f}" if "seconds" in result else "–",
+    ]

@@ -1,0 +1,110 @@
+"""Builds a report from a results' folder."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from qadv.benchmark.report.accuracy import accuracy_section, strength_section, worst_case_section
+from qadv.benchmark.report.audits import audit_section
+from qadv.benchmark.report.content import StudyPage
+from qadv.benchmark.report.diagnostics import diagnostic_sections
+from qadv.benchmark.report.examples import example_section
+from qadv.benchmark.report.model_file import model_files
+from qadv.benchmark.report.overview import facts, missing_section, networks_section, source_section
+from qadv.benchmark.report.rendering import html_page, markdown_page
+from qadv.benchmark.report.results import StudyResults, gather
+from qadv.benchmark.report.training import training_section
+from qadv.benchmark.report.transfers import transfer_section
+from qadv.benchmark.store import Store
+from qadv.errors import InvalidInputError, UnknownNameError, closest
+from qadv.files import write_atomically
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written.
+
+    Attributes:
+        page: the HTML page, with all studies.
+        tables: a Markdown file for each study.
+        models: a JSON file for each network.
+        not_there: number of cells without a result, by study.
+    """
+
+    page: Path
+    tables: tuple[Path, ...]
+    models: tuple[Path, ...]
+    not_there: dict[str, int]
+
+
+def build_report(
+    folder: str | os.PathLike[str], out: str | os.PathLike[str] | None = None, study: str | None = None
+) -> Report:
+    """Writes the page, the tables and the models' files; the same for the same results.
+
+    Args:
+        folder: of `qadv bench`.
+        out: where to write; without it `folder/report`.
+        study: name of the one study to report, as in `folder/studies`; without it, all.
+
+    Raises:
+        InvalidInputError: there are no results.
+        UnknownNameError: there is no such study.
+        FileFormatError: a plan is damaged.
+        StorageError: the report can't be written.
+    """
+    store = Store(folder)
+    plans = store.plans()
+    if not plans:
+        raise InvalidInputError(f"expected results of qadv bench in {store.folder}, and there is no study in it")
+    if study is not None and study not in plans:
+        raise UnknownNameError(
+            f"no study {study!r} in {store.folder}{closest(study, plans)} There are: {', '.join(plans)}"
+        )
+    chosen = [gather(store, name, plan) for name, plan in plans.items() if study in (None, name)]
+    target = store.folder / "report" if out is None else Path(out)
+    pages, tables, models = [], [], []
+    for results in chosen:
+        page = study_page(results, store)
+        pages.append(page)
+        tables.append(_write(target / f"{results.name}.md", markdown_page(page)))
+        for name, content in model_files(results):
+            text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+            models.append(_write(target / "models" / results.name / name, text))
+    html = _write(target / "index.html", html_page(pages))
+    not_there = {results.name: len({cell.key for cell in results.not_there}) for results in chosen}
+    return Report(html, tuple(tables), tuple(models), not_there)
+
+
+def study_page(results: StudyResults, store: Store) -> StudyPage:
+    """Returns what a report says about a study."""
+    sections = (
+        missing_section(results),
+        accuracy_section(results),
+        worst_case_section(results),
+        audit_section(results),
+        transfer_section(results),
+        *diagnostic_sections(results),
+        example_section(results, store),
+        strength_section(results),
+        networks_section(results),
+        training_section(results),
+        source_section(results),
+    )
+    study = results.study
+    return StudyPage(
+        results.name,
+        study.title,
+        study.paper,
+        study.about,
+        tuple(study.claims),
+        bool(results.plan.get("small")),
+        facts(results),
+        tuple(section for section in sections if section is not None),
+    )
+
+
+def _write(path: Path, text: str) -> Path:
+    write_atomically(path, text.encode())
+    return path

@@ -1,0 +1,181 @@
+"""What a report consists of, as plain data: the templates only lay it out."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_NUMBER = re.compile(r"[-+−]?\d[\d,.]*(e[-+]?\d+)?(/\d+)?( |$)")
+
+
+@dataclass(frozen=True)
+class Value:
+    """What stands in one place of a table.
+
+    Attributes:
+        text: ours.
+        published: the paper's, beside it.
+        tone: `"good"`, `"bad"`, `"muted"` or none.
+    """
+
+    text: str
+    published: str = ""
+    tone: str = ""
+
+    @property
+    def is_number(self) -> bool:
+        """Whether it starts with a number."""
+        return bool(_NUMBER.match(self.text))
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; the first column names the rows.
+
+    Attributes:
+        caption: what it shows, with units.
+        columns: headings.
+        rows: one value per column.
+        notes: below it.
+        folded: shown when it is asked for.
+    """
+
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Value, ...], ...]
+    notes: tuple[str, ...] = ()
+    folded: bool = False
+    kind: str = "table"
+
+    def is_numeric(self, column: int) -> bool:
+        """Whether a column is set to the right: numbers, and words for those that are not there."""
+        values = [row[column] for row in self.rows]
+        return any(v.is_number for v in values) and all(v.is_number or v.tone or v.text == "–" for v in values)
+
+    @classmethod
+    def of(
+        cls,
+        caption: str,
+        columns: Sequence[str],
+        rows: Sequence[Sequence[Value | str]],
+        notes: Sequence[str] = (),
+        folded: bool = False,
+    ) -> "Table":
+        """Returns a table; texts may stand for values."""
+        made = (tuple(value if isinstance(value, Value) else Value(value) for value in row) for row in rows)
+        return cls(caption, tuple(columns), tuple(made), tuple(notes), folded)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure within the page.
+
+    Attributes:
+        caption: what it shows.
+        source: a `data:` address.
+        folded: shown when it is asked for.
+    """
+
+    caption: str
+    source: str
+    folded: bool = False
+    kind: str = "figure"
+
+
+@dataclass(frozen=True)
+class Text:
+    """Text as it stands, in lines.
+
+    Attributes:
+        caption: what it is.
+        text: the lines.
+        folded: shown when it is asked for.
+    """
+
+    caption: str
+    text: str
+    folded: bool = True
+    kind: str = "text"
+
+
+@dataclass(frozen=True)
+class Note:
+    """A paragraph; `tone` as in `Value`."""
+
+    text: str
+    tone: str = ""
+    kind: str = "note"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image: what it is, and a `data:` address."""
+
+    label: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """One attacked image and those beside it, with what the network says."""
+
+    pictures: tuple[Picture, ...]
+    caption: str
+    tone: str = ""
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Examples of one network."""
+
+    caption: str
+    examples: tuple[Example, ...]
+    kind: str = "gallery"
+
+
+Row = list[Value | str]
+Block = Table | Figure | Text | Note | Gallery
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a study's page."""
+
+    title: str
+    blocks: tuple[Block, ...]
+
+    @property
+    def anchor(self) -> str:
+        """Its name in an address."""
+        return slug(self.title)
+
+
+@dataclass(frozen=True)
+class StudyPage:
+    """A study's page.
+
+    Attributes:
+        name: of its plan.
+        title, paper, about, claims: as the study has them.
+        small: whether its small setting was run.
+        facts: settings, by name.
+        sections: what was found.
+    """
+
+    name: str
+    title: str
+    paper: str
+    about: str
+    claims: tuple[str, ...]
+    small: bool
+    facts: tuple[tuple[str, str], ...]
+    sections: tuple[Section, ...]
+
+    @property
+    def anchor(self) -> str:
+        """Its name in an address."""
+        return slug(self.name)
+
+
+def slug(text: str) -> str:
+    """Returns a text as part of a file's name or of an address: letters, digits and single hyphens."""
+    return re.sub(r"[^\w]+", "-", text.lower()).strip("-_") or "unnamed"

@@ -1,0 +1,89 @@
+"""What diagnostics found: their own drawings where they have some, else what they print."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from sys import modules
+from typing import Any, get_args, get_origin, get_type_hints
+
+from qadv.benchmark.report.audits import is_audit
+from qadv.benchmark.report.content import Block, Figure, Note, Section, Text
+from qadv.benchmark.report.embedding import embedded_figure
+from qadv.benchmark.report.results import CellResult, StudyResults
+from qadv.registry import default_registry, load
+
+_LINES = 8
+
+
+def diagnostic_sections(results: StudyResults) -> Iterator[Section]:
+    """Yields a section for each diagnostic of a study but the audits."""
+    for measure in results.study.measures:
+        cells = results.measured(measure)
+        if cells and not is_audit(results, measure):
+            diagnostic = results.study.measures[measure].diagnostic or measure
+            yield Section(f"Diagnostic {measure}", tuple(_blocks(results, measure, diagnostic, cells)))
+
+
+def _blocks(results: StudyResults, measure: str, diagnostic: str, cells: Sequence[CellResult]) -> Iterator[Block]:
+    groups: dict[tuple[str, int], list[CellResult]] = {}
+    for cell in cells:
+        groups.setdefault((cell.place["dataset"], cell.place["seed"]), []).append(cell)
+    absent = [f"{cell.label} ({cell.state})" for cell in cells if not cell.there]
+    if absent:
+        yield Note(f"Not there: {', '.join(absent)}.", "bad")
+    for (dataset, seed), members in groups.items():
+        where = [dataset] if len(results.study.datasets) > 1 else []
+        where += [f"seed {seed}"] if len(results.study.seeds) > 1 else []
+        there = {_label(results, cell): cell for cell in members if cell.there}
+        for start in range(0, len(there), _LINES):
+            part = dict(list(there.items())[start : start + _LINES])
+            for address in drawn(diagnostic, {label: cell.record for label, cell in part.items()}):
+                folded = seed != results.study.seeds[0]
+                yield Figure(" · ".join([f"{measure}{_summary(diagnostic)}", *where]), address, folded)
+        texts = [
+            f"{label}\n{cell.record['text']}" if len(there) > 1 else cell.record["text"]
+            for label, cell in there.items()
+        ]
+        if texts:
+            yield Text(" · ".join([f"{measure} as tables", *where]), "\n\n".join(texts))
+
+
+def _summary(diagnostic: str) -> str:
+    found = default_registry().match("diagnostic", diagnostic)
+    return f": {found[0].component.summary}" if found else ""
+
+
+def _label(results: StudyResults, cell: CellResult) -> str:
+    return results.label(cell.axes) if len(cell.axes) > 1 else cell.label
+
+
+def drawn(diagnostic: str, records: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Returns the drawings of what a diagnostic found, by label; none where it has no way to draw it.
+
+    Results are rebuilt by `from_dict` of the class that the diagnostic returns. The module of that class draws them
+    with a function `draw_…` that takes one result, or a mapping from labels to results.
+    """
+    try:
+        made = _result_class(diagnostic)
+        if made is None:
+            return []
+        results = {label: made.from_dict(record["result"]) for label, record in records.items()}
+        draw, together = _drawing(made)
+        figures = [draw(results)] if together else [draw(result) for result in results.values()]
+        return [embedded_figure(figure) for figure in figures]
+    except Exception:  # a plugin's drawing must not cost the report: its text is there in any case
+        return []
+
+
+def _result_class(diagnostic: str) -> Any:
+    found = get_type_hints(load("diagnostic", diagnostic)).get("return")
+    return found if isinstance(found, type) and hasattr(found, "from_dict") else None
+
+
+def _drawing(made: type) -> tuple[Callable[[Any], Any], bool]:
+    for name, function in vars(modules[made.__module__]).items():
+        if name.startswith("draw_") and callable(function):
+            first = next(iter(get_type_hints(function).values()), None)
+            if first is made:
+                return function, False
+            if get_origin(first) is Mapping and get_args(first)[1] is made:
+                return function, True
+    raise LookupError(f"{made.__module__} has no function that draws {made.__name__}")

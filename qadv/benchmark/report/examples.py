@@ -1,0 +1,87 @@
+"""Attacked images beside the clean ones."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_arrays
+
+from qadv.benchmark.attack_cells import IMAGES
+from qadv.benchmark.report.content import Block, Example, Gallery, Note, Picture, Section
+from qadv.benchmark.report.embedding import embedded_image
+from qadv.benchmark.report.results import CellResult, Network, StudyResults
+from qadv.benchmark.report.threats import threat_of
+from qadv.benchmark.report.worst_case import attack_spec
+from qadv.benchmark.store import Store
+from qadv.errors import QadvError
+
+_EXAMPLES, _NETWORKS = 4, 12
+
+
+def example_section(results: StudyResults, store: Store) -> Section | None:
+    """Returns the first attacked images of each network under one attack; `None` where there are none to show.
+
+    The attack is the first one within a ball that is made on the network itself, else the first one.
+    """
+    own = [name for name, attack in results.study.attacks.items() if attack.source is None]
+    bounded = [name for name in own if threat_of(attack_spec(results, name)) is not None]
+    for name in [*bounded[1:2], *bounded[:1], *own]:  # the first is often one step: the second shows more
+        found = [gallery for n in results.networks[:_NETWORKS] for gallery in _gallery(results, store, n, name)]
+        if found:
+            note = (
+                "The difference is magnified: grey is no change, black and white are the largest change of the image."
+            )
+            blocks: tuple[Block, ...] = (Note(f"The first images under {name}. {note}"), *found)
+            return Section("Example images", blocks)
+    return None
+
+
+def _gallery(results: StudyResults, store: Store, network: Network, name: str) -> Iterator[Gallery]:
+    for cell in results.attacked(network, name)[:1]:
+        if not cell.there:
+            return
+        try:
+            arrays = load_arrays(store.read(cell.key).files[IMAGES])
+        except (QadvError, SafetensorError, KeyError):
+            return
+        images, clean = arrays["images"], arrays.get("clean", np.empty(0))
+        if images.ndim != 4 or images.shape[1] not in (1, 3):
+            return
+        answers = _answers(results, network, cell)
+        examples = [
+            _example(images[index], clean[index] if index < len(clean) else None, *answers[index])
+            for index in range(min(_EXAMPLES, len(images)))
+        ]
+        yield Gallery(results.seed_label(cell.axes, cell.place["seed"]), tuple(examples))
+
+
+def _answers(results: StudyResults, network: Network, cell: CellResult) -> list[tuple[str, str]]:
+    """Returns a caption and a tone for each image."""
+    record = cell.record
+    names = record.get("class_names")
+    found = []
+    for index, right in enumerate(record["right"]):
+        was_right = record["clean_right"][index]
+        end = "withstood" if right else ("broken" if was_right else "wrong without an attack")
+        tone = "good" if right else ("bad" if was_right else "muted")
+        if "classes" in record:
+            true, before, after = (_class(names, record[key][index]) for key in ("labels", "clean_classes", "classes"))
+            found.append((f"true {true}; predicted {before}, attacked {after}: {end}", tone))
+        else:
+            found.append((end, tone))
+    return found
+
+
+def _class(names: Any, index: int) -> str:
+    return str(names[index]) if names else str(index)
+
+
+def _example(image: Any, clean: Any, caption: str, tone: str) -> Example:
+    pictures = [Picture("attacked", embedded_image(image))]
+    if clean is not None:
+        change = image - clean
+        largest = float(np.abs(change).max()) or 1.0
+        pictures.insert(0, Picture("clean", embedded_image(clean)))
+        pictures.append(Picture(f"difference × {0.5 / largest:.2g}", embedded_image(0.5 + change / (2 * largest))))
+    return Example(tuple(pictures), caption, tone)

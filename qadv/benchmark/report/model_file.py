@@ -1,0 +1,126 @@
+"""A file per network with the fields of RobustBench's `model_info`, and ours under `qadv`."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from qadv.benchmark.report.audits import audits_of
+from qadv.benchmark.report.content import slug
+from qadv.benchmark.report.numbers import percent, plain_eps
+from qadv.benchmark.report.published import published_number
+from qadv.benchmark.report.results import CellResult, Network, StudyResults
+from qadv.benchmark.report.threats import Threat, keeps_to, threat_of
+from qadv.benchmark.report.worst_case import attack_spec, worst_cases
+
+
+def model_files(results: StudyResults) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields a name and the content for each network, each seed by itself."""
+    taken: set[str] = set()
+    for network in results.networks:
+        for made, clean in zip(results.made(network), results.clean(network), strict=True):
+            name = slug(results.seed_label(network.axes, clean.place["seed"]))
+            if name in taken:
+                name = f"{name}-{made.key[:8]}"
+            taken.add(name)
+            yield f"{name}.json", _content(results.of_seed(clean.place["seed"]), network, made, clean)
+
+
+def _content(results: StudyResults, network: Network, made: CellResult, clean: CellResult) -> dict[str, Any]:
+    """Returns the content; `results` has one seed."""
+    study = results.study
+    dataset, backbone, quantizer, defense = network.axes
+    schemes, given = study.quantizers[quantizer], study.defenses[defense]
+    worst, audits = worst_cases(results, network), audits_of(results, network)
+    auto, ball = _auto_attack(results, network)
+    audited = [audit for audit in audits if audit.result is not None]
+    threat = ball or next((Threat(float("inf"), a.result["eps"]) for a in audits if a.result), None)
+    threat = threat or (worst[0].threat if worst else None)
+    return {
+        "name": f"{study.title}: {network.label}",
+        "authors": None,
+        "venue": study.paper or None,
+        "dataset": dataset,
+        "architecture": study.backbones[backbone].backbone or backbone,
+        "eps": plain_eps(threat.eps) if threat else None,
+        "clean_acc": percent(clean.record["accuracy"]) if clean.there else None,
+        "reported": _reported(results, network),
+        "autoattack_acc": auto,
+        "additional_data": None if _may_have_seen_more(study.backbones[backbone]) else False,
+        "number_forward_passes": len(given.members) or 1,
+        "footnote": _footnote(results),
+        "unreliable": any(audit.failed for audit in audited) if audited else None,
+        "qadv": {
+            "study": results.name,
+            "small": bool(results.plan.get("small")),
+            "seed": clean.place["seed"],
+            "weights": schemes.weights,
+            "activations": schemes.activations,
+            "defense": defense,
+            "trainer": given.trainer,
+            "bytes": made.record.get("bytes"),
+            "accuracy": _accuracies(results, network),
+            "worst_case": [
+                {
+                    "norm": "inf" if case.threat.norm == float("inf") else int(case.threat.norm),
+                    "eps": case.threat.eps,
+                    "accuracy": case.accuracy[0],
+                    "clean_accuracy": case.clean[0],
+                    "samples": case.samples,
+                    "over": case.over,
+                }
+                for case in worst
+            ],
+            "audit": [
+                {
+                    "measure": audit.measure,
+                    "headline": audit.result["headline"],
+                    "passed": not audit.failed,
+                    "failed": audit.failed,
+                    "checks": {str(check["number"]): check["verdict"] for check in audit.checks},
+                }
+                for audit in audits
+                if audit.result is not None
+            ],
+            "versions": made.record["spec"]["versions"] if made.there else None,
+            "cells": {cell.label: cell.key for cell in results.cells if cell.axes == network.axes and cell.there},
+            "not_there": {cell.label: cell.state for cell in results.not_there if cell.axes == network.axes},
+        },
+    }
+
+
+def _auto_attack(results: StudyResults, network: Network) -> tuple[str | None, Threat | None]:
+    """Returns the accuracy under an attack called AutoAttack, and its ball."""
+    for name, attack in results.study.attacks.items():
+        called = {slug(text).replace("-", "") for text in (name, attack.attack)}
+        if "autoattack" in called and attack.source is None:
+            for cell in results.attacked(network, name):
+                if cell.there:
+                    ball = threat_of(attack_spec(results, name))
+                    inside = ball is not None and keeps_to(ball, cell.record)
+                    return percent(cell.record["accuracy"]), ball if inside else None
+    return None, None
+
+
+def _reported(results: StudyResults, network: Network) -> str | None:
+    """Returns the lowest accuracy under an attack that the paper gives."""
+    found = [published_number(results, network, name) for name in results.study.attacks]
+    lowest = min((value for value in found if value is not None), default=None)
+    return None if lowest is None else f"{lowest:g}"
+
+
+def _accuracies(results: StudyResults, network: Network) -> dict[str, float]:
+    found = {}
+    for name in results.study.attacks:
+        for source in results.sources(network, name):
+            for cell in results.attacked(network, name, source):
+                if cell.there:
+                    label = name if source is None else f"{name} from {results.label(source)}"
+                    found[label] = float(cell.record["accuracy"])
+    return found
+
+
+def _may_have_seen_more(backbone: Any) -> bool:
+    return backbone.checkpoint is not None or bool(backbone.options.get("pretrained"))
+
+
+def _footnote(results: StudyResults) -> str | None:
+    return "Small setting: not comparable with published figures." if results.plan.get("small") else None

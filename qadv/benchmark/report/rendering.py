@@ -1,0 +1,47 @@
+"""Lays pages out as HTML and Markdown."""
+
+import re
+from collections.abc import Sequence
+from functools import cache
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from qadv.benchmark.report.content import StudyPage
+
+_MARKS = re.compile(r"([\\`*_\[\]|#~])")
+
+
+def html_page(pages: Sequence[StudyPage]) -> str:
+    """Returns one page for all studies, which loads nothing from anywhere."""
+    title = pages[0].title if len(pages) == 1 else f"{len(pages)} studies"
+    return _environment().get_template("page.html").render(title=title, pages=pages)
+
+
+def markdown_page(page: StudyPage) -> str:
+    """Returns the tables of one study."""
+    text = _environment().get_template("study.md").render(page=page)
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def escaped_markdown(text: str) -> str:
+    """Returns a text that Markdown shows as it is, on one line."""
+    plain = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _MARKS.sub(r"\\\1", plain)
+
+
+def fence(text: str) -> str:
+    """Returns what opens and closes a block with this text: more backticks than are in it."""
+    return "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("qadv.benchmark.report"),
+        autoescape=lambda name: name is None or not name.endswith(".md"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"md": escaped_markdown, "fence": fence}
+    return environment

@@ -1,0 +1,196 @@
+"""The results of one study: its plan, and what became of each cell."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from qadv.benchmark.plan import network_label
+from qadv.benchmark.store import Store
+from qadv.benchmark.study import Study
+from qadv.errors import FileFormatError, QadvError
+
+AXES = ("dataset", "backbone", "quantizer", "defense")
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """A cell of the plan and what became of it.
+
+    Attributes:
+        key, kind, label, place: as planned.
+        state: `"there"`, `"failed"`, `"left out"`, `"missing"` or `"damaged"`.
+        why: for all but the first.
+        record: what it found, values by image as arrays (N,); empty where it is not there.
+    """
+
+    key: str
+    kind: str
+    label: str
+    place: Mapping[str, Any]
+    state: str
+    why: str = ""
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def there(self) -> bool:
+        """Whether it has a record."""
+        return self.state == "there"
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Dataset, backbone, quantizer and defense, as far as it has them."""
+        return tuple(str(self.place[axis]) for axis in AXES if axis in self.place)
+
+    @property
+    def source(self) -> tuple[str, ...] | None:
+        """The same of the network that images were made on, where it is another one."""
+        source = self.place.get("source")
+        return tuple(str(source[axis]) for axis in AXES) if source else None
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network of the study, of all seeds: a row of its tables."""
+
+    label: str
+    axes: tuple[str, ...]
+
+    @property
+    def dataset(self) -> str:
+        """Name of its images."""
+        return self.axes[0]
+
+
+@dataclass(frozen=True)
+class StudyResults:
+    """A study and its cells.
+
+    Attributes:
+        name: of the plan, from the file's name.
+        plan: as the bench wrote it.
+        study: the settings in it.
+        cells: every cell of the plan, in its order; one that the study calls by several names is there for each.
+        networks: those that are attacked, in order; not those that are only starts of others.
+    """
+
+    name: str
+    plan: Mapping[str, Any]
+    study: Study
+    cells: tuple[CellResult, ...]
+    networks: tuple[Network, ...]
+
+    def label(self, axes: tuple[str, ...]) -> str:
+        """Returns what tells a network from the others, without its seed."""
+        place = dict(zip(AXES, axes, strict=True)) | {"seed": 0}
+        return network_label(self.study.model_copy(update={"seeds": [0]}), place)
+
+    def seed_label(self, axes: tuple[str, ...], seed: int) -> str:
+        """Returns what tells a network from the others, with its seed where there are several."""
+        return f"{self.label(axes)} · seed {seed}" if len(self.study.seeds) > 1 else self.label(axes)
+
+    def made(self, network: Network) -> list[CellResult]:
+        """Returns the cells that made a network, by seed."""
+        return self._index["network", network.axes, "", None]
+
+    def clean(self, network: Network) -> list[CellResult]:
+        """Returns the cells without an attack, by seed."""
+        return self._index["clean", network.axes, "", None]
+
+    def attacked(self, network: Network, attack: str, source: tuple[str, ...] | None = None) -> list[CellResult]:
+        """Returns the cells of an attack, by seed; none where it is not in the grid."""
+        return self._index.get(("attack", network.axes, attack, source), [])
+
+    def sources(self, network: Network, attack: str) -> list[tuple[str, ...] | None]:
+        """Returns the networks that images of an attack were made on; `None` for the network itself."""
+        found = [key[3] for key in self._index if key[:3] == ("attack", network.axes, attack)]
+        planned = self.study.attacks[attack].source
+        if planned is None or planned == "each":
+            return found
+        # a network may also be attacked because it is another one's source: that is not its own figure
+        return [source for source in found if source is not None] or found
+
+    def measured(self, measure: str) -> list[CellResult]:
+        """Returns the cells of a diagnostic, in order."""
+        return [cell for cell in self.cells if cell.kind == "measure" and cell.place["measure"] == measure]
+
+    def of_seed(self, seed: int) -> "StudyResults":
+        """Returns the same with the cells of one seed alone."""
+        cells = tuple(cell for cell in self.cells if cell.place["seed"] == seed)
+        study = self.study.model_copy(update={"seeds": [seed]})
+        return StudyResults(self.name, self.plan, study, cells, self.networks)
+
+    @property
+    def not_there(self) -> list[CellResult]:
+        """The cells without a result."""
+        return [cell for cell in self.cells if not cell.there]
+
+    @cached_property
+    def _index(self) -> dict[tuple[str, tuple[str, ...], str, tuple[str, ...] | None], list[CellResult]]:
+        found: dict[tuple[str, tuple[str, ...], str, tuple[str, ...] | None], list[CellResult]] = {}
+        for cell in self.cells:
+            if cell.kind != "measure":
+                kind = "attack" if cell.kind == "transfer" else cell.kind
+                found.setdefault((kind, cell.axes, str(cell.place.get("attack", "")), cell.source), []).append(cell)
+        return found
+
+
+def gather(store: Store, name: str, plan: Mapping[str, Any]) -> StudyResults:
+    """Reads the results of a study.
+
+    Raises:
+        FileFormatError: its plan is not one of this version.
+    """
+    try:
+        study = Study.model_validate(plan["study"])
+        cells = tuple(_cells(store, plan))
+    except (ValidationError, KeyError, TypeError, AttributeError) as error:
+        raise FileFormatError(
+            f"{store.studies / f'{name}.json'} is not a plan of this version of qadv ({type(error).__name__}: "
+            f"{str(error).splitlines()[0]}); run its bench again: finished cells are kept"
+        ) from error
+    results = StudyResults(name, plan, study, cells, ())
+    chosen = dict.fromkeys(cell.axes for cell in cells if cell.kind == "clean")
+    return StudyResults(name, plan, study, cells, tuple(Network(results.label(axes), axes) for axes in chosen))
+
+
+def _cells(store: Store, plan: Mapping[str, Any]) -> Iterator[CellResult]:
+    known: dict[str, tuple[str, str, Mapping[str, Any]]] = {}
+    labels: dict[str, str] = {}
+    for cell in plan["cells"]:
+        key = cell["key"]
+        labels.setdefault(key, cell["label"])
+        if key not in known:
+            off = [need for need in cell["needs"] if known.get(need, ("there",))[0] != "there"]
+            known[key] = _outcome(store, key, [(labels[need], known[need][0]) for need in off])
+        state, why, record = known[key]
+        yield CellResult(key, cell["kind"], cell["label"], cell["place"], state, why, record)
+
+
+_BY_IMAGE: dict[str, Any] = {
+    **dict.fromkeys(("right", "clean_right"), bool),
+    **dict.fromkeys(("l2", "linf"), float),
+    **dict.fromkeys(("classes", "clean_classes", "labels"), int),
+}
+
+
+def _compact(record: dict[str, Any]) -> dict[str, Any]:
+    """Returns a record with what it says image by image as arrays: a tenth of the memory; not finite is NaN."""
+    return {key: np.array(value, dtype=_BY_IMAGE[key]) if key in _BY_IMAGE else value for key, value in record.items()}
+
+
+def _outcome(store: Store, key: str, off: list[tuple[str, str]]) -> tuple[str, str, Mapping[str, Any]]:
+    if store.is_finished(key):
+        try:
+            return "there", "", _compact(store.read(key, files=False).record)
+        except QadvError as error:
+            return "damaged", str(error), {}
+    if (failure := store.failure(key)) is not None:
+        return "failed", failure["message"], {}
+    dead = [label for label, state in off if state in ("failed", "left out")]
+    if dead:
+        return "left out", f"it needs one that failed: {dead[0]}", {}
+    return "missing", "not computed yet: the bench was stopped before, or still runs", {}

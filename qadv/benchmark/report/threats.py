@@ -1,0 +1,76 @@
+"""What an attack was allowed: the ball that its options say, and whether its images lie in it."""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+import art.attacks.evasion
+import numpy as np
+
+from qadv.attacks import art_catalogue
+from qadv.benchmark.report.numbers import plain_eps
+from qadv.errors import QadvError
+from qadv.registry import load
+
+_NAMES = {1.0: "L1", 2.0: "L2", np.inf: "L∞"}
+_MEASURED = {2.0: "l2", np.inf: "linf"}
+_SLACK = 1.001, 1e-5  # distances are measured in float32 and kept with six digits
+
+
+@dataclass(frozen=True, order=True)
+class Threat:
+    """A ball round each image: its norm (1, 2 or infinity) and radius in pixel values."""
+
+    norm: float
+    eps: float
+
+    def __str__(self) -> str:
+        return f"{_NAMES[self.norm]} {plain_eps(self.eps)}"
+
+
+def threat_of(attack: Mapping[str, Any]) -> Threat | None:
+    """Returns the ball that an attack's options say, else the defaults of its class; `None` for one without a bound.
+
+    Args:
+        attack: `attack`, its name, and `options`, as in the spec of a cell.
+    """
+    defaults = _defaults(str(attack["attack"]))
+    options = attack["options"]
+    eps = options.get("eps", defaults.get("eps"))
+    norm = options.get("norm", defaults.get("norm", np.inf))  # those with eps alone keep to L∞
+    try:
+        found = Threat(float(norm), float(f"{float(eps):.9g}"))
+    except (TypeError, ValueError):
+        return None
+    return found if found.norm in _NAMES and found.eps > 0 else None
+
+
+def keeps_to(threat: Threat, record: Mapping[str, Any]) -> bool:
+    """Whether all images of an attack lie in the ball, as measured; L1 is not measured, and believed."""
+    distances = record.get(_MEASURED.get(threat.norm, ""))
+    return distances is None or not bool((np.asarray(distances) > threat.eps * _SLACK[0] + _SLACK[1]).any())
+
+
+@cache
+def _defaults(attack: str) -> dict[str, Any]:
+    try:
+        target = load("attack", attack)
+    except QadvError:  # of a plugin that is not installed here: its options have to do
+        return {}
+    if isinstance(target, partial) and target.func is art_catalogue.create:
+        target = getattr(art.attacks.evasion, target.args[0])
+    found: dict[str, Any] = {}
+    layers = target.__mro__ if isinstance(target, type) else (target,)
+    for layer in layers:
+        called = vars(layer).get("__init__") if isinstance(layer, type) else layer
+        if called is None or called is object.__init__:
+            continue
+        parameters = inspect.signature(called).parameters.values()
+        for parameter in parameters:
+            if parameter.name in ("eps", "norm") and parameter.default is not parameter.empty:
+                found.setdefault(parameter.name, parameter.default)
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            break
+    return found

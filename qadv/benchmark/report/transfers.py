@@ -1,0 +1,82 @@
+"""Matrices of transfers: images made on each network, given to each."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from qadv.benchmark.report.accuracy import distance
+from qadv.benchmark.report.content import Block, Figure, Row, Section, Table, Value
+from qadv.benchmark.report.embedding import embedded_figure
+from qadv.benchmark.report.numbers import ABSENT, accuracy, mean_value, over_seeds
+from qadv.benchmark.report.results import CellResult, Network, StudyResults
+from qadv.diagnostics.drawing import draw_matrix, figure_and_axes
+
+Axes = tuple[str, ...]
+
+
+def transfer_section(results: StudyResults) -> Section | None:
+    """Returns a heat map and a table for each attack with sources, and data set; `None` without one."""
+    blocks: list[Block] = []
+    for name, attack in results.study.attacks.items():
+        if attack.source is None:
+            continue
+        for dataset in results.study.datasets:
+            targets = [n for n in results.networks if n.dataset == dataset and results.sources(n, name)]
+            sources = list(dict.fromkeys(s or target.axes for target in targets for s in results.sources(target, name)))
+            if targets:
+                caption = f"{name}: {dataset}" if len(results.study.datasets) > 1 else name
+                blocks += _matrix(results, caption, name, sources, targets)
+    return Section("Transfers", tuple(blocks)) if blocks else None
+
+
+def _matrix(
+    results: StudyResults, caption: str, name: str, sources: Sequence[Axes], targets: Sequence[Network]
+) -> Iterator[Block]:
+    cells = [[_cells(results, name, source, target) for target in targets] for source in sources]
+    if any(cell.there for row in cells for each in row for cell in each):
+        yield Figure(
+            f"{caption}: accuracy in % of each network on images made on each",
+            _heat_map(results, sources, targets, cells),
+        )
+    clean = [over_seeds(results.clean(target), accuracy) for target in targets]
+    rows: list[Row] = [["(clean)", *clean]]
+    for source, row in zip(sources, cells, strict=True):
+        rows.append([results.label(source), *(_value(each) for each in row)])
+    yield Table.of(
+        f"{caption}: accuracy in % / mean L2 / mean L∞ of the images that it breaks",
+        ["made on \\ given to", *(target.label for target in targets)],
+        rows,
+    )
+
+
+def _cells(results: StudyResults, name: str, source: Axes, target: Network) -> list[CellResult]:
+    return results.attacked(target, name, None if source == target.axes else source)
+
+
+def _value(cells: list[CellResult]) -> Value:
+    there = [cell for cell in cells if cell.there]
+    found = over_seeds(cells, accuracy)
+    if not there:
+        return found
+    l2, linf = (mean_value([distance(cell, norm) for cell in there], 2) for norm in ("l2", "linf"))
+    return Value(f"{found.text} / {l2} / {linf}")
+
+
+def _heat_map(results: StudyResults, sources: Sequence[Axes], targets: Sequence[Network], cells: Any) -> str:
+    clean = [_mean(results.clean(target)) for target in targets]
+    values = np.array([clean, *([_mean(each) for each in row] for row in cells)])
+    rows = ["(clean)", *(results.label(source) for source in sources)]
+    columns = [target.label for target in targets]
+    texts = [[ABSENT.text if np.isnan(value) else f"{value:.0f}" for value in row] for row in values]
+    figure, ax = figure_and_axes(None, (3.2 + 0.75 * len(columns), 1.8 + 0.42 * len(rows)))
+    draw_matrix(ax, values, rows, columns, texts, (0, 100), "viridis")
+    ax.axhline(0.5, color="white", linewidth=3)
+    ax.set_xlabel("given to")
+    ax.set_ylabel("made on")
+    return embedded_figure(figure)
+
+
+def _mean(cells: list[CellResult]) -> float:
+    there = [accuracy(cell) for cell in cells if cell.there]
+    return float(np.mean(there)) if there else float("nan")

@@ -1,0 +1,133 @@
+"""The worst case of each image over all attacks within one ball."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qadv.benchmark.report.audits import audits_of
+from qadv.benchmark.report.results import CellResult, Network, StudyResults
+from qadv.benchmark.report.threats import Threat, keeps_to, threat_of
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attack on one network: its name, its source if that is another network, and who withstood it, (N,) bool."""
+
+    attack: str
+    source: str | None
+    right: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class WorstCase:
+    """The worst case over some attacks.
+
+    Attributes:
+        threat: the ball.
+        over: what the attacks are called.
+        seeds: those it is of: where an attack is missing for a seed, that one stands by itself.
+        samples: number of images, N: the first ones, which all these attacks were run on.
+        clean: share classified correctly without an attack, by seed.
+        accuracy: share classified correctly, without an attack and under each of these, by seed.
+    """
+
+    threat: Threat
+    over: str
+    seeds: tuple[int, ...]
+    samples: int
+    clean: tuple[float, ...]
+    accuracy: tuple[float, ...]
+
+
+def worst_cases(results: StudyResults, network: Network) -> list[WorstCase]:
+    """Returns the worst cases of a network, by threat.
+
+    Where attacks were run on different numbers of images there is one for each number: over those run on at least as
+    many. The last of a threat is over all of its attacks.
+    """
+    found: dict[tuple[Threat, int, str], list[tuple[int, float, float]]] = {}
+    for seed in results.study.seeds:
+        clean = _clean(results, network, seed)
+        if clean is None:
+            continue
+        for threat, attempts in sorted(_attempts(results, network, seed).items(), key=lambda pair: pair[0]):
+            for count in sorted({min(len(attempt.right), len(clean)) for attempt in attempts}, reverse=True):
+                taken = [attempt for attempt in attempts if len(attempt.right) >= count]
+                right = np.logical_and.reduce([clean[:count], *(attempt.right[:count] for attempt in taken)])
+                figures = seed, float(clean[:count].mean()), float(right.mean())
+                found.setdefault((threat, count, _over(taken)), []).append(figures)
+    made = []
+    for (threat, count, over), by_seed in found.items():
+        seeds, clean_shares, shares = zip(*by_seed, strict=True)
+        made.append(WorstCase(threat, over, seeds, count, clean_shares, shares))
+    return sorted(made, key=lambda worst: (worst.threat, -worst.samples))
+
+
+def outside(results: StudyResults) -> list[str]:
+    """Returns the labels of the attacks whose images leave the ball that their options say."""
+    found: dict[str, None] = {}
+    for network in results.networks:
+        for attack in results.study.attacks:
+            for cell, threat in _within(results, network, attack):
+                if threat is not None and not keeps_to(threat, cell.record):
+                    found[cell.label] = None
+    return list(found)
+
+
+def _clean(results: StudyResults, network: Network, seed: int) -> NDArray[np.bool_] | None:
+    for cell in results.clean(network):
+        if cell.there and cell.place["seed"] == seed:
+            right: NDArray[np.bool_] = cell.record["right"]
+            return right
+    return None
+
+
+def _attempts(results: StudyResults, network: Network, seed: int) -> dict[Threat, list[Attempt]]:
+    found: dict[Threat, list[Attempt]] = {}
+    seen = set()
+    for attack in results.study.attacks:
+        for cell, threat in _within(results, network, attack):
+            if cell.place["seed"] != seed or cell.key in seen or threat is None or not keeps_to(threat, cell.record):
+                continue
+            seen.add(cell.key)
+            source = None if cell.source is None else results.label(cell.source)
+            found.setdefault(threat, []).append(Attempt(attack, source, cell.record["right"]))
+    for audit in audits_of(results, network):
+        if audit.seed == seed and audit.result is not None:
+            robust = np.array(audit.result["worst_case"]["robust"], dtype=bool)
+            threat = Threat(np.inf, float(f"{audit.result['eps']:.9g}"))
+            found.setdefault(threat, []).append(Attempt(audit.measure, None, robust))
+    return found
+
+
+def _within(results: StudyResults, network: Network, attack: str) -> Iterator[tuple[CellResult, Threat | None]]:
+    """Yields the finished cells of an attack, from all sources and of all seeds, with their ball."""
+    for source in results.sources(network, attack):
+        for cell in results.attacked(network, attack, source):
+            if cell.there:
+                yield cell, threat_of(attack_spec(results, attack))
+
+
+def attack_spec(results: StudyResults, attack: str) -> Mapping[str, Any]:
+    """Returns an attack's name and options."""
+    entry = results.study.attacks[attack]
+    return {"attack": entry.attack or attack, "options": entry.options}
+
+
+def _over(attempts: list[Attempt]) -> str:
+    names: dict[str, list[str]] = {}
+    for attempt in attempts:
+        made_on = names.setdefault(attempt.attack, [])
+        if attempt.source is not None:
+            made_on.append(attempt.source)
+    own = {attempt.attack for attempt in attempts if attempt.source is None}
+    parts = []
+    for name, made_on in names.items():
+        if name in own:
+            parts.append(name)
+        if made_on:
+            parts.append(f"{name} from {made_on[0] if len(made_on) == 1 else f'{len(made_on)} networks'}")
+    return ", ".join(parts)
