@@ -46,6 +46,9 @@ def attack_cell(spec: Mapping[str, Any], needed: Mapping[str, Finished], given: 
     cost, started = Cost(), time.perf_counter()
     with cost.counted(classifier.model):
         adversarial = generate(attack, x, y, spec["seed"], spec["attack"]["attack"])
+    if (most := spec["attack"].get("max_l2")) is not None:
+        far = norms(adversarial - x, 2) > most
+        adversarial[far] = x[far]
     took = {"seconds": time.perf_counter() - started, "cost": cost.to_dict()}
     content = save({"images": torch.from_numpy(adversarial)})
     return Finished(_outcome(classifier, x, y, clean, adversarial) | took, {IMAGES: content})
@@ -78,10 +81,12 @@ def build_attack(classifier: Any, spec: Mapping[str, Any], seed: int, eps: float
 
 
 def _outcome(classifier: Any, x: Any, y: Any, clean: Any, adversarial: Any) -> dict[str, Any]:
-    right = classifier.predict(adversarial).argmax(1) == y
+    classes = classifier.predict(adversarial).argmax(1)
+    right = classes == y
     return {
         "accuracy": right.mean(),
         "clean_accuracy": clean.mean(),
+        "classes": classes,
         "right": right,
         "clean_right": clean,
         "l2": norms(adversarial - x, 2).astype(float).round(6),
