@@ -175,9 +175,7 @@ def ensemble_agreement(classifier: Any, x: NDArray[Any], y: Any, m: int, batch_s
     return measure_agreement(classes, labels, m)
 
 
-def source_agreement(
-    classifier: Any, x: NDArray[Any], y: Any, source: int, batch_size: int = 128
-) -> SourceAgreement:
+def source_agreement(classifier: Any, x: NDArray[Any], y: Any, source: int, batch_size: int = 128) -> SourceAgreement:
     """Measures on images how often the other members of an `EnsembleClassifier` share the lot of one (table 5).
 
     Args:

@@ -19,7 +19,8 @@ TABLES = {  # METHODS' lists of what must be shown
     "feedback-weight-error-cifar10", *(f"lowbit-table{n}" for n in range(2, 8)), "lowbit-transfer", "lowbit-figure4",
     "pipelines",
 }  # fmt: skip
-SHAPES = {"mnist": ((1, 28, 28), 10), "cifar10": ((3, 32, 32), 10), "cifar100": ((3, 32, 32), 100), "svhn": ((3, 32, 32), 10)}  # fmt: skip
+COLOURS = (3, 32, 32)
+SHAPES = {"mnist": ((1, 28, 28), 10), "cifar10": (COLOURS, 10), "cifar100": (COLOURS, 100), "svhn": (COLOURS, 10)}
 PAPERS = {"dq": "Lin", "eq": "Tang", "feedback": "Song", "lowbit": "Bernhard", "pipelines": "Li"}
 
 
