@@ -87,6 +87,11 @@ def qadv_backbones() -> Iterator[Backbone]:
         summary="six conv and three linear layers, table 8 of the low-bitwidth study",
     )
     yield Backbone(
+        name="small-image-resnet",
+        target=f"{nets}.small_image_resnet:small_image_resnet",
+        summary="timm's ResNet-18 to -152 with a first layer for 32x32",
+    )
+    yield Backbone(
         name="timm",
         target=f"{nets}.timm_models:create",
         family=f"{nets}.timm_models:names",
@@ -195,6 +200,12 @@ def qadv_datasets() -> Iterator[Dataset]:
     yield Dataset(name="digits", target=f"{sets}:digits", summary="scikit-learn's 1,797 digits, 1x8x8")
     yield Dataset(name="mnist", target=f"{sets}:mnist", summary="MNIST, 1x28x28, from DATA_DIR/mnist.npz")
     yield Dataset(name="cifar10", target=f"{sets}:cifar10", summary="CIFAR-10, 3x32x32, from DATA_DIR/cifar10-*.npz")
+    yield Dataset(
+        name="cifar100", target=f"{sets}:cifar100", summary="CIFAR-100, 3x32x32, from DATA_DIR/cifar-100-binary/*.bin"
+    )
+    yield Dataset(
+        name="svhn", target=f"{sets}:svhn", summary="house numbers, 3x32x32, from DATA_DIR/{train,test}_32x32.mat"
+    )
 
 
 @hookimpl
@@ -218,6 +229,11 @@ def qadv_diagnostics() -> Iterator[Diagnostic]:
         name="ensemble-agreement",
         target="qadv.diagnostics.ensemble_agreement:ensemble_agreement",
         summary="prediction rate and defense accuracy of an ensemble that predicts where m members agree",
+    )
+    yield Diagnostic(
+        name="source-agreement",
+        target="qadv.diagnostics.ensemble_agreement:source_agreement",
+        summary="how often the other members of an ensemble share the lot of the one that was attacked",
     )
     own = "qadv.diagnostics"
     yield Diagnostic(

@@ -87,14 +87,64 @@ def cifar10(data_dir: str | os.PathLike[str] | None = None) -> Images:
     )
 
 
-def _read(data_dir: str | os.PathLike[str] | None, name: str, files: list[str]) -> dict[str, NDArray[Any]]:
+def cifar100(data_dir: str | os.PathLike[str] | None = None) -> Images:
+    """Returns CIFAR-100 with its 100 fine classes, 3×32×32, from `data_dir/cifar-100-binary`, the binary version.
+
+    The folder is the published archive's, with `train.bin`, `test.bin` and `fine_label_names.txt`.
+    """
+    files = ["train.bin", "test.bin", "fine_label_names.txt"]
+    train, test, names = _paths(data_dir, "cifar100", [f"cifar-100-binary/{file}" for file in files])
+    classes = tuple(names.read_text(encoding="utf-8").split())
+    return Images("cifar100", *_cifar100_records(train, len(classes)), *_cifar100_records(test, len(classes)), classes)
+
+
+def _cifar100_records(path: Path, nb_classes: int) -> tuple[Images32, Labels]:
+    """Reads records of a coarse label, a fine label, and 3×32×32 pixels, a byte each."""
+    content = np.fromfile(path, dtype=np.uint8)
+    length = 2 + 3 * 32 * 32
+    if not len(content) or len(content) % length:
+        raise FileFormatError(f"{path}: expected records of {length} bytes, got a file of {len(content)} bytes")
+    records = content.reshape(-1, length)
+    if records[:, 1].max() >= nb_classes:
+        raise FileFormatError(f"{path}: expected fine labels below {nb_classes}, got {records[:, 1].max()}")
+    return _images(records[:, 2:].reshape(-1, 3, 32, 32), records[:, 1], (3, 32, 32), path.name)
+
+
+def svhn(data_dir: str | os.PathLike[str] | None = None) -> Images:
+    """Returns the Street View House Numbers, 3×32×32, from `data_dir/train_32x32.mat` and `test_32x32.mat`.
+
+    The published files, cropped digits; the label 10 stands for the digit 0. The "extra" images are not read.
+    """
+    train, test = _paths(data_dir, "svhn", ["train_32x32.mat", "test_32x32.mat"])
+    return Images("svhn", *_svhn_part(train), *_svhn_part(test), _DIGITS)
+
+
+def _svhn_part(path: Path) -> tuple[Images32, Labels]:
+    from scipy.io import loadmat
+
+    try:
+        arrays = loadmat(path, variable_names=["X", "y"])
+        x, y = arrays["X"], arrays["y"].ravel()
+    except Exception as error:
+        raise FileFormatError(f"{path} is no .mat file with X and y: {type(error).__name__}: {error}") from error
+    if x.ndim != 4:
+        raise FileFormatError(f"{path}: expected images (32, 32, 3, N), got {x.shape}")
+    return _images(x.transpose(3, 2, 0, 1), y % 10, (3, 32, 32), path.name)
+
+
+def _paths(data_dir: str | os.PathLike[str] | None, name: str, files: list[str]) -> list[Path]:
     if data_dir is None:
         raise StorageError(f"{name}: expected a folder with {', '.join(files)}; give it as data_dir (--data-dir)")
-    arrays: dict[str, NDArray[Any]] = {}
-    for file in files:
-        path = Path(data_dir) / file
+    paths = [Path(data_dir) / file for file in files]
+    for path in paths:
         if not path.is_file():
             raise StorageError(f"{name}: there is no file {path}; data_dir should hold {', '.join(files)}")
+    return paths
+
+
+def _read(data_dir: str | os.PathLike[str] | None, name: str, files: list[str]) -> dict[str, NDArray[Any]]:
+    arrays: dict[str, NDArray[Any]] = {}
+    for path in _paths(data_dir, name, files):
         try:
             with np.load(path, allow_pickle=False) as archive:
                 arrays.update(archive)

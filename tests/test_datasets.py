@@ -48,3 +48,52 @@ def test_pickled_arrays_are_not_opened(tmp_path):
     np.savez(tmp_path / "mnist.npz", x_train=np.array([object()], dtype=object))
     with pytest.raises(FileFormatError, match="allow_pickle"):
         qadv.create("dataset", "mnist", data_dir=tmp_path)
+
+
+def test_svhn(tmp_path):
+    from scipy.io import savemat
+
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)  # N, height, width, channels
+    for part in ("train", "test"):
+        y = np.array([[10], [1], [9]], dtype=np.uint8)
+        savemat(tmp_path / f"{part}_32x32.mat", {"X": x.transpose(1, 2, 3, 0), "y": y})
+    data = qadv.create("dataset", "svhn", data_dir=tmp_path)
+    assert data.x_train.shape == data.x_test.shape == (3, 3, 32, 32)
+    assert data.x_train[2, 1, 5, 7] == np.float32(x[2, 5, 7, 1]) / np.float32(255)
+    assert data.y_test.tolist() == [0, 1, 9], "10 stands for the digit 0"
+
+    (tmp_path / "test_32x32.mat").write_bytes(b"no such file")
+    with pytest.raises(FileFormatError, match=r"test_32x32.mat is no .mat file with X and y"):
+        qadv.create("dataset", "svhn", data_dir=tmp_path)
+    (tmp_path / "test_32x32.mat").unlink()
+    with pytest.raises(StorageError, match=r"svhn: there is no file .*test_32x32.mat"):
+        qadv.create("dataset", "svhn", data_dir=tmp_path)
+
+
+def test_cifar100(tmp_path):
+    folder = tmp_path / "cifar-100-binary"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (2, 3, 32, 32), dtype=np.uint8)
+    labels = np.array([[4, 99], [0, 7]], dtype=np.uint8)  # coarse, fine
+    records = np.concatenate([labels, x.reshape(2, -1)], axis=1)
+    for part in ("train", "test"):
+        records.tofile(folder / f"{part}.bin")
+    (folder / "fine_label_names.txt").write_text("\n".join(f"class_{n}" for n in range(100)) + "\n")
+    data = qadv.create("dataset", "cifar100", data_dir=tmp_path)
+    assert np.array_equal(data.x_train, x.astype(np.float32) / np.float32(255))
+    assert data.y_train.tolist() == [99, 7]
+    assert len(data.classes) == 100
+    assert data.classes[7] == "class_7"
+
+    (folder / "train.bin").write_bytes(b"\0" * 3000)
+    with pytest.raises(FileFormatError, match=r"expected records of 3074 bytes, got a file of 3000 bytes"):
+        qadv.create("dataset", "cifar100", data_dir=tmp_path)
+    (folder / "fine_label_names.txt").write_text("apple bear")
+    records.tofile(folder / "train.bin")
+    with pytest.raises(FileFormatError, match=r"expected fine labels below 2, got 99"):
+        qadv.create("dataset", "cifar100", data_dir=tmp_path)
+    (folder / "test.bin").unlink()
+    with pytest.raises(StorageError, match=r"cifar100: there is no file .*test.bin"):
+        qadv.create("dataset", "cifar100", data_dir=tmp_path)

@@ -47,6 +47,9 @@ def attack_cell(spec: Mapping[str, Any], needed: Mapping[str, Finished], given: 
     cost, started = Cost(), time.perf_counter()
     with cost.counted(classifier.model):
         adversarial = generate(attack, x, y, spec["seed"], spec["attack"]["attack"])
+    if (most := spec["attack"].get("max_l2")) is not None:
+        far = norms(adversarial - x, 2) > most
+        adversarial[far] = x[far]
     took = {"seconds": time.perf_counter() - started, "cost": cost.to_dict()}
     names = given.images(spec["images"]).classes
     shown = torch.from_numpy(np.ascontiguousarray(x[:_SHOWN]))  # for a report's examples: the results are all it has

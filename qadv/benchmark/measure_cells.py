@@ -36,6 +36,8 @@ def measure_cell(spec: Mapping[str, Any], needed: Mapping[str, Finished], given:
         made = adversarial_images(needed[spec["adversarial"]])
         count = min(len(made), len(x))
         known |= {"x_adversarial": made[:count], "x": x[:count], "y": y[:count]}
+        if spec.get("attacked"):
+            known["x"] = made[:count]
     if spec["attack"] is not None and "attack" in taken:
         known["attack"] = partial(_make, spec["attack"], spec["seed"])
     if spec["attacks"]:

@@ -52,14 +52,18 @@ def faults(study: Study) -> Faults:
         yield from _component("diagnostic", measure.diagnostic or name, measure.options, place, "diagnostic")
         yield from _known(measure.attacks, study.attacks, (*place, "attacks"))
         yield from _known([measure.attack] if measure.attack else [], study.attacks, (*place, "attack"))
+        if measure.attacked and measure.attack is None:
+            yield (*place, "attacked"), "it takes attacked images: say attack = …"
     axes = ("datasets", "backbones", "quantizers", "defenses", "attacks", "measures")
     for index, grid in enumerate(study.grid):
         for axis in axes:
             yield from _known(getattr(grid, axis) or (), getattr(study, axis), ("grid", index, axis))
     for index, published in enumerate(study.published):
         yield from _selected(study, published, ("published", index))
+        if published.source is not None:
+            yield from _selected(study, published.source, ("published", index, "source"))
         if published.dataset is not None:
-            yield from _known([published.dataset], study.datasets, ("published", index, "dataset"))
+            yield from _component("dataset", published.dataset, {}, ("published", index), "dataset")
         yield from _known(published.accuracy, ["clean", *study.attacks], ("published", index, "accuracy"))
 
 

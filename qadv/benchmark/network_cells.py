@@ -113,6 +113,8 @@ def _train(classifier: Any, spec: Mapping[str, Any], data: Images, scratch: Path
     options = dict(defense["options"])
     if isinstance(options.get("adversary"), dict):
         options["adversary"] = Adversary(**options["adversary"])
+    if isinstance(options.get("lr_schedule"), dict):  # keys of TOML and JSON are text
+        options["lr_schedule"] = {int(epoch): factor for epoch, factor in options["lr_schedule"].items()}
     if (chosen := defense["optimizer"]) is not None:
         classifier._optimizer = getattr(torch.optim, chosen["name"])(classifier.model.parameters(), **chosen["options"])
         run_after_steps(classifier.optimizer, classifier.model)

@@ -231,10 +231,14 @@ class _Planner:
         }
         if measure.attack is not None:
             spec["attack"] = _attack_spec(measure.attack, self.study.attacks[measure.attack])
-        if "x_adversarial" in takes:
+        if measure.attacked:
+            spec["attacked"] = True
+        if "x_adversarial" in takes or measure.attacked:
             if measure.attack is None:
                 raise self.file.complain([(("measures", name), "it compares with attacked images: say attack = …")])
-            made = self._add(self._attack(nodes[0], measure.attack))
+            source = self.study.attacks[measure.attack].source
+            other = _source(nodes[0], source) if isinstance(source, Source) else nodes[0]
+            made = self._add(self._attack(other, measure.attack))
             spec["adversarial"] = made.key
             needs.append(made.key)
         if "float_parent" in takes and (start := self._start(nodes[0], self.study.defenses[nodes[0].defense])):
@@ -269,7 +273,8 @@ def _axis(chosen: list[str] | None, entries: Any) -> list[str]:
 
 
 def _attack_spec(name: str, attack: Attack) -> dict[str, Any]:
-    return attack.model_dump(exclude={"source", "nb_test"}) | {"attack": attack.attack or name}
+    unset = {"max_l2"} if attack.max_l2 is None else set()
+    return attack.model_dump(exclude={"source", "nb_test"} | unset) | {"attack": attack.attack or name}
 
 
 def _source(node: Node, source: Source) -> Node:

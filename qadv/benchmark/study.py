@@ -152,6 +152,8 @@ class Attack(Part):
         nb_test: attacked images, the first ones; without it the study's.
         coalesce: run through `QueryCoalescer`.
         probabilities: the attack sees probabilities in place of logits.
+        max_l2: of an attack without a bound: images that are further from the original, L2 in pixel values, count as
+            not found, and are given back as they were.
         source: where the images are made; without it on the network itself, `"each"`: on every network of the study.
     """
 
@@ -160,6 +162,7 @@ class Attack(Part):
     nb_test: PositiveInt | None = None
     coalesce: bool = False
     probabilities: bool = False
+    max_l2: Number | None = None
     source: Literal["each"] | Source | None = None
 
 
@@ -170,7 +173,9 @@ class Measure(Part):
         diagnostic: name in `qadv list diagnostic`; without it, the name of the entry.
         options: its options.
         nb_test: images, the first test images; without it the study's.
-        attack: attack whose images are `x_adversarial`, or which is `attack`.
+        attack: attack whose images are `x_adversarial`, or which is `attack`. Images are made where the attack's
+            `source` says, unless that is `"each"`.
+        attacked: the images of `attack` take the place of the clean ones, for one that takes images of one kind.
         attacks: for one that takes several.
     """
 
@@ -178,6 +183,7 @@ class Measure(Part):
     options: Options = {}
     nb_test: PositiveInt | None = None
     attack: str | None = None
+    attacked: bool = False
     attacks: list[str] = []
 
 
@@ -193,12 +199,22 @@ class Grid(Part):
 
 
 class Published(Part):
-    """Accuracies in % that a paper gives for the networks that are selected; shown beside ours."""
+    """Accuracies in % that a paper gives for the networks that are selected; shown beside ours.
+
+    Attributes:
+        dataset: name in `qadv list dataset`, in this study or not.
+        backbone, quantizer, defense: entries of the study; what is left out may be any.
+        source: with attacks from each network (`source = "each"`): the one that the images were made on. Without it,
+            accuracies are those of attacks as the study has them, on the network itself where it says nothing else.
+        accuracy: by the names of attacks, and `"clean"`; a text where the paper gives more than a number.
+        note: for the reader.
+    """
 
     dataset: str | None = None
     backbone: str | None = None
     quantizer: str | None = None
     defense: str | None = None
+    source: Source | None = None
     accuracy: dict[str, float | str]
     note: str = ""
 

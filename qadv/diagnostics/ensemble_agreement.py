@@ -78,6 +78,15 @@ class SourceAgreement:
     right: float | None
     wrong: float | None
 
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data for JSON."""
+        return {"right": self.right, "wrong": self.wrong}
+
+    def __str__(self) -> str:
+        shown = ["–" if part is None else percent(part) for part in (self.right, self.wrong)]
+        rows = [("the source is right", shown[0]), ("the source is wrong", shown[1])]
+        return text_table("All other members likewise", ["where", "images"], rows)
+
 
 def most_voted(member_classes: NDArray[Any]) -> tuple[Classes, Classes]:
     """Returns the class that most members give, (N,), and how many they are, (N,).
@@ -161,11 +170,33 @@ def ensemble_agreement(classifier: Any, x: NDArray[Any], y: Any, m: int, batch_s
     Raises:
         InvalidInputError: it is no ensemble, or images, labels or m are off.
     """
-    if not hasattr(classifier, "member_predictions"):
-        raise InvalidInputError(f"classifier: expected an EnsembleClassifier, got {type(classifier).__name__}")
-    classes = classifier.member_predictions(x, batch_size=batch_size)
+    classes = _member_classes(classifier, x, batch_size)
     labels = check_labels(y, len(x), classifier.nb_classes)
     return measure_agreement(classes, labels, m)
+
+
+def source_agreement(classifier: Any, x: NDArray[Any], y: Any, source: int, batch_size: int = 128) -> SourceAgreement:
+    """Measures on images how often the other members of an `EnsembleClassifier` share the lot of one (table 5).
+
+    Args:
+        classifier: an `EnsembleClassifier`.
+        x: images, (N, *input_shape): clean ones, or made on the member `source`.
+        y: true classes, indices or one-hot.
+        source: index of that member.
+        batch_size: images per pass.
+
+    Raises:
+        InvalidInputError: it is no ensemble, or images, labels or the index are off.
+    """
+    classes = _member_classes(classifier, x, batch_size)
+    return agreement_with_source(classes, check_labels(y, len(x), classifier.nb_classes), source)
+
+
+def _member_classes(classifier: Any, x: NDArray[Any], batch_size: int) -> Classes:
+    if not hasattr(classifier, "member_predictions"):
+        raise InvalidInputError(f"classifier: expected an EnsembleClassifier, got {type(classifier).__name__}")
+    classes: Classes = classifier.member_predictions(x, batch_size=batch_size)
+    return classes
 
 
 def draw_ensemble_agreement(measured: Mapping[str, EnsembleAgreement], ax: Any = None) -> Any:

@@ -26,4 +26,9 @@ def crop_flip(x: Tensor, padding: int = 4) -> Tensor:
     return padded[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
 
 
-AUGMENTATIONS: dict[str, Callable[[Tensor], Tensor]] = {"crop-flip": crop_flip}
+def unchanged(x: Tensor) -> Tensor:
+    """Returns the images as they are: `"none"`, where a file can't say `None`."""
+    return x
+
+
+AUGMENTATIONS: dict[str, Callable[[Tensor], Tensor]] = {"crop-flip": crop_flip, "none": unchanged}

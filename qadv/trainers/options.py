@@ -25,8 +25,8 @@ class LoopOptions:
         lr_schedule: factor on the learning rate by progress: `"constant"`, `"cosine"` (per step, down to 0), `"step"`
             (×0.2 at 30, 60 and 80 % of the epochs: DQ's 60/120/160 of 200), a mapping {epoch: factor} (×factor from
             that epoch on, counted from 0), or a function from progress in [0, 1) to the factor.
-        augment: `None`, `"crop-flip"` (pad by 4, random crop, random horizontal flip), or a function of a batch
-            (N, C, H, W) on the device that returns one like it; it draws from torch's global generator.
+        augment: `None` or `"none"`, `"crop-flip"` (pad by 4, random crop, random horizontal flip), or a function of a
+            batch (N, C, H, W) on the device that returns one like it; it draws from torch's global generator.
         seed: decides shuffling, augmentation and dropout; the run does not touch torch's global random state.
         amp: bfloat16 autocast.
         compile: `torch.compile` the network; a string names the backend.

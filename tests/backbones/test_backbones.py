@@ -21,6 +21,7 @@ from tests.conftest import MEAN_STD
         ("mnist-cnn", {"in_channels": 1}, (1, 28, 28), 421_994),
         ("lowbit-convnet", {}, (3, 32, 32), 14_029_706),
         ("timm/resnet18", {}, (3, 32, 32), 11_181_642),
+        ("small-image-resnet", {}, (3, 32, 32), 11_173_962),
     ],
 )
 def test_shape_and_size(name, options, shape, parameters):
@@ -44,6 +45,8 @@ def test_wrong_options_are_explained():
         create_backbone("wide-resnet", depht=28)
     with pytest.raises(InvalidInputError, match="plain JSON values"):
         create_backbone("resnet20", aggregation=torch.nn.ReLU())
+    with pytest.raises(InvalidInputError, match=r"model: expected one of resnet18, .*got 'resnet81'"):
+        create_backbone("small-image-resnet", model="resnet81")
     with pytest.raises(UnknownNameError, match="did you mean"):
         create_backbone("resnett20")
 

@@ -90,6 +90,8 @@ def test_table_5(source, predictions):
 def test_table_5_without_errors():
     classes = np.zeros((3, 4), dtype=int)
     assert agreement_with_source(classes, np.zeros(4, dtype=int), 0).wrong is None
+    assert agreement_with_source(classes, np.zeros(4, dtype=int), 0).to_dict()["wrong"] is None
+    assert "–" in str(agreement_with_source(classes, np.zeros(4, dtype=int), 0))
     assert agreement_with_source(classes, np.ones(4, dtype=int), 0).right is None
     assert agreement_with_source(classes, np.ones(4, dtype=int), 0).wrong == 1
 
@@ -107,6 +109,8 @@ def test_the_diagnostic_measures_an_ensemble(make_classifier, digits):
     expected = by_hand(ensemble.member_predictions(x), y, 2)
     assert (found.prediction_rate, found.defense_accuracy, found.accuracy) == pytest.approx(expected[:3])
     assert found.to_dict()["samples"] == 50
+    found = qadv.load("diagnostic", "source-agreement")(ensemble, x, y, source=1)
+    assert (found.right, found.wrong) == pytest.approx(table_5_by_hand(ensemble.member_predictions(x), y, 1))
 
 
 def test_what_is_no_prediction_is_refused(make_classifier, digits):

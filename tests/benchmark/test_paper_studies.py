@@ -1,0 +1,122 @@
+"""The papers' studies: each table and figure has a file that names only what there is, and can be planned."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qadv.benchmark.names import faults
+from qadv.benchmark.plan import plan
+from qadv.benchmark.study_file import read_study
+from qadv.datasets import Images
+
+FOLDER = Path(__file__).parents[2] / "examples" / "studies"
+TABLES = {  # METHODS' lists of what must be shown
+    *(f"dq-table{n}" for n in range(1, 7)), *(f"dq-figure{n}" for n in (3, 5, 6, 7)),
+    *(f"eq-table{n}" for n in ("1", "2a", "2b", "3a", "3b", "4", "5")), *(f"eq-figure{n}" for n in range(1, 4)),
+    *(f"feedback-table{n}" for n in range(1, 5)), "feedback-ablation-mu", "feedback-weight-error-mnist",
+    "feedback-weight-error-cifar10", *(f"lowbit-table{n}" for n in range(2, 8)), "lowbit-transfer", "lowbit-figure4",
+    "pipelines",
+}  # fmt: skip
+COLOURS = (3, 32, 32)
+SHAPES = {"mnist": ((1, 28, 28), 10), "cifar10": (COLOURS, 10), "cifar100": (COLOURS, 100), "svhn": (COLOURS, 10)}
+PAPERS = {"dq": "Lin", "eq": "Tang", "feedback": "Song", "lowbit": "Bernhard", "pipelines": "Li"}
+
+
+@pytest.fixture(scope="module")
+def datasets():
+    """One image each to train and to test on."""
+    label = np.zeros(1, dtype=np.int64)
+    return {
+        name: Images(name, *2 * (np.zeros((1, *shape), np.float32), label), tuple(map(str, range(classes))))
+        for name, (shape, classes) in SHAPES.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "resnet20-cifar10.safetensors").write_bytes(b"planned, not read")
+    return folder
+
+
+def test_every_table_and_figure_has_a_file():
+    assert {path.stem for path in FOLDER.glob("*.toml")} == TABLES | {"digits"}
+
+
+def test_the_readme_lists_every_file_and_no_other():
+    listed = set(re.findall(r"`([\w-]+)\.toml`", (FOLDER / "README.md").read_text(encoding="utf-8")))
+    assert listed == TABLES | {"digits"}
+
+
+@pytest.mark.parametrize("small", [False, True], ids=["paper", "small"])
+@pytest.mark.parametrize("name", sorted(TABLES))
+def test_a_study_names_only_what_there_is_and_can_be_planned(name, small, datasets, data_dir):
+    file = read_study(FOLDER / f"{name}.toml", small=small)
+    study = file.study
+    assert list(faults(study)) == []
+    assert study.paper.startswith(PAPERS[name.partition("-")[0]])
+    assert study.claims
+    cells = plan(file, {dataset: datasets[dataset] for dataset in study.datasets}, data_dir)
+    keys = set()
+    for cell in cells:
+        assert set(cell.needs) <= keys, f"{cell.label} comes before what it needs"
+        keys.add(cell.key)
+    measured = {cell.kind for cell in cells} - {"network"}
+    assert measured & ({"attack", "transfer", "measure"} if study.attacks or study.measures else {"clean"})
+
+
+@pytest.mark.parametrize("name", sorted(TABLES))
+def test_small_settings_are_small(name):
+    study = read_study(FOLDER / f"{name}.toml", small=True).study
+    assert set(study.datasets) <= {"mnist", "cifar10"}
+    assert study.nb_train <= 6000
+    assert study.nb_test <= 2000
+    used = {d for grid in study.grid for d in grid.defenses or study.defenses}
+    for defense in used:
+        fit = study.defenses[defense].fit
+        assert fit is None or fit.nb_epochs <= 6, defense
+
+
+def published(name):
+    study = read_study(FOLDER / f"{name}.toml").study
+    return study.published
+
+
+def test_published_accuracies_belong_to_cells_of_the_study(datasets, data_dir):
+    for name in sorted(TABLES):
+        file = read_study(FOLDER / f"{name}.toml")
+        cells = plan(file, {dataset: datasets[dataset] for dataset in file.study.datasets}, data_dir)
+        places = [cell.place for cell in cells]
+        for entry in file.study.published:
+            axes = {a: getattr(entry, a) for a in ("dataset", "backbone", "quantizer", "defense") if getattr(entry, a)}
+            chosen = [p for p in places if all(p.get(axis) == value for axis, value in axes.items())]
+            if entry.source is not None:
+                source = entry.source.model_dump(exclude_none=True)
+                chosen = [p for p in chosen if p.get("source") and source.items() <= p["source"].items()]
+            found = {p.get("attack", "clean") for p in chosen if "measure" not in p}
+            assert set(entry.accuracy) - {"clean"} <= found, f"{name}: {entry}"
+            assert all(0 <= value <= 100 for value in entry.accuracy.values())
+
+
+def test_published_figures_are_the_papers():
+    """A few, looked up by hand in the papers."""
+    table1 = {(p.defense, p.quantizer): p.accuracy for p in published("dq-table1")}
+    assert len(table1) == 24
+    assert table1["V", "a2"] == {"clean": 84.9, "FGSM": 8.5}
+    assert table1["DQ-1e-3", "a5"] == {"clean": 95.8, "FGSM": 51.8}
+    table3 = {p.defense: p.accuracy for p in published("dq-table3")}
+    assert table3["Adversarial PGD + DQ"]["PGD-8"] == 50
+    assert table3["Normal"]["FGSM-16 (B)"] == 36
+    transfer = {(p.quantizer, p.defense): p.accuracy for p in published("eq-table2b")}
+    assert transfer["float", "A"]["from NEB"] == 60.84  # the paper's own example
+    transfer = {(p.quantizer, p.defense): p.accuracy for p in published("eq-table3b")}
+    assert transfer["float", "A"]["from NEB"] == 36.80
+    assert {p.defense: p.accuracy["PGD"] for p in published("feedback-table1")}["F.L.+mu (Q)"] == 55.24
+    lowbit = {(p.dataset, p.quantizer): p.accuracy for p in published("lowbit-table3")}
+    assert lowbit["svhn", "w4a4"] == {"FGSM": 40, "BIM": 10, "CWl2": 2, "SPSA": 4, "ZOO": 93}
+    found = {(p.dataset, p.source.quantizer, p.quantizer): p.accuracy for p in published("lowbit-transfer") if p.source}
+    assert len(found) == 2 * 9 * 8
+    assert found["cifar10", "w2a2", "w3a32"]["BIM"] == 21
+    assert found["svhn", "w4a32", "w1a1"]["FGSM"] == 63
