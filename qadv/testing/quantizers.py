@@ -1,0 +1,322 @@
+"""The checks for quantization schemes."""
+
+import copy
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import qadv
+from qadv.estimators.random_states import global_states_kept
+from qadv.quantization import ActivationQuantizer, Scheme, WeightQuantizer
+from qadv.quantization.frozen import freeze
+from qadv.testing.case import Arrays, Case, registered
+from qadv.testing.check import NotApplicable, check, expect, refused
+from qadv.testing.compare import difference
+from qadv.testing.global_state import set_random_states
+from qadv.testing.gradients import disagreement
+from qadv.testing.materials import data, digits_classifier, few
+from qadv.testing.use import check_attackable, check_saved
+from qadv.trainers.loop_trainer import LoopTrainer
+
+
+class QuantizerCase(Case):
+    kind = "quantizer"
+
+    def make(self, **changes: Any) -> Any:
+        return self.scheme(None, **{**self.options, **changes})
+
+    def scheme(self, bits: int | None = None, **options: Any) -> Any:
+        """Returns the scheme at a bit width, the largest it exists at without."""
+        if self.target.takes_scheme:
+            return self.target(inner=_inner(), **options)
+        if self.target.takes_bits:
+            return self.target(bits=self.widths[-1] if bits is None else bits, **options)
+        return self.target(**options)
+
+    @property
+    def widths(self) -> list[int]:
+        """The bit widths that it exists at."""
+        return [1] if self.target.takes_scheme else list(self.target.bits_choices)
+
+    def schemes(self) -> list[Any]:
+        """Returns the scheme at each of its bit widths."""
+        return [self.scheme(bits) for bits in self.widths]
+
+    @contextmanager
+    def specs(self) -> Iterator[list[str]]:
+        """Gives the scheme as users write it, at the smallest and the largest bit width, e.g. `["pow2:3", "pow2:5"]`."""
+        with registered(self) as name:
+            if self.target.takes_scheme:
+                yield [f"{name}(int:4)"]
+            elif self.target.takes_bits:
+                yield [f"{name}:{bits}" for bits in dict.fromkeys((self.widths[0], self.widths[-1]))]
+            else:
+                yield [name]
+
+    def quantized(self, spec: str, layers: str = "*") -> Any:
+        """Returns a small classifier quantized with it: weights, activations or both."""
+        weights = {layers: spec} if self.target.weights is not None else "float"
+        activations = spec if self.target.activations is not None else "float"
+        arguments: dict[str, Any] = {"input_shape": (1, 8, 8), "image_size": 8, "width": 4, "device_type": "cpu"}
+        if activations != "float":
+            arguments["calibration"] = data().x_train[:64]
+        with global_states_kept():
+            torch.manual_seed(0)
+            classifier = qadv.QuantizedClassifier.from_backbone("mnist-cnn", weights, activations, **arguments)
+        trained = digits_classifier("float", "float").model.state_dict()
+        classifier.model.load_state_dict(trained, strict=False)
+        return classifier
+
+    def run(self, inputs: Arrays | None = None, **changes: Any) -> Any:
+        with self.specs() as specs:
+            return [self.quantized(spec).predict(few()[0]) for spec in specs]
+
+    def weight_quantizers(self) -> list[WeightQuantizer]:
+        """Returns a quantizer of weights for each bit width, fitted to `weights()`."""
+        if self.target.weights is None:
+            raise NotApplicable("it quantizes no weights")
+        made = [scheme.for_weights().eval() for scheme in self.schemes()]
+        with torch.no_grad():
+            for quantizer in made:
+                quantizer.fit(weights())
+        return made
+
+    def activation_quantizers(self) -> list[ActivationQuantizer]:
+        """Returns a quantizer of activations for each bit width, with the range [0, 2] where calibration gives one."""
+        if self.target.activations is None:
+            raise NotApplicable("it quantizes no activations")
+        made = [scheme.for_activation().eval() for scheme in self.schemes()]
+        for quantizer in made:
+            if quantizer.takes_range:
+                quantizer.set_range(2.0)
+        return made
+
+
+def _inner() -> Scheme:
+    found: Scheme = qadv.create("quantizer", "int", bits=4, spec="int:4")
+    return found
+
+
+def weights() -> Tensor:
+    """Returns weights of a convolution, (6, 3, 3, 3): normal ones, and filters that are zero, constant and tiny."""
+    values = torch.randn((6, 3, 3, 3), generator=torch.Generator().manual_seed(0))
+    values[1] = 0.0
+    values[2] = 0.5
+    values[3] *= 1e-6
+    return values
+
+
+def activations() -> Tensor:
+    """Returns values as they come into an activation, (4, 60) from -3 to 9."""
+    values = torch.rand((4, 60), generator=torch.Generator().manual_seed(0)) * 12 - 3
+    values[0, 0], values[0, 1] = 0.0, 6.0
+    return values
+
+
+@check("quantizer")
+def contract(case: QuantizerCase) -> None:
+    """It subclasses `qadv.quantization.Scheme` and names quantizers of weights, activations or both, and its bits."""
+    target = case.target
+    expect(
+        isinstance(target, type) and issubclass(target, Scheme),
+        "a subclass of qadv.quantization.Scheme",
+        target,
+        "class MyScheme(Scheme)",
+    )
+    for role, base in (("weights", WeightQuantizer), ("activations", ActivationQuantizer), ("inputs", ActivationQuantizer)):
+        named = getattr(target, role)
+        right = named is None or (isinstance(named, type) and issubclass(named, base))
+        expect(right, f"{role}: None, or a subclass of qadv.quantization.{base.__name__}", named, f"{role} = MyQuantizer")
+    both = target.weights is None and target.activations is None
+    expect(not both, "a quantizer of weights or of activations", "neither", "weights = MyQuantizer")
+    widths = case.widths
+    right = widths == sorted(set(widths)) and all(isinstance(bits, int) and 1 <= bits <= 32 for bits in widths)
+    expect(right and widths, "bits_choices, ascending whole numbers from 1", widths, "bits_choices = range(2, 9)")
+    if target.takes_bits and not target.takes_scheme:
+        refused(lambda: target(bits=max(widths) + 1), f"bits={max(widths) + 1}", "call super().__init__(bits, spec)")
+        refused(lambda: target(bits=None), "bits=None", "call super().__init__(bits, spec)")
+
+
+@check("quantizer")
+def weight_codes(case: QuantizerCase) -> None:
+    """Codes of weights are whole numbers among `code_values`, as many as its bits can tell apart or fewer."""
+    for quantizer in case.weight_quantizers():
+        known = quantizer.code_values().to(torch.float64)
+        spec = f"at {quantizer.bits} bits"
+        ascending = known.ndim == 1 and bool((known.diff() > 0).all()) and bool((known == known.round()).all())
+        expect(ascending, f"code_values {spec}: whole numbers, ascending", known, "return torch.arange(low, high + 1)")
+        expect(
+            len(known) <= 2**quantizer.bits,
+            f"at most {2**quantizer.bits} codes {spec}",
+            len(known),
+            "count the zero and the sign; store fewer levels, or give the quantizer the bits that it needs",
+        )
+        with torch.no_grad():
+            codes, _ = quantizer.encode(quantizer.latent(weights()))
+        expect(codes.shape == weights().shape, f"codes {tuple(weights().shape)}", tuple(codes.shape), "one code for each weight")
+        strange = sorted(set(codes.double().flatten().tolist()) - set(known.tolist()))
+        expect(not strange, f"codes among code_values {spec}", f"also {strange[:5]}", "round and clip before you return them")
+
+
+@check("quantizer")
+def weight_values(case: QuantizerCase) -> None:
+    """Quantized weights are `decode(*encode(latent))`, finite float32, also of filters that are zero or constant."""
+    for quantizer in case.weight_quantizers():
+        with torch.no_grad():
+            value = quantizer(weights())[0]
+            decoded = quantizer.decode(*quantizer.encode(quantizer.latent(weights())))
+        came = f"{tuple(value.shape)}, {value.dtype}"
+        right = value.shape == weights().shape and value.dtype == torch.float32
+        expect(right, f"{tuple(weights().shape)}, float32", came, "keep shape and dtype")
+        bad = [i for i, part in enumerate(value) if not bool(part.isfinite().all())]
+        names = {1: "zero", 2: "constant", 3: "tiny"}
+        expect(
+            not bad,
+            "finite weights",
+            f"NaN or infinity in filters that are {', '.join(names.get(i, 'normal') for i in bad)}",
+            "divide by torch.where(scale > 0, scale, 1.0)",
+        )
+        changed = difference(value, decoded, "the value")
+        expect(changed is None, "the value that codes and scale stand for", changed, "compute values in decode alone")
+
+
+@check("quantizer")
+def activation_levels(case: QuantizerCase) -> None:
+    """Quantized activations are among `levels`, at most 2^bits of them, and keep the order of their inputs."""
+    for quantizer in case.activation_quantizers():
+        with torch.no_grad():
+            out = quantizer.quantize(activations())
+            levels = quantizer.levels().to(out)
+        right = out.shape == activations().shape and bool(out.isfinite().all())
+        expect(right, f"finite {tuple(activations().shape)}", tuple(out.shape), "keep the shape")
+        expect(
+            len(levels) <= 2**quantizer.bits and bool((levels.diff() > 0).all()),
+            f"levels, ascending, at most {2**quantizer.bits}",
+            levels.tolist()[:10],
+            "2^bits levels are 2^bits - 1 steps",
+        )
+        apart = (out.flatten()[:, None] - levels).abs().amin(dim=1).max()
+        expect(
+            float(apart) <= 1e-5 * float(levels.abs().max()),
+            f"values among the levels at {quantizer.bits} bits",
+            f"some that are {float(apart):.3g} from the next",
+            "clip, then round, as levels() says",
+        )
+        order = out.flatten()[activations().flatten().argsort()]
+        expect(bool((order.diff() >= 0).all()), "larger values for larger inputs", "smaller ones", "clip before you round")
+
+
+@check("quantizer")
+def gradient(case: QuantizerCase) -> None:
+    """The gradient is the slope of what is rounded: `latent` of weights, `squash` clipped to the grid of activations."""
+    do = (
+        "override `latent` (`squash`) where the definition is smooth up to the rounding; if its straight-through "
+        "estimator is another on purpose, say so: conformance(..., exempt={'gradient': '...'})"
+    )
+    if case.target.weights is not None:
+        w = weights()[[0, 4, 5]].double()
+        for quantizer in case.weight_quantizers():
+            with torch.no_grad():
+                quantizer.fit(w.float())
+            wrong = disagreement(lambda value, q=quantizer: q(value)[0], w, quantizer.latent)  # type: ignore[misc]
+            expect(wrong is None, f"the slope of `latent` at {quantizer.bits} bits", wrong, do)
+    if case.target.activations is not None:
+        for quantizer in case.activation_quantizers():
+            grid = quantizer.grid()
+            if grid is None:
+                continue
+            low, high = grid[:2]
+
+            def clipped(value: Tensor, q: Any = quantizer, low: float = low, high: float = high) -> Tensor:
+                squashed: Tensor = q.squash(value)
+                return squashed.clamp(low, high)
+
+            wrong = disagreement(quantizer.quantize, activations().double()[1:], clipped)
+            expect(wrong is None, f"the slope of the clip at {quantizer.bits} bits", wrong, do)
+
+
+@check("quantizer")
+def attacked(case: QuantizerCase) -> None:
+    """ART's FGSM and PGD run on a network that it quantizes, and its input gradient is not zero."""
+    with case.specs() as specs:
+        for spec in specs:
+            check_attackable(case.quantized(spec))
+
+
+@check("quantizer")
+def frozen_twin(case: QuantizerCase) -> None:
+    """The frozen network, which is what attacks run on, gives the same logits and input gradients."""
+    x = torch.from_numpy(few()[0])
+    with case.specs() as specs:
+        for spec in specs:
+            model = case.quantized(spec).model.eval()
+            results = []
+            for network in (model, freeze(model).eval()):
+                leaf = x.clone().requires_grad_()
+                logits = network(leaf)
+                results.append((logits.detach(), torch.autograd.grad(logits.square().sum(), leaf)[0]))
+            for name, a, b in (("logits", results[0][0], results[1][0]), ("gradients", results[0][1], results[1][1])):
+                apart = float((a - b).abs().max() / (a.abs().max() + 1e-12))
+                expect(
+                    apart < 1e-5,
+                    f"the same {name} with {spec}",
+                    f"a relative difference of {apart:.2g}",
+                    "let quantized weights depend on latent weights and buffers alone; give `grid` only if it is one",
+                )
+
+
+@check("quantizer")
+def trains(case: QuantizerCase) -> None:
+    """A network that it quantizes trains: weights change and stay finite, and the accuracy stays above 30 %."""
+    with case.specs() as specs:
+        for spec in specs:
+            classifier = case.quantized(spec)
+            before = copy.deepcopy(dict(classifier.model.state_dict()))
+            _train(classifier, nb_epochs=4, images=300)
+            after = dict(classifier.model.state_dict())
+            names = [name for name, _ in classifier.model.named_parameters()]
+            stuck = [name for name in names if torch.equal(before[name], after[name])]
+            expect(not stuck, f"weights that change with {spec}", f"{stuck} do not", "let gradients through: see `latent`")
+            bad = [name for name in names if not bool(after[name].isfinite().all())]
+            expect(not bad, "finite weights", f"NaN or infinity in {bad}", "guard divisions")
+            share = float((classifier.predict(data().x_train[:300]).argmax(1) == data().y_train[:300]).mean())
+            if spec == specs[-1]:
+                expect(share > 0.3, f"an accuracy above 30 % with {spec}", f"{share:.0%}", "look at its scale and range")
+
+
+@check("quantizer")
+def save_and_load(case: QuantizerCase) -> None:
+    """A trained classifier that is saved and loaded gives the same logits."""
+    with case.specs() as specs:
+        for spec in specs:
+            classifier = case.quantized(spec)
+            _train(classifier, nb_epochs=1, images=64)
+            check_saved(classifier)
+
+
+@check("quantizer")
+def packed(case: QuantizerCase) -> None:
+    """What `qadv.export` packs into codes of so many bits gives the same logits when it is loaded."""
+    if case.target.weights is None:
+        raise NotApplicable("it quantizes no weights")
+    x = few()[0]
+    with case.specs() as specs, tempfile.TemporaryDirectory() as folder:
+        for index, spec in enumerate(specs):
+            classifier = case.quantized(spec)
+            path = Path(folder) / f"{index}.safetensors"
+            qadv.export(classifier, path)
+            before, after = classifier.predict(x), qadv.QuantizedClassifier.load(path, device_type="cpu").predict(x)
+            apart = float(np.abs(before - after).max())
+            expect(apart == 0, f"the same logits with {spec}", f"differences of up to {apart:.3g}", "compute values in decode alone")
+
+
+def _train(classifier: Any, nb_epochs: int, images: int) -> None:
+    set_random_states(0)
+    x, y = data().x_train[:images], data().y_train[:images]
+    LoopTrainer(classifier, lr=0.02, verbose=False).fit(x, y, nb_epochs=nb_epochs, batch_size=32)
