@@ -47,15 +47,17 @@ def conformance(
 
     @pytest.mark.parametrize("check", parameters)
     def test(check: Check) -> None:
-        __tracebackhide__ = True
+        message = ""
         try:
             run_check(check, kind, component, classifier=classifier, input_shape=input_shape, **options)
         except NotApplicable as reason:
             pytest.skip(str(reason))
         except ConformanceError as error:
-            if error.__cause__ is not None:
+            if error.__cause__ is not None:  # an error of the component's: where it came from matters
                 raise
-            pytest.fail(str(error), pytrace=False)
+            message = str(error)
+        if message:
+            pytest.fail(message, pytrace=False)
 
     test.__doc__ = f"Conformance of {kind} {component!r}."
     wrapped: Callable[..., None] = test
