@@ -45,9 +45,18 @@ def contract(case: AttackCase) -> None:
         "_estimator_requirements = (BaseEstimator, ClassifierMixin), with LossGradientsMixin if gradients are used",
     )
     attack = case.make()
-    expect(attack.estimator is not None, "an attack with its estimator", attack.estimator, "super().__init__(estimator=...)")
+    expect(
+        attack.estimator is not None,
+        "an attack with its estimator",
+        attack.estimator,
+        "super().__init__(estimator=...)",
+    )
     expect(isinstance(attack.targeted, bool), "`targeted`, True or False", repr(attack.targeted), "set self._targeted")
-    refused(lambda: case.target(object(), **case.options), "an estimator that is none", "call super().__init__(estimator=...)")
+    refused(
+        lambda: case.target(object(), **case.options),
+        "an estimator that is none",
+        "call super().__init__(estimator=...)",
+    )
 
 
 @check("attack")
@@ -116,7 +125,9 @@ def labels(case: AttackCase) -> None:
     x, y = few()
     one_hot = case.seeded(x.copy(), np.eye(10, dtype=np.float32)[y])
     different = difference(one_hot, case.seeded(x.copy(), y))
-    expect(different is None, "one result", different, "np.argmax(y, axis=1) where y.ndim == 2; see qadv.estimators.checks")
+    expect(
+        different is None, "one result", different, "np.argmax(y, axis=1) where y.ndim == 2; see qadv.estimators.checks"
+    )
     if not case.make().targeted:
         made = case.seeded(x.copy())
         expect(made.shape == x.shape, f"images {x.shape} without y", made.shape, "take the network's own predictions")
@@ -151,7 +162,9 @@ def batches(case: AttackCase) -> None:
         raise NotApplicable("it has no batch_size")
     x, y = few()
     made = case.seeded(x.copy(), np.eye(10, dtype=np.float32)[y], batch_size=4)
-    expect(made.shape == x.shape, f"images {x.shape}", made.shape, "range(0, len(x), batch_size), the last part shorter")
+    expect(
+        made.shape == x.shape, f"images {x.shape}", made.shape, "range(0, len(x), batch_size), the last part shorter"
+    )
     unchanged = [i for i in range(4, len(x)) if (made[i] == x[i]).all()]
     whole = case.seeded(x.copy(), np.eye(10, dtype=np.float32)[y], batch_size=8)
     left_out = [i for i in unchanged if (whole[i] != x[i]).any()]

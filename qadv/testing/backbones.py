@@ -70,7 +70,9 @@ def shape_and_dtype(case: BackboneCase) -> None:
                 logits = model(images)
             came = f"{tuple(logits.shape)}, {logits.dtype}, for {channels} channels"
             right = logits.shape == (2, nb_classes) and logits.dtype == torch.float32
-            expect(right, f"(2, {nb_classes}), float32", came, "use nb_classes and in_channels in the last and first layer")
+            expect(
+                right, f"(2, {nb_classes}), float32", came, "use nb_classes and in_channels in the last and first layer"
+            )
             expect(bool(logits.isfinite().all()), "finite logits", "NaN or infinity", "look at the initial weights")
 
 
@@ -133,7 +135,9 @@ def quantizes(case: BackboneCase) -> None:
     quantized = qadv.quantize(model, "int:4", "relu6:4")
     with torch.no_grad():
         out = quantized(case.images())
-    expect(bool(out.isfinite().all()), "finite logits", "NaN or infinity", "look at qadv.summarize(qadv.quantize(model))")
+    expect(
+        bool(out.isfinite().all()), "finite logits", "NaN or infinity", "look at qadv.summarize(qadv.quantize(model))"
+    )
     changed = difference(before, dict(model.state_dict()), "the float network")
     expect(changed is None, "the float network as it was", changed, "share no tensors between copies")
 

@@ -51,7 +51,9 @@ def global_state(case: Case) -> None:
         case.run()  # the first use may import modules, which register filters of their own
         for path in folder.iterdir():
             fail(
-                "nothing written to the working directory", path.name, "write only to paths that the user gives, or to none"
+                "nothing written to the working directory",
+                path.name,
+                "write only to paths that the user gives, or to none",
             )
         before = settings()
         case.run()
@@ -186,7 +188,12 @@ def _entry(case: Case) -> Entry:
     if not entries:
         registry.load(case.kind, name)  # raises and names the closest, unless a family has it
         raise NotApplicable(f"{name!r} is one of a family")
-    faults = [fault for plugin in registry.plugins for fault in plugin.faults if plugin.distribution == entries[0].distribution]
+    faults = [
+        fault
+        for plugin in registry.plugins
+        for fault in plugin.faults
+        if plugin.distribution == entries[0].distribution
+    ]
     expect(
         len(entries) == 1 and not faults,
         f"one {case.kind} {name!r} from a plugin without faults",

@@ -28,7 +28,9 @@ class DatasetCase(Case):
 def contract(case: DatasetCase) -> None:
     """It returns `qadv.datasets.Images`, with its name and the names of two classes or more."""
     images = case.make()
-    expect(isinstance(images, Images), "qadv.datasets.Images", type(images).__name__, "return Images(name, x_train, ...)")
+    expect(
+        isinstance(images, Images), "qadv.datasets.Images", type(images).__name__, "return Images(name, x_train, ...)"
+    )
     came = f"name {images.name!r}, classes {images.classes!r}"
     right = isinstance(images.name, str) and images.name and len(set(images.classes)) == len(images.classes) >= 2
     expect(right, "a name, and names of the classes, each once", came, "Images(name=..., classes=('cat', 'dog'))")
@@ -88,7 +90,12 @@ def own_arrays(case: DatasetCase) -> None:
     before = images.digest()
     images.x_test[:1] = 0.5
     after = case.make().digest()
-    expect(before == after, "the images as they were", "what was written into the last ones", "return copies of what is kept")
+    expect(
+        before == after,
+        "the images as they were",
+        "what was written into the last ones",
+        "return copies of what is kept",
+    )
 
 
 @check("dataset")

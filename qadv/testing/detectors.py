@@ -60,7 +60,12 @@ def batches(case: DetectorCase) -> None:
         set_random_states(0)
         results.append(detector.detect(x, batch_size=size)[1])
     changed = difference(*results)
-    expect(changed is None, "the same flags for any batch_size", changed, "take no statistics over a batch; keep the last one")
+    expect(
+        changed is None,
+        "the same flags for any batch_size",
+        changed,
+        "take no statistics over a batch; keep the last one",
+    )
 
 
 @check("detector")

@@ -65,7 +65,12 @@ def classifiers_untouched(case: DiagnosticCase) -> None:
     case.target(**{**arguments, **case.options})
     after = {name: (state(each), _hooks(each)) for name, each in given.items()}
     changed = difference(before, after, "the network")
-    expect(changed is None, "the same weights, buffers and hooks", changed, "remove hooks in a `finally`; use evaluation mode")
+    expect(
+        changed is None,
+        "the same weights, buffers and hooks",
+        changed,
+        "remove hooks in a `finally`; use evaluation mode",
+    )
 
 
 @check("diagnostic")
@@ -73,9 +78,16 @@ def result(case: DiagnosticCase) -> None:
     """The result can be printed and pickled, and its `repr` has no memory address."""
     found = case.run()
     text = f"{found!r}\n{found}"
-    expect(" at 0x" not in text, "a result that says what was measured", text, "return a frozen dataclass, or write __repr__")
+    expect(
+        " at 0x" not in text,
+        "a result that says what was measured",
+        text,
+        "return a frozen dataclass, or write __repr__",
+    )
     changed = difference(found, pickle.loads(pickle.dumps(found)))
-    expect(changed is None, "the same after pickling", changed, "keep plain data in the result, no classifiers or lambdas")
+    expect(
+        changed is None, "the same after pickling", changed, "keep plain data in the result, no classifiers or lambdas"
+    )
 
 
 @check("diagnostic")

@@ -48,7 +48,12 @@ def shape_and_dtype(case: PostprocessorCase) -> None:
         expect(isinstance(result, np.ndarray), "a numpy array", came, "return an array")
         expect(result.shape == preds.shape, f"shape {preds.shape}", came, "return a row for each row")
         expect(result.dtype == np.float32, "float32", came, "result.astype(np.float32)")
-        expect(np.isfinite(result).all(), "finite values, for logits of 1e5 too", "NaN or infinity", "subtract the maximum first")
+        expect(
+            np.isfinite(result).all(),
+            "finite values, for logits of 1e5 too",
+            "NaN or infinity",
+            "subtract the maximum first",
+        )
         singly = np.concatenate([made(preds[i : i + 1]) for i in range(len(preds))])
         same = np.allclose(result, singly, atol=1e-5)
         expect(same, "rows that do not depend on each other", "others", "work along axis 1")

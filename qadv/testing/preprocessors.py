@@ -60,7 +60,12 @@ def shape_and_dtype(case: PreprocessorCase) -> None:
     x, _ = few()
     result = made(x)[0]
     came = f"{result.shape}, {result.dtype}"
-    expect(isinstance(result, np.ndarray) and len(result) == len(x), f"{len(x)} images, numpy", came, "return an image for each")
+    expect(
+        isinstance(result, np.ndarray) and len(result) == len(x),
+        f"{len(x)} images, numpy",
+        came,
+        "return an image for each",
+    )
     expect(result.dtype == np.float32, "float32", came, "no float64 constants: np.float32(0.1), tensor.to(x.dtype)")
     expect(np.isfinite(result).all(), "finite pixels", "NaN or infinity", "look for divisions by zero")
     singly = np.concatenate([made(x[i : i + 1])[0] for i in range(len(x))])

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import qadv
-from qadv.estimators.random_states import global_states_kept
 from qadv.quantization import ActivationQuantizer, Scheme, WeightQuantizer
 from qadv.quantization.frozen import freeze
 from qadv.testing.case import Arrays, Case, registered
@@ -59,19 +58,14 @@ class QuantizerCase(Case):
             else:
                 yield [name]
 
-    def quantized(self, spec: str, layers: str = "*") -> Any:
-        """Returns a small classifier quantized with it: weights, activations or both."""
-        weights = {layers: spec} if self.target.weights is not None else "float"
+    def quantized(self, spec: str) -> Any:
+        """Returns a small trained classifier quantized with it: weights, activations or both."""
+        weights = spec if self.target.weights is not None else "float"
         activations = spec if self.target.activations is not None else "float"
-        arguments: dict[str, Any] = {"input_shape": (1, 8, 8), "image_size": 8, "width": 4, "device_type": "cpu"}
-        if activations != "float":
-            arguments["calibration"] = data().x_train[:64]
-        with global_states_kept():
-            torch.manual_seed(0)
-            classifier = qadv.QuantizedClassifier.from_backbone("mnist-cnn", weights, activations, **arguments)
-        trained = digits_classifier("float", "float").model.state_dict()
-        classifier.model.load_state_dict(trained, strict=False)
-        return classifier
+        calibration = data().x_train[:64] if activations != "float" else None
+        model = digits_classifier("float", "float").model
+        quantized = qadv.quantize(model, weights, activations, calibration=calibration)
+        return qadv.QuantizedClassifier(quantized, nn.CrossEntropyLoss(), (1, 8, 8), 10, device_type="cpu")
 
     def run(self, inputs: Arrays | None = None, **changes: Any) -> Any:
         with self.specs() as specs:
@@ -129,10 +123,16 @@ def contract(case: QuantizerCase) -> None:
         target,
         "class MyScheme(Scheme)",
     )
-    for role, base in (("weights", WeightQuantizer), ("activations", ActivationQuantizer), ("inputs", ActivationQuantizer)):
+    for role, base in (
+        ("weights", WeightQuantizer),
+        ("activations", ActivationQuantizer),
+        ("inputs", ActivationQuantizer),
+    ):
         named = getattr(target, role)
         right = named is None or (isinstance(named, type) and issubclass(named, base))
-        expect(right, f"{role}: None, or a subclass of qadv.quantization.{base.__name__}", named, f"{role} = MyQuantizer")
+        expect(
+            right, f"{role}: None, or a subclass of qadv.quantization.{base.__name__}", named, f"{role} = MyQuantizer"
+        )
     both = target.weights is None and target.activations is None
     expect(not both, "a quantizer of weights or of activations", "neither", "weights = MyQuantizer")
     widths = case.widths
@@ -159,9 +159,19 @@ def weight_codes(case: QuantizerCase) -> None:
         )
         with torch.no_grad():
             codes, _ = quantizer.encode(quantizer.latent(weights()))
-        expect(codes.shape == weights().shape, f"codes {tuple(weights().shape)}", tuple(codes.shape), "one code for each weight")
+        expect(
+            codes.shape == weights().shape,
+            f"codes {tuple(weights().shape)}",
+            tuple(codes.shape),
+            "one code for each weight",
+        )
         strange = sorted(set(codes.double().flatten().tolist()) - set(known.tolist()))
-        expect(not strange, f"codes among code_values {spec}", f"also {strange[:5]}", "round and clip before you return them")
+        expect(
+            not strange,
+            f"codes among code_values {spec}",
+            f"also {strange[:5]}",
+            "round and clip before you return them",
+        )
 
 
 @check("quantizer")
@@ -209,7 +219,9 @@ def activation_levels(case: QuantizerCase) -> None:
             "clip, then round, as levels() says",
         )
         order = out.flatten()[activations().flatten().argsort()]
-        expect(bool((order.diff() >= 0).all()), "larger values for larger inputs", "smaller ones", "clip before you round")
+        expect(
+            bool((order.diff() >= 0).all()), "larger values for larger inputs", "smaller ones", "clip before you round"
+        )
 
 
 @check("quantizer")
@@ -282,12 +294,16 @@ def trains(case: QuantizerCase) -> None:
             after = dict(classifier.model.state_dict())
             names = [name for name, _ in classifier.model.named_parameters()]
             stuck = [name for name in names if torch.equal(before[name], after[name])]
-            expect(not stuck, f"weights that change with {spec}", f"{stuck} do not", "let gradients through: see `latent`")
+            expect(
+                not stuck, f"weights that change with {spec}", f"{stuck} do not", "let gradients through: see `latent`"
+            )
             bad = [name for name in names if not bool(after[name].isfinite().all())]
             expect(not bad, "finite weights", f"NaN or infinity in {bad}", "guard divisions")
             share = float((classifier.predict(data().x_train[:300]).argmax(1) == data().y_train[:300]).mean())
             if spec == specs[-1]:
-                expect(share > 0.3, f"an accuracy above 30 % with {spec}", f"{share:.0%}", "look at its scale and range")
+                expect(
+                    share > 0.3, f"an accuracy above 30 % with {spec}", f"{share:.0%}", "look at its scale and range"
+                )
 
 
 @check("quantizer")
@@ -313,7 +329,12 @@ def packed(case: QuantizerCase) -> None:
             qadv.export(classifier, path)
             before, after = classifier.predict(x), qadv.QuantizedClassifier.load(path, device_type="cpu").predict(x)
             apart = float(np.abs(before - after).max())
-            expect(apart == 0, f"the same logits with {spec}", f"differences of up to {apart:.3g}", "compute values in decode alone")
+            expect(
+                apart == 0,
+                f"the same logits with {spec}",
+                f"differences of up to {apart:.3g}",
+                "compute values in decode alone",
+            )
 
 
 def _train(classifier: Any, nb_epochs: int, images: int) -> None:

@@ -10,7 +10,14 @@ from qadv.testing.check import check, expect, refused
 from qadv.testing.compare import difference
 
 RESULTS = [
-    {"model": "resnet20 <int:4>", "attack": "PGD", "eps": 8 / 255, "accuracy": 0.25, "clean": 0.91, "note": "a | b & c"},
+    {
+        "model": "resnet20 <int:4>",
+        "attack": "PGD",
+        "eps": 8 / 255,
+        "accuracy": 0.25,
+        "clean": 0.91,
+        "note": "a | b & c",
+    },
     {"model": "resnet20 float", "attack": "FGSM", "eps": 8 / 255, "accuracy": 0.0, "clean": 0.92, "note": "ε, über"},
 ]
 
@@ -67,7 +74,9 @@ def paths(case: ReportCase) -> None:
         first = contents(Path(name))
         case.write(str(path))  # type: ignore[arg-type]
         changed = difference(first, contents(Path(name)), "the file")
-    expect(changed is None, "the same when it is written again", changed, "open with 'w', not 'a'; write no times or paths")
+    expect(
+        changed is None, "the same when it is written again", changed, "open with 'w', not 'a'; write no times or paths"
+    )
 
 
 @check("report")
@@ -97,4 +106,8 @@ def bad_input(case: ReportCase) -> None:
     with tempfile.TemporaryDirectory() as name:
         blocked = Path(name) / "file"
         blocked.write_text("")
-        refused(lambda: case.write(blocked / "report"), "a path below a file", "let the OSError through, or raise StorageError")
+        refused(
+            lambda: case.write(blocked / "report"),
+            "a path below a file",
+            "let the OSError through, or raise StorageError",
+        )

@@ -55,11 +55,18 @@ def contract(case: TrainerCase) -> None:
     inputs = case.inputs()
     trainer.fit(inputs["x"], inputs["y"], nb_epochs=1, batch_size=32)
     after = state(classifier)
-    expect(list(before) == list(after), "the same parameters and buffers", list(after), "replace no modules of the network")
+    expect(
+        list(before) == list(after), "the same parameters and buffers", list(after), "replace no modules of the network"
+    )
     weights = [name for name, _ in classifier.model.named_parameters()]
     expect(difference(before, after) is not None, "trained weights", f"{weights} unchanged", do)
     finite = [name for name, value in after.items() if value.is_floating_point() and not bool(value.isfinite().all())]
-    expect(not finite, "finite weights", f"NaN or infinity in {finite}", "stop with TrainingError where the loss is not finite")
+    expect(
+        not finite,
+        "finite weights",
+        f"NaN or infinity in {finite}",
+        "stop with TrainingError where the loss is not finite",
+    )
 
 
 @check("trainer")
@@ -71,7 +78,9 @@ def learns(case: TrainerCase) -> None:
     set_random_states(0)
     trained = case.trained(x, np.eye(10, dtype=np.float32)[y], nb_epochs=8, classifier=classifier)
     share = accuracy(trained, x, y)
-    expect(share > 0.4, "an accuracy above 40 %", f"{share:.0%}", "go down the loss of the labels too; try other options")
+    expect(
+        share > 0.4, "an accuracy above 40 %", f"{share:.0%}", "go down the loss of the labels too; try other options"
+    )
 
 
 @check("trainer")

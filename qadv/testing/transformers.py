@@ -36,7 +36,9 @@ def contract(case: TransformerCase) -> None:
         "class MyTransformer(Transformer)",
     )
     made = case.transformed(case.inputs())
-    expect(isinstance(made, PyTorchClassifier), "an ART PyTorchClassifier", type(made).__name__, "return the classifier")
+    expect(
+        isinstance(made, PyTorchClassifier), "an ART PyTorchClassifier", type(made).__name__, "return the classifier"
+    )
     given = case.classifier()
     for name in ("input_shape", "nb_classes", "clip_values"):
         came = getattr(made, name)

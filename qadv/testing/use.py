@@ -25,7 +25,7 @@ def check_attackable(classifier: Any, images: Any = None) -> None:
     expect(gradient.shape == x.shape, f"an input gradient {x.shape}", gradient.shape, _DO)
     live = (np.abs(gradient).reshape(len(x), -1).max(axis=1) > 0).mean()
     expect(
-        live > 0.5,
+        live > 0.3,
         "an input gradient that is not zero",
         f"zero for {1 - live:.0%} of the images",
         "what is not differentiable needs a straight-through estimator; no softmax before the loss",
