@@ -23,8 +23,8 @@ class Offenders:
         return plant
 
     def test(self):
-        """Returns a test that each is caught by its check, with a message that says what to do."""
-
+        """Returns a test that each is caught by its check, with a message that says what to do; call it last."""
+        assert self.planted
         @pytest.mark.filterwarnings("ignore")
         @pytest.mark.parametrize(
             ("check", "component", "came", "options"),

@@ -42,7 +42,6 @@ class Sound(EvasionAttack):
 test_the_sound_one_passes = conformance("attack", Sound, eps=0.2)
 
 OFFENDERS = Offenders("attack", eps=0.2)
-test_caught = OFFENDERS.test()
 
 
 @OFFENDERS.breaks("contract", "NoAttack")
@@ -177,4 +176,5 @@ class CutsToTheLabels(Sound):
         return super().generate(x if y is None else x[: len(y)], y)
 
 
+test_caught = OFFENDERS.test()
 test_all_checks_have_an_offender = OFFENDERS.test_all_checks_have_one()

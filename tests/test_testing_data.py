@@ -13,7 +13,6 @@ from qadv.testing import conformance
 from tests.planted import Offenders
 
 DATASETS = Offenders("dataset")
-test_dataset_caught = DATASETS.test()
 
 
 def stripes(data_dir=None):
@@ -102,10 +101,10 @@ def says_nothing(data_dir=None):
     return stripes()
 
 
+test_dataset_caught = DATASETS.test()
 test_all_dataset_checks_have_an_offender = DATASETS.test_all_checks_have_one()
 
 DIAGNOSTICS = Offenders("diagnostic")
-test_diagnostic_caught = DIAGNOSTICS.test()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,10 +185,10 @@ def cuts_to_the_labels(classifier, x, y):
     return margin(classifier, x[: len(y)], y)
 
 
+test_diagnostic_caught = DIAGNOSTICS.test()
 test_all_diagnostic_checks_have_an_offender = DIAGNOSTICS.test_all_checks_have_one()
 
 REPORTS = Offenders("report")
-test_report_caught = REPORTS.test()
 
 
 def as_json(results, path, indent=1):
@@ -241,4 +240,5 @@ def swallows_errors(results, path):
         pass
 
 
+test_report_caught = REPORTS.test()
 test_all_report_checks_have_an_offender = REPORTS.test_all_checks_have_one()

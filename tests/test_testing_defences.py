@@ -18,7 +18,6 @@ from tests.planted import Offenders
 
 QUIET = {"lr": 0.1, "verbose": False}
 TRAINERS = Offenders("trainer", **QUIET)
-test_trainer_caught = TRAINERS.test()
 test_sound_trainer = conformance("trainer", LoopTrainer, **QUIET)
 
 
@@ -90,10 +89,10 @@ class DropsImages(LoopTrainer):
         super().fit(x[: len(y)], y, batch_size=batch_size, nb_epochs=nb_epochs)
 
 
+test_trainer_caught = TRAINERS.test()
 test_all_trainer_checks_have_an_offender = TRAINERS.test_all_checks_have_one()
 
 TRANSFORMERS = Offenders("transformer", factor=2.0)
-test_transformer_caught = TRANSFORMERS.test()
 
 
 class Scales(NetworkTransformer):
@@ -177,10 +176,10 @@ class TakesAnything(Scales):
         self._classifier, self.factor = classifier, factor
 
 
+test_transformer_caught = TRANSFORMERS.test()
 test_all_transformer_checks_have_an_offender = TRANSFORMERS.test_all_checks_have_one()
 
 PREPROCESSORS = Offenders("preprocessor")
-test_preprocessor_caught = PREPROCESSORS.test()
 
 
 class Darkens(PreprocessorPyTorch):
@@ -271,10 +270,10 @@ class HoldsALambda(Darkens):
         self.curve = lambda x: x**2
 
 
+test_preprocessor_caught = PREPROCESSORS.test()
 test_all_preprocessor_checks_have_an_offender = PREPROCESSORS.test_all_checks_have_one()
 
 POSTPROCESSORS = Offenders("postprocessor")
-test_postprocessor_caught = POSTPROCESSORS.test()
 
 
 class Halves(Postprocessor):
@@ -331,10 +330,10 @@ class HoldsALambdaToo(Halves):
         self.curve = lambda x: x
 
 
+test_postprocessor_caught = POSTPROCESSORS.test()
 test_all_postprocessor_checks_have_an_offender = POSTPROCESSORS.test_all_checks_have_one()
 
 DETECTORS = Offenders("detector", threshold=0.5)
-test_detector_caught = DETECTORS.test()
 
 
 class Unsure(EvasionDetector):
@@ -415,4 +414,5 @@ class TakesNaN(Unsure):
         return {}, scores < self.threshold
 
 
+test_detector_caught = DETECTORS.test()
 test_all_detector_checks_have_an_offender = DETECTORS.test_all_checks_have_one()

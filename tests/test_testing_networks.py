@@ -9,7 +9,6 @@ from qadv.testing import conformance
 from tests.planted import Offenders
 
 BACKBONES = Offenders("backbone", input_shape=(1, 8, 8))
-test_backbone_caught = BACKBONES.test()
 
 
 def sound(nb_classes=10, in_channels=3, width=4):
@@ -128,6 +127,7 @@ def with_a_scale_that_is_not_saved(nb_classes=10, in_channels=3):
     return sound(nb_classes, in_channels).append(HiddenScale())
 
 
+test_backbone_caught = BACKBONES.test()
 test_all_backbone_checks_have_an_offender = BACKBONES.test_all_checks_have_one()
 
 
@@ -181,7 +181,6 @@ test_sound_weights = conformance("quantizer", Weights)
 test_sound_activations = conformance("quantizer", Activations)
 
 QUANTIZERS = Offenders("quantizer")
-test_quantizer_caught = QUANTIZERS.test()
 
 
 def weight_scheme(quantizer):
@@ -337,4 +336,5 @@ class HiddenScale3(HiddenScale2):
     pass
 
 
+test_quantizer_caught = QUANTIZERS.test()
 test_all_quantizer_checks_have_an_offender = QUANTIZERS.test_all_checks_have_one()

@@ -31,20 +31,20 @@ class AttackCase(Case):
 @check("attack")
 def contract(case: AttackCase) -> None:
     """It subclasses ART's `EvasionAttack`, says which estimators it takes, and takes one as its first argument."""
+    attack = case.make()
     expect(
-        isinstance(case.target, type) and issubclass(case.target, EvasionAttack),
+        isinstance(attack, EvasionAttack),
         "a subclass of art.attacks.EvasionAttack",
-        case.target,
+        type(attack).__name__,
         "class MyAttack(EvasionAttack)",
     )
-    needs = case.target._estimator_requirements
+    needs = attack._estimator_requirements
     expect(
         isinstance(needs, tuple) and needs,
         "_estimator_requirements, a tuple of classes",
         needs,
         "_estimator_requirements = (BaseEstimator, ClassifierMixin), with LossGradientsMixin if gradients are used",
     )
-    attack = case.make()
     expect(
         attack.estimator is not None,
         "an attack with its estimator",

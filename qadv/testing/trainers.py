@@ -41,14 +41,14 @@ def state(classifier: Any) -> dict[str, Any]:
 @check("trainer")
 def contract(case: TrainerCase) -> None:
     """It subclasses ART's `Trainer`, `fit(x, y, nb_epochs=, batch_size=)` trains the classifier it was given."""
-    expect(
-        isinstance(case.target, type) and issubclass(case.target, Trainer),
-        "a subclass of art.defences.trainer.Trainer",
-        case.target,
-        "class MyTrainer(Trainer)",
-    )
     classifier = case.classifier()
     trainer = case.target(classifier, **case.options)
+    expect(
+        isinstance(trainer, Trainer),
+        "a subclass of art.defences.trainer.Trainer",
+        type(trainer).__name__,
+        "class MyTrainer(Trainer)",
+    )
     do = "call super().__init__(classifier), and train classifier.model in place"
     expect(trainer.get_classifier() is classifier, "get_classifier() to return the classifier", "another", do)
     before = state(classifier)
