@@ -25,6 +25,7 @@ class Offenders:
     def test(self):
         """Returns a test that each is caught by its check, with a message that says what to do; call it last."""
         assert self.planted
+
         @pytest.mark.filterwarnings("ignore")
         @pytest.mark.parametrize(
             ("check", "component", "came", "options"),
@@ -37,7 +38,7 @@ class Offenders:
             assert text.startswith(f"{self.kind} {component.__name__!r}, check {check!r}: ")
             assert "\n  expected: " in text
             assert "\n  do: " in text
-            assert came in text.partition("\n  came: ")[2].partition("\n  do: ")[0]
+            assert came in text.partition("\n  came: ")[2].partition("\n  do: ")[0], text
 
         return caught
 

@@ -263,7 +263,7 @@ class RoundsInAClassifier(RoundsWithoutEstimator):
     pass
 
 
-@PREPROCESSORS.breaks("pickling", "PicklingError")
+@PREPROCESSORS.breaks("pickling", "lambda")
 class HoldsALambda(Darkens):
     def __init__(self):
         super().__init__()
@@ -323,7 +323,7 @@ class DoublesMany(Halves):
         return preds.astype(np.float64)
 
 
-@POSTPROCESSORS.breaks("pickling", "PicklingError")
+@POSTPROCESSORS.breaks("pickling", "lambda")
 class HoldsALambdaToo(Halves):
     def __init__(self):
         super().__init__()

@@ -1,10 +1,11 @@
 """Backbones and quantization schemes that break one rule each are caught."""
 
+import random
+
 import torch
 from torch import nn
 
 from qadv.quantization import ActivationQuantizer, Scheme, WeightQuantizer
-from qadv.quantization.clip import mask_gradient
 from qadv.testing import conformance
 from tests.planted import Offenders
 
@@ -23,11 +24,6 @@ def sound(nb_classes=10, in_channels=3, width=4):
 
 
 test_sound_backbone = conformance("backbone", sound, input_shape=(1, 8, 8), width=4)
-
-
-def with_layer(layer):
-    """Returns the sound network with another layer behind its logits."""
-    return lambda nb_classes, in_channels: sound(nb_classes, in_channels).append(layer)
 
 
 @BACKBONES.breaks("contract", "function")
@@ -153,7 +149,7 @@ class Clip(ActivationQuantizer):
         return torch.tensor(4 / (2**self.bits - 1))
 
     def quantize(self, x):
-        clipped = mask_gradient_clip(x)
+        clipped = x.clamp(0.0, 4.0)
         return clipped + ((clipped / self.scale).round() * self.scale - clipped).detach()
 
     def levels(self):
@@ -161,10 +157,6 @@ class Clip(ActivationQuantizer):
 
     def grid(self):
         return 0.0, 4.0, 2**self.bits - 1
-
-
-def mask_gradient_clip(x):
-    return x.clamp(0.0, 4.0)
 
 
 class Weights(Scheme):
@@ -183,28 +175,23 @@ test_sound_activations = conformance("quantizer", Activations)
 QUANTIZERS = Offenders("quantizer")
 
 
-def weight_scheme(quantizer):
-    """Returns a scheme of such a quantizer, that can be imported from this module."""
-    name = quantizer.__name__ + "Scheme"
-    scheme = type(name, (Weights,), {"weights": quantizer, "__module__": __name__, "__qualname__": name})
-    globals()[name] = scheme
-    return scheme
+def of(role, base):
+    """Returns a decorator as `breaks` for the quantizer of a scheme that can be imported from this module."""
+
+    def breaks(check, came=""):
+        def plant(quantizer):
+            name = quantizer.__name__ + "Scheme"
+            globals()[name] = type(name, (base,), {role: quantizer, "__module__": __name__, "__qualname__": name})
+            QUANTIZERS.breaks(check, came)(globals()[name])
+            return quantizer
+
+        return plant
+
+    return breaks
 
 
-def activation_scheme(quantizer):
-    """Returns a scheme of such a quantizer, that can be imported from this module."""
-    name = quantizer.__name__ + "Scheme"
-    scheme = type(name, (Activations,), {"activations": quantizer, "__module__": __name__, "__qualname__": name})
-    globals()[name] = scheme
-    return scheme
-
-
-def of_weights(check, came=""):
-    return lambda quantizer: QUANTIZERS.breaks(check, came)(weight_scheme(quantizer))
-
-
-def of_activations(check, came=""):
-    return lambda quantizer: QUANTIZERS.breaks(check, came)(activation_scheme(quantizer))
+of_weights = of("weights", Weights)
+of_activations = of("activations", Activations)
 
 
 @QUANTIZERS.breaks("contract", "neither")
@@ -316,23 +303,24 @@ class StopsTheGradient(IntWeights):
 
 
 @of_activations("trains", "%")
-class AlwaysTheSame(Clip):
+class GradientTheOtherWay(Clip):
     def quantize(self, x):
-        return 0 * super().quantize(x)
+        clipped = x.clamp(0.0, 4.0)
+        return (4 - super().quantize(x)).detach() + clipped - clipped.detach()
 
 
 @of_weights("save-and-load", "differences of up to")
-class HiddenScale2(IntWeights):
+class HiddenFactor(IntWeights):
     def __init__(self, bits, spec=""):
         super().__init__(bits, spec)
-        self.factor = float(torch.rand(()))
+        self.factor = random.uniform(0.5, 2)
 
     def decode(self, codes, scale):
         return codes * scale * self.factor
 
 
-@of_weights("packed", "differences of up to")
-class HiddenScale3(HiddenScale2):
+@of_weights("packed", "decode depends on more than codes and scale")
+class HiddenFactorPacked(HiddenFactor):
     pass
 
 
