@@ -168,7 +168,7 @@ def new_plugin_command(
     console = Console(soft_wrap=True, highlight=False)
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         console.print(escape(str(path)), style="dim")
-    console.print(f"next: pip install -e '{escape(str(folder))}[test]' && pytest {escape(str(folder))}")
+    console.print(escape(f"next: pip install -e '{folder}[test]' && pytest {folder}"))
 
 
 def main() -> None:

@@ -2,11 +2,9 @@
 
 import os
 
-import pytest
 from art.attacks.evasion import FastGradientMethod
 
 import qadv
-from qadv.registry import default_registry
 from qadv.testing import conformance, digits_classifier
 
 BUDGET = {"seed": 0, "verbose": False}

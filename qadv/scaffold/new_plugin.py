@@ -84,11 +84,12 @@ def _words(name: str, kind: str) -> list[str]:
     package, module = name.replace("-", "_"), component.replace("-", "_")
     if not module[0].isalpha() or any(_is_taken(each) for each in {package, module}):
         raise InvalidInputError(
-            f"NAME: {name!r} can't be the name of a Python module of its own, or hides another; try 'qadv-my-{component}'"
+            f"NAME: {name!r} can't be a Python module's name, or hides another module; try 'qadv-my-{component}'"
         )
     if any(entry.component.name == component for entry in default_registry().entries(kind)):
         raise InvalidInputError(
-            f"NAME: there is a {kind} {component!r} already, and two of a name can't be used bare; try 'qadv-my-{component}'"
+            f"NAME: another {kind} has the name {component!r}, and two of a name can't be used bare; "
+            f"try 'qadv-my-{component}'"
         )
     return component.split("-")
 

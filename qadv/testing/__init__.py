@@ -4,14 +4,14 @@
 
     test_my_attack = conformance("attack", "my-attack", eps=0.1)
 
-Each check has a name, a rule of one line (`checks(kind)` lists them) and a message that says what was expected, what came,
-and what to do.
+Each check has a name, a rule of one line (`checks(kind)` lists them) and a message that says what was expected, what
+came, and what to do.
 """
 
-from qadv.testing import common as _common  # noqa: F401  # its checks come first in every kind
 from qadv.testing import (  # noqa: F401
     attacks,
     backbones,
+    common,
     datasets,
     detectors,
     diagnostics,

@@ -79,14 +79,14 @@ def check(*kinds: str) -> Callable[[Callable[[Any], None]], Callable[[Any], None
 
 
 def checks(kind: str) -> list[Check]:
-    """Returns the checks for components of a kind, in the order in which they are best read.
+    """Returns the checks for components of a kind, those that other kinds share first.
 
     Raises:
         UnknownNameError: there is no such kind.
     """
     if kind not in KINDS:
         raise UnknownNameError(f"no component kind {kind!r}{closest(kind, KINDS)} Kinds: {', '.join(KINDS)}")
-    return [each for each in _CHECKS if kind in each.kinds]
+    return sorted((each for each in _CHECKS if kind in each.kinds), key=lambda each: len(each.kinds) == 1)
 
 
 def find_check(kind: str, name: str) -> Check:

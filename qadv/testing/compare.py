@@ -29,7 +29,7 @@ def difference(a: Any, b: Any, where: str = "result") -> str | None:
         return _first((x, y, f"{where}[{index}]") for index, (x, y) in enumerate(zip(a, b, strict=True)))
     if isinstance(a, float) and a != a and b != b:
         return None
-    if type(a).__eq__ is object.__eq__ and hasattr(a, "__dict__"):
+    if getattr(type(a), "__eq__") is getattr(object, "__eq__") and hasattr(a, "__dict__"):  # noqa: B009
         return difference(vars(a), vars(b), where)
     return None if a == b else f"{where} is {_short(a)} and {_short(b)}"
 

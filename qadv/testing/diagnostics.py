@@ -19,7 +19,7 @@ class DiagnosticCase(Case):
 
     def inputs(self) -> Arrays:
         x, y = few()
-        noise = np.random.default_rng(0).choice(np.float32([-0.1, 0.1]), x.shape)
+        noise = np.random.default_rng(0).choice(np.array([-0.1, 0.1], dtype=np.float32), x.shape)
         return {"x": x, "y": y, "x_adversarial": np.clip(x + noise, 0, 1)}
 
     def arguments(self, inputs: Arrays) -> dict[str, Any]:

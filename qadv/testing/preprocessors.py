@@ -36,7 +36,7 @@ def _on_tensors(case: PreprocessorCase) -> PreprocessorPyTorch:
 
 @check("preprocessor")
 def contract(case: PreprocessorCase) -> None:
-    """It subclasses ART's `PreprocessorPyTorch` (or `Preprocessor`), and a call gives images and the labels as given."""
+    """It subclasses ART's `PreprocessorPyTorch` (or `Preprocessor`), and a call gives images, and labels as given."""
     made = case.make()
     expect(
         isinstance(made, Preprocessor),

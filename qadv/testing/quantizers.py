@@ -4,6 +4,7 @@ import copy
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ class QuantizerCase(Case):
 
     @contextmanager
     def specs(self) -> Iterator[list[str]]:
-        """Gives the scheme as users write it, at the smallest and the largest bit width, e.g. `["pow2:3", "pow2:5"]`."""
+        """Gives the scheme as users write it, at its smallest and largest bit width, e.g. `["pow2:3", "pow2:5"]`."""
         with registered(self) as name:
             if self.target.takes_scheme:
                 yield [f"{name}(int:4)"]
@@ -226,7 +227,7 @@ def activation_levels(case: QuantizerCase) -> None:
 
 @check("quantizer")
 def gradient(case: QuantizerCase) -> None:
-    """The gradient is the slope of what is rounded: `latent` of weights, `squash` clipped to the grid of activations."""
+    """The gradient is the slope of what is rounded: `latent` of weights, `squash` clipped of activations."""
     do = (
         "override `latent` (`squash`) where the definition is smooth up to the rounding; if its straight-through "
         "estimator is another on purpose, say so: conformance(..., exempt={'gradient': '...'})"
@@ -236,21 +237,24 @@ def gradient(case: QuantizerCase) -> None:
         for quantizer in case.weight_quantizers():
             with torch.no_grad():
                 quantizer.fit(w.float())
-            wrong = disagreement(lambda value, q=quantizer: q(value)[0], w, quantizer.latent)  # type: ignore[misc]
+            wrong = disagreement(partial(_value, quantizer), w, quantizer.latent)
             expect(wrong is None, f"the slope of `latent` at {quantizer.bits} bits", wrong, do)
     if case.target.activations is not None:
-        for quantizer in case.activation_quantizers():
-            grid = quantizer.grid()
-            if grid is None:
+        for each in case.activation_quantizers():
+            if each.grid() is None:
                 continue
-            low, high = grid[:2]
+            wrong = disagreement(each.quantize, activations().double()[1:], partial(_clipped, each))
+            expect(wrong is None, f"the slope of the clip at {each.bits} bits", wrong, do)
 
-            def clipped(value: Tensor, q: Any = quantizer, low: float = low, high: float = high) -> Tensor:
-                squashed: Tensor = q.squash(value)
-                return squashed.clamp(low, high)
 
-            wrong = disagreement(quantizer.quantize, activations().double()[1:], clipped)
-            expect(wrong is None, f"the slope of the clip at {quantizer.bits} bits", wrong, do)
+def _value(quantizer: WeightQuantizer, weight: Tensor) -> Tensor:
+    return quantizer(weight)[0]  # type: ignore[no-any-return]
+
+
+def _clipped(quantizer: ActivationQuantizer, x: Tensor) -> Tensor:
+    grid = quantizer.grid()
+    assert grid is not None
+    return quantizer.squash(x).clamp(grid[0], grid[1])
 
 
 @check("quantizer")

@@ -92,7 +92,7 @@ def labels(case: TrainerCase) -> None:
     for given in (y, np.eye(10, dtype=np.float32)[y]):
         set_random_states(0)
         results.append(state(case.trained(x, given)))
-    different = difference(*results)
+    different = difference(results[0], results[1])
     expect(different is None, "the same weights", different, "check_labels of qadv.estimators.checks takes both")
 
 
