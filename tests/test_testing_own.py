@@ -2,10 +2,13 @@
 
 import os
 
+import pytest
 from art.attacks.evasion import FastGradientMethod
 
 import qadv
-from qadv.testing import conformance, digits_classifier
+from qadv.components import KINDS
+from qadv.registry import default_registry
+from qadv.testing import conformance, digits_classifier, run_check
 
 BUDGET = {"seed": 0, "verbose": False}
 DATA = os.environ.get("QADV_DATA_DIR")
@@ -35,8 +38,8 @@ test_attack_art = conformance(
 )
 
 test_trainer_dq = conformance("trainer", "dq", beta=1e-3, lr=0.1, verbose=False)
-test_trainer_eq = conformance("trainer", "eq", lr=0.1, verbose=False)
-test_trainer_adversarial = conformance("trainer", "adversarial", lr=0.1, verbose=False)
+test_trainer_eq = conformance("trainer", "eq", max_iter=2, lr=0.1, verbose=False)
+test_trainer_adversarial = conformance("trainer", "adversarial", max_iter=2, lr=0.1, verbose=False)
 test_trainer_feedback = conformance(
     "trainer", "feedback", rounds=1, nb_directions=4, nb_nearest=2, samples_per_class=(1, 1, 2), lr=0.1, verbose=False
 )
@@ -56,6 +59,11 @@ test_postprocessor_softmax = conformance("postprocessor", "softmax")
 test_detector_ensemble_agreement = conformance("detector", "ensemble-agreement", m=2, classifier=ensemble)
 
 test_dataset_digits = conformance("dataset", "digits")
+test_dataset_mnist = pytest.mark.data(
+    pytest.mark.skipif(not DATA, reason="QADV_DATA_DIR names no folder with the image files")(
+        conformance("dataset", "mnist", data_dir=DATA)
+    )
+)
 
 test_diagnostic_error_amplification = conformance("diagnostic", "error-amplification")
 test_diagnostic_weight_error = conformance("diagnostic", "weight-error")
@@ -71,10 +79,35 @@ SMALL = {"input_shape": (1, 8, 8)}
 test_backbone_mnist_cnn = conformance("backbone", "mnist-cnn", image_size=8, width=4, **SMALL)
 test_backbone_resnet20 = conformance("backbone", "resnet20", **SMALL)
 test_backbone_wide_resnet = conformance("backbone", "wide-resnet", depth=10, width=1, **SMALL)
-test_backbone_lowbit_convnet = conformance("backbone", "lowbit-convnet")
+test_backbone_lowbit_convnet = conformance("backbone", "lowbit-convnet", channels=(8, 8, 8, 8, 8, 8), dense=32)
 test_backbone_vgg16 = conformance("backbone", "vgg16")
 test_backbone_timm = conformance("backbone", "resnet10t", input_shape=(3, 32, 32))
 
 WEIGHTS = ["int", "bwn", "twn", "int-per-tensor", "binary-connect", "dorefa", "pwlq", "sq", "sq-inverse"]
 for name in [*WEIGHTS, "binary-net", "pact", "relu", "relu6", "relu1", "tanh"]:
     globals()[f"test_quantizer_{name}"] = conformance("quantizer", name)
+
+
+@pytest.mark.parametrize("check", ["listed", "unknown-options", "bad-options", "contract", "bad-input"])
+def test_diagnostic_audit(check):
+    """One audit takes seconds, so not all checks are run; it passes the others, but for the seconds in its result."""
+    run_check(check, "diagnostic", "audit", eps=0.1, verbose=False)
+
+
+NOT_ALL = {
+    ("diagnostic", "audit"): "above: one audit takes seconds",
+    ("dataset", "cifar10"): "read as mnist is, from five times the bytes",
+    ("attack", "art"): "a family; one of its members is here",
+    ("backbone", "timm"): "a family; one of its members is here",
+}
+
+
+def test_every_component_is_here():
+    here = {value.component for value in globals().values() if hasattr(value, "component")}
+    provided = {
+        (kind, entry.component.name)
+        for kind in KINDS
+        for entry in default_registry().entries(kind)
+        if entry.distribution == "qadv"
+    }
+    assert provided - here == set(NOT_ALL)

@@ -4,7 +4,13 @@ from pathlib import Path
 
 from qadv.components import KINDS
 from qadv.testing import checks
-from tests import test_testing_attacks, test_testing_common, test_testing_data, test_testing_defences, test_testing_networks
+from tests import (
+    test_testing_attacks,
+    test_testing_common,
+    test_testing_data,
+    test_testing_defences,
+    test_testing_networks,
+)
 from tests.planted import Offenders
 
 PAGE = Path(__file__).parent.parent / "docs" / "conformance.md"

@@ -59,8 +59,8 @@ def conformance(
         if message:
             pytest.fail(message, pytrace=False)
 
-    test.__doc__ = f"Conformance of {kind} {component!r}."
     wrapped: Callable[..., None] = test
+    vars(wrapped)["component"] = (kind, component)
     return wrapped
 
 

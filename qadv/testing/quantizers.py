@@ -70,7 +70,7 @@ class QuantizerCase(Case):
 
     def run(self, inputs: Arrays | None = None, **changes: Any) -> Any:
         with self.specs() as specs:
-            return [self.quantized(spec).predict(few()[0]) for spec in specs]
+            return self.quantized(specs[0]).predict(few()[0])
 
     def weight_quantizers(self) -> list[WeightQuantizer]:
         """Returns a quantizer of weights for each bit width, fitted to `weights()`."""
