@@ -27,7 +27,7 @@ def fgsm(classifier, eps=0.1):
     return FastGradientMethod(classifier, eps=eps)
 
 
-test_attack_spsa = conformance("attack", "spsa", eps=0.3, max_iter=1, **BUDGET)
+test_attack_spsa = conformance("attack", "spsa", eps=0.3, max_iter=1, nb_samples=16, **BUDGET)
 test_attack_n_attack = conformance("attack", "n-attack", eps=0.3, max_iter=1, **BUDGET)
 test_attack_ddn = conformance("attack", "ddn", max_iter=5, verbose=False)
 test_attack_r_fgsm = conformance("attack", "r-fgsm", eps=0.3, **BUDGET)

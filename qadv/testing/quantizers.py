@@ -72,14 +72,14 @@ class QuantizerCase(Case):
         with self.specs() as specs:
             return self.quantized(specs[0]).predict(few()[0])
 
-    def weight_quantizers(self) -> list[WeightQuantizer]:
-        """Returns a quantizer of weights for each bit width, fitted to `weights()`."""
+    def weight_quantizers(self, weight: Tensor) -> list[WeightQuantizer]:
+        """Returns a quantizer of weights for each bit width, fitted to such weights."""
         if self.target.weights is None:
             raise NotApplicable("it quantizes no weights")
         made = [scheme.for_weights().eval() for scheme in self.schemes()]
         with torch.no_grad():
             for quantizer in made:
-                quantizer.fit(weights())
+                quantizer.fit(weight)
         return made
 
     def activation_quantizers(self) -> list[ActivationQuantizer]:
@@ -147,7 +147,7 @@ def contract(case: QuantizerCase) -> None:
 @check("quantizer")
 def weight_codes(case: QuantizerCase) -> None:
     """Codes of weights are whole numbers among `code_values`, as many as its bits can tell apart or fewer."""
-    for quantizer in case.weight_quantizers():
+    for quantizer in case.weight_quantizers(weights()):
         known = quantizer.code_values().to(torch.float64)
         spec = f"at {quantizer.bits} bits"
         ascending = known.ndim == 1 and bool((known.diff() > 0).all()) and bool((known == known.round()).all())
@@ -178,7 +178,7 @@ def weight_codes(case: QuantizerCase) -> None:
 @check("quantizer")
 def weight_values(case: QuantizerCase) -> None:
     """Quantized weights are `decode(*encode(latent))`, finite float32, also of filters that are zero or constant."""
-    for quantizer in case.weight_quantizers():
+    for quantizer in case.weight_quantizers(weights()):
         with torch.no_grad():
             value = quantizer(weights())[0]
             decoded = quantizer.decode(*quantizer.encode(quantizer.latent(weights())))
@@ -234,9 +234,7 @@ def gradient(case: QuantizerCase) -> None:
     )
     if case.target.weights is not None:
         w = weights()[[0, 4, 5]].double()
-        for quantizer in case.weight_quantizers():
-            with torch.no_grad():
-                quantizer.fit(w.float())
+        for quantizer in case.weight_quantizers(w.float()):
             wrong = disagreement(partial(_value, quantizer), w, quantizer.latent)
             expect(wrong is None, f"the slope of `latent` at {quantizer.bits} bits", wrong, do)
     if case.target.activations is not None:
