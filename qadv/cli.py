@@ -190,6 +190,22 @@ def report(
     run_report(folder, out, study)
 
 
+@app.command("new-plugin")
+def new_plugin_command(
+    name: Annotated[str, typer.Argument(help="of the distribution, e.g. 'qadv-blur'")],
+    kind: Annotated[str, typer.Option(help=f"of its component: {', '.join(KINDS)}")] = "attack",
+    out: Annotated[Path, typer.Option(help="folder that NAME goes into")] = Path("."),
+) -> None:
+    """Write a plugin that works: one component, its tests, and a pyproject.toml with the entry point."""
+    from qadv.scaffold.new_plugin import new_plugin
+
+    folder = new_plugin(name, kind, out)
+    console = Console(soft_wrap=True, highlight=False)
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        console.print(escape(str(path)), style="dim")
+    console.print(escape(f"next: pip install -e '{folder}[test]' && pytest {folder}"))
+
+
 def main() -> None:
     """Runs the command line; an error that qadv foresaw is one message, without a traceback."""
     try:

@@ -164,6 +164,11 @@ def test_own_plugin_is_listed_and_works_installed(installed_plugin):
     assert accuracy(output, "Accuracy on benign") > 90
 
 
+def test_own_plugin_passes_the_conformance_kit(installed_plugin):
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", EXAMPLES / "own_plugin" / "tests"]
+    assert "failed" not in run(command, PYTHONPATH=os.pathsep.join([str(installed_plugin), *filter(None, sys.path)]))
+
+
 def test_own_quantizer_is_what_it_says(monkeypatch):
     torch = pytest.importorskip("torch")
     monkeypatch.syspath_prepend(str(EXAMPLES / "own_plugin" / "src"))

@@ -26,6 +26,9 @@ class Softmax(Postprocessor):
         """Returns probabilities, (N, nb_classes) float32 with rows that sum to 1, for logits of that shape."""
         return torch.from_numpy(preds).softmax(1).numpy()
 
+    def __repr__(self) -> str:
+        return f"Softmax(apply_fit={self.apply_fit}, apply_predict={self.apply_predict})"
+
 
 def with_softmax(postprocessors: Any) -> list[Postprocessor]:
     """Returns ART postprocessors (one, a list, or `None`) with a `Softmax` before them, where there is none yet."""

@@ -117,6 +117,15 @@ def convert(
     return result
 
 
+def check_schemes(schemes: Schemes, role: Role) -> None:
+    """Refuses what `quantize` would refuse for any network.
+
+    Raises:
+        SchemeError: neither a scheme nor a mapping to schemes, or an unknown one.
+    """
+    _Rules(schemes, role)
+
+
 class _Rules:
     """Schemes by layer-name pattern, the last match counting."""
 

@@ -5,7 +5,7 @@ from typing import Any
 from art.estimators.classification import PyTorchClassifier
 
 from qadv.trainers.adversary import Adversary
-from qadv.trainers.loop_trainer import LoopTrainer
+from qadv.trainers.loop_trainer import LoopTrainer, vars_of
 
 
 class AdversarialQuantTrainer(LoopTrainer):
@@ -40,3 +40,6 @@ class AdversarialQuantTrainer(LoopTrainer):
         **options: Any,
     ) -> None:
         super().__init__(classifier, adversary=Adversary(attack, eps, eps_step, max_iter, sampled, ratio), **options)
+
+    def _parameters(self) -> dict[str, Any]:
+        return vars_of(self.adversary)

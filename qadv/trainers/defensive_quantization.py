@@ -32,3 +32,6 @@ class DefensiveQuantTrainer(LoopTrainer):
             raise InvalidInputError(f"beta: expected a finite number of at least 0, got {beta!r}")
         super().__init__(classifier, [Orthogonality(float(beta))], **options)
         self.beta = float(beta)
+
+    def _parameters(self) -> dict[str, Any]:
+        return {"beta": self.beta, "adversary": self.adversary}

@@ -44,4 +44,8 @@ class ErrorSilencedTrainer(LoopTrainer):
         **options: Any,
     ) -> None:
         paired = lambdas if isinstance(lambdas, Mapping) else {LOGITS: lambdas}
+        self._pairing = {"lambdas": lambdas, "norm": norm, "eps": eps, "eps_step": eps_step, "max_iter": max_iter}
         super().__init__(classifier, [Pairing(paired, norm, Adversary("pgd", eps, eps_step, max_iter))], **options)
+
+    def _parameters(self) -> dict[str, Any]:
+        return {**self._pairing, "adversary": self.adversary}

@@ -173,7 +173,7 @@ class FeedbackSearch:
         reached = found.isfinite()
         report = {
             "class_margins": robustness,
-            "samples": np.bincount(self.y.numpy()[samples], minlength=classes).tolist(),
+            "samples": np.bincount(self.y.numpy()[samples.numpy()], minlength=classes).tolist(),
             "added_images": int(reached.sum()),
             "mean_margin": float(found[reached].mean()) if reached.any() else None,
             "mean_length": float(length[reached].mean()) if reached.any() else None,

@@ -1,6 +1,7 @@
 """What all of qadv's trainers share: ART's `Trainer` contract on the one training loop."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -53,9 +54,11 @@ class LoopTrainer(Trainer):
         except TypeError as error:
             known = ", ".join(["adversary", "sq_ratios", *LoopOptions.__dataclass_fields__])
             raise InvalidInputError(f"{type(self).__name__}: {error}; options: {known}") from error
-        self.objectives = [StochasticSchedule(_check_ratios(sq_ratios), self.options.seed), *objectives]
-        if adversary is not None:
-            self.objectives.append(AdversarialInputs(Adversary.of(adversary)))
+        self.sq_ratios = _check_ratios(sq_ratios)
+        self.adversary = None if adversary is None else Adversary.of(adversary)
+        self.objectives = [StochasticSchedule(self.sq_ratios, self.options.seed), *objectives]
+        if self.adversary is not None:
+            self.objectives.append(AdversarialInputs(self.adversary))
         self.history: History = []
 
     def fit(
@@ -105,6 +108,14 @@ class LoopTrainer(Trainer):
         """
         self._run(GeneratorBatches(generator, self._classifier), nb_epochs, None, kwargs)
 
+    def __repr__(self) -> str:
+        shown = {**self._parameters(), "sq_ratios": self.sq_ratios, **vars_of(self.options)}
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
+    def _parameters(self) -> dict[str, Any]:
+        """Returns the arguments that a subclass has besides those of the loop, by name."""
+        return {"objectives": self.objectives[1:], "adversary": self.adversary}
+
     def _batches(self, x: NDArray[Any], y: NDArray[np.int64], batch_size: int, nb_epochs: int) -> Batches:
         """Returns what `fit` trains on."""
         return ArrayBatches(x, y, batch_size, self._classifier.device)
@@ -127,6 +138,11 @@ class LoopTrainer(Trainer):
             loop.run(batches, nb_epochs, validation, scheduler)
         finally:
             self.history = loop.history
+
+
+def vars_of(settings: Any) -> dict[str, Any]:
+    """Returns the fields of a dataclass by name."""
+    return {field.name: getattr(settings, field.name) for field in fields(settings)}
 
 
 def _check_ratios(ratios: Sequence[float]) -> tuple[float, ...]:

@@ -56,6 +56,13 @@ class LoopOptions:
                 )
         if not isinstance(self.seed, int) or self.seed < 0:
             raise InvalidInputError(f"seed: expected a whole number of at least 0, got {self.seed!r}")
+        for name in ("amp", "channels_last", "verbose"):
+            if not isinstance(getattr(self, name), bool):
+                raise InvalidInputError(f"{name}: expected True or False, got {getattr(self, name)!r}")
+        if not isinstance(self.compile, bool | str):
+            raise InvalidInputError(f"compile: expected True, False or a backend's name, got {self.compile!r}")
+        if not (self.checkpoint is None or isinstance(self.checkpoint, str | os.PathLike)):
+            raise InvalidInputError(f"checkpoint: expected a path or None, got {self.checkpoint!r}")
         if not (isinstance(self.lr_schedule, str | Mapping) or callable(self.lr_schedule)):
             raise InvalidInputError(f"lr_schedule: expected a name, a mapping or a function, got {self.lr_schedule!r}")
         if not (self.augment is None or isinstance(self.augment, str) or callable(self.augment)):

@@ -47,6 +47,10 @@ class NetworkTransformer(Transformer):
     def fit(self, x: NDArray[Any], y: NDArray[Any] | None = None, **kwargs: Any) -> None:
         """There is nothing to fit."""
 
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.params)
+        return f"{type(self).__name__}({shown})"
+
     @abstractmethod
     def _network(self, classifier: PyTorchClassifier, x: NDArray[Any] | None) -> nn.Module:
         """Returns the new network of a classifier, whose own stays as it is."""

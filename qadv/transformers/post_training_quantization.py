@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from qadv.errors import InvalidInputError
 from qadv.quantization.calibration import Calibration
-from qadv.quantization.convert import Schemes, quantize
+from qadv.quantization.convert import Schemes, check_schemes, quantize
 from qadv.transformers.mu_law import prepared
 from qadv.transformers.network_transformer import NetworkTransformer
 
@@ -98,6 +98,8 @@ class PostTrainingQuantization(NetworkTransformer):
         return np.asarray(self.attack.generate(x=images), dtype=np.float32)
 
     def _check_params(self) -> None:
+        check_schemes(self.weights, "weights")
+        check_schemes(self.activations, "activations")
         if not isinstance(self.skip_first_last, bool):
             raise InvalidInputError(f"skip_first_last: expected True or False, got {self.skip_first_last!r}")
         if self.attack is not None and not isinstance(self.attack, EvasionAttack):

@@ -45,3 +45,5 @@ class SignNoise(EvasionAttack):
             raise ValueError(f"eps: expected a positive number, got {self.eps}")
         if not isinstance(self.nb_draws, int) or self.nb_draws < 1:
             raise ValueError(f"nb_draws: expected a whole number of at least 1, got {self.nb_draws}")
+        if not isinstance(self.seed, int) or self.seed < 0:
+            raise ValueError(f"seed: expected a whole number of at least 0, got {self.seed}")

@@ -1,0 +1,1 @@
+"""`qadv new-plugin`: a distribution with one component, its tests and its entry point, written from templates."""

@@ -1,0 +1,103 @@
+"""`new_plugin`: writes the files of a plugin that works as it stands."""
+
+import keyword
+import os
+import re
+import sys
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from qadv import __version__
+from qadv.components import KINDS
+from qadv.errors import InvalidInputError, StorageError, UnknownNameError, closest
+from qadv.registry import default_registry
+
+_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+_TAKEN = {"qadv", "art", "torch", "brevitas", "timm", "tests", "test", "plugin"}
+
+
+def new_plugin(name: str, kind: str = "attack", out: str | os.PathLike[str] = ".") -> Path:
+    """Writes a distribution with one component of a kind: it installs, is listed, and passes `qadv.testing`.
+
+    Args:
+        name: of the distribution, lower case words joined by hyphens; without a leading `qadv-` it is the component's.
+        kind: a component kind, e.g. `"attack"`.
+        out: the folder that the distribution's folder goes into; it is made if it does not exist.
+
+    Returns:
+        The distribution's folder, `out/name`.
+
+    Raises:
+        InvalidInputError: the name is malformed, or taken by a component or a module.
+        UnknownNameError: there is no such kind.
+        StorageError: the folder exists, or can't be written.
+    """
+    if kind not in KINDS:
+        raise UnknownNameError(f"no component kind {kind!r}{closest(kind, KINDS)} Kinds: {', '.join(KINDS)}")
+    words = _words(name, kind)
+    folder = Path(out) / name
+    if folder.exists():
+        raise StorageError(f"{folder} exists already; choose another name, or another folder with --out")
+    package, component = name.replace("-", "_"), "-".join(words)
+    module = "_".join(words)
+    values = {
+        "name": name,
+        "package": package,
+        "module": module,
+        "kind": kind,
+        "descriptor": KINDS[kind].__name__,
+        "component": component,
+        "class_name": "".join(word.capitalize() for word in words),
+        "function": module,
+        "version": __version__,
+    }
+    environment = Environment(
+        loader=PackageLoader("qadv.scaffold"), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
+    )
+    code = environment.get_template(f"components/{kind}.py.jinja")
+    # a template says what `conformance` needs besides the name, and whether its target is a class or a function
+    parts = code.make_module(values)
+    target, options = str(getattr(parts, "target")), str(getattr(parts, "options", ""))  # noqa: B009
+    values |= {"target": target, "options": options, "summary": str(getattr(parts, "summary"))}  # noqa: B009
+    files = {
+        "pyproject.toml": "pyproject.toml.jinja",
+        "README.md": "README.md.jinja",
+        f"src/{package}/plugin.py": "plugin.py.jinja",
+        f"src/{package}/{module}.py": f"components/{kind}.py.jinja",
+        "tests/test_conformance.py": "test_conformance.py.jinja",
+    }
+    try:
+        for path, template in files.items():
+            _write(folder / path, environment.get_template(template).render(values).lstrip("\n"))
+        _write(folder / f"src/{package}/__init__.py", f'"""The {kind} `{component}` for qadv."""\n')
+    except OSError as error:
+        raise StorageError(f"{folder} can't be written: {error}; choose another folder with --out") from error
+    return folder
+
+
+def _words(name: str, kind: str) -> list[str]:
+    """Returns the words of the component's name."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise InvalidInputError(f"NAME: expected lower case words joined by hyphens, as 'qadv-blur', got {name!r}")
+    component = name.removeprefix("qadv-")
+    package, module = name.replace("-", "_"), component.replace("-", "_")
+    if not module[0].isalpha() or any(_is_taken(each) for each in {package, module}):
+        raise InvalidInputError(
+            f"NAME: {name!r} can't be a Python module's name, or hides another module; try 'qadv-my-{component}'"
+        )
+    if any(entry.component.name == component for entry in default_registry().entries(kind)):
+        raise InvalidInputError(
+            f"NAME: another {kind} has the name {component!r}, and two of a name can't be used bare; "
+            f"try 'qadv-my-{component}'"
+        )
+    return component.split("-")
+
+
+def _is_taken(module: str) -> bool:
+    return keyword.iskeyword(module) or module in sys.stdlib_module_names or module in _TAKEN
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")

@@ -1,0 +1,29 @@
+"""The conformance kit: what a component has to hold to work with ART and with qadv, as tests for plugin authors.
+
+    from qadv.testing import conformance
+
+    test_my_attack = conformance("attack", "my-attack", eps=0.1)
+
+Each check has a name, a rule of one line (`checks(kind)` lists them) and a message that says what was expected, what
+came, and what to do.
+"""
+
+from qadv.testing import (  # noqa: F401
+    attacks,
+    backbones,
+    common,
+    datasets,
+    detectors,
+    diagnostics,
+    postprocessors,
+    preprocessors,
+    quantizers,
+    reports,
+    trainers,
+    transformers,
+)
+from qadv.testing.check import Check, ConformanceError, NotApplicable, checks
+from qadv.testing.conformance import conformance, run_check
+from qadv.testing.materials import digits_classifier
+
+__all__ = ["Check", "ConformanceError", "NotApplicable", "checks", "conformance", "digits_classifier", "run_check"]

@@ -1,0 +1,197 @@
+"""The checks for attacks."""
+
+import copy
+from typing import Any
+
+import numpy as np
+from art.attacks import EvasionAttack
+
+from qadv.testing.case import Arrays, Case
+from qadv.testing.check import NotApplicable, check, expect, refused
+from qadv.testing.compare import difference
+from qadv.testing.global_state import set_random_states
+from qadv.testing.materials import accuracy, digits_classifier, few, plain
+
+
+class AttackCase(Case):
+    kind = "attack"
+
+    def run(self, inputs: Arrays | None = None, **changes: Any) -> Any:
+        inputs = self.inputs() if inputs is None else inputs
+        return self.make(**changes).generate(inputs["x"], inputs["y"])
+
+    def seeded(self, *arguments: Any, classifier: Any = None, **changes: Any) -> Any:
+        """Returns what `generate` gives after the global states were seeded."""
+        target = self.classifier() if classifier is None else classifier
+        attack = self.target(target, **{**self.options, **changes})
+        set_random_states(0)
+        return attack.generate(*arguments)
+
+
+@check("attack")
+def contract(case: AttackCase) -> None:
+    """It subclasses ART's `EvasionAttack`, says which estimators it takes, and takes one as its first argument."""
+    attack = case.make()
+    expect(
+        isinstance(attack, EvasionAttack),
+        "a subclass of art.attacks.EvasionAttack",
+        type(attack).__name__,
+        "class MyAttack(EvasionAttack)",
+    )
+    needs = attack._estimator_requirements
+    expect(
+        isinstance(needs, tuple) and needs,
+        "_estimator_requirements, a tuple of classes",
+        needs,
+        "_estimator_requirements = (BaseEstimator, ClassifierMixin), with LossGradientsMixin if gradients are used",
+    )
+    expect(
+        attack.estimator is not None,
+        "an attack with its estimator",
+        attack.estimator,
+        "super().__init__(estimator=...)",
+    )
+    expect(isinstance(attack.targeted, bool), "`targeted`, True or False", repr(attack.targeted), "set self._targeted")
+    refused(
+        lambda: case.target(object(), **case.options),
+        "an estimator that is none",
+        "call super().__init__(estimator=...)",
+    )
+
+
+@check("attack")
+def shape_and_dtype(case: AttackCase) -> None:
+    """float32 images in, as many float32 images of that shape out, all finite; also for a single image."""
+    x, y = few()
+    for images, labels in ((x, y), (x[:1], y[:1])):
+        made = case.make().generate(images.copy(), np.eye(10, dtype=np.float32)[labels])
+        expect(isinstance(made, np.ndarray), "a numpy array", type(made).__name__, "return tensor.cpu().numpy()")
+        came = f"{made.shape}, {made.dtype}"
+        expect(made.shape == images.shape, f"shape {images.shape}", came, "return one image for each")
+        expect(made.dtype == np.float32, "float32", came, "result.astype(np.float32)")
+        expect(np.isfinite(made).all(), "finite pixels", "NaN or infinity", "look for divisions by zero norms")
+
+
+@check("attack")
+def range_of_pixels(case: AttackCase) -> None:
+    """Adversarial images stay within the estimator's `clip_values`, whatever these are."""
+    x, y = few()
+    tries = [(case.classifier(), x)]
+    if case.own_classifier is None:
+        low, high = -1.0, 0.5
+        tries.append((digits_classifier(clip_values=(low, high)), (low + (high - low) * x).astype(np.float32)))
+    for classifier, images in tries:
+        low, high = classifier.clip_values
+        made = case.seeded(images, np.eye(10, dtype=np.float32)[y], classifier=classifier)
+        expect(
+            made.min() >= low - 1e-6 and made.max() <= high + 1e-6,
+            f"values from {low:g} to {high:g}",
+            f"{made.min():g} to {made.max():g}",
+            "np.clip(x, *self.estimator.clip_values); do not assume 0 to 1",
+        )
+
+
+@check("attack")
+def ball(case: AttackCase) -> None:
+    """An attack with `eps` changes no image by more, in the norm that `norm` names or else L-inf."""
+    attack = case.make()
+    eps, norm = getattr(attack, "eps", None), getattr(attack, "norm", np.inf)
+    if not isinstance(eps, int | float) or norm not in (1, 2, np.inf, "1", "2", "inf"):
+        raise NotApplicable("it has no number `eps`, or another norm")
+    x, y = few()
+    change = (case.seeded(x.copy(), y) - x).reshape(len(x), -1).astype(np.float64)
+    farthest = np.linalg.norm(change, ord=float(norm), axis=1).max()
+    expect(
+        farthest <= eps * (1 + 1e-4) + 1e-6,
+        f"changes of at most eps = {eps:g}, L{norm}",
+        f"{farthest:g}",
+        "project on the ball after the last step; if eps means something else, give it another name",
+    )
+
+
+@check("attack")
+def changes(case: AttackCase) -> None:
+    """It changes some image, and the network gets no more of the changed images right than of the clean ones."""
+    x, y = few()
+    made = case.seeded(x.copy(), y)
+    expect((made != x).any(), "some image changed", "none", "return the changed images; try larger options in the test")
+    before, after = (accuracy(case.classifier(), images, y) for images in (x, made))
+    expect(after <= before, f"accuracy of at most {before:.0%}", f"{after:.0%}", "go up the loss, not down")
+
+
+@check("attack")
+def labels(case: AttackCase) -> None:
+    """`y` is taken as indices and as one-hot rows, with one result, and may be missing in an untargeted attack."""
+    x, y = few()
+    one_hot = case.seeded(x.copy(), np.eye(10, dtype=np.float32)[y])
+    different = difference(one_hot, case.seeded(x.copy(), y))
+    expect(
+        different is None, "one result", different, "np.argmax(y, axis=1) where y.ndim == 2; see qadv.estimators.checks"
+    )
+    if not case.make().targeted:
+        made = case.seeded(x.copy())
+        expect(made.shape == x.shape, f"images {x.shape} without y", made.shape, "take the network's own predictions")
+
+
+@check("attack")
+def estimators(case: AttackCase) -> None:
+    """It works on ART's own `PyTorchClassifier` as on `QuantizedClassifier`."""
+    x, y = few()
+    made = case.seeded(x.copy(), np.eye(10, dtype=np.float32)[y], classifier=plain(case.classifier()))
+    expect(made.shape == x.shape, f"images {x.shape}", made.shape, "use only what ART's estimators have")
+
+
+@check("attack")
+def estimator_untouched(case: AttackCase) -> None:
+    """The network's weights, buffers and `requires_grad` are as before."""
+    classifier = case.classifier()
+    before = copy.deepcopy(classifier.model.state_dict())
+    grads = [p.requires_grad for p in classifier.model.parameters()]
+    x, y = few()
+    case.seeded(x, np.eye(10, dtype=np.float32)[y], classifier=classifier)
+    changed = difference(dict(before), dict(classifier.model.state_dict()), "the state dict")
+    expect(changed is None, "the same weights", changed, "keep the network in evaluation mode; change a deep copy")
+    after = [p.requires_grad for p in classifier.model.parameters()]
+    expect(grads == after, "the same requires_grad", "others", "use torch.autograd.grad(loss, x)")
+
+
+@check("attack")
+def batches(case: AttackCase) -> None:
+    """A number of images that `batch_size` does not divide is attacked to the last one."""
+    if "batch_size" not in case.parameters:
+        raise NotApplicable("it has no batch_size")
+    x, y = few()
+    made = case.seeded(x.copy(), np.eye(10, dtype=np.float32)[y], batch_size=4)
+    expect(
+        made.shape == x.shape, f"images {x.shape}", made.shape, "range(0, len(x), batch_size), the last part shorter"
+    )
+    unchanged = [i for i in range(4, len(x)) if (made[i] == x[i]).all()]
+    whole = case.seeded(x.copy(), np.eye(10, dtype=np.float32)[y], batch_size=8)
+    left_out = [i for i in unchanged if (whole[i] != x[i]).any()]
+    expect(len(left_out) < 2, "images of the last batch changed", f"{left_out} are not", "attack the last batch too")
+
+
+@check("attack")
+def copies(case: AttackCase) -> None:
+    """A deep copy attacks as the original does: `QueryCoalescer` runs one copy for each image."""
+    x, y = few(2)
+    attack = case.make()
+    twin = copy.deepcopy(attack, {id(attack.estimator): attack.estimator})
+    results = []
+    for each in (attack, twin):
+        set_random_states(0)
+        results.append(each.generate(x.copy(), y))
+    different = difference(*results)
+    expect(different is None, "the same images", different, "keep no handles, threads or open files in the attack")
+
+
+@check("attack")
+def bad_input(case: AttackCase) -> None:
+    """Images of another shape or with NaN, and labels of another number, are refused."""
+    x, y = few()
+    do = "qadv.estimators.checks has check_images and check_labels"
+    broken = x.copy()
+    broken[0, 0, 0, 0] = np.nan
+    refused(lambda: case.make().generate(x[:, :, :-1].copy(), y), "images that are a row short", do)
+    refused(lambda: case.make().generate(broken, y), "an image with NaN", do)
+    refused(lambda: case.make().generate(x.copy(), y[:-1]), f"{len(y) - 1} labels for {len(x)} images", do)

@@ -1,0 +1,126 @@
+"""What a check is: a name, a rule of one line, and a function that fails with a message that says what to do."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from qadv.components import KINDS
+from qadv.errors import QadvError, UnknownNameError, closest
+
+
+class ConformanceError(QadvError, AssertionError):
+    """A component breaks a rule of its kind."""
+
+
+class NotApplicable(Exception):  # noqa: N818  # no error: the reason why a check has nothing to look at
+    """A check has nothing to look at in this component; the text says why."""
+
+
+class _Broken(Exception):  # noqa: N818
+    """What `expect` raises; `Check.run` completes it with component, check and rule."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One rule for the components of some kinds.
+
+    Attributes:
+        name: lower case words joined by hyphens.
+        kinds: the kinds it applies to.
+        rule: what has to hold, in one line.
+        function: takes a `Case`; raises where the rule is broken, or `NotApplicable`.
+    """
+
+    name: str
+    kinds: tuple[str, ...]
+    rule: str
+    function: Callable[[Any], None]
+
+    def run(self, case: Any) -> None:
+        """Runs the check.
+
+        Raises:
+            ConformanceError: the rule is broken, or the component raised where it should have worked.
+            NotApplicable: there is nothing to check.
+        """
+        head = f"{case}, check {self.name!r}: {self.rule}"
+        try:
+            self.function(case)
+        except _Broken as broken:
+            raise ConformanceError(f"{head}\n{broken}") from broken.__cause__
+        except NotApplicable:
+            raise
+        except (Exception, SystemExit) as error:
+            came = f"{type(error).__name__}: {error}"
+            text = _message("that it works", came, "look at the error above: the component raised it, or was not made")
+            raise ConformanceError(f"{head}\n{text}") from error
+
+    def __str__(self) -> str:
+        return self.name
+
+
+_CHECKS: list[Check] = []
+
+
+def check(*kinds: str) -> Callable[[Callable[[Any], None]], Callable[[Any], None]]:
+    """Makes a function a check: its name, with hyphens, is the check's, the first line of its docstring the rule.
+
+    Args:
+        kinds: the component kinds it applies to; none for all.
+    """
+
+    def register(function: Callable[[Any], None]) -> Callable[[Any], None]:
+        name = function.__name__.strip("_").replace("_", "-")
+        rule = (function.__doc__ or "").strip().partition("\n")[0]
+        _CHECKS.append(Check(name, kinds or tuple(KINDS), rule, function))
+        return function
+
+    return register
+
+
+def checks(kind: str) -> list[Check]:
+    """Returns the checks for components of a kind, those that other kinds share first.
+
+    Raises:
+        UnknownNameError: there is no such kind.
+    """
+    if kind not in KINDS:
+        raise UnknownNameError(f"no component kind {kind!r}{closest(kind, KINDS)} Kinds: {', '.join(KINDS)}")
+    return sorted((each for each in _CHECKS if kind in each.kinds), key=lambda each: len(each.kinds) == 1)
+
+
+def find_check(kind: str, name: str) -> Check:
+    """Returns the check of a kind by its name.
+
+    Raises:
+        UnknownNameError: there is no such kind or check; the message has the closest names.
+    """
+    known = {each.name: each for each in checks(kind)}
+    if name not in known:
+        raise UnknownNameError(f"no check {name!r} for {kind}{closest(name, known)} Checks: {', '.join(known)}")
+    return known[name]
+
+
+def expect(holds: Any, expected: str, came: object, do: str) -> None:
+    """Fails the check unless `holds`: says what was expected, what came, and what to do."""
+    if not holds:
+        fail(expected, came, do)
+
+
+def fail(expected: str, came: object, do: str, cause: BaseException | None = None) -> NoReturn:
+    """Fails the check."""
+    raise _Broken(_message(expected, came, do)) from cause
+
+
+def refused(call: Callable[[], Any], what: str, do: str) -> None:
+    """Fails the check unless `call()` raises an error."""
+    try:
+        result = call()
+    except (Exception, SystemExit) as error:
+        expect(str(error), f"an error that says what is wrong with {what}", f"{type(error).__name__} without text", do)
+        return
+    fail(f"an error for {what}", f"{type(result).__name__}, as if nothing was wrong", do)
+
+
+def _message(expected: str, came: object, do: str) -> str:
+    return f"  expected: {expected}\n  came: {came}\n  do: {do}"

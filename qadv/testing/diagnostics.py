@@ -1,0 +1,109 @@
+"""The checks for diagnostics."""
+
+import inspect
+import pickle
+from typing import Any
+
+import numpy as np
+
+from qadv.errors import InvalidInputError
+from qadv.testing.case import Arrays, Case
+from qadv.testing.check import check, expect, refused
+from qadv.testing.compare import difference
+from qadv.testing.materials import digits_classifier, few
+from qadv.testing.trainers import state
+
+
+class DiagnosticCase(Case):
+    kind = "diagnostic"
+
+    def inputs(self) -> Arrays:
+        x, y = few()
+        noise = np.random.default_rng(0).choice(np.array([-0.1, 0.1], dtype=np.float32), x.shape)
+        return {"x": x, "y": y, "x_adversarial": np.clip(x + noise, 0, 1)}
+
+    def arguments(self, inputs: Arrays) -> dict[str, Any]:
+        """Returns what the function asks for by name: `classifier` or `classifiers`, `x`, `y`, `x_adversarial`."""
+        parameters = self.parameters
+        given: dict[str, Any] = {name: array for name, array in inputs.items() if name in parameters}
+        if "classifier" in parameters:
+            given["classifier"] = self.classifier()
+        if "classifiers" in parameters:
+            given["classifiers"] = {"4 bit": self.classifier(), "float": digits_classifier("float", "float")}
+        needed = {name for name, each in parameters.items() if each.default is inspect.Parameter.empty}
+        missing = needed - set(given) - set(self.options)
+        if missing:
+            raise InvalidInputError(
+                f"{self.name} needs {', '.join(sorted(missing))}: give it as an option, "
+                f"conformance('diagnostic', {self.name!r}, {min(missing)}=...)"
+            )
+        return given
+
+    def make(self, **changes: Any) -> Any:
+        return self.run(**changes)
+
+    def run(self, inputs: Arrays | None = None, **changes: Any) -> Any:
+        inputs = self.inputs() if inputs is None else inputs
+        return self.target(**{**self.arguments(inputs), **self.options, **changes})
+
+
+@check("diagnostic")
+def contract(case: DiagnosticCase) -> None:
+    """Its first arguments are `classifier`, or `classifiers` by name, and the images `x`; it returns a result."""
+    names = list(case.parameters)
+    right = names and names[0] in ("classifier", "classifiers") and (len(names) < 2 or names[1] == "x")
+    expect(right, "(classifier, x, ...) or (classifiers, x, ...)", names, "name and order the parameters so")
+    expect(case.run() is not None, "a result", "None", "return a frozen dataclass with what was measured")
+
+
+@check("diagnostic")
+def classifiers_untouched(case: DiagnosticCase) -> None:
+    """The networks that it measures are the same afterwards, and no hooks are left on them."""
+    arguments = case.arguments(case.inputs())
+    given = arguments.get("classifiers") or {"": arguments["classifier"]}
+    before = {name: (state(each), _hooks(each)) for name, each in given.items()}
+    case.target(**{**arguments, **case.options})
+    after = {name: (state(each), _hooks(each)) for name, each in given.items()}
+    changed = difference(before, after, "the network")
+    expect(
+        changed is None,
+        "the same weights, buffers and hooks",
+        changed,
+        "remove hooks in a `finally`; use evaluation mode",
+    )
+
+
+@check("diagnostic")
+def result(case: DiagnosticCase) -> None:
+    """The result can be printed and pickled, and its `repr` has no memory address."""
+    found = case.run()
+    text = f"{found!r}\n{found}"
+    expect(
+        " at 0x" not in text,
+        "a result that says what was measured",
+        text,
+        "return a frozen dataclass, or write __repr__",
+    )
+    changed = difference(found, pickle.loads(pickle.dumps(found)))
+    expect(
+        changed is None, "the same after pickling", changed, "keep plain data in the result, no classifiers or lambdas"
+    )
+
+
+@check("diagnostic")
+def bad_input(case: DiagnosticCase) -> None:
+    """Images of another shape or with NaN are refused, and labels of another number where it takes labels."""
+    inputs = case.inputs()
+    do = "qadv.estimators.checks has check_images and check_labels"
+    broken = inputs["x"].copy()
+    broken[0, 0, 0, 0] = np.nan
+    refused(lambda: case.run({**inputs, "x": inputs["x"][:, :, :-1].copy()}), "images that are a row short", do)
+    refused(lambda: case.run({**inputs, "x": broken}), "an image with NaN", do)
+    if "y" in case.parameters:
+        refused(lambda: case.run({**inputs, "y": inputs["y"][:-1]}), "a label too few", do)
+
+
+def _hooks(classifier: Any) -> list[int]:
+    return [
+        len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in classifier.model.modules()
+    ]

@@ -1,0 +1,90 @@
+"""What components are tried on: scikit-learn's digits and a small trained network for them."""
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from art.estimators.classification import PyTorchClassifier
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+import qadv
+from qadv.datasets import Images, digits
+from qadv.estimators.random_states import global_states_kept
+from qadv.trainers.loop_trainer import LoopTrainer
+
+_BACKBONE = {"input_shape": (1, 8, 8), "image_size": 8, "width": 4}
+
+
+@cache
+def data() -> Images:
+    """The digits: 1×8×8, ten classes; not to be changed."""
+    return digits()
+
+
+def few(number: int = 6) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Returns test images that the network of `digits_classifier` gets right, and their classes, as fresh arrays."""
+    images = data()
+    right = _right()[:number]
+    return images.x_test[right].copy(), images.y_test[right].copy()
+
+
+def digits_classifier(weights: Any = "int:4", activations: Any = "relu6:4", **arguments: Any) -> Any:
+    """Returns a small trained classifier of scikit-learn's digits, a new one at each call.
+
+    It is trained once per process and pair of schemes, to more than 80 % of the test images.
+
+    Args:
+        weights: scheme of the weights, `"float"` for none.
+        activations: scheme of the activations, `"float"` for none.
+        arguments: as of `QuantizedClassifier.from_backbone`, e.g. `clip_values`.
+    """
+    state = _trained(str(weights), str(activations))
+    with global_states_kept():
+        classifier = untrained(weights, activations, **arguments)
+    classifier.model.load_state_dict(state)
+    return classifier
+
+
+def untrained(weights: Any = "int:4", activations: Any = "relu6:4", **arguments: Any) -> Any:
+    """Returns the same network before its training, the same at each call."""
+    with global_states_kept():
+        torch.manual_seed(0)
+        return qadv.QuantizedClassifier.from_backbone(
+            "mnist-cnn", weights, activations, **{"device_type": "cpu", **_BACKBONE, **arguments}
+        )
+
+
+def plain(classifier: Any) -> PyTorchClassifier:
+    """Returns ART's own classifier round the same network."""
+    return PyTorchClassifier(
+        classifier.model,
+        nn.CrossEntropyLoss(),
+        classifier.input_shape,
+        classifier.nb_classes,
+        clip_values=classifier.clip_values,
+        preprocessing_defences=classifier.preprocessing_defences,
+        device_type="cpu",
+    )
+
+
+def accuracy(classifier: Any, x: NDArray[Any], y: NDArray[Any]) -> float:
+    """Returns the share of images that are classified as `y`."""
+    return float((classifier.predict(x).argmax(axis=1) == y).mean())
+
+
+@cache
+def _trained(weights: str, activations: str) -> dict[str, Tensor]:
+    with global_states_kept():
+        classifier = untrained(weights, activations)
+        images = data()
+        LoopTrainer(classifier, lr=0.1, verbose=False).fit(images.x_train, images.y_train, nb_epochs=6, batch_size=64)
+    return {name: tensor.clone() for name, tensor in classifier.model.state_dict().items()}
+
+
+@cache
+def _right() -> NDArray[np.int64]:
+    images = data()
+    found: NDArray[np.int64] = np.flatnonzero(digits_classifier().predict(images.x_test).argmax(1) == images.y_test)
+    return found

@@ -1,0 +1,61 @@
+"""How ART uses a classifier, for the checks on components that make or change one."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from art.attacks.evasion import FastGradientMethod, ProjectedGradientDescent
+
+from qadv.estimators.classifier import QuantizedClassifier
+from qadv.testing.check import NotApplicable, expect
+from qadv.testing.materials import few
+
+_DO = "return what ART made: a PyTorchClassifier round a torch.nn.Module that gives logits"
+
+
+def check_attackable(classifier: Any, images: Any = None) -> None:
+    """Fails unless a classifier gives logits, and a gradient that ART's FGSM and PGD follow."""
+    x = few()[0] if images is None else images
+    logits = classifier.predict(x)
+    came = f"{getattr(logits, 'shape', None)}, {getattr(logits, 'dtype', None)}"
+    expect(logits.shape == (len(x), classifier.nb_classes), f"logits ({len(x)}, {classifier.nb_classes})", came, _DO)
+    expect(logits.dtype == np.float32 and np.isfinite(logits).all(), "finite float32 logits", came, _DO)
+    gradient = classifier.loss_gradient(x, np.eye(classifier.nb_classes, dtype=np.float32)[logits.argmax(1)])
+    expect(gradient.shape == x.shape, f"an input gradient {x.shape}", gradient.shape, _DO)
+    live = (np.abs(gradient).reshape(len(x), -1).max(axis=1) > 0).mean()
+    expect(
+        live > 0.3,
+        "an input gradient that is not zero",
+        f"zero for {1 - live:.0%} of the images",
+        "what is not differentiable needs a straight-through estimator; no softmax before the loss",
+    )
+    for attack in (FastGradientMethod, ProjectedGradientDescent):
+        options = {"eps": 0.1} if attack is FastGradientMethod else {"eps": 0.1, "eps_step": 0.03, "max_iter": 3}
+        if attack is ProjectedGradientDescent:
+            options["verbose"] = False
+        made = attack(classifier, **options).generate(x)
+        expect((made != x).any(), f"{attack.__name__} to change images", "it changes none", _DO)
+
+
+def check_saved(classifier: Any) -> None:
+    """Fails unless a classifier that was saved and loaded gives the same logits."""
+    if not isinstance(classifier, QuantizedClassifier):
+        raise NotApplicable(f"{type(classifier).__name__} is not qadv's to save")
+    x = few()[0] if classifier.input_shape == (1, 8, 8) else _noise(classifier.input_shape)
+    before = classifier.predict(x)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "classifier.safetensors"
+        classifier.save(path)
+        loaded = QuantizedClassifier.load(path, device_type="cpu")
+    after = loaded.predict(x)
+    expect(
+        np.array_equal(before, after),
+        "the logits from before saving",
+        f"differences of up to {np.abs(before - after).max():.3g}",
+        "keep all that decides the logits in parameters and buffers, and nothing in plain attributes",
+    )
+
+
+def _noise(shape: tuple[int, ...]) -> Any:
+    return np.random.default_rng(0).random((2, *shape), dtype=np.float32)

@@ -1,0 +1,243 @@
+"""Data sets, diagnostics and reports that break one rule each are caught."""
+
+import contextlib
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+
+from qadv.datasets import Images
+from qadv.errors import StorageError
+from qadv.estimators.checks import check_images, check_labels
+from qadv.testing import conformance
+from tests.planted import Offenders
+
+DATASETS = Offenders("dataset")
+
+
+def stripes(data_dir=None):
+    rng = np.random.default_rng(0)
+    y = np.arange(40) % 2
+    x = rng.random((40, 1, 8, 8), dtype=np.float32) / 2
+    x[y == 1, :, ::2] += np.float32(0.5)
+    return Images("stripes", x[:30], y[:30], x[30:], y[30:], ("plain", "striped"))
+
+
+test_sound_dataset = conformance("dataset", stripes)
+
+
+def changed(**changes):
+    return dataclasses.replace(stripes(), **changes)
+
+
+@DATASETS.breaks("contract", "tuple")
+def arrays_only(data_dir=None):
+    return stripes().x_train, stripes().y_train
+
+
+@DATASETS.breaks("contract", "('plain', 'plain')")
+def classes_twice(data_dir=None):
+    return changed(classes=("plain", "plain"))
+
+
+@DATASETS.breaks("shape-and-dtype", "(8, 8, 1)")
+def one_part_channels_last(data_dir=None):
+    images = stripes()
+    return dataclasses.replace(images, x_train=images.x_train.reshape(30, 8, 8, 1))
+
+
+@DATASETS.breaks("shape-and-dtype", "float64")
+def doubles(data_dir=None):
+    return changed(x_test=stripes().x_test.astype(np.float64))
+
+
+@DATASETS.breaks("range-of-pixels", "to 255")
+def up_to_255(data_dir=None):
+    return changed(x_train=(255 * stripes().x_train / stripes().x_train.max()).astype(np.float32))
+
+
+@DATASETS.breaks("range-of-pixels", "to 0.00")
+def divided_twice(data_dir=None):
+    return changed(x_train=stripes().x_train / 255)
+
+
+@DATASETS.breaks("labels", "1 to 2")
+def counts_from_one(data_dir=None):
+    return changed(y_train=stripes().y_train + 1)
+
+
+@DATASETS.breaks("labels", "none of [1]")
+def sorted_before_the_split(data_dir=None):
+    return changed(y_train=0 * stripes().y_train)
+
+
+@DATASETS.breaks("parts-are-apart", "100.0%")
+def trained_images_in_the_test(data_dir=None):
+    return changed(x_test=stripes().x_train[:10].copy())
+
+
+_KEPT = stripes()
+
+
+@DATASETS.breaks("own-arrays", "what was written")
+def kept(data_dir=None):
+    return Images("kept", _KEPT.x_train, _KEPT.y_train, _KEPT.x_test, _KEPT.y_test, _KEPT.classes)
+
+
+class Lazy(Images):
+    def __reduce__(self):
+        raise TypeError("holds an open file")
+
+
+@DATASETS.breaks("pickling", "holds an open file")
+def with_a_handle(data_dir=None):
+    return Lazy(**vars(stripes()))
+
+
+@DATASETS.breaks("bad-input", "failed")
+def says_nothing(data_dir=None):
+    if data_dir is not None:
+        raise StorageError("failed")
+    return stripes()
+
+
+test_dataset_caught = DATASETS.test()
+test_all_dataset_checks_have_an_offender = DATASETS.test_all_checks_have_one()
+
+DIAGNOSTICS = Offenders("diagnostic")
+
+
+@dataclasses.dataclass(frozen=True)
+class Margin:
+    mean: float
+
+
+def margin(classifier, x, y):
+    """Mean logit of the class before the mean of all."""
+    x = check_images(x, classifier.input_shape, classifier.clip_values)
+    labels = check_labels(y, len(x), classifier.nb_classes)
+    logits = classifier.predict(x)
+    return Margin(float((logits[np.arange(len(x)), labels] - logits.mean(1)).mean()))
+
+
+test_sound_diagnostic = conformance("diagnostic", margin)
+
+
+@DIAGNOSTICS.breaks("contract", "['x', 'classifier', 'y']")
+def images_first(x, classifier, y):
+    return margin(classifier, x, y)
+
+
+@DIAGNOSTICS.breaks("contract", "None")
+def returns_nothing(classifier, x, y):
+    margin(classifier, x, y)
+
+
+@DIAGNOSTICS.breaks("contract", "give it as an option")
+def needs_more(classifier, x, threshold):
+    return margin(classifier, x, None)
+
+
+@DIAGNOSTICS.breaks("classifiers-untouched", "the network")
+def changes_weights(classifier, x, y):
+    next(classifier.model.parameters()).data.add_(0.1)
+    return margin(classifier, x, y)
+
+
+@DIAGNOSTICS.breaks("classifiers-untouched", "the network")
+def leaves_a_hook(classifier, x, y):
+    classifier.model.register_forward_hook(lambda module, inputs, output: None)
+    return margin(classifier, x, y)
+
+
+class Bare:
+    def __init__(self, mean):
+        self.mean = mean
+
+
+@DIAGNOSTICS.breaks("result", " at 0x")
+def unreadable(classifier, x, y):
+    return Bare(margin(classifier, x, y).mean)
+
+
+@DIAGNOSTICS.breaks("result", "PicklingError")
+def keeps_a_lambda(classifier, x, y):
+    found = margin(classifier, x, y)
+    return {"mean": found.mean, "again": max, "how": _Quiet()}
+
+
+class _Quiet:
+    def __repr__(self):
+        return "how"
+
+    def __reduce__(self):
+        raise __import__("pickle").PicklingError("PicklingError")
+
+
+@DIAGNOSTICS.breaks("bad-input", "as if nothing was wrong")
+def takes_nan(classifier, x, y):
+    return margin(classifier, np.nan_to_num(x), y)
+
+
+@DIAGNOSTICS.breaks("bad-input", "as if nothing was wrong")
+def cuts_to_the_labels(classifier, x, y):
+    check_images(x, classifier.input_shape, classifier.clip_values)
+    return margin(classifier, x[: len(y)], y)
+
+
+test_diagnostic_caught = DIAGNOSTICS.test()
+test_all_diagnostic_checks_have_an_offender = DIAGNOSTICS.test_all_checks_have_one()
+
+REPORTS = Offenders("report")
+
+
+def as_json(results, path, indent=1):
+    Path(path).write_text(json.dumps(results, indent=indent))
+
+
+test_sound_report = conformance("report", as_json, indent=2)
+
+
+@REPORTS.breaks("contract", "[]")
+def writes_nothing(results, path):
+    pass
+
+
+@REPORTS.breaks("contract", "report.json")
+def writes_beside(results, path):
+    as_json(results, path)
+    as_json(results, Path(path).parent.parent / "report.json")
+
+
+@REPORTS.breaks("paths", "AttributeError")
+def needs_a_path(results, path):
+    path.write_text(json.dumps(results))
+
+
+@REPORTS.breaks("paths", "the file")
+def appends(results, path):
+    with open(path, "a") as file:
+        file.write(json.dumps(results))
+
+
+@REPORTS.breaks("results-untouched", "results")
+def rounds_in_place(results, path):
+    for row in results:
+        row["accuracy"] = round(row["accuracy"], 1)
+    as_json(results, path)
+
+
+@REPORTS.breaks("content", "the same")
+def writes_the_number_of_columns(results, path):
+    as_json(len(results[0]), path)
+
+
+@REPORTS.breaks("bad-input", "as if nothing was wrong")
+def swallows_errors(results, path):
+    with contextlib.suppress(OSError):
+        as_json(results, path)
+
+
+test_report_caught = REPORTS.test()
+test_all_report_checks_have_an_offender = REPORTS.test_all_checks_have_one()
