@@ -98,7 +98,12 @@ class Processes:
 
     def submit(self, cell: Cell, needed: Mapping[str, Finished]) -> None:
         """See `Engine`."""
-        self.running[self._start(cell, needed)] = cell, needed
+        try:
+            future = self._start(cell, needed)
+        except BrokenProcessPool as error:  # a process died since the last look: `finished` sees to it
+            future = Future()
+            future.set_exception(error)
+        self.running[future] = cell, needed
 
     def finished(self) -> Iterator[tuple[Cell, Outcome]]:
         """See `Engine`."""

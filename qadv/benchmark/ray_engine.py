@@ -1,5 +1,6 @@
 """Cells on a Ray cluster: each is a remote task; results come back to the bench, which alone writes them."""
 
+import socket
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -35,6 +36,7 @@ class RayEngine:
         except ImportError as error:
             raise MissingRequirementError("--engine ray needs Ray; install it with: pip install 'qadv[ray]'") from error
         self.ray, self.given, self.threads = ray, given, threads
+        _check_reachable(address)
         try:
             ray.init(
                 address=address,
@@ -66,3 +68,16 @@ class RayEngine:
     def close(self) -> None:
         """See `Engine`."""
         self.ray.shutdown()
+
+
+def _check_reachable(address: str | None) -> None:
+    """Asks whether somebody listens: Ray itself tries for minutes."""
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise RayError(
+            f"--address {address}: {error.strerror or error}; is the cluster running? (ray start --head)"
+        ) from error

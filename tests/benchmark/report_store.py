@@ -41,6 +41,7 @@ STUDY = Study.model_validate({
     "published": [
         {"quantizer": W4, "accuracy": {"clean": 83.25, "pgd": "<12"}, "note": "10,000 images"},
         {"accuracy": {"fgsm": 44}},
+        {"quantizer": W4, "source": {"quantizer": "float"}, "accuracy": {"moved": 61}},
     ],
 })  # fmt: skip
 

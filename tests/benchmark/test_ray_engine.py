@@ -4,11 +4,9 @@ import pytest
 
 from qadv.benchmark.given import Given
 from qadv.benchmark.ray_engine import RayEngine, RayError
-from tests.benchmark.test_bench import chain, options, quiet, records, run_bench, run_cells, store
+from tests.benchmark.test_bench import options, quiet, records, run_bench
 
 pytest.importorskip("ray")
-
-__all__ = ["store"]
 
 
 def test_two_workers_find_the_same_as_one_process(tmp_path):
@@ -23,12 +21,3 @@ def test_two_workers_find_the_same_as_one_process(tmp_path):
 def test_a_cluster_that_is_not_there(tmp_path):
     with pytest.raises(RayError, match="is the cluster running"):
         RayEngine(Given(None, tmp_path), address="127.0.0.1:1")
-
-
-def test_a_failing_cell_comes_back_as_one(store, tmp_path):
-    engine = RayEngine(Given(None, tmp_path), jobs=2)
-    try:
-        result = run_cells(chain("a"), store, engine)
-    finally:
-        engine.close()
-    assert "KeyError" in result.failed["0 a"]

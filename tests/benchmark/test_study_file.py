@@ -1,6 +1,7 @@
 """Study files: what is read, and what is said where something is wrong."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -124,3 +125,11 @@ def test_lines_of_nested_places():
     assert line_of(text, ("t", "y z", "k", "deep")) == 9
     assert line_of(text, ("t", "x", "other")) == 2  # the nearest table
     assert line_of(text, ("t", "x", "other"), exact=True) is None
+
+
+def test_the_study_in_the_documentation_is_one(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "studies.md").read_text()
+    text = re.search(r"```toml\n(.*?)```", page, re.DOTALL)[1]
+    for small in (False, True):
+        file = read_study(write_tiny(tmp_path, text), small)
+        assert list(faults(file.study)) == []

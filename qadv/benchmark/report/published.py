@@ -1,6 +1,9 @@
 """The paper's figures, for the networks they belong to."""
 
 from qadv.benchmark.report.results import AXES, Network, StudyResults
+from qadv.benchmark.study import Published
+
+Axes = tuple[str, ...]
 
 
 class PublishedFigures:
@@ -10,13 +13,14 @@ class PublishedFigures:
         self.entries = results.study.published
         self.used: list[str] = []
 
-    def of(self, network: Network, column: str) -> str:
-        """Returns what is published for a network under an attack, or `"clean"`; several are told apart by commas."""
+    def of(self, network: Network, column: str, source: Axes | None = None) -> str:
+        """Returns what is published for a network under an attack, or `"clean"`; several are told apart by commas.
+
+        With the axes of a source, it is what is published for images made there, else what names no source.
+        """
         texts = []
         for entry in self.entries:
-            wanted = (getattr(entry, axis) for axis in AXES)
-            fits = all(name is None or name == own for name, own in zip(wanted, network.axes, strict=True))
-            if fits and column in entry.accuracy:
+            if _fits(entry, network, source) and column in entry.accuracy:
                 texts.append(_text(entry.accuracy[column]) + self._mark(entry.note))
         return ", ".join(dict.fromkeys(texts))
 
@@ -36,12 +40,21 @@ class PublishedFigures:
 def published_number(results: StudyResults, network: Network, column: str) -> float | None:
     """Returns the first published figure that is a number."""
     for entry in results.study.published:
-        wanted = (getattr(entry, axis) for axis in AXES)
-        if all(name is None or name == own for name, own in zip(wanted, network.axes, strict=True)):
+        if _fits(entry, network, None):
             value = entry.accuracy.get(column)
             if isinstance(value, float | int):
                 return float(value)
     return None
+
+
+def _fits(entry: Published, network: Network, source: Axes | None) -> bool:
+    if (entry.source is None) != (source is None):
+        return False
+    pairs = [(getattr(entry, axis), own) for axis, own in zip(AXES, network.axes, strict=True)]
+    if entry.source is not None and source is not None:
+        there = dict(zip(AXES, source, strict=True))
+        pairs += [(getattr(entry.source, axis), there[axis]) for axis in ("backbone", "quantizer", "defense")]
+    return all(name is None or name == own for name, own in pairs)
 
 
 def _text(value: float | str) -> str:

@@ -9,6 +9,7 @@ from qadv.benchmark.report.accuracy import distance
 from qadv.benchmark.report.content import Block, Figure, Row, Section, Table, Value
 from qadv.benchmark.report.embedding import embedded_figure
 from qadv.benchmark.report.numbers import ABSENT, accuracy, mean_value, over_seeds
+from qadv.benchmark.report.published import PublishedFigures
 from qadv.benchmark.report.results import CellResult, Network, StudyResults
 from qadv.diagnostics.drawing import draw_matrix, figure_and_axes
 
@@ -41,12 +42,15 @@ def _matrix(
         )
     clean = [over_seeds(results.clean(target), accuracy) for target in targets]
     rows: list[Row] = [["(clean)", *clean]]
+    published = PublishedFigures(results)
     for source, row in zip(sources, cells, strict=True):
-        rows.append([results.label(source), *(_value(each) for each in row)])
+        found = [_value(each, published.of(target, name, source)) for target, each in zip(targets, row, strict=True)]
+        rows.append([results.label(source), *found])
     yield Table.of(
         f"{caption}: accuracy in % / mean L2 / mean L∞ of the images that it breaks",
         ["made on \\ given to", *(target.label for target in targets)],
         rows,
+        notes=published.notes,
     )
 
 
@@ -54,13 +58,13 @@ def _cells(results: StudyResults, name: str, source: Axes, target: Network) -> l
     return results.attacked(target, name, None if source == target.axes else source)
 
 
-def _value(cells: list[CellResult]) -> Value:
+def _value(cells: list[CellResult], published: str) -> Value:
     there = [cell for cell in cells if cell.there]
-    found = over_seeds(cells, accuracy)
+    found = over_seeds(cells, accuracy, published)
     if not there:
         return found
     l2, linf = (mean_value([distance(cell, norm) for cell in there], 2) for norm in ("l2", "linf"))
-    return Value(f"{found.text} / {l2} / {linf}")
+    return Value(f"{found.text} / {l2} / {linf}", published)
 
 
 def _heat_map(results: StudyResults, sources: Sequence[Axes], targets: Sequence[Network], cells: Any) -> str:
