@@ -1,5 +1,6 @@
 """Cells on a Ray cluster: each is a remote task; results come back to the bench, which alone writes them."""
 
+import os
 import socket
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -8,6 +9,10 @@ from qadv.benchmark.cells import Cell, Finished
 from qadv.benchmark.engines import Failed, Outcome, attempt
 from qadv.benchmark.given import Given
 from qadv.errors import MissingRequirementError, QadvError
+
+# Of a cluster that is started here. It would report to Ray's makers, and wait minutes where there is no network; and its
+# workers would stand back (nice 15) behind whatever else the machine does.
+_LOCAL = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
 
 
 class RayError(QadvError, RuntimeError):
@@ -37,6 +42,8 @@ class RayEngine:
             raise MissingRequirementError("--engine ray needs Ray; install it with: pip install 'qadv[ray]'") from error
         self.ray, self.given, self.threads = ray, given, threads
         _check_reachable(address)
+        for name, value in _LOCAL.items():
+            os.environ.setdefault(name, value)
         try:
             ray.init(
                 address=address,

@@ -18,10 +18,8 @@ class PublishedFigures:
 
         With the axes of a source, it is what is published for images made there, else what names no source.
         """
-        texts = []
-        for entry in self.entries:
-            if _fits(entry, network, source) and column in entry.accuracy:
-                texts.append(_text(entry.accuracy[column]) + self._mark(entry.note))
+        entries = [e for e in self.entries if _fits(e, network, source) and column in e.accuracy]
+        texts = [_text(entry.accuracy[column]) + self._mark(entry.note) for entry in entries]
         return ", ".join(dict.fromkeys(texts))
 
     @property
