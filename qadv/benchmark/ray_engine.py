@@ -10,7 +10,7 @@ from qadv.benchmark.engines import Failed, Outcome, attempt
 from qadv.benchmark.given import Given
 from qadv.errors import MissingRequirementError, QadvError
 
-# Of a cluster that is started here. It would report to Ray's makers, and wait minutes where there is no network; and its
+# Of a cluster that is started here. It would report to Ray's makers, and wait minutes where there is no network; its
 # workers would stand back (nice 15) behind whatever else the machine does.
 _LOCAL = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
 
