@@ -68,6 +68,7 @@ test_dataset_mnist = pytest.mark.data(
 test_diagnostic_error_amplification = conformance("diagnostic", "error-amplification")
 test_diagnostic_weight_error = conformance("diagnostic", "weight-error")
 test_diagnostic_ensemble_agreement = conformance("diagnostic", "ensemble-agreement", m=2, classifier=ensemble)
+test_diagnostic_source_agreement = conformance("diagnostic", "source-agreement", source=0, classifier=ensemble)
 test_diagnostic_amplification_by_eps = conformance("diagnostic", "amplification-by-eps", eps=(0.0, 0.1), attack=fgsm)
 test_diagnostic_value_shift = conformance("diagnostic", "value-shift")
 test_diagnostic_gradient_similarity = conformance("diagnostic", "gradient-similarity")
@@ -79,6 +80,7 @@ SMALL = {"input_shape": (1, 8, 8)}
 test_backbone_mnist_cnn = conformance("backbone", "mnist-cnn", image_size=8, width=4, **SMALL)
 test_backbone_resnet20 = conformance("backbone", "resnet20", **SMALL)
 test_backbone_wide_resnet = conformance("backbone", "wide-resnet", depth=10, width=1, **SMALL)
+test_backbone_small_image_resnet = conformance("backbone", "small-image-resnet", **SMALL)
 test_backbone_lowbit_convnet = conformance("backbone", "lowbit-convnet", channels=(8, 8, 8, 8, 8, 8), dense=32)
 test_backbone_vgg16 = conformance("backbone", "vgg16")
 test_backbone_timm = conformance("backbone", "resnet10t", input_shape=(3, 32, 32))
@@ -97,6 +99,8 @@ def test_diagnostic_audit(check):
 NOT_ALL = {
     ("diagnostic", "audit"): "above: one audit takes seconds",
     ("dataset", "cifar10"): "read as mnist is, from five times the bytes",
+    ("dataset", "cifar100"): "its files are not here; tests/test_datasets.py reads small ones",
+    ("dataset", "svhn"): "its files are not here; tests/test_datasets.py reads small ones",
     ("attack", "art"): "a family; one of its members is here",
     ("backbone", "timm"): "a family; one of its members is here",
 }

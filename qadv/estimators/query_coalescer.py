@@ -87,7 +87,7 @@ class QueryCoalescer(EvasionAttack):
         self,
         attack: EvasionAttack,
         concurrency: int = 64,
-        batch_size: int = 128,
+        batch_size: int = 32,
         seed: int | None = None,
         verbose: bool = True,
     ) -> None:
