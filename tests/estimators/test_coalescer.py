@@ -292,7 +292,7 @@ def test_what_depends_on_the_batch_is_not_merged(make_classifier, images):
 
     model = make_classifier().model
     coalesce(Training(Recording(model, nn.CrossEntropyLoss(), (1, 8, 8), 10))).generate(*images)
-    assert rows[:7] == [(2, {"batch_size": 32, "training_mode": True})] * 7
+    assert rows[:7] == [(2, {"batch_size": 128, "training_mode": True})] * 7
     assert rows[7:] == [(7, {"batch_size": 32, "training_mode": False})]
 
 
