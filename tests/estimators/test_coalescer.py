@@ -403,6 +403,7 @@ class Interrupted(Probe):
     def generate(self, x, y=None, **kwargs):
         if (x == self.fail_on).all():
             signal.raise_signal(signal.SIGINT)
+            self.fail_on = None  # the run may go on for a moment: the main thread hears of it when it moves
         return super().generate(x, y, **kwargs)
 
 
