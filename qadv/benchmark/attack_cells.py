@@ -43,7 +43,7 @@ def attack_cell(spec: Mapping[str, Any], needed: Mapping[str, Finished], given: 
     classifier = load_network(needed[spec["network"]])
     x, y = test_images(given, spec["images"])
     before = classifier.predict(x).argmax(1)
-    attack = build_attack(classifier, spec["attack"], spec["seed"])
+    attack = build_attack(spec["attack"], spec["seed"], classifier)
     cost, started = Cost(), time.perf_counter()
     with cost.counted(classifier.model):
         adversarial = generate(attack, x, y, spec["seed"], spec["attack"]["attack"])
@@ -73,7 +73,7 @@ def adversarial_images(finished: Finished) -> NDArray[np.float32]:
     return images
 
 
-def build_attack(classifier: Any, spec: Mapping[str, Any], seed: int, eps: float | None = None) -> Any:
+def build_attack(spec: Mapping[str, Any], seed: int, classifier: Any, eps: float | None = None) -> Any:
     """Returns the attack of a spec, `eps` in place of its own."""
     options = dict(spec["options"]) | ({} if eps is None else {"eps": eps})
     if spec["probabilities"]:

@@ -1,18 +1,19 @@
 """A rough estimate of what cells cost before they run: passes × the time of one, on one thread of this machine."""
 
 import inspect
+import json
 import time
 from collections.abc import Mapping
-from functools import cache, partial
+from functools import cache
 from math import prod
 from typing import Any
 
-import art.attacks.evasion
 import numpy as np
 import torch
 
 from qadv.backbones.create import create_backbone
 from qadv.benchmark.cells import Cell
+from qadv.benchmark.names import behind
 from qadv.registry import load
 
 _FORWARD = 0.4  # of a forward and backward pass
@@ -68,31 +69,19 @@ class Estimate:
             return sum(self._unit(self.specs[key]) for key in spec["members"])
         backbone = spec["backbone"]
         quantized = 1.0 if spec["quantizer"]["weights"] == spec["quantizer"]["activations"] == "float" else 1.2
-        options = tuple(sorted((key, repr(value)) for key, value in backbone["options"].items()))
+        options = json.dumps(backbone["options"], sort_keys=True)  # as text, so that it can be a key
         return quantized * _seconds_of_a_pass(
-            backbone["backbone"], tuple(spec["input_shape"]), spec["nb_classes"], options, _Options(backbone["options"])
+            backbone["backbone"], tuple(spec["input_shape"]), spec["nb_classes"], options
         )
 
 
-class _Options(dict[str, Any]):
-    """Options of a backbone; the key of the cache has them as text."""
-
-    def __hash__(self) -> int:  # type: ignore[override]
-        return 0
-
-    def __eq__(self, other: object) -> bool:
-        return True
-
-
 @cache
-def _seconds_of_a_pass(
-    name: str, shape: tuple[int, ...], nb_classes: int, key: tuple[Any, ...], options: _Options
-) -> float:
+def _seconds_of_a_pass(name: str, shape: tuple[int, ...], nb_classes: int, options: str) -> float:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with torch.random.fork_rng(devices=[]):
-            model = create_backbone(name, nb_classes=nb_classes, in_channels=shape[0], **options).eval()
+            model = create_backbone(name, nb_classes=nb_classes, in_channels=shape[0], **json.loads(options)).eval()
         x = torch.zeros((8, *shape), requires_grad=True)
         model(x).sum().backward()
         times = []
@@ -123,10 +112,7 @@ def _passes(spec: Mapping[str, Any]) -> float:
     """Returns an attack's forward and backward passes per image: the product of its arguments that repeat work."""
     if spec["attack"] in _ONCE:
         return _ONCE[spec["attack"]]
-    target = load("attack", spec["attack"])
-    if isinstance(target, partial):
-        target = getattr(art.attacks.evasion, str(target.args[0]), None)
-    parameters = inspect.signature(target).parameters if target is not None else {}
+    parameters = inspect.signature(behind(load("attack", spec["attack"]))).parameters
     defaults = {name: parameters[name].default for name in _REPEATS if name in parameters}
     values = {**defaults, **{k: v for k, v in spec["options"].items() if k in _REPEATS}}
     return float(prod(max(1, v) for v in values.values() if isinstance(v, int | np.integer)))

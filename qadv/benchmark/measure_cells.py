@@ -39,9 +39,9 @@ def measure_cell(spec: Mapping[str, Any], needed: Mapping[str, Finished], given:
         if spec.get("attacked"):
             known["x"] = made[:count]
     if spec["attack"] is not None and "attack" in taken:
-        known["attack"] = partial(_make, spec["attack"], spec["seed"])
+        known["attack"] = partial(build_attack, spec["attack"], spec["seed"])
     if spec["attacks"]:
-        known["attacks"] = {name: partial(_make, each, spec["seed"]) for name, each in spec["attacks"].items()}
+        known["attacks"] = {name: partial(build_attack, each, spec["seed"]) for name, each in spec["attacks"].items()}
     if spec["float_parent"] is not None:
         known["float_parent"] = load_network(needed[spec["float_parent"]])
     started = time.perf_counter()
@@ -51,7 +51,3 @@ def measure_cell(spec: Mapping[str, Any], needed: Mapping[str, Finished], given:
         "result": result.to_dict() if hasattr(result, "to_dict") else result,
         "text": str(result),
     })  # fmt: skip
-
-
-def _make(spec: Mapping[str, Any], seed: int, classifier: Any, eps: float | None = None) -> Any:
-    return build_attack(classifier, spec, seed, eps)

@@ -140,12 +140,17 @@ def _component(kind: str, name: str, options: dict[str, Any], place: Place, key:
             yield spot, f"{name} takes no option {option!r}{closest(option, known)} Options: {', '.join(known)}"
 
 
+def behind(target: Any) -> Any:
+    """Returns the class of ART that a member of the family `art` makes; any other target as it is."""
+    if isinstance(target, partial) and target.func is art_catalogue.create:
+        return getattr(art.attacks.evasion, target.args[0])
+    return target
+
+
 def arguments(target: Any) -> set[str] | None:
     """Returns the names of what a component can be called with; `None` where they can't be told."""
-    if isinstance(target, partial):
-        if target.func is not art_catalogue.create:
-            return None
-        target = getattr(art.attacks.evasion, target.args[0])
+    if isinstance(target := behind(target), partial):
+        return None
     found: set[str] = set()
     layers = [base.__init__ for base in target.__mro__ if "__init__" in vars(base)] if _is_class(target) else [target]
     for layer in layers:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,7 @@ class Node:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the names as plain data."""
-        return {
-            "dataset": self.dataset,
-            "backbone": self.backbone,
-            "quantizer": self.quantizer,
-            "defense": self.defense,
-            "seed": self.seed,
-        }
+        return asdict(self)
 
 
 def plan(file: StudyFile, datasets: dict[str, Images], data_dir: Path | None) -> list[Cell]:

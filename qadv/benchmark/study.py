@@ -71,11 +71,6 @@ class Quantizer(Part):
     calibration: Annotated[int, Field(ge=0)] = 0
     after_training: bool = False
 
-    @property
-    def is_float(self) -> bool:
-        """Whether nothing is quantized."""
-        return self.weights == "float" and self.activations == "float"
-
 
 class Fit(Part):
     """Length of a training.

@@ -1,9 +1,7 @@
 """Trains a float, a vanilla 4-bit and a defended 4-bit network, attacks each with ART, and writes down the results."""
 
 import json
-import platform
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ from art.attacks.evasion import BoundaryAttack, FastGradientMethod, ProjectedGra
 from numpy.typing import NDArray
 from rich.console import Console
 
+from qadv.benchmark.cells import versions
 from qadv.datasets import Images
 from qadv.demo import figures
 from qadv.demo.settings import DemoSettings, demo_settings
@@ -112,7 +111,7 @@ def run_demo(
         "eps": settings.eps,
         "eps_curve": settings.eps_curve,
         "nb_epochs": settings.nb_epochs,
-        "versions": _versions(),
+        "versions": versions(),
         "networks": [network.to_dict() for network in networks],
     }
     results = out / "results.json"
@@ -224,8 +223,3 @@ def _pgd_accuracy(classifier: QuantizedClassifier, eps: float, x: Any, y: Any, s
     np.random.seed(seed)
     result, _ = attack_classifier("PGD", _pgd(classifier, eps), classifier, x, y)
     return result.adversarial_accuracy
-
-
-def _versions() -> dict[str, str]:
-    packages = ("qadv", "torch", "adversarial-robustness-toolbox", "brevitas", "timm", "numpy")
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}
