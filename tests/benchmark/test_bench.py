@@ -119,6 +119,21 @@ def test_a_process_that_dies_once_is_tried_again(store, tmp_path):
     assert result.complete
 
 
+def test_a_cell_that_is_handed_out_after_a_process_died_is_computed(tmp_path):
+    engine = Processes(2, Given(None, tmp_path), work=work)
+    first, second = (Cell("network", {"do": do}, do, {}) for do in ("die", "fine"))
+    try:
+        engine.submit(first, {})
+        while not engine.pool._broken:
+            time.sleep(0.01)
+        engine.submit(second, {})
+        found = {cell.label: outcome for cell, outcome in engine.finished()}
+    finally:
+        engine.close()
+    assert isinstance(found["die"], Failed)
+    assert found["fine"].record["did"] == "fine"
+
+
 def options(tmp_path, text=TINY, **changes):
     study = write_tiny(tmp_path, text)
     given = {
