@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from qadv.attacks.noise import UniformNoise as UniformNoise
     from qadv.attacks.random_fgsm import RandomFGSM as RandomFGSM
     from qadv.attacks.spsa import SPSA as SPSA
+    from qadv.attacks.toolkit import ToolkitAttack as ToolkitAttack
     from qadv.deployment.accelerate import accelerate as accelerate
     from qadv.deployment.export import export as export
     from qadv.detectors.ensemble_agreement import EnsembleAgreementDetector as EnsembleAgreementDetector
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from qadv.diagnostics.weight_error import weight_error_norms as weight_error_norms
     from qadv.estimators.classifier import QuantizedClassifier as QuantizedClassifier
     from qadv.estimators.ensemble import EnsembleClassifier as EnsembleClassifier
+    from qadv.estimators.module import as_module as as_module
     from qadv.estimators.query_coalescer import QueryCoalescer as QueryCoalescer
     from qadv.hookspecs import hookimpl as hookimpl
     from qadv.preprocessors.bit_depth import BitDepthReduction as BitDepthReduction
@@ -70,11 +72,13 @@ _PUBLIC = {
     "QueryCoalescer": "qadv.estimators.query_coalescer",
     "RandomFGSM": "qadv.attacks.random_fgsm",
     "SPSA": "qadv.attacks.spsa",
+    "ToolkitAttack": "qadv.attacks.toolkit",
     "UniformNoise": "qadv.attacks.noise",
     "accelerate": "qadv.deployment.accelerate",
     "accuracy_by_distance": "qadv.diagnostics.accuracy_curve",
     "accuracy_curve": "qadv.diagnostics.accuracy_curve",
     "amplification_by_eps": "qadv.diagnostics.amplification_by_eps",
+    "as_module": "qadv.estimators.module",
     "audit": "qadv.diagnostics.audit.run",
     "create": "qadv.registry",
     "error_amplification": "qadv.diagnostics.error_amplification",

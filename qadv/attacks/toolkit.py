@@ -1,0 +1,151 @@
+"""`ToolkitAttack`: ART's `EvasionAttack` contract round an attack of another torch toolkit."""
+
+import random
+from abc import abstractmethod
+from typing import Any
+
+import numpy as np
+import torch
+from art.attacks import EvasionAttack
+from art.estimators import BaseEstimator
+from art.estimators.classification import ClassifierMixin, PyTorchClassifier
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from qadv.attacks.parameters import check_flag, check_whole
+from qadv.errors import InvalidInputError
+from qadv.estimators.checks import check_images, check_labels
+from qadv.estimators.module import as_module
+from qadv.estimators.random_states import global_states_kept
+from qadv.modes import evaluation_mode
+
+
+class ToolkitAttack(EvasionAttack):
+    """Base class for attacks of other toolkits: a subclass says in `perturb` what is done with one batch of tensors.
+
+    Checked images and labels go in, pixels in [0, 1] come to `perturb` with the classifier as one torch module
+    (`qadv.as_module`), and what it returns is clipped and moved back to `clip_values`. Global random states are seeded
+    for each batch and are afterwards as before.
+
+        class Noise(qadv.ToolkitAttack):
+            attack_params = [*qadv.ToolkitAttack.attack_params, "eps"]
+
+            def __init__(self, estimator, eps=0.1, batch_size=128, seed=None, verbose=True):
+                super().__init__(estimator, batch_size=batch_size, seed=seed, verbose=verbose)
+                self.eps = eps
+                self._check_params()
+
+            def perturb(self, model, x, y):
+                return x + self.in_unit_range(self.eps) * torch.randn_like(x).sign()
+
+    Args:
+        estimator: an ART `PyTorchClassifier` with `clip_values`, e.g. a `QuantizedClassifier`.
+        targeted: `y` are the classes wanted, not those to be left.
+        batch_size: images attacked together.
+        seed: `None` draws one from numpy's global state, at each `generate`.
+        verbose: show progress.
+
+    Attributes:
+        partial: the images as far as they were found, also after an interrupted `generate`, (N, *input_shape) float32;
+            those of batches that were not finished are as given.
+
+    Raises:
+        InvalidInputError: a parameter is off, or the estimator can't be one torch module.
+    """
+
+    attack_params = [*EvasionAttack.attack_params, "targeted", "batch_size", "seed", "verbose"]
+    _estimator_requirements: tuple[type, ...] = (BaseEstimator, ClassifierMixin, PyTorchClassifier)
+
+    partial: NDArray[np.float32]
+
+    def __init__(
+        self,
+        estimator: PyTorchClassifier,
+        targeted: bool = False,
+        batch_size: int = 128,
+        seed: int | None = None,
+        verbose: bool = True,
+    ) -> None:
+        super().__init__(estimator=estimator)
+        self._targeted = targeted
+        self.batch_size = batch_size
+        self.seed = seed
+        self.verbose = verbose
+        as_module(estimator)  # what it refuses shows now
+
+    def generate(self, x: NDArray[Any], y: NDArray[Any] | None = None, **kwargs: Any) -> NDArray[np.float32]:
+        """Returns adversarial images, (N, *input_shape) float32 within `clip_values`.
+
+        Args:
+            x: images, (N, *input_shape), float, within `clip_values`.
+            y: labels, or targets of a targeted attack: indices (N,) or one-hot (N, nb_classes). `None` takes the
+                network's own predictions.
+
+        Raises:
+            InvalidInputError: images or labels are off, targets are missing, or there is an argument besides.
+        """
+        if kwargs:
+            raise InvalidInputError(f"{type(self).__name__}.generate takes x and y; got also {', '.join(kwargs)}")
+        estimator = self.estimator
+        x = check_images(x, estimator.input_shape, estimator.clip_values).astype(np.float32)
+        labels = None if y is None else check_labels(y, len(x), estimator.nb_classes)
+        if labels is None and self.targeted:
+            raise InvalidInputError(f"y: a targeted {type(self).__name__} needs the target classes, got None")
+        seed = int(np.random.randint(2**31)) if self.seed is None else self.seed
+        low, high = estimator.clip_values
+        module = as_module(estimator)
+        self.partial = x.copy()
+        with (
+            evaluation_mode(estimator.model),
+            global_states_kept(),
+            torch.random.fork_rng(),
+            tqdm(total=len(x), desc=type(self).__name__, disable=not self.verbose) as bar,
+        ):
+            for start in range(0, len(x), self.batch_size):
+                batch = x[start : start + self.batch_size]
+                unit = torch.from_numpy((batch - low) / (high - low)).float().clamp(0, 1).to(estimator.device)
+                if labels is None:
+                    with torch.no_grad():
+                        y_batch = module(unit).argmax(dim=1)
+                else:
+                    y_batch = torch.from_numpy(labels[start : start + self.batch_size]).to(estimator.device)
+                _seed_global_states(seed, start)
+                found = self.perturb(module, unit, y_batch)
+                changed = low + (high - low) * found.detach().float().cpu().clamp(0, 1).numpy()
+                self.partial[start : start + len(batch)] = np.where((found == unit).cpu().numpy(), batch, changed)
+                bar.update(len(batch))
+        return self.partial
+
+    @abstractmethod
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """Attacks one batch.
+
+        Args:
+            model: the classifier, images in [0, 1] → logits (N, nb_classes), in evaluation mode.
+            x: images, (N, *input_shape) float32 in [0, 1], on the classifier's device.
+            y: labels, or targets of a targeted attack, (N,) int64.
+
+        Returns:
+            Adversarial images, as `x`; those outside [0, 1] are clipped.
+        """
+
+    def in_unit_range(self, distance: float) -> float:
+        """Returns a distance in the units of `clip_values` as one of pixels in [0, 1]."""
+        low, high = self.estimator.clip_values
+        return float(distance) / float(high - low)
+
+    def _check_params(self) -> None:
+        check_whole("batch_size", self.batch_size)
+        check_flag("targeted", self.targeted)
+        check_flag("verbose", self.verbose)
+        if self.seed is not None:
+            check_whole("seed", self.seed, least=0)
+
+
+def _seed_global_states(seed: int, start: int) -> None:
+    """Seeds what toolkits draw from, anew for each batch, so that an image's fate hangs on its own batch only."""
+    words = np.random.SeedSequence([seed, start]).generate_state(3)
+    np.random.seed(int(words[0]))
+    random.seed(int(words[1]))
+    torch.manual_seed(int(words[2]))

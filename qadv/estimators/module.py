@@ -1,0 +1,64 @@
+"""`as_module`: a classifier as one torch module, for toolkits that attack modules."""
+
+from typing import Any
+
+from art.estimators.classification import PyTorchClassifier
+from torch import Tensor, nn
+
+from qadv.errors import InvalidInputError
+
+
+class ClassifierModule(nn.Module):
+    """Images in [0, 1] → logits, with a classifier's preprocessing and defences inside; see `as_module`."""
+
+    def __init__(self, classifier: Any) -> None:
+        super().__init__()
+        self.network = classifier.model  # for toolkits that ask for the parameters' device, or for evaluation mode
+        self._classifier = classifier
+        self._low, self._high = map(float, classifier.clip_values)
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, *input_shape) in [0, 1] → logits, (N, nb_classes)."""
+        if (self._low, self._high) != (0.0, 1.0):
+            x = self._low + (self._high - self._low) * x
+        entering, _ = self._classifier._apply_preprocessing(x, y=None, fit=False, no_grad=False)
+        logits: Tensor = self._classifier._model(entering)[-1]
+        return logits
+
+    def extra_repr(self) -> str:
+        return f"clip_values=({self._low}, {self._high})"
+
+
+def as_module(classifier: PyTorchClassifier) -> ClassifierModule:
+    """Returns a classifier as one module, images in [0, 1] → logits, for toolkits that attack torch modules.
+
+    Its preprocessing and defences are inside, so what a toolkit attacks is what ART attacks; outputs and gradients are
+    those of `predict` and `loss_gradient`. Network and weights are shared with the classifier, not copied. It is in
+    evaluation mode. Postprocessors are left out: toolkits work on logits.
+
+        model = foolbox.PyTorchModel(qadv.as_module(classifier), bounds=(0, 1))
+
+    Args:
+        classifier: an ART `PyTorchClassifier` with `clip_values`, e.g. a `QuantizedClassifier` or `EnsembleClassifier`.
+            Pixels in [0, 1] are moved to its `clip_values`.
+
+    Raises:
+        InvalidInputError: it is none, has no `clip_values`, or a preprocessor that works on numpy arrays, through which
+            no gradient passes.
+    """
+    if not isinstance(classifier, PyTorchClassifier):
+        raise InvalidInputError(f"classifier: expected an ART PyTorchClassifier, got {type(classifier).__name__}")
+    if classifier.clip_values is None:
+        raise InvalidInputError("classifier: toolkits work on pixels of a known range; give the classifier clip_values")
+    if not classifier.all_framework_preprocessing:
+        in_numpy = [
+            type(each).__name__
+            for each in classifier.preprocessing_defences or []
+            if not hasattr(each, "estimate_forward")
+        ]
+        raise InvalidInputError(
+            f"classifier: its preprocessing works on numpy arrays ({', '.join(in_numpy) or 'preprocessing'}), so no "
+            "gradient passes; use the PyTorch version of each preprocessor"
+        )
+    return ClassifierModule(classifier)
