@@ -5,9 +5,11 @@ own loader lets one plugin's import error through, and one raising hook ends a w
 """
 
 import contextlib
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from importlib import metadata
 from types import ModuleType
@@ -18,8 +20,11 @@ import pluggy
 from qadv import builtin, hookspecs
 from qadv.components import COMPONENT_TYPES, Component
 from qadv.errors import PluginError, closest
+from qadv.patches import patched_by
+from qadv.time_limit import TookTooLong, time_limit
 
 ENTRY_POINT_GROUP = "qadv"
+OWN_DISTRIBUTION = "qadv"
 Status = Literal["ok", "faulty", "disabled"]
 
 
@@ -60,7 +65,8 @@ def discover(entry_points: Iterable[metadata.EntryPoint] | None = None) -> list[
 
     Returns:
         One `PluginInfo` per plugin, qadv's own first. With `QADV_STRICT_PLUGINS=1` the first fault is raised instead of
-        noted; `QADV_DISABLE_PLUGINS=a,b` leaves out the plugins or distributions of those names.
+        noted; `QADV_DISABLE_PLUGINS=a,b` leaves out the plugins or distributions of those names. A plugin that takes
+        longer than `QADV_PLUGIN_SECONDS`, 60 without it, to import or to list its components is ended.
 
     Raises:
         PluginError: in strict mode, at the first fault, with its cause chained.
@@ -70,8 +76,9 @@ def discover(entry_points: Iterable[metadata.EntryPoint] | None = None) -> list[
     loader = _Loader(
         strict=os.environ.get("QADV_STRICT_PLUGINS", "") not in ("", "0"),
         disabled={name.strip() for name in os.environ.get("QADV_DISABLE_PLUGINS", "").split(",") if name.strip()},
+        seconds=_seconds(os.environ.get("QADV_PLUGIN_SECONDS", "")),
     )
-    loader.add("qadv", "builtin", builtin.version(), builtin)
+    loader.add(OWN_DISTRIBUTION, "builtin", builtin.version(), builtin)
     ordered = sorted(entry_points, key=lambda point: (_distribution(point)[0], point.name, point.value))
     for point in ordered:
         loader.add(*_origin(point), point)
@@ -83,16 +90,17 @@ class _StrictModeError(PluginError):
 
 
 class _Loader:
-    def __init__(self, strict: bool, disabled: set[str]) -> None:
+    def __init__(self, strict: bool, disabled: set[str], seconds: float) -> None:
         self.plugins: list[PluginInfo] = []
         self._strict = strict
         self._disabled = disabled
+        self._seconds = seconds
         self._taken: set[tuple[str, str, str]] = set()
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
 
     def add(self, distribution: str, name: str, version: str, source: ModuleType | metadata.EntryPoint) -> None:
-        """Loads one plugin; whatever it does, short of hanging, is its own fault and nobody else's."""
+        """Loads one plugin; whatever it does is its own fault and nobody else's."""
         info = PluginInfo(distribution, name, version)
         self.plugins.append(info)
         if {name, distribution} & self._disabled:
@@ -101,6 +109,8 @@ class _Loader:
         try:
             with contextlib.redirect_stdout(sys.stderr):  # what a plugin prints must not end up in `--json`
                 self._load(info, source)
+                if isinstance(source, metadata.EntryPoint):
+                    self._look_for_patches(info, source)
         except (KeyboardInterrupt, _StrictModeError):
             raise
         except BaseException as error:
@@ -117,10 +127,17 @@ class _Loader:
         if isinstance(source, metadata.EntryPoint):
             if source.dist is None or not source.dist.metadata["Name"]:
                 self._fault(info, "its distribution has no metadata: it is half removed, or not installed by pip")
+            if info.distribution == OWN_DISTRIBUTION:
+                self._fault(info, f"it calls its distribution {info.distribution!r}, which is taken; it is left out")
+                return
             try:
-                plugin = source.load()
+                with self._time_limit(info):
+                    plugin = source.load()
             except KeyboardInterrupt:
                 raise
+            except TookTooLong as error:
+                self._fault(info, f"importing {source.value!r} {self._too_long(info)}", error)
+                return
             except BaseException as error:
                 self._fault(info, f"importing {source.value!r} failed: {_describe(error)}", error)
                 return
@@ -164,15 +181,18 @@ class _Loader:
     ) -> None:
         try:
             # one by one: a hook that is a generator may raise after it has given sound components
-            for count, component in enumerate(implementation()):
-                if count == _MOST_COMPONENTS:
-                    self._fault(
-                        info, f"hook {hook!r} gave more than {_MOST_COMPONENTS:,} components; the rest is left out"
-                    )
-                    return
-                self._take(info, hook, component_type, component)
+            with self._time_limit(info):
+                for count, component in enumerate(implementation()):
+                    if count == _MOST_COMPONENTS:
+                        self._fault(
+                            info, f"hook {hook!r} gave more than {_MOST_COMPONENTS:,} components; the rest is left out"
+                        )
+                        return
+                    self._take(info, hook, component_type, component)
         except (KeyboardInterrupt, _StrictModeError):
             raise
+        except TookTooLong as error:
+            self._fault(info, f"hook {hook!r} {self._too_long(info)}", error)
         except BaseException as error:
             self._fault(info, f"hook {hook!r} failed: {_describe(error)}", error)
 
@@ -189,9 +209,30 @@ class _Loader:
             self._fault(info, f"{component.kind} {component.name!r} is given twice; the second is left out")
             return
         self._taken.add(key)
+        if (OWN_DISTRIBUTION, component.kind, component.name) in self._taken and info.distribution != OWN_DISTRIBUTION:
+            self._fault(
+                info,
+                f"{component.kind} {component.name!r} has the name of one of qadv's own, so the bare name is refused: "
+                f"use '{info.distribution}/{component.name}' or '{OWN_DISTRIBUTION}/{component.name}'",
+            )
         if unmet := component.unmet_requirements():
             self._fault(info, f"{component.kind} {component.name!r} needs {', '.join(unmet)}")
         info.components.append(component)  # still listed: using it says what to install
+
+    def _look_for_patches(self, info: PluginInfo, point: metadata.EntryPoint) -> None:
+        if patched := patched_by(point.value.partition(":")[0].partition(".")[0]):
+            names = ", ".join(patched[:3]) + (f" and {len(patched) - 3} more" if len(patched) > 3 else "")
+            self._fault(info, f"it has replaced {names}: what these give is not the toolkit's own any more")
+
+    def _time_limit(self, info: PluginInfo) -> AbstractContextManager[None]:
+        waiting = f"qadv: still waiting for plugin {info.distribution}:{info.name} after {self._seconds:g} s; "
+        return time_limit(self._seconds, f"{waiting}QADV_DISABLE_PLUGINS={info.distribution} leaves it out")
+
+    def _too_long(self, info: PluginInfo) -> str:
+        return (
+            f"took longer than {self._seconds:g} s and was ended; QADV_DISABLE_PLUGINS={info.distribution} leaves it "
+            "out, QADV_PLUGIN_SECONDS allows more"
+        )
 
     def _fault(self, info: PluginInfo, text: str, cause: BaseException | None = None) -> None:
         info.faults.append(text)
@@ -200,6 +241,16 @@ class _Loader:
 
 
 _MOST_COMPONENTS = 10_000
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text or 60)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise PluginError(f"QADV_PLUGIN_SECONDS: expected a number of seconds above 0, got {text!r}")
+    return seconds
 
 
 def _describe(error: BaseException) -> str:

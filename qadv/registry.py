@@ -1,5 +1,6 @@
 """Look-up of components by kind and name over all plugins."""
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -8,7 +9,8 @@ from typing import Any
 
 from qadv.components import KINDS, Component
 from qadv.errors import AmbiguousNameError, UnknownNameError, closest
-from qadv.plugins import PluginInfo, discover
+from qadv.patches import patched_by
+from qadv.plugins import OWN_DISTRIBUTION, PluginInfo, discover
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,18 @@ class Registry:
             choices = " or ".join(repr(e.qualified_name) for e in matches)
             raise AmbiguousNameError(f"{kind} {name!r} is provided by several distributions; name one: {choices}")
         if matches:
-            return matches[0].component.load()
+            self._refuse_shadow(kind, name, matches[0], families)
+            return _loaded(matches[0])
         return self._load_member(kind, name, single, families)
+
+    def _refuse_shadow(self, kind: str, name: str, entry: Entry, families: list[Entry]) -> None:
+        """Refuses a plugin's bare name that one of qadv's own families stands for, e.g. an attack of ART's."""
+        if entry.distribution == OWN_DISTRIBUTION or name == entry.qualified_name:
+            return
+        for family in families:
+            if family.distribution == OWN_DISTRIBUTION and name in family.component.members():
+                choices = f"{entry.qualified_name!r} or '{family.qualified_name}/{name}'"
+                raise AmbiguousNameError(f"{kind} {name!r} is provided by several distributions; name one: {choices}")
 
     def _load_member(self, kind: str, name: str, single: list[Entry], families: list[Entry]) -> Any:
         known = [e.component.name for e in single] + [e.qualified_name for e in single]
@@ -97,9 +109,22 @@ class Registry:
             raise AmbiguousNameError(f"{kind} {name!r} is provided by several distributions; name one: {choices}")
         if found:
             entry, member = found[0]
-            return partial(entry.component.load(), member)
+            return partial(_loaded(entry), member)
         hint = f" Not asked, because they failed: {'; '.join(broken)}." if broken else ""
         raise UnknownNameError(f"no {kind} {name!r}{closest(str(name), known)}{hint} See: qadv list {kind}")
+
+
+def _loaded(entry: Entry) -> Any:
+    target = entry.component.load()
+    if entry.distribution != OWN_DISTRIBUTION:
+        package = entry.component.target.partition(":")[0].partition(".")[0]
+        if patched := patched_by(package):
+            warnings.warn(
+                f"{entry.qualified_name} has replaced {', '.join(patched[:3])}: what these give is not the toolkit's "
+                "own any more",
+                stacklevel=4,
+            )
+    return target
 
 
 @cache
