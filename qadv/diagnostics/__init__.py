@@ -1,1 +1,24 @@
-"""Measurements that explain a network's robustness, each with a function that draws it."""
+"""Measurements that explain a network's robustness, each with a function that draws it.
+
+The measurements themselves are names of `qadv`; here are the functions that draw them.
+"""
+
+from qadv.diagnostics.accuracy_curve import draw_accuracy_curve
+from qadv.diagnostics.amplification_by_eps import draw_amplification_by_eps
+from qadv.diagnostics.ensemble_agreement import draw_ensemble_agreement
+from qadv.diagnostics.error_amplification import draw_error_amplification
+from qadv.diagnostics.gradient_similarity import draw_gradient_similarity
+from qadv.diagnostics.transfer_matrix import draw_transfer_matrix
+from qadv.diagnostics.value_shift import draw_value_shift
+from qadv.diagnostics.weight_error import draw_weight_error
+
+__all__ = [
+    "draw_accuracy_curve",
+    "draw_amplification_by_eps",
+    "draw_ensemble_agreement",
+    "draw_error_amplification",
+    "draw_gradient_similarity",
+    "draw_transfer_matrix",
+    "draw_value_shift",
+    "draw_weight_error",
+]
