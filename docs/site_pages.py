@@ -160,11 +160,10 @@ def _linked(component: Component) -> str:
 
 def on_config(config: Any) -> Any:
     """Adds the plugins' pages, and the developers' page if there is one, to the navigation."""
-    for section in config.nav:
-        if "Plugins" in section:
-            section["Plugins"] += sorted(plugin_pages())
-        if "Reference" in section and (DOCS / "developing.md").exists():
-            section["Reference"].append("developing.md")
+    sections = {name: pages for entry in config["nav"] if isinstance(entry, dict) for name, pages in entry.items()}
+    sections["Plugins"] += sorted(plugin_pages())
+    if (DOCS / "developing.md").exists():
+        sections["Reference"].append("developing.md")
     return config
 
 
