@@ -27,7 +27,7 @@ lint: $(VENV)/.installed
 type: $(VENV)/.installed
 	$(BIN)/mypy
 
-# Into site/, without any request. The variable silences the theme's advertisement of its successor.
+# Into site/, without any request. The variable silences the theme's notice that it is maintained until May 2027.
 docs: $(VENV)/.installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 

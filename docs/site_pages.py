@@ -66,7 +66,7 @@ def command_line_page() -> str:
         context = command.make_context(f"qadv {name}", [], resilient_parsing=True)
         usage = command.get_usage(context).removeprefix("Usage:").strip()
         parts += [f"## `qadv {name}` {{ #qadv-{name} }}", command.help, f"```\n{usage}\n```"]
-        rows = [record for param in command.params if (record := _help_record(param, context)) is not None]
+        rows = [record for param in command.params if (record := param.get_help_record(context))]
         if rows:
             table = "\n".join(f"| `{_cell(names)}` | {_cell(text)} |" for names, text in rows)
             parts.append("| argument or option | what |\n|---|---|\n" + table)
@@ -105,19 +105,15 @@ def site_links(markdown: str, page: str) -> str:
     def rewritten(match: re.Match[str]) -> str:
         start, target, anchor, end = match.groups(default="")
         path = Path(os.path.normpath(here / target))
-        if re.match(r"[a-z]+:", target) or not path.exists() or (not plugin and path.is_relative_to(DOCS)):
+        if re.match(r"[a-z]+:", target) or not path.exists():
             return match[0]
         if path.is_relative_to(DOCS):
-            target = os.path.relpath(path, (DOCS / page).parent)
+            linked = path.relative_to(DOCS)
         elif path.name == "README.md" and path.parent.parent == ROOT / "plugins":
-            target = (
-                f"{path.parent.name}.md"
-                if plugin
-                else os.path.relpath(DOCS / "plugins" / f"{path.parent.name}.md", here)
-            )
+            linked = Path("plugins", f"{path.parent.name}.md")
         else:
-            target = SOURCE + path.relative_to(ROOT).as_posix()
-        return f"{start}{target}{anchor}{end}"
+            return f"{start}{SOURCE}{path.relative_to(ROOT).as_posix()}{anchor}{end}"
+        return f"{start}{Path(os.path.relpath(linked, Path(page).parent)).as_posix()}{anchor}{end}"
 
     return _LINK.sub(rewritten, markdown)
 
@@ -143,19 +139,9 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-def _help_record(param: Any, context: Any) -> tuple[str, str] | None:
-    record: tuple[str, str] | None = param.get_help_record(context)
-    return record
-
-
 def _linked(component: Component) -> str:
-    for folder in ("attacks", "defenses"):
-        kinds = (
-            ("attack",) if folder == "attacks" else ("trainer", "transformer", "preprocessor", "detector", "quantizer")
-        )
-        if component.kind in kinds and (DOCS / folder / f"{component.name}.md").exists():
-            return f"[`{component.name}`](../{folder}/{component.name}.md)"
-    return f"`{component.name}`"
+    page = f"{'attacks' if component.kind == 'attack' else 'defenses'}/{component.name}.md"
+    return f"[`{component.name}`](../{page})" if (DOCS / page).exists() else f"`{component.name}`"
 
 
 def on_config(config: Any) -> Any:
