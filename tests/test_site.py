@@ -21,6 +21,7 @@ HEADINGS = {
     "defenses": ["What it does", "Equation", "When it helps", "When it masks", "Example"],
     "attacks": ["What it does", "Equation", "When it helps", "What it does not tell", "Example"],
 }
+UNRENDERED = re.compile(r"\n *(?:[-*] |\d\. |#+ |\|[ -])|```|\*\*|\]\(|^python |^qadv [a-z-]+ --")
 METHOD_PAGES = [
     page for folder in HEADINGS for page in sorted((DOCS / folder).glob("*.md")) if page.stem not in ("index", "art")
 ]
@@ -76,6 +77,27 @@ def test_nothing_is_loaded_from_elsewhere(site):
         assert 'data-md-component="source"' not in text  # the theme would ask GitHub for stars
     for sheet in site.rglob("*.css"):
         assert not re.findall(r"(?:url\(|@import )[\"']?(?:https?:)?//", sheet.read_text(encoding="utf-8")), sheet
+
+
+def test_markdown_is_rendered_as_on_the_forge(site):
+    """mkdocs wants four spaces where GitHub takes two, and a blank line before a list: else the marks stay text."""
+    for page in sorted(site.rglob("*.html")):
+        text = re.sub(r"<(pre|code|svg|script)\b.*?</\1>", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+        for paragraph in re.findall(r"<(?:p|li|td)>(.*?)</(?:p|li|td)>", text, re.DOTALL):
+            plain = re.sub(r"<.*?>", "", paragraph)
+            assert not UNRENDERED.search(plain), (page, plain)
+
+
+def test_what_is_unrendered_markdown():
+    for text in (
+        "after them.\n- Corrections",
+        "one\n| a | b",
+        "see [this](that.md)",
+        "qadv audit --dataset x",
+        "**bold**",
+    ):
+        assert UNRENDERED.search(text), text
+    assert not UNRENDERED.search("qadv is 2 - 1\n= 1 | 2")
 
 
 @pytest.mark.parametrize("kind", ["attack", "trainer", "transformer", "preprocessor", "detector"])
