@@ -38,6 +38,7 @@ def generated_pages() -> dict[str, str]:
 def hooks_page() -> str:
     """The hooks, from their docstrings, and the example plugin, from its files."""
     parts = ["# Hooks", _fenced(inspect.getdoc(hookspecs) or "", "toml")]
+    parts += ["What [`qadv.testing`](../conformance.md) checks on a target of each kind is on its page."]
     for component in COMPONENT_TYPES:
         hook = getattr(hookspecs, f"qadv_{component.kind}s")
         parts += [f"## `{hook.__name__}`", _fenced(inspect.getdoc(hook) or "", "python")]
