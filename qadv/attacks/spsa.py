@@ -88,7 +88,7 @@ class SPSA(BatchedAttack):
         estimator: an ART classifier that gives logits.
         eps: radius of the L∞ ball, in pixel values, at least 0.
         delta: how far the probes are from the image in each pixel, above 0; probes are not clipped. A network with few
-            activation levels is a staircase: probes that are too near see no slope (docs/attacks.md).
+            activation levels is a staircase: probes that are too near see no slope (docs/attacks/spsa.md).
         learning_rate: Adam's step in each pixel, above 0.
         max_iter: steps, at least 1.
         nb_samples: directions per step, at least 1; each costs two queries.

@@ -22,7 +22,7 @@ class ErrorSilencedTrainer(LoopTrainer):
         classifier: an ART `PyTorchClassifier`, usually a `QuantizedClassifier` with weights `sq(bwn)` or `sq(twn)`;
             any other scheme is quantized whole from the first step.
         lambdas: λ of the logits, the paper's choice, or a mapping from module names (and `"logits"`) to λ. The paper
-            does not give its value; docs/error-silenced-quantization.md has the sweep behind the default.
+            does not give its value; docs/defenses/eq.md has the sweep behind the default.
         norm: of D_l: 2, or `math.inf`.
         eps: PGD's L∞ bound, in the units of `clip_values`, > 0.
         eps_step: PGD's step.

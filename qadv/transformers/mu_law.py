@@ -31,14 +31,14 @@ class MuLawWeightMapping(NetworkTransformer):
 
     The logits grow too. Where they grow much (several layers, BatchNorm as it was), the gradient of the cross-entropy
     vanishes, and FGSM and PGD fail for that reason alone: attack with a loss of logit differences as well, and by
-    transfer (docs/transformers.md).
+    transfer (docs/defenses/mu-law.md).
 
     **Readings** (METHODS §4): biases and BatchNorm stay as they are, M is taken per tensor. In a layer that is
     quantized already, the latent weights are mapped, and what a scheme found from the weights is found again.
 
     Args:
         classifier: a trained ART `PyTorchClassifier`.
-        mu: μ > 0. The paper does not give its own; the default is the choice of the sweep in docs/transformers.md.
+        mu: μ > 0. The paper does not give its own; the default is the choice of the sweep in docs/defenses/mu-law.md.
         layers: `"last"` is the last convolution or linear layer in order of registration, `"last:3"` are the last
             three; anything else is a layer's name or a pattern of names (`"layer3.*"`), or several of them.
 
