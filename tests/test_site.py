@@ -23,7 +23,10 @@ HEADINGS = {
 }
 UNRENDERED = re.compile(r"\n *(?:[-*] |\d\. |#+ |\|[ -])|```|\*\*|\]\(|^python |^qadv [a-z-]+ --")
 METHOD_PAGES = [
-    page for folder in HEADINGS for page in sorted((DOCS / folder).glob("*.md")) if page.stem not in ("index", "art")
+    page
+    for folder in HEADINGS
+    for page in sorted((DOCS / folder).glob("*.md"))
+    if page.stem not in ("index", "art", "toolkits")
 ]
 
 
