@@ -90,13 +90,17 @@ def plugins(as_json: Json = False) -> None:
         ]
         print(json.dumps(rows, indent=1))
         return
-    table = Table("distribution", "plugin", "version", "hooks", "status", "fault")
+    table = Table("distribution", "plugin", "version", "hooks", "status")
     for plugin in found:
         style = {"ok": "green", "faulty": "red", "disabled": "dim"}[plugin.status]
         hooks = ", ".join(hook.removeprefix("qadv_") for hook in plugin.hooks)
         names = (escape(text) for text in (plugin.distribution, plugin.name, plugin.version, hooks))
-        table.add_row(*names, f"[{style}]{plugin.status}[/{style}]", escape("\n".join(plugin.faults)))
-    Console().print(table)
+        table.add_row(*names, f"[{style}]{plugin.status}[/{style}]")
+    console = Console()
+    console.print(table)
+    for plugin in found:
+        for fault in plugin.faults:
+            console.print(f"[red]{escape(plugin.distribution)}[/red]: {escape(fault)}", highlight=False, soft_wrap=True)
 
 
 @app.command()

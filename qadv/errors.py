@@ -57,6 +57,6 @@ class MaskedGradientWarning(UserWarning):
 
 
 def closest(name: str, known: Iterable[str], limit: int = 3) -> str:
-    """Returns `"; did you mean a, b?"` with the nearest of `known`, or `""` when nothing is near."""
+    """Returns `"; did you mean a, b?"` with the nearest of `known`, or `"."` when nothing is near."""
     matches = get_close_matches(name, list(known), n=limit, cutoff=0.5)
-    return f"; did you mean {', '.join(matches)}?" if matches else ""
+    return f"; did you mean {', '.join(matches)}?" if matches else "."

@@ -225,6 +225,13 @@ def test_an_unknown_component_is_a_failed_check_with_the_closest_names():
         run_check("listed", "attack", "spsaa")
 
 
+@pytest.mark.parametrize("check", checks("preprocessor"), ids=lambda check: check.name)
+def test_every_check_of_a_component_that_is_not_installed_fails_and_says_what_to_do(check):
+    with pytest.raises(ConformanceError, match=r"no preprocessor 'not-there'.*\n.*pip install -e") as caught:
+        run_check(check, "preprocessor", "not-there")
+    assert caught.value.__cause__ is None  # so that pytest shows no traceback
+
+
 def test_authors_errors_are_named_at_once():
     with pytest.raises(UnknownNameError, match="did you mean attack"):
         conformance("atack", "spsa")

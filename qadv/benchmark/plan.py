@@ -8,6 +8,7 @@ from typing import Any
 
 from qadv.benchmark.cells import Cell, versions
 from qadv.benchmark.names import arguments, faults
+from qadv.benchmark.plugin_code import code_version
 from qadv.benchmark.study import Attack, Backbone, Defense, Grid, Measure, Quantizer, Source, Start, Study
 from qadv.benchmark.study_file import StudyFile
 from qadv.datasets import Images
@@ -302,7 +303,7 @@ def _provides(entry: Entry, name: str) -> bool:
 
 
 def _distributions(used: list[tuple[str, str]]) -> dict[str, str]:
-    """Returns the versions of the plugins that components come from, those of qadv itself left out."""
+    """Returns the versions, and hashes of the code, of the plugins that components come from, but qadv itself."""
     registry = default_registry()
     names = {e.distribution for kind, name in used for e in registry.entries(kind) if _provides(e, name)}
-    return {p.distribution: p.version for p in registry.plugins if p.distribution in names - {"qadv"}}
+    return {p.distribution: code_version(p) for p in registry.plugins if p.distribution in names - {"qadv"}}

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
 
 _FRACTION = re.compile(r"-?\d+(\.\d+)?\s*/\s*\d+(\.\d+)?")
 LARGEST_SEED = 2**32 - 1
@@ -31,10 +31,15 @@ class Part(BaseModel):
 
 
 class Component(Part):
-    """A component by name, as `qadv.create` makes it."""
+    """A component by name, as `qadv.create` makes it; the bare name where there are no options."""
 
     name: str
     options: Options = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
 
 
 class Backbone(Part):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from qadv.errors import QadvError
 from qadv.testing.case import case_of
 from qadv.testing.check import Check, ConformanceError, NotApplicable, checks, find_check
 from qadv.testing.global_state import set_random_states, settings_restored
@@ -70,14 +71,22 @@ def run_check(check: Check | str, kind: str, component: str | Callable[..., Any]
     Random states and settings of the process are as before afterwards, whatever the component did.
 
     Raises:
-        ConformanceError: the component breaks the rule.
+        ConformanceError: the component breaks the rule, or is not there.
         NotApplicable: there is nothing to check.
         UnknownNameError: there is no such kind or check.
     """
     found = find_check(kind, check) if isinstance(check, str) else check
+    case = case_of(kind, component, **arguments)
+    try:
+        _ = case.target
+    except QadvError as error:
+        raise ConformanceError(
+            f"{case} can't be tried: {error}\n"
+            "  do: pip install -e . in the plugin's folder; qadv plugins says what is installed, and what is wrong"
+        ) from None
     with settings_restored():
         set_random_states(0)
-        found.run(case_of(kind, component, **arguments))
+        found.run(case)
 
 
 def _skip(pytest: Any, reason: str | None) -> Any:

@@ -73,8 +73,8 @@ class Pairing(Objective):
                 continue
             if name not in modules or not name:
                 raise InvalidInputError(
-                    f"lambdas: the network has no module {name!r}{closest(name, [LOGITS, *filter(None, modules)])}; "
-                    "see [name for name, _ in classifier.model.named_modules()]"
+                    f"lambdas: the network has no module {name!r}{closest(name, [LOGITS, *filter(None, modules)])} "
+                    "See [name for name, _ in classifier.model.named_modules()]"
                 )
             self._handles.append(modules[name].register_forward_hook(self._keep(name)))
 

@@ -25,6 +25,7 @@ STUDY = Study.model_validate({
     "nb_test": 10,
     "backbones": {"mnist-cnn": {}},
     "quantizers": {"float": {}, W4: {"weights": "int:4", "activations": "relu6:4"}},
+    "defenses": {"none": {"preprocessors": ["median-smoothing", {"name": "bit-depth", "options": {"bit_depth": 4}}]}},
     "attacks": {
         "fgsm": {"attack": "FastGradientMethod", "options": {"eps": 0.1}},
         "pgd": {"attack": TEN, "options": {"eps": 0.1}},

@@ -138,6 +138,13 @@ def test_a_failed_check_marks_the_worst_case_as_an_upper_bound(page):
     assert cost[4:] == ["1,200", "800", "1.5"]
 
 
+def test_a_networks_preprocessors_are_shown_with_their_options(page):
+    columns, *rows = table(page, "Networks")
+    assert [row[columns.index("transformers, preprocessors")] for row in rows] == [
+        "median-smoothing, bit-depth (bit_depth = 4)"
+    ] * 2
+
+
 def test_strength_and_cost(page):
     rows = {(row[0], row[1]): row for row in table(page, "What the attacks did")[1:]}
     assert rows["float", "fgsm"][3:] == ["10", "42.2 ± 3.1", "0.5", "0.1", "21", "20", "3.0"]  # 4 of 9, 4 of 10

@@ -133,3 +133,13 @@ def test_the_study_in_the_documentation_is_one(tmp_path):
     for small in (False, True):
         file = read_study(write_tiny(tmp_path, text), small)
         assert list(faults(file.study)) == []
+
+
+def test_a_preprocessor_is_named_or_named_with_options(tmp_path):
+    asked = '[defenses.none]\npreprocessors = ["median-smoothing", { name = "bit-depth", options = { bit_depth = 4 } }]'
+    study = read_study(write_tiny(tmp_path, TINY.replace("[defenses.none]", asked))).study
+    plain, deep = study.defenses["none"].preprocessors
+    assert (plain.name, plain.options) == ("median-smoothing", {})
+    assert (deep.name, deep.options) == ("bit-depth", {"bit_depth": 4})
+    wrong = TINY.replace("[defenses.none]", '[defenses.none]\npreprocessors = ["median-smothing"]')
+    assert "did you mean median-smoothing," in found(tmp_path, wrong)

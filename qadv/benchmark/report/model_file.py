@@ -56,6 +56,8 @@ def _content(results: StudyResults, network: Network, made: CellResult, clean: C
             "activations": schemes.activations,
             "defense": defense,
             "trainer": given.trainer,
+            "transformers": [each.model_dump() for each in given.transformers],
+            "preprocessors": [each.model_dump() for each in given.preprocessors],
             "bytes": made.record.get("bytes"),
             "accuracy": _accuracies(results, network),
             "worst_case": [

@@ -57,14 +57,14 @@ def networks_section(results: StudyResults) -> Section:
         sizes = [cell.record["bytes"] for cell in made if "bytes" in cell.record]
         rows.append([
             network.label, results.study.backbones[backbone].backbone or backbone,
-            _scheme(schemes.weights), _scheme(schemes.activations), given.trainer or _made_of(given),
+            _scheme(schemes.weights), _scheme(schemes.activations), given.trainer or _made_of(given), _beside(given),
             plain_options(given.options) if given.trainer else "–",
             f"{sizes[0]['packed']:,}" if sizes else "–", f"{sizes[0]['float32']:,}" if sizes else "–",
             mean_value([cell.record["seconds"] for cell in made]) if made else ABSENT,
         ])  # fmt: skip
     columns = [
-        "network", "backbone", "weights", "activations", "trainer", "options", "packed bytes", "bytes in float32",
-        "seconds to make",
+        "network", "backbone", "weights", "activations", "trainer", "options", "transformers, preprocessors",
+        "packed bytes", "bytes in float32", "seconds to make",
     ]  # fmt: skip
     blocks: list[Block] = [Table.of("Networks", columns, rows)]
     if results.study.attacks:
@@ -126,6 +126,12 @@ def _scheme(scheme: str | dict[str, str]) -> str:
 
 def _made_of(defense: Any) -> str:
     return f"ensemble of {', '.join(defense.members)}" if defense.members else "–"
+
+
+def _beside(defense: Any) -> str:
+    used = [*defense.transformers, *defense.preprocessors]
+    named = [f"{each.name} ({plain_options(each.options)})" if each.options else each.name for each in used]
+    return ", ".join(named) or "–"
 
 
 def _plain(value: Any) -> str:

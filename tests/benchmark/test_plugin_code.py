@@ -1,0 +1,49 @@
+"""Results hang on a plugin's code, not on its version alone."""
+
+import sys
+
+import pytest
+
+from qadv.benchmark.plugin_code import code_version
+from qadv.components import Attack
+from qadv.plugins import PluginInfo
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    folder = tmp_path / "edited_package"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("raise RuntimeError('is not imported')")
+    (folder / "attack.py").write_text("NOISE = 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return folder
+
+
+def plugin(target="edited_package.attack:NOISE"):
+    return PluginInfo("edited", "main", "1.0", components=[Attack(name="noise", target=target)])
+
+
+def test_an_edit_changes_it_and_undoing_the_edit_brings_it_back(package):
+    before = code_version(plugin())
+    assert before.startswith("1.0, code ")
+    (package / "attack.py").write_text("NOISE = 0\n")
+    assert code_version(plugin()) != before
+    (package / "attack.py").write_text("NOISE = 1\n")
+    assert code_version(plugin()) == before
+    assert "edited_package" not in sys.modules
+
+
+def test_a_new_file_changes_it_and_other_files_do_not(package):
+    before = code_version(plugin())
+    (package / "notes.txt").write_text("nothing")
+    assert code_version(plugin()) == before
+    (package / "more.py").write_text("")
+    assert code_version(plugin()) != before
+
+
+def test_single_modules_and_missing_ones_have_a_version_too(package):
+    (package.parent / "edited_module.py").write_text("A = 1")
+    one = code_version(plugin("edited_module:A"))
+    (package.parent / "edited_module.py").write_text("A = 2")
+    assert code_version(plugin("edited_module:A")) != one
+    assert code_version(plugin("no_such_module_here:A")).startswith("1.0, code ")
