@@ -57,8 +57,8 @@ def networks_section(results: StudyResults) -> Section:
         sizes = [cell.record["bytes"] for cell in made if "bytes" in cell.record]
         rows.append([
             network.label, results.study.backbones[backbone].backbone or backbone,
-            _scheme(schemes.weights), _scheme(schemes.activations), given.trainer or _made_of(given), _beside(given),
-            plain_options(given.options) if given.trainer else "–",
+            _scheme(schemes.weights), _scheme(schemes.activations), given.trainer or _made_of(given),
+            plain_options(given.options) if given.trainer else "–", _beside(given),
             f"{sizes[0]['packed']:,}" if sizes else "–", f"{sizes[0]['float32']:,}" if sizes else "–",
             mean_value([cell.record["seconds"] for cell in made]) if made else ABSENT,
         ])  # fmt: skip
