@@ -25,6 +25,7 @@ def test_code_blocks_run(block, monkeypatch):
         pytest.skip(str(error))
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
@@ -32,6 +33,7 @@ def test_links_lead_somewhere(page):
             assert (page.parent / target).exists(), target
 
 
+@pytest.mark.core
 def test_every_make_target_that_the_readme_names_exists():
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"(?:`|^)make (\w+)", (ROOT / "README.md").read_text(), re.MULTILINE):
