@@ -26,7 +26,7 @@ def test_list_shows_names_and_summaries():
 def test_list_as_json():
     rows = json.loads(run(app, ["list", "quantizer", "--json"]).output)
     assert {row["name"] for row in rows} >= {"int", "bwn", "twn", "relu1", "relu6"}
-    assert {row["distribution"] for row in rows} == {"qadv"}
+    assert {row["distribution"] for row in rows} >= {"qadv"}  # and of plugins that are installed
     every = json.loads(run(app, ["list", "--json"]).output)
     assert {row["kind"] for row in every} >= {"quantizer", "backbone", "trainer"}
 
