@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-PLUGINS = sorted(path.parent for path in [*HERE.glob("*/pyproject.toml"), *HERE.parent.glob("examples/own_plugin/*.toml")])
+PLUGINS = [*sorted(path.parent for path in HERE.glob("*/pyproject.toml")), HERE.parent / "examples" / "own_plugin"]
 
 if __name__ == "__main__":
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-build-isolation", "--disable-pip-version-check"]

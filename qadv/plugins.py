@@ -18,6 +18,7 @@ import pluggy
 from qadv import builtin, hookspecs
 from qadv.components import COMPONENT_TYPES, Component
 from qadv.errors import PluginError, closest
+from qadv.versions import metadata_field
 
 ENTRY_POINT_GROUP = "qadv"
 Status = Literal["ok", "faulty", "disabled"]
@@ -115,7 +116,7 @@ class _Loader:
             return
         plugin: Any = source
         if isinstance(source, metadata.EntryPoint):
-            if source.dist is None or not source.dist.metadata["Name"]:
+            if source.dist is None or not metadata_field(source.dist, "Name"):
                 self._fault(info, "its distribution has no metadata: it is half removed, or not installed by pip")
             try:
                 plugin = source.load()
@@ -211,9 +212,9 @@ def _describe(error: BaseException) -> str:
 
 
 def _distribution(point: metadata.EntryPoint) -> tuple[str, str]:
-    if point.dist is None or not point.dist.metadata["Name"]:
+    if point.dist is None or not metadata_field(point.dist, "Name"):
         return "unknown", ""
-    return point.dist.name, point.dist.version or ""
+    return point.dist.name, metadata_field(point.dist, "Version")
 
 
 def _origin(point: metadata.EntryPoint) -> tuple[str, str, str]:

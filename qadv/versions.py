@@ -1,0 +1,31 @@
+"""What differs between versions of Python and of the toolkits: every bridge, with the versions that need it.
+
+Importing this module imports none of the toolkits.
+"""
+
+from importlib import metadata
+
+from qadv.errors import MissingRequirementError
+
+
+def metadata_field(distribution: metadata.Distribution, field: str) -> str:
+    """Returns a field of a distribution's metadata, empty where it is missing.
+
+    Python 3.11 answers None for a missing field, 3.12 and 3.13 warn, later ones will raise.
+    """
+    fields = distribution.metadata
+    return fields[field] if field in fields else ""
+
+
+def require_onnx_export() -> None:
+    """Raises where torch can't write operators such as QuantizeLinear into an ONNX graph.
+
+    torch 2.4 to 2.7 have no `torch.onnx.ops`.
+
+    Raises:
+        MissingRequirementError: torch is older than 2.8.
+    """
+    import torch
+
+    if not hasattr(torch.onnx, "ops"):
+        raise MissingRequirementError(f"exporting to ONNX needs torch 2.8 or newer, found {torch.__version__}")
