@@ -13,8 +13,7 @@ def metadata_field(distribution: metadata.Distribution, field: str) -> str:
 
     Python 3.11 answers None for a missing field, 3.12 and 3.13 warn, later ones will raise.
     """
-    fields = distribution.metadata
-    return fields[field] if field in fields else ""
+    return distribution.metadata[field] if field in distribution.metadata else ""  # noqa: SIM401  (no `get` in 3.11)
 
 
 def require_onnx_export() -> None:
