@@ -4,6 +4,7 @@ Importing this module imports none of the toolkits.
 """
 
 from importlib import metadata
+from typing import Any
 
 from qadv.errors import MissingRequirementError
 
@@ -28,3 +29,24 @@ def require_onnx_export() -> None:
 
     if not hasattr(torch.onnx, "ops"):
         raise MissingRequirementError(f"exporting to ONNX needs torch 2.8 or newer, found {torch.__version__}")
+
+
+def give_plain_tensors(proxy: Any) -> None:
+    """Tells a Brevitas proxy to hand its layer plain tensors.
+
+    Brevitas 0.12 and newer have a switch for it. 0.11 makes a QuantTensor of every weight and activation, and asks a
+    quantizer that is switched off for a view that only Brevitas's own quantizers have.
+    """
+    if hasattr(proxy, "skip_create_quant_tensor"):
+        proxy.skip_create_quant_tensor = True
+    else:
+        proxy.create_quant_tensor = _value
+        proxy.apply_input_view = _as_it_is
+
+
+def _value(parts: Any, _: Any = None) -> Any:
+    return parts[0]
+
+
+def _as_it_is(x: Any) -> Any:
+    return x
