@@ -73,6 +73,7 @@ def test_each_is_listed_without_a_fault(importable):
     assert {plugin.status for plugin in default_registry().plugins} == {"ok"}
 
 
+@pytest.mark.slow
 def test_one_installs_as_a_wheel_is_listed_and_passes_its_tests(tmp_path):
     pytest.importorskip("torch")
     from qadv.testing import checks

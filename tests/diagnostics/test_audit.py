@@ -113,6 +113,7 @@ def test_an_undefended_network_passes(trained, float_parent, digits):
     assert "upper bound" not in str(result)
 
 
+@pytest.mark.slow
 def test_a_network_trained_with_pgd_passes(make_classifier, digits, moderate):
     classifier = make_classifier()
     trainer = qadv.AdversarialQuantTrainer(classifier, "pgd", eps=0.1, max_iter=4, lr=0.1, verbose=False)

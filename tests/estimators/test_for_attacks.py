@@ -215,6 +215,7 @@ def test_a_network_with_rewritten_code_is_copied_and_not_pickled(digits):
         pickle.dumps(classifier)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_auto_attack_in_another_process(trained, digits):
     pytest.importorskip("multiprocess", reason="AutoAttack needs multiprocess, which ART does not install")

@@ -64,6 +64,7 @@ def test_channels_last(name, trained, digits, plain):
     check(entry, plain(name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINERS)
 def test_compile(name, trained, digits, plain, monkeypatch):
     graphs, compile_ = [], torch.compile
