@@ -1,10 +1,15 @@
 """Fixtures: real images, small networks, one torch thread per test process."""
 
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+if os.environ.get("QADV_ENVIRONMENT"):  # tox tests the qadv that it installed, not the one beside the tests
+    root = str(Path(__file__).parent.parent)
+    sys.path[:] = [*(path for path in sys.path if path != root), root]
 
 import qadv
 from qadv.datasets import Images
