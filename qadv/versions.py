@@ -44,7 +44,7 @@ def give_plain_tensors(proxy: Any) -> None:
         proxy.apply_input_view = _as_it_is
 
 
-def _value(parts: Any, _: Any = None) -> Any:
+def _value(parts: Any, x: Any = None) -> Any:
     return parts[0]
 
 
