@@ -22,6 +22,7 @@ from qadv.components import COMPONENT_TYPES, Component
 from qadv.errors import PluginError, closest
 from qadv.patches import patched_by
 from qadv.time_limit import TookTooLong, time_limit
+from qadv.versions import metadata_field
 
 ENTRY_POINT_GROUP = "qadv"
 OWN_DISTRIBUTION = "qadv"
@@ -125,7 +126,7 @@ class _Loader:
             return
         plugin: Any = source
         if isinstance(source, metadata.EntryPoint):
-            if source.dist is None or not source.dist.metadata["Name"]:
+            if source.dist is None or not metadata_field(source.dist, "Name"):
                 self._fault(info, "its distribution has no metadata: it is half removed, or not installed by pip")
             if info.distribution == OWN_DISTRIBUTION:
                 self._fault(info, f"it calls its distribution {info.distribution!r}, which is taken; it is left out")
@@ -262,9 +263,9 @@ def _describe(error: BaseException) -> str:
 
 
 def _distribution(point: metadata.EntryPoint) -> tuple[str, str]:
-    if point.dist is None or not point.dist.metadata["Name"]:
+    if point.dist is None or not metadata_field(point.dist, "Name"):
         return "unknown", ""
-    return point.dist.name, point.dist.version or ""
+    return point.dist.name, metadata_field(point.dist, "Version")
 
 
 def _origin(point: metadata.EntryPoint) -> tuple[str, str, str]:

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 import qadv
 from qadv.cli import app
 
+pytestmark = pytest.mark.core
 run = CliRunner().invoke
 
 
@@ -25,12 +26,13 @@ def test_list_shows_names_and_summaries():
 def test_list_as_json():
     rows = json.loads(run(app, ["list", "quantizer", "--json"]).output)
     assert {row["name"] for row in rows} >= {"int", "bwn", "twn", "relu1", "relu6"}
-    assert {row["distribution"] for row in rows} == {"qadv"}
+    assert {row["distribution"] for row in rows} >= {"qadv"}  # and of plugins that are installed
     every = json.loads(run(app, ["list", "--json"]).output)
     assert {row["kind"] for row in every} >= {"quantizer", "backbone", "trainer"}
 
 
 def test_families_are_unfolded_on_demand():
+    pytest.importorskip("timm")
     rows = json.loads(run(app, ["list", "backbone", "resnet1*", "--all", "--json"]).output)
     assert "resnet18" in {row["name"] for row in rows}
 
@@ -52,6 +54,8 @@ def test_plugins_as_json():
     ],
 )
 def test_foreseen_errors_are_one_message_without_a_traceback(arguments, message):
+    if arguments[0] == "demo":
+        pytest.importorskip("torch")
     done = subprocess.run([sys.executable, "-m", "qadv.cli", *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert message in " ".join(done.stderr.split())

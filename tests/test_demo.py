@@ -29,6 +29,7 @@ def quick(monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_the_demo_writes_its_table_results_and_figures(quick, tmp_path):
     console = Console(record=True, width=100)
     path = run.run_demo(out=tmp_path, console=console)

@@ -105,6 +105,7 @@ def test_commands_are_found():
     assert len(SCRIPTS) > 15
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)\s]*)?\)", page.read_text(encoding="utf-8")):
@@ -119,6 +120,7 @@ def test_pages_that_code_names_exist():
                 assert (ROOT / page).exists(), f"{source}: {page}"
 
 
+@pytest.mark.core
 def test_every_make_target_that_the_readme_names_exists():
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"(?:`|^)make (\w+)", (ROOT / "README.md").read_text(), re.MULTILINE):

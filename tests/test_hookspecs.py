@@ -11,6 +11,7 @@ from qadv import hookspecs
 from qadv.components import COMPONENT_TYPES
 from qadv.plugins import _Loader
 
+pytestmark = pytest.mark.core
 HOOKS = [name for name in vars(hookspecs) if name.startswith("qadv_")]
 
 

@@ -11,6 +11,8 @@ from qadv.errors import PluginError
 from qadv.plugins import discover
 from qadv.registry import Registry
 
+pytestmark = pytest.mark.core
+
 GOOD = """
 import qadv
 from qadv.components import Attack

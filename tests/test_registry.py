@@ -8,6 +8,8 @@ from qadv.errors import AmbiguousNameError, MissingRequirementError, PluginError
 from qadv.plugins import PluginInfo
 from qadv.registry import Registry
 
+pytestmark = pytest.mark.core
+
 
 def plugin(distribution, *components):
     return PluginInfo(distribution, "main", "1.0", components=list(components))
@@ -62,6 +64,7 @@ def test_a_target_that_fails_to_import_is_named():
 
 
 def test_families_stand_for_their_members():
+    pytest.importorskip("timm")
     found = Registry(
         [plugin("dist", Backbone(name="timm", target="builtins:print", family="qadv.backbones.timm_models:names"))]
     )
@@ -73,6 +76,7 @@ def test_families_stand_for_their_members():
 
 
 def test_a_broken_family_does_not_stop_the_others_and_two_that_match_are_a_clash():
+    pytest.importorskip("timm")
     broken = Backbone(name="aaa", target="builtins:print", family="no.such:thing")
     timm = Backbone(name="timm", target="builtins:print", family="qadv.backbones.timm_models:names")
     found = Registry([plugin("one", broken), plugin("two", timm)])
@@ -91,6 +95,7 @@ def test_a_target_that_exits_is_an_error():
 
 
 def test_a_built_in_wins_over_a_family_member_of_the_same_name():
+    pytest.importorskip("timm")
     assert qadv.load("backbone", "vgg16").__module__ == "qadv.backbones.vgg"
     assert qadv.load("backbone", "timm/vgg16").args == ("vgg16",)
 
@@ -102,6 +107,7 @@ def test_listing_takes_wildcards_as_timm_does():
 
 
 def test_every_built_in_component_loads():
+    pytest.importorskip("torch")
     for kind in (
         "quantizer", "backbone", "trainer", "transformer", "preprocessor", "attack", "dataset", "diagnostic",
     ):  # fmt: skip
@@ -112,5 +118,6 @@ def test_every_built_in_component_loads():
 
 
 def test_arts_attacks_are_found_by_class_name(make_classifier):
+    pytest.importorskip("art")
     attack = qadv.create("attack", "FastGradientMethod", make_classifier(), eps=0.1)
     assert type(attack).__module__.startswith("art.attacks.evasion")

@@ -14,6 +14,7 @@ from qadv.estimators.storage import mean_std
 from qadv.quantization.frozen import FrozenActivation, FrozenConv2d, FrozenLinear, freeze, is_frozen
 from qadv.quantization.layers import QuantActivation, _QuantLayer, take_hooks
 from qadv.quantization.quantizer import ActivationQuantizer
+from qadv.versions import require_onnx_export
 
 INPUT, OUTPUT = "images", "logits"
 _OPSET = 18
@@ -41,8 +42,7 @@ def onnx_graph(classifier: Any) -> bytes:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise MissingRequirementError(f"exporting to ONNX needs {error.name}: pip install 'qadv[onnx]'") from error
-    if not hasattr(torch.onnx, "ops"):
-        raise MissingRequirementError(f"exporting to ONNX needs torch 2.8 or newer, found {torch.__version__}")
+    require_onnx_export()
     defences = [*(classifier.preprocessing_defences or []), *(classifier.postprocessing_defences or [])]
     if defences:
         names = ", ".join(type(defence).__name__ for defence in defences)

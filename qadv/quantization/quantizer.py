@@ -11,6 +11,8 @@ from brevitas.inject import ExtendedInjector
 from brevitas.proxy import ActQuantProxyFromInjector, WeightQuantProxyFromInjector
 from torch import Tensor, nn
 
+from qadv.versions import give_plain_tensors
+
 
 class _StraightThrough(torch.autograd.Function):
     """Value of the second argument, gradient to the first."""
@@ -187,7 +189,7 @@ class _WeightProxy(WeightQuantProxyFromInjector):
 
     def __init__(self, quant_layer: nn.Module, quant_injector: Any) -> None:
         super().__init__(quant_layer, quant_injector)
-        self.skip_create_quant_tensor = True
+        give_plain_tensors(self)
 
     tensor_quant: nn.Module | None
 
@@ -199,7 +201,7 @@ class _WeightProxy(WeightQuantProxyFromInjector):
 class _ActivationProxy(ActQuantProxyFromInjector):
     def __init__(self, quant_layer: nn.Module, quant_injector: Any) -> None:
         super().__init__(quant_layer, quant_injector)
-        self.skip_create_quant_tensor = True
+        give_plain_tensors(self)
 
     def init_tensor_quant(self) -> None:
         if getattr(self, "fused_activation_quant_proxy", None) is None:

@@ -73,6 +73,7 @@ def test_convex_sum_is_a_convex_sum():
     torch.testing.assert_close(aggregation(shortcut, branch), (shortcut + branch) / 2)
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_the_trained_resnet20_has_exactly_its_accuracy(data_dir):
     data = qadv.create("dataset", "cifar10", data_dir=data_dir)

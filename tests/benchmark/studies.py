@@ -4,7 +4,6 @@ from pathlib import Path
 
 from qadv.benchmark.cells import Cell
 from qadv.benchmark.given import read_dataset
-from qadv.benchmark.plan import plan
 from qadv.benchmark.study_file import read_study
 
 TINY = """
@@ -63,6 +62,8 @@ def write_tiny(folder: Path, text: str = TINY) -> Path:
 
 def planned(path: Path, small: bool = False) -> list[Cell]:
     """Returns the cells of a study file on digits."""
+    from qadv.benchmark.plan import plan  # it needs ART, reading a study does not
+
     file = read_study(path, small)
     cells = plan(file, {name: read_dataset(name, None)[0] for name in file.study.datasets}, None)
     return list({cell.key: cell for cell in cells}.values())

@@ -205,6 +205,7 @@ def test_diagnostics_get_what_their_arguments_ask_for(finished):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_processes_find_the_same_as_this_one(finished, tmp_path):
     assert run_bench(options(tmp_path, small=False, jobs=2), quiet())
     assert records(tmp_path) == records(finished)
@@ -254,6 +255,7 @@ def test_a_cell_that_fails_is_told_and_tried_again(tmp_path):
     assert sorted(network) == sorted(store.cells.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("jobs", "kills"), [(1, 2), (2, 1)])
 def test_a_killed_bench_goes_on_to_the_same_results(finished, tmp_path, jobs, kills):
     study = write_tiny(tmp_path)

@@ -6,6 +6,8 @@ from qadv.benchmark.given import Given
 from qadv.benchmark.ray_engine import RayEngine, RayError
 from tests.benchmark.test_bench import options, quiet, records, run_bench
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("ray")
 
 

@@ -5,16 +5,25 @@ from pathlib import Path
 
 import pytest
 
-from qadv.benchmark.names import faults
 from qadv.benchmark.study_file import StudyError, line_of, read_study
 from qadv.errors import StorageError
 from tests.benchmark.studies import TINY, write_tiny
+
+pytestmark = pytest.mark.core
 
 
 def complaint(tmp_path, text, small=False):
     with pytest.raises(StudyError) as caught:
         read_study(write_tiny(tmp_path, text), small)
     return str(caught.value)
+
+
+def faults(study):
+    """Names of attacks are looked up in ART, so these need it."""
+    pytest.importorskip("art")
+    from qadv.benchmark import names
+
+    return names.faults(study)
 
 
 def found(tmp_path, text):

@@ -143,6 +143,7 @@ def small(make_classifier):
     return make_classifier(width=2, preprocessing=(0.3, 0.4))
 
 
+@pytest.mark.slow
 def test_compile(digits):
     torch.manual_seed(0)
     layers = nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 10)

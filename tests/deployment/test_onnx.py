@@ -73,6 +73,7 @@ def test_weights_are_integers_with_a_scale_per_filter(make_classifier, tmp_path)
     assert not any(tuple(t.dims) in weights for t in floats), "no float copy of the weights is left"
 
 
+@pytest.mark.slow
 def test_a_timm_network_whose_layer_inputs_are_quantized(tmp_path):
     torch.manual_seed(0)
     classifier = qadv.QuantizedClassifier.from_backbone(

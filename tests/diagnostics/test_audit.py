@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import sys
 from dataclasses import replace
 
@@ -112,13 +113,14 @@ def test_an_undefended_network_passes(trained, float_parent, digits):
     assert "upper bound" not in str(result)
 
 
+@pytest.mark.slow
 def test_a_network_trained_with_pgd_passes(make_classifier, digits, moderate):
     classifier = make_classifier()
     trainer = qadv.AdversarialQuantTrainer(classifier, "pgd", eps=0.1, max_iter=4, lr=0.1, verbose=False)
     trainer.fit(digits.x_train, digits.y_train, nb_epochs=6, batch_size=64)
     result = audited(classifier, digits, eps=0.05, nb_samples=25)
     assert result.passed, result
-    assert verdicts(result)[11] == "passed" or "pip install" in result.checks[10].figure
+    assert verdicts(result)[11] == "passed" or re.search("pip install|torch 2.8", result.checks[10].figure)
     assert result.worst_case.accuracy > 0.6
 
 
@@ -237,6 +239,8 @@ def test_exported_model_agrees(trained, digits, monkeypatch):
     monkeypatch.setattr(run, "QUICK", SMALL)
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
+    if not hasattr(torch.onnx, "ops"):
+        pytest.skip("exporting needs torch 2.8")
     check = audited(trained, digits, eps=0.1, nb_samples=12).checks[10]
     assert check.verdict.value == "passed"
     assert [row["same_class"] for row in check.values["agreement"]] == [1.0, 1.0]

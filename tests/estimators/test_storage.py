@@ -133,8 +133,9 @@ def test_a_folder_that_cannot_be_made_is_reported(tmp_path):
 
 def test_loading_does_not_look_where_the_weights_once_came_from(tmp_path):
     """timm's options for that may name files that are gone, or a hub."""
-    net = create_backbone("resnet10t", pretrained_cfg_overlay={"file": "gone.safetensors"}, cache_dir="nowhere")
+    net = create_backbone("resnet10t", pretrained_cfg_overlay={"file": "gone.safetensors"})
     net.qadv_backbone["options"].update(pretrained=True, checkpoint_path="gone.pth", pretrained_cfg="a1_in1k")
+    net.qadv_backbone["options"]["cache_dir"] = "nowhere"  # an option of timm 1.0.13 and newer
     classifier = qadv.QuantizedClassifier(qadv.quantize(net), nn.CrossEntropyLoss(), (3, 32, 32), 10)
     classifier.save(tmp_path / "net.safetensors")
     x = np.random.default_rng(0).random((4, 3, 32, 32), dtype=np.float32)

@@ -233,7 +233,7 @@ def test_the_two_rules_draw_with_different_probabilities():
     for name in ("sq", "sq-inverse"):
         layer = single(with_errors(ERRORS), f"{name}(bwn)", ratio=5 / 6, seed=1)
         share[name] = draws(layer, 1500).double().mean(0).numpy()
-    assert np.abs(share["sq"] - share["sq-inverse"]).max() > 0.1
+    assert np.abs(share["sq"] - share["sq-inverse"]).max() > 0.07  # about 0.1, within 0.02 over 1500 draws
 
 
 @pytest.mark.parametrize("name", ["sq", "sq-inverse"])

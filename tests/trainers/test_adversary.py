@@ -144,6 +144,7 @@ def test_stochastic_filters_are_attacked_as_they_are_trained(digits, make_classi
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_adversarial_training_makes_digits_robust(make_classifier, digits):
     accuracy = {}
     for adversary in (None, "r-fgsm", "pgd"):

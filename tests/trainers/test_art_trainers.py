@@ -42,6 +42,7 @@ def with_sgd(make_classifier, lr=0.05):
     return qadv.QuantizedClassifier(model, classifier.loss, (1, 8, 8), 10, optimizer=optimizer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINERS)
 def test_it_trains_a_quantized_network(name, make_classifier, digits, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # AWP writes its networks into the working directory

@@ -98,6 +98,7 @@ def test_training_follows_the_schedule_by_itself(make_classifier, digits):
     assert [entry["sq_ratio"] for entry in trainer.history] == [0.25, 0.5, 1.0]
 
 
+@pytest.mark.slow
 def test_pairing_silences_the_error(make_classifier, digits):
     """From the same natural start, the logits of the paired network move less under the same attack."""
     start = make_classifier(weights="float", activations="float")

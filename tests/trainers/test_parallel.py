@@ -11,6 +11,8 @@ from qadv.files import read_tensors
 from qadv.trainers.loop_trainer import LoopTrainer
 from qadv.trainers.parallel import Part, Processes
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = """
 import json, sys
 import numpy as np, torch, qadv

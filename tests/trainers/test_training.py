@@ -136,6 +136,7 @@ classifier.save(sys.argv[2])
 """
 
 
+@pytest.mark.slow
 def test_a_killed_process_resumes_to_the_bit(tmp_path):
     def start(checkpoint, result):
         return subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path / checkpoint), str(tmp_path / result)])

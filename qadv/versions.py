@@ -1,0 +1,52 @@
+"""What differs between versions of Python and of the toolkits: every bridge, with the versions that need it.
+
+Importing this module imports none of the toolkits.
+"""
+
+from importlib import metadata
+from typing import Any
+
+from qadv.errors import MissingRequirementError
+
+
+def metadata_field(distribution: metadata.Distribution, field: str) -> str:
+    """Returns a field of a distribution's metadata, empty where it is missing.
+
+    Python 3.11 answers None for a missing field, 3.12 and 3.13 warn, later ones will raise.
+    """
+    return distribution.metadata[field] if field in distribution.metadata else ""  # noqa: SIM401  (no `get` in 3.11)
+
+
+def require_onnx_export() -> None:
+    """Raises where torch can't write operators such as QuantizeLinear into an ONNX graph.
+
+    torch 2.4 to 2.7 have no `torch.onnx.ops`.
+
+    Raises:
+        MissingRequirementError: torch is older than 2.8.
+    """
+    import torch
+
+    if not hasattr(torch.onnx, "ops"):
+        raise MissingRequirementError(f"exporting to ONNX needs torch 2.8 or newer, found {torch.__version__}")
+
+
+def give_plain_tensors(proxy: Any) -> None:
+    """Tells a Brevitas proxy to hand its layer plain tensors.
+
+    Brevitas 0.12 and newer have a switch for it. 0.11 makes a QuantTensor of every weight and activation, and asks a
+    quantizer that is switched off for a view that only Brevitas's own quantizers have.
+    """
+    if hasattr(proxy, "skip_create_quant_tensor"):
+        proxy.skip_create_quant_tensor = True
+    else:
+        proxy.create_quant_tensor = _value
+        proxy.apply_input_view = _as_it_is
+
+
+def _value(parts: Any, x: Any = None) -> Any:
+    return parts[0]
+
+
+def _as_it_is(x: Any) -> Any:
+    return x

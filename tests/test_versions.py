@@ -1,0 +1,55 @@
+"""Each bridge between versions, on whatever is installed: what the other versions have is imitated."""
+
+from importlib import metadata
+from types import SimpleNamespace
+
+import pytest
+
+from qadv.errors import MissingRequirementError
+from qadv.versions import give_plain_tensors, metadata_field, require_onnx_export
+
+pytestmark = pytest.mark.core
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_missing_field_is_empty(tmp_path):
+    (tmp_path / "METADATA").write_text("Metadata-Version: 2.1\nName: half-removed\n")
+    distribution = metadata.PathDistribution(tmp_path)
+    assert metadata_field(distribution, "Name") == "half-removed"
+    assert metadata_field(distribution, "Version") == ""
+
+
+def test_a_torch_that_cannot_export_is_named(monkeypatch):
+    torch = pytest.importorskip("torch")
+    monkeypatch.delattr(torch.onnx, "ops", raising=False)
+    with pytest.raises(MissingRequirementError, match=r"needs torch 2\.8 or newer, found"):
+        require_onnx_export()
+    monkeypatch.setattr(torch.onnx, "ops", object(), raising=False)
+    require_onnx_export()
+
+
+def test_proxies_give_plain_tensors_with_and_without_brevitas_own_switch():
+    new = SimpleNamespace(skip_create_quant_tensor=False)
+    give_plain_tensors(new)
+    assert vars(new) == {"skip_create_quant_tensor": True}
+    old = SimpleNamespace()
+    give_plain_tensors(old)
+    assert old.create_quant_tensor(("value", "scale", "zero point", "bits")) == "value"
+    assert old.create_quant_tensor(("value", None), x="passed through") == "value"
+    assert old.apply_input_view("x") == "x"
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_layers_of_a_quantized_network_give_plain_tensors(training):
+    torch = pytest.importorskip("torch")
+    import qadv
+
+    layers = [torch.nn.Linear(6, 6), torch.nn.ReLU(), torch.nn.Linear(6, 6), torch.nn.Linear(6, 6)]
+    network = qadv.quantize(torch.nn.Sequential(*layers), "int:4", "relu6:4")
+    network.train(training)
+    given = []
+    for layer in network:
+        layer.register_forward_hook(lambda module, inputs, output: given.append(type(output)))
+    network(torch.rand(2, 6))
+    assert given == [torch.Tensor] * 4
+    assert type(network[2].quant_weight()) is torch.Tensor
