@@ -11,7 +11,13 @@ import qadv
 from qadv.errors import InvalidInputError
 from qadv.testing import digits_classifier
 
-QUICK = {"max_iter": 10, "nb_queries": 60, "seed": 0, "verbose": False}
+QUICK = {
+    "attacks_to_run": ["apgd-ce", "square"],
+    "max_iter": 5,
+    "nb_queries": 30,
+    "seed": 0,
+    "verbose": False,
+}
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +28,7 @@ def ensemble():
 
 @pytest.fixture(scope="module")
 def images(ensemble):
-    x, y = digits(30)
+    x, y = digits(16)
     answered = ensemble.predict(x).argmax(1) != 10
     return x[answered], y[answered]
 
@@ -54,6 +60,13 @@ def test_or_wrong_answers_only_are_gone_for_and_counted(ensemble, images):
     assert whole.robust.mean() <= wrong.robust.mean()
     # an attack that stops at "no prediction" finds fewer wrong answers
     assert ((by_default != y) & (by_default != 10)).sum() < (~wrong.robust).sum()
+
+
+def test_all_parts_go_for_wrong_answers(ensemble, images):
+    x, y = images
+    attack = AutoAttack(ensemble, eps=0.1, abstention_breaks=False, **{**QUICK, "attacks_to_run": None, "max_iter": 2})
+    answers = ensemble.predict(attack.generate(x[:3], y[:3])).argmax(1)
+    np.testing.assert_array_equal(attack.robust, (answers == y[:3]) | (answers == 10))
 
 
 def test_an_ensemble_that_always_answers_is_a_network_like_any_other(ensemble, images):

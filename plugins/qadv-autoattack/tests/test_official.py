@@ -19,7 +19,7 @@ OFFICIAL = {
     "fab-t": "fab",
     "square": "square",
 }
-STEPS, QUERIES = 8, 60
+STEPS, QUERIES = 4, 30
 
 
 def shorter(official):
@@ -56,13 +56,12 @@ def run(official, x, y, batch_size):
         (np.inf, 0.05, "standard"),
         (2, 0.2, "standard"),
         (1, 1.0, "standard"),
-        (np.inf, 0.05, "plus"),
-        (2, 0.2, "plus"),
+        (np.inf, 0.04, "plus"),
         (np.inf, 0.05, "rand"),
     ],
 )
 def test_images_are_those_of_the_official_code_to_the_bit(norm, eps, version):
-    x, y = digits(11)
+    x, y = digits(6)
     classifier = digits_classifier()
     name = f"L{norm}"
     official = pyautoattack.AutoAttack(classifier.model.eval(), norm=name, eps=eps, seed=3, version=version)
@@ -73,17 +72,6 @@ def test_images_are_those_of_the_official_code_to_the_bit(norm, eps, version):
     np.testing.assert_array_equal(attack.generate(x, y), expected)
     np.testing.assert_array_equal(attack.robust, classes == y)
     assert 0 < attack.robust.sum() < len(x) - 1  # something was broken, and something went through all parts
-
-
-def test_the_standard_version_is_the_official_one_without_any_option():
-    x, y = digits(4)
-    classifier = digits_classifier()
-    expected, classes = run(
-        pyautoattack.AutoAttack(classifier.model.eval(), eps=0.05, seed=0, version="standard"), x, y, batch_size=250
-    )
-    attack = AutoAttack(classifier, eps=0.05, seed=0, verbose=False)
-    np.testing.assert_array_equal(attack.generate(x, y), expected)
-    np.testing.assert_array_equal(attack.robust, classes == y)
 
 
 @pytest.mark.parametrize("norm", ["inf", 2, 1])

@@ -121,7 +121,7 @@ class AutoAttack(EvasionAttack):
 
     @property
     def robust(self) -> NDArray[np.bool_]:
-        return self.broken_by == ""
+        return np.asarray(self.broken_by == "", dtype=np.bool_)
 
     def generate(self, x: NDArray[Any], y: NDArray[Any] | None = None, **kwargs: Any) -> NDArray[np.float32]:
         """Returns images, adversarial where one was found, (N, *input_shape) float32 within `clip_values`.
@@ -187,7 +187,7 @@ class AutoAttack(EvasionAttack):
         wrong = answers != labels
         if abstains(self.estimator) and not self.abstention_breaks:
             wrong &= answers != self.estimator.nb_classes - 1
-        return wrong
+        return np.asarray(wrong, dtype=np.bool_)
 
     def _parts(self, seed: int | None) -> list[tuple[str, OfficialPart]]:
         """Returns the parts to run by name, new ones."""
@@ -195,23 +195,17 @@ class AutoAttack(EvasionAttack):
         if names is None:
             names = parts_for(self.version, nb_answers(self.estimator, self.abstention_breaks))
         options = part_options(self.version, OFFICIAL[self.norm])
-        return [
-            (
-                name,
-                PARTS[name](
-                    self.estimator,
-                    norm=self.norm,
-                    eps=self.eps,
-                    max_iter=self.nb_queries if name == "square" else self.max_iter,
-                    batch_size=self.batch_size,
-                    seed=seed,
-                    abstention_breaks=self.abstention_breaks,
-                    verbose=self.verbose,
-                    **options[name],
-                ),
-            )
-            for name in names
-        ]
+        for name in names:
+            options[name] |= {
+                "norm": self.norm,
+                "eps": self.eps,
+                "max_iter": self.nb_queries if name == "square" else self.max_iter,
+                "batch_size": self.batch_size,
+                "seed": seed,
+                "abstention_breaks": self.abstention_breaks,
+                "verbose": self.verbose,
+            }
+        return [(name, PARTS[name](self.estimator, **options[name])) for name in names]
 
     def _check_outputs(self, x: NDArray[np.float32], labels: NDArray[np.int64]) -> None:
         """The official checks of the first batch."""

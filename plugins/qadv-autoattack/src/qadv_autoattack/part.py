@@ -76,7 +76,7 @@ class OfficialPart(qadv.ToolkitAttack):
             return self._run(model, x, y, seed)
         check_no_abstention(self.estimator, y)
         found = x.clone()
-        for label in y.unique().tolist():
+        for label in sorted(set(y.tolist())):
             rows = y == label
             found[rows] = self._run(AbstentionHolds(model, label), x[rows], y[rows], seed)
         return found

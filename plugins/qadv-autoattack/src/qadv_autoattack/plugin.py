@@ -11,12 +11,12 @@ _REQUIRES = ("pyautoattack>=0.2",)
 @qadv.hookimpl
 def qadv_attacks() -> Iterator[Attack]:
     for name, target, summary in (
-        ("autoattack", "auto_attack:AutoAttack", "official AutoAttack, L-inf, L2, L1: four attacks, image by image"),
-        ("aa-apgd-ce", "apgd:APGDCE", "AutoAttack's APGD on the cross-entropy"),
-        ("aa-apgd-dlr", "apgd:APGDDLR", "AutoAttack's APGD on the difference of logits ratio"),
-        ("aa-apgd-t", "apgd:APGDT", "AutoAttack's APGD on the targeted DLR loss, class after class"),
-        ("aa-fab", "fab:FAB", "AutoAttack's FAB: smallest change, kept where within eps"),
-        ("aa-fab-t", "fab:FABT", "AutoAttack's FAB towards class after class"),
-        ("aa-square", "square:Square", "AutoAttack's Square: black-box, random squares"),
+        ("autoattack", "auto_attack:AutoAttack", "official AutoAttack, L-inf, L2, L1: worst case of four"),
+        ("aa-apgd-ce", "apgd:APGDCE", "white-box: AutoAttack's PGD, cross-entropy"),
+        ("aa-apgd-dlr", "apgd:APGDDLR", "white-box: AutoAttack's PGD, ratio of logits"),
+        ("aa-apgd-t", "apgd:APGDT", "white-box: AutoAttack's PGD, class after class"),
+        ("aa-fab", "fab:FAB", "white-box: AutoAttack's smallest change, if within eps"),
+        ("aa-fab-t", "fab:FABT", "white-box: the same, class after class"),
+        ("aa-square", "square:Square", "black-box: AutoAttack's random squares"),
     ):
         yield Attack(name=name, target=f"qadv_autoattack.{target}", summary=summary, requires=_REQUIRES)

@@ -30,14 +30,14 @@ def part_options(version: str, norm: str) -> dict[str, dict[str, Any]]:
         norm: `"Linf"`, `"L2"` or `"L1"`.
     """
     standard_l1 = version == "standard" and norm == "L1"
-    apgd = {
+    apgd: dict[str, Any] = {
         "nb_random_init": 5 if version == "plus" or standard_l1 else 1,
         "eot_iter": 20 if version == "rand" else 1,
         "larger_eps": standard_l1,
     }
     return {
         "apgd-ce": apgd,
-        "apgd-dlr": apgd,
+        "apgd-dlr": dict(apgd),
         "apgd-t": {"nb_targets": 5 if standard_l1 else 9, "larger_eps": standard_l1},
         "fab": {"nb_restarts": 1 if version == "standard" else 5},
         "fab-t": {"nb_targets": 9},
