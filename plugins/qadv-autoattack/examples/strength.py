@@ -1,6 +1,6 @@
 """PGD, ART's AutoAttack and the official one on three networks: what each leaves, and what it costs.
 
-    python examples/strength.py --network digits-pgd-4bit --nb-samples 100
+    python examples/strength.py --network digits-pgd-4bit --nb-samples 50 --nb-queries 1000
     python examples/strength.py --network cifar10-mu-law --nb-samples 50 --data-dir DATA
     python examples/strength.py --network cifar10-4bit --nb-queries 500 --data-dir DATA
 

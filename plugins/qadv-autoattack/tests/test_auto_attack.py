@@ -30,7 +30,7 @@ def test_a_linear_network_breaks_at_its_robust_radius_and_not_before(nb_classes)
         radius = (margins / slopes).min()
         assert 1e-4 < radius < 0.1  # within [0, 1] from these grey images
         for factor, holds in ((0.995, True), (1.001, False)):
-            attack = AutoAttack(plain(network, nb_classes), eps=factor * radius, **QUICK)
+            attack = AutoAttack(plain(network, nb_classes), eps=factor * radius, **{**QUICK, "max_iter": 20})
             with_warnings_of_few_classes(attack, x[i : i + 1], y[i : i + 1])
             assert attack.robust.tolist() == [holds], (i, factor)
 
@@ -44,7 +44,7 @@ def test_the_other_norms_do_too_with_a_little_more(norm):
     differences = weights[label] - np.delete(weights, label, axis=0)
     radius = ((logits[label] - np.delete(logits, label)) / np.linalg.norm(differences, DUAL[norm], axis=1)).min()
     for factor, holds in ((0.995, True), (1.02, False)):
-        attack = AutoAttack(plain(network, 4), norm, factor * radius, **{**QUICK, "max_iter": 50})
+        attack = AutoAttack(plain(network, 4), norm, factor * radius, **{**QUICK, "max_iter": 30})
         attack.generate(x, np.array([label]))
         assert attack.robust.tolist() == [holds], factor
 
@@ -58,7 +58,7 @@ def with_warnings_of_few_classes(attack, x, y):
 
 @pytest.mark.parametrize(("norm", "eps"), [(np.inf, 0.06), (2, 0.25), (1, 1.0)])
 def test_what_is_broken_is_misclassified_within_eps_and_the_rest_is_as_given(norm, eps):
-    x, y = digits(15)
+    x, y = digits(10)
     classifier = digits_classifier()
     attack = AutoAttack(classifier, norm, eps, batch_size=4, **QUICK)
     adversarial = attack.generate(x, y)
@@ -67,7 +67,7 @@ def test_what_is_broken_is_misclassified_within_eps_and_the_rest_is_as_given(nor
     assert attack.robust.any()
     np.testing.assert_array_equal(adversarial[~broken], x[~broken])
     assert (classifier.predict(adversarial[broken]).argmax(1) != y[broken]).all()
-    distance = np.linalg.norm((adversarial - x).reshape(15, -1).astype(np.float64), norm, axis=1)
+    distance = np.linalg.norm((adversarial - x).reshape(10, -1).astype(np.float64), norm, axis=1)
     assert distance.max() <= eps * (1 + 1e-5)
     assert distance[broken].min() > 0
     assert attack.broken_by[2] == "clean"
@@ -79,7 +79,7 @@ def test_what_is_broken_is_misclassified_within_eps_and_the_rest_is_as_given(nor
 
 
 def test_the_whole_is_its_parts_each_on_what_the_ones_before_left():
-    x, y = digits(12)
+    x, y = digits(9)
     classifier = digits_classifier()
     attack = AutoAttack(classifier, eps=0.05, **QUICK)
     attack.generate(x, y)
@@ -150,7 +150,7 @@ def test_networks_of_few_classes_get_the_parts_that_exist_for_them(nb_classes, p
 
 
 def test_an_interruption_loses_no_finished_batch(monkeypatch):
-    x, y = digits(14)
+    x, y = digits(11)
     classifier = digits_classifier()
     options = {**QUICK, "batch_size": 3, "eps": 0.05, "attacks_to_run": ["apgd-ce", "apgd-t"]}
     whole = AutoAttack(classifier, **options)
@@ -212,8 +212,9 @@ class Rounded(nn.Module):
 def test_masked_gradients_show_in_the_flags_and_as_warnings():
     x, y = digits(8)
     attack = AutoAttack(plain(Rounded(digits_classifier().model)), eps=0.2, **{**QUICK, "nb_queries": 300})
-    with pytest.warns(MaskedGradientWarning, match="zero gradient"):
+    with pytest.warns(MaskedGradientWarning) as told:
         attack.generate(x, y)
+    assert {"zero gradient" in str(each.message) for each in told} == {True, False}  # the other is Square's
     assert attack.robust_accuracy["fab-t"] > 0.7  # a random start breaks one
     assert attack.robust_accuracy["square"] < 0.5
     assert any("square" in flag for flag in attack.flags)
