@@ -2,6 +2,8 @@
 
 import random
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,7 @@ class ToolkitAttack(EvasionAttack):
 
     Checked images and labels go in, pixels in [0, 1] come to `perturb` with the classifier as one torch module
     (`qadv.as_module`), and what it returns is clipped and moved back to `clip_values`. Global random states are seeded
-    for each batch and are afterwards as before.
+    for each batch and are afterwards as before. Parameters get no gradients, even where the toolkit calls `backward`.
 
         class Noise(qadv.ToolkitAttack):
             attack_params = [*qadv.ToolkitAttack.attack_params, "eps"]
@@ -98,6 +100,7 @@ class ToolkitAttack(EvasionAttack):
         self.partial = x.copy()
         with (
             evaluation_mode(estimator.model),
+            _parameters_left_out(estimator.model),
             global_states_kept(),
             torch.random.fork_rng(),
             tqdm(total=len(x), desc=type(self).__name__, disable=not self.verbose) as bar,
@@ -141,6 +144,19 @@ class ToolkitAttack(EvasionAttack):
         check_flag("verbose", self.verbose)
         if self.seed is not None:
             check_whole("seed", self.seed, least=0)
+
+
+@contextmanager
+def _parameters_left_out(model: nn.Module) -> Iterator[None]:
+    """Toolkits that call `backward` would pay for the weights' gradients, and leave them in `.grad`."""
+    held = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in held:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in held:
+            parameter.requires_grad_(True)
 
 
 def _seed_global_states(seed: int, start: int) -> None:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from art.attacks.evasion import FastGradientMethod
+from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
 import qadv
@@ -86,6 +87,14 @@ def test_an_ensemble_is_a_module_too(digits):
     np.testing.assert_allclose(
         qadv.as_module(ensemble)(torch.from_numpy(x)).detach().numpy(), ensemble.predict(x), atol=1e-5
     )
+
+
+def test_the_weights_of_arts_own_classifier_get_no_gradients(digits):
+    x, y = digits
+    network = qadv.create("backbone", "mnist-cnn", nb_classes=10, in_channels=1, image_size=8, width=4)
+    classifier = PyTorchClassifier(network, nn.CrossEntropyLoss(), (1, 8, 8), 10, clip_values=(0.0, 1.0))
+    assert (OneStep(classifier, seed=0).generate(x, y) != x).any()
+    assert all(p.grad is None and p.requires_grad for p in network.parameters())
 
 
 def test_images_that_a_toolkit_leaves_alone_come_back_to_the_bit(digits):
