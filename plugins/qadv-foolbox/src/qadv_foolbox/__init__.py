@@ -3,24 +3,24 @@
 from qadv_foolbox import LinfPGD, as_foolbox
 """
 
+import importlib
 from typing import Any
 
-__all__ = ["FoolboxAttack", "as_foolbox", "attack_class", "attack_names"]
+_PUBLIC = {
+    "FoolboxAttack": "qadv_foolbox.attacks",
+    "as_foolbox": "qadv_foolbox.model",
+    "attack_class": "qadv_foolbox.attacks",
+    "attack_names": "qadv_foolbox.attacks",
+}
+__all__ = sorted(_PUBLIC)
 
 
-def __getattr__(name: str) -> Any:  # torch and Foolbox are imported when something of theirs is asked for
-    if name == "as_foolbox":
-        from qadv_foolbox.model import as_foolbox
+def __getattr__(name: str) -> Any:
+    """Imports what is asked for, torch and Foolbox with it: a public name, or the attack that Foolbox calls so."""
+    from qadv_foolbox.catalogue import classes, left_out
 
-        return as_foolbox
-    if name.startswith("__"):
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    if name.startswith("_") or name not in classes() or name in left_out():
         raise AttributeError(f"module 'qadv_foolbox' has no attribute {name!r}")
-    from qadv.errors import UnknownNameError
-    from qadv_foolbox import attacks
-
-    if name in __all__:
-        return getattr(attacks, name)
-    try:
-        return attacks.attack_class(name)
-    except UnknownNameError as error:
-        raise AttributeError(f"module 'qadv_foolbox' has no attribute {name!r}: {error}") from error
+    return importlib.import_module("qadv_foolbox.attacks").attack_class(name)

@@ -3,24 +3,24 @@
 from qadv_torchattacks import PGD, as_torchattacks
 """
 
+import importlib
 from typing import Any
 
-__all__ = ["TorchattacksAttack", "as_torchattacks", "attack_class", "attack_names"]
+_PUBLIC = {
+    "TorchattacksAttack": "qadv_torchattacks.attacks",
+    "as_torchattacks": "qadv_torchattacks.module",
+    "attack_class": "qadv_torchattacks.attacks",
+    "attack_names": "qadv_torchattacks.attacks",
+}
+__all__ = sorted(_PUBLIC)
 
 
-def __getattr__(name: str) -> Any:  # torch and torchattacks are imported when something of theirs is asked for
-    if name == "as_torchattacks":
-        from qadv_torchattacks.module import as_torchattacks
+def __getattr__(name: str) -> Any:
+    """Imports what is asked for, and torch with it: a public name, or the attack that torchattacks calls so."""
+    from qadv_torchattacks.catalogue import classes, left_out
 
-        return as_torchattacks
-    if name.startswith("__"):
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    if name.startswith("_") or name not in classes() or name in left_out():
         raise AttributeError(f"module 'qadv_torchattacks' has no attribute {name!r}")
-    from qadv.errors import UnknownNameError
-    from qadv_torchattacks import attacks
-
-    if name in __all__:
-        return getattr(attacks, name)
-    try:
-        return attacks.attack_class(name)
-    except UnknownNameError as error:
-        raise AttributeError(f"module 'qadv_torchattacks' has no attribute {name!r}: {error}") from error
+    return importlib.import_module("qadv_torchattacks.attacks").attack_class(name)
