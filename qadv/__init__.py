@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from qadv.attacks.noise import GaussianNoise as GaussianNoise
     from qadv.attacks.noise import UniformNoise as UniformNoise
     from qadv.attacks.random_fgsm import RandomFGSM as RandomFGSM
+    from qadv.attacks.signature import SignatureAttack as SignatureAttack
     from qadv.attacks.spsa import SPSA as SPSA
     from qadv.attacks.toolkit import ToolkitAttack as ToolkitAttack
     from qadv.deployment.accelerate import accelerate as accelerate
@@ -72,6 +73,7 @@ _PUBLIC = {
     "QueryCoalescer": "qadv.estimators.query_coalescer",
     "RandomFGSM": "qadv.attacks.random_fgsm",
     "SPSA": "qadv.attacks.spsa",
+    "SignatureAttack": "qadv.attacks.signature",
     "ToolkitAttack": "qadv.attacks.toolkit",
     "UniformNoise": "qadv.attacks.noise",
     "accelerate": "qadv.deployment.accelerate",
