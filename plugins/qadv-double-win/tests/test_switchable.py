@@ -118,14 +118,18 @@ def test_the_precision_is_saved_copied_and_kept_by_attacks(tmp_path):
     np.testing.assert_array_equal(packed.predict(x), logits)
 
 
-def test_what_can_not_be_switched_is_refused_and_nothing_changes():
+@pytest.mark.parametrize("schemes", [("switchable:8", "switchable:4"), ("switchable:4", "switchable:8")])
+def test_a_precision_that_a_part_does_not_have_is_refused_and_nothing_changes(schemes):
     x = qadv.create("dataset", "digits").x_test[:20]
-    classifier = digits_classifier("switchable:8", "switchable:4")
+    classifier = digits_classifier(*schemes)
     logits = classifier.predict(x)
-    for bits in (5, 1, 4.0, True, None):  # the activations end at 4 bits
+    for bits in (5, 1, 4.0, True, None):
         with pytest.raises(InvalidInputError, match="bits, got"):
             set_precision(classifier, bits)
     np.testing.assert_array_equal(classifier.predict(x), logits)
+
+
+def test_a_network_without_switchable_parts_is_refused():
     with pytest.raises(InvalidInputError, match="nothing in the network is switchable"):
         set_precision(digits_classifier(), 4)
 
