@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint type docs clean
+.PHONY: demo test matrix lint type docs clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "qadv needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
@@ -11,14 +11,26 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
 	touch $@
 
+# Built as wheels, as a user installs them. Without dependencies, which come first: torchattacks pins a requests of 2020, which
+# it does not import and which mkdocs-material does not take.
+$(VENV)/.plugins: $(VENV)/.installed $(shell find plugins examples/own_plugin -type f -path '*/src/*.py' -o -name pyproject.toml)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "foolbox>=3.3.4" "pyautoattack>=0.2"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps "torchattacks>=3.5.1"
+	$(BIN)/python plugins/install.py --no-deps
+	touch $@
+
 demo: $(VENV)/.installed
 	$(BIN)/qadv demo
 
-test: $(VENV)/.installed
+test: $(VENV)/.installed $(VENV)/.plugins
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --import-mode importlib plugins examples/own_plugin
+
+matrix: $(VENV)/.installed
+	$(BIN)/tox -m matrix
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
