@@ -3,6 +3,7 @@
 import re
 from importlib import metadata
 
+import numpy as np
 import torch
 
 
@@ -11,9 +12,10 @@ def test_the_code_of_the_readme_runs(capsys):
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.S)
     assert len(blocks) == 1
     torch.manual_seed(0)
+    np.random.seed(0)
     names: dict[str, object] = {}
     exec(blocks[0], names)
     clean, *attacked = (float(number) for number in re.findall(r"[\d.]+$", capsys.readouterr().out, flags=re.M))
     assert clean > 0.9
-    assert all(figure < clean for figure in attacked)
+    assert all(figure < clean - 0.05 for figure in attacked)
     assert len(attacked) == 3
