@@ -155,8 +155,8 @@ def test_as_foolbox_has_the_classifiers_bounds_logits_and_gradients():
         np.testing.assert_allclose(logits.detach().numpy(), classifier.predict(given), atol=1e-4)
         nn.functional.cross_entropy(logits, torch.from_numpy(y)).backward()
         np.testing.assert_allclose(queries.grad.numpy(), classifier.loss_gradient(given, y), atol=1e-5)
-        success = foolbox.attacks.LinfPGD(steps=5)(
-            model, queries.detach(), torch.from_numpy(y), epsilons=0.2 * (high - low)
+        success = foolbox.attacks.LinfPGD(steps=10, rel_stepsize=0.3, random_start=False)(
+            model, queries.detach(), torch.from_numpy(y), epsilons=0.3 * (high - low)
         )[2]
         assert success.any()
 

@@ -148,7 +148,7 @@ def test_as_torchattacks_has_the_classifiers_logits_and_gradients():
         gradient = (high - low) * classifier.loss_gradient(given, y)
         np.testing.assert_allclose(queries.grad.numpy(), gradient, atol=1e-5)
         assert all(each.grad is None for each in classifier.model.parameters())
-        theirs = torchattacks.PGD(module, eps=0.3, alpha=0.1, steps=5)
+        theirs = torchattacks.PGD(module, eps=0.3, alpha=0.1, steps=10, random_start=False)
         assert theirs.device == next(classifier.model.parameters()).device
         found = theirs(torch.from_numpy(x), torch.from_numpy(y))
         assert (module(found).argmax(1).numpy() != y).any()

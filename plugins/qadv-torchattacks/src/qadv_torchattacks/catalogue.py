@@ -39,7 +39,7 @@ def _lists() -> dict[str, list[str]]:
         raise MissingRequirementError(
             "torchattacks is not installed; install it with: pip install 'torchattacks>=3.5.1'"
         )
-    found = {}
+    found: dict[str, list[str]] = {}
     for statement in ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body:
         if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.List):
             found |= {
