@@ -4,9 +4,12 @@ Importing this module imports none of the toolkits.
 """
 
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qadv.errors import MissingRequirementError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, ProgressColumn
 
 
 def metadata_field(distribution: metadata.Distribution, field: str) -> str:
@@ -15,6 +18,17 @@ def metadata_field(distribution: metadata.Distribution, field: str) -> str:
     Python 3.11 answers None for a missing field, 3.12 and 3.13 warn, later ones will raise.
     """
     return distribution.metadata[field] if field in distribution.metadata else ""  # noqa: SIM401  (no `get` in 3.11)
+
+
+def progress_bar(*columns: "ProgressColumn", shown: bool) -> "Progress":
+    """Returns rich's progress display; one that is not shown writes nothing.
+
+    rich before 14.3 writes an empty line at the end of a display that is disabled.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    return Progress(*columns, console=None if shown else Console(quiet=True), disable=not shown)
 
 
 def require_onnx_export() -> None:

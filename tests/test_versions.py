@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from qadv.errors import MissingRequirementError
-from qadv.versions import give_plain_tensors, metadata_field, require_onnx_export
+from qadv.versions import give_plain_tensors, metadata_field, progress_bar, require_onnx_export
 
 pytestmark = pytest.mark.core
 
@@ -17,6 +17,15 @@ def test_a_missing_field_is_empty(tmp_path):
     distribution = metadata.PathDistribution(tmp_path)
     assert metadata_field(distribution, "Name") == "half-removed"
     assert metadata_field(distribution, "Version") == ""
+
+
+def test_a_bar_that_is_not_shown_writes_nothing(capfd):
+    with progress_bar(shown=False) as progress:
+        progress.advance(progress.add_task("steps", total=1))
+    assert capfd.readouterr() == ("", "")
+    with progress_bar(shown=True) as progress:
+        progress.advance(progress.add_task("steps", total=1))
+    assert "steps" in capfd.readouterr().out
 
 
 def test_a_torch_that_cannot_export_is_named(monkeypatch):

@@ -12,7 +12,6 @@ from art.estimators import BaseEstimator
 from art.estimators.classification import PyTorchClassifier
 from art.summary_writer import SummaryWriter
 from numpy.typing import NDArray
-from rich.progress import Progress
 from torch import nn
 
 from qadv.errors import InvalidInputError
@@ -20,6 +19,7 @@ from qadv.estimators.checks import check_images
 from qadv.estimators.merging import Query, answer, asking
 from qadv.estimators.random_states import RandomStates, entropy_from_global_state, global_states_kept
 from qadv.estimators.turns import Run, Turns
+from qadv.versions import progress_bar
 
 Array = NDArray[Any]
 
@@ -147,7 +147,7 @@ class QueryCoalescer(EvasionAttack):
             global_states_kept(),
             entropy_from_global_state(Run),
             _all_stopped_at_the_end(waiting),
-            Progress(disable=not self.verbose) as progress,
+            progress_bar(shown=self.verbose) as progress,
         ):
             bar = progress.add_task(type(self.attack).__name__, total=len(x))
             while begun < len(x) or waiting:

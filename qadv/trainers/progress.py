@@ -3,7 +3,9 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from qadv.versions import progress_bar
 
 
 @contextmanager
@@ -19,7 +21,7 @@ def training_progress(
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, disable=not verbose or epochs_done >= nb_epochs) as progress:
+    with progress_bar(*columns, shown=verbose and epochs_done < nb_epochs) as progress:
         task = progress.add_task(
             name,
             total=nb_epochs * steps_per_epoch,

@@ -44,7 +44,7 @@ RANDOM_ATTACKS = {
     "pgd": lambda net: ProjectedGradientDescent(net, eps=0.1, eps_step=0.02, max_iter=4, num_random_init=1),
 }
 WHITE_BOX_ATTACKS = {
-    "carlini": lambda net: CarliniL2Method(net, max_iter=3, binary_search_steps=2, initial_const=1),
+    "carlini": lambda net: CarliniL2Method(net, max_iter=3, binary_search_steps=2, initial_const=1, learning_rate=0.1),
     "deepfool": lambda net: DeepFool(net, max_iter=20),
     "elastic-net": lambda net: ElasticNet(net, max_iter=3, binary_search_steps=2, initial_const=1),
     "newtonfool": lambda net: NewtonFool(net, max_iter=8),
