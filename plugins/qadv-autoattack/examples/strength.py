@@ -36,7 +36,8 @@ class Rows:
 
     def __init__(self, model: torch.nn.Module) -> None:
         self.forward = self.backward = 0
-        model.register_forward_hook(self._count)
+        *_, last = model.children()  # ART calls the parts of an `nn.Sequential` one by one
+        last.register_forward_hook(self._count)
 
     def _count(self, module: Any, inputs: Any, output: torch.Tensor) -> None:
         self.forward += len(output)

@@ -147,10 +147,10 @@ class AutoAttack(EvasionAttack):
             check_no_abstention(estimator, labels)
         seed = int(np.random.randint(2**31)) if self.seed is None else self.seed
         self.flags = Flags()
-        self._check_outputs(x, labels)
         self.partial = x.copy()
         self.broken_by = np.where(self._wrong(answers, labels), "clean", "").astype(object)
         self.robust_accuracy = {"clean": float(self.robust.mean())}
+        self._check_outputs(x, labels)
         try:
             for name, part in self._parts(seed):
                 left = np.flatnonzero(self.robust)
