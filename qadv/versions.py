@@ -45,22 +45,21 @@ def require_onnx_export() -> None:
         raise MissingRequirementError(f"exporting to ONNX needs torch 2.8 or newer, found {torch.__version__}")
 
 
-def give_plain_tensors(proxy: Any) -> None:
-    """Tells a Brevitas proxy to hand its layer plain tensors.
+class PlainTensors:
+    """Mixed into Brevitas's proxies: their layers are given plain tensors, while `skip_create_quant_tensor` is true.
 
-    Brevitas 0.12 and newer have a switch for it. 0.11 makes a QuantTensor of every weight and activation, and asks a
-    quantizer that is switched off for a view that only Brevitas's own quantizers have.
+    Brevitas 0.12 and newer ask that switch themselves. 0.11 makes a QuantTensor of every weight and activation, and
+    asks a quantizer that is switched off for a view that only Brevitas's own quantizers have.
     """
-    if hasattr(proxy, "skip_create_quant_tensor"):
-        proxy.skip_create_quant_tensor = True
-    else:
-        proxy.create_quant_tensor = _value
-        proxy.apply_input_view = _as_it_is
 
+    def __init__(self, quant_layer: Any, quant_injector: Any) -> None:
+        super().__init__(quant_layer, quant_injector)  # type: ignore[call-arg]
+        self.skip_create_quant_tensor = True
 
-def _value(parts: Any, x: Any = None) -> Any:
-    return parts[0]
+    def create_quant_tensor(self, qt_args: Any, *more: Any, **named: Any) -> Any:
+        if self.skip_create_quant_tensor:
+            return qt_args[0]
+        return super().create_quant_tensor(qt_args, *more, **named)  # type: ignore[misc]
 
-
-def _as_it_is(x: Any) -> Any:
-    return x
+    def apply_input_view(self, x: Any) -> Any:
+        return x

@@ -1,12 +1,11 @@
 """Each bridge between versions, on whatever is installed: what the other versions have is imitated."""
 
 from importlib import metadata
-from types import SimpleNamespace
 
 import pytest
 
 from qadv.errors import MissingRequirementError
-from qadv.versions import give_plain_tensors, metadata_field, progress_bar, require_onnx_export
+from qadv.versions import PlainTensors, metadata_field, progress_bar, require_onnx_export
 
 pytestmark = pytest.mark.core
 
@@ -37,15 +36,29 @@ def test_a_torch_that_cannot_export_is_named(monkeypatch):
     require_onnx_export()
 
 
-def test_proxies_give_plain_tensors_with_and_without_brevitas_own_switch():
-    new = SimpleNamespace(skip_create_quant_tensor=False)
-    give_plain_tensors(new)
-    assert vars(new) == {"skip_create_quant_tensor": True}
-    old = SimpleNamespace()
-    give_plain_tensors(old)
-    assert old.create_quant_tensor(("value", "scale", "zero point", "bits")) == "value"
-    assert old.create_quant_tensor(("value", None), x="passed through") == "value"
-    assert old.apply_input_view("x") == "x"
+class OldProxy:
+    """As in Brevitas 0.11, which has no switch."""
+
+    def __init__(self, quant_layer, quant_injector):
+        self.quant_layer = quant_layer
+
+    def create_quant_tensor(self, qt_args, x=None):
+        return "QuantTensor", *qt_args, x
+
+    def apply_input_view(self, x):
+        raise AttributeError("input_view_impl")
+
+
+def test_proxies_give_plain_tensors_where_brevitas_has_no_switch():
+    proxy = type("Proxy", (PlainTensors, OldProxy), {})("layer", "injector")
+    assert proxy.quant_layer == "layer"
+    assert proxy.create_quant_tensor(("value", "scale", "zero point", "bits")) == "value"
+    assert proxy.create_quant_tensor(("value", None), x="passed through") == "value"
+    assert proxy.apply_input_view("x") == "x"
+    proxy.skip_create_quant_tensor = False
+    assert proxy.create_quant_tensor(("value", "scale"), x="passed through") == (
+        "QuantTensor", "value", "scale", "passed through",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("training", [True, False])

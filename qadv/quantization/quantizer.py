@@ -11,7 +11,7 @@ from brevitas.inject import ExtendedInjector
 from brevitas.proxy import ActQuantProxyFromInjector, WeightQuantProxyFromInjector
 from torch import Tensor, nn
 
-from qadv.versions import give_plain_tensors
+from qadv.versions import PlainTensors
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -181,15 +181,11 @@ class ActivationQuantizer(_Quantizer):
         )
 
 
-class _WeightProxy(WeightQuantProxyFromInjector):
+class _WeightProxy(PlainTensors, WeightQuantProxyFromInjector):
     """Keeps its quantizer for life: Brevitas's own makes a new one at every `load_state_dict`, losing its state.
 
     Layers are given plain tensors; QuantTensors are made only where metadata are asked for.
     """
-
-    def __init__(self, quant_layer: nn.Module, quant_injector: Any) -> None:
-        super().__init__(quant_layer, quant_injector)
-        give_plain_tensors(self)
 
     tensor_quant: nn.Module | None
 
@@ -198,11 +194,7 @@ class _WeightProxy(WeightQuantProxyFromInjector):
             self.tensor_quant = self.quant_injector.tensor_quant
 
 
-class _ActivationProxy(ActQuantProxyFromInjector):
-    def __init__(self, quant_layer: nn.Module, quant_injector: Any) -> None:
-        super().__init__(quant_layer, quant_injector)
-        give_plain_tensors(self)
-
+class _ActivationProxy(PlainTensors, ActQuantProxyFromInjector):
     def init_tensor_quant(self) -> None:
         if getattr(self, "fused_activation_quant_proxy", None) is None:
             super().init_tensor_quant()
