@@ -1,4 +1,4 @@
-"""Lets the tests of all plugins run together: with `--import-mode importlib` a test does not see the modules beside it."""
+"""Lets all plugins' tests run together: with `--import-mode importlib` a test does not see the modules beside it."""
 
 import sys
 from pathlib import Path
