@@ -69,7 +69,8 @@ def list_command(
     console.print(table)
     families = [entry.component.name for entry in registry.entries(str(kind)) if entry.component.family]
     if families and not members:
-        console.print(f"{' and '.join(families)} stands for many names: --all lists them.", style="dim")
+        verb = "stands" if len(families) == 1 else "stand"
+        console.print(f"{' and '.join(families)} {verb} for many names: --all lists them.", style="dim")
 
 
 @app.command()

@@ -74,7 +74,8 @@ class ToolkitAttack(EvasionAttack):
         self.batch_size = batch_size
         self.seed = seed
         self.verbose = verbose
-        as_module(estimator)  # what it refuses shows now
+        with evaluation_mode(estimator.model):
+            as_module(estimator)  # what it refuses shows now
 
     def generate(self, x: NDArray[Any], y: NDArray[Any] | None = None, **kwargs: Any) -> NDArray[np.float32]:
         """Returns adversarial images, (N, *input_shape) float32 within `clip_values`.
@@ -96,7 +97,6 @@ class ToolkitAttack(EvasionAttack):
             raise InvalidInputError(f"y: a targeted {type(self).__name__} needs the target classes, got None")
         seed = int(np.random.randint(2**31)) if self.seed is None else self.seed
         low, high = estimator.clip_values
-        module = as_module(estimator)
         self.partial = x.copy()
         with (
             evaluation_mode(estimator.model),
@@ -105,6 +105,7 @@ class ToolkitAttack(EvasionAttack):
             torch.random.fork_rng(),
             tqdm(total=len(x), desc=type(self).__name__, disable=not self.verbose) as bar,
         ):
+            module = as_module(estimator)
             for start in range(0, len(x), self.batch_size):
                 batch = x[start : start + self.batch_size]
                 unit = torch.from_numpy((batch - low) / (high - low)).float().clamp(0, 1).to(estimator.device)

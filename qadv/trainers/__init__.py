@@ -6,6 +6,7 @@ from qadv.trainers.defensive_quantization import DefensiveQuantTrainer
 from qadv.trainers.error_silenced import ErrorSilencedTrainer
 from qadv.trainers.feedback import FeedbackTrainer
 from qadv.trainers.loop_trainer import LoopTrainer
+from qadv.trainers.network import TrainedNetwork
 from qadv.trainers.objective import Objective
 
 __all__ = [
@@ -16,4 +17,5 @@ __all__ = [
     "FeedbackTrainer",
     "LoopTrainer",
     "Objective",
+    "TrainedNetwork",
 ]

@@ -108,6 +108,20 @@ def test_images_that_a_toolkit_leaves_alone_come_back_to_the_bit(digits):
     assert (Idle(classifier).generate(shifted, y) == shifted).all()
 
 
+def test_a_network_in_training_mode_is_attacked_in_evaluation_mode_and_left_in_training(digits):
+    class Watches(OneStep):
+        def perturb(self, model, x, y):
+            assert not model.training
+            assert not any(part.training for part in model.modules())
+            return super().perturb(model, x, y)
+
+    x, y = digits
+    classifier = digits_classifier()
+    classifier.model.train()
+    Watches(classifier, seed=0).generate(x, y)
+    assert all(part.training for part in classifier.model.modules())
+
+
 def test_what_was_found_before_an_interruption_is_kept(digits):
     class Stopped(OneStep):
         def perturb(self, model, x, y):
