@@ -22,13 +22,13 @@ QUICK = {
 
 @pytest.fixture(scope="module")
 def ensemble():
-    members = [digits_classifier(), digits_classifier("int:2"), digits_classifier("int:3", "relu6:3")]
+    members = [digits_classifier(), digits_classifier("int:2"), digits_classifier("float", "float")]
     return qadv.EnsembleClassifier.of(members, "vote", abstain_below=3)
 
 
 @pytest.fixture(scope="module")
 def images(ensemble):
-    x, y = digits(16)
+    x, y = digits(12)
     answered = ensemble.predict(x).argmax(1) != 10
     return x[answered], y[answered]
 

@@ -19,7 +19,6 @@ test_autoattack_on_an_ensemble = conformance(
     classifier=ensemble,
 )
 test_apgd_ce = conformance("attack", "aa-apgd-ce", eps=0.1, max_iter=3, nb_random_init=2)
-test_apgd_ce_l1 = conformance("attack", "aa-apgd-ce", norm=1, eps=2.0, max_iter=5, larger_eps=True)
 test_apgd_dlr = conformance("attack", "aa-apgd-dlr", norm=2, eps=0.5, max_iter=3, eot_iter=2)
 test_apgd_t = conformance("attack", "aa-apgd-t", norm="inf", eps=0.1, max_iter=2, nb_targets=2)
 test_fab = conformance("attack", "aa-fab", norm=2, eps=1.0, max_iter=2, nb_restarts=2)

@@ -93,7 +93,7 @@ def test_each_part_has_the_settings_of_the_official_version(norm, version):
 
 
 def test_one_part_is_the_official_custom_version():
-    x, y = digits(6)
+    x, y = digits(4)
     classifier = digits_classifier()
     official = pyautoattack.AutoAttack(classifier.model.eval(), attacks=["square"], eps=0.1, seed=5, version="custom")
     official.square.n_queries = 100
