@@ -153,9 +153,7 @@ def test_the_tanh_quantizer_is_caught(make_classifier, digits, float_parent, mod
     trainer.fit(digits.x_train, digits.y_train, nb_epochs=8, batch_size=64)
     result = audited(classifier, digits, eps=0.1, float_parent=float_parent)
     assert 8 in result.failed, result
-    assert {3, 9} & set(result.failed), (
-        result
-    )  # black box or transfer: which finds 3 images more depends on the training
+    assert {3, 9} & set(result.failed), result  # which of the two depends on the training
 
 
 def test_fgsm_training_is_caught(make_classifier, digits, moderate, onnx_missing):
