@@ -32,7 +32,7 @@ def only_in(*names):
 def requirements(extra="test"):
     """Returns what an extra installs, those of extras that it names included, and qadv's own requirements."""
     own = [Requirement(text) for text in PROJECT["optional-dependencies"][extra]]
-    named = [each for requirement in own if requirement.name == "qadv" for each in requirement.extras]
+    named = [each for requirement in own if requirement.name == "qadv" for each in sorted(requirement.extras)]
     found = {requirement.name: requirement for text in PROJECT["dependencies"] if (requirement := Requirement(text))}
     for each in named:
         found |= requirements(each)
