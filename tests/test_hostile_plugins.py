@@ -119,11 +119,11 @@ def test_a_module_may_ask_for_a_component_while_it_is_imported(site):  # noqa: F
     asks = "from qadv.registry import default_registry\nfound = default_registry().entries('attack')\n" + GOOD
     module = install(site.folder, "asks", asks)
     code = f"import {module}; print(module := [e.distribution for e in {module}.found if e.distribution == 'asks'])"
-    environment = os.environ | {"PYTHONPATH": str(site.folder), "QADV_PLUGIN_SECONDS": "20"}
-    started = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    environment = os.environ | {"PYTHONPATH": str(site.folder)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=50, check=False
+    )  # sooner than a plugin that hangs is ended
     assert done.returncode == 0, done.stderr
-    assert time.monotonic() - started < 20
 
 
 @pytest.mark.parametrize("seconds", ["soon", "0", "-1", "nan", "inf"])
