@@ -28,7 +28,7 @@ def test_the_documented_plugin_works(component_type):
     plugin = types.ModuleType("documented_plugin")
     exec(textwrap.dedent("\n\n".join(paragraphs[start:end])), vars(plugin))
 
-    loader = _Loader(strict=True, disabled=set())
+    loader = _Loader(strict=True, disabled=set(), seconds=60)
     loader.add("documented", "plugin", "1.0", plugin)
     (info,) = loader.plugins
     assert info.hooks == [hook]
@@ -46,7 +46,7 @@ def test_hooks_take_no_argument_and_return_iterables():
 def test_a_hook_with_an_argument_is_refused_and_leaves_nothing_behind():
     plugin = types.ModuleType("bad")
     exec("import qadv\n@qadv.hookimpl\ndef qadv_attacks(config): return []", vars(plugin))
-    loader = _Loader(strict=False, disabled=set())
+    loader = _Loader(strict=False, disabled=set(), seconds=60)
     loader.add("bad", "plugin", "1.0", plugin)
     assert loader.plugins[0].status == "faulty"
     assert "not accepted" in loader.plugins[0].faults[0]
