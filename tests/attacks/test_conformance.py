@@ -288,7 +288,7 @@ def table():
     return "\n".join(rows)
 
 
-PAGE = Path(__file__).parents[2] / "docs" / "attacks-of-art.md"
+PAGE = Path(__file__).parents[2] / "docs" / "attacks/art.md"
 
 
 @for_current_art
