@@ -27,7 +27,7 @@ test: $(VENV)/.installed $(VENV)/.plugins
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2 --dist loadfile
-	$(BIN)/pytest -n 2 --dist loadfile --import-mode importlib plugins examples/own_plugin
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --import-mode importlib plugins examples/own_plugin
 
 matrix: $(VENV)/.installed
 	$(BIN)/tox -m matrix
