@@ -110,6 +110,11 @@ class Component:
             ) from error
 
 
+def top_package(target: str) -> str:
+    """Returns the top-level package of a target or an entry point's value: `"a"` of `"a.b:C"`."""
+    return target.partition(":")[0].partition(".")[0]
+
+
 class Quantizer(Component):
     """A scheme for weights, activations or both; target: a subclass of `qadv.quantization.Scheme`."""
 

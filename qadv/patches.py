@@ -27,6 +27,14 @@ def patched_by(package: str) -> list[str]:
     return sorted(found)
 
 
+def patch_report(package: str) -> str | None:
+    """Returns what a package has replaced as the end of a sentence about it; `None` where it replaced nothing."""
+    if not (patched := patched_by(package)):
+        return None
+    names = ", ".join(patched[:3]) + (f" and {len(patched) - 3} more" if len(patched) > 3 else "")
+    return f"has replaced {names}: what these give is not the toolkit's own any more"
+
+
 def _members(module: ModuleType) -> Iterator[tuple[str, str, Any]]:
     for attribute, value in list(vars(module).items()):
         yield module.__name__, attribute, value

@@ -18,9 +18,9 @@ from typing import Any, Literal
 import pluggy
 
 from qadv import builtin, hookspecs
-from qadv.components import COMPONENT_TYPES, Component
+from qadv.components import COMPONENT_TYPES, Component, top_package
 from qadv.errors import PluginError, closest
-from qadv.patches import patched_by
+from qadv.patches import patch_report
 from qadv.time_limit import TookTooLong, time_limit
 from qadv.versions import metadata_field
 
@@ -221,9 +221,8 @@ class _Loader:
         info.components.append(component)  # still listed: using it says what to install
 
     def _look_for_patches(self, info: PluginInfo, point: metadata.EntryPoint) -> None:
-        if patched := patched_by(point.value.partition(":")[0].partition(".")[0]):
-            names = ", ".join(patched[:3]) + (f" and {len(patched) - 3} more" if len(patched) > 3 else "")
-            self._fault(info, f"it has replaced {names}: what these give is not the toolkit's own any more")
+        if report := patch_report(top_package(point.value)):
+            self._fault(info, f"it {report}")
 
     def _time_limit(self, info: PluginInfo) -> AbstractContextManager[None]:
         waiting = f"qadv: still waiting for plugin {info.distribution}:{info.name} after {self._seconds:g} s; "

@@ -7,9 +7,9 @@ from fnmatch import fnmatchcase
 from functools import cache, partial
 from typing import Any
 
-from qadv.components import KINDS, Component
+from qadv.components import KINDS, Component, top_package
 from qadv.errors import AmbiguousNameError, UnknownNameError, closest
-from qadv.patches import patched_by
+from qadv.patches import patch_report
 from qadv.plugins import OWN_DISTRIBUTION, PluginInfo, discover
 
 
@@ -116,14 +116,8 @@ class Registry:
 
 def _loaded(entry: Entry) -> Any:
     target = entry.component.load()
-    if entry.distribution != OWN_DISTRIBUTION:
-        package = entry.component.target.partition(":")[0].partition(".")[0]
-        if patched := patched_by(package):
-            warnings.warn(
-                f"{entry.qualified_name} has replaced {', '.join(patched[:3])}: what these give is not the toolkit's "
-                "own any more",
-                stacklevel=4,
-            )
+    if entry.distribution != OWN_DISTRIBUTION and (report := patch_report(top_package(entry.component.target))):
+        warnings.warn(f"{entry.qualified_name} {report}", stacklevel=4)
     return target
 
 

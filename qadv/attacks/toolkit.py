@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from qadv.attacks.parameters import check_flag, check_whole
 from qadv.errors import InvalidInputError
 from qadv.estimators.checks import check_images, check_labels
-from qadv.estimators.module import as_module
+from qadv.estimators.module import as_module, check_module
 from qadv.estimators.random_states import global_states_kept
 from qadv.modes import evaluation_mode
 
@@ -74,8 +74,7 @@ class ToolkitAttack(EvasionAttack):
         self.batch_size = batch_size
         self.seed = seed
         self.verbose = verbose
-        with evaluation_mode(estimator.model):
-            as_module(estimator)  # what it refuses shows now
+        check_module(estimator)
 
     def generate(self, x: NDArray[Any], y: NDArray[Any] | None = None, **kwargs: Any) -> NDArray[np.float32]:
         """Returns adversarial images, (N, *input_shape) float32 within `clip_values`.

@@ -4,6 +4,7 @@ import hashlib
 from importlib.util import find_spec
 from pathlib import Path
 
+from qadv.components import top_package
 from qadv.plugins import PluginInfo
 
 
@@ -12,7 +13,7 @@ def code_version(plugin: PluginInfo) -> str:
 
     Nothing is imported but the parents of packages within packages.
     """
-    packages = sorted({component.target.partition(":")[0].partition(".")[0] for component in plugin.components})
+    packages = sorted({top_package(component.target) for component in plugin.components})
     digest = hashlib.sha256()
     for path in (path for package in packages for path in _sources(package)):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")

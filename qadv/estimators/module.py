@@ -47,6 +47,16 @@ def as_module(classifier: PyTorchClassifier) -> ClassifierModule:
         InvalidInputError: it is none, has no `clip_values`, or a preprocessor that works on numpy arrays, through which
             no gradient passes.
     """
+    check_module(classifier)
+    return ClassifierModule(classifier)
+
+
+def check_module(classifier: Any) -> None:
+    """Refuses what `as_module` can't take, and leaves the classifier as it is.
+
+    Raises:
+        InvalidInputError: see `as_module`.
+    """
     if not isinstance(classifier, PyTorchClassifier):
         raise InvalidInputError(f"classifier: expected an ART PyTorchClassifier, got {type(classifier).__name__}")
     if classifier.clip_values is None:
@@ -61,4 +71,3 @@ def as_module(classifier: PyTorchClassifier) -> ClassifierModule:
             f"classifier: its preprocessing works on numpy arrays ({', '.join(in_numpy) or 'preprocessing'}), so no "
             "gradient passes; use the PyTorch version of each preprocessor"
         )
-    return ClassifierModule(classifier)
