@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 import qadv
@@ -12,6 +13,20 @@ from qadv.cli import app
 
 pytestmark = pytest.mark.core
 run = CliRunner().invoke
+
+
+@pytest.mark.parametrize("command", sorted(typer.main.get_command(app).commands))
+def test_help_of_each_command(command):
+    result = run(app, [command, "--help"])
+    assert result.exit_code == 0
+    assert f" {command} " in result.output
+    assert "--help" in result.output
+
+
+def test_a_missing_option_is_named():
+    result = run(app, ["audit", "network.safetensors"])
+    assert result.exit_code == 2
+    assert "--dataset" in result.output
 
 
 def test_list_shows_names_and_summaries():

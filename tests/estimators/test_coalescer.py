@@ -407,6 +407,15 @@ class Interrupted(Probe):
         return super().generate(x, y, **kwargs)
 
 
+@pytest.fixture
+def ctrl_c_heard():
+    """A shell leaves Ctrl-C ignored in what it starts in the background, and so does Python."""
+    kept = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, kept)
+
+
+@pytest.mark.usefixtures("ctrl_c_heard")
 def test_ctrl_c_leaves_what_is_finished_and_no_thread(plain, images):
     x, y = images
     merged = coalesce(Interrupted(plain, fail_on=x[4]), concurrency=1)
