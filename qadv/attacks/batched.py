@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from art.attacks import EvasionAttack
 from art.estimators import BaseEstimator
 from art.estimators.classification import ClassifierMixin
 from numpy.typing import NDArray
@@ -16,9 +15,8 @@ from tqdm.auto import tqdm
 
 from qadv.attacks.draws import Generators, image_generators
 from qadv.attacks.oracle import Oracle, open_oracle
-from qadv.attacks.parameters import check_flag, check_whole
+from qadv.attacks.torch_attack import TorchAttack
 from qadv.errors import InvalidInputError, MaskedGradientWarning
-from qadv.estimators.checks import check_images, check_labels
 
 
 class Found(NamedTuple):
@@ -35,7 +33,7 @@ class Found(NamedTuple):
     no_gradient: Tensor | None = None
 
 
-class BatchedAttack(EvasionAttack):
+class BatchedAttack(TorchAttack):
     """An attack whose `_search` works on one batch of tensors on the estimator's device.
 
     Each image draws its random numbers from a generator of its own, decided by `seed` and the image's index in `x`:
@@ -55,18 +53,9 @@ class BatchedAttack(EvasionAttack):
             those that were not reached yet are as given.
     """
 
-    attack_params = [*EvasionAttack.attack_params, "batch_size", "seed", "verbose"]
     _estimator_requirements: tuple[type, ...] = (BaseEstimator, ClassifierMixin)
 
     queries: NDArray[np.int64]
-    partial: NDArray[np.float32]
-
-    def __init__(self, estimator: Any, targeted: bool, batch_size: int, seed: int | None, verbose: bool) -> None:
-        super().__init__(estimator=estimator)
-        self._targeted = targeted
-        self.batch_size = batch_size
-        self.seed = seed
-        self.verbose = verbose
 
     def generate(self, x: NDArray[Any], y: NDArray[Any] | None = None, **kwargs: Any) -> NDArray[np.float32]:
         """Returns adversarial images, (N, *input_shape) float32 within `clip_values`.
@@ -80,18 +69,12 @@ class BatchedAttack(EvasionAttack):
             InvalidInputError: images or labels are off, targets are missing, or there is an argument besides.
             AttackError: the network's logits or gradients are not finite.
         """
-        if kwargs:
-            raise InvalidInputError(f"{type(self).__name__}.generate takes x and y; got also {', '.join(kwargs)}")
-        estimator = self.estimator
-        x = check_images(x, estimator.input_shape, estimator.clip_values).astype(np.float32)
-        labels = self._given_labels(y, len(x))
-        seed = int(np.random.randint(2**31)) if self.seed is None else self.seed
-        self.partial = x.copy()
+        x, labels, seed = self._given(x, y, kwargs)
         self.queries = np.zeros(len(x), dtype=np.int64)
         without_gradient = 0
         step = self._images_at_once()
         with (
-            open_oracle(estimator, self.batch_size) as oracle,
+            open_oracle(self.estimator, self.batch_size) as oracle,
             tqdm(total=len(x), desc=type(self).__name__, disable=not self.verbose) as bar,
         ):
             for start in range(0, len(x), step):
@@ -136,13 +119,6 @@ class BatchedAttack(EvasionAttack):
                 f"estimator: {type(self).__name__} works in the range of the pixels; give the classifier clip_values"
             )
 
-    def _given_labels(self, y: NDArray[Any] | None, nb_images: int) -> NDArray[np.int64] | None:
-        if y is not None:
-            return check_labels(y, nb_images, self.estimator.nb_classes)
-        if self.targeted:
-            raise InvalidInputError(f"y: a targeted {type(self).__name__} needs the target classes, got None")
-        return None
-
     def _warn_of_masking(self, without_gradient: int, nb_images: int) -> None:
         warnings.warn(
             f"{type(self).__name__}: the gradient at the input is all zero for {without_gradient} of {nb_images} "
@@ -151,10 +127,3 @@ class BatchedAttack(EvasionAttack):
             MaskedGradientWarning,
             stacklevel=3,
         )
-
-    def _check_params(self) -> None:
-        check_flag("targeted", self.targeted)
-        check_whole("batch_size", self.batch_size)
-        if self.seed is not None:
-            check_whole("seed", self.seed, least=0)
-        check_flag("verbose", self.verbose)

@@ -8,22 +8,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from art.attacks import EvasionAttack
 from art.estimators import BaseEstimator
 from art.estimators.classification import ClassifierMixin, PyTorchClassifier
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from qadv.attacks.parameters import check_flag, check_whole
-from qadv.errors import InvalidInputError
-from qadv.estimators.checks import check_images, check_labels
+from qadv.attacks.torch_attack import TorchAttack
 from qadv.estimators.module import as_module, check_module
 from qadv.estimators.random_states import global_states_kept
 from qadv.modes import evaluation_mode
 
 
-class ToolkitAttack(EvasionAttack):
+class ToolkitAttack(TorchAttack):
     """Base class for attacks of other toolkits: a subclass says in `perturb` what is done with one batch of tensors.
 
     Checked images and labels go in, pixels in [0, 1] come to `perturb` with the classifier as one torch module
@@ -56,10 +53,8 @@ class ToolkitAttack(EvasionAttack):
         InvalidInputError: a parameter is off, or the estimator can't be one torch module.
     """
 
-    attack_params = [*EvasionAttack.attack_params, "targeted", "batch_size", "seed", "verbose"]
+    attack_params = [*TorchAttack.attack_params, "targeted"]
     _estimator_requirements: tuple[type, ...] = (BaseEstimator, ClassifierMixin, PyTorchClassifier)
-
-    partial: NDArray[np.float32]
 
     def __init__(
         self,
@@ -69,11 +64,7 @@ class ToolkitAttack(EvasionAttack):
         seed: int | None = None,
         verbose: bool = True,
     ) -> None:
-        super().__init__(estimator=estimator)
-        self._targeted = targeted
-        self.batch_size = batch_size
-        self.seed = seed
-        self.verbose = verbose
+        super().__init__(estimator, targeted, batch_size, seed, verbose)
         check_module(estimator)
 
     def generate(self, x: NDArray[Any], y: NDArray[Any] | None = None, **kwargs: Any) -> NDArray[np.float32]:
@@ -87,16 +78,9 @@ class ToolkitAttack(EvasionAttack):
         Raises:
             InvalidInputError: images or labels are off, targets are missing, or there is an argument besides.
         """
-        if kwargs:
-            raise InvalidInputError(f"{type(self).__name__}.generate takes x and y; got also {', '.join(kwargs)}")
+        x, labels, seed = self._given(x, y, kwargs)
         estimator = self.estimator
-        x = check_images(x, estimator.input_shape, estimator.clip_values).astype(np.float32)
-        labels = None if y is None else check_labels(y, len(x), estimator.nb_classes)
-        if labels is None and self.targeted:
-            raise InvalidInputError(f"y: a targeted {type(self).__name__} needs the target classes, got None")
-        seed = int(np.random.randint(2**31)) if self.seed is None else self.seed
         low, high = estimator.clip_values
-        self.partial = x.copy()
         with (
             evaluation_mode(estimator.model),
             _parameters_left_out(estimator.model),
@@ -137,13 +121,6 @@ class ToolkitAttack(EvasionAttack):
         """Returns a distance in the units of `clip_values` as one of pixels in [0, 1]."""
         low, high = self.estimator.clip_values
         return float(distance) / float(high - low)
-
-    def _check_params(self) -> None:
-        check_whole("batch_size", self.batch_size)
-        check_flag("targeted", self.targeted)
-        check_flag("verbose", self.verbose)
-        if self.seed is not None:
-            check_whole("seed", self.seed, least=0)
 
 
 @contextmanager
