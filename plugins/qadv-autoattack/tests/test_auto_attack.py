@@ -210,13 +210,12 @@ class Rounded(nn.Module):
 
 
 def test_masked_gradients_show_in_the_flags_and_as_warnings():
-    x, y = digits(8)
+    x, y = digits(16)
     attack = AutoAttack(plain(Rounded(digits_classifier().model)), eps=0.2, **{**QUICK, "nb_queries": 300})
     with pytest.warns(MaskedGradientWarning) as told:
         attack.generate(x, y)
     assert {"zero gradient" in str(each.message) for each in told} == {True, False}  # the other is Square's
-    assert attack.robust_accuracy["fab-t"] > 0.7  # a random start breaks one
-    assert attack.robust_accuracy["square"] < 0.5
+    assert attack.robust_accuracy["square"] < 0.5 < attack.robust_accuracy["fab-t"]  # a random start breaks a few
     assert any("square" in flag for flag in attack.flags)
 
 

@@ -95,9 +95,9 @@ def test_each_part_has_the_settings_of_the_official_version(norm, version):
 def test_one_part_is_the_official_custom_version():
     x, y = digits(4)
     classifier = digits_classifier()
-    official = pyautoattack.AutoAttack(classifier.model.eval(), attacks=["square"], eps=0.1, seed=5, version="custom")
+    official = pyautoattack.AutoAttack(classifier.model.eval(), attacks=["square"], eps=0.3, seed=5, version="custom")
     official.square.n_queries = 100
     expected, _ = run(official, x, y, batch_size=250)
-    made = qadv.create("attack", "aa-square", classifier, eps=0.1, max_iter=100, seed=5, verbose=False).generate(x, y)
+    made = qadv.create("attack", "aa-square", classifier, eps=0.3, max_iter=100, seed=5, verbose=False).generate(x, y)
     np.testing.assert_array_equal(made, expected)
     assert (made != x).any()
