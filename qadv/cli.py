@@ -146,6 +146,9 @@ def audit(
         Path | None, typer.Option(help="the float network it was made from, saved likewise")
     ] = None,
     other: Annotated[list[Path] | None, typer.Option(help="another network whose images are tried")] = None,
+    preprocessor: Annotated[
+        list[str] | None, typer.Option(help="put in front of the network: NAME, or e.g. 'bit-depth:bit_depth=3'")
+    ] = None,
     thorough: Annotated[bool, typer.Option("--thorough", help="larger budgets")] = False,
     seed: Annotated[int, typer.Option(help="decides everything random")] = 0,
     as_json: Json = False,
@@ -154,7 +157,17 @@ def audit(
     from qadv.diagnostics.audit.command import AuditOptions, run_audit
 
     options = AuditOptions(
-        model, dataset, data_dir, nb_samples, eps, float_parent, other or [], thorough, seed, as_json
+        model,
+        dataset,
+        data_dir,
+        nb_samples,
+        eps,
+        float_parent,
+        other or [],
+        preprocessor or [],
+        thorough,
+        seed,
+        as_json,
     )
     if not run_audit(options):
         raise typer.Exit(2)

@@ -16,11 +16,12 @@ import qadv
 from qadv.diagnostics.audit import run
 from qadv.diagnostics.audit.ascent import ascend
 from qadv.diagnostics.audit.checks import CHECKS
+from qadv.diagnostics.audit.command import made_preprocessor
 from qadv.diagnostics.audit.cost import Cost
 from qadv.diagnostics.audit.losses import cross_entropy, dlr, typical_margin
 from qadv.diagnostics.audit.settings import QUICK
 from qadv.diagnostics.audit.target import Target
-from qadv.errors import InvalidInputError
+from qadv.errors import InvalidInputError, QadvError
 
 # for what does not depend on strength
 SMALL = replace(
@@ -364,3 +365,37 @@ def test_command_line(trained, tmp_path, small, capsys):
     assert done.exit_code == (0 if report["passed"] else 2)
     assert report["samples"] == 8
     assert report["checks"][6]["values"]["by_source"] is not None
+
+
+def test_command_line_puts_preprocessors_in_front(trained, tmp_path, small, capsys):
+    from typer.testing import CliRunner
+
+    from qadv.cli import app
+
+    trained.save(tmp_path / "net.safetensors")
+    arguments = ["audit", str(tmp_path / "net.safetensors"), "--dataset", "digits", "--nb-samples", "8", "--json"]
+    plain, coarse = (
+        json.loads(CliRunner().invoke(app, [*arguments, *more]).stdout)
+        for more in ([], ["--preprocessor", "mu-law-companding", "--preprocessor", "bit-depth:bit_depth = 1"])
+    )
+    assert "through" not in plain["gradient"].replace("straight-through", "")
+    assert coarse["gradient"].endswith("through MuLawCompanding, through BitDepthReduction")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("bit-depth:bits=3", "bits"),
+        ("bit-depth:bit_depth=many", "expected NAME or NAME:argument=value"),
+        ("bit-dept", "did you mean bit-depth"),
+        ("bit-depth:bit_depth=40", "from 1 to 16"),
+    ],
+)
+def test_a_preprocessor_that_can_not_be_made(text, said):
+    with pytest.raises(QadvError, match=said):
+        made_preprocessor(text)
+
+
+def test_arguments_of_a_preprocessor_are_toml():
+    made = made_preprocessor("bit-depth:bit_depth = 3, clip_values = [0.0, 255.0]")
+    assert (made.bit_depth, *made.clip_values) == (3, 0.0, 255.0)

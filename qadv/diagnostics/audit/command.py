@@ -1,6 +1,8 @@
 """What `qadv audit` does and prints."""
 
 import json
+import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ class AuditOptions:
     eps: float | None
     float_parent: Path | None
     others: list[Path]
+    preprocessors: list[str]
     thorough: bool
     seed: int
     as_json: bool
@@ -39,7 +42,7 @@ def run_audit(options: AuditOptions) -> bool:
     """
     if options.nb_samples < 1:
         raise InvalidInputError(f"--nb-samples: expected at least 1, got {options.nb_samples}")
-    classifier = _load(options.model)
+    classifier = _load(options.model, [made_preprocessor(text) for text in options.preprocessors])
     data = create("dataset", options.dataset, data_dir=options.data_dir)
     x, y = data.x_test[: options.nb_samples], data.y_test[: options.nb_samples]
     if x.shape[1:] != classifier.input_shape:
@@ -65,10 +68,24 @@ def run_audit(options: AuditOptions) -> bool:
     return result.passed
 
 
-def _load(path: Path) -> Any:
+def made_preprocessor(text: str) -> Any:
+    """Returns the preprocessor that `NAME` or `NAME:argument=value, …` says, values as in a study file."""
+    name, _, arguments = text.partition(":")
+    try:
+        options = tomllib.loads(f"options = {{{arguments}}}")["options"]
+        return create("preprocessor", name, **options)
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidInputError(
+            f"--preprocessor {text}: expected NAME or NAME:argument=value, e.g. bit-depth:bit_depth=3; {error}"
+        ) from error
+    except TypeError as error:
+        raise InvalidInputError(f"--preprocessor {text}: {error}") from error
+
+
+def _load(path: Path, preprocessors: Sequence[Any] = ()) -> Any:
     if read_header(path)["backbone"] is None:
         raise InvalidInputError(
             f"{path} holds a network of your own, which the command line can't build. In Python: "
             f"qadv.audit(qadv.QuantizedClassifier.load('{path}', model=net), x, y)"
         )
-    return QuantizedClassifier.load(path)
+    return QuantizedClassifier.load(path, preprocessing_defences=list(preprocessors) or None)
