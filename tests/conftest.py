@@ -2,6 +2,8 @@
 
 import os
 import sys
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,12 @@ else:
     torch.set_num_threads(1)
 
 MEAN_STD = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+
+
+def pytest_configure() -> None:
+    """ART writes a file when it is imported for the first time, and may fail if two workers are the first at once."""
+    if find_spec("art") is not None and not (Path.home() / ".art" / "config.json").exists():
+        import_module("art.config")
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
