@@ -56,7 +56,8 @@ SCRIPTS = sorted(
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-def test_code_blocks_run(block, monkeypatch):
+def test_code_blocks_run(block, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(ROOT / "examples" / "own_plugin" / "src"))
     try:
         exec(compile(block, "<documentation>", "exec"), {"__name__": "documentation"})
