@@ -1,14 +1,14 @@
 """Look-up of components by kind and name over all plugins."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache, partial
 from typing import Any
 
 from qadv.components import KINDS, Component, top_package
-from qadv.errors import AmbiguousNameError, UnknownNameError, closest
+from qadv.errors import AmbiguousNameError, QadvError, UnknownNameError, closest
 from qadv.patches import patch_report
 from qadv.plugins import OWN_DISTRIBUTION, PluginInfo, discover
 
@@ -85,7 +85,7 @@ class Registry:
         if entry.distribution == OWN_DISTRIBUTION or name == entry.qualified_name:
             return
         for family in families:
-            if family.distribution == OWN_DISTRIBUTION and name in family.component.members():
+            if family.distribution == OWN_DISTRIBUTION and name in _members_or_none(family):
                 choices = f"{entry.qualified_name!r} or '{family.qualified_name}/{name}'"
                 raise AmbiguousNameError(f"{kind} {name!r} is provided by several distributions; name one: {choices}")
 
@@ -112,6 +112,14 @@ class Registry:
             return partial(_loaded(entry), member)
         hint = f" Not asked, because they failed: {'; '.join(broken)}." if broken else ""
         raise UnknownNameError(f"no {kind} {name!r}{closest(str(name), known)}{hint} See: qadv list {kind}")
+
+
+def _members_or_none(family: Entry) -> Sequence[str]:
+    """Returns the names that a family stands for, none where what it takes them from is not installed."""
+    try:
+        return family.component.members()
+    except QadvError:
+        return ()
 
 
 def _loaded(entry: Entry) -> Any:

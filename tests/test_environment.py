@@ -105,4 +105,7 @@ def test_each_plugin_is_installed_as_a_wheel_and_listed_without_a_fault(path):
     name = tomllib.loads(path.read_text())["project"]["name"]
     assert not any(str(file).endswith(".pth") for file in metadata.files(name))
     (found,) = (plugin for plugin in default_registry().plugins if plugin.distribution == name)
-    assert (found.status, found.faults) == ("ok", [])
+    if ENVIRONMENT == "core":  # no toolkit is there, those of the plugins neither
+        assert all(fault.endswith("(not installed)") for fault in found.faults)
+    else:
+        assert (found.status, found.faults) == ("ok", [])

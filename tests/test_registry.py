@@ -41,6 +41,16 @@ def test_a_clash_is_an_error_only_when_the_bare_name_is_used():
     assert [entry.qualified_name for entry in registry().match("attack", "shared")] == ["one/shared", "two/shared"]
 
 
+def test_a_family_of_qadv_that_can_not_be_asked_does_not_stand_in_the_way():
+    import math
+
+    absent = Attack(name="art", target="no_such_toolkit:create", family="no_such_toolkit:names")
+    found = Registry([plugin("qadv", absent), plugin("one", Attack(name="own", target="math:pi"))])
+    assert found.load("attack", "own") == math.pi
+    with pytest.raises(UnknownNameError, match="no_such_toolkit"):
+        found.load("attack", "others")
+
+
 def test_an_unknown_name_gets_the_closest_matches():
     with pytest.raises(UnknownNameError, match="did you mean only-one"):
         registry().load("attack", "only-on")
