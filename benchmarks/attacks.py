@@ -315,7 +315,7 @@ def main(
         faster = [
             statistics.median(a / b for a, b in zip(times["ART"], times[name], strict=True)) for name in three[:2]
         ]
-        scores = [_score(stock if n == "ART" else ours, x, np.asarray(results[n], np.float32), y) for n in three]
+        scores = [score(stock if n == "ART" else ours, x, np.asarray(results[n], np.float32), y) for n in three]
         others = [f"{n} {ratios[n]:.2f} ({statistics.median(times[n]):.2f} s)" for n in case.peers]
         table.add_row(
             case.name, *(f"{count:,}" for count in passes["qadv"]), f"{floors['qadv']:.2f}",
@@ -339,7 +339,7 @@ def _by_qadv(case: Case, classifier: Any, x: np.ndarray, y: np.ndarray) -> np.nd
     return attack.generate(x, y)  # type: ignore[no-any-return]
 
 
-def _score(classifier: Any, x: np.ndarray, adversarial: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+def score(classifier: Any, x: np.ndarray, adversarial: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     """Returns the success rate, and the mean L2 distance of the successful ones."""
     broken = classifier.predict(adversarial).argmax(1) != y
     distance = np.linalg.norm((adversarial - x).reshape(len(x), -1), axis=1)
