@@ -24,6 +24,17 @@ def registry():
     )
 
 
+FAMILY = "tests.test_registry:members"
+
+
+def members():
+    return ["member"]
+
+
+def never_asked():
+    raise AssertionError("was asked")
+
+
 def test_a_bare_name_resolves_when_one_distribution_has_it():
     import math
 
@@ -41,6 +52,15 @@ def test_a_clash_is_an_error_only_when_the_bare_name_is_used():
     assert [entry.qualified_name for entry in registry().match("attack", "shared")] == ["one/shared", "two/shared"]
 
 
+def test_the_order_of_the_plugins_does_not_matter():
+    turned = Registry(reversed(registry().plugins))
+    assert turned.entries("attack") == registry().entries("attack")
+
+
+def test_patterns_match_qualified_names_too():
+    assert [entry.qualified_name for entry in registry().match("attack", "one/*")] == ["one/only-one", "one/shared"]
+
+
 def test_a_family_of_qadv_that_can_not_be_asked_does_not_stand_in_the_way():
     import math
 
@@ -54,6 +74,8 @@ def test_a_family_of_qadv_that_can_not_be_asked_does_not_stand_in_the_way():
 def test_an_unknown_name_gets_the_closest_matches():
     with pytest.raises(UnknownNameError, match="did you mean only-one"):
         registry().load("attack", "only-on")
+    with pytest.raises(UnknownNameError, match=r"did you mean .*one/only-one"):
+        registry().load("attack", "one/only-on")
     with pytest.raises(UnknownNameError, match="did you mean attack"):
         registry().load("atack", "only-one")
     with pytest.raises(UnknownNameError, match="did you mean resnet20"):
@@ -99,6 +121,36 @@ def test_a_broken_family_does_not_stop_the_others_and_two_that_match_are_a_clash
     assert clash.load("backbone", "two/timm/resnet18").args == ("resnet18",)
 
 
+def test_a_family_that_exits_does_not_stop_the_others():
+    exits = Attack(name="aaa", target="builtins:print", family="sys:exit")
+    found = Registry([plugin("one", exits), plugin("two", Attack(name="zzz", target="builtins:print", family=FAMILY))])
+    assert found.load("attack", "member").args == ("member",)
+    with pytest.raises(UnknownNameError, match="Not asked, because they failed: one/aaa"):
+        found.load("attack", "nothing-like-it")
+
+
+def test_only_a_family_of_qadvs_own_keeps_a_plugins_bare_name_from_it():
+    import math
+
+    single, family = Attack(name="member", target="math:pi"), Attack(name="all", target="builtins:print", family=FAMILY)
+    assert Registry([plugin("one", single), plugin("two", family)]).load("attack", "member") == math.pi
+    with pytest.raises(AmbiguousNameError, match="'one/member' or 'qadv/all/member'"):
+        Registry([plugin("one", single), plugin("qadv", family)]).load("attack", "member")
+
+
+def test_a_qualified_name_asks_no_family():
+    import math
+
+    asked = Attack(name="all", target="builtins:print", family="tests.test_registry:never_asked")
+    found = Registry([plugin("one", Attack(name="own", target="math:pi")), plugin("qadv", asked)])
+    assert found.load("attack", "one/own") == math.pi
+
+
+def test_a_name_that_is_no_text_is_unknown():
+    with pytest.raises(UnknownNameError, match="no attack '3'"):
+        Registry([plugin("one", Attack(name="all", target="builtins:print", family=FAMILY))]).load("attack", 3)
+
+
 def test_a_target_that_exits_is_an_error():
     with pytest.raises(PluginError, match="SystemExit"):
         Attack(name="exits", target="tests.exits:value").load()
@@ -114,6 +166,11 @@ def test_listing_takes_wildcards_as_timm_does():
     assert qadv.list_components("quantizer", "relu*") == ["relu", "relu1", "relu6"]
     assert "dq" in qadv.list_components("trainer")
     assert qadv.list_components("attack", "nothing*") == []
+
+
+def test_names_of_several_distributions_are_listed_qualified(monkeypatch):
+    monkeypatch.setattr("qadv.registry.default_registry", registry)
+    assert qadv.list_components("attack") == ["only-one", "one/shared", "two/shared"]
 
 
 def test_every_built_in_component_loads():
