@@ -11,7 +11,7 @@ from qadv.plugins import PluginInfo
 def code_version(plugin: PluginInfo) -> str:
     """Returns a plugin's version and a hash of its Python files: while it is written, only these change.
 
-    Nothing is imported but the parents of packages within packages.
+    Nothing is imported.
     """
     packages = sorted({top_package(component.target) for component in plugin.components})
     digest = hashlib.sha256()

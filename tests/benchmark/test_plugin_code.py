@@ -1,6 +1,7 @@
 """Results hang on a plugin's code, not on its version alone."""
 
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -19,8 +20,9 @@ def package(tmp_path, monkeypatch):
     return folder
 
 
-def plugin(target="edited_package.attack:NOISE"):
-    return PluginInfo("edited", "main", "1.0", components=[Attack(name="noise", target=target)])
+def plugin(*targets, version="1.0"):
+    components = [Attack(name="noise", target=target) for target in targets or ["edited_package.attack:NOISE"]]
+    return PluginInfo("edited", "main", version, components=components)
 
 
 def test_an_edit_changes_it_and_undoing_the_edit_brings_it_back(package):
@@ -47,3 +49,33 @@ def test_single_modules_and_missing_ones_have_a_version_too(package):
     (package.parent / "edited_module.py").write_text("A = 2")
     assert code_version(plugin("edited_module:A")) != one
     assert code_version(plugin("no_such_module_here:A")).startswith("1.0, code ")
+    assert code_version(plugin("sys:exit")) == code_version(plugin("no_such_module_here:A"))  # has no Python file
+
+
+def test_another_version_a_renamed_file_and_an_edit_in_a_folder_change_it(package):
+    inner = package / "inner"
+    inner.mkdir()
+    (inner / "__init__.py").write_text("")
+    seen = {code_version(plugin()), code_version(plugin(version="1.1"))}
+    (inner / "__init__.py").write_text("A = 1")
+    seen.add(code_version(plugin()))
+    (package / "attack.py").rename(package / "b.py")
+    seen.add(code_version(plugin()))
+    assert len(seen) == 4
+
+
+def test_all_packages_of_the_components_count(package):
+    targets = ["edited_package.attack:NOISE", "edited_module:A"]
+    (package.parent / "edited_module.py").write_text("A = 1")
+    before = code_version(plugin(*targets))
+    assert code_version(plugin(*reversed(targets))) == before
+    (package / "attack.py").write_text("NOISE = 0\n")
+    one = code_version(plugin(*targets))
+    (package.parent / "edited_module.py").write_text("A = 2")
+    assert len({before, one, code_version(plugin(*targets))}) == 3
+
+
+def test_the_order_in_which_a_folder_lists_its_files_does_not_matter(package, monkeypatch):
+    before, rglob = code_version(plugin()), Path.rglob
+    monkeypatch.setattr(Path, "rglob", lambda *given: sorted(rglob(*given), reverse=True))
+    assert code_version(plugin()) == before
