@@ -5,6 +5,7 @@ import json
 import re
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from art.attacks.evasion import FastGradientMethod, ProjectedGradientDescent
 from torch import nn
 
 import qadv
-from qadv.diagnostics.audit import run
+from qadv.diagnostics.audit import command, run
 from qadv.diagnostics.audit.ascent import ascend
 from qadv.diagnostics.audit.checks import CHECKS
 from qadv.diagnostics.audit.command import made_preprocessor
@@ -380,6 +381,86 @@ def test_command_line_puts_preprocessors_in_front(trained, tmp_path, small, caps
     )
     assert "through" not in plain["gradient"].replace("straight-through", "")
     assert coarse["gradient"].endswith("through MuLawCompanding, through BitDepthReduction")
+
+
+@pytest.fixture
+def command_line(monkeypatch):
+    """Runs `qadv audit` without the attacks: returns what the command did, and what `audit` was given."""
+    from typer.testing import CliRunner
+
+    from qadv.cli import app
+
+    def invoke(*arguments, passed=True):
+        given = {}
+
+        def audit(classifier, x, y, **options):
+            given.update(options, classifier=classifier, x=x, y=y)
+            return SimpleNamespace(passed=passed, to_dict=lambda: {"passed": passed})
+
+        monkeypatch.setattr(command, "audit", audit)
+        return CliRunner().invoke(app, ["audit", *map(str, arguments), "--dataset", "digits"]), given
+
+    return invoke
+
+
+def test_the_command_line_gives_all_options_to_the_audit(command_line, trained, float_parent, digits, tmp_path):
+    trained.save(tmp_path / "net.safetensors")
+    float_parent.save(tmp_path / "float.safetensors")
+    options = ["--eps", 0.3, "--float-parent", tmp_path / "float.safetensors", "--other", tmp_path / "net.safetensors"]
+    more = ["--thorough", "--seed", 7, "--nb-samples", 5, "--json"]
+    done, given = command_line(tmp_path / "net.safetensors", *options, *more)
+    assert done.exit_code == 0
+    assert (given["eps"], given["thorough"], given["seed"], given["verbose"]) == (0.3, True, 7, False)
+    assert list(given["others"]) == ["net.safetensors"]
+    x = given["x"]
+    assert (x == digits.x_test[:5]).all()
+    assert (given["y"] == digits.y_test[:5]).all()
+    np.testing.assert_array_equal(given["classifier"].predict(x), trained.predict(x))
+    np.testing.assert_array_equal(given["float_parent"].predict(x), float_parent.predict(x))
+
+
+def test_the_status_of_the_command_line_is_the_verdict(command_line, trained, tmp_path):
+    trained.save(tmp_path / "net.safetensors")
+    for passed in (True, False):
+        done, given = command_line(tmp_path / "net.safetensors", passed=passed)
+        assert done.exit_code == (0 if passed else 2)
+        assert f"passed={passed}" in done.stdout
+        assert given["verbose"]
+        assert (given["float_parent"], given["others"], given["thorough"], given["seed"]) == (None, {}, False, 0)
+
+
+@pytest.mark.parametrize(("clip_values", "eps"), [((0.0, 255.0), 8.0), ((-1.0, 1.0), 16 / 255), (None, 8 / 255)])
+def test_the_radius_of_the_command_line_is_8_of_255_of_the_range(
+    command_line, make_classifier, tmp_path, clip_values, eps
+):
+    make_classifier(clip_values=clip_values).save(tmp_path / "net.safetensors")
+    _, given = command_line(tmp_path / "net.safetensors")
+    assert given["eps"] == pytest.approx(eps)
+
+
+def test_the_command_line_refuses_what_does_not_fit(command_line, trained, make_classifier, tmp_path):
+    trained.save(tmp_path / "net.safetensors")
+    make_classifier(input_shape=(3, 8, 8)).save(tmp_path / "colour.safetensors")
+    wrapped(nn.Sequential(nn.Flatten(), nn.Linear(64, 10))).save(tmp_path / "own.safetensors")
+    for arguments, said in (
+        (["net.safetensors", "--nb-samples", 0], "--nb-samples: expected at least 1, got 0"),
+        (["colour.safetensors"], r"--dataset digits has images of shape \(1, 8, 8\), the network takes \(3, 8, 8\)"),
+        (["own.safetensors"], r"own\.safetensors holds a network of your own.*In Python"),
+    ):
+        done, given = command_line(tmp_path / arguments[0], *arguments[1:])
+        assert not given
+        with pytest.raises(InvalidInputError, match=said):
+            raise done.exception
+
+
+def test_the_command_line_looks_for_the_images_in_its_folder(trained, tmp_path):
+    from typer.testing import CliRunner
+
+    from qadv.cli import app
+
+    trained.save(tmp_path / "net.safetensors")
+    arguments = ["audit", str(tmp_path / "net.safetensors"), "--dataset", "mnist", "--data-dir", str(tmp_path)]
+    assert str(tmp_path / "mnist.npz") in str(CliRunner().invoke(app, arguments).exception)
 
 
 @pytest.mark.parametrize(
