@@ -100,6 +100,21 @@ def test_it_pickles_and_copies_by_name():
     assert copy.copy(attack).given() == attack.given()
 
 
+def test_an_option_may_be_of_a_class_or_of_anything():
+    Other = Theirs.of("Other", [option("loss", torch.nn.Module, None), option("more", Parameter.empty, None)])
+    loss = torch.nn.CrossEntropyLoss()
+    assert Other(digits_classifier(), loss=loss, more="text").given() == {"loss": loss, "more": "text"}
+    with pytest.raises(InvalidInputError, match="loss: expected an instance of Module, got 'ce'"):
+        Other(digits_classifier(), loss="ce")
+
+
+def test_options_are_given_by_name_in_any_order():
+    Other = Theirs.of("Other", [option("first", int, 1), option("second", int, Parameter.empty)])
+    assert Other(digits_classifier(), second=2).given() == {"first": 1, "second": 2}
+    _, *options = inspect.signature(Other).parameters.values()
+    assert {each.kind for each in options} == {Parameter.KEYWORD_ONLY}
+
+
 def test_classes_do_not_share_their_options():
     Other = Theirs.of("Other", [option("width", int, 1)], theirs=None)
     assert list(Other.signature_options) == ["width"]

@@ -1,16 +1,22 @@
 """`ToolkitAttack` and `as_module`: what an attack of another toolkit is given, and what becomes of what it returns."""
 
+import random
+import re
+
 import art.defences.preprocessor as art
 import numpy as np
 import pytest
 import torch
 from art.attacks.evasion import FastGradientMethod
 from art.estimators.classification import PyTorchClassifier
+from art.preprocessing.standardisation_mean_std import StandardisationMeanStd
 from torch import nn
 
 import qadv
 from qadv.errors import InvalidInputError
 from qadv.testing import conformance, digits_classifier
+from qadv.testing.compare import difference
+from qadv.testing.global_state import random_states, set_random_states
 
 
 class OneStep(qadv.ToolkitAttack):
@@ -81,6 +87,37 @@ def test_preprocessing_and_defences_are_inside_the_module(digits):
     np.testing.assert_allclose(images.grad.numpy() * len(x), classifier.loss_gradient(x, y) * len(x), atol=1e-5)
 
 
+@pytest.mark.parametrize("clip_values", [(-1.0, 1.0), (0.0, 255.0), (-0.9, 0.8)])
+def test_pixels_in_the_unit_range_are_moved_to_clip_values_and_back(digits, clip_values):
+    class Watches(OneStep):
+        def perturb(self, model, x, y):
+            np.testing.assert_allclose(x, unit, atol=1e-6)
+            np.testing.assert_allclose(model(x).detach(), classifier.predict(shifted), rtol=1e-4, atol=1e-4)
+            return super().perturb(model, x, y)
+
+    unit, y = digits
+    low, high = clip_values
+    shifted = (low + (high - low) * unit).astype(np.float32)
+    classifier = digits_classifier(clip_values=clip_values, preprocessing=(low, high - low))
+    step = np.abs(Watches(classifier, eps=0.1 * (high - low), seed=0).generate(shifted, y) - shifted) / (high - low)
+    assert 0.05 < step.max() <= 0.1 + 1e-6
+    plain = OneStep(digits_classifier(), seed=0).generate(unit, y)
+    np.testing.assert_allclose(step, np.abs(plain - unit), atol=1e-5)
+
+
+def test_pixels_just_outside_reach_the_toolkit_inside(digits):
+    class Watches(OneStep):
+        def perturb(self, model, x, y):
+            assert (x.min(), x.max()) == (0, 1)
+            return x
+
+    x, y = digits
+    outside = np.where(x == 0, -5e-7, np.where(x == 1, 1 + 5e-7, x)).astype(np.float32)
+    assert outside.min() < 0
+    assert outside.max() > 1
+    Watches(digits_classifier()).generate(outside, y)
+
+
 def test_an_ensemble_is_a_module_too(digits):
     x, _ = digits
     ensemble = qadv.EnsembleClassifier.of([digits_classifier(), digits_classifier("int:2")], combine="logits")
@@ -97,13 +134,109 @@ def test_the_weights_of_arts_own_classifier_get_no_gradients(digits):
     assert all(p.grad is None and p.requires_grad for p in network.parameters())
 
 
+def test_weights_that_were_frozen_stay_frozen(digits):
+    x, y = digits
+    classifier = digits_classifier()
+    frozen, *others = classifier.model.parameters()
+    frozen.requires_grad_(False)
+    OneStep(classifier, seed=0).generate(x, y)
+    assert not frozen.requires_grad
+    assert all(p.requires_grad for p in others)
+
+
+def test_without_labels_the_predictions_take_their_place(digits):
+    class Watches(OneStep):
+        def perturb(self, model, x, y):
+            assert not y.requires_grad
+            seen.append(y.numpy())
+            return super().perturb(model, x, y)
+
+    x, _ = digits
+    seen = []
+    classifier = digits_classifier()
+    attack = Watches(classifier, seed=0, batch_size=8)
+    made = attack.generate(x)
+    predicted = classifier.predict(x).argmax(1)
+    assert (np.concatenate(seen) == predicted).all()
+    assert (made == attack.generate(x, predicted)).all()
+
+
+def test_all_global_states_are_seeded_for_the_toolkit_and_are_afterwards_as_before(digits):
+    class Draws(OneStep):
+        def perturb(self, model, x, y):
+            drawn.append((np.random.rand(), random.random(), torch.rand(1).item()))
+            return x
+
+    x, y = digits
+    drawn = []
+    set_random_states(1)
+    before = random_states()
+    attack = Draws(digits_classifier(), seed=3)
+    attack.generate(x, y)
+    assert difference(before, random_states()) is None
+    set_random_states(2)
+    attack.generate(x, y)
+    assert drawn[0] == drawn[1]
+    attack.set_params(seed=4)
+    attack.generate(x, y)
+    assert all(one != other for one, other in zip(drawn[1], drawn[2], strict=True))
+
+
+def test_what_a_toolkit_returns_may_have_a_gradient_and_another_type(digits):
+    class Half(OneStep):
+        def perturb(self, model, x, y):
+            return (x.clone().requires_grad_() / 2).bfloat16()
+
+    x, y = digits
+    made = Half(digits_classifier()).generate(x, y)
+    assert made.dtype == np.float32
+    np.testing.assert_allclose(made, x / 2, rtol=0.01)
+
+
+def test_images_labels_and_arguments_are_checked_as_those_of_qadvs_own_attacks(digits):
+    x, y = digits
+    before = x.copy()
+    attack = OneStep(digits_classifier())
+    assert attack.generate(x.astype(np.float64), y).dtype == np.float32
+    assert (attack.generate(x, y) != before).any()
+    assert (x == before).all()
+    for bad_x, bad_y, more, said in (
+        (x * 255, y, {}, "divide by 255"),
+        (x, y + 10, {}, "expected 12 labels from 0 to 9"),
+        (x, y, {"mask": 1, "steps": 2}, "OneStep.generate takes x and y; got also mask, steps"),
+    ):
+        with pytest.raises(InvalidInputError, match=said):
+            attack.generate(bad_x, bad_y, **more)
+    with pytest.raises(InvalidInputError, match="a targeted OneStep needs the target classes"):
+        OneStep(digits_classifier(), targeted=True).generate(x)
+
+
+def test_without_a_seed_numpys_decides(digits):
+    x, y = digits
+    attack = OneStep(digits_classifier())
+    made = []
+    for seed in (1, 1, 2):
+        np.random.seed(seed)
+        made.append(attack.generate(x, y))
+    assert (made[0] == made[1]).all()
+    assert (made[1] != made[2]).any()
+
+
+def test_progress_is_shown_when_asked_for(digits, capfd):
+    x, y = digits
+    OneStep(digits_classifier(), batch_size=8, verbose=False).generate(x, y)
+    assert capfd.readouterr().err == ""
+    OneStep(digits_classifier(), batch_size=8, verbose=True).generate(x, y)
+    assert re.search("OneStep: 100%.* 12/12", capfd.readouterr().err)
+
+
 def test_images_that_a_toolkit_leaves_alone_come_back_to_the_bit(digits):
     class Idle(OneStep):
         def perturb(self, model, x, y):
             return x.clone()
 
     x, y = digits
-    shifted = (x * 1.7 - 0.9).astype(np.float32)
+    shifted = np.random.default_rng(0).uniform(-0.9, 0.8, x.shape).astype(np.float32)
     classifier = digits_classifier(clip_values=(-0.9, 0.8))
     assert (Idle(classifier).generate(shifted, y) == shifted).all()
 
@@ -146,6 +279,9 @@ def test_what_can_not_be_one_module_is_refused_with_a_way_out():
     )
     with pytest.raises(InvalidInputError, match=r"FeatureSqueezing.*PyTorch version"):
         qadv.as_module(in_numpy)
+    standardised = PyTorchClassifier(*arguments, clip_values=(0, 1), preprocessing=StandardisationMeanStd(0.3, 0.7))
+    with pytest.raises(InvalidInputError, match=r"\(preprocessing\).*PyTorch version"):
+        qadv.as_module(standardised)
     with pytest.raises(InvalidInputError, match="clip_values"):
         OneStep(qadv.QuantizedClassifier(*arguments, clip_values=None))
     with pytest.raises(InvalidInputError, match="got Linear"):
