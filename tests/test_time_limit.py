@@ -49,6 +49,19 @@ def test_a_timer_without_a_handler_is_somebody_elses():
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
+def test_a_handler_without_a_timer_is_somebody_elses_too():
+    def theirs(number, frame):
+        pass
+
+    signal.signal(signal.SIGALRM, theirs)
+    try:
+        with time_limit(20, ""):
+            assert alarm() == (theirs, (0.0, 0.0))
+        assert alarm() == (theirs, (0.0, 0.0))
+    finally:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+
 def test_nobody_is_warned_of_what_ended_in_time(monkeypatch):
     monkeypatch.delattr(signal, "setitimer")  # as on Windows
     before = set(threading.enumerate())
