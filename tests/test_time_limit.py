@@ -19,6 +19,7 @@ def alarm():
 
 
 def test_what_takes_too_long_is_ended_and_no_alarm_is_left():
+    assert not issubclass(TookTooLong, Exception)  # which plugins catch
     with pytest.raises(TookTooLong), time_limit(0.05, ""):
         time.sleep(20)
     assert alarm() == (signal.SIG_DFL, (0.0, 0.0))
@@ -28,7 +29,7 @@ def test_code_that_goes_on_is_ended_again():
     def goes_on():
         for _ in range(2):
             try:
-                time.sleep(20)
+                time.sleep(5)
             except TookTooLong:
                 ends.append(True)
 

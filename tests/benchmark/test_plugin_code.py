@@ -1,5 +1,6 @@
 """Results hang on a plugin's code, not on its version alone."""
 
+import hashlib
 import sys
 from pathlib import Path
 
@@ -73,6 +74,15 @@ def test_all_packages_of_the_components_count(package):
     one = code_version(plugin(*targets))
     (package.parent / "edited_module.py").write_text("A = 2")
     assert len({before, one, code_version(plugin(*targets))}) == 3
+
+
+def test_packages_count_in_the_order_of_their_names_in_every_process(package):
+    modules = [f"edited_{letter}" for letter in "cadbe"]
+    for module in modules:
+        (package.parent / f"{module}.py").write_text("A = 1")
+    content = b"".join(module.encode() + b".py\0A = 1\0" for module in sorted(modules))
+    made = code_version(plugin(*(f"{module}:A" for module in modules)))
+    assert made == f"1.0, code {hashlib.sha256(content).hexdigest()[:12]}"
 
 
 def test_the_order_in_which_a_folder_lists_its_files_does_not_matter(package, monkeypatch):
