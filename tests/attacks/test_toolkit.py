@@ -147,7 +147,6 @@ def test_weights_that_were_frozen_stay_frozen(digits):
 def test_without_labels_the_predictions_take_their_place(digits):
     class Watches(OneStep):
         def perturb(self, model, x, y):
-            assert not y.requires_grad
             seen.append(y.numpy())
             return super().perturb(model, x, y)
 
