@@ -15,15 +15,19 @@ def code_version(plugin: PluginInfo) -> str:
     """
     packages = sorted({top_package(component.target) for component in plugin.components})
     digest = hashlib.sha256()
-    for path in (path for package in packages for path in _sources(package)):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    for name, path in (source for package in packages for source in _sources(package)):
+        digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
     return f"{plugin.version}, code {digest.hexdigest()[:12]}"
 
 
-def _sources(package: str) -> list[Path]:
+def _sources(package: str) -> list[tuple[str, Path]]:
+    """Returns a package's Python files, each with its name from the package's folder on."""
     spec = find_spec(package)
     if spec is None:
         return []
-    if spec.submodule_search_locations:
-        return sorted(path for folder in spec.submodule_search_locations for path in Path(folder).rglob("*.py"))
-    return [Path(spec.origin)] if spec.origin and spec.origin.endswith(".py") else []
+    folders = [Path(each) for each in spec.submodule_search_locations or []]
+    if folders:
+        return sorted(
+            (path.relative_to(folder).as_posix(), path) for folder in folders for path in folder.rglob("*.py")
+        )
+    return [(Path(spec.origin).name, Path(spec.origin))] if spec.origin and spec.origin.endswith(".py") else []

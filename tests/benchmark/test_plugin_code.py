@@ -65,6 +65,13 @@ def test_another_version_a_renamed_file_and_an_edit_in_a_folder_change_it(packag
     assert len(seen) == 4
 
 
+def test_a_file_that_moves_to_a_folder_changes_it(package):
+    (package / "inner").mkdir()
+    before = code_version(plugin())
+    (package / "attack.py").rename(package / "inner" / "attack.py")
+    assert code_version(plugin()) != before
+
+
 def test_all_packages_of_the_components_count(package):
     targets = ["edited_package.attack:NOISE", "edited_module:A"]
     (package.parent / "edited_module.py").write_text("A = 1")
