@@ -4,7 +4,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 
@@ -27,7 +27,8 @@ def time_limit(seconds: float, warning: str) -> Iterator[None]:
     if not _alarm_is_free():
         watch = threading.Timer(seconds, print, [warning], {"file": sys.stderr})
         watch.daemon = True
-        watch.start()
+        with suppress(RuntimeError):  # no thread to be had, as in a browser: nobody is warned
+            watch.start()
         try:
             yield
         finally:

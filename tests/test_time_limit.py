@@ -71,3 +71,15 @@ def test_nobody_is_warned_of_what_ended_in_time(monkeypatch):
         assert watch.daemon
         assert not watch.finished.is_set()
     assert watch.finished.is_set()
+
+
+def test_without_an_alarm_and_without_threads_it_runs_all_the_same(monkeypatch):
+    def refuse(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.delattr(signal, "setitimer")
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    ran = []
+    with time_limit(20, ""):
+        ran.append(True)
+    assert ran
