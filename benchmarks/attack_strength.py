@@ -36,7 +36,7 @@ import numpy as np
 import torch
 import typer
 from art.estimators.classification import PyTorchClassifier
-from attacks import EPS, MEAN_STD, Case, cases, stock_brevitas
+from attacks import EPS, MEAN_STD, Case, cases, chosen, stock_brevitas
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -192,9 +192,7 @@ def main(
         "attack", "contestant", "success", "median L2", "median L∞", "as qadv", "peak memory, MiB", "growth, MiB",
         "qadv's peak / its", "seconds a seed", title=f"{nb_samples} images, {seeds} seeds, mean ± deviation",
     )  # fmt: skip
-    for name in strength_cases():
-        if attack and name not in attack:
-            continue
+    for name in chosen(attack, strength_cases()):
         results: dict[str, dict[str, Any]] = {}
         for each in (QADV, SAME, ART) if stock_seeds else (QADV, SAME):
             nb_seeds = 1 if name in DRAW_NOTHING else stock_seeds if each == ART else seeds

@@ -21,7 +21,7 @@ import copy
 import importlib.util
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -89,6 +89,18 @@ def stock_brevitas(model: nn.Module) -> nn.Module:
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, new)
     return model.eval()
+
+
+def chosen(asked: list[str] | None, known: Iterable[str]) -> list[str]:
+    """Returns the names asked for, all without any, in the order of those that there are.
+
+    Raises:
+        typer.BadParameter: there is no such name.
+    """
+    known = list(known)
+    if unknown := sorted(set(asked or []) - set(known)):
+        raise typer.BadParameter(f"no attack {', '.join(unknown)}; there are: {', '.join(known)}")
+    return [name for name in known if not asked or name in asked]
 
 
 class Counter:
@@ -245,6 +257,8 @@ def main(
     nb_samples: Annotated[int, typer.Option(help="images attacked")] = 16,
     rounds: Annotated[int, typer.Option(help="interleaved rounds")] = 3,
 ) -> None:
+    by_name = {case.name: case for case in cases()}
+    wanted = [by_name[name] for name in chosen(attack, by_name)]
     torch.set_num_threads(1)
     data = qadv.create("dataset", "cifar10", data_dir=data_dir)
     checkpoint = data_dir / "resnet20-cifar10.safetensors"
@@ -281,9 +295,7 @@ def main(
         "qadv, accelerated: faster than ART by", "success: the same three", "mean L2: the same three",
         "others, × their floor", title=f"{nb_samples} images, {rounds} rounds, one thread",
     )  # fmt: skip
-    for case in cases():
-        if attack and case.name not in attack:
-            continue
+    for case in wanted:
         contestants = {
             "qadv": partial(_by_qadv, case, likely if case.probabilities else ours, x, one_hot),
             "accelerated": partial(_by_qadv, case, fast_likely if case.probabilities else fast, x, one_hot),

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 import typer
 from art.estimators.classification import PyTorchClassifier
-from attacks import EPS, MEAN_STD, Standardised, score, stock_brevitas
+from attacks import EPS, MEAN_STD, Standardised, chosen, score, stock_brevitas
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -101,6 +101,7 @@ def main(
 ) -> None:
     torch.set_num_threads(1)
     toolkit = TOOLKITS[name]()
+    wanted = {case: toolkit.cases[case] for case in chosen(attack, toolkit.cases)}
     data = qadv.create("dataset", "cifar10", data_dir=data_dir)
     make = partial(
         qadv.QuantizedClassifier.from_backbone,
@@ -122,9 +123,7 @@ def main(
         "success: plugin, on Brevitas", "mean L2: plugin, on Brevitas",
         title=f"{len(x)} images, seeds 0 to {rounds - 1}; success and mean L2 of the last",
     )  # fmt: skip
-    for case, (made, options) in toolkit.cases.items():
-        if attack and case not in attack:
-            continue
+    for case, (made, options) in wanted.items():
         contestants = {"plugin": partial(by_plugin, made, options, ours)}
         for each, model in as_theirs.items():
             contestants[each] = partial(by_toolkit, partial(toolkit.run, made.theirs, options, model))

@@ -1,7 +1,7 @@
 """Look-up of components by kind and name over all plugins."""
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache, partial
@@ -85,7 +85,7 @@ class Registry:
         if entry.distribution == OWN_DISTRIBUTION or name == entry.qualified_name:
             return
         for family in families:
-            if family.distribution == OWN_DISTRIBUTION and name in _members_or_none(family):
+            if family.distribution == OWN_DISTRIBUTION and name in _members_if_installed(family):
                 choices = f"{entry.qualified_name!r} or '{family.qualified_name}/{name}'"
                 raise AmbiguousNameError(f"{kind} {name!r} is provided by several distributions; name one: {choices}")
 
@@ -114,12 +114,12 @@ class Registry:
         raise UnknownNameError(f"no {kind} {name!r}{closest(str(name), known)}{hint} See: qadv list {kind}")
 
 
-def _members_or_none(family: Entry) -> Sequence[str]:
+def _members_if_installed(family: Entry) -> list[str]:
     """Returns the names that a family stands for, none where what it takes them from is not installed."""
     try:
         return family.component.members()
     except QadvError:
-        return ()
+        return []
 
 
 def _loaded(entry: Entry) -> Any:

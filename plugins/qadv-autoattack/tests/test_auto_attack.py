@@ -215,7 +215,8 @@ def test_masked_gradients_show_in_the_flags_and_as_warnings():
     with pytest.warns(MaskedGradientWarning) as told:
         attack.generate(x, y)
     assert {"zero gradient" in str(each.message) for each in told} == {True, False}  # the other is Square's
-    assert attack.robust_accuracy["square"] < 0.5 < attack.robust_accuracy["fab-t"]  # a random start breaks a few
+    assert attack.robust_accuracy["fab-t"] > 0.6  # a random start breaks a few
+    assert attack.robust_accuracy["square"] < 0.2
     assert any("square" in flag for flag in attack.flags)
 
 
