@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from qadv.backbones.float_weights import load_state
 from qadv.errors import FileFormatError, SchemeError
-from qadv.quantization.convert import convert
+from qadv.quantization.convert import rebuild
 from qadv.quantization.frozen import FrozenLayer, Quantized, freeze, is_frozen
 from qadv.quantization.layers import _QuantLayer
 from qadv.quantization.packing import pack, unpack
@@ -100,7 +100,7 @@ def frozen_from_packed(
     Raises:
         FileFormatError: the file does not fit the network.
     """
-    quantized = convert(model, **header["quantization"], fit=False)
+    quantized = rebuild(model, header["quantization"])
     layers = {
         name: layer
         for name, layer in quantized.named_modules(remove_duplicate=False)

@@ -321,6 +321,7 @@ class QuantizedClassifier(PyTorchClassifier):
             text: str = super().__repr__()
             return text
         schemes = getattr(self.model, "qadv_quantization", None) or {"weights": "float", "activations": "float"}
+        schemes = {key: value for key, value in schemes.items() if key != "plan"}
         mean, std = (value.tolist() for value in storage.mean_std(self))
         settings = {
             **schemes,

@@ -15,7 +15,7 @@ from qadv.errors import FileFormatError, InvalidInputError, QadvError
 from qadv.estimators.ensemble_network import EnsembleNetwork, Standardised
 from qadv.files import read_tensors, write_tensors
 from qadv.postprocessors.softmax import Softmax
-from qadv.quantization.convert import convert
+from qadv.quantization.convert import rebuild
 from qadv.quantization.frozen import is_frozen
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ def _network(
     if header["format"] == packed.FORMAT:
         return packed.frozen_from_packed(model, header, tensors, path)
     if header["quantization"] is not None:
-        model = convert(model, **header["quantization"], fit=False)
+        model = rebuild(model, header["quantization"])
     load_state(model, tensors, os.fspath(path))
     return model
 
@@ -200,7 +200,7 @@ def _ensemble(
     for member in header["members"]:
         network = _build_backbone(member["backbone"], path)
         if member["quantization"] is not None:
-            network = convert(network, **member["quantization"], fit=False)
+            network = rebuild(network, member["quantization"])
         pair = member["preprocessing"]
         members.append(network if pair is None else Standardised(network, *pair))
     ensemble = EnsembleNetwork(members, **header["ensemble"])

@@ -114,14 +114,14 @@ def _correct(model: nn.Module, original: nn.Module, batches: list[Tensor], calib
 
 
 class _Observer:
-    """Stands in for a quantizer's `quantize`: lets activations through, a ReLU's clip at 0 apart, and counts them."""
+    """Stands in for a quantizer's `quantize`: does what the replaced activation did, and counts what comes out."""
 
     def __init__(self, quantizer: ActivationQuantizer) -> None:
-        self.signed = quantizer.signed
+        self.unquantized = quantizer.unquantized
         self.histogram: Histogram | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
-        y = x if self.signed else x.relu()
+        y = self.unquantized(x)
         if self.histogram is not None:
             self.histogram.add(y)
         return y

@@ -46,6 +46,16 @@ class ClippedUniform(ActivationQuantizer):
         super().__init__(bits, spec)
         self.register_buffer("scale", torch.tensor(self.bound / self.intervals), persistent=False)
 
+    def cap(self, ceiling: float) -> None:
+        """Ends the range at `ceiling` where it would go beyond; see `ActivationQuantizer.cap`."""
+        self.ceiling = ceiling
+        if self.bound > ceiling:
+            self._clip_at(ceiling)
+
+    def _clip_at(self, bound: float) -> None:
+        self.bound = bound
+        self.scale.fill_((bound - self.low) / self.intervals)
+
     @property
     def low(self) -> float:
         return 0.0
@@ -116,8 +126,7 @@ class _FromData(ClippedUniform):
 
     def set_range(self, high: float) -> None:
         self.limit.fill_(high)
-        self.bound = self.limit.item()
-        self.scale.fill_((self.bound - self.low) / self.intervals)
+        self._clip_at(self.limit.item())
 
     @property
     def has_range(self) -> bool:
@@ -148,6 +157,7 @@ class ReLU6(Scheme):
 
     activations = _ReLU6
     inputs = _SignedReLU6
+    from_data = ReLU
 
 
 class ReLU1(Scheme):
@@ -155,3 +165,4 @@ class ReLU1(Scheme):
 
     activations = _ReLU1
     inputs = _SignedReLU1
+    from_data = ReLU

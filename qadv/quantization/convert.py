@@ -1,15 +1,19 @@
 """`quantize`: a Brevitas-quantized copy of a float network."""
 
 import copy
+import warnings
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from math import inf
 from typing import Any
 
 from torch import nn
 
 from qadv.errors import InvalidInputError, SchemeError, UnsupportedModelError, closest
 from qadv.quantization.calibration import Calibration, Images, calibrate
-from qadv.quantization.functional_relu import modularize_relu
+from qadv.quantization.clipped_relu import SignedClippedUniform
+from qadv.quantization.flow import Flow, input_flows
+from qadv.quantization.functional_relu import modularize_relus
 from qadv.quantization.layers import (
     QuantActivation,
     QuantConv2d,
@@ -18,6 +22,8 @@ from qadv.quantization.layers import (
     quantized_layer,
     take_hooks,
 )
+from qadv.quantization.plan import FORMAT_1, SIGNED, UNSIGNED, Plan
+from qadv.quantization.quantizer import ActivationQuantizer
 from qadv.quantization.scheme import Role, Scheme, parse_scheme
 
 Schemes = str | Mapping[str, str]
@@ -42,33 +48,38 @@ def quantize(
     """Returns a Brevitas-quantized copy of a float network; the original is untouched.
 
     Every convolution and linear layer gets quantized weights, and every ReLU or ReLU6, module or function, becomes the
-    clip and rounding of the activation scheme. In a network whose activations are not all ReLUs (GELU in a ViT, SiLU,
-    Hardswish) the *inputs* of the quantized layers are quantized instead, clipped on both sides at the scheme's bound;
-    a ReLU that such a network also has is replaced as well. Attention products, normalisation and biases stay float.
+    clip and rounding of the activation scheme, within its own bound: a ReLU6 never gets a range beyond 6. The input of
+    every quantized layer comes from one quantizer. Where it is not what an activation gave (a sum, a gate, a pooled
+    mean, a linear bottleneck, a GELU, a concatenation of activations with different levels), the layer gets a quantizer
+    of its own: signed, clipped at the scheme's bound on both sides, unless nothing negative can come; with
+    `calibration`, its range comes from data. Attention products, normalisation and biases stay float, and so do the
+    images that the first layers read.
 
     Args:
         model: a float network; its weights are kept.
         weights: a scheme (`"int:4"`, `"bwn"`, `"float"`, …), or a mapping from layer-name patterns to schemes, where
             the last match counts: `{"*": "int:4", "layer4.*": "int:8"}`. Layers without a match stay float.
         activations: a scheme (`"relu6:4"`, …) or a mapping likewise.
-        skip_first_last: leaves the weights of the first and the last weight layer, in order of registration, in full
-            precision, unless a pattern other than `"*"` names them.
+        skip_first_last: leaves the weights of the first and the last weight layer, in order of registration, and of all
+            others that read the images themselves, in full precision, and their inputs too, unless a pattern other than
+            `"*"` names them.
         calibration: images as the network takes them, (N, …) float32, or a `Calibration` that says more. From them come
-            the ranges of activation schemes that have none of their own (`relu`, `pact`), new statistics of BatchNorm,
-            and corrections of biases; see `Calibration`.
+            the ranges of activation schemes that have none of their own (`relu`, `pact`) and of inputs that come from
+            no ReLU, new statistics of BatchNorm, and corrections of biases; see `Calibration`.
 
     Returns:
         The quantized copy, in the same training mode and on the same device. Its state dict has the keys of the float
         network's, and those of parameters that a scheme learns.
 
     Raises:
-        SchemeError: unknown scheme or bits, or a scheme that needs `calibration`.
+        SchemeError: unknown scheme or bits, a scheme that needs `calibration`, or one with levels above the bound of
+            the activation that it would replace.
         InvalidInputError: `model` is no module, is quantized already, has weights that are not finite, or a pattern
             matches nothing.
-        UnsupportedModelError: nothing to quantize, or a layer that would silently stay float.
+        UnsupportedModelError: nothing to quantize, or a layer, or its input, that would silently stay float.
     """
     given = None if calibration is None else Calibration.of(calibration)
-    result = convert(model, weights, activations, skip_first_last)
+    result = convert(model, weights, activations, skip_first_last, from_data=given is not None)
     if given is not None:
         calibrate(result, model, given)
     missing = [name for name, quantizer in activation_quantizers(result) if not quantizer.has_range]
@@ -78,15 +89,41 @@ def quantize(
             f"activations={activations!r}: the ranges of {names} come from data; give some: quantize(..., "
             "calibration=images). 'relu6:4' and 'relu1:4' have fixed ranges"
         )
+    _warn_of_fixed_inputs(result, activations)
     return result
 
 
+def _warn_of_fixed_inputs(model: nn.Module, activations: Schemes) -> None:
+    """Says where a fixed range, which is that of a ReLU, clips what is no ReLU's output."""
+    own = {
+        name: quantizer
+        for name, quantizer in activation_quantizers(model)
+        if isinstance(quantizer, SignedClippedUniform) and not quantizer.takes_range
+    }
+    if own:
+        names = ", ".join(list(own)[:3]) + (", …" if len(own) > 3 else "")
+        bound = next(iter(own.values())).bound
+        warnings.warn(
+            f"activations={activations!r}: the inputs of {len(own)} layers ({names}) come from no ReLU but from sums, "
+            f"linear outputs or other activations, and are clipped at ±{bound:g}; for a trained network give "
+            "calibration=images, which chooses their ranges",
+            stacklevel=3,
+        )
+
+
 def convert(
-    model: nn.Module, weights: Schemes, activations: Schemes, skip_first_last: bool = True, fit: bool = True
+    model: nn.Module,
+    weights: Schemes,
+    activations: Schemes,
+    skip_first_last: bool = True,
+    fit: bool = True,
+    from_data: bool = False,
+    plan: Plan | None = None,
 ) -> nn.Module:
     """Returns the quantized copy before calibration; arguments and errors as of `quantize`.
 
-    With `fit=False` what quantizers find once, from the weights, has its shape only: a state dict is to follow.
+    With `fit=False` what quantizers find once, from the weights, has its shape only: a state dict is to follow. With
+    `from_data` calibration follows. A `plan` is what an earlier conversion of the same network decided.
     """
     if not isinstance(model, nn.Module):
         raise InvalidInputError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
@@ -106,15 +143,32 @@ def convert(
             "pruning, or tensors kept from a forward pass"
         ) from error
     if activation_schemes.any:
-        modularize_relu(result)
-    result = _Conversion(result, weight_schemes, activation_schemes, skip_first_last, fit).run()
+        modularize_relus(result, clips=plan is None or plan.bounds)
+    conversion = _Conversion(result, weight_schemes, activation_schemes, skip_first_last, fit)
+    result = conversion.run(plan, from_data)
     _describe_shares(result)
     result.qadv_quantization = {  # type: ignore[assignment]  # plain data: what `save` needs to rebuild the network
         "weights": weights if isinstance(weights, str) else dict(weights),
         "activations": activations if isinstance(activations, str) else dict(activations),
         "skip_first_last": skip_first_last,
+        "plan": conversion.plan.to_dict(),
     }
     return result
+
+
+def rebuild(model: nn.Module, recipe: Mapping[str, Any]) -> nn.Module:
+    """Returns the quantized network that a saved recipe (`qadv_quantization`) describes, to load its weights into.
+
+    A recipe without a plan is of a file of format 1: it is followed by the rules of then, so that the network computes
+    what it did.
+
+    Args:
+        model: the float network, untouched.
+        recipe: schemes and plan.
+    """
+    schemes = {key: recipe[key] for key in ("weights", "activations", "skip_first_last")}
+    plan = Plan.from_dict(recipe["plan"]) if "plan" in recipe else FORMAT_1
+    return convert(model, **schemes, fit=False, plan=plan)
 
 
 def check_schemes(schemes: Schemes, role: Role) -> None:
@@ -152,6 +206,8 @@ class _Rules:
 
 
 class _Conversion:
+    plan: Plan
+
     def __init__(
         self, model: nn.Module, weights: _Rules, activations: _Rules, skip_first_last: bool, fit: bool
     ) -> None:
@@ -159,6 +215,7 @@ class _Conversion:
         self.fit = fit
         self.weights = weights
         self.activations = activations
+        self.skip_first_last = skip_first_last
         inside_opaque = {
             id(part)
             for module in model.modules()
@@ -168,26 +225,29 @@ class _Conversion:
         }
         named = [(name, module) for name, module in model.named_modules() if id(module) not in inside_opaque]
         self.layers = [(name, module) for name, module in named if isinstance(module, _WEIGHT_LAYERS)]
-        self.relus = [(name, module) for name, module in named if _is_relu(module)]
-        others = [m for _, m in named if type(m).__name__.lower().replace("_", "") in _OTHER_ACTIVATIONS]
-        self.quantizes_inputs = not self.relus or bool(others)
-        self.kept = {self.layers[0][0], self.layers[-1][0]} if skip_first_last and self.layers else set()
+        self.relus = {name: (module, bound) for name, module in named if (bound := _relu_bound(module)) is not None}
 
-    def run(self) -> nn.Module:
-        self.weights.check_used([name for name, _ in self.layers])
-        names = [name for name, _ in self.relus] + ([n for n, _ in self.layers] if self.quantizes_inputs else [])
-        self.activations.check_used(names)
+    def run(self, plan: Plan | None, from_data: bool) -> nn.Module:
+        layers = [name for name, _ in self.layers]
+        self.weights.check_used(layers)
+        self.activations.check_used([*self.relus, *layers])
+        capped = plan is None or plan.bounds
+        made = {name: self._activation(name, bound if capped else inf) for name, (_, bound) in self.relus.items()}
+        quantizers = {name: quantizer for name, quantizer in made.items() if quantizer is not None}
+        if plan is None:
+            self.plan = self._plan(quantizers, from_data)
+        else:
+            self.plan = self._plan_of_format_1() if plan is FORMAT_1 else plan
         replaced: dict[int, nn.Module] = {}
         left_over: list[str] = []
         for name, layer in self.layers:
             weight_scheme = self._weight_scheme(name)
-            input_scheme = self._input_scheme(name)
-            if weight_scheme is None and input_scheme is None:
+            inputs = self._input(name)
+            if weight_scheme is None and inputs is None:
                 continue
             quantizer = weight_scheme.for_weights() if weight_scheme else None
             if quantizer is not None:
                 quantizer.layer = name
-            inputs = input_scheme.for_input() if input_scheme else None
             new = quantized_layer(layer, quantizer, inputs, self.fit)
             if new is None:
                 left_over.append(f"{name} ({type(layer).__name__})")
@@ -199,29 +259,93 @@ class _Conversion:
                 f"these layers would silently stay in full precision: {', '.join(left_over)}. Expected nn.Conv2d or "
                 f"nn.Linear; to leave them float on purpose, say so: weights={{'*': 'int:4', {example!r}: 'float'}}"
             )
-        for name, relu in self.relus:
-            _, scheme = self.activations.find(name)
-            if scheme is not None:
-                new = QuantActivation(scheme.for_activation(), bool(getattr(relu, "inplace", False)))
+        for name, activation in quantizers.items():
+            if name not in self.plan.kept or self.activations.find(name)[0] != "*":
+                relu = self.relus[name][0]
+                new = QuantActivation(activation, bool(getattr(relu, "inplace", False)))
                 replaced[id(relu)] = new.train(relu.training)
         if not replaced and (self.weights.any or self.activations.any):
             raise UnsupportedModelError(
                 f"nothing to quantize in {type(self.model).__name__}: it has {len(self.layers)} conv or linear layers "
-                f"({len(self.kept)} kept float as first and last) and {len(self.relus)} ReLUs; "
+                f"({len(self.plan.kept)} kept float as first and last) and {len(self.relus)} ReLUs; "
                 "skip_first_last=False quantizes the first and last layer too"
             )
         self._swap(replaced)
         return replaced.get(id(self.model), self.model)
 
+    def _activation(self, name: str, bound: float) -> ActivationQuantizer | None:
+        _, scheme = self.activations.find(name)
+        if scheme is None:
+            return None
+        quantizer = scheme.for_activation()
+        try:
+            quantizer.cap(bound)
+        except SchemeError as error:
+            raise SchemeError(f"{name}: {error}; leave it float, or choose another scheme for it") from error
+        return quantizer
+
+    def _plan(self, quantizers: Mapping[str, ActivationQuantizer], from_data: bool) -> Plan:
+        """Decides by where each layer's input comes from."""
+        known = {
+            name: Flow(name, non_negative=not quantizers[name].signed)
+            if name in quantizers
+            else Flow(non_negative=True, as_wished=True)
+            for name in self.relus
+        }
+
+        def same_grid(a: str, b: str) -> bool:
+            one, other = quantizers[a], quantizers[b]
+            return not one.takes_range and not other.takes_range and one.grid() == other.grid() is not None
+
+        flows = input_flows(self.model, dict(self.layers), known if self.activations.any else {}, same_grid)
+        ends = {name for name, _ in (self.layers[0], self.layers[-1])} if self.layers else set()
+        images = {name for name, flow in flows.items() if flow.image}
+        inputs: dict[str, str] = {}
+        for name, _ in self.layers:
+            flow = flows[name]
+            pattern, scheme = self.activations.find(name)
+            if scheme is None:
+                continue
+            on_purpose = self.weights.find(name)[0] != "*" and self.weights.find(name)[1] is None
+            spared = name in images or on_purpose or (self.skip_first_last and name in ends)
+            if flow.grid:
+                inputs[name] = flow.grid
+            elif pattern != "*" or not (spared or flow.as_wished):
+                unsigned = flow.non_negative and scheme.activations is not None and not scheme.activations.signed
+                inputs[name] = UNSIGNED if unsigned else SIGNED
+            elif flow.called and name not in images:
+                raise UnsupportedModelError(
+                    f"{type(self.model).__name__} calls {flow.called} as a function before {name!r}, whose input would "
+                    "silently stay float; use modules (nn.ReLU, nn.Hardtanh, …), or say what the input is to be: "
+                    f"activations={{'*': {scheme.spec!r}, {name!r}: {scheme.spec!r}}} or 'float'"
+                )
+        kept = [name for name, _ in self.layers if name in ends | images] if self.skip_first_last else []
+        return Plan((*kept, *(name for name in self.relus if name in images)), inputs, from_data=from_data)
+
+    def _plan_of_format_1(self) -> Plan:
+        """Either all ReLUs or, where there is another activation, all inputs; float wherever neither stands."""
+        kept = [self.layers[0][0], self.layers[-1][0]] if self.skip_first_last and self.layers else []
+        names = {type(module).__name__.lower().replace("_", "") for module in self.model.modules()}
+        inputs = {}
+        if not self.relus or names & _OTHER_ACTIVATIONS:
+            found = {name: self.activations.find(name) for name, _ in self.layers}
+            inputs = {
+                n: SIGNED for n, (pattern, scheme) in found.items() if scheme and (n not in kept or pattern != "*")
+            }
+        return Plan(tuple(kept), inputs, bounds=False)
+
     def _weight_scheme(self, name: str) -> Scheme | None:
         pattern, scheme = self.weights.find(name)
-        return None if name in self.kept and pattern == "*" else scheme
+        return None if name in self.plan.kept and pattern == "*" else scheme
 
-    def _input_scheme(self, name: str) -> Scheme | None:
-        if not self.quantizes_inputs:
+    def _input(self, name: str) -> ActivationQuantizer | None:
+        own = self.plan.own_input(name)
+        _, scheme = self.activations.find(name)
+        if own is None or scheme is None:
             return None
-        pattern, scheme = self.activations.find(name)
-        return None if name in self.kept and pattern == "*" else scheme
+        if self.plan.from_data and scheme.from_data is not None:
+            scheme = scheme.from_data(scheme.bits)
+        return scheme.for_activation() if own == UNSIGNED else scheme.for_input()
 
     def _swap(self, replaced: dict[int, nn.Module]) -> None:
         """Puts the new modules in, also where one module is registered under several names."""
@@ -234,11 +358,15 @@ class _Conversion:
                     parent._modules[child_name] = new
 
 
-def _is_relu(module: nn.Module) -> bool:
-    """A ReLU, or a Hardtanh that starts at 0 as ReLU6 does, with torch's own code."""
+def _relu_bound(module: nn.Module) -> float | None:
+    """The upper bound of a ReLU, a ReLU6, a Hardtanh or Threshold from 0 on, with torch's own code; else `None`."""
     if isinstance(module, nn.ReLU):
-        return type(module).forward is nn.ReLU.forward
-    return isinstance(module, nn.Hardtanh) and module.min_val == 0 and type(module).forward is nn.Hardtanh.forward
+        return inf if type(module).forward is nn.ReLU.forward else None
+    if isinstance(module, nn.Threshold):
+        return inf if module.threshold == module.value == 0 and type(module).forward is nn.Threshold.forward else None
+    if isinstance(module, nn.Hardtanh) and module.min_val == 0 and type(module).forward is nn.Hardtanh.forward:
+        return float(module.max_val)
+    return None
 
 
 def _describe_shares(model: nn.Module) -> None:

@@ -38,3 +38,4 @@ class DoReFa(Scheme):
     weights = DoReFaWeights
     activations = ReLU1.activations  # Q(clip(a, 0, 1)) is relu1
     inputs = ReLU1.inputs
+    from_data = ReLU1.from_data

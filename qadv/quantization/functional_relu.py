@@ -9,30 +9,43 @@ import ast
 import copy
 import inspect
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from qadv.errors import UnsupportedModelError
+from qadv.quantization.flow import called_name, left_out, undone
 
-_RELU_FUNCTIONS = {F.relu, torch.relu, torch.relu_, F.relu_, F.relu6}
-_RELU_METHODS = {"relu", "relu_"}
 _NAMES = {"relu", "relu_", "relu6"}
+_HELD = {F.relu, torch.relu, torch.relu_, F.relu_, F.relu6}
 
 
-def modularize_relu(model: nn.Module) -> None:
-    """Replaces functional ReLUs by `nn.ReLU` and `nn.ReLU6` modules, in place.
+def modularize_relus(model: nn.Module, clips: bool = True) -> None:
+    """Replaces ReLUs that are called as functions by `nn.ReLU`, `nn.ReLU6` and `nn.Hardtanh` modules, in place.
+
+    Args:
+        model: the network.
+        clips: also those that are written as a clip (`F.hardtanh(x, 0, 6)`, `x.clamp(0, 6)`, `torch.maximum(x, zero)`,
+            `F.threshold(x, 0, 0)`, `x * (x > 0)`, `torch.where(x > 0, x, 0)`), and those in functions outside a class.
+            Where code with one of these can't be traced, it stays.
 
     Raises:
-        UnsupportedModelError: code that calls a functional ReLU can't be traced.
+        UnsupportedModelError: a class that calls a ReLU by its name can't be traced.
     """
     for module in list(model.modules()):
-        held = [value for value in vars(module).values() if callable(value) and value in _RELU_FUNCTIONS]
-        if held or any(_source_calls_relu(base) for base in _own_classes(module)):
-            _rewrite(module)
+        classes = _own_classes(module)
+        held = any(callable(value) and value in _HELD for value in vars(module).values())
+        named = held or any(_calls_relu(base) for base in classes)
+        if named:
+            _rewrite(module, clips)
+        elif clips and classes and not type(module).forward.__module__.startswith("torch.nn."):
+            with suppress(UnsupportedModelError):
+                _rewrite(module, clips)
 
 
 def _own_classes(module: nn.Module) -> list[type]:
@@ -42,8 +55,8 @@ def _own_classes(module: nn.Module) -> list[type]:
 
 
 @cache
-def _source_calls_relu(module_type: Any) -> bool:
-    """Whether a class calls a functional ReLU in any of its methods."""
+def _calls_relu(module_type: Any) -> bool:
+    """Whether a class calls a functional ReLU by its name in any of its methods."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(module_type)))
     except (OSError, TypeError, SyntaxError):
@@ -68,29 +81,19 @@ class _ChildrenAreLeaves(fx.Tracer):
         return True
 
 
-def _rewrite(module: nn.Module) -> None:
+def _rewrite(module: nn.Module, clips: bool) -> None:
     name = type(module).__name__
+    with _tracing(module, training=False) as graph:
+        if not any(_relu_of(module, node, clips) for node in graph.nodes):
+            return
     was_training = module.training
     traced = []
     for training in (True, False):
-        module.training = training
-        try:
-            defaults = {
-                parameter.name: parameter.default
-                for parameter in inspect.signature(module.forward).parameters.values()
-                if parameter.default is not inspect.Parameter.empty
-            }  # optional arguments, as masks, are taken to be left out
-            traced.append(fx.GraphModule(module, _ChildrenAreLeaves().trace(module, defaults or None), name))
-        except Exception as error:
-            raise UnsupportedModelError(
-                f"{name} calls a functional ReLU and can't be traced ({type(error).__name__}: {error}); use nn.ReLU "
-                "modules there"
-            ) from error
-        finally:
-            module.training = was_training
+        with _tracing(module, training) as graph:
+            traced.append(fx.GraphModule(module, graph, name))
     _modularize_dropout(*traced)
     for graph_module in traced:
-        _modularize_relus(graph_module)
+        _modularize_relus(graph_module, clips)
     if traced[0].code != traced[1].code:
         raise UnsupportedModelError(
             f"{name} calls a functional ReLU and behaves differently in training mode; use nn.ReLU modules there"
@@ -106,6 +109,21 @@ def _rewrite(module: nn.Module) -> None:
         if not hasattr(module, constant):
             module.register_buffer(constant, buffer, persistent=False)
     module.forward = _Forward(type(result).forward, module)
+
+
+@contextmanager
+def _tracing(module: nn.Module, training: bool) -> Iterator[fx.Graph]:
+    """The graph of a module's own code, with the tensors that the code makes on the module while the block runs."""
+    with undone([module]):
+        module.training = training
+        try:
+            graph = _ChildrenAreLeaves().trace(module, left_out(module))
+        except Exception as error:
+            raise UnsupportedModelError(
+                f"{type(module).__name__} calls a functional ReLU and can't be traced ({type(error).__name__}: "
+                f"{error}); use nn.ReLU modules there"
+            ) from error
+        yield graph
 
 
 class _Forward:
@@ -138,22 +156,25 @@ def _modularize_dropout(training: fx.GraphModule, evaluation: fx.GraphModule) ->
         if _argument(first, 2, "training", True) is True and _argument(second, 2, "training", True) is False:
             for graph_module, node in ((training, first), (evaluation, second)):
                 made = nn.Dropout(_argument(node, 1, "p", 0.5))
-                _replace(graph_module, node, f"{_PREFIX}dropout_{index}", made)
+                _replace(graph_module, node, f"{_PREFIX}dropout_{index}", made, _argument(node, 0, "input", None))
     for graph_module in (training, evaluation):
         graph_module.recompile()
 
 
-def _modularize_relus(graph_module: fx.GraphModule) -> None:
+def _modularize_relus(graph_module: fx.GraphModule, clips: bool) -> None:
     index = 0
     for node in list(graph_module.graph.nodes):
-        function = node.op == "call_function" and node.target in _RELU_FUNCTIONS
-        if not function and not (node.op == "call_method" and node.target in _RELU_METHODS):
+        found = _relu_of(graph_module, node, clips)
+        if found is None:
             continue
-        in_place = node.target in (torch.relu_, F.relu_, "relu_") or _argument(node, 1, "inplace", False) is True
-        changed = _argument(node, 0, "input", None)
-        made = nn.ReLU6() if node.target is F.relu6 else nn.ReLU()
-        call = _replace(graph_module, node, f"{_PREFIX}relu_{index}", made)
-        if in_place and isinstance(changed, fx.Node):  # what reads the changed tensor later reads the ReLU's output
+        made, changed = found
+        in_place = (
+            called_name(node).endswith("_")
+            or node.kwargs.get("inplace") is True
+            or any(a is True for a in node.args[1:])
+        )
+        call = _replace(graph_module, node, f"{_PREFIX}relu_{index}", made, changed)
+        if in_place:  # what reads the changed tensor later reads the ReLU's output
             for user in list(changed.users):
                 if user is not call and call < user:
                     user.replace_input_with(changed, call)
@@ -161,10 +182,87 @@ def _modularize_relus(graph_module: fx.GraphModule) -> None:
     graph_module.recompile()
 
 
-def _replace(graph_module: fx.GraphModule, node: fx.Node, name: str, module: nn.Module) -> fx.Node:
+def _relu_of(holder: nn.Module, node: fx.Node, clips: bool) -> tuple[nn.Module, fx.Node] | None:
+    """Returns the ReLU that a call computes, as a module, and what it is computed of; `None` if it is none."""
+    name, x = called_name(node).strip("_"), _argument(node, 0, "input", None)
+    bounds: tuple[Any, Any] | None = None
+    if name in ("relu", "relu6"):
+        bounds = 0, 6 if name == "relu6" else None
+    elif not clips:
+        return None
+    elif name == "hardtanh":
+        bounds = _argument(node, 1, "min_val", -1), _argument(node, 2, "max_val", 1)
+    elif name in ("clamp", "clip"):
+        bounds = _argument(node, 1, "min", None), _argument(node, 2, "max", None)
+    elif name == "clamp_min":
+        bounds = _argument(node, 1, "min", None), None
+    elif name == "threshold":
+        bounds = _argument(node, 1, "threshold", None), None
+        if not _is_zero(holder, _argument(node, 2, "value", None)):
+            return None
+    elif name in ("maximum", "max"):
+        x, bounds = _other_than_zero(holder, x, _argument(node, 1, "other", None))
+    elif name in ("mul", "where"):
+        x, bounds = _where_positive(holder, node, name)
+    if bounds is None or not isinstance(x, fx.Node) or not _is_zero(holder, bounds[0]):
+        return None
+    high = bounds[1]
+    if high is None:
+        return nn.ReLU(), x
+    if not isinstance(high, int | float) or high <= 0:
+        return None
+    return (nn.ReLU6() if high == 6 else nn.Hardtanh(0.0, float(high))), x
+
+
+def _other_than_zero(holder: nn.Module, a: Any, b: Any) -> tuple[Any, tuple[Any, Any] | None]:
+    """Of `maximum(a, b)`: the one that is not zero, and the bounds of a ReLU."""
+    if _is_zero(holder, b):
+        return a, (0, None)
+    return (b, (0, None)) if _is_zero(holder, a) else (None, None)
+
+
+def _where_positive(holder: nn.Module, node: fx.Node, name: str) -> tuple[fx.Node | None, tuple[Any, Any] | None]:
+    """Of `x * (x > 0)` and `where(x > 0, x, 0)`: x, and the bounds of a ReLU."""
+    if name == "where":
+        condition, x, other = (_argument(node, i, n, None) for i, n in enumerate(("condition", "input", "other")))
+        pairs = [(x, condition)] if _is_zero(holder, other) else []
+    else:
+        a, b = _argument(node, 0, "input", None), _argument(node, 1, "other", None)
+        pairs = [(a, b), (b, a)]
+    for candidate, condition in pairs:
+        while isinstance(condition, fx.Node) and called_name(condition) in ("to", "float", "type_as", "type"):
+            condition = cast(Any, condition.args[0])
+        if (
+            isinstance(condition, fx.Node)
+            and called_name(condition) in ("gt", "ge")
+            and isinstance(candidate, fx.Node)
+            and condition.args[0] is candidate
+            and _is_zero(holder, condition.args[1])
+        ):
+            return candidate, (0, None)
+    return None, None
+
+
+def _is_zero(holder: nn.Module, value: Any) -> bool:
+    """Whether an argument is 0, or a tensor of zeros that the network holds or makes."""
+    if isinstance(value, fx.Node) and value.op == "get_attr":
+        value = _attribute(holder, str(value.target))
+        return isinstance(value, Tensor) and not isinstance(value, nn.Parameter) and not bool(value.any())
+    if isinstance(value, fx.Node):
+        return called_name(value) in ("zeros_like", "zeros", "new_zeros")
+    return isinstance(value, int | float) and value == 0
+
+
+def _attribute(module: Any, name: str) -> Any:
+    for part in name.split("."):
+        module = getattr(module, part, None)
+    return module
+
+
+def _replace(graph_module: fx.GraphModule, node: fx.Node, name: str, module: nn.Module, x: Any) -> fx.Node:
     graph_module.add_submodule(name, module)
     with graph_module.graph.inserting_after(node):
-        call = graph_module.graph.call_module(name, (_argument(node, 0, "input", None),))
+        call = graph_module.graph.call_module(name, (x,))
     node.replace_all_uses_with(call)
     graph_module.graph.erase_node(node)
     return call

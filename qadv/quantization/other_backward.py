@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qadv.quantization.clip import inclusive_clip
@@ -33,8 +32,8 @@ def soft_tanh(quantizer: ActivationQuantizer, x: Tensor) -> Tensor:
 
 
 def float_activation(quantizer: ActivationQuantizer, x: Tensor) -> Tensor:
-    """The gradient of the float network: a ReLU's where all levels are at least 0, else that of the identity."""
-    return x if quantizer.signed else F.relu(x)
+    """The gradient of the float network: that of the replaced ReLU, with its bound, else that of the identity."""
+    return quantizer.unquantized(x)
 
 
 SURROGATES: dict[str, Surrogate] = {

@@ -5,30 +5,40 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qadv.quantization.clip import mask_gradient
 from qadv.quantization.quantizer import ActivationQuantizer
 from qadv.quantization.scheme import Scheme
 
 
 class _LearnedClipRound(torch.autograd.Function):
-    """`α/n * round(n/α * clip(x, 0, α))`; `∂y/∂x = 1` on [0, α), `∂y/∂α = 1` where `x >= α`."""
+    """`α/n * round(n/α * clip(x, 0, α))`; `∂y/∂x = 1` on [0, α), `∂y/∂α = 1` where `x >= α`.
+
+    With signs, the n steps are those of [-α, α], `∂y/∂x = 1` on (-α, α), and `∂y/∂α = -1` where `x <= -α`.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, alpha: Tensor, intervals: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, alpha: Tensor, intervals: int, signed: bool) -> Tensor:
         ctx.save_for_backward(x, alpha)
-        y = x.clamp(min=0).minimum(alpha.to(x.dtype))
-        return y.mul_(intervals).div_(alpha).round_().div_(intervals).mul_(alpha)
+        ctx.signed = signed
+        high = alpha.to(x.dtype)
+        if not signed:
+            y = x.clamp(min=0).minimum(high)
+            return y.mul_(intervals).div_(alpha).round_().div_(intervals).mul_(alpha)
+        y = x.maximum(-high).minimum(high).add_(high).mul_(intervals).div_(2 * alpha).round_()
+        return y.sub_(intervals / 2).div_(intervals).mul_(2 * alpha)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None]:
         x, alpha = ctx.saved_tensors
-        above = x >= alpha
-        inside = mask_gradient(grad_outputs[0], x, 0.0, float("inf")).masked_fill(above, 0)
-        return inside, (grad_outputs[0] * above).sum().to(alpha.dtype).reshape(alpha.shape), None
+        above, below = x >= alpha, x <= -alpha if ctx.signed else x < 0
+        inside = grad_outputs[0].masked_fill(above | below, 0)
+        to_alpha = grad_outputs[0] * above
+        if ctx.signed:
+            to_alpha = to_alpha - grad_outputs[0] * below
+        return inside, to_alpha.sum().to(alpha.dtype).reshape(alpha.shape), None, None
 
 
 class LearnedClip(ActivationQuantizer):
-    """2^k levels of [0, α], α learned for each layer and kept positive after each optimizer step.
+    """2^k levels of [0, α], α learned for each layer, kept positive and below the replaced activation's own bound.
 
     **Reading:** at x = α the gradient goes to α alone; α starts at 6, or where calibration puts it; the penalty is
     `λ α²` with λ = 1e-4, the weight decay of the ResNet-20 training it comes from.
@@ -53,16 +63,18 @@ class LearnedClip(ActivationQuantizer):
 
     @property
     def scale(self) -> Tensor:  # type: ignore[override]
-        return self.alpha.detach() / self.intervals
+        return (self.alpha.detach() * (2 if self.signed else 1)) / self.intervals
 
     def quantize(self, x: Tensor) -> Tensor:
-        return _LearnedClipRound.apply(x, self.alpha, self.intervals)  # type: ignore[no-any-return]
+        return _LearnedClipRound.apply(x, self.alpha, self.intervals, self.signed)  # type: ignore[no-any-return]
 
     def grid(self) -> tuple[float, float, int]:
-        return 0.0, self.alpha.item(), self.intervals
+        alpha = self.alpha.item()
+        return -alpha if self.signed else 0.0, alpha, self.intervals
 
     def levels(self) -> Tensor:
-        return torch.arange(self.intervals + 1, device=self.alpha.device) / self.intervals * self.alpha.detach()
+        steps = torch.arange(self.intervals + 1, device=self.alpha.device) - (self.intervals / 2 if self.signed else 0)
+        return steps / self.intervals * (2 if self.signed else 1) * self.alpha.detach()
 
     def penalty(self) -> Tensor:
         """Returns `λ α²`, which training loops add to the loss."""
@@ -70,11 +82,26 @@ class LearnedClip(ActivationQuantizer):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Keeps α positive."""
-        self.alpha.clamp_(min=1e-3)
+        """Keeps α positive, and at most the bound of the activation that was replaced."""
+        self.alpha.clamp_(min=1e-3, max=self.ceiling)
+
+
+class SignedLearnedClip(LearnedClip):
+    """2^k - 1 levels of [-α, α] with zero among them (at 1 bit the two levels -α and α), for what has both signs.
+
+    **Reading:** the paper's layers read ReLUs only; the input of a layer that reads a sum or a linear bottleneck has
+    both signs, so the clip is mirrored.
+    """
+
+    signed = True
+
+    @property
+    def intervals(self) -> int:
+        return max(int(2**self.bits - 2), 1)
 
 
 class Pact(Scheme):
     """`pact:1` … `pact:8`."""
 
     activations = LearnedClip
+    inputs = SignedLearnedClip

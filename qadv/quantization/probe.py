@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,13 +11,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from qadv.errors import UnsupportedModelError
-from qadv.quantization.layers import QuantActivation
+from qadv.quantization.layers import QuantActivation, activation_quantizers
+from qadv.quantization.plan import Plan
+from qadv.quantization.quantizer import ActivationQuantizer
 
-_ACTIVATIONS = {
-    F.relu, torch.relu, torch.relu_, F.relu6, Tensor.relu, Tensor.relu_, F.gelu, F.silu, F.hardswish, F.elu,
-    F.leaky_relu, F.mish, F.selu,
-}  # fmt: skip
 _LAYERS = {F.linear, F.conv2d, F.conv1d, F.conv3d, F.conv_transpose2d, torch.conv2d}
+_TOLERANCE = 1e-4  # of a step: what float32 leaves of a multiple
 
 
 @contextmanager
@@ -24,21 +24,25 @@ def report_bypasses(model: nn.Module) -> Iterator[None]:
     """Watches one forward pass inside the block; for a network that `quantize` did not make, does nothing.
 
     Raises:
-        UnsupportedModelError: the network's own code calls an activation or a layer as a function, so that it stays
-            float in silence, or reads a tensor after an in-place ReLU changed it.
+        UnsupportedModelError: the network's own code calls a layer as a function, so that its weights stay float in
+            silence, or reads a tensor after an in-place ReLU changed it; or the input of a layer is not on the levels
+            of the activation that conversion found before it.
     """
-    quantization = getattr(model, "qadv_quantization", None)
-    if quantization is None:
+    recipe = getattr(model, "qadv_quantization", None)
+    if recipe is None:
         yield
         return
-    # where the inputs of layers are quantized, it does not matter how their activations are written
-    inputs = any(getattr(module, "input_quantizer", None) is not None for module in model.modules())
-    activations = quantization["activations"] != "float" and not inputs
-    watch = _Watch(activations, weights=quantization["weights"] != "float")
+    watch = _Watch(weights=recipe["weights"] != "float")
+    plan = Plan.from_dict(recipe["plan"])
+    quantizers = dict(activation_quantizers(model))
     handles = []
     for name, module in model.named_modules():
         handles.append(module.register_forward_pre_hook(lambda m, _, name=name: watch.enter(m, name)))
         handles.append(module.register_forward_hook(lambda m, inputs, _: watch.leave(m, inputs)))
+        source = plan.inputs.get(name)
+        if source in quantizers:
+            check = partial(watch.check_levels, name, source, quantizers[source])
+            handles.append(module.register_forward_pre_hook(lambda _, inputs, check=check: check(inputs[0])))
     try:
         with watch:
             yield
@@ -53,10 +57,10 @@ def report_bypasses(model: nn.Module) -> Iterator[None]:
 
 
 class _Watch(TorchFunctionMode):
-    def __init__(self, activations: bool, weights: bool) -> None:
+    def __init__(self, weights: bool) -> None:
         super().__init__()
         self.found: list[str] = []
-        self._functions = (_ACTIVATIONS if activations else set()) | (_LAYERS if weights else set())
+        self._functions = _LAYERS if weights else set()
         self._stack: list[tuple[nn.Module, str]] = []
         self._changed: list[Tensor] = []  # inputs of what were in-place ReLUs
 
@@ -67,6 +71,15 @@ class _Watch(TorchFunctionMode):
         self._stack.pop()
         if isinstance(module, QuantActivation) and module.replaces_inplace:
             self._changed += [tensor for tensor in inputs if isinstance(tensor, Tensor)]
+
+    def check_levels(self, layer: str, source: str, quantizer: ActivationQuantizer, x: Tensor) -> None:
+        """Notes a layer whose input is not what an activation gave."""
+        levels = quantizer.levels().to(x)
+        if (
+            isinstance(x, Tensor)
+            and float((x.flatten()[:, None] - levels).abs().amin(1).amax()) > _TOLERANCE * quantizer.scale
+        ):
+            self.found.append(f"the input of {layer} is not on the {len(levels)} levels of {source}")
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         module, name = self._stack[-1] if self._stack else (None, "")

@@ -4,13 +4,16 @@ Brevitas lets gradients through its scales and rounds before it clips; the paper
 neither, so the arithmetic stands here and Brevitas contributes the layers, the proxies and their export.
 """
 
+import math
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from brevitas.inject import ExtendedInjector
 from brevitas.proxy import ActQuantProxyFromInjector, WeightQuantProxyFromInjector
 from torch import Tensor, nn
 
+from qadv.errors import SchemeError
 from qadv.versions import PlainTensors
 
 
@@ -136,11 +139,36 @@ class ActivationQuantizer(_Quantizer):
     Attributes:
         signed: whether values below zero are among the levels.
         takes_range: whether calibration chooses the clipping range.
+        ceiling: the bound of the activation whose place this quantizer takes (6 for a ReLU6), which no level exceeds.
     """
 
     scale: Tensor
     signed = False
     takes_range: ClassVar[bool] = False
+    ceiling = math.inf
+
+    def cap(self, ceiling: float) -> None:
+        """Keeps all levels at or below the bound of the activation whose place this quantizer takes.
+
+        A scheme with `takes_range` gets a range up to there; one with a fixed range overrides this method, if it can.
+
+        Raises:
+            SchemeError: a level lies above it.
+        """
+        self.ceiling = ceiling
+        if not self.has_range or self.levels().max().item() <= ceiling:
+            return
+        if not self.takes_range:
+            raise SchemeError(
+                f"scheme {self.spec!r} has levels up to {self.levels().max().item():g}, above the bound {ceiling:g} of "
+                "the activation that it would replace"
+            )
+        self.set_range(ceiling)
+
+    def unquantized(self, x: Tensor) -> Tensor:
+        """Returns what is quantized, shaped as `x`, in the float network: `x` itself, or the replaced ReLU's output."""
+        y = x if self.signed else F.relu(x)
+        return y if self.ceiling == math.inf else y.clamp(max=self.ceiling)
 
     def set_range(self, high: float) -> None:
         """Sets the end of the clipping range, > 0; for schemes with `takes_range`, which calibration calls it for."""

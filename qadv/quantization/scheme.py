@@ -23,7 +23,8 @@ class Scheme:
         takes_scheme: whether users write `name(scheme)`; it is then made with that scheme as `inner`, without `bits`.
         weights: the quantizer of weights, or `None`.
         activations: the quantizer that takes the place of a ReLU, or `None`.
-        inputs: the quantizer put before a layer in networks without ReLU (see `quantize`), or `None`.
+        inputs: the quantizer put before a layer whose input is not what an activation gave (see `quantize`), or `None`.
+        from_data: for a fixed range, the scheme with a range from data that such inputs get when calibrated.
     """
 
     bits_choices: ClassVar[Sequence[int]] = range(1, 9)
@@ -32,6 +33,7 @@ class Scheme:
     weights: ClassVar[type[WeightQuantizer] | None] = None
     activations: ClassVar[type[ActivationQuantizer] | None] = None
     inputs: ClassVar[type[ActivationQuantizer] | None] = None
+    from_data: ClassVar["type[Scheme] | None"] = None
 
     def __init__(self, bits: int | None = None, spec: str = "") -> None:
         self.spec = spec or type(self).__name__.lower() + (f":{bits}" if bits is not None else "")
@@ -63,7 +65,9 @@ class Scheme:
     def for_input(self) -> ActivationQuantizer:
         """Returns a new signed quantizer for the input of one layer."""
         if self.inputs is None:
-            raise SchemeError(f"scheme {self.spec!r} has no signed form, which networks without ReLU need")
+            raise SchemeError(
+                f"scheme {self.spec!r} has no signed form, which layers need whose input does not come from a ReLU"
+            )
         return self.inputs(bits=self.bits, spec=self.spec)
 
     def __repr__(self) -> str:

@@ -8,8 +8,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from qadv.quantization.layers import QuantActivation, _QuantLayer
+from qadv.quantization.layers import QuantActivation, _QuantLayer, activation_quantizers
 from qadv.quantization.packing import pack
+from qadv.quantization.plan import Plan
 from qadv.quantization.quantizer import ActivationQuantizer
 
 
@@ -23,7 +24,8 @@ class LayerSummary:
         scheme: how weights (or, for an activation, the output) are quantized; `"float"` for not at all.
         bits: bits of one weight or activation; 32 for float.
         levels: integer codes that the layer's weights use, and codes that the scheme has; `None` for float weights.
-        input_scheme: how the layer's input is quantized, `""` for not at all.
+        input_scheme: for a convolution or linear layer: the scheme of the one quantizer that its input comes from, its
+            own or that of an activation before it, or `"float"`; `""` for other layers, and where nothing is known.
         scale: smallest and largest scale of the layer's filters, or `None`.
         parameters: number of parameters.
         share: part of the network's parameters, 0 to 1.
@@ -79,17 +81,27 @@ class Summary:
         table.add_column("kind")
         table.add_column("scheme")
         table.add_column("bits", justify="right")
+        table.add_column("input")
         table.add_column("levels used", justify="right")
         table.add_column("scale", justify="right")
         table.add_column("share", "100 %", justify="right")
         table.add_column("packed", f"{self.packed_bytes:,} B", justify="right")
         table.add_column("float32", f"{self.float_bytes:,} B ({self.compression:.1f}x)", justify="right")
         for layer in self.layers:
-            scheme = layer.scheme + (f", input {layer.input_scheme}" if layer.input_scheme else "")
             share = f"{layer.share:.1%}" if layer.parameters else ""
             sizes = (f"{layer.packed_bytes:,} B", f"{layer.float_bytes:,} B") if layer.parameters else ("", "")
             levels = "{} of {}".format(*layer.levels) if layer.levels is not None else ""
-            row = (layer.name, layer.kind, scheme, str(layer.bits), levels, _scale_text(layer.scale), share, *sizes)
+            row = (
+                layer.name,
+                layer.kind,
+                layer.scheme,
+                str(layer.bits),
+                layer.input_scheme,
+                levels,
+                _scale_text(layer.scale),
+                share,
+                *sizes,
+            )
             table.add_row(*row)
         return table
 
@@ -101,7 +113,7 @@ class Summary:
 
 
 def summarize(model: Any) -> Summary:
-    """Says for each layer: kind, scheme, bits, scale, share of parameters, and size packed against float32.
+    """Says for each layer: kind, scheme, bits, input, scale, share of parameters, and size packed against float32.
 
     Args:
         model: a `torch.nn.Module`, or a classifier that holds one.
@@ -109,6 +121,7 @@ def summarize(model: Any) -> Summary:
     module = model if isinstance(model, nn.Module) else model.model
     total = sum(p.numel() for p in module.parameters()) or 1
     rows: list[LayerSummary] = []
+    inputs = _input_schemes(module)
     counted: set[int] = set()  # a parameter tied to two layers is counted with the first
     for name, layer in module.named_modules():
         if isinstance(layer, ActivationQuantizer):
@@ -118,14 +131,28 @@ def summarize(model: Any) -> Summary:
         if not own and not isinstance(layer, QuantActivation):
             continue
         counted.update(map(id, own))
-        rows.append(_row(name or "(root)", layer, own, total))
+        rows.append(_row(name or "(root)", layer, own, total, inputs.get(name, "")))
     return Summary(tuple(rows))
 
 
+def _input_schemes(model: nn.Module) -> dict[str, str]:
+    """Returns the scheme of each convolution's and linear layer's input, as `quantize` planned it."""
+    recipe = getattr(model, "qadv_quantization", None)
+    if recipe is None:
+        return {}
+    quantizers = {name: quantizer.spec for name, quantizer in activation_quantizers(model)}
+    plan = Plan.from_dict(recipe["plan"])
+    return {
+        name: quantizers.get(name if plan.own_input(name) else plan.inputs.get(name, ""), "float")
+        for name, module in model.named_modules()
+        if isinstance(module, nn.modules.conv._ConvNd | nn.Linear)
+    }
+
+
 @torch.no_grad()
-def _row(name: str, layer: nn.Module, own: list[nn.Parameter], total: int) -> LayerSummary:
+def _row(name: str, layer: nn.Module, own: list[nn.Parameter], total: int, input_scheme: str) -> LayerSummary:
     parameters = sum(p.numel() for p in own)
-    scheme, bits, levels, input_scheme, scale = "float", 32, None, "", None
+    scheme, bits, levels, scale = "float", 32, None, None
     packed = full = 4 * parameters
     if isinstance(layer, QuantActivation):
         quantizer = layer.quantizer
@@ -138,8 +165,6 @@ def _row(name: str, layer: nn.Module, own: list[nn.Parameter], total: int) -> La
             levels = len(torch.unique(codes)), len(weights.code_values())
             if any(p is layer.weight for p in own):
                 packed += pack(codes, weights.code_values(), bits).nbytes + 4 * scales.numel() - 4 * codes.numel()
-        if layer.input_quantizer is not None:
-            input_scheme = layer.input_quantizer.spec
     share = parameters / total
     return LayerSummary(
         name, type(layer).__name__, scheme, bits, levels, input_scheme, scale, parameters, share, packed, full

@@ -137,7 +137,8 @@ def test_signed_inputs_in_a_network_with_gelu(rule, bits):
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Linear(6, 30), nn.GELU(), nn.Linear(30, 4)), vectors()
     calibration = Calibration(x, ranges=rule, percentile=99)
-    quantized = qadv.quantize(model, "float", f"relu:{bits}", skip_first_last=False, calibration=calibration)
+    schemes = {"*": f"relu:{bits}", "0": f"relu:{bits}"}  # named, also the layer that reads the images
+    quantized = qadv.quantize(model, "float", schemes, skip_first_last=False, calibration=calibration)
     hidden = model[:2](torch.from_numpy(x)).detach().numpy()
     for found, values in zip(ranges_of(quantized), (x, hidden), strict=True):
         magnitudes = np.abs(values).ravel()
