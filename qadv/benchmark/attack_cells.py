@@ -16,6 +16,8 @@ from qadv.benchmark.names import arguments
 from qadv.benchmark.network_cells import load_network
 from qadv.diagnostics.attacking import generate, norms
 from qadv.diagnostics.audit.cost import Cost
+from qadv.errors import InvalidInputError
+from qadv.estimators.fingerprint import fingerprint
 from qadv.estimators.query_coalescer import QueryCoalescer
 from qadv.postprocessors.softmax import with_softmax
 from qadv.registry import load
@@ -54,14 +56,23 @@ def attack_cell(spec: Mapping[str, Any], needed: Mapping[str, Finished], given: 
     names = given.images(spec["images"]).classes
     shown = torch.from_numpy(np.ascontiguousarray(x[:_SHOWN]))  # for a report's examples: the results are all it has
     content = save({"images": torch.from_numpy(adversarial), "clean": shown})
-    said = {"labels": y, "clean_classes": before, "class_names": list(names)}
+    said = {"labels": y, "clean_classes": before, "class_names": list(names), "made_on": fingerprint(classifier)}
     return Finished(_outcome(classifier, x, y, before == y, adversarial) | said | took, {IMAGES: content})
 
 
 def transfer_cell(spec: Mapping[str, Any], needed: Mapping[str, Finished], given: Given) -> Finished:
-    """Gives the images made on one network to another."""
+    """Gives the images made on one network to another.
+
+    Raises:
+        InvalidInputError: the other is the same network, and the study does not say that it may be.
+    """
     made = needed[spec["made"]]
     classifier = load_network(needed[spec["network"]])
+    if made.record["made_on"] == fingerprint(classifier) and not spec["itself"]:
+        raise InvalidInputError(
+            "the images were made on a network with the very weights of this one, so that nothing is transferred: "
+            "train a second one with another start_seed, or say itself = true"
+        )
     x, y = test_images(given, made.record["spec"]["images"])
     clean = classifier.predict(x).argmax(1) == y
     return Finished(_outcome(classifier, x, y, clean, adversarial_images(made)))

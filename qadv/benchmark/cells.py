@@ -5,7 +5,7 @@ import json
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from importlib import metadata
 from typing import Any
 
@@ -30,7 +30,7 @@ class Cell:
     place: Mapping[str, Any] = field(compare=False)
     needs: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def key(self) -> str:
         """The hash of `spec`."""
         return digest(self.spec)

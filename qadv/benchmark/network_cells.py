@@ -20,6 +20,7 @@ from qadv.estimators.upkeep import run_after_steps
 from qadv.quantization.summary import summarize
 from qadv.registry import create, load
 from qadv.trainers.adversary import Adversary
+from qadv.trainers.weight_decay import parameter_groups
 from qadv.transformers.post_training_quantization import PostTrainingQuantization
 
 WEIGHTS = "network.safetensors"
@@ -74,7 +75,7 @@ def _start(spec: Mapping[str, Any], needed: Mapping[str, Finished], data_dir: Pa
         return load_network(needed[spec["start"]])
     backbone = spec["backbone"]
     checkpoint = None if backbone["checkpoint"] is None else (data_dir or Path()) / backbone["checkpoint"][0]
-    torch.manual_seed(spec["seed"] + spec["defense"]["start_seed"])
+    torch.manual_seed(spec["seed"])
     return QuantizedClassifier.from_backbone(
         backbone["backbone"],
         "float",
@@ -116,7 +117,9 @@ def _train(classifier: Any, spec: Mapping[str, Any], data: Images, scratch: Path
     if isinstance(options.get("lr_schedule"), dict):  # keys of TOML and JSON are text
         options["lr_schedule"] = {int(epoch): factor for epoch, factor in options["lr_schedule"].items()}
     if (chosen := defense["optimizer"]) is not None:
-        classifier._optimizer = getattr(torch.optim, chosen["name"])(classifier.model.parameters(), **chosen["options"])
+        classifier._optimizer = getattr(torch.optim, chosen["name"])(
+            parameter_groups(classifier.model), **chosen["options"]
+        )
         run_after_steps(classifier.optimizer, classifier.model)
     checkpoint = scratch / f"{digest(spec)}.ckpt"
     target = load("trainer", defense["trainer"])

@@ -3,13 +3,25 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from qadv.benchmark.cells import Cell, versions
+from qadv.benchmark.cells import Cell, digest, versions
 from qadv.benchmark.names import arguments, faults
 from qadv.benchmark.plugin_code import code_version
-from qadv.benchmark.study import Attack, Backbone, Defense, Grid, Measure, Quantizer, Source, Start, Study
+from qadv.benchmark.study import (
+    LARGEST_SEED,
+    Attack,
+    Backbone,
+    Defense,
+    Grid,
+    Measure,
+    Quantizer,
+    Source,
+    Start,
+    Study,
+)
 from qadv.benchmark.study_file import StudyFile
 from qadv.datasets import Images
 from qadv.errors import StorageError
@@ -60,6 +72,7 @@ class _Planner:
         self.cells: dict[tuple[str, str], Cell] = {}
         self.networks: dict[Node, Cell] = {}
         self.underway: list[Node] = []
+        self.plugin = cache(lambda kind, name: _distributions([(kind, name)]))  # asked for once per attack and network
 
     def plan(self) -> list[Cell]:
         jobs: list[tuple[Node, Grid]] = []
@@ -118,10 +131,10 @@ class _Planner:
             "nb_train": min(nb_train or self.sizes[node.dataset][0], self.sizes[node.dataset][0]),
             "backbone": self._backbone(node.backbone, backbone),
             "quantizer": quantizer.model_dump(),
-            "defense": defense.model_dump(exclude={"start", "members", "of"}),
+            "defense": defense.model_dump(exclude={"start", "start_seed", "members", "of"}),
             "start": start.key if start else None,
             "members": [member.key for member in members],
-            "seed": node.seed,
+            "seed": (node.seed + defense.start_seed) % (LARGEST_SEED + 1),
         }
         needs = (*([start.key] if start else []), *(member.key for member in members))
         cell = self._add(Cell("network", spec, f"network {self._label(node)}", node.to_dict(), needs))
@@ -130,12 +143,29 @@ class _Planner:
         return cell
 
     def _start(self, node: Node, defense: Defense) -> Cell | None:
-        if defense.start is None:
-            return None
+        start = self._start_node(node, defense)
+        return None if start is None else self._network(start)
+
+    def _start_node(self, node: Node, defense: Defense) -> Node | None:
         chosen = defense.start
+        if chosen is None:
+            return None
         if isinstance(chosen, str):
             chosen = Start(defense=chosen, quantizer=self.study.float_quantizer)
-        return self._network(Node(node.dataset, node.backbone, chosen.quantizer, chosen.defense, node.seed))
+        return Node(node.dataset, node.backbone, chosen.quantizer, chosen.defense, node.seed)
+
+    def _weights(self, node: Node) -> str:
+        """Returns a hash of all that a network's weights come from: its start's, where nothing is done to it."""
+        defense = self.study.defenses[node.defense]
+        start = self._start_node(node, defense)
+        if start and not defense.trainer and not defense.transformers and self._schemes(start) == self._schemes(node):
+            return self._weights(start)
+        spec = self._network(node).spec
+        return digest({**spec, "plugins": {}, "defense": spec["defense"] | {"preprocessors": []}})  # not trained with
+
+    def _schemes(self, node: Node) -> tuple[Any, Any]:
+        quantizer = self.study.quantizers[node.quantizer]
+        return quantizer.weights, quantizer.activations
 
     def _members(self, node: Node, defense: Defense) -> list[Cell]:
         if not defense.members:
@@ -160,7 +190,13 @@ class _Planner:
 
     def _clean(self, node: Node) -> Cell:
         network = self._network(node)
-        spec = {"kind": "clean", "versions": versions(), "network": network.key, "images": self._images(node, None)}
+        spec = {
+            "kind": "clean",
+            "versions": versions(),
+            "network": network.key,
+            "images": self._images(node, None),
+            "seed": node.seed,
+        }
         return Cell("clean", spec, f"clean images, {self._label(node)}", node.to_dict(), (network.key,))
 
     def _attack(self, node: Node, name: str) -> Cell:
@@ -168,7 +204,7 @@ class _Planner:
         spec = {
             "kind": "attack",
             "versions": versions(),
-            "plugins": _distributions([("attack", attack.attack or name)]),
+            "plugins": self.plugin("attack", attack.attack or name),
             "network": network.key,
             "images": self._images(node, attack.nb_test),
             "attack": _attack_spec(name, attack),
@@ -188,14 +224,32 @@ class _Planner:
             sources = [_source(node, source)]
         for other in sources:
             made = self._add(self._attack(other, name))
+            if other != node or source != "each":  # each network is attacked from itself too, openly
+                self._check_source(name, other, node)
             if other == node:
                 yield made
                 continue
             network = self._network(node)
-            spec = {"kind": "transfer", "versions": versions(), "network": network.key, "made": made.key}
+            spec = {
+                "kind": "transfer",
+                "versions": versions(),
+                "network": network.key,
+                "made": made.key,
+                "itself": self.study.attacks[name].itself,
+                "seed": node.seed,
+            }
             place = node.to_dict() | {"attack": name, "source": other.to_dict()}
             label = f"{name} on {self._label(other)} → {self._label(node)}"
             yield Cell("transfer", spec, label, place, (network.key, made.key))
+
+    def _check_source(self, name: str, source: Node, target: Node) -> None:
+        if not self.study.attacks[name].itself and self._weights(source) == self._weights(target):
+            what = "itself" if source == target else f"{self._label(source)}, which has the same weights"
+            raise self.file.complain([(
+                ("attacks", name, "source"),
+                f"{self._label(target)} would be attacked from {what}, and not from a second network: give one of them "
+                "another start_seed, leave one out of the grid, or say itself = true",
+            )])  # fmt: skip
 
     def _is_joint(self, measure: Measure) -> bool:
         return "classifiers" in (arguments(load("diagnostic", self._diagnostic(measure))) or ())
@@ -212,7 +266,7 @@ class _Planner:
         spec: dict[str, Any] = {
             "kind": "measure",
             "versions": versions(),
-            "plugins": _distributions([("diagnostic", diagnostic)]),
+            "plugins": self.plugin("diagnostic", diagnostic),
             "diagnostic": diagnostic,
             "options": measure.options,
             "images": self._images(nodes[0], measure.nb_test),
@@ -233,6 +287,8 @@ class _Planner:
                 raise self.file.complain([(("measures", name), "it compares with attacked images: say attack = …")])
             source = self.study.attacks[measure.attack].source
             other = _source(nodes[0], source) if isinstance(source, Source) else nodes[0]
+            if isinstance(source, Source) and not spec["joint"]:
+                self._check_source(measure.attack, other, nodes[0])
             made = self._add(self._attack(other, measure.attack))
             spec["adversarial"] = made.key
             needs.append(made.key)
@@ -269,7 +325,7 @@ def _axis(chosen: list[str] | None, entries: Any) -> list[str]:
 
 def _attack_spec(name: str, attack: Attack) -> dict[str, Any]:
     unset = {"max_l2"} if attack.max_l2 is None else set()
-    return attack.model_dump(exclude={"source", "nb_test"} | unset) | {"attack": attack.attack or name}
+    return attack.model_dump(exclude={"source", "itself", "nb_test"} | unset) | {"attack": attack.attack or name}
 
 
 def _source(node: Node, source: Source) -> Node:

@@ -114,7 +114,9 @@ class Defense(Part):
         optimizer: name and options of one of `torch.optim`; without it the trainer's own SGD.
         start: the network whose weights are taken: a defense's name (with the quantizer `float_quantizer` of the
             study), or a table of defense and quantizer.
-        start_seed: added to the start's seed and to that of new weights: the same network from another start.
+        start_seed: added to the seed of all that is drawn where this network is made: new weights, order and
+            augmentation of the images, adversaries, filters that stay real. So the same network is trained a second
+            time, from another start. A `start` is a network of its own, with its own `start_seed`.
         transformers: after the training, in this order.
         preprocessors: in front of the network, in attacks too.
         members: quantizers whose networks, of the defense `of`, form an ensemble.
@@ -154,7 +156,10 @@ class Attack(Part):
         probabilities: the attack sees probabilities in place of logits.
         max_l2: of an attack without a bound: images that are further from the original, L2 in pixel values, count as
             not found, and are given back as they were.
-        source: where the images are made; without it on the network itself, `"each"`: on every network of the study.
+        source: where the images are made; without it on the network itself, `"each"`: on every network of the study,
+            the network itself among them.
+        itself: the network that `source` names may be the very one that gets the images, or one with the same
+            weights. Without it that is refused: the figure would be that of an attack on the network itself.
     """
 
     attack: str = ""
@@ -164,6 +169,7 @@ class Attack(Part):
     probabilities: bool = False
     max_l2: Number | None = None
     source: Literal["each"] | Source | None = None
+    itself: bool = False
 
 
 class Measure(Part):

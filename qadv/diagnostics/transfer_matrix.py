@@ -13,6 +13,7 @@ from qadv.diagnostics.passes import check_batch_size
 from qadv.diagnostics.tables import array_of, number, percent, plain_list, text_table
 from qadv.errors import InvalidInputError, closest
 from qadv.estimators.checks import check_images, check_labels
+from qadv.estimators.fingerprint import fingerprint
 
 _NAMES = ("attacks", "sources", "targets", "copied")
 _ARRAYS = ("clean", "accuracy", "success_rate", "l2", "linf", "worst_case")
@@ -108,7 +109,8 @@ def transfer_matrix(
         seed: decides what each attack draws: the same for each source.
 
     Raises:
-        InvalidInputError: classifiers, images, labels, or names are off, or an attack gives something else than images.
+        InvalidInputError: classifiers, images, labels, or names are off, a copy has the weights of the network itself,
+            or an attack gives something else than images.
     """
     targets = check_classifiers(classifiers)
     copies = dict(copies or {})
@@ -117,6 +119,12 @@ def transfer_matrix(
         if name not in targets:
             raise InvalidInputError(f"sources and copies: {name!r} is none of the classifiers{closest(name, targets)}")
     check_classifiers({**targets, **{f"copy of {name}": copy for name, copy in copies.items()}})
+    for name, copy in copies.items():
+        if fingerprint(copy) == fingerprint(targets[name]):
+            raise InvalidInputError(
+                f"copies: {name!r} has the very weights of the network itself, so that nothing is transferred; train a "
+                "second one from another start, or leave it out"
+            )
     if not names or not isinstance(attacks, Mapping) or not attacks:
         raise InvalidInputError(
             "expected one or more sources, and attacks by name, e.g. {'FGSM': lambda c: FastGradientMethod(c, eps=0.1)}"

@@ -14,6 +14,8 @@ class SignWeights(WeightQuantizer):
     After each optimizer step the latent weights are clipped to [-1, 1].
     """
 
+    fixes_range = True
+
     def encode(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         return torch.where(weight >= 0, 1.0, -1.0).to(weight.dtype), torch.ones_like(weight[:1, :1]).flatten()[:1]
 

@@ -15,6 +15,8 @@ class DoReFaWeights(WeightQuantizer):
     the definition divides by zero, is encoded as if its maximum were 1.
     """
 
+    fixes_range = True
+
     @property
     def intervals(self) -> int:
         return int(2**self.bits - 1)

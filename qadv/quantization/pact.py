@@ -41,7 +41,8 @@ class LearnedClip(ActivationQuantizer):
     """2^k levels of [0, α], α learned for each layer, kept positive and below the replaced activation's own bound.
 
     **Reading:** at x = α the gradient goes to α alone; α starts at 6, or where calibration puts it; the penalty is
-    `λ α²` with λ = 1e-4, the weight decay of the ResNet-20 training it comes from.
+    `λ α²` with λ = 1e-4, the weight decay of the ResNet-20 training it comes from. It is the only decay of α: qadv's
+    trainers leave α out of weight decay.
     """
 
     takes_range = True

@@ -20,6 +20,9 @@ class PiecewiseWeights(WeightQuantizer):
     smallest squared error of the filter's own weights on a grid (256 shares of m, and 23 round each of the best 16);
     p = m, which is `int:k`, is among those tried.
 
+    **Reading:** the paper's tails have a code for p itself, and so 2^(k-1) - 1 steps from p to m. Here p is the
+    centre's outermost level, and a tail's 2^(k-1) codes are all beyond it: no level has two codes, the step is finer.
+
     Breakpoint and maximum are found once, when a layer gets the quantizer, and kept: later weights beyond m are clipped
     to it. **Reading:** the tails add codes to the centre's, so a weight takes k + 1 bits of storage; the gradient,
     which the method does not need, is 1 everywhere.

@@ -64,9 +64,11 @@ class WeightQuantizer(_Quantizer):
 
     Attributes:
         layer: name of the layer in the network, set by `quantize`.
+        fixes_range: the range of the values is the definition's, however large the weights are.
     """
 
     layer = ""
+    fixes_range: ClassVar[bool] = False
     _changes = 0
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from qadv.errors import InvalidInputError, SchemeError
 from qadv.quantization.layers import _QuantLayer
-from qadv.quantization.quantizer import WeightQuantizer
+from qadv.quantization.quantizer import WeightQuantizer, straight_through
 from qadv.quantization.scheme import Scheme
 
 Rule = Literal["real", "quantized"]
@@ -18,10 +18,16 @@ RULES: tuple[Rule, ...] = ("real", "quantized")
 class StochasticWeights(WeightQuantizer):
     """In training mode `int((1 - r) m)` of the m filters stay real; in evaluation mode all are quantized.
 
-    With `e = ‖W - Q(W)‖₁ / ‖W‖₁` of each filter, the rule `"real"` draws those that stay real without replacement with
-    probability ∝ e, the rule `"quantized"` the others ∝ 1/e. A draw follows from the seed, the layer's name and the
-    number of steps so far; it is made after each optimizer step and holds until the next, so that an attack and the
-    loss it serves see the same weights.
+    With `e = ‖R - Q(W)‖₁ / ‖R‖₁` of each filter, R what it is while it stays real, the rule `"real"` draws those that
+    stay real without replacement with probability ∝ e, the rule `"quantized"` the others ∝ 1/e. A draw follows from
+    the seed, the layer's name and the number of steps so far; it is made after each optimizer step and holds until the
+    next, so that an attack and the loss it serves see the same weights.
+
+    R is W itself. **Reading:** where the scheme gives its values a range of its own, whatever the
+    size of the weights (`dorefa`, `binary-connect`), W is brought to the scale of Q(W), or the layer would mix
+    filters of quite different sizes: `R = L ‖Q‖² / ⟨L, Q⟩`, which Q approximates best of all its multiples, as BWN's
+    and TWN's values do W by their definition; L is what the scheme rounds (the tanh over its maximum, or W in
+    [-1, 1]). Its gradient is L's, the one that the filter also has while it is quantized.
 
     Args:
         inner: the quantizer of the filters that are quantized.
@@ -73,9 +79,10 @@ class StochasticWeights(WeightQuantizer):
     def draw(self, weight: Tensor) -> None:
         """Draws the filters that stay real."""
         filters, keep = len(weight), int(self.nb_real)
-        flat = weight.flatten(1)
+        value = self.inner(weight)[0]
+        flat = self._real_value(weight, value).flatten(1)
         norm = flat.abs().sum(1)
-        error = (flat - self.inner(weight)[0].flatten(1)).abs().sum(1) / torch.where(norm > 0, norm, 1.0)
+        error = (flat - value.flatten(1)).abs().sum(1) / torch.where(norm > 0, norm, 1.0)
         # the k smallest of Exp(1) / w are a draw of k without replacement with probability ∝ w (Efraimidis, Spirakis)
         stream = _mix(_mix(int(self.seed), zlib.crc32(self.layer.encode())), int(self.draws))
         generator = torch.Generator().manual_seed(stream)
@@ -89,8 +96,21 @@ class StochasticWeights(WeightQuantizer):
     def forward(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         value, scale, zero_point, bit_width = self.inner(weight)
         if self.training and self.real is not None:
-            value = torch.where(self.real.reshape(-1, *[1] * (weight.ndim - 1)), weight, value)
+            real = self._real_value(weight, value)
+            value = torch.where(self.real.reshape(-1, *[1] * (weight.ndim - 1)), real, value)
         return value, scale, zero_point, bit_width
+
+    def _real_value(self, weight: Tensor, quantized: Tensor) -> Tensor:
+        """Returns the filters as they are while they stay real, shaped as `weight`."""
+        if not self.inner.fixes_range:
+            return weight
+        latent = self.inner.latent(weight)
+        with torch.no_grad():
+            dims = tuple(range(1, weight.ndim))
+            product = (latent * quantized).sum(dims, keepdim=True)
+            square = quantized.square().sum(dims, keepdim=True)
+            rescaled = torch.where(product > 0, latent / product * square, latent)  # a filter of zeros stays one
+        return straight_through(latent, rescaled)
 
 
 class StochasticQuantization(Scheme):

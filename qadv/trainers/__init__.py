@@ -8,6 +8,7 @@ from qadv.trainers.feedback import FeedbackTrainer
 from qadv.trainers.loop_trainer import LoopTrainer
 from qadv.trainers.network import TrainedNetwork
 from qadv.trainers.objective import Objective
+from qadv.trainers.weight_decay import parameter_groups
 
 __all__ = [
     "AdversarialQuantTrainer",
@@ -18,4 +19,5 @@ __all__ = [
     "LoopTrainer",
     "Objective",
     "TrainedNetwork",
+    "parameter_groups",
 ]

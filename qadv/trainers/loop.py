@@ -21,6 +21,7 @@ from qadv.trainers.objective import Objective
 from qadv.trainers.options import LoopOptions
 from qadv.trainers.parallel import Part, Processes
 from qadv.trainers.progress import training_progress
+from qadv.trainers.weight_decay import parameter_groups, warn_of_double_decay
 
 History = list[dict[str, Any]]
 
@@ -214,11 +215,13 @@ class TrainingLoop:
 
     def _optimizer(self) -> torch.optim.Optimizer:
         """The classifier's optimizer, or a new SGD."""
-        if self.classifier.optimizer is not None:
-            return self.classifier.optimizer  # type: ignore[no-any-return]
+        model, given = self.classifier.model, self.classifier.optimizer
+        if given is not None:
+            warn_of_double_decay(given, model)
+            return given  # type: ignore[no-any-return]
         options = self.options
         return torch.optim.SGD(
-            self.classifier.model.parameters(),
+            parameter_groups(model),
             lr=options.lr,
             momentum=options.momentum,
             weight_decay=options.weight_decay,

@@ -21,7 +21,7 @@ class LoopOptions:
     Args:
         lr: learning rate of the SGD that is made when the classifier has no optimizer.
         momentum: of that SGD.
-        weight_decay: of that SGD, on all parameters.
+        weight_decay: of that SGD, on all parameters but those that have a penalty of their own, as PACT's α.
         lr_schedule: factor on the learning rate by progress: `"constant"`, `"cosine"` (per step, down to 0), `"step"`
             (×0.2 at 30, 60 and 80 % of the epochs: DQ's 60/120/160 of 200), a mapping {epoch: factor} (×factor from
             that epoch on, counted from 0), or a function from progress in [0, 1) to the factor.

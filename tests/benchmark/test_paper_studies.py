@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from qadv.benchmark.attack_cells import build_attack
 from qadv.benchmark.names import faults
 from qadv.benchmark.plan import plan
 from qadv.benchmark.study_file import read_study
@@ -59,10 +60,14 @@ def test_a_study_names_only_what_there_is_and_can_be_planned(name, small, datase
     assert study.paper.startswith(PAPERS[name.partition("-")[0]])
     assert study.claims
     cells = plan(file, {dataset: datasets[dataset] for dataset in study.datasets}, data_dir)
-    keys = set()
+    keys, made_on = set(), {}
     for cell in cells:
         assert set(cell.needs) <= keys, f"{cell.label} comes before what it needs"
         keys.add(cell.key)
+        if cell.kind == "attack":
+            made_on[cell.key] = cell.spec["network"]
+        if cell.kind == "transfer":
+            assert cell.spec["network"] != made_on[cell.spec["made"]], f"{cell.label}: the network under attack"
     measured = {cell.kind for cell in cells} - {"network"}
     assert measured & ({"attack", "transfer", "measure"} if study.attacks or study.measures else {"clean"})
 
@@ -98,6 +103,21 @@ def test_published_accuracies_belong_to_cells_of_the_study(datasets, data_dir):
             found = {p.get("attack", "clean") for p in chosen if "measure" not in p}
             assert set(entry.accuracy) - {"clean"} <= found, f"{name}: {entry}"
             assert all(0 <= value <= 100 for value in entry.accuracy.values())
+
+
+@pytest.mark.parametrize("name", ["lowbit-table3", "lowbit-table4", "lowbit-transfer"])
+def test_zoo_minimises_the_difference_of_the_logarithms(name, make_classifier, digits):
+    """Eq. 10 of the low-bitwidth study, which for a softmax is the difference of the logits."""
+    attack = read_study(FOLDER / f"{name}.toml").study.attacks["ZOO"]
+    spec = {**attack.model_dump(), "coalesce": False}
+    classifier, x, c = make_classifier(), digits.x_test[:4], np.full(4, 0.9)
+    logits = classifier.predict(x).astype(np.float64)
+    logs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    own = np.eye(10)[[*logits[:3].argmax(1), 0]]
+    expected = 0.9 * np.maximum((logs * own).sum(1) - np.where(own, -np.inf, logs).max(1), 0)
+    _, l2, loss = build_attack(spec, 0, classifier)._loss(x, x, own, c)
+    assert (expected[:3] > 0).all()
+    np.testing.assert_allclose(loss - l2, expected, atol=1e-5)
 
 
 def test_published_figures_are_the_papers():

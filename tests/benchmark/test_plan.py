@@ -58,7 +58,11 @@ def keys_by_label(tmp_path, text=TINY):
         ("nb_train = 200", "nb_train = 201", {""}),
         ("seeds = [0]", "seeds = [1]", {""}),
         ('title = "tiny"', 'title = "other"', set()),
-        ("[defenses.tuned]", '[defenses.more]\nstart = "tuned"\n[defenses.tuned]', {"gradient-similarity"}),
+        (
+            "[defenses.tuned]",
+            '[defenses.more]\nstart = "tuned"\ntransformers = ["mu-law"]\n[defenses.tuned]',
+            {"gradient-similarity"},
+        ),
     ],
 )
 def test_keys_depend_on_what_determines_the_result(tmp_path, old, new, changes):

@@ -103,6 +103,15 @@ def test_a_second_copy_attacks_the_network_itself_and_nobody_else():
     assert texts[:6] == ["75", "100", "25", "100", "25", "100*"]
 
 
+@pytest.mark.parametrize("copied", ["the same", "equal"])
+def test_a_copy_has_other_weights_than_the_network_itself(copied):
+    networks = {"low": brightness(0.4), "high": brightness(0.6)}
+    copy = networks["high"] if copied == "the same" else brightness(0.6)
+    with pytest.raises(InvalidInputError, match="copies: 'high' has the very weights of the network itself"):
+        qadv.transfer_matrix(networks, X, Y, {"brighten": Brighten}, copies={"high": copy})
+    assert Brighten.runs == 0
+
+
 def test_sources_may_be_fewer_than_targets():
     networks = {"low": brightness(0.4), "high": brightness(0.6)}
     found = qadv.transfer_matrix(networks, X, Y, {"brighten": Brighten}, sources=["high"])

@@ -80,6 +80,20 @@ def test_values_and_codes_are_the_definition(k, name):
     assert quantizer.code_values().tolist() == list(range(-n - t, n + t + 1))
 
 
+@pytest.mark.parametrize("k", BITS)
+def test_the_breakpoint_is_one_level_and_the_tails_codes_lie_beyond_it(k):
+    """The reading: 2^(k-1) levels in each tail, evenly from there to the largest weight."""
+    weight = distributions()["laplace"]
+    quantizer = fitted(weight, k)
+    codes = quantizer.code_values()[:, None].float()
+    for row, p, steps in zip(weight, breakpoints(quantizer).tolist(), quantizer.scale.flatten(1).T, strict=True):
+        levels = quantizer.decode(codes, steps[:, None, None]).flatten().numpy()
+        assert (np.isclose(np.abs(levels), p)).sum() == 2
+        beyond = levels[levels > p + 1e-6]
+        assert len(beyond) == 2 ** (k - 1)
+        np.testing.assert_allclose(np.diff([p, *beyond]), (np.abs(row).max() - p) / 2 ** (k - 1), rtol=1e-3)
+
+
 @pytest.mark.parametrize("name", distributions())
 @pytest.mark.parametrize("k", BITS)
 def test_the_breakpoint_is_as_good_as_the_best_of_5000(k, name):

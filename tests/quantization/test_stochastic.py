@@ -15,6 +15,7 @@ from qadv.quantization import parse_scheme, set_stochastic_ratio
 from qadv.quantization.stochastic import StochasticWeights
 
 INNER = ["bwn", "twn", "int:3", "int-per-tensor:4", "pwlq:3", "dorefa:2", "binary-connect"]
+RESCALED = ["dorefa:2", "binary-connect"]  # values in [-1, 1], however small the weights
 RATIOS = (0, 0.2, 0.4, 0.5, 0.6, 0.8, 1)
 
 
@@ -124,17 +125,52 @@ def test_the_shares_are_exact_after_a_change_of_the_networks_type_too():
 
 
 @pytest.mark.parametrize("inner", INNER)
-def test_gradients_are_one_for_real_filters_and_the_inner_schemes_for_others(inner):
+def test_gradients_are_what_the_scheme_rounds_and_one_for_filters_that_are_real_as_they_are(inner):
     layer = single(2 * torch.randn(10, 8), f"sq({inner})", ratio=0.5)
     weight, real = layer.weight, layer.weight_quantizer.real
     upstream = torch.randn_like(weight)
     (gradient,) = torch.autograd.grad(layer.quant_weight(), weight, upstream)
-    assert torch.equal(gradient[real], upstream[real]) or inner.startswith("dorefa")
     plain = single(weight.detach(), inner)
-    only = torch.where(real[:, None], 0, upstream)
-    (expected,) = torch.autograd.grad(plain.quant_weight(), plain.weight, only)
-    # dorefa's maximum over the layer may lie in a real filter, and takes part in the others' gradient there
-    torch.testing.assert_close(gradient, expected + torch.where(real[:, None], upstream, 0))
+    (expected,) = torch.autograd.grad(plain.quant_weight(), plain.weight, upstream)
+    if inner not in RESCALED:
+        expected = torch.where(real[:, None], upstream, expected)
+    torch.testing.assert_close(gradient, expected)
+
+
+def published(scheme, weight):
+    """What a scheme rounds, and what comes of it, as the papers define them."""
+    if scheme == "binary-connect":
+        return np.clip(weight, -1, 1), np.where(weight >= 0, 1.0, -1.0)
+    top = 2 ** int(scheme[-1]) - 1
+    latent = np.tanh(weight) / np.abs(np.tanh(weight)).max()
+    return latent, 2 * np.round((latent / 2 + 0.5) * top) / top - 1
+
+
+@pytest.mark.parametrize("name", ["sq", "sq-inverse"])
+@pytest.mark.parametrize("inner", RESCALED)
+def test_real_filters_are_on_the_scale_of_the_quantized_ones(inner, name):
+    """Weights as small as trained ones, beside values in [-1, 1]."""
+    weight = np.random.default_rng(0).normal(0, 0.05, (10, 40)) * np.linspace(0.5, 2, 10)[:, None]
+    layer = single(weight, f"{name}({inner})", ratio=0.5)
+    value, real = layer.quant_weight().detach().double().numpy(), layer.weight_quantizer.real.numpy()
+    latent, quantized = published(inner, weight)
+    np.testing.assert_allclose(value[~real], quantized[~real], atol=1e-6)
+    for row, rounded, whole in zip(value[real], quantized[real], latent[real], strict=True):
+        nearest = (row @ rounded) / (rounded @ rounded)  # of all multiples of the quantized filter
+        assert nearest == pytest.approx(1, abs=1e-5)
+        np.testing.assert_allclose(row / np.linalg.norm(row), whole / np.linalg.norm(whole), atol=1e-6)
+        assert 0.3 < np.abs(row).mean() / np.abs(rounded).mean() < 3
+
+
+@pytest.mark.parametrize("inner", RESCALED)
+def test_filters_are_drawn_by_their_error_on_that_scale(inner):
+    """The size of a filter does not count: binary-connect has no scale, and dorefa one for the layer."""
+    rows = with_errors([0.1, 0.9, 0.5])
+    small, large = (single(factor * rows, f"sq({inner})", ratio=2 / 3, seed=3) for factor in (0.001, 0.01))
+    assert torch.equal(draws(small, 60), draws(large, 60))
+    if inner == "binary-connect":  # of two magnitudes 1 ± e, as of BWN
+        share = draws(small, 1500).double().mean(0).numpy()
+        np.testing.assert_allclose(share, np.array([0.1, 0.9, 0.5]) / 1.5, atol=0.06)
 
 
 def test_binary_connect_inside_clips_its_latent_weights():

@@ -1,0 +1,22 @@
+"""Whether two classifiers are one network: an attack from one on the other is then no transfer."""
+
+import hashlib
+from typing import Any
+
+import torch
+
+
+def fingerprint(classifier: Any) -> str:
+    """Returns a hash of a classifier's network, 32 hexadecimal digits.
+
+    It is the same for networks of the same layers and quantizers with the same parameters and buffers, to the bit, on
+    whatever device. What stands before the network, as standardisation and preprocessors do, does not count.
+
+    Args:
+        classifier: an ART `PyTorchClassifier`.
+    """
+    found = hashlib.blake2b(repr(classifier.model).encode(), digest_size=16)
+    for name, tensor in sorted(classifier.model.state_dict().items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
