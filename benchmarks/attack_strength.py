@@ -44,7 +44,7 @@ from torch import nn
 import qadv
 from qadv.backbones import create_backbone
 from qadv.backbones.float_weights import load_float_weights
-from qadv.estimators.arguments import cast_input_to_float32
+from qadv.estimators.attacked import AttackedNetwork
 from qadv.postprocessors.softmax import Softmax
 
 QADV, SAME, ART = "qadv", "ART, qadv's network", "ART"
@@ -89,8 +89,8 @@ def classifiers(data_dir: Path) -> dict[str, tuple[Any, Any]]:
     }  # fmt: skip
     stock = stock_brevitas(copy.deepcopy(network))
     ours = qadv.quantize(network, "int:4", "relu6:4").eval()
-    for model in (stock, ours):
-        cast_input_to_float32(model)  # without it HopSkipJump and Boundary fail in ART with NumPy 2
+    # without the cast to float32 HopSkipJump and Boundary fail in ART with NumPy 2
+    stock, ours = AttackedNetwork(stock), AttackedNetwork(ours)
     made = {QADV: (ours, qadv.QuantizedClassifier), ART: (stock, PyTorchClassifier), SAME: (ours, PyTorchClassifier)}
     return {
         name: (

@@ -42,7 +42,7 @@ from torch import Tensor, nn
 import qadv
 from qadv.backbones import create_backbone
 from qadv.backbones.float_weights import load_float_weights
-from qadv.estimators.arguments import cast_input_to_float32
+from qadv.estimators.attacked import AttackedNetwork
 from qadv.postprocessors.softmax import Softmax
 
 MEAN_STD = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
@@ -269,8 +269,8 @@ def main(
         calibration=data.x_train[:256],
     )  # fmt: skip
     settings = {"input_shape": (3, 32, 32), "nb_classes": 10, "clip_values": (0.0, 1.0), "preprocessing": MEAN_STD}
-    stock_net = stock_brevitas(copy.deepcopy(float_net))
-    cast_input_to_float32(stock_net)  # without it HopSkipJump and Boundary fail in ART with NumPy 2
+    # without the cast to float32 HopSkipJump and Boundary fail in ART with NumPy 2
+    stock_net = AttackedNetwork(stock_brevitas(copy.deepcopy(float_net)))
     stock = PyTorchClassifier(model=stock_net, loss=nn.CrossEntropyLoss(), **settings)
     likely = qadv.QuantizedClassifier(ours.model, ours.loss, **settings, probabilities=True)
     stock_likely = PyTorchClassifier(

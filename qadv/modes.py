@@ -1,9 +1,15 @@
-"""Training and evaluation mode of a network, module by module."""
+"""Training and evaluation mode of a network, module by module; and the network that a module stands for."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
+
+
+def held_network(model: nn.Module) -> nn.Module:
+    """Returns the user's network that a classifier's `model` holds, and any other module as it is."""
+    held: nn.Module = getattr(model, "held_network", model)
+    return held
 
 
 @contextmanager

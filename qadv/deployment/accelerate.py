@@ -15,10 +15,8 @@ from torch import Tensor, nn
 from qadv.deployment.answers import Answers, OptionCheck, compared, logits_and_gradient
 from qadv.deployment.batch_norm_folding import fold_batch_norms
 from qadv.errors import InvalidInputError, MissingRequirementError, UnsupportedModelError
-from qadv.estimators.arguments import remove_cast
 from qadv.estimators.checks import check_images
 from qadv.estimators.classifier import QuantizedClassifier
-from qadv.estimators.image_gradients import remove_hooks
 from qadv.quantization.frozen import freeze, is_frozen
 from qadv.quantization.layers import QuantActivation, _QuantLayer
 
@@ -163,7 +161,7 @@ def accelerate(
         )
     prepared, _ = classifier._apply_preprocessing(x.astype(np.float32), y=None, fit=False)
     batches = torch.split(torch.from_numpy(np.asarray(prepared, dtype=np.float32)).to(classifier.device), batch_size)
-    original = copy.deepcopy(classifier.model).eval()
+    original = copy.deepcopy(classifier.network).eval()
     expected = Answers.of(original, batches)
 
     wanted: dict[str, Callable[[AcceleratedNetwork], None]] = {"frozen": lambda network: None}
@@ -212,8 +210,6 @@ def _frozen(model: nn.Module) -> nn.Module:
     """Returns a network that nobody else has, with weights quantized once and none of them trained."""
     quantized = any(isinstance(module, _QuantLayer | QuantActivation) for module in model.modules())
     network = freeze(model) if quantized and not is_frozen(model) else copy.deepcopy(model)
-    remove_hooks(network)  # its `AcceleratedNetwork` gets its own
-    remove_cast(network)
     return network.requires_grad_(False)
 
 

@@ -9,7 +9,6 @@ from timm.layers import pad_same
 from torch import Tensor, nn
 
 from qadv.errors import InvalidInputError, MissingRequirementError, QadvError, SchemeError, UnsupportedModelError
-from qadv.estimators.arguments import cast_to_float32
 from qadv.estimators.storage import mean_std
 from qadv.quantization.frozen import FrozenActivation, FrozenConv2d, FrozenLinear, freeze, is_frozen
 from qadv.quantization.layers import QuantActivation, _QuantLayer, take_hooks
@@ -67,7 +66,7 @@ def onnx_graph(classifier: Any) -> bytes:
         raise
     except Exception as error:
         raise UnsupportedModelError(
-            f"torch can't export {type(classifier.model).__name__} to ONNX: {type(error).__name__}: {error}"
+            f"torch can't export {type(classifier.network).__name__} to ONNX: {type(error).__name__}: {error}"
         ) from error
     assert program is not None
     return _without_traces(program.model_proto)
@@ -94,7 +93,7 @@ class _Standardised(nn.Module):
         sides = [1] * (len(classifier.input_shape) - 1)
         for name, value in (("image_mean", mean), ("image_std", std)):
             self.register_buffer(name, torch.as_tensor(value, dtype=torch.float32).reshape(-1, *sides))
-        self.network = _exportable(classifier.model)
+        self.network = _exportable(classifier.network)
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.network((images - self.image_mean) / self.image_std)
@@ -105,9 +104,6 @@ def _exportable(model: nn.Module) -> nn.Module:
     quantized = any(isinstance(module, _QuantLayer | QuantActivation) for module in model.modules())
     result = (freeze(model) if quantized and not is_frozen(model) else copy.deepcopy(model)).cpu()
     for module in list(result.modules()):
-        for key, hook in list(module._forward_pre_hooks.items()):
-            if hook is cast_to_float32:  # images are float32 here
-                del module._forward_pre_hooks[key]
         for name, child in list(module._modules.items()):
             if child is not None:
                 module._modules[name] = _exportable_layer(child)

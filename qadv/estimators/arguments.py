@@ -4,33 +4,11 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from qadv.errors import InvalidInputError
 from qadv.estimators.checks import check_images
 from qadv.quantization.calibration import Calibration
-
-
-def cast_to_float32(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """A forward pre-hook: float64 and float16 inputs become float32."""
-    other = (torch.float64, torch.float16)  # bfloat16 is left to autocast
-    return tuple(i.float() if isinstance(i, Tensor) and i.dtype in other else i for i in inputs)
-
-
-def cast_input_to_float32(model: nn.Module) -> None:
-    """ART calls the parts of an `nn.Sequential` one by one, so there the first part does the cast."""
-    first = next(iter(model.children()), model) if isinstance(model, nn.Sequential) else model
-    if cast_to_float32 not in first._forward_pre_hooks.values():
-        first.register_forward_pre_hook(cast_to_float32)
-
-
-def remove_cast(model: nn.Module) -> None:
-    """Undoes `cast_input_to_float32`, in a copy that is to become part of another network."""
-    for part in [model, *model.children()]:
-        for key, hook in list(part._forward_pre_hooks.items()):
-            if hook is cast_to_float32:
-                del part._forward_pre_hooks[key]
 
 
 def check_input_shape(input_shape: Any) -> tuple[int, ...]:

@@ -16,18 +16,17 @@ from qadv.errors import InvalidInputError, QadvError
 from qadv.estimators import gradients, storage
 from qadv.estimators.activations import activations, find_layer, in_batches
 from qadv.estimators.arguments import (
-    cast_input_to_float32,
     check_clip_values,
     check_input_shape,
     check_preprocessing,
     standardised,
 )
+from qadv.estimators.attacked import AttackedNetwork
 from qadv.estimators.checks import check_images, check_labels
-from qadv.estimators.image_gradients import leave_parameters_out
 from qadv.estimators.logits import Logits
 from qadv.estimators.masked_gradients import report_masking
 from qadv.estimators.upkeep import run_after_steps
-from qadv.modes import evaluation_mode
+from qadv.modes import evaluation_mode, held_network
 from qadv.postprocessors.softmax import Softmax, with_softmax
 from qadv.quantization.calibration import Calibration
 from qadv.quantization.convert import Schemes, quantize
@@ -88,10 +87,8 @@ class QuantizedClassifier(PyTorchClassifier):
         limits = check_clip_values(clip_values)
         if probabilities:
             postprocessing_defences = with_softmax(postprocessing_defences)
-        cast_input_to_float32(model)
-        leave_parameters_out(model)
         super().__init__(
-            model=model,
+            model=AttackedNetwork.of(model),
             loss=loss,
             input_shape=shape,
             nb_classes=int(nb_classes),
@@ -106,7 +103,7 @@ class QuantizedClassifier(PyTorchClassifier):
         self._limits = limits
         self._check_model()
         if optimizer is not None:
-            run_after_steps(optimizer, model)
+            run_after_steps(optimizer, self.network)
 
     @classmethod
     def from_backbone(
@@ -169,6 +166,11 @@ class QuantizedClassifier(PyTorchClassifier):
             device_type=device_type,
             probabilities=probabilities,
         )
+
+    @property
+    def network(self) -> nn.Module:
+        """The network that was given, untouched; `model` holds it."""
+        return held_network(self.model)
 
     @property
     def clip_values(self) -> tuple[float, float] | None:
@@ -286,7 +288,7 @@ class QuantizedClassifier(PyTorchClassifier):
         self.__dict__.update(state)
         self._model = self._make_model_wrapper(state["_model"])
         if self._optimizer is not None:
-            run_after_steps(self._optimizer, self.model)
+            run_after_steps(self._optimizer, self.network)
 
     def save(self, filename: str | os.PathLike[str], path: str | os.PathLike[str] | None = None) -> None:
         """Writes weights and a JSON header that rebuilds the classifier as one safetensors file, atomically.

@@ -148,7 +148,7 @@ class EnsembleClassifier(QuantizedClassifier):
         return int(self.nb_classes) - (self.model.abstain_below is not None)
 
     def _check_model(self) -> None:
-        if not isinstance(self.model, EnsembleNetwork):
+        if not isinstance(self.network, EnsembleNetwork):
             raise InvalidInputError(
                 f"model: expected an EnsembleNetwork, got {type(self.model).__name__}; make an ensemble with "
                 "EnsembleClassifier.of([classifier, classifier, ...])"
@@ -210,4 +210,4 @@ def _network(member: Any, index: int) -> nn.Module:
 def _describe(member: QuantizedClassifier) -> str:
     if hasattr(member.model, "qadv_backbone"):
         return repr(member)
-    return f"{type(member.model).__name__}(...)"
+    return f"{type(member.network).__name__}(...)"

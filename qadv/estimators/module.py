@@ -1,11 +1,32 @@
 """`as_module`: a classifier as one torch module, for toolkits that attack modules."""
 
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from art.estimators.classification import PyTorchClassifier
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from qadv.errors import InvalidInputError
+
+
+class _OfImages(torch.autograd.Function):
+    """A function of images whose backward pass leaves the network's parameters out, also if `backward()` starts it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+        with torch.set_grad_enabled(x.requires_grad):
+            ctx.x = x.detach().requires_grad_(x.requires_grad)
+            ctx.y = function(ctx.x)
+        return ctx.y.detach()  # type: ignore[no-any-return]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+        # several losses of the same logits may ask one after the other
+        (gradient,) = torch.autograd.grad(ctx.y, ctx.x, grad_outputs[0], retain_graph=True)
+        return gradient, None
 
 
 class ClassifierModule(nn.Module):
@@ -22,6 +43,10 @@ class ClassifierModule(nn.Module):
         """(N, *input_shape) in [0, 1] → logits, (N, nb_classes)."""
         if (self._low, self._high) != (0.0, 1.0):
             x = self._low + (self._high - self._low) * x
+        logits: Tensor = _OfImages.apply(x, self._logits)
+        return logits
+
+    def _logits(self, x: Tensor) -> Tensor:
         entering, _ = self._classifier._apply_preprocessing(x, y=None, fit=False, no_grad=False)
         logits: Tensor = self._classifier._model(entering)[-1]
         return logits

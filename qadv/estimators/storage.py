@@ -49,7 +49,7 @@ def mean_std(classifier: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]
 
 def save(classifier: "QuantizedClassifier", path: str | os.PathLike[str]) -> None:
     """See `QuantizedClassifier.save`."""
-    if isinstance(classifier.model, EnsembleNetwork):
+    if isinstance(classifier.network, EnsembleNetwork):
         save_ensemble(classifier, path)
         return
     if is_frozen(classifier.model):
@@ -117,7 +117,7 @@ def save_ensemble(classifier: "QuantizedClassifier", path: str | os.PathLike[str
 
 def save_packed(classifier: "QuantizedClassifier", path: str | os.PathLike[str]) -> None:
     """Writes the quantized weights as integer codes, see `qadv.export`."""
-    if isinstance(classifier.model, EnsembleNetwork):
+    if isinstance(classifier.network, EnsembleNetwork):
         raise InvalidInputError(
             "an ensemble is packed member by member: for member in ensemble.members: export(member)"
         )

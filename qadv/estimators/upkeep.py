@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from qadv.modes import held_network
+
 
 class _Upkeep:
     def __init__(self, model: nn.Module) -> None:
@@ -29,6 +31,7 @@ def run_after_steps(optimizer: torch.optim.Optimizer, model: nn.Module) -> Any:
     Returns:
         A handle whose `remove()` ends it; the handle of a repeated call ends nothing.
     """
+    model = held_network(model)
     hooks = optimizer._optimizer_step_post_hooks.values()
     if any(isinstance(hook, _Upkeep) and hook.model is model for hook in hooks):
         return _Nothing()

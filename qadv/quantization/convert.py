@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from qadv.errors import InvalidInputError, SchemeError, UnsupportedModelError, closest
+from qadv.modes import held_network
 from qadv.quantization.calibration import Calibration, Images, calibrate
 from qadv.quantization.clipped_relu import SignedClippedUniform
 from qadv.quantization.flow import Flow, input_flows
@@ -127,6 +128,7 @@ def convert(
     """
     if not isinstance(model, nn.Module):
         raise InvalidInputError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    model = held_network(model)
     done = next((m for m in model.modules() if isinstance(m, QuantConv2d | QuantLinear | QuantActivation)), None)
     if done is not None or getattr(model, "qadv_quantization", None):
         raise InvalidInputError(f"model is quantized already ({done!r}); quantize the float network")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from qadv.errors import InvalidInputError
+from qadv.modes import held_network
 from qadv.quantization.layers import QuantActivation, QuantConv2d, QuantLinear, _QuantLayer, convolve, sizes, take_hooks
 from qadv.quantization.quantizer import ActivationQuantizer, WeightQuantizer
 
@@ -114,6 +115,7 @@ def freeze(model: nn.Module, codes: Mapping[str, Quantized] | None = None) -> nn
     Raises:
         InvalidInputError: the network is not quantized, or frozen already, or on the meta device.
     """
+    model = held_network(model)
     if is_frozen(model):
         raise InvalidInputError("the network is frozen already")
     if not any(isinstance(module, _QuantLayer | QuantActivation) for module in model.modules()):

@@ -1,11 +1,35 @@
 """Quantized weights that are computed once and kept for as long as nothing they come from has changed."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from qadv.quantization.quantizer import WeightQuantizer
+
+
+class _FromLatent(torch.autograd.Function):
+    """A value that is known, with the gradient that quantizing again would have; that is done when it is asked for."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, quantizer: WeightQuantizer, *sources: Tensor) -> Tensor:
+        ctx.quantizer = quantizer
+        ctx.save_for_backward(*sources)
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        weight, *parameters = ctx.saved_tensors
+        differentiable = torch.is_grad_enabled()  # for gradients of gradients, the step is part of their graph
+        with torch.enable_grad():
+            latent = weight if differentiable else weight.detach().requires_grad_(weight.requires_grad)
+            value = ctx.quantizer(latent)[0]
+            wanted = [source for source in (latent, *parameters) if source.requires_grad]
+            found = iter(
+                torch.autograd.grad(value, wanted, grad_outputs[0], allow_unused=True, create_graph=differentiable)
+            )
+        return None, None, *(next(found) if source.requires_grad else None for source in (latent, *parameters))
 
 
 @dataclass(frozen=True)
@@ -28,6 +52,14 @@ class KeptWeight:
         return cls(
             value, quantizer, quantizer.training, changes, [source.detach().clone() for source in (weight, *tensors)]
         )
+
+    def of_latent(self, weight: Tensor) -> Tensor:
+        """Returns `value` as what quantizing `weight` gives, in its graph where gradients are recorded."""
+        parameters = [parameter for parameter in self.quantizer.parameters() if parameter.requires_grad]
+        if not torch.is_grad_enabled() or not (weight.requires_grad or parameters):
+            return self.value
+        value: Tensor = _FromLatent.apply(self.value, self.quantizer, weight, *parameters)
+        return value
 
     def holds_for(self, weight: Tensor, quantizer: WeightQuantizer) -> bool:
         """Whether `value` is what quantizing would give.

@@ -114,7 +114,7 @@ class _BrevitasLayer(nn.Module):
 
 
 class _TrainableLayer(_QuantLayer, _BrevitasLayer):
-    """Mixed into Brevitas's weight layers; where nothing is trained, weights are quantized once and kept."""
+    """Mixed into Brevitas's weight layers; in evaluation mode weights are quantized once and kept."""
 
     _kept: KeptWeight | None = None
 
@@ -122,7 +122,7 @@ class _TrainableLayer(_QuantLayer, _BrevitasLayer):
         return _quant_layer, (type(self), sizes(self), self.weight_quantizer, self.input_quantizer), self.__getstate__()
 
     def _constant_weight(self, x: Any) -> Tensor | None:
-        """Returns the quantized weight if no gradient of it can be asked for, and Brevitas has nothing else to do."""
+        """Returns the quantized weight in evaluation mode, if Brevitas has nothing else to do."""
         weight, proxy, quantizer = self.weight, getattr(self, "weight_quant"), self.weight_quantizer  # noqa: B009
         if (
             self.training
@@ -135,13 +135,9 @@ class _TrainableLayer(_QuantLayer, _BrevitasLayer):
             return None
         if quantizer is None:
             return weight
-        if torch.is_grad_enabled() and (
-            weight.requires_grad or any(tensor.requires_grad for tensor in quantizer.parameters())
-        ):
-            return None
         if self._kept is None or not self._kept.holds_for(weight, quantizer):
             self._kept = KeptWeight.of(weight, quantizer)
-        return self._kept.value
+        return self._kept.of_latent(weight)
 
     def _quantized_input(self, x: Tensor) -> Tensor:
         proxy = getattr(self, "input_quant")  # noqa: B009

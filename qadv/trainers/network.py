@@ -43,7 +43,7 @@ class TrainedNetwork:
         self._forward: Callable[[Tensor], Tensor] = self.model
         if options.compile:
             backend = options.compile if isinstance(options.compile, str) else "inductor"
-            self._forward = torch.compile(self.model, backend=backend)
+            self._forward = torch.compile(classifier.network, backend=backend)
 
     @property
     def device(self) -> torch.device:

@@ -76,7 +76,7 @@ class MuLawWeightMapping(NetworkTransformer):
     def _network(self, classifier: PyTorchClassifier, x: NDArray[Any] | None) -> nn.Module:
         if is_frozen(classifier.model):
             raise UnsupportedModelError("a frozen network has no latent weights to map; map it before it is frozen")
-        model: nn.Module = copy.deepcopy(classifier.model)
+        model: nn.Module = copy.deepcopy(classifier.network)
         done: set[int] = set()
         for name, layer in chosen_layers(model, self.layers).items():
             weight: Any = layer.weight

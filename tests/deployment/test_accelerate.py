@@ -178,7 +178,7 @@ def test_float_and_frozen_networks(make_classifier, digits, tmp_path):
     x = digits.x_test[:4]
     for classifier in (make_classifier("float", "float"), _frozen(make_classifier(), tmp_path)):
         result = qadv.accelerate(classifier, x, channels_last=True)
-        assert isinstance(result.model, AcceleratedNetwork)
+        assert isinstance(result.network, AcceleratedNetwork)
         np.testing.assert_allclose(result.predict(x), classifier.predict(x), atol=1e-5)
 
 

@@ -37,15 +37,13 @@ def layers(model):
     return [m for m in model.modules() if getattr(m, "weight_quantizer", None) is not None]
 
 
-def outputs_and_gradient(model, x, trainable):
-    """With trainable parameters a layer goes the way of training; without, its weights are kept."""
-    for parameter in model.parameters():
-        parameter.requires_grad_(trainable)
+def outputs_and_gradients(model, x):
+    """Logits, and gradients of the images and of each parameter."""
+    model.zero_grad(set_to_none=True)
     x = x.clone().requires_grad_()
     y = model(x)
-    (gradient,) = torch.autograd.grad(y.square().sum(), x)
-    assert all((layer._kept is None) == trainable for layer in layers(model))
-    return y.detach(), gradient
+    y.square().sum().backward()
+    return [y.detach(), x.grad, *(p.grad for p in model.parameters() if p.grad is not None)]
 
 
 @pytest.mark.parametrize(
@@ -56,12 +54,21 @@ def outputs_and_gradient(model, x, trainable):
 )
 def test_outputs_and_gradients_are_those_of_training_to_the_bit(name, weights, activations):
     model, x = network(name, weights, activations)
-    y, gradient = outputs_and_gradient(model, x, trainable=True)
-    kept_y, kept_gradient = outputs_and_gradient(model, x, trainable=False)
-    assert torch.equal(kept_y, y)
-    assert torch.equal(kept_gradient, gradient)
+    for layer in layers(model):
+        layer._constant_weight = lambda x: None  # the way of training
+    expected = outputs_and_gradients(model, x)
+    assert all(layer._kept is None for layer in layers(model))
+    for layer in layers(model):
+        del layer._constant_weight
+    found = outputs_and_gradients(model, x)
+    assert all(layer._kept is not None for layer in layers(model))
+    assert len(found) == len(expected) == 2 + len(list(model.parameters()))
+    assert all(map(torch.equal, found, expected))
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    assert all(map(torch.equal, outputs_and_gradients(model, x), expected[:2]))
     with torch.no_grad():
-        assert torch.equal(model(x), y)
+        assert torch.equal(model(x), expected[0])
 
 
 @torch.enable_grad()
@@ -202,7 +209,7 @@ def test_kept_in_inference_mode_and_used_in_a_graph():
     model, x = network()
     with torch.inference_mode():
         model(x)
-    outputs_and_gradient(model, x, trainable=False)
+    outputs_and_gradients(model, x)
 
 
 def test_copies_keep_their_own():

@@ -11,6 +11,7 @@ from torch import Tensor
 from qadv.diagnostics.audit.losses import Loss
 from qadv.errors import InvalidInputError
 from qadv.estimators.ensemble_network import EnsembleNetwork
+from qadv.modes import held_network
 
 Images = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -53,7 +54,7 @@ class Target:
         self.draws = 1
         low, high = classifier.clip_values
         self.low, self.high = float(np.min(low)), float(np.max(high))
-        network = classifier.model
+        network = held_network(classifier.model)
         abstains = isinstance(network, EnsembleNetwork) and network.abstain_below is not None
         self._abstention = classifier.nb_classes - 1 if abstains else -1
 

@@ -1,0 +1,113 @@
+"""The network that a classifier attacks and trains: the user's own, held by a module that changes nothing about it."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_OWN = ("_network", "_mine")
+
+
+class AttackedNetwork(nn.Module):
+    """Holds a network and stands for it: same parts, parameters, state dict, names, attributes and indexing.
+
+    What attacks rely on and the network does not do lives here, so that it is there as well in a plain
+    `PyTorchClassifier` that ART rebuilds from `classifier.model`: images of float64 and float16, which some attacks
+    make, become float32. The network itself gets no hook, no flag and no attribute.
+
+    Args:
+        network: the user's network; an `AttackedNetwork` is not held again, see `of`.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        vars(self)["_network"] = network
+        super().__init__()
+        vars(self).update({name: vars(network)[name] for name in ("_modules", "_parameters", "_buffers")})
+        vars(self)["_mine"] = frozenset(vars(self))
+
+    @classmethod
+    def of(cls, model: nn.Module) -> "AttackedNetwork":
+        """Returns `model` itself if it is one already."""
+        return model if isinstance(model, cls) else cls(model)
+
+    @property
+    def held_network(self) -> nn.Module:
+        """The network that is held."""
+        held: nn.Module = vars(self)["_network"]
+        return held
+
+    def forward(self, x: Any) -> Any:
+        """Images (N, …) → logits (N, classes); float64 and float16 become float32."""
+        # bfloat16 is left to autocast
+        return self.held_network(
+            x.float() if isinstance(x, Tensor) and x.dtype in (torch.float64, torch.float16) else x
+        )
+
+    @property
+    def training(self) -> bool:
+        """The network's own mode."""
+        return self.held_network.training
+
+    @training.setter
+    def training(self, mode: bool) -> None:
+        if "_mine" in vars(self):  # else torch sets up this module, which has no say about the network
+            self.held_network.training = mode
+
+    def train(self, mode: bool = True) -> "AttackedNetwork":
+        self.held_network.train(mode)
+        return self
+
+    def named_modules(self, *args: Any, **kwargs: Any) -> Any:
+        return self.held_network.named_modules(*args, **kwargs)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        return self.held_network.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        return self.held_network.load_state_dict(*args, **kwargs)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self.held_network._load_from_state_dict(*args, **kwargs)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> "AttackedNetwork":
+        self.held_network._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
+        return self
+
+    def extra_repr(self) -> str:
+        return self.held_network.extra_repr()
+
+    def __repr__(self) -> str:
+        return repr(self.held_network)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _OWN:  # a copy that is not set up yet
+            raise AttributeError(name)
+        return getattr(self.held_network, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "training" or name in vars(self).get("_mine", (name,)):
+            object.__setattr__(self, name, value)
+        else:
+            setattr(self.held_network, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        delattr(self.held_network, name)
+
+    def __dir__(self) -> Any:
+        return sorted({*dir(type(self)), *dir(self.held_network)})
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __len__(self) -> int:
+        return len(self.held_network)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.held_network[index]  # type: ignore[index]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.held_network)  # type: ignore[call-overload,no-any-return]
+
+    def __reduce__(self) -> Any:
+        return AttackedNetwork, (self.held_network,)
