@@ -158,7 +158,7 @@ def test_arts_poisoning_by_gradients_runs(digits):
     poisoned, _ = matching.poison(digits.x_test[:1], target, digits.x_train[:60], digits.y_train[:60])
     assert 0 < np.abs(poisoned - digits.x_train[:60]).max() <= 0.1 + 1e-6
     agent = SleeperAgentAttack(
-        classifier, percent_poison=0.2, patch=np.ones((1, 2, 2), np.float32), indices_target=np.arange(5), max_trials=1,
+        classifier, percent_poison=1.0, patch=np.ones((1, 2, 2), np.float32), indices_target=np.arange(5), max_trials=1,
         max_epochs=1, clip_values=(0, 1), epsilon=0.1, verbose=0, patching_strategy="fixed",
         learning_rate_schedule=([0.1], [1]), class_source=1, class_target=2, retraining_factor=1, device_name="cpu",
     )  # fmt: skip
