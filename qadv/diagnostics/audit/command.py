@@ -44,7 +44,7 @@ def run_audit(options: AuditOptions) -> bool:
     """
     if options.nb_samples < 1:
         raise InvalidInputError(f"--nb-samples: expected at least 1, got {options.nb_samples}")
-    clip_values = read_header(options.model)["clip_values"]
+    clip_values = read_header(options.model)["classifier"]["clip_values"]
     classifier = _load(options.model, [made_preprocessor(text, clip_values) for text in options.preprocessors])
     data = create("dataset", options.dataset, data_dir=options.data_dir)
     x, y = data.x_test[: options.nb_samples], data.y_test[: options.nb_samples]
