@@ -17,6 +17,7 @@ from art.attacks.evasion import FastGradientMethod
 
 import qadv
 from qadv.diagnostics.audit import run as audit_run
+from qadv.diagnostics.audit.checks import black_box
 from qadv.diagnostics.audit.settings import Settings
 from qadv.registry import default_registry
 from qadv.testing.materials import data, digits_classifier
@@ -187,7 +188,7 @@ CASES: dict[str, dict[str, tuple[Run, list[dict[str, Any]]]]] = {
     "transformer": {"ptq": (calibrated, [{}])},
     "diagnostic": {
         "audit": (audited, [{"eps": Share(0.1)}]),
-        "accuracy-curve": (measured, [{"eps": CURVE}]),
+        "accuracy-curve": (measured, [{"eps": [Share(1e-5), *CURVE[1:]]}]),  # the first is of the size of rounding
         "accuracy-by-distance": (
             measured,
             [{"eps": CURVE, "attack": partial(qadv.DDN, max_iter=20, seed=0, verbose=False)}],
@@ -253,6 +254,20 @@ def test_every_augmentation_is_for_any_range():
             found.append((augment(low + width * x, black=low) - low) / width)
         for other in found[1:]:
             torch.testing.assert_close(other, found[0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("eps", [0.02, 0.1])
+def test_the_lengths_of_the_audits_black_box_attacks_are_shares_of_the_range(eps, monkeypatch):
+    made = []
+    monkeypatch.setattr(audit_run, "QUICK", SMALL_AUDIT)
+    monkeypatch.setattr(audit_run, "CHECKS", [check for check in audit_run.CHECKS if check.number == 3])
+    monkeypatch.setattr(black_box, "SPSA", lambda *args, **options: made.append(options) or qadv.SPSA(*args, **options))
+    for limits in (UNIT, *RANGES):
+        here = setting("float", limits)
+        qadv.audit(here.classifier, here.x, here.y, eps=eps * here.width, verbose=False)
+        made[-1] = [made[-1][name] / here.width for name in ("eps", "delta", "learning_rate")]
+    assert len(made) == 3
+    np.testing.assert_allclose(made, [made[0]] * 3, rtol=1e-6)
 
 
 @pytest.mark.parametrize("kind", CASES)

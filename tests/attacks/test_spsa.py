@@ -81,6 +81,25 @@ def test_step_by_step_as_defined(targeted, early_stop):
     assert np.abs(found - x).max() > 0.05
 
 
+def test_small_gradients_move_an_image_as_far_whatever_the_units_of_its_pixels():
+    class Faint(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = smooth_network()
+
+        def forward(self, x):
+            return 1e-7 * self.inner(x)
+
+    x = np.random.default_rng(3).random((2, *SHAPE)).astype(np.float32)
+    found = []
+    for width in (1.0, 255.0):
+        classifier = plain(Faint(), 4, SHAPE, clip_values=(0.0, width), preprocessing=(0.0, width))
+        attack = qadv.SPSA(classifier, max_iter=3, nb_samples=4, seed=0, verbose=False)
+        found.append(attack.generate(width * x, np.zeros(2, dtype=int)) / width - x)
+    np.testing.assert_allclose(found[0], found[1], atol=1e-4)
+    assert 0.002 < np.abs(found[0]).max() < 0.029  # Adam's tiny number is felt
+
+
 def test_breaks_a_linear_classifier_just_where_the_ball_reaches_its_boundary():
     classifier, x, f, l1, _ = linear_case()
     labels = (f < 0).astype(int)

@@ -42,7 +42,7 @@ def defended(clip_values=(0.0, 1.0)):
         10,
         clip_values=clip_values,
         preprocessing=(0.1, 0.9),
-        preprocessing_defences=[qadv.BitDepthReduction(4)],
+        preprocessing_defences=[qadv.BitDepthReduction(4, clip_values)],
     )
 
 
