@@ -188,7 +188,7 @@ CASES: dict[str, dict[str, tuple[Run, list[dict[str, Any]]]]] = {
     "transformer": {"ptq": (calibrated, [{}])},
     "diagnostic": {
         "audit": (audited, [{"eps": Share(0.1)}]),
-        "accuracy-curve": (measured, [{"eps": [Share(1e-5), *CURVE[1:]]}]),  # the first is of the size of rounding
+        "accuracy-curve": (measured, [{"eps": [Share(1e-6), *CURVE[1:]]}]),  # the first is of the size of rounding
         "accuracy-by-distance": (
             measured,
             [{"eps": CURVE, "attack": partial(qadv.DDN, max_iter=20, seed=0, verbose=False)}],
