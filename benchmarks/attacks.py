@@ -170,7 +170,7 @@ def cases() -> list[Case]:
             partial(qadv.DDN, max_iter=50, **quiet),
             peers={**foolbox("DDNAttack", epsilon=None, steps=50), **adv_lib("ddn", steps=50)},
         ),
-        Case("SPSA", partial(qadv.SPSA, eps=EPS, max_iter=5, nb_samples=32, seed=0, **quiet)),
+        Case("SPSA", partial(qadv.SPSA, eps=EPS, max_iter=5, nb_samples=32, early_stop=True, seed=0, **quiet)),
         Case("N-Attack", partial(qadv.NAttack, eps=EPS, max_iter=3, nb_samples=50, seed=0, **quiet)),
         Case(
             "Square",

@@ -34,7 +34,17 @@ def main() -> None:
         x, y = data.x_test[right][:50], data.y_test[right][:50]
         rows = [
             [
-                qadv.SPSA(classifier, EPS, delta, learning_rate=0.02, max_iter=n, nb_samples=64, seed=0, verbose=False)
+                qadv.SPSA(
+                    classifier,
+                    EPS,
+                    delta,
+                    learning_rate=0.02,
+                    max_iter=n,
+                    nb_samples=64,
+                    early_stop=True,
+                    seed=0,
+                    verbose=False,
+                )
                 for n in STEPS
             ]
             for delta in DELTAS

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from qadv.trainers.feedback import FeedbackTrainer as FeedbackTrainer
     from qadv.transformers.mu_law import MuLawWeightMapping as MuLawWeightMapping
     from qadv.transformers.post_training_quantization import PostTrainingQuantization as PostTrainingQuantization
+    from qadv.units import Share as Share
 
 _PUBLIC = {
     "AdversarialQuantTrainer": "qadv.trainers.adversarial",
@@ -73,6 +74,7 @@ _PUBLIC = {
     "QueryCoalescer": "qadv.estimators.query_coalescer",
     "RandomFGSM": "qadv.attacks.random_fgsm",
     "SPSA": "qadv.attacks.spsa",
+    "Share": "qadv.units",
     "SignatureAttack": "qadv.attacks.signature",
     "ToolkitAttack": "qadv.attacks.toolkit",
     "UniformNoise": "qadv.attacks.noise",

@@ -17,6 +17,7 @@ from qadv.attacks.draws import Generators, image_generators
 from qadv.attacks.oracle import Oracle, open_oracle
 from qadv.attacks.torch_attack import TorchAttack
 from qadv.errors import InvalidInputError, MaskedGradientWarning
+from qadv.units import limits
 
 
 class Found(NamedTuple):
@@ -110,8 +111,7 @@ class BatchedAttack(TorchAttack):
 
     def _limits(self) -> tuple[float, float]:
         """Returns the smallest and largest pixel value, infinite where the estimator has no `clip_values`."""
-        low, high = (-np.inf, np.inf) if self.estimator.clip_values is None else self.estimator.clip_values
-        return float(low), float(high)
+        return limits(self.estimator.clip_values)
 
     def _require_clip_values(self) -> None:
         if self.estimator.clip_values is None:

@@ -14,8 +14,9 @@ from qadv.attacks.draws import Generators, normal
 from qadv.attacks.goal import wins
 from qadv.attacks.oracle import Oracle
 from qadv.attacks.parameters import check_flag, check_number, check_whole
+from qadv.units import Length, Share
 
-_LEAST_STEP = 0.01
+_LEAST_STEP = 0.01  # as all steps, in shares of the range
 _STEPS_OF_8_BITS = 255
 
 
@@ -55,7 +56,8 @@ def ddn(
 
         if flat.any():
             direction[flat] = normal([generators[i] for i in flat.nonzero()[:, 0].tolist()], x.shape[1:])
-        size = _LEAST_STEP + (1 - _LEAST_STEP) * (1 + math.cos(math.pi * step / max_iter)) / 2
+        share = _LEAST_STEP + (1 - _LEAST_STEP) * (1 + math.cos(math.pi * step / max_iter)) / 2
+        size = (high - low) * share
         change = change + (-size if targeted else size) * _unit(direction)
         eps = torch.minimum(eps * torch.where(won, 1 - gamma, 1 + gamma), farthest)
         current = (x + eps.view(by_image) * _unit(change)).clamp(low, high)
@@ -86,7 +88,8 @@ class DDN(BatchedAttack):
         ε ← (1 - γ)ε if x + δ was adversarial, else (1 + γ)ε, at most the distance to the farthest corner,
         δ ← ε δ/‖δ‖₂, clipped so that x + δ is within `clip_values`, and rounded where asked for.
 
-    Where g is zero its place is taken by a random direction. The result is the adversarial image with the smallest
+    Lengths are for pixels in [0, 1]; with other `clip_values`, α_k is that share of their range. Where g is zero its
+    place is taken by a random direction. The result is the adversarial image with the smallest
     ‖δ‖₂, the original itself if it is adversarial; **where none was found, it is the original**. All steps are made for
     all images: one query and one gradient each.
 
@@ -94,7 +97,7 @@ class DDN(BatchedAttack):
 
     Args:
         estimator: an ART classifier that gives logits and has gradients and `clip_values`.
-        init_eps: ε₀, first L2 norm, in pixel values, above 0.
+        init_eps: ε₀, first L2 norm, in pixel values, above 0; default the width of the pixels' range.
         gamma: γ, by which the norm changes, above 0 and below 1.
         max_iter: steps, at least 1; the first sees the original image.
         quantize: round to the 256 levels of 8-bit images in each step, so that the result can be stored as one.
@@ -114,7 +117,7 @@ class DDN(BatchedAttack):
     def __init__(
         self,
         estimator: Any,
-        init_eps: float = 1.0,
+        init_eps: Length = Share(1.0),
         gamma: float = 0.05,
         max_iter: int = 100,
         quantize: bool = False,
@@ -124,7 +127,7 @@ class DDN(BatchedAttack):
         verbose: bool = True,
     ) -> None:
         super().__init__(estimator, targeted, batch_size, seed, verbose)
-        self.init_eps = init_eps
+        self.init_eps = self.in_pixels("init_eps", init_eps)
         self.gamma = gamma
         self.max_iter = max_iter
         self.quantize = quantize

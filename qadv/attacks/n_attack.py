@@ -12,8 +12,9 @@ from qadv.attacks.batched import BatchedAttack, Found
 from qadv.attacks.draws import Generators, normal
 from qadv.attacks.goal import margin, wins
 from qadv.attacks.oracle import Oracle
-from qadv.attacks.parameters import check_number, check_whole
+from qadv.attacks.parameters import check_flag, check_number, check_whole
 from qadv.errors import InvalidInputError
+from qadv.units import Length, Share
 
 _INSIDE = 1 - 1e-6  # atanh is infinite at the ends of the range
 
@@ -30,6 +31,7 @@ def n_attack(
     learning_rate: float,
     max_iter: int,
     nb_samples: int,
+    early_stop: bool,
     clip_values: tuple[float, float],
     generators: Generators,
 ) -> Iterator[Found]:
@@ -57,11 +59,12 @@ def n_attack(
         won = wins(answers, labels, targeted).view(len(active), -1)
         first = won.int().argmax(dim=1)  # 0, the mean, where none won
         adversarial[active] = tried[torch.arange(len(active), device=x.device), first]
-        loss = margin(answers, labels, targeted).view(len(active), -1)[:, 1:]
+        loss = margin(answers, labels, targeted).view(len(active), -1)[:, 1:].clamp(min=0)
         score = (loss - loss.mean(dim=1, keepdim=True)) / (loss.std(dim=1, correction=0, keepdim=True) + 1e-7)
         step = torch.einsum("nk,nkd->nd", score, u.flatten(2)).view_as(mu[active])
         mu[active] -= learning_rate / (nb_samples * sigma) * step
-        active = active[~won.any(dim=1)]
+        if early_stop:
+            active = active[~won.any(dim=1)]
         yield Found(adversarial, queries)
         if len(active) == 0:
             return
@@ -83,23 +86,24 @@ class NAttack(BatchedAttack):
     With u ~ N(0, I), n = `nb_samples` times per step, and the range of pixels taken as [0, 1],
 
         z = μ + σu,   x′ = ½ (tanh(atanh(2x - 1) + z) + 1), projected on the ball,
-        μ ← μ - lr/(nσ) · Σ (ℓ - mean ℓ) / std ℓ · u,   ℓ = z_y - max_{c≠y} z_c  (negated for a target).
+        μ ← μ - lr/(nσ) · Σ (ℓ - mean ℓ) / std ℓ · u,   ℓ = max(0, z_y - max_{c≠y} z_c)  (z's negated for a target).
 
     The mean is tried with each population. The first adversarial one, the mean before the others, ends the search for
-    an image; where there is none, the result is the last mean. An image that holds out costs
+    an image, as in the authors' code; where there is none, the result is the last mean. An image that holds out costs
     `max_iter · (nb_samples + 1)` queries. Pixels at the ends of the range hardly move: tanh is flat there.
 
-    Source: Li, Li, Wang, Zhang, Gong 2019, algorithm 1. The paper cuts ℓ off at 0; here the search has ended by then.
-    The mean starts at 0, in the authors' code at a random point near it.
+    Source: Li, Li, Wang, Zhang, Gong 2019, algorithm 1. The mean starts at 0, in the authors' code at a random point
+    near it.
 
     Args:
         estimator: an ART classifier that gives logits and has `clip_values`.
         norm: `inf`, `numpy.inf`, or 2.
-        eps: radius of the ball, in pixel values, at least 0.
+        eps: radius of the ball, in pixel values, at least 0; default 8/255 of their range.
         sigma: σ, spread of the population, above 0.
         learning_rate: lr, above 0.
         max_iter: steps, at least 1.
         nb_samples: n, images of one population, at least 2.
+        early_stop: `False` makes all steps for all images and returns the last mean, as algorithm 1 is printed.
         targeted, batch_size, seed, verbose: see `BatchedAttack`. The images attacked together are as many as have their
             populations in `batch_size` rows, and at least one.
 
@@ -115,6 +119,7 @@ class NAttack(BatchedAttack):
         "learning_rate",
         "max_iter",
         "nb_samples",
+        "early_stop",
         "targeted",
     ]
 
@@ -122,11 +127,12 @@ class NAttack(BatchedAttack):
         self,
         estimator: Any,
         norm: float | str = np.inf,
-        eps: float = 8 / 255,
+        eps: Length = Share(8 / 255),
         sigma: float = 0.1,
         learning_rate: float = 0.02,
         max_iter: int = 500,
         nb_samples: int = 300,
+        early_stop: bool = True,
         targeted: bool = False,
         batch_size: int = 512,
         seed: int | None = None,
@@ -134,11 +140,12 @@ class NAttack(BatchedAttack):
     ) -> None:
         super().__init__(estimator, targeted, batch_size, seed, verbose)
         self.norm = norm
-        self.eps = eps
+        self.eps = self.in_pixels("eps", eps)
         self.sigma = sigma
         self.learning_rate = learning_rate
         self.max_iter = max_iter
         self.nb_samples = nb_samples
+        self.early_stop = early_stop
         self._check_params()
 
     def _search(self, oracle: Oracle, x: Tensor, y: Tensor, generators: Generators) -> Iterator[Found]:
@@ -153,6 +160,7 @@ class NAttack(BatchedAttack):
             learning_rate=self.learning_rate,
             max_iter=self.max_iter,
             nb_samples=self.nb_samples,
+            early_stop=self.early_stop,
             clip_values=self._limits(),
             generators=generators,
         )
@@ -169,4 +177,5 @@ class NAttack(BatchedAttack):
         check_number("learning_rate", self.learning_rate)
         check_whole("max_iter", self.max_iter)
         check_whole("nb_samples", self.nb_samples, least=2)
+        check_flag("early_stop", self.early_stop)
         self._require_clip_values()

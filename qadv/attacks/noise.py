@@ -14,6 +14,7 @@ from qadv.attacks.draws import Generators, normal, uniform
 from qadv.attacks.goal import wins
 from qadv.attacks.oracle import Oracle
 from qadv.attacks.parameters import check_number, check_whole
+from qadv.units import Length, Share
 
 
 def noise(
@@ -81,7 +82,7 @@ class UniformNoise(NoiseAttack):
 
     Args:
         estimator: an ART classifier.
-        eps: largest change of a pixel, at least 0.
+        eps: largest change of a pixel, at least 0; default 8/255 of the pixels' range.
         max_iter: draws at most; the first that changes the prediction is kept, and the last if none does. With 1, the
             default, the network is not asked.
         batch_size: images at once.
@@ -96,14 +97,14 @@ class UniformNoise(NoiseAttack):
     def __init__(
         self,
         estimator: Any,
-        eps: float = 8 / 255,
+        eps: Length = Share(8 / 255),
         max_iter: int = 1,
         batch_size: int = 128,
         seed: int | None = None,
         verbose: bool = True,
     ) -> None:
         super().__init__(estimator, max_iter, batch_size, seed, verbose)
-        self.eps = eps
+        self.eps = self.in_pixels("eps", eps)
         self._check_params()
 
     def _draw(self, generators: Generators, shape: torch.Size) -> Tensor:
@@ -119,7 +120,7 @@ class GaussianNoise(NoiseAttack):
 
     Args:
         estimator: an ART classifier.
-        std: standard deviation, in pixel values, at least 0.
+        std: standard deviation, in pixel values, at least 0; default 8/255 of their range.
         max_iter, batch_size, seed, verbose: as of `UniformNoise`.
 
     Raises:
@@ -131,14 +132,14 @@ class GaussianNoise(NoiseAttack):
     def __init__(
         self,
         estimator: Any,
-        std: float = 8 / 255,
+        std: Length = Share(8 / 255),
         max_iter: int = 1,
         batch_size: int = 128,
         seed: int | None = None,
         verbose: bool = True,
     ) -> None:
         super().__init__(estimator, max_iter, batch_size, seed, verbose)
-        self.std = std
+        self.std = self.in_pixels("std", std)
         self._check_params()
 
     def _draw(self, generators: Generators, shape: torch.Size) -> Tensor:

@@ -13,6 +13,7 @@ from qadv.attacks.draws import Generators, normal
 from qadv.attacks.oracle import Oracle
 from qadv.attacks.parameters import check_number
 from qadv.errors import InvalidInputError
+from qadv.units import Length, Share
 
 
 def random_fgsm(
@@ -45,7 +46,7 @@ class RandomFGSM(BatchedAttack):
 
     Args:
         estimator: an ART classifier that gives logits and has gradients.
-        eps: ε, radius of the L∞ ball, in pixel values, at least 0.
+        eps: ε, radius of the L∞ ball, in pixel values, at least 0; default 8/255 of their range.
         random_eps: ε₁, the random step, from 0 to `eps`; `None` is `eps / 2`.
         targeted, seed, verbose: see `BatchedAttack`.
         batch_size: images attacked together.
@@ -63,16 +64,16 @@ class RandomFGSM(BatchedAttack):
     def __init__(
         self,
         estimator: Any,
-        eps: float = 8 / 255,
-        random_eps: float | None = None,
+        eps: Length = Share(8 / 255),
+        random_eps: Length | None = None,
         targeted: bool = False,
         batch_size: int = 128,
         seed: int | None = None,
         verbose: bool = True,
     ) -> None:
         super().__init__(estimator, targeted, batch_size, seed, verbose)
-        self.eps = eps
-        self.random_eps = random_eps
+        self.eps = self.in_pixels("eps", eps)
+        self.random_eps = None if random_eps is None else self.in_pixels("random_eps", random_eps)
         self._check_params()
 
     def _search(self, oracle: Oracle, x: Tensor, y: Tensor, generators: Generators) -> Iterator[Found]:

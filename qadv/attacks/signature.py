@@ -11,6 +11,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from qadv.attacks.toolkit import ToolkitAttack
 from qadv.errors import InvalidInputError
+from qadv.units import Share
 
 _CONFIG = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
 _Kind = inspect.Parameter
@@ -49,7 +50,8 @@ class SignatureAttack(ToolkitAttack):
         shared = {name: given[name] for name in ("targeted", "batch_size", "seed", "verbose")}
         super().__init__(estimator, **shared)
         for name in self.signature_options:
-            setattr(self, name, given[name])
+            value = given[name]
+            setattr(self, name, self.in_pixels(name, value) if isinstance(value, Share) else value)
         self._check_params()
 
     @classmethod
@@ -59,7 +61,8 @@ class SignatureAttack(ToolkitAttack):
         Args:
             name: of the class.
             options: its parameters besides those of `ToolkitAttack`. An annotation that pydantic understands, or a
-                class, is what a value must be, strictly: no text for a number, neither NaN nor infinity.
+                class, is what a value must be, strictly: no text for a number, neither NaN nor infinity. The default
+                of a length is a `Share`, and its annotation that of a number.
             members: what else the class has, e.g. `__doc__`, `__module__`.
 
         Raises:

@@ -11,9 +11,10 @@ from qadv.attacks.batched import BatchedAttack, Found
 from qadv.attacks.draws import Generators, signs
 from qadv.attacks.goal import margin, wins
 from qadv.attacks.oracle import Oracle
-from qadv.attacks.parameters import check_number, check_whole
+from qadv.attacks.parameters import check_flag, check_number, check_whole
+from qadv.units import Length, Share, width
 
-_BETA1, _BETA2, _TINY = 0.9, 0.999, 1e-8  # Adam's
+_BETA1, _BETA2, _TINY = 0.9, 0.999, 1e-8  # Adam's, whose tiny number is for pixels in [0, 1]
 
 
 def spsa_gradient(loss: Callable[[Tensor], Tensor], x: Tensor, v: Tensor, delta: float) -> Tensor:
@@ -42,6 +43,7 @@ def spsa(
     learning_rate: float,
     max_iter: int,
     nb_samples: int,
+    early_stop: bool,
     clip_values: tuple[float, float],
     generators: Generators,
 ) -> Iterator[Found]:
@@ -50,10 +52,12 @@ def spsa(
     queries = torch.zeros(len(x), dtype=torch.int64, device=x.device)
     mean, square = torch.zeros_like(x), torch.zeros_like(x)
     active = torch.arange(len(x), device=x.device)
+    tiny = _TINY / width(clip_values)
     for step in range(1, max_iter + 1):
-        won = wins(logits(adversarial[active]), y[active], targeted)
-        queries[active] += 1
-        active = active[~won]
+        if early_stop:
+            won = wins(logits(adversarial[active]), y[active], targeted)
+            queries[active] += 1
+            active = active[~won]
         yield Found(adversarial, queries)
         if len(active) == 0:
             return
@@ -63,7 +67,7 @@ def spsa(
         queries[active] += 2 * nb_samples
         mean[active] = _BETA1 * mean[active] + (1 - _BETA1) * gradient
         square[active] = _BETA2 * square[active] + (1 - _BETA2) * gradient**2
-        change = mean[active] / (1 - _BETA1**step) / ((square[active] / (1 - _BETA2**step)).sqrt() + _TINY)
+        change = mean[active] / (1 - _BETA1**step) / ((square[active] / (1 - _BETA2**step)).sqrt() + tiny)
         moved = adversarial[active] - learning_rate * change
         moved = moved.clamp(x[active] - eps, x[active] + eps)
         adversarial[active] = moved.clamp(*clip_values)
@@ -77,21 +81,24 @@ class SPSA(BatchedAttack):
 
         g = mean_v (L(x + δv) - L(x - δv)) / (2δ) · v,   L = z_y - max_{c≠y} z_c  (negated for a target),
 
-    takes a step of Adam from the clean image on, and projects on the ε-ball and on `clip_values`. Before each step the
-    image itself is tried, and left as it is when it is adversarial. So an image that holds out costs
-    `max_iter · (2 · nb_samples + 1)` queries. Defaults are those of the low-bitwidth study, table 13.
+    takes a step of Adam from the clean image on, and projects on the ε-ball and on `clip_values`. All steps are made
+    for all images, `max_iter · 2 · nb_samples` queries each, and the result is where they end: far beyond the boundary,
+    so that it fools other networks too. Defaults are those of the low-bitwidth study, table 13.
 
     Source: Uesato, O'Donoghue, van den Oord, Kohli 2018, "Adversarial Risk and the Dangers of Evaluating Against Weak
     Attacks".
 
     Args:
         estimator: an ART classifier that gives logits.
-        eps: radius of the L∞ ball, in pixel values, at least 0.
-        delta: how far the probes are from the image in each pixel, above 0; probes are not clipped. A network with few
-            activation levels is a staircase: probes that are too near see no slope (docs/attacks/spsa.md).
-        learning_rate: Adam's step in each pixel, above 0.
+        eps: radius of the L∞ ball, in pixel values, at least 0; default 0.03 of their range.
+        delta: how far the probes are from the image in each pixel, above 0, default 0.01 of the range; probes are not
+            clipped. A network with few activation levels is a staircase: probes that are too near see no slope
+            (docs/attacks/spsa.md).
+        learning_rate: Adam's step in each pixel, above 0, default 0.01 of the range.
         max_iter: steps, at least 1.
         nb_samples: directions per step, at least 1; each costs two queries.
+        early_stop: try the image itself before each step, one query more, and leave it as it is once it is adversarial:
+            fewer queries where only success counts, and changes that are just large enough.
         targeted, batch_size, seed, verbose: see `BatchedAttack`. The images attacked together are as many as have their
             probes in `batch_size` rows, and at least one.
 
@@ -106,28 +113,31 @@ class SPSA(BatchedAttack):
         "learning_rate",
         "max_iter",
         "nb_samples",
+        "early_stop",
         "targeted",
     ]
 
     def __init__(
         self,
         estimator: Any,
-        eps: float = 0.03,
-        delta: float = 0.01,
-        learning_rate: float = 0.01,
+        eps: Length = Share(0.03),
+        delta: Length = Share(0.01),
+        learning_rate: Length = Share(0.01),
         max_iter: int = 100,
         nb_samples: int = 128,
+        early_stop: bool = False,
         targeted: bool = False,
         batch_size: int = 256,
         seed: int | None = None,
         verbose: bool = True,
     ) -> None:
         super().__init__(estimator, targeted, batch_size, seed, verbose)
-        self.eps = eps
-        self.delta = delta
-        self.learning_rate = learning_rate
+        self.eps = self.in_pixels("eps", eps)
+        self.delta = self.in_pixels("delta", delta)
+        self.learning_rate = self.in_pixels("learning_rate", learning_rate)
         self.max_iter = max_iter
         self.nb_samples = nb_samples
+        self.early_stop = early_stop
         self._check_params()
 
     def _search(self, oracle: Oracle, x: Tensor, y: Tensor, generators: Generators) -> Iterator[Found]:
@@ -141,6 +151,7 @@ class SPSA(BatchedAttack):
             learning_rate=self.learning_rate,
             max_iter=self.max_iter,
             nb_samples=self.nb_samples,
+            early_stop=self.early_stop,
             clip_values=self._limits(),
             generators=generators,
         )
@@ -155,3 +166,4 @@ class SPSA(BatchedAttack):
         check_number("learning_rate", self.learning_rate)
         check_whole("max_iter", self.max_iter)
         check_whole("nb_samples", self.nb_samples)
+        check_flag("early_stop", self.early_stop)

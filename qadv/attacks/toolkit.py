@@ -18,6 +18,7 @@ from qadv.attacks.torch_attack import TorchAttack
 from qadv.estimators.module import as_module, check_module
 from qadv.estimators.random_states import global_states_kept
 from qadv.modes import evaluation_mode
+from qadv.units import width
 
 
 class ToolkitAttack(TorchAttack):
@@ -30,9 +31,9 @@ class ToolkitAttack(TorchAttack):
         class Noise(qadv.ToolkitAttack):
             attack_params = [*qadv.ToolkitAttack.attack_params, "eps"]
 
-            def __init__(self, estimator, eps=0.1, batch_size=128, seed=None, verbose=True):
+            def __init__(self, estimator, eps=qadv.Share(0.1), batch_size=128, seed=None, verbose=True):
                 super().__init__(estimator, batch_size=batch_size, seed=seed, verbose=verbose)
-                self.eps = eps
+                self.eps = self.in_pixels("eps", eps)
                 self._check_params()
 
             def perturb(self, model, x, y):
@@ -119,8 +120,7 @@ class ToolkitAttack(TorchAttack):
 
     def in_unit_range(self, distance: float) -> float:
         """Returns a distance in the units of `clip_values` as one of pixels in [0, 1]."""
-        low, high = self.estimator.clip_values
-        return float(distance) / float(high - low)
+        return float(distance) / width(self.estimator.clip_values)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from qadv.attacks.parameters import check_flag, check_whole
 from qadv.errors import InvalidInputError
 from qadv.estimators.checks import check_images, check_labels
+from qadv.units import Length, in_pixels
 
 
 class Given(NamedTuple):
@@ -49,6 +50,18 @@ class TorchAttack(EvasionAttack):
         self.batch_size = batch_size
         self.seed = seed
         self.verbose = verbose
+
+    def in_pixels(self, name: str, length: Length) -> float:
+        """Returns a length in the units of `clip_values`: numbers as they are, a `Share` of the range times its width.
+
+        Args:
+            name: the option's name, for the message.
+            length: as given, or the default.
+
+        Raises:
+            InvalidInputError: a share, and the estimator has no `clip_values`.
+        """
+        return in_pixels(name, length, self.estimator.clip_values)
 
     def _given(self, x: NDArray[Any], y: NDArray[Any] | None, kwargs: dict[str, Any]) -> Given:
         """Returns what `generate` was given, checked, and sets `partial` to the images.

@@ -13,6 +13,7 @@ from qadv.deployment.onnx_graph import INPUT
 from qadv.errors import FileFormatError, InvalidInputError, MissingRequirementError
 from qadv.estimators.checks import check_images, check_labels
 from qadv.files import check_is_file
+from qadv.units import Length, Share, in_pixels
 
 
 def import_onnxruntime() -> Any:
@@ -100,7 +101,7 @@ def agreement(
     path: str | os.PathLike[str],
     x: NDArray[Any],
     y: NDArray[Any] | None = None,
-    eps: float | None = None,
+    eps: Length = Share(8 / 255),
     max_iter: int = 10,
     batch_size: int = 128,
 ) -> tuple[Agreement, Agreement]:
@@ -113,7 +114,7 @@ def agreement(
         path: the ONNX file.
         x: images, (N, *input_shape).
         y: labels; without them the attack leads away from the classifier's own decisions.
-        eps: radius of the attack, in the unit of `clip_values`; default 8/255 of their width.
+        eps: radius of the attack, in the unit of `clip_values`; default 8/255 of their range.
         max_iter: its steps.
         batch_size: images in one pass.
 
@@ -123,8 +124,7 @@ def agreement(
     Raises:
         InvalidInputError: images, labels or `eps` are off, or the graph is of another classifier.
     """
-    low, high = classifier.clip_values if classifier.clip_values is not None else (0.0, 1.0)
-    eps = 8 / 255 * float(high - low) if eps is None else eps
+    eps = in_pixels("eps", eps, classifier.clip_values)
     if not 0 < eps < math.inf or max_iter < 1:
         raise InvalidInputError(f"expected eps > 0 and max_iter >= 1, got eps={eps} and max_iter={max_iter}")
     x = check_images(x, classifier.input_shape, classifier.clip_values).astype(np.float32)

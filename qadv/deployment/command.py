@@ -15,6 +15,7 @@ from qadv.errors import InvalidInputError
 from qadv.estimators.classifier import QuantizedClassifier
 from qadv.estimators.storage import read_header
 from qadv.registry import create
+from qadv.units import Share, to_range
 
 _SUFFIXES = {"onnx": ".onnx", "packed": ".packed.safetensors"}
 _NB_SAMPLES = 1000
@@ -64,7 +65,8 @@ def run_export(options: ExportOptions) -> None:
     report: dict[str, Any] = {"export": result.to_dict()}
     if compares:
         report["images"] = source
-        pair = agreement(classifier, result.path, x, y, eps=options.eps)
+        eps = Share(8 / 255) if options.eps is None else options.eps
+        pair = agreement(classifier, result.path, x, y, eps)
         report["agreement"] = [each.to_dict() for each in pair]
     if options.as_json:
         print(json.dumps(report, indent=1))
@@ -88,16 +90,15 @@ def _target(options: ExportOptions) -> Path:
 def _images(classifier: Any, options: ExportOptions) -> tuple[str, Any, Any]:
     count = options.nb_samples or _NB_SAMPLES
     if options.dataset is None:
-        low, high = classifier.clip_values if classifier.clip_values is not None else (0.0, 1.0)
-        noise = np.random.default_rng(0).uniform(low, high, (count, *classifier.input_shape))
-        return "uniform noise (--dataset takes real images)", noise.astype(np.float32), None
+        noise = np.random.default_rng(0).random((count, *classifier.input_shape), dtype=np.float32)
+        return "uniform noise (--dataset takes real images)", to_range(noise, classifier.clip_values), None
     data = create("dataset", options.dataset, data_dir=options.data_dir)
     x, y = data.x_test[:count], data.y_test[:count]
     if x.shape[1:] != classifier.input_shape:
         raise InvalidInputError(
             f"--dataset {options.dataset} has images of shape {x.shape[1:]}, the network takes {classifier.input_shape}"
         )
-    return f"{len(x):,} test images of {options.dataset}", x, y
+    return f"{len(x):,} test images of {options.dataset}", to_range(x, classifier.clip_values), y
 
 
 def _print_sizes(result: Exported) -> None:

@@ -13,6 +13,7 @@ from qadv.diagnostics.passes import check_batch_size
 from qadv.diagnostics.tables import array_of, percent, text_table
 from qadv.errors import InvalidInputError
 from qadv.estimators.checks import check_images, check_labels
+from qadv.units import width
 
 _NORMS = {1.0: "L1", 2.0: "L2", np.inf: "L∞"}
 
@@ -114,7 +115,7 @@ def accuracy_curve(
             continue
         adversarial = generate(attack(classifier, strength), x, labels, seed, "attack")
         farthest = float(norms(adversarial - x, norm).max())
-        if farthest > strength * 1.001 + 1e-6:
+        if farthest > strength * 1.001 + 1e-6 * width(classifier.clip_values):
             raise InvalidInputError(
                 f"attack: expected changes within {_NORMS[norm]} {strength:g}, got {farthest:g}; say which norm it "
                 "keeps to, or use accuracy_by_distance for an attack without a bound"

@@ -9,6 +9,7 @@ from torch import Tensor
 from qadv.errors import InvalidInputError
 from qadv.estimators.checks import check_images
 from qadv.quantization.calibration import Calibration
+from qadv.units import limits
 
 
 def check_input_shape(input_shape: Any) -> tuple[int, ...]:
@@ -33,6 +34,20 @@ def check_clip_values(clip_values: Any) -> tuple[float, float] | None:
     if not low < high:
         raise InvalidInputError(f"clip_values: expected two numbers (min, max) with min < max, got {clip_values!r}")
     return low, high
+
+
+def check_defences(defences: Any, clip_values: tuple[float, float] | None) -> Any:
+    """Returns preprocessing defences, a list or a single one, if those for pixels of some range are for this one."""
+    for defence in defences if isinstance(defences, list | tuple) else [defences]:
+        own = getattr(defence, "clip_values", None)
+        if own is not None and clip_values is not None and not np.allclose(limits(own), clip_values, rtol=1e-6, atol=0):
+            name = type(defence).__name__
+            raise InvalidInputError(
+                f"preprocessing_defences: {name} is for pixels from {limits(own)[0]:g} to {limits(own)[1]:g}, the "
+                f"classifier's are from {clip_values[0]:g} to {clip_values[1]:g}; make it with "
+                f"{name}(clip_values={clip_values})"
+            )
+    return defences
 
 
 def check_preprocessing(preprocessing: Any, input_shape: tuple[int, ...]) -> Any:

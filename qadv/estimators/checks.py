@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qadv.errors import InvalidInputError
+from qadv.units import width
 
 
 def check_images(
@@ -46,7 +47,8 @@ def check_images(
         bad = int((~np.isfinite(x)).any(axis=tuple(range(1, x.ndim))).sum())
         raise InvalidInputError(f"{name}: {bad} of {len(x)} images have NaN or infinite values; remove them")
     if clip_values is not None:
-        slack = 1e-6 if strict else 10 * (clip_values[1] - clip_values[0])
+        # a millionth, of the largest number too, since that is how float32 rounds
+        slack = 1e-6 * max(width(clip_values), *map(abs, clip_values)) if strict else 10 * width(clip_values)
         if low < clip_values[0] - slack or high > clip_values[1] + slack:
             hint = f"; divide by 255: {name} / 255" if high > 2 and clip_values[1] <= 1 else ""
             raise InvalidInputError(

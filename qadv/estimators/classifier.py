@@ -17,6 +17,7 @@ from qadv.estimators import gradients, storage
 from qadv.estimators.activations import activations, find_layer, in_batches
 from qadv.estimators.arguments import (
     check_clip_values,
+    check_defences,
     check_input_shape,
     check_preprocessing,
     standardised,
@@ -95,7 +96,7 @@ class QuantizedClassifier(PyTorchClassifier):
             optimizer=optimizer,
             channels_first=channels_first,
             clip_values=limits,
-            preprocessing_defences=preprocessing_defences,
+            preprocessing_defences=check_defences(preprocessing_defences, limits),
             postprocessing_defences=postprocessing_defences,
             preprocessing=check_preprocessing(preprocessing, shape),
             device_type=device_type,

@@ -11,6 +11,7 @@ from qadv.testing.check import NotApplicable, check, expect, refused
 from qadv.testing.compare import difference
 from qadv.testing.global_state import set_random_states
 from qadv.testing.materials import accuracy, digits_classifier, few, plain
+from qadv.units import width
 
 
 class AttackCase(Case):
@@ -102,7 +103,7 @@ def ball(case: AttackCase) -> None:
     change = (case.seeded(x.copy(), y) - x).reshape(len(x), -1).astype(np.float64)
     farthest = np.linalg.norm(change, ord=float(norm), axis=1).max()
     expect(
-        farthest <= eps * (1 + 1e-4) + 1e-6,
+        farthest <= eps * (1 + 1e-4) + 1e-6 * width(attack.estimator.clip_values),
         f"changes of at most eps = {eps:g}, L{norm}",
         f"{farthest:g}",
         "project on the ball after the last step; if eps means something else, give it another name",

@@ -6,6 +6,7 @@ from art.estimators.classification import PyTorchClassifier
 
 from qadv.trainers.adversary import Adversary
 from qadv.trainers.loop_trainer import LoopTrainer, vars_of
+from qadv.units import Length, Share
 
 
 class AdversarialQuantTrainer(LoopTrainer):
@@ -17,7 +18,7 @@ class AdversarialQuantTrainer(LoopTrainer):
     Args:
         classifier: an ART `PyTorchClassifier`, float (`weights="float", activations="float"`) or quantized.
         attack: `"pgd"`, `"r-fgsm"` or `"fgsm"`.
-        eps: L∞ bound in the units of `clip_values`, > 0.
+        eps: L∞ bound in the units of `clip_values`, > 0; default 8/255 of their range.
         eps_step: PGD's step; `None`: 2.5·ε / `max_iter`.
         max_iter: PGD's steps; `None`: 10, or with `eps_step` DQ's rule, see `Adversary`.
         sampled: ε is drawn for each image, from 0 to 2·`eps`, as in DQ.
@@ -32,8 +33,8 @@ class AdversarialQuantTrainer(LoopTrainer):
         self,
         classifier: PyTorchClassifier,
         attack: str = "pgd",
-        eps: float = 8 / 255,
-        eps_step: float | None = None,
+        eps: Length = Share(8 / 255),
+        eps_step: Length | None = None,
         max_iter: int | None = None,
         sampled: bool = False,
         ratio: float = 1.0,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from qadv.errors import InvalidInputError, closest
 from qadv.trainers.network import TrainedNetwork
+from qadv.units import Length, Share, in_pixels
 
 ATTACKS = ("fgsm", "r-fgsm", "pgd")
 
@@ -20,7 +21,7 @@ class Adversary:
     Args:
         attack: `"fgsm"`: x + ε·sign ∇. `"r-fgsm"`: a random step x′ = x + ε/2·sign N(0, I), then ε/2·sign ∇ at x′.
             `"pgd"`: a random start in the ε-ball, then `max_iter` steps of `eps_step`·sign ∇, projected each time.
-        eps: largest change of a pixel, in the units of `clip_values`, > 0.
+        eps: largest change of a pixel, in the units of `clip_values`, > 0; default 8/255 of their range.
         eps_step: PGD's step, > 0; `None`: 2.5·ε / `max_iter`.
         max_iter: PGD's number of steps; `None`: 10, and with `eps_step` s the rule of Kurakin et al. that DQ uses,
             ⌊min(ε/s + 4, 1.25·ε/s)⌋.
@@ -33,8 +34,8 @@ class Adversary:
     """
 
     attack: str = "pgd"
-    eps: float = 8 / 255
-    eps_step: float | None = None
+    eps: Length = Share(8 / 255)
+    eps_step: Length | None = None
     max_iter: int | None = None
     sampled: bool = False
     ratio: float = 1.0
@@ -47,7 +48,8 @@ class Adversary:
         for name, value in (("eps", self.eps), ("eps_step", self.eps_step)):
             if value is None and name == "eps_step":
                 continue
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            number = value.of_range if isinstance(value, Share) else value
+            if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < math.inf:
                 raise InvalidInputError(f"{name}: expected a finite number above 0, got {value!r}")
         if self.max_iter is not None and (
             isinstance(self.max_iter, bool) or not isinstance(self.max_iter, int) or self.max_iter < 1
@@ -96,12 +98,12 @@ class Adversary:
         return torch.cat([perturbed, x[attacked:]])
 
     def _budgets(self, network: TrainedNetwork, x: Tensor) -> Tensor:
-        """Each image's ε, broadcasting to `x`."""
-        shape = (-1, *[1] * (x.ndim - 1))
+        """Each image's ε in pixel values, broadcasting to `x`."""
+        eps, shape = in_pixels("eps", self.eps, network.clip_values), (-1, *[1] * (x.ndim - 1))
         if not self.sampled:
-            return torch.full((len(x),), self.eps, device=x.device).reshape(shape)
+            return torch.full((len(x),), float(eps), device=x.device).reshape(shape)
         normal = network.draw(torch.randn, x, 1)
-        return (self.eps * normal.abs()).clamp(max=2 * self.eps).reshape(shape)
+        return (eps * normal.abs()).clamp(max=2 * eps).reshape(shape)
 
     def _noise(self, network: TrainedNetwork, x: Tensor) -> Tensor:
         """Where the attack starts, in units of ε: uniform in [-1, 1] for PGD, normal numbers for R+FGSM."""
@@ -109,20 +111,21 @@ class Adversary:
             return 2 * network.draw(torch.rand, x) - 1
         return network.draw(torch.randn, x) if self.attack == "r-fgsm" else x
 
-    def _steps(self, eps: Tensor) -> tuple[Tensor, Tensor]:
+    def _steps(self, network: TrainedNetwork, eps: Tensor) -> tuple[Tensor, Tensor]:
         """Each image's step, as `eps`, and number of steps, (N,)."""
         if self.eps_step is None:
             count = self.max_iter or 10
             return 2.5 * eps / count, torch.full((len(eps),), count, device=eps.device)
-        step = torch.full_like(eps, self.eps_step)
+        eps_step = in_pixels("eps_step", self.eps_step, network.clip_values)
+        step = torch.full_like(eps, eps_step)
         if self.max_iter is not None:
             return step, torch.full((len(eps),), self.max_iter, device=eps.device)
-        ratio = (eps / self.eps_step).flatten()
+        ratio = (eps / eps_step).flatten()
         # a float32 quotient may lie just below the whole number that it stands for
         return step, torch.minimum(ratio + 4, 1.25 * ratio).add(1e-4).floor().long()
 
     def _pgd(self, network: TrainedNetwork, x: Tensor, y: Tensor, eps: Tensor, noise: Tensor) -> Tensor:
-        step, count = self._steps(eps)
+        step, count = self._steps(network, eps)
         # images with many steps first: those that are done leave the batch from its end
         order = count.argsort(descending=True, stable=True)
         x, y, eps, step = x[order], y[order], eps[order], step[order]

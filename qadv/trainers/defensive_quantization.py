@@ -20,7 +20,7 @@ class DefensiveQuantTrainer(LoopTrainer):
         classifier: an ART `PyTorchClassifier`, usually a `QuantizedClassifier` with activations `relu6:1` … `relu6:5`.
         beta: weight of the regulariser, β >= 0; the paper uses 3e-4 to 1e-3 in table 1 and 2e-3 elsewhere. 0 is vanilla
             quantization-aware training.
-        options: see `LoopTrainer`; `adversary=Adversary("r-fgsm", eps=8 / 255, sampled=True)` is the paper's
+        options: see `LoopTrainer`; `adversary=Adversary("r-fgsm", sampled=True)` is the paper's
             combination with adversarial training.
 
     Raises:

@@ -8,6 +8,7 @@ from art.estimators.classification import PyTorchClassifier
 from qadv.trainers.adversary import Adversary
 from qadv.trainers.loop_trainer import LoopTrainer
 from qadv.trainers.pairing import LOGITS, Pairing
+from qadv.units import Length, Share
 
 
 class ErrorSilencedTrainer(LoopTrainer):
@@ -24,8 +25,8 @@ class ErrorSilencedTrainer(LoopTrainer):
         lambdas: λ of the logits, the paper's choice, or a mapping from module names (and `"logits"`) to λ. The paper
             does not give its value; docs/defenses/eq.md has the sweep behind the default.
         norm: of D_l: 2, or `math.inf`.
-        eps: PGD's L∞ bound, in the units of `clip_values`, > 0.
-        eps_step: PGD's step.
+        eps: PGD's L∞ bound, in the units of `clip_values`, > 0; default 8/255 of their range.
+        eps_step: PGD's step, in the same units; default 2/255 of the range.
         max_iter: PGD's number of steps, T.
         options: see `LoopTrainer`.
 
@@ -38,8 +39,8 @@ class ErrorSilencedTrainer(LoopTrainer):
         classifier: PyTorchClassifier,
         lambdas: float | Mapping[str, float] = 1.0,
         norm: float = 2,
-        eps: float = 8 / 255,
-        eps_step: float = 2 / 255,
+        eps: Length = Share(8 / 255),
+        eps_step: Length = Share(2 / 255),
         max_iter: int = 10,
         **options: Any,
     ) -> None:

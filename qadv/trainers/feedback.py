@@ -14,6 +14,7 @@ from qadv.trainers.feedback_batches import FeedbackBatches, FeedbackLog
 from qadv.trainers.feedback_search import FeedbackSettings
 from qadv.trainers.loop_trainer import LoopTrainer, vars_of
 from qadv.trainers.objective import Objective
+from qadv.units import width
 
 
 class FeedbackTrainer(LoopTrainer):
@@ -81,8 +82,7 @@ class FeedbackTrainer(LoopTrainer):
         if max_distance is None:
             if classifier.clip_values is None:
                 raise InvalidInputError("max_distance: expected a number, since the classifier has no clip_values")
-            low, high = map(float, classifier.clip_values)
-            max_distance = (high - low) * math.sqrt(math.prod(classifier.input_shape)) / 2
+            max_distance = width(classifier.clip_values) * math.sqrt(math.prod(classifier.input_shape)) / 2
         self.settings = FeedbackSettings(
             rounds=rounds,
             nb_directions=nb_directions,

@@ -146,7 +146,7 @@ class TrainingLoop:
         report: Callable[[int, float, float], None],
     ) -> dict[str, Any]:
         network, options = self.network, self.options
-        model, augment = network.model, options.augmentation()
+        model, augment = network.model, options.augmentation(network.black)
         penalties: list[Any] = [m for m in model.modules() if callable(getattr(m, "penalty", None))]
         started = time.perf_counter()
         sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=network.device))

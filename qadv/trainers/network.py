@@ -13,6 +13,7 @@ from qadv.modes import evaluation_mode
 from qadv.quantization.quantizer import WeightQuantizer
 from qadv.trainers.options import LoopOptions
 from qadv.trainers.parallel import Part
+from qadv.units import limits
 
 
 class TrainedNetwork:
@@ -25,6 +26,7 @@ class TrainedNetwork:
     Attributes:
         model: the network, (N, …) preprocessed images → (N, nb_classes) logits.
         clip_values: smallest and largest pixel value, or `None`.
+        black: the smallest; 0 where there is none.
         part: which images of the step's batch this process has.
     """
 
@@ -37,6 +39,7 @@ class TrainedNetwork:
                 )
         self.model: nn.Module = classifier.model
         self.clip_values = classifier.clip_values
+        self.black = 0.0 if classifier.clip_values is None else limits(classifier.clip_values)[0]
         self.part = Part()
         self._classifier = classifier
         self._options = options

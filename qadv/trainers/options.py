@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -25,8 +26,9 @@ class LoopOptions:
         lr_schedule: factor on the learning rate by progress: `"constant"`, `"cosine"` (per step, down to 0), `"step"`
             (×0.2 at 30, 60 and 80 % of the epochs: DQ's 60/120/160 of 200), a mapping {epoch: factor} (×factor from
             that epoch on, counted from 0), or a function from progress in [0, 1) to the factor.
-        augment: `None` or `"none"`, `"crop-flip"` (pad by 4, random crop, random horizontal flip), or a function of a
-            batch (N, C, H, W) on the device that returns one like it; it draws from torch's global generator.
+        augment: `None` or `"none"`, `"crop-flip"` (pad by 4 with the smallest pixel value, random crop, random
+            horizontal flip), or a function of a batch (N, C, H, W) on the device, in pixel values, that returns one
+            like it; it draws from torch's global generator.
         seed: decides shuffling, augmentation and dropout; the run does not touch torch's global random state.
         amp: bfloat16 autocast.
         compile: `torch.compile` the network; a string names the backend.
@@ -84,9 +86,11 @@ class LoopOptions:
         schedule = _SCHEDULES[self.lr_schedule] if isinstance(self.lr_schedule, str) else self.lr_schedule
         return float(schedule(step / (steps_per_epoch * nb_epochs)))
 
-    def augmentation(self) -> Callable[[Tensor], Tensor] | None:
-        """Returns the augmentation as a function."""
-        return AUGMENTATIONS[self.augment] if isinstance(self.augment, str) else self.augment
+    def augmentation(self, black: float) -> Callable[[Tensor], Tensor] | None:
+        """Returns the augmentation as a function of a batch; `black` is the smallest pixel value."""
+        if isinstance(self.augment, str):
+            return partial(AUGMENTATIONS[self.augment], black=black)
+        return self.augment
 
     def describe(self) -> dict[str, Any]:
         """Returns what determines the result, as plain data for JSON."""

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 
 import qadv
 from qadv.cli import app
+from qadv.deployment import command
 from qadv.deployment.agreement import OnnxNetwork, agreement
 from qadv.deployment.onnx_graph import _Activation, _Layer
 from qadv.errors import FileFormatError, InvalidInputError, MissingRequirementError, StorageError
@@ -106,6 +108,19 @@ def test_the_command(trained, tmp_path):
     assert (tmp_path / "net.packed.safetensors").exists()
     noise = CliRunner().invoke(app, [*arguments[:4], "--nb-samples", "20"])
     assert "uniform noise" in noise.stdout
+
+
+@pytest.mark.parametrize("dataset", [["--dataset", "digits"], []])
+def test_the_command_compares_on_images_in_the_range_of_the_pixels(make_classifier, tmp_path, monkeypatch, dataset):
+    make_classifier(clip_values=(0.0, 255.0)).save(tmp_path / "net.safetensors")
+    given = []
+    monkeypatch.setattr(command, "export", lambda *_: SimpleNamespace(path="net.onnx", to_dict=dict))
+    monkeypatch.setattr(command, "agreement", lambda classifier, path, x, y, eps: given.extend((x, eps)) or ())
+    arguments = ["export", str(tmp_path / "net.safetensors"), "--to", "onnx", "--json", *dataset]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert 250 < given[0].max() <= 255
+    assert given[1] == qadv.Share(8 / 255)
 
 
 def spread(classifier, digits):

@@ -23,6 +23,7 @@ from qadv.diagnostics.audit.losses import cross_entropy, dlr, typical_margin
 from qadv.diagnostics.audit.settings import QUICK
 from qadv.diagnostics.audit.target import Target
 from qadv.errors import InvalidInputError, QadvError
+from qadv.units import to_range
 
 # for what does not depend on strength
 SMALL = replace(
@@ -429,13 +430,17 @@ def test_the_status_of_the_command_line_is_the_verdict(command_line, trained, tm
         assert (given["float_parent"], given["others"], given["thorough"], given["seed"]) == (None, {}, False, 0)
 
 
-@pytest.mark.parametrize(("clip_values", "eps"), [((0.0, 255.0), 8.0), ((-1.0, 1.0), 16 / 255), (None, 8 / 255)])
-def test_the_radius_of_the_command_line_is_8_of_255_of_the_range(
-    command_line, make_classifier, tmp_path, clip_values, eps
+@pytest.mark.parametrize("clip_values", [(0.0, 255.0), (-1.0, 1.0)])
+def test_the_command_line_brings_everything_into_the_range_of_the_pixels(
+    command_line, make_classifier, digits, tmp_path, clip_values
 ):
     make_classifier(clip_values=clip_values).save(tmp_path / "net.safetensors")
-    _, given = command_line(tmp_path / "net.safetensors")
-    assert given["eps"] == pytest.approx(eps)
+    _, given = command_line(tmp_path / "net.safetensors", "--preprocessor", "bit-depth", "--nb-samples", 20)
+    assert given["eps"] == qadv.Share(8 / 255)
+    np.testing.assert_allclose(given["x"], to_range(digits.x_test[:20], clip_values))
+    assert given["x"].max() == clip_values[1]
+    (made,) = given["classifier"].preprocessing_defences
+    assert made.clip_values == clip_values
 
 
 def test_the_command_line_refuses_what_does_not_fit(command_line, trained, make_classifier, tmp_path):

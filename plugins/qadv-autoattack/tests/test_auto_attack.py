@@ -103,6 +103,8 @@ def test_pixels_of_another_range_and_preprocessing_change_nothing():
     for low, high, mean, std in ((0.0, 1.0, 0.0, 1.0), (-1.0, 1.0, -1.0, 2.0)):
         classifier = plain(network, clip_values=(low, high), preprocessing=(mean, std))
         attack = AutoAttack(classifier, eps=0.05 * (high - low), **QUICK)
+        assert AutoAttack(classifier).eps == pytest.approx(8 / 255 * (high - low))
+        assert APGDT(classifier).eps == pytest.approx(8 / 255 * (high - low))
         made = attack.generate((low + (high - low) * x).astype(np.float32), y)
         assert made.min() >= low
         assert made.max() <= high

@@ -132,6 +132,7 @@ def test_networks_that_can_not_be_switched_are_refused_when_it_is_made():
 
 def test_the_step_of_the_attack_is_a_quarter_of_eps():
     assert trainer(classifier(), eps=0.2).adversary.eps_step == 0.05
+    assert DoubleWinTrainer(classifier(), (4, 8)).adversary.eps_step == qadv.Share(2 / 255)
     assert trainer(classifier(), eps=0.2, eps_step=0.25, max_iter=1).adversary.eps_step == 0.25
     text = repr(trainer(classifier(), eps=0.2, seed=7))
     assert text.startswith("DoubleWinTrainer(precisions=(4, 8), eps=0.2, eps_step=0.05, max_iter=2, ")

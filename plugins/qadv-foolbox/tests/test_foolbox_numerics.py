@@ -1,5 +1,6 @@
 """Foolbox's attacks against ART's own, in the units of `clip_values`, through preprocessing, on ensembles."""
 
+import inspect
 import pickle
 
 import foolbox
@@ -23,6 +24,7 @@ from qadv_foolbox import (
     LinfPGD,
     as_foolbox,
     attack_class,
+    attack_names,
 )
 from torch import nn
 
@@ -40,7 +42,7 @@ def defended(clip_values=(0.0, 1.0)):
         10,
         clip_values=clip_values,
         preprocessing=(0.1, 0.9),
-        preprocessing_defences=[qadv.BitDepthReduction(4)],
+        preprocessing_defences=[qadv.BitDepthReduction(4, clip_values)],
     )
 
 
@@ -73,6 +75,18 @@ def test_eps_and_steps_are_in_the_units_of_clip_values():
     np.testing.assert_allclose(found, arts.generate(wide, y), atol=1e-4)
     in_one = LinfPGD(digits_classifier(), eps=0.1, abs_stepsize=0.03, **options).generate(x, y)
     np.testing.assert_allclose(found / 255, in_one, atol=1e-6)
+
+
+def test_the_defaults_of_lengths_are_shares_of_the_range():
+    x, y = images(12)
+    classifier = digits_classifier(clip_values=(0.0, 255.0), preprocessing=(0.0, 255.0))
+    found = DDNAttack(classifier, steps=10, verbose=False).generate((255 * x).astype(np.float32), y)
+    in_one = DDNAttack(digits_classifier(), steps=10, verbose=False).generate(x, y)
+    np.testing.assert_allclose(found / 255, in_one, atol=1e-5)
+    for each in map(attack_class, attack_names()):
+        for name in {"abs_stepsize", "init_epsilon"} & set(each.signature_options):
+            share = inspect.signature(each.theirs).parameters[name].default
+            assert each.signature_options[name].default == (None if share is None else qadv.Share(share))
 
 
 def test_a_targeted_attack_reaches_its_target():

@@ -1,5 +1,6 @@
 """torchattacks' attacks against ART's own, in the units of `clip_values`, through preprocessing, on ensembles."""
 
+import inspect
 import pickle
 
 import numpy as np
@@ -23,6 +24,7 @@ from qadv_torchattacks import (
     TorchattacksAttack,
     as_torchattacks,
     attack_class,
+    attack_names,
 )
 from torch import nn
 from torchattacks_catalogue import images
@@ -41,7 +43,7 @@ def defended(clip_values=(0.0, 1.0)):
         10,
         clip_values=clip_values,
         preprocessing=(0.1, 0.9),
-        preprocessing_defences=[qadv.BitDepthReduction(4)],
+        preprocessing_defences=[qadv.BitDepthReduction(4, clip_values)],
     )
 
 
@@ -72,6 +74,18 @@ def test_eps_and_steps_are_in_the_units_of_clip_values():
     np.testing.assert_allclose(found, arts.generate(wide, y), atol=1e-4)
     in_one = BIM(digits_classifier(), eps=0.1, alpha=0.03, steps=5, verbose=False).generate(x, y)
     np.testing.assert_allclose(found / 255, in_one, atol=1e-6)
+
+
+def test_the_defaults_of_lengths_are_shares_of_the_range():
+    x, y = images(number=12)
+    classifier = digits_classifier(clip_values=(0.0, 255.0), preprocessing=(0.0, 255.0))
+    found = BIM(classifier, verbose=False).generate((255 * x).astype(np.float32), y)
+    in_one = BIM(digits_classifier(), verbose=False).generate(x, y)
+    np.testing.assert_allclose(found / 255, in_one, atol=1e-6)
+    for each in map(attack_class, attack_names()):
+        for name in {"eps", "max_epsilon", "alpha"} & set(each.signature_options):
+            share = inspect.signature(each.theirs).parameters[name].default
+            assert each.signature_options[name].default == qadv.Share(share)
 
 
 def test_a_targeted_attack_reaches_its_target_or_is_refused():

@@ -107,9 +107,10 @@ def row(name):
 
 
 def _short(option):
-    if option.name in LENGTHS and option.default < 0.1:
-        return f"{round(option.default * 255)}/255"
-    return repr(option.default)
+    default = option.default.of_range if isinstance(option.default, qadv.Share) else option.default
+    if option.name in LENGTHS and default < 0.1:
+        return f"{round(default * 255)}/255"
+    return repr(default)
 
 
 def table():

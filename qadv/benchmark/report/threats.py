@@ -13,9 +13,11 @@ from qadv.attacks import art_catalogue
 from qadv.benchmark.report.numbers import plain_eps
 from qadv.errors import QadvError
 from qadv.registry import load
+from qadv.units import in_pixels
 
 _NAMES = {1.0: "L1", 2.0: "L2", np.inf: "L∞"}
 _MEASURED = {2.0: "l2", np.inf: "linf"}
+_RANGE = (0.0, 1.0)  # of a study's images
 _SLACK = 1.001, 1e-5  # distances are measured in float32 and kept with six digits
 
 
@@ -70,7 +72,7 @@ def _defaults(attack: str) -> dict[str, Any]:
         parameters = inspect.signature(called).parameters.values()
         for parameter in parameters:
             if parameter.name in ("eps", "norm") and parameter.default is not parameter.empty:
-                found.setdefault(parameter.name, parameter.default)
+                found.setdefault(parameter.name, in_pixels(parameter.name, parameter.default, _RANGE))
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
             break
     return found

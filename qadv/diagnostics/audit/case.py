@@ -21,7 +21,6 @@ from qadv.errors import AttackError, MaskedGradientWarning
 from qadv.estimators.random_states import global_states_kept
 
 Attack = Callable[[Images, Labels], Any]
-_SLACK = 1e-5
 
 
 class Case:

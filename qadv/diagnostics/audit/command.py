@@ -1,5 +1,6 @@
 """What `qadv audit` does and prints."""
 
+import inspect
 import json
 import tomllib
 from collections.abc import Sequence
@@ -13,7 +14,8 @@ from qadv.diagnostics.audit.run import audit
 from qadv.errors import InvalidInputError
 from qadv.estimators.classifier import QuantizedClassifier
 from qadv.estimators.storage import read_header
-from qadv.registry import create
+from qadv.registry import create, load
+from qadv.units import Share, to_range
 
 
 @dataclass(frozen=True)
@@ -42,19 +44,19 @@ def run_audit(options: AuditOptions) -> bool:
     """
     if options.nb_samples < 1:
         raise InvalidInputError(f"--nb-samples: expected at least 1, got {options.nb_samples}")
-    classifier = _load(options.model, [made_preprocessor(text) for text in options.preprocessors])
+    clip_values = read_header(options.model)["classifier"]["clip_values"]
+    classifier = _load(options.model, [made_preprocessor(text, clip_values) for text in options.preprocessors])
     data = create("dataset", options.dataset, data_dir=options.data_dir)
     x, y = data.x_test[: options.nb_samples], data.y_test[: options.nb_samples]
     if x.shape[1:] != classifier.input_shape:
         raise InvalidInputError(
             f"--dataset {options.dataset} has images of shape {x.shape[1:]}, the network takes {classifier.input_shape}"
         )
-    low, high = classifier.clip_values if classifier.clip_values is not None else (0.0, 1.0)
     result = audit(
         classifier,
-        x,
+        to_range(x, classifier.clip_values),
         y,
-        eps=8 / 255 * (high - low) if options.eps is None else options.eps,
+        eps=Share(8 / 255) if options.eps is None else options.eps,
         float_parent=None if options.float_parent is None else _load(options.float_parent),
         others={path.name: _load(path) for path in options.others},
         thorough=options.thorough,
@@ -68,12 +70,18 @@ def run_audit(options: AuditOptions) -> bool:
     return result.passed
 
 
-def made_preprocessor(text: str) -> Any:
-    """Returns the preprocessor that `NAME` or `NAME:argument=value, …` says, values as in a study file."""
+def made_preprocessor(text: str, clip_values: Sequence[float] | None = None) -> Any:
+    """Returns the preprocessor that `NAME` or `NAME:argument=value, …` says, values as in a study file.
+
+    One that asks for the range of the pixels, and is not told, gets `clip_values`.
+    """
     name, _, arguments = text.partition(":")
     try:
         options = tomllib.loads(f"options = {{{arguments}}}")["options"]
-        return create("preprocessor", name, **options)
+        target = load("preprocessor", name)
+        if clip_values is not None and "clip_values" in inspect.signature(target).parameters:
+            options = {"clip_values": tuple(clip_values), **options}
+        return target(**options)
     except tomllib.TOMLDecodeError as error:
         raise InvalidInputError(
             f"--preprocessor {text}: expected NAME or NAME:argument=value, e.g. bit-depth:bit_depth=3; {error}"

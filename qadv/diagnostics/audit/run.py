@@ -1,6 +1,5 @@
 """`audit`: the worst case over many attacks, and eleven checks that say whether it may be believed."""
 
-import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
@@ -12,7 +11,7 @@ from art.attacks import EvasionAttack
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from qadv.attacks.parameters import check_flag, check_whole
+from qadv.attacks.parameters import check_flag, check_number, check_whole
 from qadv.diagnostics.audit.case import Case
 from qadv.diagnostics.audit.checks import CHECKS
 from qadv.diagnostics.audit.checks.answers_repeat import is_random
@@ -25,13 +24,14 @@ from qadv.estimators.checks import check_images, check_labels
 from qadv.estimators.random_states import global_states_kept
 from qadv.modes import evaluation_mode
 from qadv.quantization.layers import activation_quantizers
+from qadv.units import Length, Share, in_pixels
 
 
 def audit(
     classifier: Any,
     x: NDArray[Any],
     y: NDArray[Any],
-    eps: float = 8 / 255,
+    eps: Length = Share(8 / 255),
     *,
     float_parent: Any = None,
     others: Mapping[str, Any] | Iterable[Any] = (),
@@ -50,7 +50,7 @@ def audit(
         classifier: an ART `PyTorchClassifier` that gives logits, with `clip_values`, and preprocessing in torch.
         x: images, (N, *input_shape), float, within `clip_values`; a hundred or more for rules of one point.
         y: labels, indices (N,) or one-hot (N, nb_classes).
-        eps: radius of the ball, in pixel values, above 0.
+        eps: radius of the ball, in pixel values, above 0; default 8/255 of their range.
         float_parent: the float network that the classifier was made from, as an ART classifier, for check 7.
         others: further ART classifiers for check 7, as the same network at another bit width, by name or in order.
         adaptive: an ART evasion attack on this classifier that goes for the defense's own objective, or a function
@@ -70,9 +70,9 @@ def audit(
     check_whole("seed", seed, least=0)
     check_flag("thorough", thorough)
     check_flag("verbose", verbose)
-    if isinstance(eps, bool) or not isinstance(eps, int | float | np.number) or not 0 < eps < math.inf:
-        raise InvalidInputError(f"eps: expected a finite number above 0, got {eps!r}")
     target = Target(classifier, batch_size)
+    eps = in_pixels("eps", eps, classifier.clip_values)
+    check_number("eps", eps)
     x = check_images(x, classifier.input_shape, classifier.clip_values).astype(np.float32)
     labels = check_labels(y, len(x), classifier.nb_classes)
     sources = {name: Target(other, batch_size, name) for name, other in _named(float_parent, others).items()}

@@ -5,13 +5,15 @@ from art.attacks import EvasionAttack
 from art.estimators import BaseEstimator
 from art.estimators.classification import ClassifierMixin
 
+from qadv.units import Share, in_pixels
+
 
 class SignNoise(EvasionAttack):
     """Adds `eps * sign(N(0, I))` and keeps, for each image, the first of `nb_draws` that is misclassified.
 
     Args:
         estimator: a classifier.
-        eps: L∞ strength, in the images' own unit.
+        eps: L∞ strength, in the images' own unit; default 8/255 of their range.
         nb_draws: how many times to try.
         seed: decides the signs.
     """
@@ -19,9 +21,9 @@ class SignNoise(EvasionAttack):
     attack_params = [*EvasionAttack.attack_params, "eps", "nb_draws", "seed"]
     _estimator_requirements = (BaseEstimator, ClassifierMixin)
 
-    def __init__(self, estimator, eps=8 / 255, nb_draws=10, seed=0):
+    def __init__(self, estimator, eps=Share(8 / 255), nb_draws=10, seed=0):
         super().__init__(estimator=estimator)
-        self.eps = eps
+        self.eps = in_pixels("eps", eps, estimator.clip_values)
         self.nb_draws = nb_draws
         self.seed = seed
         self._check_params()

@@ -11,6 +11,7 @@ from torch import nn
 
 from qadv.attacks import check_flag, check_whole
 from qadv.errors import InvalidInputError
+from qadv.units import Length, Share
 from qadv_autoattack.norms import OFFICIAL
 from qadv_autoattack.part import OfficialPart
 
@@ -33,7 +34,7 @@ class APGD(OfficialPart):
         self,
         estimator: PyTorchClassifier,
         norm: float | str = np.inf,
-        eps: float = 8 / 255,
+        eps: Length = Share(8 / 255),
         max_iter: int = 100,
         nb_random_init: int = 1,
         eot_iter: int = 1,
@@ -104,7 +105,7 @@ class APGDT(APGD):
         self,
         estimator: PyTorchClassifier,
         norm: float | str = np.inf,
-        eps: float = 8 / 255,
+        eps: Length = Share(8 / 255),
         nb_targets: int = 9,
         max_iter: int = 100,
         nb_random_init: int = 1,

@@ -17,6 +17,7 @@ import qadv
 from qadv.attacks import check_flag, check_whole
 from qadv.errors import InvalidInputError, MaskedGradientWarning
 from qadv.estimators import check_images, check_labels
+from qadv.units import Length, Share, in_pixels
 from qadv_autoattack.abstention import abstains, check_no_abstention, nb_answers
 from qadv_autoattack.flags import Flags
 from qadv_autoattack.norms import OFFICIAL
@@ -47,7 +48,7 @@ class AutoAttack(EvasionAttack):
     Args:
         estimator: an ART `PyTorchClassifier` with `clip_values`, e.g. a `QuantizedClassifier`.
         norm: inf, 2 or 1, as in ART.
-        eps: radius of the ball, in the units of `clip_values`, above 0.
+        eps: radius of the ball, in the units of `clip_values`, above 0; default 8/255 of their range.
         version: "standard", "plus" or "rand".
         attacks_to_run: parts by their official names, "apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square", in the
             order in which they run; `None` for those of the version. Their settings are the version's.
@@ -96,7 +97,7 @@ class AutoAttack(EvasionAttack):
         self,
         estimator: PyTorchClassifier,
         norm: float | str = np.inf,
-        eps: float = 8 / 255,
+        eps: Length = Share(8 / 255),
         version: str = "standard",
         attacks_to_run: Sequence[str] | None = None,
         max_iter: int = 100,
@@ -108,7 +109,7 @@ class AutoAttack(EvasionAttack):
     ) -> None:
         super().__init__(estimator=estimator)
         self.norm = norm
-        self.eps = eps
+        self.eps = in_pixels("eps", eps, estimator.clip_values)
         self.version = version
         self.attacks_to_run = attacks_to_run
         self.max_iter = max_iter

@@ -10,6 +10,7 @@ from pyautoattack.fab_pt import FABAttack_PT
 from torch import nn
 
 from qadv.attacks import check_whole
+from qadv.units import Length, Share
 from qadv_autoattack.part import OfficialPart
 
 
@@ -30,7 +31,7 @@ class FAB(OfficialPart):
         self,
         estimator: PyTorchClassifier,
         norm: float | str = np.inf,
-        eps: float = 8 / 255,
+        eps: Length = Share(8 / 255),
         max_iter: int = 100,
         nb_restarts: int = 1,
         batch_size: int = 250,
@@ -69,7 +70,7 @@ class FABT(FAB):
         self,
         estimator: PyTorchClassifier,
         norm: float | str = np.inf,
-        eps: float = 8 / 255,
+        eps: Length = Share(8 / 255),
         nb_targets: int = 9,
         max_iter: int = 100,
         nb_restarts: int = 1,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import qadv
 from qadv.attacks import check_flag, check_number
 from qadv.errors import InvalidInputError
+from qadv.units import Length, Share
 from qadv_autoattack.abstention import AbstentionHolds, abstains, check_no_abstention, nb_answers
 from qadv_autoattack.flags import Flags
 from qadv_autoattack.norms import OFFICIAL
@@ -26,7 +27,7 @@ class OfficialPart(qadv.ToolkitAttack):
     Args:
         estimator: an ART `PyTorchClassifier` with `clip_values`, e.g. a `QuantizedClassifier`.
         norm: inf, 2 or 1, as in ART.
-        eps: radius of the ball, in the units of `clip_values`, above 0.
+        eps: radius of the ball, in the units of `clip_values`, above 0; default 8/255 of their range.
         batch_size: images attacked together. Random draws depend on it, as in the official code.
         seed: seeds each batch, as in the official code; `None` draws one from numpy's global state.
         abstention_breaks: of an ensemble that abstains: whether "no prediction" is a success. `False` goes for wrong
@@ -53,7 +54,7 @@ class OfficialPart(qadv.ToolkitAttack):
         self,
         estimator: PyTorchClassifier,
         norm: float | str = np.inf,
-        eps: float = 8 / 255,
+        eps: Length = Share(8 / 255),
         batch_size: int = 250,
         seed: int | None = None,
         abstention_breaks: bool = True,
@@ -61,7 +62,7 @@ class OfficialPart(qadv.ToolkitAttack):
     ) -> None:
         super().__init__(estimator, batch_size=batch_size, seed=seed, verbose=verbose)
         self.norm = norm
-        self.eps = eps
+        self.eps = self.in_pixels("eps", eps)
         self.abstention_breaks = abstention_breaks
         self.flags = Flags()
 

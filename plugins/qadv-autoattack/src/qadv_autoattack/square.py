@@ -11,6 +11,7 @@ from torch import nn
 
 from qadv.attacks import check_number, check_whole
 from qadv.errors import InvalidInputError
+from qadv.units import Length, Share
 from qadv_autoattack.norms import OFFICIAL
 from qadv_autoattack.part import OfficialPart
 
@@ -32,7 +33,7 @@ class Square(OfficialPart):
         self,
         estimator: PyTorchClassifier,
         norm: float | str = np.inf,
-        eps: float = 8 / 255,
+        eps: Length = Share(8 / 255),
         max_iter: int = 5000,
         p_init: float = 0.8,
         nb_restarts: int = 1,

@@ -7,6 +7,7 @@ import numpy as np
 from art.estimators.classification import PyTorchClassifier
 
 from qadv.trainers import Adversary, LoopTrainer, Objective
+from qadv.units import Length, Share
 from qadv_double_win.precision import check_precisions, set_precision, switchable_modules
 
 
@@ -58,7 +59,7 @@ class DoubleWinTrainer(LoopTrainer):
     Args:
         classifier: an ART `PyTorchClassifier` whose network is quantized with `switchable:k`.
         precisions: the candidate set, 2 to k bits; the paper has 4 to 16.
-        eps: L∞ bound in the units of `clip_values`, > 0.
+        eps: L∞ bound in the units of `clip_values`, > 0; default 8/255 of their range.
         eps_step: PGD's step; `None`: ε/4, the paper's 2/255 of 8/255.
         max_iter: PGD's steps. With `max_iter=1, eps_step=1.25 * eps` this is FGSM with a random start (FGSM-RS).
         options: see `qadv.trainers.LoopTrainer`: `lr`, `seed`, `checkpoint`, …
@@ -71,15 +72,16 @@ class DoubleWinTrainer(LoopTrainer):
         self,
         classifier: PyTorchClassifier,
         precisions: Sequence[int] = (4, 5, 6, 7, 8),
-        eps: float = 8 / 255,
-        eps_step: float | None = None,
+        eps: Length = Share(8 / 255),
+        eps_step: Length | None = None,
         max_iter: int = 7,
         **options: Any,
     ) -> None:
         self.precisions = check_precisions(precisions)
         adversary = Adversary("pgd", eps, eps_step, max_iter)  # refuses what is off
         if eps_step is None:
-            adversary = Adversary("pgd", eps, eps / 4, max_iter)
+            quarter = Share(eps.of_range / 4) if isinstance(eps, Share) else eps / 4
+            adversary = Adversary("pgd", eps, quarter, max_iter)
         seed = options.get("seed", 0)
         super().__init__(classifier, [RandomPrecision(self.precisions, seed)], adversary=adversary, **options)
         for module in switchable_modules(classifier.model):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import qadv
 from qadv.errors import InvalidInputError, MissingRequirementError, UnknownNameError, closest
+from qadv.units import Share
 from qadv_foolbox.catalogue import classes, left_out, names, spelled
 
 Parameter = inspect.Parameter
@@ -28,8 +29,9 @@ class FoolboxAttack(qadv.SignatureAttack):
 
     Attacks with a fixed ε have the option `eps` besides, those that look for the nearest image `eps=None`: with a
     number, what is farther away is moved back to that distance, as Foolbox does for its `epsilons`. `eps`,
-    `abs_stepsize` and `init_epsilon` are in the units of `clip_values`; other options mean what they mean in Foolbox,
-    for pixels in [0, 1]. `distance` is a Foolbox distance or its name: "l0", "l1", "l2" or "linf".
+    `abs_stepsize` and `init_epsilon` are in the units of `clip_values`, their defaults shares of the range; other
+    options mean what they mean in Foolbox, for pixels in [0, 1]. `distance` is a Foolbox distance or its name: "l0",
+    "l1", "l2" or "linf".
 
     Raises:
         MissingRequirementError: Foolbox's attack imports a package that is not installed.
@@ -134,7 +136,9 @@ def _options(theirs: type[Attack]) -> Iterator[Parameter]:
     types = get_type_hints(theirs.__init__)
     for option in inspect.signature(theirs.__init__).parameters.values():
         if option.name != "self" and option.kind not in (option.VAR_POSITIONAL, option.VAR_KEYWORD):
-            yield option.replace(annotation=_annotation(option, types[option.name]))
+            number = option.name in LENGTHS and isinstance(option.default, int | float)
+            default = Share(option.default) if number else option.default
+            yield option.replace(annotation=_annotation(option, types[option.name]), default=default)
 
 
 def _annotation(option: Parameter, theirs: Any) -> Any:

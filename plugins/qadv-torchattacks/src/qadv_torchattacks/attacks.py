@@ -14,6 +14,7 @@ from torchattacks.attack import Attack
 
 import qadv
 from qadv.errors import InvalidInputError, UnknownNameError, closest
+from qadv.units import Share
 from qadv_torchattacks.catalogue import classes, left_out, names, spelled
 from qadv_torchattacks.module import as_torchattacks
 
@@ -28,9 +29,9 @@ _TYPES = {"int": int, "float": float, "bool": bool, "str": str}
 class TorchattacksAttack(qadv.SignatureAttack):
     """An attack of torchattacks; `theirs` is its class, and the options are those of its constructor.
 
-    `eps`, `max_epsilon` and `alpha` are in the units of `clip_values`; other options mean what they mean in
-    torchattacks, for pixels in [0, 1]. Its `n_classes` is the estimator's number of classes, its `verbose` is off, and
-    its `seed` comes from `seed`, another one for each batch.
+    `eps`, `max_epsilon` and `alpha` are in the units of `clip_values`, their defaults shares of the range; other
+    options mean what they mean in torchattacks, for pixels in [0, 1]. Its `n_classes` is the estimator's number of
+    classes, its `verbose` is off, and its `seed` comes from `seed`, another one for each batch.
 
     Raises:
         InvalidInputError: torchattacks refuses an option, or the attack has no targeted mode.
@@ -115,7 +116,9 @@ def _options(theirs: type[Attack]) -> Iterator[Parameter]:
         kind = _TYPES.get(documented.get(option.name, ""), type(option.default))
         if not isinstance(option.default, kind) and not (kind is float and type(option.default) is int):
             kind = type(option.default)
-        yield option.replace(annotation=_annotation(option, kind))
+        length = option.name in LENGTHS and isinstance(option.default, int | float)
+        default = Share(option.default) if length else option.default
+        yield option.replace(annotation=_annotation(option, kind), default=default)
 
 
 def _annotation(option: Parameter, kind: type) -> Any:

@@ -42,8 +42,9 @@ def _attacks(case: Case) -> dict[str, Attack]:
     spsa = SPSA(
         classifier,
         eps=case.eps,
-        learning_rate=max(0.01, case.eps / 4) if case.width <= 1 else case.eps / 4,
+        learning_rate=max(0.01 * case.width, case.eps / 4),
         delta=min(0.01 * case.width, case.eps),
+        early_stop=True,
         max_iter=settings.spsa_steps,
         nb_samples=settings.spsa_samples,
         batch_size=rows,

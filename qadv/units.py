@@ -1,0 +1,78 @@
+"""Lengths in pixels: numbers are in the units of the images, defaults are shares of their range.
+
+A length that a user gives as a number (`eps`, `eps_step`, `delta`, …) is in the units of `clip_values`, as in ART. A
+default is a `Share` of the range, so that it means the same whatever the units: 8/255 of pixels in [0, 1] is 8 of those
+in [0, 255]. Constants inside an algorithm are shares too; `width` is what they are multiplied by.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from qadv.errors import InvalidInputError
+
+
+@dataclass(frozen=True)
+class Share:
+    """A length as a share of the pixels' range; wherever a length is asked for, it may be given so.
+
+    Args:
+        of_range: 8 / 255 is 8/255 with `clip_values=(0, 1)`, and 8 with (0, 255). At least 0; norms may exceed 1.
+
+    Raises:
+        InvalidInputError: it is no finite number of at least 0.
+    """
+
+    of_range: float
+
+    def __post_init__(self) -> None:
+        value = self.of_range
+        number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+        if not number or not 0 <= value < math.inf:
+            raise InvalidInputError(f"of_range: expected a finite number of at least 0, got {value!r}")
+
+
+Length = float | Share
+
+
+def limits(clip_values: Any) -> tuple[float, float]:
+    """Returns the smallest and largest pixel value of ART's `clip_values`; infinite ones for `None`."""
+    if clip_values is None:
+        return -math.inf, math.inf
+    low, high = clip_values
+    return float(np.min(low)), float(np.max(high))
+
+
+def width(clip_values: Any) -> float:
+    """Returns the width of the pixels' range; 1 where there is none."""
+    low, high = limits(clip_values)
+    return high - low if high < math.inf else 1.0
+
+
+def in_pixels(name: str, length: Length, clip_values: Any) -> float:
+    """Returns a length in the units of the images; what is no `Share` as it is.
+
+    Args:
+        name: the argument's name, for the message.
+        length: a number in the units of `clip_values`, or a share of their range.
+        clip_values: smallest and largest pixel value, or `None`.
+
+    Raises:
+        InvalidInputError: a share, and there is no range.
+    """
+    if not isinstance(length, Share):
+        return length
+    if clip_values is None:
+        raise InvalidInputError(
+            f"{name}: a share of the pixels' range ({length.of_range:.4g}), and the classifier has none; give a number "
+            "in the units of the images, or give the classifier clip_values"
+        )
+    return length.of_range * width(clip_values)
+
+
+def to_range(x: Any, clip_values: Any) -> Any:
+    """Returns a data set's images, pixels in [0, 1], in the range of `clip_values`; `None` is [0, 1]."""
+    low, high = (0.0, 1.0) if clip_values is None else limits(clip_values)
+    return x if (low, high) == (0.0, 1.0) else (low + (high - low) * x).astype(x.dtype)
