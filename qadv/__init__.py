@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from qadv.attacks.random_fgsm import RandomFGSM as RandomFGSM
     from qadv.attacks.signature import SignatureAttack as SignatureAttack
     from qadv.attacks.spsa import SPSA as SPSA
+    from qadv.attacks.square import Square as Square
     from qadv.attacks.toolkit import ToolkitAttack as ToolkitAttack
     from qadv.deployment.accelerate import accelerate as accelerate
     from qadv.deployment.export import export as export
@@ -76,6 +77,7 @@ _PUBLIC = {
     "SPSA": "qadv.attacks.spsa",
     "Share": "qadv.units",
     "SignatureAttack": "qadv.attacks.signature",
+    "Square": "qadv.attacks.square",
     "ToolkitAttack": "qadv.attacks.toolkit",
     "UniformNoise": "qadv.attacks.noise",
     "accelerate": "qadv.deployment.accelerate",

@@ -180,6 +180,9 @@ def qadv_attacks() -> Iterator[Attack]:
     yield Attack(
         name="n-attack", target=f"{own}.n_attack:NAttack", summary="black-box, L-inf or L2: learns a distribution"
     )
+    yield Attack(
+        name="square", target=f"{own}.square:Square", summary="black-box, L-inf: random squares, a query a step"
+    )
     yield Attack(name="ddn", target=f"{own}.ddn:DDN", summary="white-box: smallest L2, direction and norm apart")
     yield Attack(
         name="r-fgsm", target=f"{own}.random_fgsm:RandomFGSM", summary="white-box, L-inf: random step, then FGSM"

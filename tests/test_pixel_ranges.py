@@ -156,6 +156,7 @@ CASES: dict[str, dict[str, tuple[Run, list[dict[str, Any]]]]] = {
     "attack": {
         "spsa": (attacked, [STEPS, {**STEPS, "eps": Share(0.2)}, {**STEPS, "delta": Share(0.05), "early_stop": True}]),
         "n-attack": (attacked, [STEPS, {**STEPS, "eps": Share(0.3)}, {**STEPS, "norm": 2, "eps": Share(1.0)}]),
+        "square": (attacked, [{"max_iter": 20}, {"max_iter": 20, "eps": Share(0.2)}]),
         "ddn": (attacked, [{"max_iter": 20}, {"max_iter": 20, "init_eps": Share(0.5), "quantize": True}]),
         "r-fgsm": (attacked, [{}, {"eps": Share(0.2)}, {"eps": Share(0.2), "random_eps": Share(0.05)}]),
         "uniform-noise": (attacked, [{}, {"eps": Share(0.3), "max_iter": 3}]),

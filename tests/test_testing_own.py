@@ -29,6 +29,7 @@ def fgsm(classifier, eps=0.1):
 
 test_attack_spsa = conformance("attack", "spsa", eps=0.3, max_iter=1, nb_samples=16, **BUDGET)
 test_attack_n_attack = conformance("attack", "n-attack", eps=0.3, max_iter=1, **BUDGET)
+test_attack_square = conformance("attack", "square", eps=0.3, max_iter=20, **BUDGET)
 test_attack_ddn = conformance("attack", "ddn", max_iter=5, verbose=False)
 test_attack_r_fgsm = conformance("attack", "r-fgsm", eps=0.3, **BUDGET)
 test_attack_uniform_noise = conformance("attack", "uniform-noise", eps=0.3, max_iter=3, **BUDGET)

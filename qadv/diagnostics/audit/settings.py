@@ -12,7 +12,7 @@ class Settings:
         steps: steps of PGD.
         restarts: its random starts.
         apgd_steps, apgd_restarts: of APGD with the DLR loss.
-        square_steps: of Square, three queries each.
+        square_steps: of Square, one query each.
         spsa_steps, spsa_samples: of SPSA, two queries for each sample.
         n_attack_steps, n_attack_samples: of N-Attack, one query for each sample.
         noise_draws: random points of the ball.
@@ -45,7 +45,7 @@ QUICK = Settings(
     restarts=3,
     apgd_steps=30,
     apgd_restarts=1,
-    square_steps=200,
+    square_steps=600,
     spsa_steps=15,
     spsa_samples=16,
     n_attack_steps=15,

@@ -1,12 +1,10 @@
 """Check 3: attacks without gradients should not find what those with gradients miss."""
 
-from art.attacks.evasion import SquareAttack
-
 from qadv.attacks.n_attack import NAttack
 from qadv.attacks.spsa import SPSA
+from qadv.attacks.square import Square
 from qadv.diagnostics.audit.case import Attack, Case
 from qadv.diagnostics.audit.result import Finding
-from qadv.diagnostics.audit.target import Images, Labels
 
 
 class BlackBox:
@@ -32,13 +30,7 @@ def _attacks(case: Case) -> dict[str, Attack]:
     classifier, settings, seed = case.target.classifier, case.settings, case.seed
     rows = max(case.target.batch_size, 256)
 
-    def square(x: Images, y: Labels) -> Images:
-        attack = SquareAttack(
-            classifier, eps=case.eps, max_iter=settings.square_steps, batch_size=case.target.batch_size, verbose=False
-        )
-        found: Images = attack.generate(x, case.one_hot(y))
-        return found
-
+    square = Square(classifier, eps=case.eps, max_iter=settings.square_steps, batch_size=rows, seed=seed, verbose=False)
     spsa = SPSA(
         classifier,
         eps=case.eps,
@@ -60,4 +52,4 @@ def _attacks(case: Case) -> dict[str, Attack]:
         seed=seed,
         verbose=False,
     )
-    return {"Square": square, "SPSA": spsa.generate, "N-Attack": n_attack.generate}
+    return {"Square": square.generate, "SPSA": spsa.generate, "N-Attack": n_attack.generate}
