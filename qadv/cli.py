@@ -126,7 +126,9 @@ def export(
     dataset: Annotated[str | None, typer.Option(help="test images on which an ONNX graph is compared")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="folder with that dataset's files")] = None,
     nb_samples: Annotated[int | None, typer.Option(help="number of those images; 1,000 without it")] = None,
-    eps: Annotated[float | None, typer.Option(help="radius of PGD on them; 8/255 of the pixels' range")] = None,
+    eps: Annotated[
+        str | None, typer.Option(help="radius of PGD on them, e.g. 8/255; without it 8/255 of the range")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write a quantized network as packed weights or as an ONNX graph (QCDQ), and measure the result."""
@@ -141,7 +143,7 @@ def audit(
     dataset: Annotated[str, typer.Option(help="its test images are attacked")],
     data_dir: Annotated[Path | None, typer.Option(help="folder with that dataset's files")] = None,
     nb_samples: Annotated[int, typer.Option(help="number of those images")] = 100,
-    eps: Annotated[float | None, typer.Option(help="radius of the attacks, L-inf; 8/255 of the pixels' range")] = None,
+    eps: Annotated[str | None, typer.Option(help="radius, L-inf, e.g. 8/255; without it 8/255 of the range")] = None,
     float_parent: Annotated[
         Path | None, typer.Option(help="the float network it was made from, saved likewise")
     ] = None,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qadv.errors import FileFormatError, StorageError
+from qadv.errors import FileFormatError, InvalidInputError, StorageError
 
 Images32 = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -24,6 +24,9 @@ class Images:
         x_train, x_test: images, (N, C, H, W) float32 in [0, 1].
         y_train, y_test: class indices, (N,) int64.
         classes: the classes' names.
+
+    Raises:
+        InvalidInputError: not one label for each image, or one that is no class.
     """
 
     name: str
@@ -32,6 +35,13 @@ class Images:
     x_test: Images32
     y_test: Labels
     classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for part, x, y in (("train", self.x_train, self.y_train), ("test", self.x_test, self.y_test)):
+            if len(x) != len(y):
+                raise InvalidInputError(f"data set {self.name!r}: {len(x)} images and {len(y)} labels, {part}")
+            if fault := _fault_of_labels(np.asarray(y), len(self.classes)):
+                raise InvalidInputError(f"data set {self.name!r}, y_{part}: {fault}")
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -70,8 +80,8 @@ def digits(data_dir: str | os.PathLike[str] | None = None) -> Images:
 def mnist(data_dir: str | os.PathLike[str] | None = None) -> Images:
     """Returns MNIST, 1×28×28, from `data_dir/mnist.npz` (keys x_train, y_train, x_test, y_test; uint8)."""
     arrays = _read(data_dir, "mnist", ["mnist.npz"])
-    train = _images(arrays["x_train"], arrays["y_train"], (1, 28, 28), "mnist.npz")
-    test = _images(arrays["x_test"], arrays["y_test"], (1, 28, 28), "mnist.npz")
+    train = _images(arrays["x_train"], arrays["y_train"], (1, 28, 28), 10, "mnist.npz")
+    test = _images(arrays["x_test"], arrays["y_test"], (1, 28, 28), 10, "mnist.npz")
     return Images("mnist", *train, *test, _DIGITS)
 
 
@@ -81,9 +91,9 @@ def cifar10(data_dir: str | os.PathLike[str] | None = None) -> Images:
     x = np.concatenate([part["x_train"] for part in parts])
     y = np.concatenate([part["y_train"] for part in parts])
     test = _read(data_dir, "cifar10", ["cifar10-test.npz"])
-    train = _images(x, y, (3, 32, 32), "cifar10-train-*.npz")
+    train = _images(x, y, (3, 32, 32), 10, "cifar10-train-*.npz")
     return Images(
-        "cifar10", *train, *_images(test["x_test"], test["y_test"], (3, 32, 32), "cifar10-test.npz"), _CIFAR10
+        "cifar10", *train, *_images(test["x_test"], test["y_test"], (3, 32, 32), 10, "cifar10-test.npz"), _CIFAR10
     )
 
 
@@ -105,9 +115,7 @@ def _cifar100_records(path: Path, nb_classes: int) -> tuple[Images32, Labels]:
     if not len(content) or len(content) % length:
         raise FileFormatError(f"{path}: expected records of {length} bytes, got a file of {len(content)} bytes")
     records = content.reshape(-1, length)
-    if records[:, 1].max() >= nb_classes:
-        raise FileFormatError(f"{path}: expected fine labels below {nb_classes}, got {records[:, 1].max()}")
-    return _images(records[:, 2:].reshape(-1, 3, 32, 32), records[:, 1], (3, 32, 32), path.name)
+    return _images(records[:, 2:].reshape(-1, 3, 32, 32), records[:, 1], (3, 32, 32), nb_classes, path.name)
 
 
 def svhn(data_dir: str | os.PathLike[str] | None = None) -> Images:
@@ -129,7 +137,8 @@ def _svhn_part(path: Path) -> tuple[Images32, Labels]:
         raise FileFormatError(f"{path} is no .mat file with X and y: {type(error).__name__}: {error}") from error
     if x.ndim != 4:
         raise FileFormatError(f"{path}: expected images (32, 32, 3, N), got {x.shape}")
-    return _images(x.transpose(3, 2, 0, 1), y % 10, (3, 32, 32), path.name)
+    labels = np.where(y == 10, 0, np.where(y == 0, -1, y))  # the file has no label 0
+    return _images(x.transpose(3, 2, 0, 1), labels, (3, 32, 32), 10, path.name)
 
 
 def _paths(data_dir: str | os.PathLike[str] | None, name: str, files: list[str]) -> list[Path]:
@@ -153,10 +162,23 @@ def _read(data_dir: str | os.PathLike[str] | None, name: str, files: list[str]) 
     return arrays
 
 
-def _images(x: NDArray[Any], y: NDArray[Any], shape: tuple[int, ...], file: str) -> tuple[Images32, Labels]:
+def _images(
+    x: NDArray[Any], y: NDArray[Any], shape: tuple[int, ...], nb_classes: int, file: str
+) -> tuple[Images32, Labels]:
     if x.dtype != np.uint8 or x.shape[1:] != shape or len(x) != len(y):
         raise FileFormatError(
             f"{file}: expected uint8 images (N, {', '.join(map(str, shape))}) and N labels, got {x.dtype} "
             f"{x.shape} and {y.shape}"
         )
+    if fault := _fault_of_labels(y, nb_classes):
+        raise FileFormatError(f"{file}: {fault}")
     return x.astype(np.float32) / np.float32(255), y.astype(np.int64)
+
+
+def _fault_of_labels(y: NDArray[Any], nb_classes: int) -> str:
+    """Returns what is wrong with labels, `""` where nothing is."""
+    known = np.isin(y, np.arange(nb_classes)) if y.dtype.kind in "iuf" else np.zeros(y.shape, dtype=bool)
+    if y.ndim == 1 and known.all():
+        return ""
+    found = f"{(~known).sum():,} others, as {y[~known].flat[0]}" if known.size and not known.all() else str(y.shape)
+    return f"expected labels (N,) that are whole numbers from 0 to {nb_classes - 1}, got {found}"

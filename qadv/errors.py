@@ -56,6 +56,10 @@ class MaskedGradientWarning(UserWarning):
     """A gradient at the input is exactly zero: attacks by gradients say nothing about these images."""
 
 
+class PixelRangeWarning(UserWarning):
+    """Images and what the network was trained on seem not to fit: standardised images, or no standardisation."""
+
+
 def closest(name: str, known: Iterable[str], limit: int = 3) -> str:
     """Returns `"; did you mean a, b?"` with the nearest of `known`, or `"."` when nothing is near."""
     matches = get_close_matches(name, list(known), n=limit, cutoff=0.5)

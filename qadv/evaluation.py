@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qadv.estimators.checks import check_images, check_labels
+from qadv.estimators.checks import attacks_may_leave_range, check_images, check_labels
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ def attack_classifier(
     x = check_images(x, classifier.input_shape, classifier.clip_values)
     labels = check_labels(y, len(x), classifier.nb_classes)
     started = time.perf_counter()
-    adversarial = np.asarray(attack.generate(x=x, y=np.eye(classifier.nb_classes, dtype=np.float32)[labels]))
+    with attacks_may_leave_range(classifier):
+        adversarial = np.asarray(attack.generate(x=x, y=np.eye(classifier.nb_classes, dtype=np.float32)[labels]))
     seconds = time.perf_counter() - started
     before = classifier.predict(x).argmax(1) == labels
     after = classifier.predict(adversarial).argmax(1) == labels

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import qadv
-from qadv.errors import FileFormatError, StorageError
+from qadv.datasets import Images
+from qadv.errors import FileFormatError, InvalidInputError, StorageError
 
 
 def check(data, shape, train, test):
@@ -92,8 +93,36 @@ def test_cifar100(tmp_path):
         qadv.create("dataset", "cifar100", data_dir=tmp_path)
     (folder / "fine_label_names.txt").write_text("apple bear")
     records.tofile(folder / "train.bin")
-    with pytest.raises(FileFormatError, match=r"expected fine labels below 2, got 99"):
+    with pytest.raises(FileFormatError, match=r"whole numbers from 0 to 1, got 2 others, as 99"):
         qadv.create("dataset", "cifar100", data_dir=tmp_path)
     (folder / "test.bin").unlink()
     with pytest.raises(StorageError, match=r"cifar100: there is no file .*test.bin"):
         qadv.create("dataset", "cifar100", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize("wrong", [250, -3, 1.7, np.nan])
+def test_labels_that_are_no_classes_are_refused(wrong, tmp_path):
+    x, y = np.zeros((3, 1, 28, 28), np.uint8), np.array([0, 9, wrong])
+    np.savez(tmp_path / "mnist.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    with pytest.raises(FileFormatError, match=f"mnist.npz: .*whole numbers from 0 to 9, got 1 others, as {wrong}"):
+        qadv.create("dataset", "mnist", data_dir=tmp_path)
+    images = np.zeros((3, 1, 2, 2), np.float32)
+    with pytest.raises(InvalidInputError, match=f"'own', y_test: .*got 1 others, as {wrong}"):
+        Images("own", images, np.arange(3), images, y, tuple("0123456789"))
+
+
+def test_svhn_has_labels_from_1_to_10(tmp_path):
+    from scipy.io import savemat
+
+    for part, wrong in (("train", 250), ("test", 0)):
+        x = np.zeros((32, 32, 3, 2), np.uint8)
+        savemat(tmp_path / "train_32x32.mat", {"X": x, "y": np.array([[10], [wrong if part == "train" else 1]])})
+        savemat(tmp_path / "test_32x32.mat", {"X": x, "y": np.array([[10], [wrong]])})
+        with pytest.raises(FileFormatError, match=f"{part}_32x32.mat: expected labels"):
+            qadv.create("dataset", "svhn", data_dir=tmp_path)
+
+
+def test_images_and_labels_belong_together():
+    images = np.zeros((3, 1, 2, 2), np.float32)
+    with pytest.raises(InvalidInputError, match="'own': 3 images and 2 labels, train"):
+        Images("own", images, np.arange(2), images, np.arange(3), tuple("012"))

@@ -1,6 +1,8 @@
 """The demo from end to end, with few black-box images."""
 
 import json
+import re
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -8,6 +10,7 @@ from PIL import Image
 from rich.console import Console
 
 from qadv.demo import run, settings
+from qadv.errors import PixelRangeWarning
 
 
 @pytest.fixture
@@ -32,10 +35,13 @@ def quick(monkeypatch):
 @pytest.mark.slow
 def test_the_demo_writes_its_table_results_and_figures(quick, tmp_path):
     console = Console(record=True, width=100)
-    path = run.run_demo(out=tmp_path, console=console)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PixelRangeWarning)
+        path = run.run_demo(out=tmp_path, console=console)
     text = console.export_text()
     for word in ("float", "vanilla 4-bit", "DQ 4-bit", "FGSM", "PGD", "ZOO", "Boundary", "mean L2"):
         assert word in text
+    lowest = re.findall(r"not audited *│ lowest *│ *40 │ *[\d.]+% │ *([\d.]+)%", text)
     report = json.loads(path.read_text())
     assert [network["label"] for network in report["networks"]] == ["float", "vanilla 4-bit", "DQ 4-bit"]
     for network in report["networks"]:
@@ -43,6 +49,9 @@ def test_the_demo_writes_its_table_results_and_figures(quick, tmp_path):
         assert network["clean_accuracy"] > 0.8
         fgsm, pgd = network["attacks"][:2]
         assert pgd["adversarial_accuracy"] <= fgsm["adversarial_accuracy"] + 0.05
+        assert float(lowest.pop(0)) == pytest.approx(
+            100 * min(a["adversarial_accuracy"] for a in (fgsm, pgd)), abs=0.06
+        )
         assert pgd["mean_linf"] == pytest.approx(0.1, abs=1e-4)
         curve = network["pgd_accuracy_by_eps"]
         assert curve[0] > curve[1]

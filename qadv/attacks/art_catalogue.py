@@ -1,9 +1,17 @@
 """ART's own evasion attacks by class name, unmodified."""
 
+import inspect
+import math
 from typing import Any
 
 import art.attacks.evasion
+import numpy as np
 from art.attacks import EvasionAttack
+
+from qadv.strengths import check_eps, number
+from qadv.units import Share
+
+_NORMS = {"inf": math.inf, math.inf: math.inf, "1": 1.0, 1: 1.0, "2": 2.0, 2: 2.0}
 
 
 def names() -> list[str]:
@@ -13,5 +21,28 @@ def names() -> list[str]:
 
 
 def create(name: str, *args: Any, **options: Any) -> Any:
-    """Returns `art.attacks.evasion.<name>(*args, **options)`."""
-    return getattr(art.attacks.evasion, name)(*args, **options)
+    """Returns `art.attacks.evasion.<name>(*args, **options)`; `eps` and `eps_step` may be texts such as `"8/255"`.
+
+    Raises:
+        InvalidInputError: `eps` is no number, or larger than the range of the classifier's pixels.
+    """
+    attack = getattr(art.attacks.evasion, name)
+    for length in ("eps", "eps_step"):
+        if isinstance(options.get(length), str):
+            options[length] = number(length, options[length])
+    estimator: Any = args[0] if args else options.get("estimator", options.get("classifier"))
+    norm = _NORMS.get(options.get("norm", _default_norm(attack)))
+    eps = options.get("eps")
+    if norm is not None and (np.isscalar(eps) or isinstance(eps, Share)) and hasattr(estimator, "clip_values"):
+        nb_values = math.prod(estimator.input_shape)
+        options["eps"] = check_eps("eps", eps, estimator.clip_values, norm, nb_values, zero=True)
+    return attack(*args, **options)
+
+
+def _default_norm(attack: type) -> Any:
+    """Returns the norm of an attack that has one, of its own or of the class that it is made from."""
+    for layer in attack.__mro__:
+        norm = inspect.signature(layer).parameters.get("norm") if "__init__" in vars(layer) else None
+        if norm is not None:
+            return norm.default
+    return None

@@ -17,6 +17,7 @@ from qadv.attacks.draws import Generators, image_generators
 from qadv.attacks.oracle import Oracle, open_oracle
 from qadv.attacks.torch_attack import TorchAttack
 from qadv.errors import InvalidInputError, MaskedGradientWarning
+from qadv.estimators.masked_gradients import said_of_zeros
 from qadv.units import limits
 
 
@@ -121,9 +122,7 @@ class BatchedAttack(TorchAttack):
 
     def _warn_of_masking(self, without_gradient: int, nb_images: int) -> None:
         warnings.warn(
-            f"{type(self).__name__}: the gradient at the input is all zero for {without_gradient} of {nb_images} "
-            f"images ({without_gradient / nb_images:.0%}): the network masks its gradients, and what survives is no "
-            "sign of robustness; attack it without gradients too (SPSA)",
+            f"{type(self).__name__}: {said_of_zeros(without_gradient, nb_images)} Attack without gradients too (SPSA)",
             MaskedGradientWarning,
             stacklevel=3,
         )

@@ -149,7 +149,7 @@ class DDN(BatchedAttack):
 
     def _check_params(self) -> None:
         super()._check_params()
-        check_number("init_eps", self.init_eps)
+        self.init_eps = self.checked_eps("init_eps", self.init_eps, norm=2, zero=False)
         check_number("gamma", self.gamma, below=1)
         check_whole("max_iter", self.max_iter)
         check_flag("quantize", self.quantize)

@@ -172,7 +172,7 @@ class NAttack(BatchedAttack):
         super()._check_params()
         if self.norm not in (np.inf, "inf", 2):
             raise InvalidInputError(f"norm: expected inf or 2, got {self.norm!r}")
-        check_number("eps", self.eps, zero=True)
+        self.eps = self.checked_eps("eps", self.eps, float(self.norm))
         check_number("sigma", self.sigma)
         check_number("learning_rate", self.learning_rate)
         check_whole("max_iter", self.max_iter)

@@ -112,7 +112,7 @@ class UniformNoise(NoiseAttack):
 
     def _check_params(self) -> None:
         super()._check_params()
-        check_number("eps", self.eps, zero=True)
+        self.eps = self.checked_eps("eps", self.eps)
 
 
 class GaussianNoise(NoiseAttack):

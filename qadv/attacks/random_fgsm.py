@@ -11,7 +11,6 @@ from torch import Tensor
 from qadv.attacks.batched import BatchedAttack, Found
 from qadv.attacks.draws import Generators, normal
 from qadv.attacks.oracle import Oracle
-from qadv.attacks.parameters import check_number
 from qadv.errors import InvalidInputError
 from qadv.units import Length, Share
 
@@ -90,8 +89,8 @@ class RandomFGSM(BatchedAttack):
 
     def _check_params(self) -> None:
         super()._check_params()
-        check_number("eps", self.eps, zero=True)
+        self.eps = self.checked_eps("eps", self.eps)
         if self.random_eps is not None:
-            check_number("random_eps", self.random_eps, zero=True)
+            self.random_eps = self.checked_eps("random_eps", self.random_eps)
             if self.random_eps > self.eps:
                 raise InvalidInputError(f"random_eps: expected at most eps={self.eps:g}, got {self.random_eps:g}")

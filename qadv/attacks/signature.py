@@ -11,6 +11,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from qadv.attacks.toolkit import ToolkitAttack
 from qadv.errors import InvalidInputError
+from qadv.strengths import is_fraction, number
 from qadv.units import Share
 
 _CONFIG = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
@@ -61,8 +62,8 @@ class SignatureAttack(ToolkitAttack):
         Args:
             name: of the class.
             options: its parameters besides those of `ToolkitAttack`. An annotation that pydantic understands, or a
-                class, is what a value must be, strictly: no text for a number, neither NaN nor infinity. The default
-                of a length is a `Share`, and its annotation that of a number.
+                class, is what a value must be, strictly: no text for a number but a fraction such as `"8/255"`,
+                neither NaN nor infinity. The default of a length is a `Share`, and its annotation that of a number.
             members: what else the class has, e.g. `__doc__`, `__module__`.
 
         Raises:
@@ -97,8 +98,14 @@ class SignatureAttack(ToolkitAttack):
         super()._check_params()
         for name, option in self.signature_options.items():
             value = getattr(self, name)
+            if is_fraction(value):
+                value = number(name, value)
+                setattr(self, name, value)
             if option.annotation is not option.empty:
                 _check_type(name, value.item() if isinstance(value, np.generic) else value, option.annotation)
+            if name == "eps" and isinstance(value, int | float):
+                norm = getattr(self, "norm", None)
+                self.checked_eps(name, value, norm if norm in (1, 2, np.inf) else 1)  # in none it may be larger
 
 
 def _check_type(name: str, value: Any, annotation: Any) -> None:

@@ -161,7 +161,7 @@ class SPSA(BatchedAttack):
 
     def _check_params(self) -> None:
         super()._check_params()
-        check_number("eps", self.eps, zero=True)
+        self.eps = self.checked_eps("eps", self.eps)
         check_number("delta", self.delta)
         check_number("learning_rate", self.learning_rate)
         check_whole("max_iter", self.max_iter)

@@ -1,5 +1,6 @@
 """What attacks on batches of tensors share: ART's `EvasionAttack` contract up to the first batch."""
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from qadv.attacks.parameters import check_flag, check_whole
 from qadv.errors import InvalidInputError
 from qadv.estimators.checks import check_images, check_labels
+from qadv.strengths import check_eps
 from qadv.units import Length, in_pixels
 
 
@@ -83,6 +85,15 @@ class TorchAttack(EvasionAttack):
         if self.targeted:
             raise InvalidInputError(f"y: a targeted {type(self).__name__} needs the target classes, got None")
         return None
+
+    def checked_eps(self, name: str, eps: Any, norm: float = np.inf, zero: bool = True) -> float:
+        """Returns a radius as a number, also one written as `"8/255"`.
+
+        Raises:
+            InvalidInputError: it is none, or larger than any distance of two images.
+        """
+        nb_values = math.prod(self.estimator.input_shape)
+        return check_eps(name, eps, self.estimator.clip_values, norm, nb_values, zero)
 
     def _check_params(self) -> None:
         check_flag("targeted", self.targeted)

@@ -1,19 +1,18 @@
 """Computes a cell from its spec and the results it needs: a function of these alone, on any machine."""
 
 import json
-import random
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 
 from qadv.benchmark.attack_cells import attack_cell, clean_cell, transfer_cell
 from qadv.benchmark.cells import Finished
 from qadv.benchmark.given import Given
 from qadv.benchmark.measure_cells import measure_cell
 from qadv.benchmark.network_cells import network_cell
-from qadv.estimators.random_states import global_states_kept
+from qadv.estimators.random_states import seeded
+from qadv.modes import torch_threads
 
 _KINDS = {
     "network": network_cell,
@@ -36,12 +35,7 @@ def compute(spec: Mapping[str, Any], needed: Mapping[str, Finished], given: Give
     Raises:
         QadvError: what is wrong with the cell.
     """
-    torch.set_num_threads(threads)
-    with global_states_kept():
-        seed = int(spec.get("seed", 0))
-        np.random.seed(seed)
-        torch.manual_seed(seed)
-        random.seed(seed)
+    with torch_threads(threads), seeded(int(spec.get("seed", 0))):
         result = _KINDS[spec["kind"]](spec, needed, given)
     return Finished({"spec": plain(spec), **plain(result.record)}, result.files)
 

@@ -14,6 +14,7 @@ import torch
 from qadv.backbones.create import create_backbone
 from qadv.benchmark.cells import Cell
 from qadv.benchmark.names import behind
+from qadv.modes import torch_threads
 from qadv.registry import load
 
 _FORWARD = 0.4  # of a forward and backward pass
@@ -77,9 +78,7 @@ class Estimate:
 
 @cache
 def _seconds_of_a_pass(name: str, shape: tuple[int, ...], nb_classes: int, options: str) -> float:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with torch_threads(1):
         with torch.random.fork_rng(devices=[]):
             model = create_backbone(name, nb_classes=nb_classes, in_channels=shape[0], **json.loads(options)).eval()
         x = torch.zeros((8, *shape), requires_grad=True)
@@ -90,8 +89,6 @@ def _seconds_of_a_pass(name: str, shape: tuple[int, ...], nb_classes: int, optio
             model(x).sum().backward()
             times.append(time.perf_counter() - started)
         return min(times) / len(x)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _extra(trainer: str, options: Mapping[str, Any]) -> float:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import art.attacks.evasion
+import numpy as np
 import torch
 
 from qadv.attacks import art_catalogue
@@ -14,7 +15,8 @@ from qadv.benchmark.study import Component, Defense, Quantizer, Source, Start, S
 from qadv.benchmark.study_file import Place
 from qadv.errors import PluginError, QadvError, closest
 from qadv.quantization.scheme import Role, parse_scheme
-from qadv.registry import default_registry
+from qadv.registry import default_registry, load
+from qadv.strengths import check_eps
 from qadv.trainers.adversary import Adversary
 from qadv.trainers.loop_trainer import LoopTrainer
 from qadv.trainers.options import LoopOptions
@@ -45,11 +47,14 @@ def faults(study: Study) -> Faults:
     for name, attack in study.attacks.items():
         place = ("attacks", name)
         yield from _component("attack", attack.attack or name, attack.options, place, "attack")
+        yield from _radii("attack", attack.attack or name, attack.options, place)
         if isinstance(attack.source, Source):
             yield from _selected(study, attack.source, (*place, "source"))
     for name, measure in study.measures.items():
         place = ("measures", name)
         yield from _component("diagnostic", measure.diagnostic or name, measure.options, place, "diagnostic")
+        if measure.attack is None:  # else they are of its norm
+            yield from _radii("diagnostic", measure.diagnostic or name, measure.options, place)
         yield from _known(measure.attacks, study.attacks, (*place, "attacks"))
         yield from _known([measure.attack] if measure.attack else [], study.attacks, (*place, "attack"))
         if measure.attacked and measure.attack is None:
@@ -70,8 +75,10 @@ def faults(study: Study) -> Faults:
 def _defense(study: Study, defense: Defense, place: Place) -> Faults:
     if defense.trainer is not None:
         yield from _component("trainer", defense.trainer, defense.options, place, "trainer")
+        yield from _radii("trainer", defense.trainer, defense.options, place)
         adversary = defense.options.get("adversary")
         if isinstance(adversary, dict):
+            yield from _radius(adversary.get("eps", 0), (*place, "options", "adversary"))
             known = [field.name for field in fields(Adversary)]
             yield from _known(adversary, known, (*place, "options", "adversary"), "argument of qadv.Adversary")
         if defense.fit is None:
@@ -138,6 +145,37 @@ def _component(kind: str, name: str, options: dict[str, Any], place: Place, key:
         elif allowed is not None and option not in allowed:
             known = sorted(allowed - taken)
             yield spot, f"{name} takes no option {option!r}{closest(option, known)} Options: {', '.join(known)}"
+
+
+def _radii(kind: str, name: str, options: dict[str, Any], place: Place) -> Faults:
+    """Yields an ε larger than the range of the pixels, which data sets have from 0 to 1."""
+    try:
+        norm = options.get("norm", default_of(load(kind, name), "norm", np.inf))
+    except (PluginError, QadvError):
+        return  # said already
+    if norm in ("inf", np.inf):
+        eps = options.get("eps", 0)
+        for each in eps if isinstance(eps, list) else [eps]:
+            yield from _radius(each, (*place, "options", "eps"))
+
+
+def _radius(eps: Any, place: Place) -> Faults:
+    try:
+        check_eps("eps", eps, (0.0, 1.0), zero=True)
+    except QadvError as error:
+        yield place, str(error)
+
+
+def default_of(target: Any, name: str, otherwise: Any) -> Any:
+    """Returns the default of an argument of a component, of its own or of the class that it is made from."""
+    target = behind(target)
+    for layer in target.__mro__ if _is_class(target) else [target]:
+        if isinstance(layer, type) and "__init__" not in vars(layer):
+            continue
+        parameter = inspect.signature(layer).parameters.get(name)
+        if parameter is not None and parameter.default is not parameter.empty:
+            return parameter.default
+    return otherwise
 
 
 def behind(target: Any) -> Any:

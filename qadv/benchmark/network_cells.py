@@ -83,7 +83,7 @@ def _start(spec: Mapping[str, Any], needed: Mapping[str, Finished], data_dir: Pa
         input_shape=tuple(spec["input_shape"]),
         nb_classes=spec["nb_classes"],
         checkpoint_path=checkpoint,
-        preprocessing=(backbone["mean"], backbone["std"]),
+        preprocessing=None if backbone["mean"] is None else (backbone["mean"], backbone["std"]),
         **backbone["options"],
     )
 

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from qadv.backbones.standardisation import is_of_timm
 from qadv.benchmark.cells import Cell, digest, versions
 from qadv.benchmark.names import arguments, faults
 from qadv.benchmark.plugin_code import code_version
@@ -175,6 +176,9 @@ class _Planner:
 
     def _backbone(self, name: str, backbone: Backbone) -> dict[str, Any]:
         spec = backbone.model_dump() | {"backbone": backbone.backbone or name}
+        if (backbone.mean, backbone.std) != (None, None) or not is_of_timm(spec["backbone"]):
+            spec["mean"] = 0.0 if backbone.mean is None else backbone.mean
+            spec["std"] = 1.0 if backbone.std is None else backbone.std
         if backbone.checkpoint is None:
             return spec
         path = (self.data_dir or Path()) / backbone.checkpoint

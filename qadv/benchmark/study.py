@@ -1,26 +1,33 @@
 """What a study file may say: datasets × backbones × quantizers × defenses × attacks, and what is measured besides."""
 
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
 
-_FRACTION = re.compile(r"-?\d+(\.\d+)?\s*/\s*\d+(\.\d+)?")
+from qadv.strengths import is_fraction, number
+
 LARGEST_SEED = 2**32 - 1
 
 
-def with_fractions(value: Any) -> Any:
-    """Returns the value with strings such as `"8/255"` as numbers, at any depth."""
-    if isinstance(value, str) and _FRACTION.fullmatch(value.strip()):
-        above, below = value.split("/")
-        return float(above) / float(below)
+def with_fractions(value: Any, name: str = "number") -> Any:
+    """Returns the value with strings such as `"8/255"` as numbers, at any depth.
+
+    Raises:
+        InvalidInputError: one is no finite number, as `"8/0"`; or there is a NaN.
+    """
+    if is_fraction(value) or value != value:
+        return number(name, value)
     if isinstance(value, dict):
-        return {key: with_fractions(entry) for key, entry in value.items()}
-    return [with_fractions(entry) for entry in value] if isinstance(value, list) else value
+        return {key: with_fractions(entry, str(key)) for key, entry in value.items()}
+    return [with_fractions(entry, name) for entry in value] if isinstance(value, list) else value
 
 
-Options = Annotated[dict[str, Any], BeforeValidator(with_fractions)]
-Number = Annotated[float, BeforeValidator(with_fractions)]
+def _numbers(value: Any) -> Any:
+    return with_fractions(value)
+
+
+Options = Annotated[dict[str, Any], BeforeValidator(_numbers)]
+Number = Annotated[float, BeforeValidator(_numbers)]
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 
 
@@ -50,14 +57,15 @@ class Backbone(Part):
         options: its options.
         checkpoint: safetensors file with trained float weights, in the data folder; then the float network without a
             trainer is a trained one.
-        mean, std: standardisation, scalars or one value per channel.
+        mean, std: standardisation of pixels in [0, 1], scalars or one value per channel; without both that of the
+            backbone: timm's own, and none for qadv's.
     """
 
     backbone: str = ""
     options: Options = {}
     checkpoint: str | None = None
-    mean: float | list[float] = 0.0
-    std: float | list[float] = 1.0
+    mean: float | list[float] | None = None
+    std: float | list[float] | None = None
 
 
 class Quantizer(Part):

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from qadv.benchmark.study import Study
-from qadv.errors import FileFormatError, StorageError, closest
+from qadv.errors import FileFormatError, QadvError, StorageError, closest
 
 Place = tuple[str | int, ...]
 SMALL = "small"
@@ -97,6 +97,8 @@ def _said(fault: Any) -> str:
         return f"there is no key {place[-1]!r} here{closest(str(place[-1]), known)} Keys: {', '.join(known)}"
     if fault["type"] == "missing":
         return f"the key {place[-1]!r} is missing"
+    if isinstance(error := fault.get("ctx", {}).get("error"), QadvError):
+        return str(error)
     return f"{fault['msg'][0].lower()}{fault['msg'][1:]}, got {given!r}"
 
 

@@ -18,8 +18,10 @@ from qadv.demo.settings import DemoSettings, demo_settings
 from qadv.demo.table import results_table
 from qadv.diagnostics.error_amplification import ErrorAmplification, error_amplification
 from qadv.estimators.classifier import QuantizedClassifier
+from qadv.estimators.random_states import seeded
 from qadv.evaluation import AttackResult, attack_classifier
 from qadv.files import write_atomically
+from qadv.modes import torch_threads
 from qadv.quantization.summary import summarize
 from qadv.registry import create
 from qadv.trainers.defensive_quantization import DefensiveQuantTrainer
@@ -85,8 +87,11 @@ def run_demo(
     settings = demo_settings(dataset)
     if nb_epochs is not None:
         settings = replace(settings, nb_epochs=nb_epochs)
-    if settings.nb_threads is not None:
-        torch.set_num_threads(settings.nb_threads)
+    with torch_threads(settings.nb_threads):
+        return _run(settings, dataset, data_dir, out, seed, console)
+
+
+def _run(settings: DemoSettings, dataset: str, data_dir: Path | None, out: Path, seed: int, console: Console) -> Path:
     data: Images = create("dataset", dataset, data_dir=data_dir)
     console.print(
         f"{data.name}: {len(data.x_train):,} training and {len(data.x_test):,} test images {data.input_shape}"
@@ -207,8 +212,8 @@ def _attacks(
     results = []
     images: dict[str, NDArray[np.float32]] = {}
     for name, attack, count in plan:
-        np.random.seed(seed)  # ART draws from numpy's global state
-        result, images[name] = attack_classifier(name, attack, classifier, data.x_test[:count], data.y_test[:count])
+        with seeded(seed):
+            result, images[name] = attack_classifier(name, attack, classifier, data.x_test[:count], data.y_test[:count])
         results.append(result)
     return results, images["PGD"]
 
@@ -220,6 +225,6 @@ def _pgd(classifier: QuantizedClassifier, eps: float) -> ProjectedGradientDescen
 
 
 def _pgd_accuracy(classifier: QuantizedClassifier, eps: float, x: Any, y: Any, seed: int) -> float:
-    np.random.seed(seed)
-    result, _ = attack_classifier("PGD", _pgd(classifier, eps), classifier, x, y)
+    with seeded(seed):
+        result, _ = attack_classifier("PGD", _pgd(classifier, eps), classifier, x, y)
     return result.adversarial_accuracy

@@ -1,6 +1,5 @@
 """Whether an exported ONNX graph decides as the classifier does, on clean images and on attacked ones."""
 
-import math
 import os
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,7 +12,8 @@ from qadv.deployment.onnx_graph import INPUT
 from qadv.errors import FileFormatError, InvalidInputError, MissingRequirementError
 from qadv.estimators.checks import check_images, check_labels
 from qadv.files import check_is_file
-from qadv.units import Length, Share, in_pixels
+from qadv.strengths import check_eps
+from qadv.units import Length, Share
 
 
 def import_onnxruntime() -> Any:
@@ -124,9 +124,9 @@ def agreement(
     Raises:
         InvalidInputError: images, labels or `eps` are off, or the graph is of another classifier.
     """
-    eps = in_pixels("eps", eps, classifier.clip_values)
-    if not 0 < eps < math.inf or max_iter < 1:
-        raise InvalidInputError(f"expected eps > 0 and max_iter >= 1, got eps={eps} and max_iter={max_iter}")
+    eps = check_eps("eps", eps, classifier.clip_values)
+    if max_iter < 1:
+        raise InvalidInputError(f"max_iter: expected at least 1, got {max_iter}")
     x = check_images(x, classifier.input_shape, classifier.clip_values).astype(np.float32)
     labels = None if y is None else check_labels(y, len(x), classifier.nb_classes)
     network = OnnxNetwork(path)

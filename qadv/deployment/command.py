@@ -15,6 +15,7 @@ from qadv.errors import InvalidInputError
 from qadv.estimators.classifier import QuantizedClassifier
 from qadv.estimators.storage import read_header
 from qadv.registry import create
+from qadv.strengths import check_eps
 from qadv.units import Share, to_range
 
 _SUFFIXES = {"onnx": ".onnx", "packed": ".packed.safetensors"}
@@ -31,7 +32,7 @@ class ExportOptions:
     dataset: str | None
     data_dir: Path | None
     nb_samples: int | None
-    eps: float | None
+    eps: str | None
     as_json: bool
 
 
@@ -50,8 +51,7 @@ def run_export(options: ExportOptions) -> None:
         raise InvalidInputError(f"{', '.join(unused)}: only an ONNX graph is compared on images; add --to onnx")
     if options.nb_samples is not None and options.nb_samples < 1:
         raise InvalidInputError(f"--nb-samples: expected at least 1, got {options.nb_samples}")
-    if options.eps is not None and not options.eps > 0:
-        raise InvalidInputError(f"--eps: expected a number above 0, got {options.eps:g}")
+    eps = Share(8 / 255) if options.eps is None else check_eps("--eps", options.eps)
     if read_header(options.model)["backbone"] is None:
         raise InvalidInputError(
             f"{options.model} holds a network of your own, which the command line can't build. In Python: "
@@ -65,7 +65,6 @@ def run_export(options: ExportOptions) -> None:
     report: dict[str, Any] = {"export": result.to_dict()}
     if compares:
         report["images"] = source
-        eps = Share(8 / 255) if options.eps is None else options.eps
         pair = agreement(classifier, result.path, x, y, eps)
         report["agreement"] = [each.to_dict() for each in pair]
     if options.as_json:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from qadv.backbones.float_weights import check_finite
 from qadv.deployment.onnx_graph import onnx_graph
 from qadv.errors import InvalidInputError, closest
 from qadv.estimators.classifier import QuantizedClassifier
@@ -56,7 +57,7 @@ def export(classifier: QuantizedClassifier, path: str | os.PathLike[str], to: st
         Sizes, measured on the file.
 
     Raises:
-        InvalidInputError: unknown form, no classifier, or nothing is quantized.
+        InvalidInputError: unknown form, no classifier, nothing is quantized, or weights are not finite.
         SchemeError: a plugin's scheme whose weights are not what its integer codes and scales say.
         StorageError: the file could not be written.
     """
@@ -69,6 +70,7 @@ def export(classifier: QuantizedClassifier, path: str | os.PathLike[str], to: st
         )
     if not isinstance(path, str | os.PathLike):
         raise InvalidInputError(f"path: expected a file name, got {path!r}")
+    check_finite(classifier.model, "classifier")
     layers = [m for m in classifier.model.modules() if isinstance(m, _QuantLayer) and m.weight_quantizer is not None]
     if to == "packed" and not layers:
         raise InvalidInputError("no weights are quantized, there is nothing to pack; use classifier.save")

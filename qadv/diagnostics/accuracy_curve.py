@@ -104,7 +104,8 @@ def accuracy_curve(
         InvalidInputError: images, labels or strengths are off, or the attack leaves the ball: for attacks that look for
             the nearest adversarial image there is `accuracy_by_distance`.
     """
-    norm, strengths = check_norm(norm), check_strengths(eps)
+    norm = check_norm(norm)
+    strengths = check_strengths(eps, classifier, norm)
     x, labels = _images(classifier, x, y)
     batch_size = check_batch_size(batch_size)
     clean = is_right(classifier, x, labels, batch_size)
@@ -150,7 +151,8 @@ def accuracy_by_distance(
     Raises:
         InvalidInputError: images, labels or strengths are off.
     """
-    norm, strengths = check_norm(norm), check_strengths(eps)
+    norm = check_norm(norm)
+    strengths = check_strengths(eps, classifier, norm)
     x, labels = _images(classifier, x, y)
     batch_size = check_batch_size(batch_size)
     adversarial = generate(attack(classifier), x, labels, seed, "attack")

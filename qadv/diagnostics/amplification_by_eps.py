@@ -91,7 +91,7 @@ def amplification_by_eps(
         InvalidInputError: images, labels, strengths or another argument are off.
         UnsupportedModelError: `at="activations"`, and none is quantized.
     """
-    strengths = check_strengths(eps)
+    strengths = check_strengths(eps, classifier, np.inf if attack is pgd else 1)  # of others the norm is not known
     attacked = classifier if source is None else source
     check_classifiers({"classifier": classifier, "source": attacked})
     x = check_images(x, classifier.input_shape, classifier.clip_values)

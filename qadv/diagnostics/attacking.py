@@ -1,23 +1,18 @@
 """What the diagnostics that run attacks have in common."""
 
-import random
-import threading
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from art.attacks.evasion import ProjectedGradientDescent
 from numpy.typing import NDArray
 
 from qadv.errors import InvalidInputError
-from qadv.estimators.checks import check_images
-from qadv.estimators.random_states import entropy_from_global_state, global_states_kept
+from qadv.estimators.checks import attacks_may_leave_range, check_images
+from qadv.estimators.random_states import seeded
 from qadv.modes import evaluation_mode
-
-
-class _NoThread(threading.Thread):
-    """No thread is of this class: only the one that runs the attack is meant."""
+from qadv.strengths import check_eps
 
 
 def pgd(classifier: Any, eps: float) -> ProjectedGradientDescent:
@@ -46,10 +41,7 @@ def generate(attack: Any, x: NDArray[Any], labels: NDArray[np.int64], seed: int,
         )
     classifier = attack.estimator
     one_hot = np.eye(classifier.nb_classes, dtype=np.float32)[labels]
-    with global_states_kept(), entropy_from_global_state(_NoThread):
-        np.random.seed(seed)
-        random.seed(seed)
-        torch.manual_seed(seed)
+    with seeded(seed), attacks_may_leave_range(classifier):
         adversarial = np.asarray(attack.generate(x=x, y=one_hot), dtype=np.float32)
     check_images(adversarial, classifier.input_shape, classifier.clip_values, f"images of attack {name!r}", False)
     if adversarial.shape != x.shape:
@@ -82,18 +74,21 @@ def check_norm(norm: Any) -> float:
     raise InvalidInputError(f"norm: expected 1, 2, np.inf or 'inf', got {norm!r}")
 
 
-def check_strengths(eps: Any) -> tuple[float, ...]:
+def check_strengths(eps: Any, classifier: Any, norm: float) -> tuple[float, ...]:
     """Returns strengths as ascending floats.
 
+    Args:
+        eps: one or more, numbers or texts such as `"8/255"`.
+        classifier: whose pixels decide how large they may be.
+        norm: that they are measured in.
+
     Raises:
-        InvalidInputError: there is none, or they are not finite, negative, or not ascending.
+        InvalidInputError: there is none, or they are not finite, negative, not ascending, or too large.
     """
+    clip_values, nb_values = classifier.clip_values, math.prod(classifier.input_shape)
     values = np.asarray(eps, dtype=object).ravel()
-    try:
-        strengths = tuple(float(value) for value in values)
-    except (TypeError, ValueError) as error:
-        raise InvalidInputError(f"eps: expected numbers, got {eps!r}") from error
-    if not strengths or not all(np.isfinite(strengths)) or strengths[0] < 0 or list(strengths) != sorted({*strengths}):
+    strengths = tuple(check_eps("eps", value, clip_values, norm, nb_values, zero=True) for value in values)
+    if not strengths or list(strengths) != sorted({*strengths}):
         raise InvalidInputError(f"eps: expected one or more ascending numbers of at least 0, got {list(strengths)}")
     return strengths
 

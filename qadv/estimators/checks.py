@@ -1,13 +1,22 @@
 """What is asked of images and labels at the boundary."""
 
-from collections.abc import Sequence
-from typing import Any
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qadv.errors import InvalidInputError
+from qadv.errors import InvalidInputError, PixelRangeWarning
 from qadv.units import width
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_STANDARDISED = 10.0  # no pixel of a photograph is so far from 0 after (x - mean) / std
+_SUM_TOLERANCE = 1e-2  # of float16
+_WARNED = "_warned_of_range"
 
 
 def check_images(
@@ -50,12 +59,83 @@ def check_images(
         # a millionth, of the largest number too, since that is how float32 rounds
         slack = 1e-6 * max(width(clip_values), *map(abs, clip_values)) if strict else 10 * width(clip_values)
         if low < clip_values[0] - slack or high > clip_values[1] + slack:
-            hint = f"; divide by 255: {name} / 255" if high > 2 and clip_values[1] <= 1 else ""
             raise InvalidInputError(
                 f"{name}: expected values from {clip_values[0]:g} to {clip_values[1]:g} (clip_values), got "
-                f"{low:g} to {high:g}{hint}"
+                f"{low:g} to {high:g}{_scale_hint(name, low, high, clip_values)}"
             )
     return x
+
+
+def check_tensor(x: "Tensor", input_shape: Sequence[int], name: str = "x") -> tuple[float, float]:
+    """Returns the smallest and the largest value of a tensor that is a batch of images.
+
+    Raises:
+        InvalidInputError: wrong shape or dtype, NaN or infinite values.
+    """
+    expected = f"expected float images of shape (N, {', '.join(map(str, input_shape))})"
+    if tuple(x.shape[1:]) != tuple(input_shape) or x.shape[0] == 0 or not x.is_floating_point():
+        raise InvalidInputError(f"{name}: {expected}, got {x.dtype} {tuple(x.shape)}")
+    low, high = (end.item() for end in x.detach().aminmax())  # a NaN makes both NaN
+    if not (np.isfinite(low) and np.isfinite(high)):
+        bad = int((~x.detach().isfinite()).flatten(1).any(dim=1).sum())
+        raise InvalidInputError(f"{name}: {bad} of {len(x)} images have NaN or infinite values; remove them")
+    return low, high
+
+
+def report_range(classifier: Any, low: float, high: float, name: str = "x") -> None:
+    """Says once for each classifier that images leave its `clip_values` by more than 1 % of their range.
+
+    Some attacks ask for points a little outside. Standardised images are outside by more, and nothing else tells them
+    from pixels.
+
+    Args:
+        classifier: what is asked; it is told when it was warned of.
+        low, high: smallest and largest value of the images.
+        name: the argument's name, for the message.
+
+    Warns:
+        PixelRangeWarning: they do.
+    """
+    if classifier.clip_values is None or getattr(classifier, _WARNED, False):
+        return
+    ends = classifier.clip_values
+    slack = (ends[1] - ends[0]) / 100
+    if ends[0] - slack <= low and high <= ends[1] + slack:
+        return
+    setattr(classifier, _WARNED, True)
+    warnings.warn(
+        f"{name}: values from {low:g} to {high:g}, where pixels go from {ends[0]:g} to {ends[1]:g} (clip_values)"
+        f"{_scale_hint(name, low, high, ends) or '; attacks may ask so, data should be within'}. Further images given "
+        "to this classifier are not reported",
+        PixelRangeWarning,
+        stacklevel=4,
+    )
+
+
+@contextmanager
+def attacks_may_leave_range(classifier: Any) -> Iterator[None]:
+    """Says nothing of images outside `clip_values` while an attack asks, whose own images were checked before."""
+    before = getattr(classifier, _WARNED, False)
+    setattr(classifier, _WARNED, True)
+    try:
+        yield
+    finally:
+        setattr(classifier, _WARNED, before)
+
+
+def _scale_hint(name: str, low: float, high: float, clip_values: tuple[float, float]) -> str:
+    """Returns what images of another scale are likely to be, and what to do."""
+    smallest, largest = clip_values
+    if high > 2 and low >= 0 and largest <= 1:
+        if (smallest, largest) == (0, 1):
+            return f"; divide by 255: {name} / 255"
+        return f"; pixels from 0 to 255 become {smallest:g} + {largest - smallest:g} * {name} / 255"
+    if low < smallest - 0.1 and max(-low, high) <= _STANDARDISED:
+        return (
+            "; if they are standardised, (x - mean) / std, give pixels as they are, and the classifier "
+            "preprocessing=(mean, std)"
+        )
+    return ""
 
 
 def check_labels(y: Any, nb_samples: int, nb_classes: int, name: str = "y") -> NDArray[np.int64]:
@@ -87,3 +167,29 @@ def check_labels(y: Any, nb_samples: int, nb_classes: int, name: str = "y") -> N
     if y.min() < 0 or y.max() >= nb_classes:
         raise InvalidInputError(f"{name}: {expected}, got labels from {y.min():g} to {y.max():g}")
     return np.asarray(y, dtype=np.int64)
+
+
+def check_targets(y: Any, nb_samples: int, nb_classes: int, name: str = "y") -> NDArray[Any]:
+    """Returns labels as rows, shape (N, nb_classes): one-hot, or soft labels as they are.
+
+    Args:
+        y: class indices, one-hot rows, or a probability for each class, as `check_labels` takes them besides.
+        nb_samples: N, the number of images.
+        nb_classes: number of classes.
+        name: the argument's name, for the message.
+
+    Raises:
+        InvalidInputError: see `check_labels`; or rows that are no probabilities.
+    """
+    y = np.asarray(y)
+    if y.shape != (nb_samples, nb_classes):
+        return np.eye(nb_classes, dtype=np.float32)[check_labels(y, nb_samples, nb_classes, name)]
+    # a NaN makes every comparison false
+    if not (y.min() >= 0 and y.max() <= 1 and np.abs(y.sum(axis=1) - 1).max() <= _SUM_TOLERANCE):
+        raise InvalidInputError(
+            f"{name}: expected {nb_samples} labels from 0 to {nb_classes - 1}, one-hot rows, or probabilities that sum "
+            f"to 1 in each row, got rows with values from {y.min():g} to {y.max():g} and sums from "
+            f"{y.sum(axis=1).min():g} to {y.sum(axis=1).max():g}"
+        )
+    rows: NDArray[Any] = y
+    return rows

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from qadv.backbones.create import create_backbone
 from qadv.backbones.float_weights import load_float_weights
+from qadv.backbones.standardisation import own_standardisation, report_standardisation
 from qadv.errors import InvalidInputError, QadvError
 from qadv.estimators import gradients, storage
 from qadv.estimators.activations import activations, find_layer, in_batches
@@ -23,11 +24,11 @@ from qadv.estimators.arguments import (
     standardised,
 )
 from qadv.estimators.attacked import AttackedNetwork
-from qadv.estimators.checks import check_images, check_labels
+from qadv.estimators.checks import check_images, check_labels, check_targets, check_tensor, report_range
 from qadv.estimators.logits import Logits
 from qadv.estimators.masked_gradients import report_masking
 from qadv.estimators.upkeep import run_after_steps
-from qadv.modes import evaluation_mode, held_network
+from qadv.modes import evaluation_mode, held_network, kept
 from qadv.postprocessors.softmax import Softmax, with_softmax
 from qadv.quantization.calibration import Calibration
 from qadv.quantization.convert import Schemes, quantize
@@ -54,13 +55,17 @@ class QuantizedClassifier(PyTorchClassifier):
         clip_values: smallest and largest pixel value.
         preprocessing_defences: ART preprocessors.
         postprocessing_defences: ART postprocessors.
-        preprocessing: (mean, std), scalars or one value per channel, applied to images in [0, 1] inside the estimator.
+        preprocessing: (mean, std) in the units of `clip_values`, scalars or one value per channel, applied inside the
+            estimator; `None` is (0, 1), as are pixels that are not standardised.
         device_type: `"gpu"` (falls back to the CPU where there is none) or `"cpu"`.
         probabilities: `predict` returns probabilities, for the attacks that ask for them; a `Softmax` goes before the
             other postprocessors. Gradients stay those of the logits.
 
     Raises:
         InvalidInputError: the model does not map such images to that many logits, or another argument is off.
+
+    Warns:
+        PixelRangeWarning: no `preprocessing` was given, and the model is a timm one, which comes with mean and std.
     """
 
     _model_wrapper = Logits
@@ -76,7 +81,7 @@ class QuantizedClassifier(PyTorchClassifier):
         clip_values: tuple[float, float] | None = (0.0, 1.0),
         preprocessing_defences: Any = None,
         postprocessing_defences: Any = None,
-        preprocessing: Any = (0.0, 1.0),
+        preprocessing: Any = None,
         device_type: str = "gpu",
         probabilities: bool = False,
     ) -> None:
@@ -86,6 +91,9 @@ class QuantizedClassifier(PyTorchClassifier):
             raise InvalidInputError(f"nb_classes: expected a whole number of at least 2, got {nb_classes!r}")
         shape = check_input_shape(input_shape)
         limits = check_clip_values(clip_values)
+        if preprocessing is None:
+            report_standardisation(model, shape[0], limits)
+            preprocessing = (0.0, 1.0)
         if probabilities:
             postprocessing_defences = with_softmax(postprocessing_defences)
         super().__init__(
@@ -122,7 +130,7 @@ class QuantizedClassifier(PyTorchClassifier):
         clip_values: tuple[float, float] | None = (0.0, 1.0),
         preprocessing_defences: Any = None,
         postprocessing_defences: Any = None,
-        preprocessing: Any = (0.0, 1.0),
+        preprocessing: Any = None,
         device_type: str = "gpu",
         probabilities: bool = False,
         **options: Any,
@@ -141,11 +149,15 @@ class QuantizedClassifier(PyTorchClassifier):
             checkpoint_path: safetensors file with the float network's weights, loaded before quantizing.
             loss: default `torch.nn.CrossEntropyLoss()`.
             optimizer: see the class; it can only be made from `classifier.model` afterwards, so usually `None` here.
-            clip_values, preprocessing_defences, postprocessing_defences, preprocessing, device_type, probabilities: see
-                the class.
+            preprocessing: (mean, std), see the class; `None` for those that the backbone comes with: timm's own, which
+                are scaled to `clip_values`, and none for qadv's backbones.
+            clip_values, preprocessing_defences, postprocessing_defences, device_type, probabilities: see the class.
             options: passed to the backbone, e.g. `aggregation="convex"`, `depth=16`, `pretrained=True` (timm).
         """
         model = create_backbone(name, nb_classes=nb_classes, in_channels=input_shape[0], **options)
+        if preprocessing is None:
+            own = own_standardisation(model, input_shape[0], check_clip_values(clip_values))
+            preprocessing = (0.0, 1.0) if own is None else own
         if checkpoint_path is not None:
             load_float_weights(model, checkpoint_path)
         if (weights, activations) != ("float", "float"):
@@ -192,7 +204,7 @@ class QuantizedClassifier(PyTorchClassifier):
         Raises:
             InvalidInputError: wrong shape, dtype or scale, NaN, or no image at all.
         """
-        x = check_images(x, self.input_shape, self._limits, strict=False)
+        x = self._checked_images(x)
         if not training_mode and batch_size < _FEW_ROWS:
             batch_size = max(batch_size, min(_LEAST_VALUES_PER_BATCH // x[0].size, 1024))
         self._model.train(training_mode)
@@ -210,7 +222,7 @@ class QuantizedClassifier(PyTorchClassifier):
                 "fit needs an optimizer, e.g. QuantizedClassifier(..., optimizer=SGD(model.parameters(), lr=0.1)); "
                 "qadv's trainers, e.g. DefensiveQuantTrainer, make their own"
             )
-        x = check_images(x, self.input_shape, self._limits, strict=False)
+        x = self._checked_images(x)
         labels = self._one_hot(y, len(x))
         super().fit(x, labels, batch_size=batch_size, nb_epochs=nb_epochs, **kwargs)
 
@@ -223,8 +235,7 @@ class QuantizedClassifier(PyTorchClassifier):
         Warns:
             MaskedGradientWarning: it is exactly zero for some image; once for each classifier.
         """
-        if isinstance(x, np.ndarray):
-            x = check_images(x, self.input_shape, self._limits, strict=False)
+        x = self._checked_images(x)
         labels = self._one_hot(y, len(x))
         if self.is_rnn:
             gradient = super().loss_gradient(x, labels, training_mode=training_mode, **kwargs)
@@ -239,10 +250,9 @@ class QuantizedClassifier(PyTorchClassifier):
 
         Raises, warns: as `loss_gradient`.
         """
-        if isinstance(x, np.ndarray):
-            x = check_images(x, self.input_shape, self._limits, strict=False)
-            if label is not None:
-                check_labels(np.broadcast_to(label, len(x)), len(x), self.nb_classes, "label")
+        x = self._checked_images(x)
+        if label is not None and not isinstance(x, Tensor):
+            check_labels(np.broadcast_to(label, len(x)), len(x), self.nb_classes, "label")
         if self.is_rnn or isinstance(x, Tensor):
             gradient = super().class_gradient(x, label, training_mode=training_mode, **kwargs)
         else:
@@ -253,9 +263,10 @@ class QuantizedClassifier(PyTorchClassifier):
 
     def compute_loss(self, x: Any, y: Any, reduction: str = "none", **kwargs: Any) -> Any:
         """Returns the loss of each image, (N,), or its mean or sum; labels as indices or one-hot."""
-        if isinstance(x, np.ndarray):
-            x = check_images(x, self.input_shape, self._limits, strict=False)
-        return super().compute_loss(x, self._one_hot(y, len(x)), reduction=reduction, **kwargs)
+        x = self._checked_images(x)
+        labels = self._one_hot(y, len(x))
+        with kept(self.loss, "reduction"):  # ART does not put it back after an error
+            return super().compute_loss(x, labels, reduction=reduction, **kwargs)
 
     def get_activations(
         self, x: Any, layer: int | str | None = None, batch_size: int = 128, framework: bool = False
@@ -271,8 +282,7 @@ class QuantizedClassifier(PyTorchClassifier):
         Raises:
             InvalidInputError: there is no such layer, it does not run, or it gives no tensor.
         """
-        if isinstance(x, np.ndarray):
-            x = check_images(x, self.input_shape, self._limits, strict=False)
+        x = self._checked_images(x)
         name, module = find_layer(self.model, layer, self.layer_names)
         self._model.eval()
         x, _ = self._apply_preprocessing(x, y=None, fit=False, no_grad=not framework)
@@ -357,9 +367,18 @@ class QuantizedClassifier(PyTorchClassifier):
                 f"the model should give logits of shape (1, {self.nb_classes}), nb_classes; got {got}"
             )
 
+    def _checked_images(self, x: Any) -> Any:
+        """Returns a batch of images, checked; warns of a range that is not the pixels'."""
+        if isinstance(x, Tensor):
+            low, high = check_tensor(x, self.input_shape)
+        else:
+            x = check_images(x, self.input_shape, self._limits, strict=False)
+            low, high = float(x.min()), float(x.max())
+        report_range(self, low, high)
+        return x
+
     def _one_hot(self, y: Any, nb_samples: int) -> Any:
         if isinstance(y, Tensor):
-            return nn.functional.one_hot(y.long(), self.nb_classes).float() if y.ndim == 1 else y
-        if np.shape(y) == (nb_samples, self.nb_classes) and bool(np.isfinite(y).all()):
-            return y  # one-hot, or the soft labels that some attacks and defenses use
-        return np.eye(self.nb_classes, dtype=np.float32)[check_labels(y, nb_samples, self.nb_classes)]
+            rows = check_targets(y.detach().cpu().numpy(), nb_samples, self.nb_classes)
+            return torch.as_tensor(rows, device=y.device) if y.ndim == 1 else y
+        return check_targets(y, nb_samples, self.nb_classes)

@@ -9,8 +9,8 @@ from art.estimators.classification import PyTorchClassifier
 from numpy.typing import NDArray
 from torch import nn
 
+from qadv.backbones.standardisation import report_standardisation
 from qadv.errors import InvalidInputError
-from qadv.estimators.checks import check_images
 from qadv.estimators.classifier import QuantizedClassifier
 from qadv.estimators.ensemble_network import EnsembleNetwork, Standardised
 from qadv.estimators.storage import mean_std
@@ -72,6 +72,9 @@ class EnsembleClassifier(QuantizedClassifier):
         shared = {name: _shared(name, value, classifiers) for name, value in given.items()}
         network = EnsembleNetwork([_network(member, i) for i, member in enumerate(members)], combine, abstain_below)
         shared["nb_classes"] += abstain_below is not None
+        for member in members:
+            if not isinstance(member, PyTorchClassifier) and options.get("preprocessing") is None:
+                report_standardisation(member, shared["input_shape"][0], shared["clip_values"])
         return cls(network, nn.CrossEntropyLoss() if loss is None else loss, **shared, **options)
 
     @property
@@ -131,7 +134,7 @@ class EnsembleClassifier(QuantizedClassifier):
         Raises:
             InvalidInputError: wrong shape, dtype or scale, NaN, or no image at all.
         """
-        x = check_images(x, self.input_shape, self._limits, strict=False)
+        x = self._checked_images(x)
         self._model.eval()
         prepared, _ = self._apply_preprocessing(x, y=None, fit=False)
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Gradients with respect to images, in one backward pass each, without those of the parameters."""
+"""Gradients with respect to images, in few backward passes, without those of the parameters."""
 
 from typing import Any
 
@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Array = NDArray[Any]
+_MOST_VALUES = 2**19  # pixels in one backward pass of several classes: beyond, batches are large enough
 
 
 def loss_gradient(classifier: Any, x: Array | Tensor, y: Array | Tensor) -> Array | Tensor:
@@ -37,8 +38,13 @@ def class_gradient(classifier: Any, x: Array, label: Any = None) -> Array:
     logits = classifier._model(inputs)[-1]
     if label is None:
         ones = torch.eye(logits.shape[1], dtype=logits.dtype, device=logits.device)
-        each = ones[:, None].expand(-1, len(logits), -1)
-        (gradients,) = torch.autograd.grad(logits, leaf, each, is_grads_batched=True)
+        at_once = max(1, _MOST_VALUES // leaf.numel())
+        gradients = torch.empty((len(ones), *leaf.shape), dtype=leaf.dtype, device=leaf.device)
+        for start in range(0, len(ones), at_once):
+            each = ones[start : start + at_once, None].expand(-1, len(logits), -1)
+            left = start + at_once < len(ones)
+            (part,) = torch.autograd.grad(logits, leaf, each, is_grads_batched=True, retain_graph=left)
+            gradients[start : start + at_once] = part
         gradients = gradients.transpose(0, 1)
     else:
         classes = torch.as_tensor(np.broadcast_to(label, len(x)).copy(), device=logits.device)

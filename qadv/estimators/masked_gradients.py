@@ -9,6 +9,21 @@ from torch import Tensor
 from qadv.errors import AttackError, MaskedGradientWarning
 
 
+def said_of_zeros(zero: int, nb_images: int) -> str:
+    """Returns what is said of gradients that are exactly zero at `zero` of so many images.
+
+    At single images that is no sign of masking: the softmax is sure of them, or an attack has arrived there.
+    """
+    if zero > 1 and 2 * zero >= nb_images:
+        why = "Unless a targeted attack has arrived, the network masks its gradients, or its softmax is saturated."
+    else:
+        why = "The softmax may be sure of them, or a targeted attack have arrived; of masking it would take more."
+    return (
+        f"the gradient at the input is exactly zero for {zero} of {nb_images} images ({zero / nb_images:.0%}): attacks "
+        f"by gradients do not move them, and that they survive is no sign of robustness. {why}"
+    )
+
+
 def report_masking(classifier: Any, gradient: Any) -> None:
     """Looks at the gradients of a batch of images.
 
@@ -41,10 +56,8 @@ def report_masking(classifier: Any, gradient: Any) -> None:
     classifier._warned_of_masking = True
     zero = int((largest == 0).sum())
     warnings.warn(
-        f"the gradient at the input is exactly zero for {zero} of {len(largest)} images ({zero / len(largest):.0%}) of "
-        "a query: attacks by gradients do not move them, and that they survive is no sign of robustness. Unless the "
-        "attack is targeted and has arrived, the network masks its gradients, or its softmax is saturated: attack its "
-        "logits (DeepFool, or APGD with its difference_logits_ratio), or without gradients (SquareAttack, SPSA). "
+        f"{said_of_zeros(zero, len(largest))} Attack the logits too (DeepFool, or APGD with its "
+        "difference_logits_ratio), or without gradients (SquareAttack, SPSA); qadv.audit tells masking from the rest. "
         "Further queries of this classifier are not reported",
         MaskedGradientWarning,
         stacklevel=4,

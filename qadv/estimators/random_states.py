@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-# numpy's stubs leave these out
+# what the types of numpy and torch leave out
 _numpy_random: Any = np.random
 _bit_generator: Any = np.random.bit_generator
+_cuda: Any = torch.cuda
 
 
 class RandomStates:
@@ -38,9 +39,10 @@ class RandomStates:
 
 @contextmanager
 def global_states_kept() -> Iterator[None]:
-    """Leaves the global random states as they were."""
+    """Leaves the global random states of numpy, Python and torch, on all devices in use, as they were."""
     generator, state = _numpy_random.get_bit_generator(), np.random.get_state(legacy=False)
     python_state, torch_state = random.getstate(), torch.get_rng_state()
+    cuda_states = torch.cuda.get_rng_state_all() if _cuda.is_initialized() else []
     try:
         yield
     finally:
@@ -48,6 +50,27 @@ def global_states_kept() -> Iterator[None]:
         np.random.set_state(state)
         random.setstate(python_state)
         torch.set_rng_state(torch_state)
+        for device, cuda_state in enumerate(cuda_states):
+            torch.cuda.set_rng_state(cuda_state, device)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seeds everything that draws numbers in this thread, and leaves the global random states as they were.
+
+    That is `numpy.random`, `random` and torch on all devices in use; and what is made without a seed meanwhile,
+    `np.random.RandomState()` and `np.random.default_rng()`, as ART's Boundary and HopSkipJump do.
+
+    Args:
+        seed: a whole number of at least 0.
+    """
+    with global_states_kept(), entropy_from_global_state(_NoThread):
+        np.random.seed(seed % 2**32)
+        random.seed(seed)
+        torch.default_generator.manual_seed(seed % 2**63)
+        if _cuda.is_initialized():  # else its generators would be changed later, when nobody puts them back
+            torch.cuda.manual_seed_all(seed % 2**63)
+        yield
 
 
 @contextmanager
@@ -57,16 +80,20 @@ def entropy_from_global_state(threads: type[threading.Thread]) -> Iterator[None]
     ART's Boundary and HopSkipJump draw their starting points from a fresh `np.random.RandomState()`, which takes its
     seed from the operating system: no `np.random.seed` makes them repeatable.
     """
-    from_system, caller = _bit_generator.randbits, threading.current_thread()
+    before, caller = _bit_generator.randbits, threading.current_thread()
 
     def randbits(bits: int) -> int:
         current = threading.current_thread()
         if current is caller or isinstance(current, threads):
             return int.from_bytes(np.random.bytes(bits // 8), "little")
-        return int(from_system(bits))
+        return int(before(bits))
 
     _bit_generator.randbits = randbits
     try:
         yield
     finally:
-        _bit_generator.randbits = from_system
+        _bit_generator.randbits = before
+
+
+class _NoThread(threading.Thread):
+    """No thread is of this class: only the one that asks for seeds is meant."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from qadv import __version__
 from qadv.backbones.create import create_backbone
-from qadv.backbones.float_weights import load_state
+from qadv.backbones.float_weights import check_finite, load_state
 from qadv.deployment import packed
 from qadv.errors import FileFormatError, InvalidInputError, QadvError
 from qadv.estimators.ensemble_network import EnsembleNetwork, Standardised
@@ -61,8 +61,13 @@ def save(classifier: "QuantizedClassifier", path: str | os.PathLike[str]) -> Non
 def write(
     classifier: Any, path: str | os.PathLike[str], file_format: str, tensors: dict[str, Tensor], more: dict[str, Any]
 ) -> None:
-    """Writes tensors with the header that says how to build the classifier, and what `more` adds to it."""
+    """Writes tensors with the header that says how to build the classifier, and what `more` adds to it.
+
+    Raises:
+        InvalidInputError: weights are not finite, or the preprocessing can't be saved.
+    """
     model = classifier.model
+    check_finite(model)
     mean, std = mean_std(classifier)
     loss = classifier.loss
     header = {

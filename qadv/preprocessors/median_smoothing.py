@@ -8,6 +8,7 @@ from torch import Tensor
 
 from qadv.attacks.parameters import check_flag
 from qadv.errors import InvalidInputError
+from qadv.preprocessors.pixels import check_pixels
 
 
 class MedianSmoothing(PreprocessorPyTorch):
@@ -43,8 +44,9 @@ class MedianSmoothing(PreprocessorPyTorch):
         return f"MedianSmoothing(window_size={self.window_size})"
 
     def forward(self, x: Tensor, y: Any = None) -> tuple[Tensor, Any]:
-        """Returns the smoothed images (N, C, H, W), and `y` as it is."""
+        """Returns the smoothed images (N, C, H, W), float, and `y` as it is."""
         size = self.window_size
+        check_pixels(x, type(self).__name__)
         if x.ndim != 4 or min(x.shape[2:]) < size:
             raise InvalidInputError(
                 f"MedianSmoothing: expected images (N, C, H, W) of at least {size}×{size} pixels, got {tuple(x.shape)}"

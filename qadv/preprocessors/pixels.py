@@ -35,8 +35,13 @@ class PixelPreprocessor(PreprocessorPyTorch):
         self.clip_values = clip_values
 
     def forward(self, x: Tensor, y: Any = None) -> tuple[Tensor, Any]:
-        """Returns the images, shaped as `x`, any shape, in the same range; and `y` as it is."""
+        """Returns the images, shaped as `x`, any shape, in the same range; and `y` as it is.
+
+        Raises:
+            InvalidInputError: pixels are no floats, or on another scale than `clip_values`.
+        """
         low, high = self.clip_values
+        check_pixels(x, type(self).__name__, (low, high))
         return low + (high - low) * self._apply((x - low) / (high - low)), y
 
     def _apply(self, pixels: Tensor) -> Tensor:
@@ -47,6 +52,33 @@ class PixelPreprocessor(PreprocessorPyTorch):
         if limits is None:
             raise InvalidInputError("clip_values: expected the range of the pixels, e.g. (0.0, 1.0), got None")
         self.clip_values = limits
+
+
+def check_pixels(x: Tensor, name: str, clip_values: tuple[float, float] | None = None) -> None:
+    """Refuses what is no batch of pixels in a range: whole numbers, as of 8-bit images, and other scales.
+
+    As classifiers do it leaves room round the range, ten times as wide, for the queries of attacks.
+
+    Args:
+        x: images.
+        name: of the preprocessor, for the message.
+        clip_values: smallest and largest pixel value; `None` for no limit.
+
+    Raises:
+        InvalidInputError: they are.
+    """
+    if not x.is_floating_point():
+        raise InvalidInputError(f"{name}: expected float pixels, got {x.dtype}; convert 8-bit images: x / 255")
+    if clip_values is None or x.numel() == 0 or torch.compiler.is_compiling():
+        return
+    smallest, largest = (end.item() for end in x.detach().aminmax())
+    low, high = clip_values
+    room = 10 * (high - low)
+    if smallest < low - room or largest > high + room:
+        hint = "; divide by 255: x / 255" if (low, high) == (0, 1) and smallest >= 0 else ""
+        raise InvalidInputError(
+            f"{name}: expected pixels from {low:g} to {high:g} (clip_values), got {smallest:g} to {largest:g}{hint}"
+        )
 
 
 class _Round(torch.autograd.Function):

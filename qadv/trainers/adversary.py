@@ -1,13 +1,13 @@
 """How adversarial training examples are made: FGSM, R+FGSM or PGD, L∞, on batches that stay on the device."""
 
-import math
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from qadv.errors import InvalidInputError, closest
+from qadv.strengths import check_eps
 from qadv.trainers.network import TrainedNetwork
 from qadv.units import Length, Share, in_pixels
 
@@ -21,7 +21,8 @@ class Adversary:
     Args:
         attack: `"fgsm"`: x + ε·sign ∇. `"r-fgsm"`: a random step x′ = x + ε/2·sign N(0, I), then ε/2·sign ∇ at x′.
             `"pgd"`: a random start in the ε-ball, then `max_iter` steps of `eps_step`·sign ∇, projected each time.
-        eps: largest change of a pixel, in the units of `clip_values`, > 0; default 8/255 of their range.
+        eps: largest change of a pixel, in the units of `clip_values`, > 0, also as a text, `"8/255"`; default 8/255 of
+            their range.
         eps_step: PGD's step, > 0; `None`: 2.5·ε / `max_iter`.
         max_iter: PGD's number of steps; `None`: 10, and with `eps_step` s the rule of Kurakin et al. that DQ uses,
             ⌊min(ε/s + 4, 1.25·ε/s)⌋.
@@ -48,8 +49,9 @@ class Adversary:
         for name, value in (("eps", self.eps), ("eps_step", self.eps_step)):
             if value is None and name == "eps_step":
                 continue
-            number = value.of_range if isinstance(value, Share) else value
-            if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < math.inf:
+            if not isinstance(value, Share):
+                object.__setattr__(self, name, check_eps(name, value))
+            elif value.of_range == 0:
                 raise InvalidInputError(f"{name}: expected a finite number above 0, got {value!r}")
         if self.max_iter is not None and (
             isinstance(self.max_iter, bool) or not isinstance(self.max_iter, int) or self.max_iter < 1
@@ -72,6 +74,14 @@ class Adversary:
                 f"adversary: expected one of {', '.join(ATTACKS)}, or an Adversary, got {type(adversary).__name__}"
             )
         return cls(adversary)
+
+    def check_range(self, clip_values: Any) -> None:
+        """Refuses an ε larger than the range of the pixels.
+
+        Raises:
+            InvalidInputError: it is.
+        """
+        check_eps("eps", self.eps, clip_values)
 
     def perturb(self, network: TrainedNetwork, x: Tensor, y: Tensor) -> Tensor:
         """Returns adversarial images, shaped as `x`, within ε of it and within `clip_values`.

@@ -59,6 +59,9 @@ class LoopTrainer(Trainer):
         self.objectives = [StochasticSchedule(self.sq_ratios, self.options.seed), *objectives]
         if self.adversary is not None:
             self.objectives.append(AdversarialInputs(self.adversary))
+        for objective in self.objectives:
+            if isinstance(used := getattr(objective, "adversary", None), Adversary):
+                used.check_range(classifier.clip_values)
         self.history: History = []
 
     def fit(

@@ -114,15 +114,15 @@ def outcome(quantizer, seed, attack, linf):
             "labels": [1] * len(right), "class_names": list("abc"), **distances}  # fmt: skip
 
 
-def write_store(folder):
-    """Writes the results to a folder; returns its `Store`."""
+def write_store(folder, black_box="failed"):
+    """Writes the results to a folder; returns its `Store`. The audit's third check has that verdict."""
     plan = _Plan(folder)
     with plan.store.locked():
         for seed in (0, 1):
             for quantizer in ("float", W4):
                 _network(plan, quantizer, seed)
         _transfers(plan)
-        _measures(plan)
+        _measures(plan, black_box)
         environment = {"versions": VERSIONS, "cores": 2, "gpu": None}
         plan.store.write_plan("hand", {
             "file": "hand.toml", "text": "title = '</details>'\n```", "small": True,
@@ -173,15 +173,16 @@ def _transfers(plan):
         plan.add("transfer", f"moved on {W4} → float, {seed}", record, where, [own["key"]])
 
 
-def _measures(plan):
+def _measures(plan, black_box):
     names = ["zero gradients", "answers repeat", "black-box against white-box"]
-    verdicts = ["passed", "not evaluated", "failed"]
+    verdicts = ["passed", "not evaluated", black_box]
     checks = [
         {"number": n, "name": name, "rule": f"rule {n}", "verdict": verdict, "figure": f"figure {n}", "values": {}}
         for n, (name, verdict) in enumerate(zip(names, verdicts, strict=True), 1)
     ]
     audit = {
-        "headline": "Worst case: 50.0 % of 4 images: upper bound only, check 3 failed", "passed": False, "eps": 0.1,
+        "headline": f"Worst case: 50.0 % of 4 images: upper bound only, check 3 {black_box}",
+        "passed": False, "eps": 0.1,
         "checks": checks, "samples": 4, "thorough": False, "seconds": 90.0, "cost": {"forward": 1200, "backward": 800},
         "worst_case": {"accuracy": 0.5, "clean_accuracy": 1.0, "robust": bits(ROBUST), "broken_by": []},
     }  # fmt: skip

@@ -243,7 +243,7 @@ def test_other_images_than_planned_are_refused(tmp_path):
 
 
 def test_a_cell_that_fails_is_told_and_tried_again(tmp_path):
-    wild = TINY.replace('"2/10"', '"-2/10"')  # ART refuses it
+    wild = TINY.replace('"2/10"', '"2/10", eps_step = -1.0')  # ART refuses it
     given = options(tmp_path, wild)
     assert not run_bench(given, quiet())
     store = Store(given.out)

@@ -101,3 +101,18 @@ def test_a_measure_that_compares_needs_an_attack(tmp_path):
     text = TINY.replace('[measures.error-amplification]\nattack = "fgsm"', "[measures.error-amplification]")
     with pytest.raises(StudyError, match="say attack"):
         planned(write_tiny(tmp_path, text))
+
+
+def test_a_timm_backbone_is_standardised_by_itself_and_other_keys_stay(tmp_path):
+    before = keys_by_label(tmp_path)
+    stated = TINY.replace("[backbones.mnist-cnn]", "[backbones.mnist-cnn]\nmean = 0.0\nstd = 1.0")
+    assert keys_by_label(tmp_path, stated) == before
+
+    def backbone(more=""):
+        text = TINY.replace("[backbones.mnist-cnn]", f"[backbones.test_resnet]{more}").replace(
+            "options = { image_size = 8, width = 4 }", ""
+        )
+        return next(cell.spec["backbone"] for cell in planned(write_tiny(tmp_path, text)) if cell.kind == "network")
+
+    assert (backbone()["mean"], backbone()["std"]) == (None, None)
+    assert (backbone("\nstd = 0.5")["mean"], backbone("\nmean = 0.5")["std"]) == (0.0, 1.0)

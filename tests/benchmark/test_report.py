@@ -138,6 +138,23 @@ def test_a_failed_check_marks_the_worst_case_as_an_upper_bound(page):
     assert cost[4:] == ["1,200", "800", "1.5"]
 
 
+def test_the_label_stands_beside_the_figure_that_it_is_about(tmp_path):
+    write_store(tmp_path, black_box="passed")
+    report = build_report(tmp_path)
+    page = _Page(report.page.read_text())
+    rows = [row[1:4] for row in table(page, "Share of images")[1:] if row[0] == W4]
+    of_ball = [row[1:] for row in rows if row[0] == "L∞ 0.1"]
+    assert of_ball[0] == ["0.0", "no check failed, 1 not evaluated"], "the audit's figure is the headline"
+    assert of_ball[1:] == [["10.0", "without the audit; with it 0.0"], ["40.0", "without the audit; with it 0.0"]]
+    assert [row[2] for row in rows if row[0] == "L∞ 8/255"] == ["not audited in this ball"]
+    assert sum("no check failed" in row[2] for row in rows) == 1
+    assert next(iter(page.tables)).startswith("Missing")
+    assert list(page.tables)[1].startswith("Share of images"), "headlines come before the single attacks"
+    markdown = markdown_tables(report.tables[0].read_text())
+    assert any(row[2:4] == ["0.0", "no check failed, 1 not evaluated"] for rows in markdown for row in rows)
+    assert sum("no check failed" in cell for rows in markdown for row in rows for cell in row) == 1
+
+
 def test_a_networks_preprocessors_are_shown_with_their_options(page):
     columns, *rows = table(page, "Networks")
     assert [row[columns.index("transformers, preprocessors")] for row in rows] == [
@@ -227,7 +244,7 @@ def test_models_have_the_fields_of_robustbench(report):
     own = model["qadv"]
     assert (own["weights"], own["activations"], own["bytes"]["packed"]) == ("int:4", "relu6:4", 1234)
     assert [(case["eps"], case["samples"], case["accuracy"]) for case in own["worst_case"]] == [
-        (pytest.approx(8 / 255), 4, 0.5), (0.1, 10, 0.1), (0.1, 4, 0.0),
+        (pytest.approx(8 / 255), 4, 0.5), (0.1, 4, 0.0), (0.1, 10, 0.1),
     ]  # fmt: skip
     assert own["audit"][0]["failed"] == [3]
     assert contents["w4-i-seed-1.json"]["qadv"]["not_there"] == {

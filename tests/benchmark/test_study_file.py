@@ -27,7 +27,10 @@ def faults(study):
 
 
 def found(tmp_path, text):
-    file = read_study(write_tiny(tmp_path, text))
+    try:
+        file = read_study(write_tiny(tmp_path, text))
+    except StudyError as error:
+        return str(error)
     return str(file.complain(faults(file.study)))
 
 
@@ -152,3 +155,31 @@ def test_a_preprocessor_is_named_or_named_with_options(tmp_path):
     assert (deep.name, deep.options) == ("bit-depth", {"bit_depth": 4})
     wrong = TINY.replace("[defenses.none]", '[defenses.none]\npreprocessors = ["median-smothing"]')
     assert "did you mean median-smoothing," in found(tmp_path, wrong)
+
+
+@pytest.mark.parametrize(
+    ("new", "said"),
+    [
+        ("eps = 4", r"eps: expected at most 1, the range of the pixels \(0 to 1\), got 4; did you mean 4/255\?"),
+        ('eps = "4"', "did you mean 4/255"),
+        ('eps = "8/0"', "a fraction such as 8/255, got '8/0'"),
+        ("eps = nan", "expected a finite number"),
+        ('eps = "nan"', "expected a finite number"),
+    ],
+)
+def test_a_radius_is_a_number_or_a_fraction_within_the_range(tmp_path, new, said):
+    text = TINY.replace('eps = "2/10"', new)
+    message = found(tmp_path, text)
+    assert re.search(said, message)
+    assert f"tiny.toml:{line(text, new)}:" in message
+    adversary = "options = { lr = 0.01, adversary = { " + new + " } }"
+    assert re.search(said, found(tmp_path, TINY.replace("options = { lr = 0.01 }", adversary)))
+    measured = f"[measures.accuracy-curve]\noptions = {{ eps = [{new.removeprefix('eps = ')}] }}"
+    assert re.search(said, found(tmp_path, TINY.replace("[measures.gradient-similarity]", measured)))
+
+
+def test_balls_of_other_norms_may_be_wider(tmp_path):
+    text = TINY.replace('eps = "2/10"', 'eps = "4/2", norm = 2')
+    study = read_study(write_tiny(tmp_path, text)).study
+    assert study.attacks["fgsm"].options == {"eps": 2.0, "norm": 2}
+    assert list(faults(study)) == []

@@ -255,7 +255,7 @@ def test_the_commands_errors(trained, make_classifier, tmp_path):
     path = tmp_path / "net.safetensors"
     trained.save(path)
     assert "--dataset, --eps: only an ONNX graph" in says(path, "--dataset", "digits", "--eps", "0.1")
-    assert "--eps: expected a number above 0, got 0" in says(path, "--to", "onnx", "--eps", "0")
+    assert "--eps: expected a finite number above 0" in says(path, "--to", "onnx", "--eps", "0")
     assert "--nb-samples: expected at least 1" in says(path, "--to", "onnx", "--nb-samples", "0")
     assert "is the model itself" in says(path, "--out", path)
     assert "did you mean packed" in says(path, "--to", "pack")
@@ -296,7 +296,7 @@ def test_errors(make_classifier, tmp_path, monkeypatch):
     with pytest.raises(InvalidInputError, match="N >= 1"):
         network.predict(np.zeros((0, 1, 8, 8), np.float32))
     x = np.random.default_rng(0).random((4, 1, 8, 8), dtype=np.float32)
-    with pytest.raises(InvalidInputError, match="expected eps > 0"):
+    with pytest.raises(InvalidInputError, match="eps: expected a finite number above 0"):
         agreement(plain, tmp_path / "net.onnx", x, eps=0)
     with pytest.raises(InvalidInputError, match=r"the graph gives logits \(4, 10\), the classifier \(4, 7\)"):
         agreement(make_classifier("int:4", nb_classes=7), tmp_path / "net.onnx", x)

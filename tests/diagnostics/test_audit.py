@@ -2,6 +2,7 @@
 
 import copy
 import json
+import random
 import re
 import sys
 from dataclasses import replace
@@ -10,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from art.attacks.evasion import FastGradientMethod, ProjectedGradientDescent
+from art.attacks.evasion import FastGradientMethod, HopSkipJump, ProjectedGradientDescent
 from torch import nn
 
 import qadv
@@ -284,7 +285,8 @@ def test_two_classes_have_no_dlr_and_gradients_may_be_infinite(digits, small):
     ("change", "message"),
     [
         ({"eps": 0.0}, "eps: expected a finite number above 0"),
-        ({"eps": "0.1"}, "eps"),
+        ({"eps": "8/0"}, "eps: expected a finite number above 0, or a fraction such as 8/255, got '8/0'"),
+        ({"eps": 4}, r"eps: expected at most 1, the range of the pixels \(0 to 1\), got 4; did you mean 4/255\?"),
         ({"seed": -1}, "seed"),
         ({"thorough": 1}, "thorough: expected True or False"),
         ({"adaptive": 3}, "adaptive: expected an ART evasion attack"),
@@ -303,6 +305,72 @@ def test_classifiers_it_can_not_read_are_refused(make_classifier, digits):
         qadv.audit(make_classifier(probabilities=True), x, y)
     with pytest.raises(InvalidInputError, match="clip_values"):
         qadv.audit(make_classifier(clip_values=None), x, y)
+
+
+def test_a_network_that_gives_probabilities_is_told_so_before_anything_is_attacked(trained, digits, monkeypatch):
+    monkeypatch.setattr(run, "CHECKS", ())
+    softmax = wrapped(nn.Sequential(copy.deepcopy(trained.model), nn.Softmax(dim=1)))
+    with pytest.raises(InvalidInputError, match=r"classifier: the network gives probabilities.*take the softmax off"):
+        audited(softmax, digits, eps=0.1)
+    with pytest.raises(InvalidInputError, match="network 1: the network gives probabilities"):
+        audited(trained, digits, eps=0.1, others=[softmax])
+    audited(wrapped(nn.Sequential(copy.deepcopy(trained.model), nn.LogSoftmax(dim=1))), digits, eps=0.1)
+
+
+def test_weights_that_are_not_finite_are_named(trained, digits):
+    broken = wrapped(copy.deepcopy(trained.model))
+    name = next(name for name, parameter in broken.model.named_parameters() if parameter.ndim == 4)
+    broken.model.get_parameter(name).data[0] = np.nan
+    with pytest.raises(InvalidInputError, match=f"classifier: NaN or infinite values in {name}"):
+        audited(broken, digits, eps=0.1)
+
+
+def test_the_seed_decides_what_arts_attacks_draw_and_nothing_else_does(trained, digits, small, monkeypatch):
+    class Kept(HopSkipJump):
+        def generate(self, x, y=None, **kwargs):
+            self.made = super().generate(x, y, **kwargs)
+            return self.made
+
+    def found(seed):
+        random.seed()
+        np.random.seed(None)
+        audited(trained, digits, eps=0.1, nb_samples=3, seed=seed, adaptive=attack)
+        return attack.made
+
+    monkeypatch.setattr(run, "CHECKS", [check for check in CHECKS if check.number == 10])
+    attack = Kept(trained, max_iter=1, max_eval=20, init_eval=5, init_size=20, verbose=False)
+    np.testing.assert_array_equal(found(0), found(0))
+    assert not np.array_equal(found(0), found(1))
+
+
+class SomeFlat(nn.Module):
+    """The gradient of images whose first pixel is lit is zero."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return self.network(torch.where(x[:, :1, :1, :1] > 0.5, x.detach(), x))
+
+
+@pytest.mark.parametrize(("flat", "verdict"), [(1, "passed"), (12, "failed")])
+def test_one_image_with_a_zero_gradient_is_no_masking(flat, verdict, trained, digits, monkeypatch):
+    monkeypatch.setattr(run, "CHECKS", CHECKS[:1])
+    classifier = wrapped(SomeFlat(trained.model))
+    x = digits.x_test[:40].copy()
+    x[:flat, 0, 0, 0] = 1
+    result = qadv.audit(classifier, x, classifier.predict(x).argmax(1), eps=0.1, verbose=False)
+    assert result.checks[0].verdict == verdict
+    assert f"cross-entropy: {flat} zero" in result.checks[0].figure
+
+
+def test_the_headline_has_its_label_beside_it(trained, digits, small):
+    result = audited(trained, digits, eps=0.1, nb_samples=12)
+    unseen = sum(check.verdict == "not evaluated" for check in result.checks)
+    passed = replace(result, checks=tuple(check for check in result.checks if check.verdict != "failed"))
+    assert passed.headline.endswith(f": no check failed, {unseen} not evaluated")
+    assert replace(result, checks=result.checks[:0]).headline.endswith(": no check failed")
 
 
 def test_one_step_of_the_ascent_is_fgsm(trained, digits):
@@ -407,7 +475,14 @@ def command_line(monkeypatch):
 def test_the_command_line_gives_all_options_to_the_audit(command_line, trained, float_parent, digits, tmp_path):
     trained.save(tmp_path / "net.safetensors")
     float_parent.save(tmp_path / "float.safetensors")
-    options = ["--eps", 0.3, "--float-parent", tmp_path / "float.safetensors", "--other", tmp_path / "net.safetensors"]
+    options = [
+        "--eps",
+        "30/100",
+        "--float-parent",
+        tmp_path / "float.safetensors",
+        "--other",
+        tmp_path / "net.safetensors",
+    ]
     more = ["--thorough", "--seed", 7, "--nb-samples", 5, "--json"]
     done, given = command_line(tmp_path / "net.safetensors", *options, *more)
     assert done.exit_code == 0

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from qadv.errors import InvalidInputError, QadvError
-from qadv.estimators.checks import check_images, check_labels
+from qadv.estimators.checks import check_images, check_labels, check_targets
 
 GOOD = np.full((4, 3, 8, 8), 0.5, np.float32)
 
@@ -84,3 +84,33 @@ def test_every_error_is_a_qadv_error_and_the_builtin_one():
         check_labels([99], 1, 10)
     with pytest.raises(ValueError, match="got labels"):
         check_labels([99], 1, 10)
+
+
+@pytest.mark.parametrize(
+    ("x", "clip_values", "hint"),
+    [
+        (GOOD * 255, (0.0, 1.0), r"; divide by 255: x / 255$"),
+        (GOOD * 255, (-1.0, 1.0), r"; pixels from 0 to 255 become -1 \+ 2 \* x / 255$"),
+        ((with_value(0.0) - 0.4) / 0.2, (0.0, 1.0), r"; if they are standardised,.*preprocessing=\(mean, std\)$"),
+        ((with_value(0.0) - 0.4) / 0.2, (0.0, 255.0), r"; if they are standardised,.*preprocessing=\(mean, std\)$"),
+        (with_value(1.1), (0.0, 1.0), "got 0.5 to 1.1$"),
+        (with_value(-0.01), (0.0, 1.0), "got -0.01 to 0.5$"),
+    ],
+)
+def test_images_of_another_scale_are_told_what_they_are(x, clip_values, hint):
+    with pytest.raises(InvalidInputError, match=hint):
+        check_images(x, (3, 8, 8), clip_values)
+
+
+@pytest.mark.parametrize(
+    "y", [np.full((2, 3), -1.0), np.full((2, 3), 1e30), np.full((2, 3), np.nan), np.zeros((2, 3)), np.eye(3)[:2] * 2]
+)
+def test_rows_that_are_no_probabilities_are_refused(y):
+    with pytest.raises(InvalidInputError, match="or probabilities that sum to 1 in each row"):
+        check_targets(y, 2, 3)
+
+
+def test_soft_labels_are_taken_as_they_are():
+    soft = np.array([[0.2, 0.3, 0.5], [0, 1, 0]], np.float16)
+    assert check_targets(soft, 2, 3) is soft
+    np.testing.assert_array_equal(check_targets([2, 0], 2, 3), [[0, 0, 1], [1, 0, 0]])

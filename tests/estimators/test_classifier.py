@@ -1,6 +1,7 @@
 """`QuantizedClassifier` is a `PyTorchClassifier` for ART, and says early what is wrong."""
 
 import copy
+import warnings
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
 import qadv
-from qadv.errors import InvalidInputError
+from qadv.errors import InvalidInputError, PixelRangeWarning
 from tests.blur import Blur
 
 ATTACKS = {
@@ -192,6 +193,59 @@ def test_wrong_data_are_refused_by_every_entry(trained, digits):
         trained.class_gradient(digits.x_test[:2], 99)
     with pytest.raises(InvalidInputError, match="got 3"):
         trained.loss_gradient(digits.x_test[:2], np.eye(10)[:3])
+
+
+def test_an_error_in_compute_loss_leaves_the_loss_as_it_was(trained, digits):
+    x, y = digits.x_test[:2], digits.y_test[:2]
+    before = trained.loss_gradient(x, y)
+    refused = [lambda: trained.compute_loss(x, y, reduction="median"), lambda: trained.compute_loss(x, y[:1])]
+    for call in refused:
+        with pytest.raises(ValueError):  # noqa: PT011  (torch's own, and ours)
+            call()
+        assert trained.loss.reduction == "mean"
+    np.testing.assert_array_equal(trained.loss_gradient(x, y), before)
+
+
+def test_tensors_and_labels_that_are_no_data_are_refused(trained, digits):
+    x, y = torch.from_numpy(digits.x_test[:2]), torch.from_numpy(digits.y_test[:2])
+    for bad in (torch.full_like(x, torch.nan), torch.where(x > 0.9, torch.inf, x), x[:, :, :4], x.to(torch.uint8)):
+        for call in (trained.loss_gradient, trained.compute_loss):
+            with pytest.raises(InvalidInputError, match=r"^x: "):
+                call(bad, y)
+        with pytest.raises(InvalidInputError, match=r"^x: "):
+            trained.class_gradient(bad, 0)
+    for labels in (y + 9, y - 10, y + 0.5, torch.full((2, 10), -1.0), torch.full((2, 10), 1e30)):
+        for given in (labels, labels.numpy()):
+            with pytest.raises(InvalidInputError, match="expected 2 labels from 0 to 9"):
+                trained.loss_gradient(x if given is labels else x.numpy(), given)
+    model = copy.deepcopy(trained.model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    classifier = qadv.QuantizedClassifier(model, nn.CrossEntropyLoss(), (1, 8, 8), 10, optimizer=optimizer)
+    with pytest.raises(InvalidInputError, match="expected 2 labels from 0 to 9"):
+        classifier.fit(x.numpy(), np.full((2, 10), 1e30), nb_epochs=1)
+
+
+@pytest.mark.parametrize("query", ["predict", "loss_gradient", "class_gradient", "tensors"])
+def test_standardised_images_are_warned_of_once(query, make_classifier, digits):
+    classifier = make_classifier()
+
+    def ask(x):
+        if query == "predict":
+            return classifier.predict(x)
+        if query == "class_gradient":
+            return classifier.class_gradient(x, 0)
+        return classifier.loss_gradient(torch.from_numpy(x) if query == "tensors" else x, digits.y_test[:4])
+
+    x = digits.x_test[:4]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ask(x + np.float32(0.009))
+    standardised = (x - np.float32(0.13)) / np.float32(0.31)
+    with pytest.warns(PixelRangeWarning, match=r"values from -0.4.*preprocessing=\(mean, std\)"):
+        ask(standardised)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ask(standardised)
 
 
 def test_half_precision_images_and_soft_labels_are_taken(digits, make_classifier):

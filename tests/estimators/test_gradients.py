@@ -9,6 +9,7 @@ from torch import nn
 
 import qadv
 from qadv.backbones import create_backbone
+from qadv.estimators import gradients
 from tests.blur import Blur
 
 MEAN_STD = ([0.4], [0.3])
@@ -97,6 +98,17 @@ def test_a_whole_backbone_has_all_class_gradients_at_once():
     images = np.random.default_rng(0).random((2, 3, 32, 32), dtype=np.float32)
     found, expected = classifier.class_gradient(images), plain(classifier).class_gradient(images)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("most", [1, 3 * 7 * 64, 2**30])
+def test_class_gradients_in_parts_are_the_same(most, x, monkeypatch):
+    classifier = classifier_of(Residual())
+    expected, passes = classifier.class_gradient(x), []
+    grad = torch.autograd.grad
+    monkeypatch.setattr(gradients, "_MOST_VALUES", most)
+    monkeypatch.setattr(torch.autograd, "grad", lambda *args, **options: passes.append(1) or grad(*args, **options))
+    np.testing.assert_allclose(classifier.class_gradient(x), expected, rtol=1e-5, atol=1e-7)
+    assert len(passes) == {1: 10, 3 * 7 * 64: 4, 2**30: 1}[most]
 
 
 def test_tensors_give_tensors(x, y):

@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 
 import qadv
 from qadv.errors import AttackError, MaskedGradientWarning
+from qadv.estimators.masked_gradients import report_masking
 
 
 class Dark(nn.Module):
@@ -126,3 +128,14 @@ def test_preprocessing_that_rounds_without_a_gradient_is_reported():
 def test_qadvs_own_attacks_warn_of_the_same():
     with pytest.warns(MaskedGradientWarning, match="1 of 4"):
         qadv.DDN(classifier_of("zero"), max_iter=2, verbose=False).generate(X, Y)
+
+
+@pytest.mark.parametrize(
+    ("zero", "images", "masks"), [(1, 200, False), (1, 1, False), (99, 200, False), (150, 200, True)]
+)
+def test_masking_is_claimed_only_where_many_gradients_are_zero(zero, images, masks):
+    gradient = np.ones((images, 4), np.float32)
+    gradient[:zero] = 0
+    with pytest.warns(MaskedGradientWarning, match=f"zero for {zero} of {images} images") as caught:
+        report_masking(SimpleNamespace(), gradient)
+    assert ("the network masks its gradients" in str(caught[0].message)) == masks

@@ -12,7 +12,7 @@ from torch import nn
 import qadv
 from qadv.backbones import create_backbone
 from qadv.errors import FileFormatError, InvalidInputError, StorageError
-from qadv.files import write_atomically
+from qadv.files import read_tensors, write_atomically, write_tensors
 from tests.blur import Blur
 
 
@@ -149,3 +149,32 @@ def test_a_header_nested_too_deep(tmp_path):
     save_file({"x": torch.ones(1)}, tmp_path / "deep", {"qadv": "[" * 100_000})
     with pytest.raises(FileFormatError, match="header is damaged"):
         qadv.QuantizedClassifier.load(tmp_path / "deep")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(value, make_classifier, tmp_path):
+    good, path = make_classifier(), tmp_path / "net.safetensors"
+    good.save(path)
+    tensors, header = read_tensors(path)
+    name = next(name for name, _ in good.model.named_parameters())
+    tensors[name].view(-1)[0] = value
+    write_tensors(path, tensors, header)
+    with pytest.raises(FileFormatError, match=f"net.safetensors: NaN or infinite values in {name}"):
+        qadv.QuantizedClassifier.load(path)
+    bad = make_classifier()
+    bad.model.get_parameter(name).data.view(-1)[0] = value
+    for write in (bad.save, lambda path: qadv.export(bad, path)):
+        with pytest.raises(InvalidInputError, match=f"NaN or infinite values in {name}"):
+            write(tmp_path / "bad.safetensors")
+    assert not (tmp_path / "bad.safetensors").exists()
+
+
+def test_weights_in_a_packed_file_are_finite(make_classifier, tmp_path):
+    path = tmp_path / "net.packed.safetensors"
+    qadv.export(make_classifier(), path)
+    tensors, header = read_tensors(path)
+    name = next(name for name in tensors if name.endswith(".weight"))  # of the first layer, which is not quantized
+    tensors[name].view(-1)[0] = np.nan
+    write_tensors(path, tensors, header)
+    with pytest.raises(FileFormatError, match=f"NaN or infinite values in {name}"):
+        qadv.QuantizedClassifier.load(path)

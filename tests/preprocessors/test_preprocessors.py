@@ -202,3 +202,16 @@ def test_a_repr_makes_it_again(defence):
     x = images()
     np.testing.assert_array_equal(again(x)[0], defence(x)[0])
     assert all(getattr(again, name) == getattr(defence, name) for name in defence.params)
+
+
+@pytest.mark.parametrize("preprocessor", ALL, ids=repr)
+def test_8_bit_images_are_refused(preprocessor):
+    x = (images() * 255).astype(np.uint8)
+    for call in (preprocessor, lambda x: preprocessor.forward(torch.from_numpy(x))):
+        with pytest.raises(InvalidInputError, match=rf"^{type(preprocessor).__name__}: expected float pixels.*x / 255"):
+            call(x)
+        if hasattr(preprocessor, "clip_values"):
+            with pytest.raises(InvalidInputError, match=r"expected pixels from 0 to 1 .*divide by 255: x / 255"):
+                call(x.astype(np.float32))
+    if hasattr(preprocessor, "clip_values"):
+        preprocessor(images(low=-5, high=5))  # what attacks may ask

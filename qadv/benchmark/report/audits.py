@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qadv.benchmark.report.content import Row, Section, Table, Value
-from qadv.benchmark.report.numbers import ABSENT, plain_eps
+from qadv.benchmark.report.numbers import ABSENT, percent, plain_eps
 from qadv.benchmark.report.results import Network, StudyResults
 
 _NEEDED = {"headline", "checks", "worst_case", "eps"}
@@ -59,10 +59,17 @@ def audits_of(results: StudyResults, network: Network) -> list[Audit]:
     ]
 
 
-def verdict(results: StudyResults, network: Network) -> Value:
-    """Returns what stands beside a network's worst case.
+def verdict(results: StudyResults, network: Network, audited: bool, headline: float | None) -> Value:
+    """Returns what stands beside a worst case of a network.
 
-    A check that failed at one strength counts at every one: it says that the gradients mislead attacks.
+    A check that failed at one strength counts at every one: it says that the gradients mislead attacks. That none
+    failed is said of figures alone that the audit's attacks have their part in.
+
+    Args:
+        results: the study's.
+        network: one of its networks.
+        audited: whether the audit's attacks are among those of the worst case.
+        headline: the worst case in the same ball that they are among, 0 to 1; `None` where there is none.
     """
     audits = audits_of(results, network)
     found = [audit for audit in audits if audit.result is not None]
@@ -73,6 +80,9 @@ def verdict(results: StudyResults, network: Network) -> Value:
     if failed:
         numbers = ", ".join(map(str, failed))
         return Value(f"upper bound only: check{'s' * (len(failed) > 1)} {numbers} failed", tone="bad")
+    if not audited:
+        why = "not audited in this ball" if headline is None else f"without the audit; with it {percent(headline)}"
+        return Value(why, tone="muted")
     unseen = {check["number"] for audit in found for check in audit.checks if check["verdict"] != "passed"}
     return Value(f"no check failed{f', {len(unseen)} not evaluated' if unseen else ''}", tone="good")
 

@@ -81,8 +81,8 @@ def study_page(results: StudyResults, store: Store) -> StudyPage:
     """Returns what a report says about a study."""
     sections = (
         missing_section(results),
-        accuracy_section(results),
         worst_case_section(results),
+        accuracy_section(results),
         audit_section(results),
         transfer_section(results),
         *diagnostic_sections(results),

@@ -68,6 +68,7 @@ def _content(results: StudyResults, network: Network, made: CellResult, clean: C
                     "clean_accuracy": case.clean[0],
                     "samples": case.samples,
                     "over": case.over,
+                    "audited": case.audited,
                 }
                 for case in worst
             ],

@@ -14,11 +14,19 @@ from qadv.benchmark.report.threats import Threat, keeps_to, threat_of
 
 @dataclass(frozen=True)
 class Attempt:
-    """One attack on one network: its name, its source if that is another network, and who withstood it, (N,) bool."""
+    """One attack on one network, or all those of an audit.
+
+    Attributes:
+        attack: its name.
+        source: the network that the images were made on, if that is another one.
+        right: who withstood it, (N,) bool.
+        audit: whether it is an audit.
+    """
 
     attack: str
     source: str | None
     right: NDArray[np.bool_]
+    audit: bool = False
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,7 @@ class WorstCase:
         samples: number of images, N: the first ones, which all these attacks were run on.
         clean: share classified correctly without an attack, by seed.
         accuracy: share classified correctly, without an attack and under each of these, by seed.
+        audited: whether an audit is one of these.
     """
 
     threat: Threat
@@ -40,15 +49,17 @@ class WorstCase:
     samples: int
     clean: tuple[float, ...]
     accuracy: tuple[float, ...]
+    audited: bool
 
 
 def worst_cases(results: StudyResults, network: Network) -> list[WorstCase]:
     """Returns the worst cases of a network, by threat.
 
     Where attacks were run on different numbers of images there is one for each number: over those run on at least as
-    many. The last of a threat is over all of its attacks.
+    many. The first of a threat, the headline, is the lowest that an audit has its part in, or the lowest where there is
+    no audit.
     """
-    found: dict[tuple[Threat, int, str], list[tuple[int, float, float]]] = {}
+    found: dict[tuple[Threat, int, str, bool], list[tuple[int, float, float]]] = {}
     for seed in results.study.seeds:
         clean = _clean(results, network, seed)
         if clean is None:
@@ -58,12 +69,13 @@ def worst_cases(results: StudyResults, network: Network) -> list[WorstCase]:
                 taken = [attempt for attempt in attempts if len(attempt.right) >= count]
                 right = np.logical_and.reduce([clean[:count], *(attempt.right[:count] for attempt in taken)])
                 figures = seed, float(clean[:count].mean()), float(right.mean())
-                found.setdefault((threat, count, _over(taken)), []).append(figures)
+                audited = any(attempt.audit for attempt in taken)
+                found.setdefault((threat, count, _over(taken), audited), []).append(figures)
     made = []
-    for (threat, count, over), by_seed in found.items():
+    for (threat, count, over, audited), by_seed in found.items():
         seeds, clean_shares, shares = zip(*by_seed, strict=True)
-        made.append(WorstCase(threat, over, seeds, count, clean_shares, shares))
-    return sorted(made, key=lambda worst: (worst.threat, -worst.samples))
+        made.append(WorstCase(threat, over, seeds, count, clean_shares, shares, audited))
+    return sorted(made, key=lambda worst: (worst.threat, not worst.audited, np.mean(worst.accuracy), -worst.samples))
 
 
 def outside(results: StudyResults) -> list[str]:
@@ -99,7 +111,7 @@ def _attempts(results: StudyResults, network: Network, seed: int) -> dict[Threat
         if audit.seed == seed and audit.result is not None:
             robust = np.array(audit.result["worst_case"]["robust"], dtype=bool)
             threat = Threat(np.inf, float(f"{audit.result['eps']:.9g}"))
-            found.setdefault(threat, []).append(Attempt(audit.measure, None, robust))
+            found.setdefault(threat, []).append(Attempt(audit.measure, None, robust, audit=True))
     return found
 
 

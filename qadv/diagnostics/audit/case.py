@@ -18,7 +18,8 @@ from qadv.diagnostics.audit.result import AttackRecord, WorstCase
 from qadv.diagnostics.audit.settings import Settings
 from qadv.diagnostics.audit.target import Flags, Images, Labels, Target
 from qadv.errors import AttackError, MaskedGradientWarning
-from qadv.estimators.random_states import global_states_kept
+from qadv.estimators.checks import attacks_may_leave_range
+from qadv.estimators.random_states import seeded
 
 Attack = Callable[[Images, Labels], Any]
 
@@ -119,11 +120,13 @@ class Case:
         broken, points = np.zeros(len(self.x), dtype=bool), self.x.copy()
         if on.any():
             x, y = self.x[on], self.y[on]
-            with global_states_kept(), warnings.catch_warnings():
+            with (
+                seeded(self.seed),
+                attacks_may_leave_range(self.target.classifier),
+                warnings.catch_warnings(),
+            ):
                 # the first check counts gradients that are zero or not finite
                 warnings.simplefilter("ignore", MaskedGradientWarning)
-                np.random.seed(self.seed % 2**32)
-                torch.manual_seed(self.seed)
                 try:
                     found = np.asarray(attack(x.copy(), y), dtype=np.float32)
                 except AttackError:

@@ -15,6 +15,7 @@ from qadv.errors import InvalidInputError
 from qadv.estimators.classifier import QuantizedClassifier
 from qadv.estimators.storage import read_header
 from qadv.registry import create, load
+from qadv.strengths import check_eps
 from qadv.units import Share, to_range
 
 
@@ -26,7 +27,7 @@ class AuditOptions:
     dataset: str
     data_dir: Path | None
     nb_samples: int
-    eps: float | None
+    eps: str | None
     float_parent: Path | None
     others: list[Path]
     preprocessors: list[str]
@@ -56,7 +57,7 @@ def run_audit(options: AuditOptions) -> bool:
         classifier,
         to_range(x, classifier.clip_values),
         y,
-        eps=Share(8 / 255) if options.eps is None else options.eps,
+        eps=check_eps("--eps", Share(8 / 255) if options.eps is None else options.eps, classifier.clip_values),
         float_parent=None if options.float_parent is None else _load(options.float_parent),
         others={path.name: _load(path) for path in options.others},
         thorough=options.thorough,

@@ -156,14 +156,15 @@ class AuditResult:
 
     @property
     def headline(self) -> str:
-        """The worst case in one line, with "upper bound only" beside it where a check failed."""
+        """The worst case in one line, and beside it what the checks say of it."""
         worst = self.worst_case
         text = (
             f"Worst case: {100 * worst.accuracy:.1f} % of {self.samples} images within L∞ {self.eps:.4g} "
             f"(clean {100 * worst.clean_accuracy:.1f} %)"
         )
         if self.passed:
-            return text
+            unseen = sum(check.verdict is Verdict.NOT_EVALUATED for check in self.checks)
+            return f"{text}: no check failed{f', {unseen} not evaluated' if unseen else ''}"
         numbers = ", ".join(map(str, self.failed))
         return f"{text}: upper bound only, {'checks' if len(self.failed) > 1 else 'check'} {numbers} failed"
 

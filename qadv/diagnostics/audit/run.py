@@ -6,12 +6,11 @@ from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
-import torch
 from art.attacks import EvasionAttack
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from qadv.attacks.parameters import check_flag, check_number, check_whole
+from qadv.attacks.parameters import check_flag, check_whole
 from qadv.diagnostics.audit.case import Case
 from qadv.diagnostics.audit.checks import CHECKS
 from qadv.diagnostics.audit.checks.answers_repeat import is_random
@@ -21,17 +20,18 @@ from qadv.diagnostics.audit.settings import QUICK, THOROUGH
 from qadv.diagnostics.audit.target import Target
 from qadv.errors import InvalidInputError
 from qadv.estimators.checks import check_images, check_labels
-from qadv.estimators.random_states import global_states_kept
+from qadv.estimators.random_states import seeded
 from qadv.modes import evaluation_mode
 from qadv.quantization.layers import activation_quantizers
-from qadv.units import Length, Share, in_pixels
+from qadv.strengths import check_eps
+from qadv.units import Length, Share
 
 
 def audit(
     classifier: Any,
     x: NDArray[Any],
     y: NDArray[Any],
-    eps: Length = Share(8 / 255),
+    eps: Length | str = Share(8 / 255),
     *,
     float_parent: Any = None,
     others: Mapping[str, Any] | Iterable[Any] = (),
@@ -50,7 +50,8 @@ def audit(
         classifier: an ART `PyTorchClassifier` that gives logits, with `clip_values`, and preprocessing in torch.
         x: images, (N, *input_shape), float, within `clip_values`; a hundred or more for rules of one point.
         y: labels, indices (N,) or one-hot (N, nb_classes).
-        eps: radius of the ball, in pixel values, above 0; default 8/255 of their range.
+        eps: radius of the ball, in pixel values, above 0 and at most their range, also as a text, `"8/255"`; default
+            8/255 of their range.
         float_parent: the float network that the classifier was made from, as an ART classifier, for check 7.
         others: further ART classifiers for check 7, as the same network at another bit width, by name or in order.
         adaptive: an ART evasion attack on this classifier that goes for the defense's own objective, or a function
@@ -71,8 +72,7 @@ def audit(
     check_flag("thorough", thorough)
     check_flag("verbose", verbose)
     target = Target(classifier, batch_size)
-    eps = in_pixels("eps", eps, classifier.clip_values)
-    check_number("eps", eps)
+    eps = check_eps("eps", eps, classifier.clip_values)
     x = check_images(x, classifier.input_shape, classifier.clip_values).astype(np.float32)
     labels = check_labels(y, len(x), classifier.nb_classes)
     sources = {name: Target(other, batch_size, name) for name, other in _named(float_parent, others).items()}
@@ -88,16 +88,17 @@ def audit(
         for each in {id(t.classifier.model): t for t in (target, *sources.values())}.values():
             stack.enter_context(evaluation_mode(each.classifier._model))
             stack.enter_context(cost.counted(each.classifier.model))
-        stack.enter_context(global_states_kept())
-        torch.manual_seed(seed)
+        stack.enter_context(seeded(seed))
         progress = stack.enter_context(tqdm(total=len(CHECKS), desc="audit", unit="check", disable=not verbose))
+        for each in (target, *sources.values()):
+            each.check_logits(x)
         if is_random(target, x, settings.passes):
             target.draws = settings.draws
         case = Case(
             target,
             x,
             labels,
-            eps=float(eps),
+            eps=eps,
             settings=settings,
             seed=seed,
             sources=sources,
@@ -117,7 +118,7 @@ def audit(
         worst_case=worst,
         checks=tuple(checks),
         attacks=tuple(case.attacks),
-        eps=float(eps),
+        eps=eps,
         samples=len(x),
         thorough=thorough,
         seed=seed,

@@ -8,6 +8,7 @@ from art.estimators.classification import PyTorchClassifier
 from numpy.typing import NDArray
 from torch import Tensor
 
+from qadv.backbones.float_weights import check_finite
 from qadv.diagnostics.audit.losses import Loss
 from qadv.errors import InvalidInputError
 from qadv.estimators.ensemble_network import EnsembleNetwork
@@ -49,8 +50,10 @@ class Target:
                 f"({', '.join(type(d).__name__ for d in classifier.postprocessing_defences)}); leave them out "
                 "(probabilities=False)"
             )
+        check_finite(classifier.model, name)
         self.classifier = classifier
         self.batch_size = batch_size
+        self.name = name
         self.draws = 1
         low, high = classifier.clip_values
         self.low, self.high = float(np.min(low)), float(np.max(high))
@@ -68,6 +71,20 @@ class Target:
         for _ in range(self.draws - 1):
             total = total + self.classifier.predict(x, batch_size=self.batch_size)
         return np.asarray(total / self.draws, dtype=np.float32)
+
+    def check_logits(self, x: Images) -> None:
+        """Refuses a network whose answers to images (N, *input_shape) are probabilities.
+
+        Raises:
+            InvalidInputError: they are.
+        """
+        answers = self.logits(x[: self.batch_size])
+        if answers.min() >= 0 and answers.max() <= 1 and bool(np.allclose(answers.sum(axis=1), 1, atol=1e-4)):
+            raise InvalidInputError(
+                f"{self.name}: the network gives probabilities, the audit needs logits: take the softmax off its end "
+                "(the loss, as CrossEntropyLoss, has one); for attacks that want probabilities there is "
+                "QuantizedClassifier(..., probabilities=True)"
+            )
 
     def broken(self, x: Images, y: Labels) -> Flags:
         """Returns which images are given another class than `y`, (N,); an ensemble's abstention is no such class."""

@@ -21,7 +21,7 @@ from qadv.units import Length, Share, in_pixels
 from qadv_autoattack.abstention import abstains, check_no_abstention, nb_answers
 from qadv_autoattack.flags import Flags
 from qadv_autoattack.norms import OFFICIAL
-from qadv_autoattack.part import OfficialPart, check_norm_and_eps
+from qadv_autoattack.part import OfficialPart, checked_eps
 from qadv_autoattack.versions import PARTS, VERSIONS, part_options, parts_for
 
 _SQUARE_ALONE = 0.002  # the official code's threshold
@@ -233,7 +233,7 @@ class AutoAttack(EvasionAttack):
             )
 
     def _check_params(self) -> None:
-        check_norm_and_eps(self.norm, self.eps)
+        self.eps = checked_eps(self.estimator, self.norm, self.eps)
         if not isinstance(self.version, str) or self.version not in VERSIONS:
             raise InvalidInputError(f"version: expected one of {', '.join(map(repr, VERSIONS))}, got {self.version!r}")
         names = self.attacks_to_run

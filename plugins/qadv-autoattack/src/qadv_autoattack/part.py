@@ -1,5 +1,6 @@
 """`OfficialPart`: an attack of the official code as an ART attack."""
 
+import math
 from abc import abstractmethod
 from typing import Any
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import qadv
-from qadv.attacks import check_flag, check_number
+from qadv.attacks import check_eps, check_flag
 from qadv.errors import InvalidInputError
 from qadv.units import Length, Share
 from qadv_autoattack.abstention import AbstentionHolds, abstains, check_no_abstention, nb_answers
@@ -110,7 +111,7 @@ class OfficialPart(qadv.ToolkitAttack):
 
     def _check_params(self) -> None:
         super()._check_params()
-        check_norm_and_eps(self.norm, self.eps)
+        self.eps = checked_eps(self.estimator, self.norm, self.eps)
         check_flag("abstention_breaks", self.abstention_breaks)
         if self.nb_answers < self.fewest_classes:
             raise InvalidInputError(
@@ -119,8 +120,9 @@ class OfficialPart(qadv.ToolkitAttack):
             )
 
 
-def check_norm_and_eps(norm: Any, eps: Any) -> None:
-    """Refuses norms that the official code does not have, and radii that are no number above 0."""
+def checked_eps(estimator: Any, norm: Any, eps: Any) -> float:
+    """Returns a radius as a number; refuses one above the largest distance, and norms that the official code lacks."""
     if not isinstance(norm, int | float | str) or norm not in OFFICIAL:
         raise InvalidInputError(f"norm: expected inf, 2 or 1, got {norm!r}")
-    check_number("eps", eps)
+    nb_values = math.prod(estimator.input_shape)
+    return check_eps("eps", eps, estimator.clip_values, float(norm), nb_values)

@@ -5,6 +5,7 @@ import numpy as np
 from qadv.diagnostics.audit.case import Case
 from qadv.diagnostics.audit.result import Finding
 from qadv.diagnostics.audit.target import Images, Target
+from qadv.modes import kept
 
 _ROUNDING = 1e-4
 _MOST_IMAGES = 64
@@ -18,9 +19,10 @@ class AnswersRepeat:
     rule = f"logits equal from pass to pass, within {_ROUNDING:g} of the largest"
 
     def examine(self, case: Case) -> Finding:
-        draws, case.target.draws = case.target.draws, 1
-        spread = largest_spread(case.target, case.x, case.settings.passes)
-        case.target.draws = draws
+        draws = case.target.draws
+        with kept(case.target, "draws"):
+            case.target.draws = 1
+            spread = largest_spread(case.target, case.x, case.settings.passes)
         figure = f"{case.settings.passes} passes differ by {spread:.2g} of the largest logit"
         if draws > 1:
             figure += f"; expectation over transformation is needed: answers and gradients are means of {draws} passes"

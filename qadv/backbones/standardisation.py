@@ -1,0 +1,62 @@
+"""The mean and std that networks of timm come with: what they were trained on is pixels standardised so."""
+
+import warnings
+from functools import partial
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from qadv.backbones import timm_models
+from qadv.errors import PixelRangeWarning
+from qadv.modes import held_network
+from qadv.registry import load
+
+MeanStd = tuple[list[float], list[float]]
+
+
+def is_of_timm(name: str) -> bool:
+    """Whether a backbone's name is one of timm's."""
+    target = load("backbone", name)
+    return isinstance(target, partial) and target.func is timm_models.create
+
+
+def own_standardisation(
+    model: nn.Module, nb_channels: int, clip_values: tuple[float, float] | None = None
+) -> MeanStd | None:
+    """Returns the (mean, std) of a timm network in the units of `clip_values`; `None` for other networks.
+
+    Args:
+        model: a network, float or quantized.
+        nb_channels: of its images. Where timm has values for another number, their mean stands for all channels.
+        clip_values: smallest and largest pixel value; `None` for those of timm, (0, 1).
+    """
+    settings: Any = getattr(model, "pretrained_cfg", None)
+    recipe: Any = getattr(model, "qadv_backbone", None)
+    if recipe is not None and not is_of_timm(recipe["name"]):
+        return None  # qadv's own backbones may be made of timm's parts
+    if not isinstance(settings, dict) or not settings.get("mean") or not settings.get("std"):
+        return None
+    mean, std = (np.asarray(settings[name], dtype=float) for name in ("mean", "std"))
+    if len(mean) != nb_channels:
+        mean, std = mean.mean(keepdims=True), std.mean(keepdims=True)
+    low, high = (0.0, 1.0) if clip_values is None else clip_values
+    width = high - low
+    return (low + width * mean).round(9).tolist(), (width * std).round(9).tolist()
+
+
+def report_standardisation(model: nn.Module, nb_channels: int, clip_values: tuple[float, float] | None) -> None:
+    """Says that a timm network gets pixels that are not standardised; arguments as above.
+
+    Warns:
+        PixelRangeWarning: it does.
+    """
+    pair = own_standardisation(model, nb_channels, clip_values)
+    if pair is not None:
+        name = type(held_network(model)).__name__
+        warnings.warn(
+            f"{name} comes from timm with mean and std, and gets pixels that are not standardised. If "
+            f"it was trained as timm's networks are, give preprocessing={pair}; if not, preprocessing=(0, 1)",
+            PixelRangeWarning,
+            stacklevel=3,
+        )

@@ -1,0 +1,93 @@
+"""How strong an attack may be: ε as a number, or written as a fraction such as 8/255, within the pixels' range."""
+
+import math
+import re
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+
+from qadv.errors import InvalidInputError
+from qadv.units import in_pixels, limits
+
+_FRACTION = re.compile(r"\s*[-+]?\d+(\.\d+)?\s*/\s*\d+(\.\d+)?\s*")
+_ROUNDING = 1e-6
+
+
+def is_fraction(value: Any) -> bool:
+    """Whether a value is a text such as `"8/255"`."""
+    return isinstance(value, str) and bool(_FRACTION.fullmatch(value))
+
+
+def number(name: str, value: Any) -> float:
+    """Returns a number that was given as one, or as text: `0.03`, `"0.03"`, `"8/255"`.
+
+    Args:
+        name: the argument's name, for the message.
+        value: what was given.
+
+    Raises:
+        InvalidInputError: it is no finite number.
+    """
+    found = _parsed(value)
+    if found is None:
+        raise InvalidInputError(f"{name}: expected a finite number, or a fraction such as 8/255, got {value!r}")
+    return found
+
+
+def _parsed(value: Any) -> float | None:
+    found = math.nan
+    if isinstance(value, str):
+        above, _, below = value.partition("/") if is_fraction(value) else (value, "", "1")
+        with suppress(ValueError, ZeroDivisionError, OverflowError):
+            found = float(above) / float(below)
+    elif isinstance(value, int | float | np.number) and not isinstance(value, bool):
+        with suppress(OverflowError):  # of an int that no float can be
+            found = float(value)
+    return found if math.isfinite(found) else None
+
+
+def check_eps(
+    name: str,
+    eps: Any,
+    clip_values: Any = None,
+    norm: float = math.inf,
+    nb_values: int = 1,
+    zero: bool = False,
+) -> float:
+    """Returns an attack's radius as a number.
+
+    Args:
+        name: the argument's name, for the message.
+        eps: radius in the units of `clip_values`, see `number`; or a `Share` of their range.
+        clip_values: smallest and largest pixel value, or `None` for no limit.
+        norm: of the ball, at least 1.
+        nb_values: values of one image, which decide how far apart two of them can be in a norm other than L∞.
+        zero: whether 0 is a radius too.
+
+    Raises:
+        InvalidInputError: it is no finite number above 0, or above the largest distance that there is.
+    """
+    radius = _parsed(in_pixels(name, eps, clip_values))
+    if radius is None or radius < 0 or (radius == 0 and not zero):
+        least = "of at least 0" if zero else "above 0"
+        raise InvalidInputError(f"{name}: expected a finite number {least}, or a fraction such as 8/255, got {eps!r}")
+    if clip_values is None:
+        return radius
+    low, high = limits(clip_values)
+    largest = (high - low) * nb_values ** (1 / norm)
+    if radius <= largest * (1 + _ROUNDING):
+        return radius
+    if norm < math.inf:
+        raise InvalidInputError(
+            f"{name}: expected at most {largest:.4g}, the largest L{norm:g} distance of two images of pixels from "
+            f"{low:g} to {high:g}, got {eps!r}"
+        )
+    hint = ""
+    if radius <= 255 and (low, high) == (0, 1):
+        hint = f"; did you mean {radius:g}/255?"
+    elif radius <= 255:
+        hint = f"; did you mean {radius:g}/255 of it, {radius / 255 * (high - low):.4g}?"
+    raise InvalidInputError(
+        f"{name}: expected at most {largest:g}, the range of the pixels ({low:g} to {high:g}), got {eps!r}{hint}"
+    )
