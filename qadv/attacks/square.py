@@ -132,7 +132,7 @@ class Square(BatchedAttack):
 
     def _check_params(self) -> None:
         super()._check_params()
-        check_number("eps", self.eps, zero=True)
+        self.eps = self.checked_eps("eps", self.eps)
         check_whole("max_iter", self.max_iter)
         check_number("p_init", self.p_init, below=1)
         self._require_clip_values()

@@ -57,7 +57,7 @@ def run_audit(options: AuditOptions) -> bool:
         classifier,
         to_range(x, classifier.clip_values),
         y,
-        eps=check_eps("--eps", Share(8 / 255) if options.eps is None else options.eps, classifier.clip_values),
+        eps=Share(8 / 255) if options.eps is None else check_eps("--eps", options.eps, classifier.clip_values),
         float_parent=None if options.float_parent is None else _load(options.float_parent),
         others={path.name: _load(path) for path in options.others},
         thorough=options.thorough,
