@@ -120,13 +120,23 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
         ) from error
 
 
+def check_is_whole(path: str | os.PathLike[str]) -> None:
+    """Raises `FileFormatError` or `StorageError` where a safetensors file is cut off; its values are not looked at."""
+    check_is_file(path)
+    try:
+        with safe_open(os.fspath(path), framework="numpy"):
+            pass
+    except Exception as error:
+        raise FileFormatError(f"{os.path.basename(path)} is not a whole safetensors file: {error}") from error
+
+
 def _metadata_of(content: bytes) -> Any:
     return json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__")
 
 
 def _checked(metadata: Mapping[str, str] | None, content: BinaryIO, name: str) -> Any:
     text = (metadata or {}).get(_HEADER)
-    return None if text is None else check(parse_json(text, name), content, name)
+    return None if text is None else check(parse_json(text, f"{name}: the header"), content, name)
 
 
 def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
@@ -163,4 +173,4 @@ def parse_json(text: str | bytes, name: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise FileFormatError(f"{name}: the header is damaged: {error}") from error
+        raise FileFormatError(f"{name} is damaged: {error}") from error

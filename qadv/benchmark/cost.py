@@ -13,7 +13,8 @@ import torch
 
 from qadv.backbones.create import create_backbone
 from qadv.benchmark.cells import Cell
-from qadv.benchmark.names import behind
+from qadv.benchmark.names import arguments, behind
+from qadv.errors import InvalidInputError
 from qadv.registry import load
 
 _FORWARD = 0.4  # of a forward and backward pass
@@ -80,10 +81,18 @@ def _seconds_of_a_pass(name: str, shape: tuple[int, ...], nb_classes: int, optio
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
+        given = json.loads(options)
         with torch.random.fork_rng(devices=[]):
-            model = create_backbone(name, nb_classes=nb_classes, in_channels=shape[0], **json.loads(options)).eval()
+            model = create_backbone(name, nb_classes=nb_classes, in_channels=shape[0], **given).eval()
         x = torch.zeros((8, *shape), requires_grad=True)
-        model(x).sum().backward()
+        try:
+            model(x).sum().backward()
+        except Exception as error:
+            takes = [option for option in arguments(load("backbone", name)) or () if "size" in option]
+            hint = f"; it has the option{'s' * (len(takes) > 1)} {', '.join(takes)}" if takes else ""
+            raise InvalidInputError(
+                f"{name} with options {given} does not take images of shape {shape} ({_first_line(error)}){hint}"
+            ) from error
         times = []
         for _ in range(2):
             started = time.perf_counter()
@@ -92,6 +101,10 @@ def _seconds_of_a_pass(name: str, shape: tuple[int, ...], nb_classes: int, optio
         return min(times) / len(x)
     finally:
         torch.set_num_threads(threads)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _extra(trainer: str, options: Mapping[str, Any]) -> float:

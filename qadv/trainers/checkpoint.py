@@ -113,8 +113,9 @@ class TrainingState:
             if name.startswith(_OPTIMIZER):
                 index, _, key = name.removeprefix(_OPTIMIZER).partition(".")
                 shape = parameters[int(index)].shape
-                if torch.broadcast_shapes(tensor.shape, shape) != shape or not bool(tensor.double().isfinite().all()):
-                    raise ValueError(f"{name} is {tuple(tensor.shape)}, expected finite values for {tuple(shape)}")
+                tensor.expand(shape)  # raises where it does not fit
+                if not bool(tensor.double().isfinite().all()):
+                    raise ValueError(f"{name} has values that are NaN or infinite")
                 state.setdefault(int(index), {})[key] = tensor
         if not state.keys() <= set(range(len(parameters))):
             raise ValueError(f"it has the states of {len(state)} parameters, the optimizer has {len(parameters)}")

@@ -148,13 +148,13 @@ class FeedbackBatches(ArrayBatches):
         tensors, header = read_tensors(self._file)
         if header is None or {**expected, "format": FORMAT} != header:
             raise FileFormatError(f"{self._file} does not hold the images of round {round_} of this run; {hint}")
-        found = Found(*(tensors.get(name, torch.empty(0)) for name in ("sample", "direction", "length")), {})
-        places = len(self._x) - self._nb_images
+        sample, direction, length = (tensors.get(name, torch.empty(0)) for name in ("sample", "direction", "length"))
+        found, places = Found(sample, direction, length, {}), len(self._x) - self._nb_images
         if (
-            [tensor.dtype for tensor in found[:3]] != [torch.int64, torch.int64, torch.float32]
-            or len({tensor.shape for tensor in found[:3]}) > 1
-            or len(found.sample) > places
-            or bool(((found.sample < 0) | (found.sample >= self._nb_images)).any())
+            (sample.dtype, direction.dtype, length.dtype) != (torch.int64, torch.int64, torch.float32)
+            or not sample.shape == direction.shape == length.shape
+            or len(sample) > places
+            or bool(((sample < 0) | (sample >= self._nb_images)).any())
         ):
             raise FileFormatError(
                 f"{self._file} is damaged: expected up to {places} steps from images there are; {hint}"
