@@ -45,7 +45,7 @@ def test_missing_and_wrong_files(tmp_path):
 
 
 def test_pickled_arrays_are_not_opened(tmp_path):
-    np.savez(tmp_path / "mnist.npz", x_train=np.array([object()], dtype=object))
+    np.savez(tmp_path / "mnist.npz", x_train=np.array([object()], dtype=object), y_train=np.zeros(1, np.uint8))
     with pytest.raises(FileFormatError, match="allow_pickle"):
         qadv.create("dataset", "mnist", data_dir=tmp_path)
 

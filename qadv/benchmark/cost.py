@@ -14,7 +14,7 @@ import torch
 from qadv.backbones.create import create_backbone
 from qadv.benchmark.cells import Cell
 from qadv.benchmark.names import arguments, behind
-from qadv.errors import InvalidInputError
+from qadv.errors import InvalidInputError, QadvError
 from qadv.registry import load
 
 _FORWARD = 0.4  # of a forward and backward pass
@@ -82,11 +82,13 @@ def _seconds_of_a_pass(name: str, shape: tuple[int, ...], nb_classes: int, optio
     torch.set_num_threads(1)
     try:
         given = json.loads(options)
-        with torch.random.fork_rng(devices=[]):
-            model = create_backbone(name, nb_classes=nb_classes, in_channels=shape[0], **given).eval()
         x = torch.zeros((8, *shape), requires_grad=True)
         try:
+            with torch.random.fork_rng(devices=[]):
+                model = create_backbone(name, nb_classes=nb_classes, in_channels=shape[0], **given).eval()
             model(x).sum().backward()
+        except QadvError:
+            raise
         except Exception as error:
             takes = [option for option in arguments(load("backbone", name)) or () if "size" in option]
             hint = f"; it has the option{'s' * (len(takes) > 1)} {', '.join(takes)}" if takes else ""

@@ -1,5 +1,6 @@
 """What a study file may say: datasets × backbones × quantizers × defenses × attacks, and what is measured besides."""
 
+import math
 import re
 from typing import Annotated, Any, Literal
 
@@ -10,10 +11,16 @@ LARGEST_SEED = 2**32 - 1
 
 
 def with_fractions(value: Any) -> Any:
-    """Returns the value with strings such as `"8/255"` as numbers, at any depth."""
+    """Returns the value with strings such as `"8/255"` as numbers, at any depth.
+
+    Raises:
+        ValueError: one has no finite value, such as `"8/0"`.
+    """
     if isinstance(value, str) and _FRACTION.fullmatch(value.strip()):
-        above, below = value.split("/")
-        return float(above) / float(below)
+        above, below = (float(part) for part in value.split("/"))
+        if not below or not math.isfinite(above / below):
+            raise ValueError(f"{value!r} is no number")
+        return above / below
     if isinstance(value, dict):
         return {key: with_fractions(entry) for key, entry in value.items()}
     return [with_fractions(entry) for entry in value] if isinstance(value, list) else value
@@ -21,13 +28,14 @@ def with_fractions(value: Any) -> Any:
 
 Options = Annotated[dict[str, Any], BeforeValidator(with_fractions)]
 Number = Annotated[float, BeforeValidator(with_fractions)]
+Axis = Annotated[list[str], Field(min_length=1)]
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 
 
 class Part(BaseModel):
-    """Base class: unknown keys are errors."""
+    """Base class: unknown keys are errors, and so are numbers that are not finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Component(Part):
@@ -196,10 +204,10 @@ class Measure(Part):
 class Grid(Part):
     """A product; an axis that is left out takes all entries of the study."""
 
-    datasets: list[str] | None = None
-    backbones: list[str] | None = None
-    quantizers: list[str] | None = None
-    defenses: list[str] | None = None
+    datasets: Axis | None = None
+    backbones: Axis | None = None
+    quantizers: Axis | None = None
+    defenses: Axis | None = None
     attacks: list[str] | None = None
     measures: list[str] | None = None
 

@@ -1,8 +1,8 @@
 """The report of a folder whose figures are known: its tables, its page, its JSON files."""
 
 import json
-import shutil
 import re
+import shutil
 from html.parser import HTMLParser
 
 import numpy as np
