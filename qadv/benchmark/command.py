@@ -49,8 +49,8 @@ def run_bench(options: BenchOptions, console: Console | None = None) -> bool:
     console = console or Console()
     _check(options)
     file, data_dir = read_study(options.study, options.small), options.data_dir
-    cells = _plan(file, data_dir)
-    store, seconds = Store(options.out), _estimated(file, cells)
+    cells = planned(file, data_dir)
+    store, seconds = Store(options.out), estimated(file, cells)
     unique = list({cell.key: cell for cell in cells}.values())
     missing = [cell for cell in unique if not store.is_finished(cell.key)]
     if options.dry_run:
@@ -90,14 +90,15 @@ def _check(options: BenchOptions) -> None:
         raise InvalidInputError("--address is that of a Ray cluster: add --engine ray")
 
 
-def _plan(file: StudyFile, data_dir: Path | None) -> list[Cell]:
+def planned(file: StudyFile, data_dir: Path | None) -> list[Cell]:
+    """Returns the cells of a study; arguments and errors as of `qadv.benchmark.plan.plan`."""
     found = list(faults(file.study))
     if found:
         raise file.complain(found)
     return plan(file, {name: read_dataset(name, data_dir)[0] for name in file.study.datasets}, data_dir)
 
 
-def _estimated(file: StudyFile, cells: list[Cell]) -> dict[str, float]:
+def estimated(file: StudyFile, cells: list[Cell]) -> dict[str, float]:
     """Returns the seconds that each cell may take, by key.
 
     Raises:

@@ -33,6 +33,7 @@ ENSEMBLE_FORMAT = "qadv-ensemble/2"
 _FIELDS = {"backbone", "quantization", "loss", "defences", "classifier"}
 # where the weights came from: they are in the file now
 _SOURCES = {"pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}
+_LARGEST = 2**22  # values of one image
 
 
 def mean_std(classifier: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -161,6 +162,8 @@ def load(cls: type[C], path: str | os.PathLike[str], model: nn.Module | None, ar
     with _damage_named(path):
         network = _network(model, header, tensors, path)
         settings = {**_settings(header), **arguments}
+        if "input_shape" not in arguments:
+            _check_shape(header["classifier"]["input_shape"])
         defences = ", ".join(header["defences"])
     if defences and not {"preprocessing_defences", "postprocessing_defences"} & arguments.keys():
         raise InvalidInputError(
@@ -181,21 +184,18 @@ def load(cls: type[C], path: str | os.PathLike[str], model: nn.Module | None, ar
 @contextmanager
 def _damage_named(path: str | os.PathLike[str]) -> Iterator[None]:
     """A header may say anything: what it leads to is an error of the file."""
+    name = os.fspath(path)
     try:
         yield
-    except (FileFormatError, ImportError):
+    except ImportError:
         raise
-    except KeyError as error:
-        if isinstance(error, QadvError):
-            raise
-        raise FileFormatError(f"{os.fspath(path)}: expected the key {error} in its header, found none") from error
     except QadvError as error:
-        if not isinstance(error, InvalidInputError):
-            raise
-        raise type(error)(f"{os.fspath(path)}: {error}") from error
+        raise error if name in str(error) else type(error)(f"{name}: {error}") from error
+    except KeyError as error:
+        raise FileFormatError(f"{name}: expected the key {error} in its header, found none") from error
     except Exception as error:
         raise FileFormatError(
-            f"{os.fspath(path)}: the header is damaged, or of another version of qadv: {type(error).__name__}: {error}"
+            f"{name}: the header is damaged, or of another version of qadv: {type(error).__name__}: {error}"
         ) from error
 
 
@@ -238,15 +238,19 @@ def _ensemble(
     return ensemble
 
 
+def _check_shape(shape: Any) -> None:
+    """Refuses images that would take a lot of memory when the network is tried on one."""
+    if not all(type(size) is int and size > 0 for size in shape) or prod(shape) > _LARGEST:
+        raise FileFormatError(
+            f"expected an input_shape of at most {_LARGEST:,} values in the header, found {shape}; if it is right, "
+            "say so: load(path, input_shape=…)"
+        )
+
+
 def _settings(header: dict[str, Any]) -> dict[str, Any]:
     """Returns the arguments of the class that are in the file."""
     names = ("input_shape", "nb_classes", "channels_first", "clip_values", "preprocessing")
     values = {name: header["classifier"][name] for name in names}
-    shape, largest = values["input_shape"], 2**26
-    if not all(type(size) is int and size > 0 for size in shape) or prod(shape) > largest:
-        raise FileFormatError(
-            f"expected an input_shape of at most {largest:,} values in the header's classifier, found {shape}"
-        )
     settings = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     settings["probabilities"] = bool(header["classifier"].get("probabilities", False))
     if header["loss"] is not None:

@@ -48,7 +48,11 @@ class TrainingState:
             "run": dict(run),
             "epochs_done": epochs_done,
             "history": history,
-            "optimizer": {"numbers": numbers, "param_groups": optimizer["param_groups"]},
+            "optimizer": {
+                "numbers": numbers,
+                "param_groups": optimizer["param_groups"],
+                "tensors": _described(tensors),
+            },
             "scheduler": _pack(self.scheduler.state_dict()) if hasattr(self.scheduler, "state_dict") else None,
         }
         try:
@@ -67,7 +71,7 @@ class TrainingState:
             The number of finished epochs and their history; `(0, [])` without a file.
 
         Raises:
-            FileFormatError: the file is damaged, or of another run; nothing is changed.
+            FileFormatError: the file is damaged, or of another run; then nothing is trained with what it holds.
         """
         if not Path(path).exists():
             return 0, []
@@ -81,15 +85,15 @@ class TrainingState:
             state = self._optimizer_state(header["optimizer"], tensors)
             scheduler = self._scheduler_state(header["scheduler"])
             load_state(self.model, model, os.fspath(path))
+            self.optimizer.load_state_dict(state)
+            if scheduler is not None:
+                self.scheduler.load_state_dict(scheduler)
         except FileFormatError:
             raise
         except Exception as error:  # a header may say anything
             raise FileFormatError(
                 f"{os.fspath(path)} is damaged ({type(error).__name__}: {error}); delete it to start anew"
             ) from error
-        self.optimizer.load_state_dict(state)
-        if scheduler is not None:
-            self.scheduler.load_state_dict(scheduler)
         return epochs_done, history
 
     def _refuse_other_run(self, saved: Any, run: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
@@ -117,6 +121,9 @@ class TrainingState:
                 if not bool(tensor.double().isfinite().all()):
                     raise ValueError(f"{name} has values that are NaN or infinite")
                 state.setdefault(int(index), {})[key] = tensor
+        described = _described(tensors)
+        if saved.get("tensors", described) != described or len({frozenset(entries) for entries in state.values()}) > 1:
+            raise ValueError("the optimizer's tensors are not those that were saved")
         if not state.keys() <= set(range(len(parameters))):
             raise ValueError(f"it has the states of {len(state)} parameters, the optimizer has {len(parameters)}")
         return {"state": state, "param_groups": groups}
@@ -128,6 +135,12 @@ class TrainingState:
         if isinstance(own, dict) and not own.keys() <= state.keys():
             raise ValueError(f"the scheduler's state lacks {', '.join(sorted(own.keys() - state.keys()))}")
         return state
+
+
+def _described(tensors: Mapping[str, Tensor]) -> dict[str, list[Any]]:
+    """Returns type and shape of the optimizer's tensors by name: what they have to be, the optimizer alone knows."""
+    own = (name for name in sorted(tensors) if name.startswith(_OPTIMIZER))
+    return {name: [str(tensors[name].dtype), list(tensors[name].shape)] for name in own}
 
 
 def _progress(header: Mapping[str, Any], run: Mapping[str, Any]) -> tuple[int, list[dict[str, Any]]]:

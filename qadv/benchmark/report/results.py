@@ -196,8 +196,11 @@ def _compact(kind: str, record: dict[str, Any]) -> dict[str, Any]:
         raise FileFormatError(f"its record has no {', '.join(sorted(absent))}")
     try:
         compact = {k: np.array(value, dtype=_BY_IMAGE[k]) if k in _BY_IMAGE else value for k, value in record.items()}
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise FileFormatError(f"its record holds something else than numbers by image: {error}") from error
+    for name in ("accuracy", "clean_accuracy"):
+        if name in record and not (isinstance(record[name], int | float) and 0 <= record[name] <= 1):
+            raise FileFormatError(f"its record has {name} = {record[name]!r}")
     if len({compact[key].shape for key in _BY_IMAGE if key in compact}) > 1:
         raise FileFormatError("its record does not say the same number of images throughout")
     return compact
