@@ -42,21 +42,26 @@ def check(header: Any, file: BinaryIO, name: str) -> Any:
     Warns:
         UserWarning: the file is of format 1, which had none.
     """
-    parts = re.fullmatch(r"(qadv-[a-z]+)/(\d+)", str(header.get("format"))) if isinstance(header, dict) else None
-    if parts is None:
-        return header  # whoever asked for a format says what is wrong
+    if not isinstance(header, dict):
+        return header  # whoever asked for it says what is wrong
+    if (own := header.get(_KEY)) is not None:
+        if not isinstance(own, str) or digest_of(file, own) != own:
+            raise _damaged(name, "does not match its content")
+        return {key: value for key, value in header.items() if key != _KEY}
+    if (parts := re.fullmatch(r"(qadv-[a-z]+)/(\d+)", str(header.get("format")))) is None:
+        return header
     kind, number = parts[1], int(parts[2])
-    if number < _FIRST and _KEY not in header:
-        warnings.warn(
-            f"{name} is of format {number}, which has no digest: damage in it goes unnoticed. Saved again, it has one",
-            stacklevel=4,
-        )
-        return {**header, "format": f"{kind}/{_FIRST}"}
-    own = header.get(_KEY)
-    if not isinstance(own, str) or digest_of(file, own) != own:
-        found = "does not match its content" if own else "is missing"
-        raise FileFormatError(f"{name} is damaged: its digest {found}. Take another copy of it, or make it again")
-    return {key: value for key, value in header.items() if key != _KEY}
+    if number >= _FIRST:
+        raise _damaged(name, "is missing")
+    warnings.warn(
+        f"{name} is of format {number}, which has no digest: damage in it goes unnoticed. Saved again, it has one",
+        stacklevel=4,
+    )
+    return {**header, "format": f"{kind}/{_FIRST}"}
+
+
+def _damaged(name: str, what: str) -> FileFormatError:
+    return FileFormatError(f"{name} is damaged: its digest {what}. Take another copy of it, or make it again")
 
 
 def digest_of(file: BinaryIO, own: str = "") -> str:

@@ -26,14 +26,16 @@ from .damage import damaged_bytes, damaged_data, json_bytes
 from .studies import SMALLEST
 from .trials import Trial
 
-_REPORTS = 0.05  # of the trials build the whole report, the others read what it is built from
+_OLD = 0.25  # of the trials are with cells of the first format
+_REPORTS = 0.005  # of the trials build the whole report, the others read what it is built from
 
 
 def results(folder: Path) -> Trial:
-    """Folders with damaged, missing and swapped cells, plans and notes; half of them of the first format."""
+    """Folders with damaged, missing and swapped cells, plans and notes, some of them of the first format."""
     _bench(folder)
     store = Store(folder / "out")
-    planned = store.plan("study")["cells"]
+    plan = store.plan("study")
+    planned = plan["cells"]
     cells = [Cell(c["kind"], {}, c["label"], c["place"], tuple(c["needs"])) for c in planned]
     keys = [cell["key"] for cell in planned]
     known = {key: store.read(key) for key in keys}
@@ -44,10 +46,14 @@ def results(folder: Path) -> Trial:
         (old / "cells" / key / "record.json").write_bytes(json_bytes(known[key].record))
     unique = list({key: _Keyed(cell, key) for key, cell in zip(keys, cells, strict=True)}.values())
 
+    healed = folder / "healed"  # goes from trial to trial: each leaves it as it was
+
     def trial(draws: random.Random) -> str:
-        target, is_old = folder / "damaged", draws.random() < 0.5
-        shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(old if is_old else folder / "out", target)
+        is_old = draws.random() < _OLD
+        target = folder / "damaged" if is_old else healed
+        if is_old or not target.exists():
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(old if is_old else folder / "out", target)
         by_value = is_old and draws.random() < 0.4  # nothing can tell that: a report must only come to an end
         for _ in range(draws.choice([1, 1, 2, 5])):
             if by_value:
@@ -60,8 +66,8 @@ def results(folder: Path) -> Trial:
             return "as written"
         with damaged.locked():
             result = run_cells(unique, damaged, engine)
-            healed = all(_same(damaged.read(key), known[key]) for key in keys)
-        if not result.complete or not healed:
+            damaged.write_plan("study", plan)
+        if not result.complete or not all(_same(Store(target).read(key), known[key]) for key in keys):
             return "taken wrong"
         return "refused" if result.computed else "same"
 

@@ -101,3 +101,10 @@ def test_a_measure_that_compares_needs_an_attack(tmp_path):
     text = TINY.replace('[measures.error-amplification]\nattack = "fgsm"', "[measures.error-amplification]")
     with pytest.raises(StudyError, match="say attack"):
         planned(write_tiny(tmp_path, text))
+
+
+@pytest.mark.parametrize("checkpoint", ["/dev/zero", "gone.safetensors", "."])
+def test_a_checkpoint_that_is_no_file_is_refused_in_its_line(checkpoint, tmp_path):
+    text = TINY.replace("[backbones.mnist-cnn]", f'[backbones.mnist-cnn]\ncheckpoint = "{checkpoint}"')
+    with pytest.raises(StudyError, match=r"tiny\.toml:9: backbones\.mnist-cnn\.checkpoint: there is no file"):
+        planned(write_tiny(tmp_path, text))

@@ -259,6 +259,28 @@ def test_a_damaged_cell_is_listed(tmp_path):
     assert "| damaged |" in build_report(tmp_path).tables[0].read_text()
 
 
+def test_what_is_damaged_is_left_out_and_said(tmp_path):
+    store = write_store(tmp_path)
+    by_label = {cell["label"]: cell["key"] for cell in store.plan("hand")["cells"]}
+    (store.cells / by_label["network float · seed 0"] / "record.json").unlink()
+    for label in ("clean images, float · seed 0", "fgsm on float · seed 0", "curve 0"):
+        found = store.read(by_label[label])
+        found.record.pop("right", None), found.record.pop("text", None)
+        store.write(by_label[label], found)
+    images = store.cells / by_label["pgd on float · seed 0"] / "adversarial.safetensors"
+    images.write_bytes(images.read_bytes()[:-1])
+    (store.studies / "other.json").write_text("{")
+    report = build_report(tmp_path)
+    assert report.not_there["hand"] == 2 + 5
+    assert "other.json is damaged" in report.left_out["other"]
+    assert "Left out: other" in report.page.read_text()
+    text = report.tables[0].read_text()
+    assert text.count("| damaged |") >= 5
+    assert "its record has no right" in text
+    with pytest.raises(FileFormatError, match=r"other\.json is damaged"):
+        build_report(tmp_path, study="other")
+
+
 def test_several_studies_in_one_page_or_one_of_them(tmp_path):
     store = write_store(tmp_path)
     store.write_plan("other", store.plans()["hand"])
