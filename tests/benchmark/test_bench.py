@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from qadv.benchmark.bench import run_cells
+from qadv.benchmark.bench import Event, run_cells
 from qadv.benchmark.cells import Cell, Finished, digest
-from qadv.benchmark.command import BenchOptions, run_bench
+from qadv.benchmark.command import BenchOptions, _Shown, run_bench
 from qadv.benchmark.engines import Failed, InProcess, Processes
 from qadv.benchmark.given import Given
 from qadv.benchmark.report.build import build_report
@@ -345,16 +345,17 @@ def test_whatever_a_cell_raises_is_text(error, said, store, tmp_path, monkeypatc
     assert said.encode() in store.failure(digest({}))["message"].encode()
 
 
-ODD_NAMES = ["[/x]", "[bold]", "$x$", "a" * 300, "back\\slash\\"]
+ODD_NAMES = ["[/x]", "[bold]", "$x$", r"$\x$", "a" * 300, "back\\slash\\"]
 
 
 def test_names_and_messages_that_look_like_markup(tmp_path, monkeypatch):
     """A study whose cells fail, under such names, is planned, run and reported to its end."""
-    quantizers = "".join(f"[quantizers.'{name}']\nweights = 'int:4'\nactivations = 'relu6:4'\n" for name in ODD_NAMES)
+    bits = zip(ODD_NAMES, (2, 3, 5, 6, 7, 8), strict=True)
+    quantizers = "".join(f"[quantizers.'{n}']\nweights = 'int:{b}'\nactivations = 'relu6:{b}'\n" for n, b in bits)
     text = TINY.replace("[quantizers.w4a4]", quantizers + "[quantizers.w4a4]").partition("[defenses.tuned]")[0]
 
     def compute(spec, needed, given, threads):
-        if spec["quantizer"]["weights"] == "float":
+        if spec["quantizer"]["weights"] == "int:2":
             raise ValueError("[/red] [bold] $x$ " + "y" * 3000)
         return Finished({"spec": spec, "history": [{"epoch": 0, "loss": 1.0, "accuracy": 0.5}], "seconds": 1.0})
 
@@ -366,6 +367,10 @@ def test_names_and_messages_that_look_like_markup(tmp_path, monkeypatch):
     said = console.file.getvalue()
     assert "[/red] [bold] $x$" in said
     assert "[/x]" in said
+    cell = Cell("network", {}, "network [/x]", {})
+    with _Shown(console, [cell], {cell.key: 1.0}, 1) as shown:
+        shown.tell(Event("started", cell))
+        shown.progress.refresh()
     report = build_report(given.out)
     page, tables = report.page.read_text(), report.tables[0].read_text()
     assert all(name in page for name in ODD_NAMES)
