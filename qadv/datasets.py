@@ -2,7 +2,9 @@
 
 import hashlib
 import os
+import zipfile
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -79,21 +81,20 @@ def digits(data_dir: str | os.PathLike[str] | None = None) -> Images:
 
 def mnist(data_dir: str | os.PathLike[str] | None = None) -> Images:
     """Returns MNIST, 1×28×28, from `data_dir/mnist.npz` (keys x_train, y_train, x_test, y_test; uint8)."""
-    arrays = _read(data_dir, "mnist", ["mnist.npz"])
-    train = _images(arrays["x_train"], arrays["y_train"], (1, 28, 28), 10, "mnist.npz")
-    test = _images(arrays["x_test"], arrays["y_test"], (1, 28, 28), 10, "mnist.npz")
-    return Images("mnist", *train, *test, _DIGITS)
+    (path,) = _paths(data_dir, "mnist", ["mnist.npz"])
+    train, test = (_npz_part(path, part, (1, 28, 28)) for part in ("train", "test"))
+    return Images("mnist", *_scaled(*train, 10, path.name), *_scaled(*test, 10, path.name), _DIGITS)
 
 
 def cifar10(data_dir: str | os.PathLike[str] | None = None) -> Images:
     """Returns CIFAR-10, 3×32×32, from `data_dir/cifar10-train-1.npz` … `-5.npz` and `cifar10-test.npz` (uint8)."""
-    parts = [_read(data_dir, "cifar10", [f"cifar10-train-{part}.npz"]) for part in range(1, 6)]
-    x = np.concatenate([part["x_train"] for part in parts])
-    y = np.concatenate([part["y_train"] for part in parts])
-    test = _read(data_dir, "cifar10", ["cifar10-test.npz"])
-    train = _images(x, y, (3, 32, 32), 10, "cifar10-train-*.npz")
+    names = [f"cifar10-{part}.npz" for part in ("test", *(f"train-{number}" for number in range(1, 6)))]
+    test, *train = _paths(data_dir, "cifar10", names)
+    parts = [_npz_part(path, "train", (3, 32, 32)) for path in train]
+    x, y = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    x_test, y_test = _npz_part(test, "test", (3, 32, 32))
     return Images(
-        "cifar10", *train, *_images(test["x_test"], test["y_test"], (3, 32, 32), 10, "cifar10-test.npz"), _CIFAR10
+        "cifar10", *_scaled(x, y, 10, "cifar10-train-*.npz"), *_scaled(x_test, y_test, 10, test.name), _CIFAR10
     )
 
 
@@ -104,7 +105,10 @@ def cifar100(data_dir: str | os.PathLike[str] | None = None) -> Images:
     """
     files = ["train.bin", "test.bin", "fine_label_names.txt"]
     train, test, names = _paths(data_dir, "cifar100", [f"cifar-100-binary/{file}" for file in files])
-    classes = tuple(names.read_text(encoding="utf-8").split())
+    try:
+        classes = tuple(names.read_text(encoding="utf-8").split())
+    except UnicodeDecodeError as error:
+        raise FileFormatError(f"{names}: expected the names of classes in UTF-8: {error}") from error
     return Images("cifar100", *_cifar100_records(train, len(classes)), *_cifar100_records(test, len(classes)), classes)
 
 
@@ -151,15 +155,48 @@ def _paths(data_dir: str | os.PathLike[str] | None, name: str, files: list[str])
     return paths
 
 
-def _read(data_dir: str | os.PathLike[str] | None, name: str, files: list[str]) -> dict[str, NDArray[Any]]:
-    arrays: dict[str, NDArray[Any]] = {}
-    for path in _paths(data_dir, name, files):
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                arrays.update(archive)
-        except Exception as error:
-            raise FileFormatError(f"{path} is no whole .npz file: {type(error).__name__}: {error}") from error
-    return arrays
+def _npz_part(path: Path, part: str, shape: tuple[int, ...]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Reads `x_PART` and `y_PART` of an .npz file and nothing else of it, after looking at their types and shapes.
+
+    Raises:
+        FileFormatError: they are not there, or not images of this shape with a label each, or damaged.
+    """
+    x_name, y_name = f"x_{part}", f"y_{part}"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            x_type, x_shape = _npy_header(archive, x_name)
+            y_type, y_shape = _npy_header(archive, y_name)
+            if x_type != np.uint8 or x_shape[1:] != shape or y_type.kind not in "iu" or y_shape != x_shape[:1]:
+                raise FileFormatError(
+                    f"{path.name}: expected uint8 images (N, {', '.join(map(str, shape))}) in {x_name} and N whole "
+                    f"numbers in {y_name}, got {x_type} {x_shape} and {y_type} {y_shape}"
+                )
+            return _npy_values(archive, x_name), _npy_values(archive, y_name)
+    except FileFormatError:
+        raise
+    except Exception as error:
+        raise FileFormatError(
+            f"{path} is no whole .npz file with {x_name} and {y_name}: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _npy_header(archive: zipfile.ZipFile, name: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    """Returns type and shape of an array, whose values have to take as much as the archive has of it."""
+    with archive.open(f"{name}.npy") as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+        if dtype.hasobject:
+            raise ValueError(f"{name} holds objects, which need allow_pickle, and pickles are never opened")
+        if archive.getinfo(f"{name}.npy").file_size != file.tell() + prod(shape) * dtype.itemsize:
+            raise ValueError(f"{name} has other values than its header says, {dtype} {shape}")
+    return dtype, shape
+
+
+def _npy_values(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
+    with archive.open(f"{name}.npy") as file:  # which compares the check sum at its end
+        values: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+    return values
 
 
 def _images(
@@ -170,6 +207,13 @@ def _images(
             f"{file}: expected uint8 images (N, {', '.join(map(str, shape))}) and N labels, got {x.dtype} "
             f"{x.shape} and {y.shape}"
         )
+    return _scaled(x, y, nb_classes, file)
+
+
+def _scaled(x: NDArray[Any], y: NDArray[Any], nb_classes: int, file: str) -> tuple[Images32, Labels]:
+    """Returns images in [0, 1] and labels, which have to be classes."""
+    if not len(x):
+        raise FileFormatError(f"{file}: expected images, got none")
     if fault := _fault_of_labels(y, nb_classes):
         raise FileFormatError(f"{file}: {fault}")
     return x.astype(np.float32) / np.float32(255), y.astype(np.int64)

@@ -1,20 +1,34 @@
-"""Files that are written whole or not at all, and read without unpickling."""
+"""Files that are written whole or not at all, refused when damaged, and read without unpickling."""
 
 import contextlib
+import io
 import json
 import os
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import safe_open
+from safetensors.torch import load, save
 from torch import Tensor
 
-from qadv.errors import FileFormatError, StorageError
+from qadv.digests import blank, check, sealed
+from qadv.errors import FileFormatError, QadvError, StorageError
 
 _HEADER = "qadv"
+
+
+@dataclass(frozen=True)
+class InMemory(os.PathLike[str]):
+    """The content of a file, in place of a path, and the name that messages give it."""
+
+    name: str
+    content: bytes
+
+    def __fspath__(self) -> str:
+        return self.name
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
@@ -43,18 +57,6 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
         raise
 
 
-def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """Writes tensors and a JSON header as one safetensors file, atomically."""
-    seen: set[int] = set()
-    apart = {}  # safetensors refuses tensors that share memory (tied weights): they are stored twice
-    for name, tensor in tensors.items():
-        tensor = tensor.detach().contiguous()
-        shared = tensor.untyped_storage().data_ptr() in seen and tensor.numel() > 0
-        seen.add(tensor.untyped_storage().data_ptr())
-        apart[name] = tensor.clone() if shared else tensor
-    write_atomically(path, save(apart, {_HEADER: json.dumps(header)}))
-
-
 def check_is_file(path: str | os.PathLike[str]) -> None:
     """Raises `StorageError` where there is no such file."""
     try:
@@ -65,29 +67,110 @@ def check_is_file(path: str | os.PathLike[str]) -> None:
         raise StorageError(f"there is no file {os.fspath(path)}")
 
 
+def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Writes tensors and a JSON header as one safetensors file with a digest of both, atomically.
+
+    Args:
+        path: the file.
+        tensors: by name.
+        header: plain data, among it `format`, e.g. `"qadv-classifier/2"`.
+    """
+    seen: set[int] = set()
+    apart = {}  # safetensors refuses tensors that share memory (tied weights): they are stored twice
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().contiguous()
+        shared = tensor.untyped_storage().data_ptr() in seen and tensor.numel() > 0
+        seen.add(tensor.untyped_storage().data_ptr())
+        apart[name] = tensor.clone() if shared else tensor
+    write_atomically(path, sealed(save(apart, {_HEADER: json.dumps(blank(header))})))
+
+
 def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    """Reads a safetensors file.
+    """Reads a safetensors file; nothing of it is kept where its digest says that it is damaged.
 
     Returns:
         The tensors, on the CPU, and the header; `None` for a file that qadv did not write.
 
     Raises:
-        FileFormatError: not a safetensors file, truncated, or its header is damaged.
+        FileFormatError: not a safetensors file, truncated, or damaged.
         StorageError: there is no such file, or it can't be read.
+
+    Warns:
+        UserWarning: the file is of format 1, which had no digest.
     """
-    target = Path(path)
-    check_is_file(target)
+    name = os.fspath(path)
+    if not isinstance(path, InMemory):
+        check_is_file(path)
     try:
-        with safe_open(str(target), framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
-            text = (file.metadata() or {}).get(_HEADER)
-    except SafetensorError as error:
+        if isinstance(path, InMemory):
+            tensors = load(path.content)
+            return tensors, _checked(_metadata_of(path.content), io.BytesIO(path.content), name)
+        with safe_open(name, framework="pt") as file, open(path, "rb") as content:
+            header = _checked(file.metadata(), content, name)
+            return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118  (no mapping)
+    except QadvError:
+        raise
+    except OSError as error:
+        raise StorageError(f"can't read {name}: {error.strerror or error}") from error
+    except Exception as error:  # SafetensorError, and what torch says to types that it does not have
+        size = len(path.content) if isinstance(path, InMemory) else os.stat(path).st_size
         raise FileFormatError(
-            f"{target} is not a whole safetensors file ({target.stat().st_size:,} bytes): {error}. It may have been "
+            f"{name} is not a whole safetensors file ({size:,} bytes): {error}. It may have been "
             "cut off by a copy or download, or be of another format (pickled .pt and .pth files are never opened)."
         ) from error
+
+
+def check_is_whole(path: str | os.PathLike[str]) -> None:
+    """Raises `FileFormatError` or `StorageError` where a safetensors file is cut off; its values are not looked at."""
+    check_is_file(path)
     try:
-        header = None if text is None else json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise FileFormatError(f"{target}: the header is damaged: {error}") from error
-    return tensors, header
+        with safe_open(os.fspath(path), framework="numpy"):
+            pass
+    except Exception as error:
+        raise FileFormatError(f"{os.path.basename(path)} is not a whole safetensors file: {error}") from error
+
+
+def _metadata_of(content: bytes) -> Any:
+    return json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__")
+
+
+def _checked(metadata: Mapping[str, str] | None, content: BinaryIO, name: str) -> Any:
+    text = (metadata or {}).get(_HEADER)
+    return None if text is None else check(parse_json(text, f"{name}: the header"), content, name)
+
+
+def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
+    """Writes plain data, among it `format`, as a JSON file with a digest, atomically."""
+    write_atomically(path, json_content(content))
+
+
+def json_content(content: Mapping[str, Any]) -> bytes:
+    """Returns what `write_json` writes."""
+    return sealed(json.dumps(blank(content), indent=1).encode())
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Reads a JSON file; what `write_json` wrote is compared with its digest.
+
+    Raises:
+        FileFormatError: it is no JSON, or damaged.
+        StorageError: there is no such file, or it can't be read.
+    """
+    check_is_file(path)
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise StorageError(f"can't read {os.fspath(path)}: {error.strerror or error}") from error
+    return check(parse_json(content, os.fspath(path)), io.BytesIO(content), os.fspath(path))
+
+
+def parse_json(text: str | bytes, name: str) -> Any:
+    """Returns what a JSON text says.
+
+    Raises:
+        FileFormatError: it is none, or one that no program wrote: nested too deep, a number with thousands of digits.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise FileFormatError(f"{name} is damaged: {error}") from error

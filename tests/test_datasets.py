@@ -1,5 +1,8 @@
 """Data sets: shapes, ranges, and what is said when files are missing or wrong."""
 
+import tracemalloc
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -45,8 +48,70 @@ def test_missing_and_wrong_files(tmp_path):
         qadv.create("dataset", "mnist", data_dir=tmp_path)
 
 
+def pair(part, count=2):
+    return {f"x_{part}": np.zeros((count, 1, 28, 28), np.uint8), f"y_{part}": np.arange(count)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"y_train": np.array([0, 10])}, "expected labels from 0 to 9, got 0 to 10"),
+        ({"y_test": np.array([-1, 0])}, "expected labels from 0 to 9, got -1 to 0"),
+        ({"y_train": np.array([0.0, 1.0])}, "N whole numbers in y_train, got .* float64"),
+        ({"y_train": np.zeros(3, int)}, r"got uint8 \(2, 1, 28, 28\) and int64 \(3,\)"),
+        ({"x_test": np.zeros((2, 1, 28, 28))}, r"expected uint8 images .* in x_test"),
+        (pair("train", 0), "expected images, got none"),
+    ],
+)
+def test_arrays_that_are_no_images_with_labels(changes, message, tmp_path):
+    np.savez(tmp_path / "mnist.npz", **{**pair("train"), **pair("test"), **changes})
+    with pytest.raises(FileFormatError, match=message):
+        qadv.create("dataset", "mnist", data_dir=tmp_path)
+
+
+def test_only_the_arrays_that_are_named_are_read(tmp_path):
+    """One more, which can't be read and would take 4 GB, costs nothing."""
+    path = tmp_path / "mnist.npz"
+    np.savez(path, **pair("train"), **pair("test"))
+    expected = qadv.create("dataset", "mnist", data_dir=tmp_path).digest()
+    with zipfile.ZipFile(path, "a") as archive, archive.open("extra.npy", "w") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (2**32,)})
+    tracemalloc.start()
+    try:
+        assert qadv.create("dataset", "mnist", data_dir=tmp_path).digest() == expected
+        assert tracemalloc.get_traced_memory()[1] < 10e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_array_that_claims_more_than_there_is_takes_no_memory(tmp_path):
+    path = tmp_path / "mnist.npz"
+    with zipfile.ZipFile(path, "w") as archive, archive.open("x_train.npy", "w") as file:
+        shape = (2**32, 1, 28, 28)
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    tracemalloc.start()
+    try:
+        with pytest.raises(FileFormatError, match="x_train has other values than its header says"):
+            qadv.create("dataset", "mnist", data_dir=tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < 10e6
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_flipped_bit_in_an_archive_is_noticed(save, tmp_path):
+    path = tmp_path / "mnist.npz"
+    draw = np.random.default_rng(0)
+    save(path, **pair("test"), x_train=draw.integers(0, 256, (2, 1, 28, 28), dtype=np.uint8), y_train=np.arange(2))
+    content = bytearray(path.read_bytes())
+    content[content.index(b"x_train") + 600] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(FileFormatError, match=r"is no whole \.npz file"):
+        qadv.create("dataset", "mnist", data_dir=tmp_path)
+
+
 def test_pickled_arrays_are_not_opened(tmp_path):
-    np.savez(tmp_path / "mnist.npz", x_train=np.array([object()], dtype=object))
+    np.savez(tmp_path / "mnist.npz", x_train=np.array([object()], dtype=object), y_train=np.zeros(1, np.uint8))
     with pytest.raises(FileFormatError, match="allow_pickle"):
         qadv.create("dataset", "mnist", data_dir=tmp_path)
 

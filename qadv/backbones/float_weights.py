@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from qadv.errors import FileFormatError, InvalidInputError
 from qadv.files import read_tensors
 
+Shape = tuple[int, ...]
+_FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+
 
 def load_float_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """Loads weights, in place; only BatchNorm's `num_batches_tracked` may be missing.
@@ -22,41 +25,82 @@ def load_float_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
 
 def load_state(model: nn.Module, tensors: dict[str, Tensor], origin: str) -> None:
-    """`load_state_dict` that names the first differences."""
+    """`load_state_dict` that compares names, shapes, types and values first, and names the first differences.
+
+    Raises:
+        FileFormatError: the tensors do not fit the model, which is as it was.
+    """
     expected = model.state_dict()
-    needed = {name for name in expected if not name.endswith("num_batches_tracked")}
-    missing, unknown = sorted(needed - tensors.keys()), sorted(tensors.keys() - expected.keys())
-    shapes = [
-        f"{name} is {tuple(tensors[name].shape)}, expected {tuple(expected[name].shape)}"
-        for name in sorted(expected.keys() & tensors.keys())
-        if tensors[name].shape != expected[name].shape
-    ]
-    problems = [
-        f"{len(found)} {what}: {', '.join(found[:3])}{', …' if len(found) > 3 else ''}"
-        for what, found in (("tensors missing", missing), ("tensors unknown", unknown), ("shapes differ", shapes))
-        if found
-    ]
-    if problems:
-        raise FileFormatError(f"{origin} does not fit {type(model).__name__}: {'; '.join(problems)}")
-    if bad := not_finite(tensors, {name for name, _ in model.named_parameters(remove_duplicate=False)}):
+    shapes, found = ({name: tensor.shape for name, tensor in state.items()} for state in (expected, tensors))
+    known = [name for name in tensors if name in expected]
+    _refuse(
+        model,
+        origin,
+        {
+            "tensors missing": missing(shapes, found),
+            "tensors unknown": sorted(found.keys() - shapes.keys()),
+            "shapes differ": different_shapes(shapes, found),
+            "types differ": [
+                f"{name} is {tensors[name].dtype}, expected {expected[name].dtype}"
+                for name in known
+                if not _fits(tensors[name].dtype, expected[name].dtype)
+            ],
+        },
+    )
+    if bad := not_finite(tensors, _finite_names(model)):
         raise FileFormatError(f"{origin}: {bad}")
     with torch.no_grad():
         model.load_state_dict(tensors, strict=False)
 
 
-def not_finite(tensors: Mapping[str, Tensor], parameters: Collection[str]) -> str:
+def missing(expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> list[str]:
+    """Returns the names that are not found; only BatchNorm's `num_batches_tracked` may be missing."""
+    return [name for name in expected if name not in found and not name.endswith("num_batches_tracked")]
+
+
+def different_shapes(expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> list[str]:
+    """Returns the names that are in both with other shapes, and these."""
+    return [
+        f"{name} is {tuple(found[name])}, expected {tuple(shape)}"
+        for name, shape in expected.items()
+        if name in found and found[name] != shape
+    ]
+
+
+def _fits(found: torch.dtype, expected: torch.dtype) -> bool:
+    """Whether one type may be read as another: the same, or a float of 16 bits or more where a float is expected."""
+    return found == expected or (expected.is_floating_point and found in _FLOATS)
+
+
+def _finite_names(model: nn.Module) -> set[str]:
+    """Returns the tensors that have to be finite: parameters and running statistics. Other buffers may be masks."""
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    return parameters | {name for name, _ in model.named_buffers() if "running_" in name}
+
+
+def _refuse(model: nn.Module, origin: str, found: Mapping[str, list[str]]) -> None:
+    problems = [
+        f"{len(names)} {what}: {', '.join(names[:3])}{', …' if len(names) > 3 else ''}"
+        for what, names in found.items()
+        if names
+    ]
+    if problems:
+        raise FileFormatError(f"{origin} does not fit {type(model).__name__}: {'; '.join(problems)}")
+
+
+def not_finite(tensors: Mapping[str, Tensor], finite: Collection[str]) -> str:
     """Returns which tensors of a network have values that no network can have; `""` where none has.
 
     Args:
         tensors: a state dict.
-        parameters: names of those that are parameters: they have to be finite. Buffers may be infinite, as masks are.
+        finite: names of those that have to be finite. Others may be infinite, as masks are, but not NaN.
     """
     bad = [
         name
         for name, tensor in tensors.items()
         if tensor.is_floating_point()
         and not tensor.is_meta
-        and bool((~tensor.isfinite() if name in parameters else tensor.isnan()).any())
+        and bool((~tensor.isfinite() if name in finite else tensor.isnan()).any())
     ]
     if not bad:
         return ""
@@ -73,6 +117,5 @@ def check_finite(model: nn.Module, name: str = "model") -> None:
     Raises:
         InvalidInputError: some are; names their layers.
     """
-    parameters = {each for each, _ in model.named_parameters(remove_duplicate=False)}
-    if bad := not_finite(model.state_dict(), parameters):
+    if bad := not_finite(model.state_dict(), _finite_names(model)):
         raise InvalidInputError(f"{name}: {bad}")

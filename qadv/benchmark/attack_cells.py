@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load as load_tensors
 from safetensors.torch import save
 
-from qadv.benchmark.cells import Finished
+from qadv.benchmark.cells import FILES, Finished, digest
 from qadv.benchmark.given import Given
 from qadv.benchmark.names import arguments
 from qadv.benchmark.network_cells import load_network
@@ -19,10 +18,11 @@ from qadv.diagnostics.audit.cost import Cost
 from qadv.errors import InvalidInputError
 from qadv.estimators.fingerprint import fingerprint
 from qadv.estimators.query_coalescer import QueryCoalescer
+from qadv.files import InMemory, read_tensors
 from qadv.postprocessors.softmax import with_softmax
 from qadv.registry import load
 
-IMAGES = "adversarial.safetensors"
+IMAGES = FILES["attack"]
 _SHOWN = 8
 
 
@@ -80,7 +80,8 @@ def transfer_cell(spec: Mapping[str, Any], needed: Mapping[str, Finished], given
 
 def adversarial_images(finished: Finished) -> NDArray[np.float32]:
     """Returns the images of a finished attack, (N, *input_shape)."""
-    images: NDArray[np.float32] = load_tensors(finished.files[IMAGES])["images"].numpy()
+    file = InMemory(f"{IMAGES} of cell {digest(finished.record['spec'])}", finished.files[IMAGES])
+    images: NDArray[np.float32] = read_tensors(file)[0]["images"].numpy()
     return images
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from qadv.benchmark.cells import Cell, Finished
 from qadv.benchmark.engines import Engine, Failed
 from qadv.benchmark.store import Store
+from qadv.errors import FileFormatError
 
 _KEPT = 8
 
@@ -18,6 +19,7 @@ class BenchResult:
     Attributes:
         computed: labels of the cells computed now.
         kept: number of cells that were there already.
+        damaged: what was wrong with cells that were there and had to be computed again, by label.
         failed: why cells failed, by label.
         left_out: labels of the cells that need one which failed.
         seconds: wall time.
@@ -25,6 +27,7 @@ class BenchResult:
 
     computed: list[str] = field(default_factory=list)
     kept: int = 0
+    damaged: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
     seconds: float = 0.0
@@ -37,7 +40,8 @@ class BenchResult:
 
 @dataclass(frozen=True)
 class Event:
-    """What `run_cells` tells while it works: a cell has `"started"`, or is `"done"`, `"failed"` or `"left out"`."""
+    """What `run_cells` tells while it works: a cell has `"started"`, or is `"done"`, `"failed"`, `"left out"` or
+    `"damaged"`, and then it is computed again."""
 
     what: str
     cell: Cell
@@ -59,45 +63,101 @@ def run_cells(
     Returns:
         What was done. A cell that fails does not stop the others; those that need it are left out.
     """
-    result, began = BenchResult(), time.perf_counter()
-    waiting = {cell.key: cell for cell in cells if not store.is_finished(cell.key)}
-    result.kept = len(cells) - len(waiting)
-    dead: set[str] = set()
-    running: dict[str, float] = {}
-    cache: dict[str, Finished] = {}
-    while waiting or running:
-        for key, cell in list(waiting.items()):
-            if any(need in dead for need in cell.needs):
-                dead.add(key)
-                del waiting[key]
-                result.left_out.append(cell.label)
-                tell(Event("left out", cell, message="needs a cell that failed"))
-            elif len(running) < engine.slots and not any(n in waiting or n in running for n in cell.needs):
-                engine.submit(cell, {need: _read(store, cache, need) for need in cell.needs})
-                running[key] = time.perf_counter()
-                del waiting[key]
-                tell(Event("started", cell))
-        if not running:
+    run = _Run(cells, store, engine, tell)
+    began = time.perf_counter()
+    while run.waiting or run.running:
+        run.hand_out()
+        if run.running:
+            run.take_in()
+        elif not run.healed:
             break
-        for cell, outcome in engine.finished():
-            seconds = time.perf_counter() - running.pop(cell.key)
+    run.result.kept = len(run.cells.keys() - run.done - run.dead - run.waiting.keys())
+    run.result.seconds = time.perf_counter() - began
+    return run.result
+
+
+class _Run:
+    """What `run_cells` knows: which cells wait for others, which run, and which can't be had."""
+
+    def __init__(self, cells: Sequence[Cell], store: Store, engine: Engine, tell: Callable[[Event], None]) -> None:
+        self.cells = {cell.key: cell for cell in cells}
+        self.store, self.engine, self.tell = store, engine, tell
+        self.result = BenchResult()
+        self.waiting: dict[str, Cell] = {}
+        self.running: dict[str, float] = {}
+        self.done: set[str] = set()
+        self.dead: set[str] = set()
+        self.cache: dict[str, Finished] = {}
+        self.healed = False  # whether the last look found an input that has to be computed again
+        for key, cell in self.cells.items():
+            damage = store.damage(key)
+            if damage:
+                self._compute_again(cell, damage)
+            elif damage is None:
+                self.waiting[key] = cell
+
+    def hand_out(self) -> None:
+        """Gives the engine as many cells as it takes of those whose needs are there."""
+        self.healed = False
+        for key, cell in list(self.waiting.items()):
+            if any(need in self.dead for need in cell.needs):
+                self.dead.add(key)
+                del self.waiting[key]
+                self.result.left_out.append(cell.label)
+                self.tell(Event("left out", cell, message="needs a cell that failed"))
+            elif len(self.running) < self.engine.slots and not any(
+                need in self.waiting or need in self.running for need in cell.needs
+            ):
+                needed = self._needed(cell)
+                if needed is None:
+                    continue
+                self.engine.submit(cell, needed)
+                self.running[key] = time.perf_counter()
+                del self.waiting[key]
+                self.tell(Event("started", cell))
+
+    def take_in(self) -> None:
+        """Writes what the engine has finished."""
+        for cell, outcome in self.engine.finished():
+            seconds = time.perf_counter() - self.running.pop(cell.key)
             if isinstance(outcome, Failed):
-                dead.add(cell.key)
-                result.failed[cell.label] = outcome.message
-                store.write_failure(cell.key, cell.label, outcome.message, outcome.trace)
-                tell(Event("failed", cell, seconds, outcome.message))
+                self._fail(cell, outcome, seconds)
                 continue
-            store.write(cell.key, Finished({**outcome.record, "cell_seconds": seconds}, outcome.files))
-            result.computed.append(cell.label)
-            tell(Event("done", cell, seconds))
-    result.seconds = time.perf_counter() - began
-    return result
+            self.store.write(cell.key, Finished({**outcome.record, "cell_seconds": seconds}, outcome.files))
+            self.done.add(cell.key)
+            self.result.computed.append(cell.label)
+            self.tell(Event("done", cell, seconds))
 
+    def _fail(self, cell: Cell, failed: Failed, seconds: float = 0.0) -> None:
+        self.dead.add(cell.key)
+        self.result.failed[cell.label] = failed.message
+        self.store.write_failure(cell.key, cell.label, failed.message, failed.trace)
+        self.tell(Event("failed", cell, seconds, failed.message))
 
-def _read(store: Store, cache: dict[str, Finished], key: str) -> Finished:
-    """Reads a cell that several others need once, and keeps a few in memory."""
-    if key not in cache:
-        if len(cache) >= _KEPT:
-            cache.pop(next(iter(cache)))
-        cache[key] = store.read(key)
-    return cache[key]
+    def _needed(self, cell: Cell) -> dict[str, Finished] | None:
+        """Returns the results that a cell needs; `None` where one turned out damaged, which waits now itself."""
+        found = {}
+        for need in cell.needs:
+            try:
+                found[need] = self._read(need)
+            except FileFormatError as error:
+                self.healed = True
+                if self.cells[need].label in self.result.damaged:  # it was computed again: that does not help
+                    self._fail(self.cells[need], Failed(str(error), ""))
+                else:
+                    self._compute_again(self.cells[need], str(error))
+                return None
+        return found
+
+    def _compute_again(self, cell: Cell, damage: str) -> None:
+        self.waiting[cell.key] = cell
+        self.result.damaged[cell.label] = damage
+        self.tell(Event("damaged", cell, message=damage))
+
+    def _read(self, key: str) -> Finished:
+        """Reads a cell that several others need once, and keeps a few in memory."""
+        if key not in self.cache:
+            if len(self.cache) >= _KEPT:
+                self.cache.pop(next(iter(self.cache)))
+            self.cache[key] = self.store.read(key)
+        return self.cache[key]

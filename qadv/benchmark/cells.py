@@ -9,6 +9,7 @@ from functools import cache, cached_property
 from importlib import metadata
 from typing import Any
 
+FILES = {"network": "network.safetensors", "attack": "adversarial.safetensors"}  # by the kinds of cells that have one
 _PACKAGES = ("qadv", "torch", "adversarial-robustness-toolbox", "brevitas", "timm", "numpy")
 
 

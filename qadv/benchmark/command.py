@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from qadv.benchmark.bench import BenchResult, Event, run_cells
 from qadv.benchmark.cells import Cell
@@ -18,8 +19,10 @@ from qadv.benchmark.given import Given, read_dataset
 from qadv.benchmark.names import faults
 from qadv.benchmark.plan import plan
 from qadv.benchmark.store import Store
-from qadv.benchmark.study_file import StudyFile, read_study
-from qadv.errors import InvalidInputError, UnknownNameError, closest
+from qadv.benchmark.study_file import Place, StudyFile, read_study
+from qadv.errors import InvalidInputError, QadvError, UnknownNameError, closest
+
+_SHOWN = 500  # characters of a message; all of it is in the folder
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,8 @@ def run_bench(options: BenchOptions, console: Console | None = None) -> bool:
     console = console or Console()
     _check(options)
     file, data_dir = read_study(options.study, options.small), options.data_dir
-    cells = _plan(file, data_dir)
-    store, estimate = Store(options.out), Estimate(cells)
-    seconds = {cell.key: estimate.seconds(cell) for cell in cells}
+    cells = planned(file, data_dir)
+    store, seconds = Store(options.out), estimated(file, cells)
     unique = list({cell.key: cell for cell in cells}.values())
     missing = [cell for cell in unique if not store.is_finished(cell.key)]
     if options.dry_run:
@@ -64,7 +66,9 @@ def run_bench(options: BenchOptions, console: Console | None = None) -> bool:
                 result = run_cells(unique, store, engine, shown.tell)
         except KeyboardInterrupt:
             console.print(
-                f"[yellow]interrupted[/yellow]: what is finished is in {options.out}; the same command goes on"
+                Text.assemble(
+                    ("interrupted", "yellow"), f": what is finished is in {options.out}; the same command goes on"
+                )
             )
             raise
         finally:
@@ -86,11 +90,29 @@ def _check(options: BenchOptions) -> None:
         raise InvalidInputError("--address is that of a Ray cluster: add --engine ray")
 
 
-def _plan(file: StudyFile, data_dir: Path | None) -> list[Cell]:
+def planned(file: StudyFile, data_dir: Path | None) -> list[Cell]:
+    """Returns the cells of a study; arguments and errors as of `qadv.benchmark.plan.plan`."""
     found = list(faults(file.study))
     if found:
         raise file.complain(found)
     return plan(file, {name: read_dataset(name, data_dir)[0] for name in file.study.datasets}, data_dir)
+
+
+def estimated(file: StudyFile, cells: list[Cell]) -> dict[str, float]:
+    """Returns the seconds that each cell may take, by key.
+
+    Raises:
+        StudyError: a network can't be made, or does not take the images.
+    """
+    estimate = Estimate(cells)
+    seconds = {}
+    for cell in cells:
+        try:
+            seconds[cell.key] = estimate.seconds(cell)
+        except QadvError as error:
+            place: Place = ("backbones", str(cell.place.get("backbone")), "options")
+            raise file.complain([(place, str(error))]) from error
+    return seconds
 
 
 def _plan_content(file: StudyFile, cells: list[Cell]) -> dict[str, object]:
@@ -122,6 +144,7 @@ class _Shown:
 
     def __init__(self, console: Console, missing: list[Cell], seconds: dict[str, float], slots: int) -> None:
         self.console, self.seconds, self.slots = console, seconds, slots
+        self.missing = {cell.key for cell in missing}
         self.left = sum(seconds[cell.key] for cell in missing)
         self.done = self.took = 0.0
         self.running: dict[str, str] = {}
@@ -130,7 +153,7 @@ class _Shown:
             BarColumn(),
             TimeElapsedColumn(),
             TextColumn("{task.fields[left]}"),
-            TextColumn("{task.description}", style="dim"),
+            TextColumn("{task.description}", style="dim", markup=False),
             console=console,
             disable=not console.is_terminal,
         )
@@ -145,19 +168,23 @@ class _Shown:
 
     def tell(self, event: Event) -> None:
         """Shows an event of `run_cells`."""
-        key = event.cell.key
+        key, label = event.cell.key, event.cell.label
         if event.what == "started":
-            self.running[key] = event.cell.label
+            self.running[key] = label
+        elif event.what == "damaged":
+            self.console.print(_complaint("computed again", label, event.message), soft_wrap=True)
+            if key not in self.missing:  # it showed when another cell needed it
+                self.missing.add(key)
+                self.left += self.seconds[key]
+                self.progress.update(self.task, total=len(self.missing))
         else:
             self.running.pop(key, None)
             self.left -= self.seconds[key]
+            text = _complaint(event.what, label, event.message)
             if event.what == "done":
                 self.done, self.took = self.done + self.seconds[key], self.took + event.seconds
-                text = f"{event.cell.label}  [dim]{event.seconds:.1f} s[/dim]"
-            else:
-                first = event.message.splitlines()[0] if event.message else ""
-                text = f"[red]{event.what}[/red]: {event.cell.label}: {first}"
-            self.console.print(text, highlight=False, soft_wrap=True)
+                text = Text.assemble(label, (f"  {event.seconds:.1f} s", "dim"))
+            self.console.print(text, soft_wrap=True)
             self.progress.advance(self.task)
         self.progress.update(self.task, description="; ".join(self.running.values()), left=self._time_left())
 
@@ -169,10 +196,11 @@ class _Shown:
 
 
 def _cells_table(file: StudyFile, cells: list[Cell], seconds: dict[str, float], missing: set[str]) -> Table:
-    table = Table("", "cell", "key", "state", "estimate", title=f"{file.study.title}{' (small)' if file.small else ''}")
+    title = Text(f"{file.study.title}{' (small)' if file.small else ''}")
+    table = Table("", "cell", "key", "state", "estimate", title=title)
     for number, cell in enumerate(cells, 1):
         state = "to do" if cell.key in missing else "[green]there[/green]"
-        table.add_row(str(number), cell.label, cell.key[:12], state, _duration(seconds[cell.key]))
+        table.add_row(str(number), Text(cell.label), cell.key[:12], state, _duration(seconds[cell.key]))
     return table
 
 
@@ -188,12 +216,19 @@ def _print_total(
 def _print_result(console: Console, result: BenchResult, options: BenchOptions) -> None:
     console.print(f"{len(result.computed)} cells computed in {_duration(result.seconds)}, {result.kept} were there")
     for label, message in result.failed.items():
-        console.print(f"[red]failed[/red]: {label}: {message}", highlight=False, soft_wrap=True)
+        console.print(_complaint("failed", label, message), soft_wrap=True)
     if result.left_out:
-        console.print(f"[red]left out[/red], because they need one that failed: {'; '.join(result.left_out)}")
+        left = f"because they need one that failed: {'; '.join(result.left_out)}"
+        console.print(Text.assemble(("left out", "red"), f", {left}"), soft_wrap=True)
     if not result.complete:
-        console.print(f"Tracebacks are in {options.out / 'failed'}; the same command tries these again.")
-    console.print(f"Report: qadv report {os.fspath(options.out)}", highlight=False)
+        console.print(Text(f"Tracebacks are in {options.out / 'failed'}; the same command tries these again."))
+    console.print(Text(f"Report: qadv report {os.fspath(options.out)}"), soft_wrap=True)
+
+
+def _complaint(what: str, label: str, message: str) -> Text:
+    """Returns one line; labels and messages are text, whatever they look like in rich's markup."""
+    first = (message.splitlines() or [""])[0]
+    return Text.assemble((what, "red"), f": {label}: {first[:_SHOWN]}{'…' if len(first) > _SHOWN else ''}")
 
 
 def _duration(seconds: float) -> str:

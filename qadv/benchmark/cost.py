@@ -13,7 +13,8 @@ import torch
 
 from qadv.backbones.create import create_backbone
 from qadv.benchmark.cells import Cell
-from qadv.benchmark.names import behind
+from qadv.benchmark.names import arguments, behind
+from qadv.errors import InvalidInputError, QadvError
 from qadv.modes import torch_threads
 from qadv.registry import load
 
@@ -79,16 +80,30 @@ class Estimate:
 @cache
 def _seconds_of_a_pass(name: str, shape: tuple[int, ...], nb_classes: int, options: str) -> float:
     with torch_threads(1):
-        with torch.random.fork_rng(devices=[]):
-            model = create_backbone(name, nb_classes=nb_classes, in_channels=shape[0], **json.loads(options)).eval()
+        given = json.loads(options)
         x = torch.zeros((8, *shape), requires_grad=True)
-        model(x).sum().backward()
+        try:
+            with torch.random.fork_rng(devices=[]):
+                model = create_backbone(name, nb_classes=nb_classes, in_channels=shape[0], **given).eval()
+            model(x).sum().backward()
+        except QadvError:
+            raise
+        except Exception as error:
+            takes = [option for option in arguments(load("backbone", name)) or () if "size" in option]
+            hint = f"; it has the option{'s' * (len(takes) > 1)} {', '.join(takes)}" if takes else ""
+            raise InvalidInputError(
+                f"{name} with options {given} does not take images of shape {shape} ({_first_line(error)}){hint}"
+            ) from error
         times = []
         for _ in range(2):
             started = time.perf_counter()
             model(x).sum().backward()
             times.append(time.perf_counter() - started)
         return min(times) / len(x)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _extra(trainer: str, options: Mapping[str, Any]) -> float:

@@ -21,6 +21,16 @@ class Failed:
     message: str
     trace: str
 
+    @classmethod
+    def of(cls, error: BaseException) -> "Failed":
+        """Returns what an error says, as text that any file and terminal takes."""
+        try:
+            said = f"{type(error).__name__}: {error}"
+        except Exception:  # a plugin's error whose own text fails
+            said = type(error).__name__
+        trace = "".join(traceback.format_exception(error))
+        return cls(*(text.encode("utf-8", "backslashreplace").decode() for text in (said, trace)))
+
 
 Outcome = Finished | Failed
 
@@ -50,8 +60,8 @@ def attempt(spec: Mapping[str, Any], needed: Mapping[str, Finished], given: Give
 
     try:
         return compute(spec, needed, given, threads)
-    except Exception as error:
-        return Failed(f"{type(error).__name__}: {error}", traceback.format_exc())
+    except (Exception, SystemExit) as error:
+        return Failed.of(error)
 
 
 class InProcess:
@@ -147,7 +157,7 @@ class Processes:
 def _not_run(error: BaseException) -> Failed:
     if isinstance(error, BrokenProcessPool):
         return Failed("the process that computed it was killed, twice (too little memory?)", "")
-    return Failed(f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error)))
+    return Failed.of(error)
 
 
 def _end_with_parent() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from qadv.benchmark.cells import Finished, digest
+from qadv.benchmark.cells import FILES, Finished, digest
 from qadv.benchmark.given import Given
 from qadv.benchmark.names import arguments
 from qadv.datasets import Images
@@ -17,13 +17,14 @@ from qadv.estimators.classifier import QuantizedClassifier
 from qadv.estimators.ensemble import EnsembleClassifier
 from qadv.estimators.storage import ENSEMBLE_FORMAT, read_header
 from qadv.estimators.upkeep import run_after_steps
+from qadv.files import InMemory
 from qadv.quantization.summary import summarize
 from qadv.registry import create, load
 from qadv.trainers.adversary import Adversary
 from qadv.trainers.weight_decay import parameter_groups
 from qadv.transformers.post_training_quantization import PostTrainingQuantization
 
-WEIGHTS = "network.safetensors"
+WEIGHTS = FILES["network"]
 
 
 def network_cell(spec: Mapping[str, Any], needed: Mapping[str, Finished], given: Given) -> Finished:
@@ -60,14 +61,11 @@ def network_cell(spec: Mapping[str, Any], needed: Mapping[str, Finished], given:
 
 def load_network(finished: Finished) -> Any:
     """Returns the classifier of a finished network cell, with its preprocessors."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / WEIGHTS
-        path.write_bytes(finished.files[WEIGHTS])
-        ensemble = read_header(path)["format"] == ENSEMBLE_FORMAT
-        cls = EnsembleClassifier if ensemble else QuantizedClassifier
-        spec = finished.record["spec"]
-        made = [create("preprocessor", each["name"], **each["options"]) for each in spec["defense"]["preprocessors"]]
-        return cls.load(path, preprocessing_defences=made or None)
+    spec = finished.record["spec"]
+    file = InMemory(f"{WEIGHTS} of cell {digest(spec)}", finished.files[WEIGHTS])
+    cls = EnsembleClassifier if read_header(file)["format"] == ENSEMBLE_FORMAT else QuantizedClassifier
+    made = [create("preprocessor", each["name"], **each["options"]) for each in spec["defense"]["preprocessors"]]
+    return cls.load(file, preprocessing_defences=made or None)
 
 
 def _start(spec: Mapping[str, Any], needed: Mapping[str, Finished], data_dir: Path | None) -> Any:

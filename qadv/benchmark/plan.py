@@ -26,6 +26,7 @@ from qadv.benchmark.study import (
 from qadv.benchmark.study_file import StudyFile
 from qadv.datasets import Images
 from qadv.errors import StorageError
+from qadv.files import check_is_file
 from qadv.registry import Entry, default_registry, load
 
 
@@ -183,9 +184,12 @@ class _Planner:
             return spec
         path = (self.data_dir or Path()) / backbone.checkpoint
         try:
-            content = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+            check_is_file(path)  # and no device, which has no end
+            with open(path, "rb") as file:
+                content = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
         except OSError as error:
-            raise StorageError(f"backbones.{name}.checkpoint: can't read {path}: {error.strerror or error}") from error
+            reason = error if isinstance(error, StorageError) else f"can't read {path}: {error.strerror or error}"
+            raise self.file.complain([(("backbones", name, "checkpoint"), str(reason))]) from error
         return spec | {"checkpoint": [backbone.checkpoint, content]}
 
     def _images(self, node: Node, wanted: int | None) -> dict[str, Any]:

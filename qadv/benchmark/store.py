@@ -7,19 +7,22 @@ DIR/unfinished/            checkpoints of interrupted trainings
 """
 
 import fcntl
-import json
+import io
 import os
 import shutil
 import uuid
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from qadv.benchmark.cells import Finished
-from qadv.errors import FileFormatError, InvalidInputError, StorageError
-from qadv.files import write_atomically
+from qadv.benchmark.cells import FILES, Finished, digest
+from qadv.digests import digest_of
+from qadv.errors import FileFormatError, InvalidInputError, QadvError, StorageError
+from qadv.files import check_is_whole, json_content, read_json, write_json
 
+FORMAT = "qadv-cell/2"
 _RECORD = "record.json"
 
 
@@ -37,6 +40,8 @@ class Store:
         self.folder = Path(folder)
         self.cells, self.failures = self.folder / "cells", self.folder / "failed"
         self.studies, self.scratch = self.folder / "studies", self.folder / "unfinished"
+        self._whole: set[str] = set()  # keys of cells that were looked through
+        self._warned = False
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -60,12 +65,24 @@ class Store:
                     f"another bench is writing in {self.folder}: wait for it, or choose another --out"
                 ) from error
             for left in self.cells.glob(".*"):  # of a bench that was killed while it wrote
-                shutil.rmtree(left, ignore_errors=True)
+                _remove(left)
             yield
 
     def is_finished(self, key: str) -> bool:
-        """Whether a cell is there."""
-        return (self.cells / key / _RECORD).is_file()
+        """Whether a cell is there, and whole: all its files are what was written."""
+        return self.damage(key) == ""
+
+    def damage(self, key: str) -> str | None:
+        """Returns what is wrong with a cell: `""` for a whole one, `None` where there is none."""
+        if key in self._whole:
+            return ""
+        if not os.path.lexists(self.cells / key):
+            return None
+        try:
+            self.read(key)
+        except FileFormatError as error:
+            return str(error)
+        return ""
 
     def read(self, key: str, files: bool = True) -> Finished:
         """Returns a finished cell.
@@ -75,51 +92,91 @@ class Store:
             files: `False` for the record alone.
 
         Raises:
-            FileFormatError: it is damaged.
+            FileFormatError: it is damaged: its files are not those that were written for it.
         """
         folder = self.cells / key
+        self._whole.discard(key)
         try:
-            record = json.loads((folder / _RECORD).read_bytes())
-            names = [path for path in sorted(folder.iterdir()) if path.name != _RECORD] if files else []
-            return Finished(record, {path.name: path.read_bytes() for path in names})
-        except (OSError, ValueError) as error:
-            raise FileFormatError(f"{folder} is damaged ({error}); delete it, and it is computed again") from error
+            content = read_json(folder / _RECORD)
+            if not isinstance(content, dict):
+                raise FileFormatError(f"{_RECORD} holds no record")
+            record, digests = (
+                _opened(content, key) if content.get("format") == FORMAT else self._opened_old(content, key)
+            )
+            found = {name: (folder / name).read_bytes() for name in digests} if files else {}
+        except (OSError, QadvError) as error:
+            raise _damaged(key, _reason(error)) from error
+        for name, data in found.items():
+            if digests[name] not in (None, digest_of(io.BytesIO(data))):
+                raise _damaged(key, f"{name} is not what was written")
+        if files:
+            self._whole.add(key)
+        return Finished(record, found)
 
     def write(self, key: str, finished: Finished) -> None:
-        """Writes a cell, whole or not at all.
+        """Writes a cell, whole or not at all; a damaged one gives way.
 
         Raises:
             StorageError: the disk is full, or the folder can't be written.
         """
-        part = self.cells / f".{key}.{uuid.uuid4().hex}"
+        target, part = self.cells / key, self.cells / f".{key}.{uuid.uuid4().hex}"
+        digests = {name: digest_of(io.BytesIO(data)) for name, data in finished.files.items()}
+        record = {"format": FORMAT, "key": key, "files": digests, "record": finished.record}
         try:
             part.mkdir()
-            content = {_RECORD: json.dumps(finished.record).encode(), **finished.files}
-            for name, data in content.items():
+            for name, data in {_RECORD: json_content(record), **finished.files}.items():
                 with open(part / name, "xb") as file:
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
-            with suppress(FileExistsError):
-                part.rename(self.cells / key)
+            if os.path.lexists(target):
+                target.rename(part.with_name(f"{part.name}.old"))
+            part.rename(target)
         except OSError as error:
-            raise StorageError(f"could not write {self.cells / key}: {error.strerror or error}") from error
+            raise StorageError(f"could not write {target}: {error.strerror or error}") from error
         finally:
-            shutil.rmtree(part, ignore_errors=True)
+            for left in self.cells.glob(f"{part.name}*"):
+                _remove(left)
         (self.failures / f"{key}.json").unlink(missing_ok=True)
 
     def write_failure(self, key: str, label: str, message: str, trace: str) -> None:
         """Notes why a cell failed."""
-        self._write_json(self.failures / f"{key}.json", {"label": label, "message": message, "traceback": trace})
+        note = {"format": "qadv-failure/2", "label": label, "message": message, "traceback": trace}
+        write_json(self.failures / f"{key}.json", note)
 
     def failure(self, key: str) -> dict[str, str] | None:
         """Returns what was noted, if the cell failed the last time."""
         path = self.failures / f"{key}.json"
-        return json.loads(path.read_bytes()) if path.is_file() else None
+        if not path.is_file():
+            return None
+        try:
+            noted = read_json(path)
+            return {name: str(noted[name]) for name in ("label", "message", "traceback")}
+        except (QadvError, TypeError, KeyError) as error:
+            return {"label": "", "message": f"why it failed can't be told: {_reason(error)}", "traceback": ""}
 
     def write_plan(self, name: str, content: dict[str, Any]) -> None:
         """Writes a study as it was planned."""
-        self._write_json(self.studies / f"{name}.json", content)
+        write_json(self.studies / f"{name}.json", {"format": "qadv-plan/2", **content})
+
+    def plan_names(self) -> list[str]:
+        """Returns the names of the studies in this folder."""
+        return sorted(path.stem for path in self.studies.glob("*.json"))
+
+    def plan(self, name: str) -> dict[str, Any]:
+        """Returns a study as it was planned.
+
+        Raises:
+            FileFormatError: it is damaged.
+        """
+        path = self.studies / f"{name}.json"
+        try:
+            found = read_json(path)
+        except QadvError as error:
+            raise FileFormatError(f"{path} is damaged ({_reason(error)}); run its bench again") from error
+        if not isinstance(found, dict):
+            raise FileFormatError(f"{path} is damaged (it holds no plan); run its bench again")
+        return found
 
     def plans(self) -> dict[str, dict[str, Any]]:
         """Returns the studies in this folder by name.
@@ -127,13 +184,52 @@ class Store:
         Raises:
             FileFormatError: one is damaged.
         """
-        found = {}
-        for path in sorted(self.studies.glob("*.json")):
-            try:
-                found[path.stem] = json.loads(path.read_bytes())
-            except ValueError as error:
-                raise FileFormatError(f"{path} is damaged ({error}); run its bench again") from error
-        return found
+        return {name: self.plan(name) for name in self.plan_names()}
 
-    def _write_json(self, path: Path, content: dict[str, Any]) -> None:
-        write_atomically(path, json.dumps(content, indent=1).encode())
+    def _opened_old(self, record: dict[str, Any], key: str) -> tuple[dict[str, Any], dict[str, str | None]]:
+        """Returns record and files of a cell of the first format, which had no digests: what can be told is checked."""
+        spec = record.get("spec")
+        try:
+            own = digest(spec)
+        except ValueError:  # NaN, which no spec has
+            own = ""
+        if not isinstance(spec, dict) or own != key:
+            raise FileFormatError(f"{_RECORD} is not the record of this cell")
+        names = [FILES[spec["kind"]]] if spec.get("kind") in FILES else []
+        for name in names:
+            check_is_whole(self.cells / key / name)
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{self.folder} has cells of an older qadv, without digests: damage in them may go unnoticed. To have "
+                "them computed again, choose another folder",
+                stacklevel=3,
+            )
+        return record, dict.fromkeys(names)
+
+
+def _opened(content: dict[str, Any], key: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """Returns the record, and the digests of the files by name; the content's own digest has been compared."""
+    if content["key"] != key:
+        raise FileFormatError(f"it is cell {content['key']} in another one's place")
+    return content["record"], content["files"]
+
+
+def _damaged(key: str, why: str) -> FileFormatError:
+    return FileFormatError(f"cell {key} is damaged: {why}; the same bench computes it again")
+
+
+def _reason(error: Exception) -> str:
+    return (
+        f"{os.path.basename(error.filename)}: {error.strerror}"
+        if isinstance(error, OSError) and error.filename
+        else str(error)
+    )
+
+
+def _remove(path: Path) -> None:
+    """Removes a file or a folder with all that is in it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

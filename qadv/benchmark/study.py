@@ -28,13 +28,14 @@ def _numbers(value: Any) -> Any:
 
 Options = Annotated[dict[str, Any], BeforeValidator(_numbers)]
 Number = Annotated[float, BeforeValidator(_numbers)]
+Axis = Annotated[list[str], Field(min_length=1)]
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 
 
 class Part(BaseModel):
-    """Base class: unknown keys are errors."""
+    """Base class: unknown keys are errors, and so are numbers that are not finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Component(Part):
@@ -204,10 +205,10 @@ class Measure(Part):
 class Grid(Part):
     """A product; an axis that is left out takes all entries of the study."""
 
-    datasets: list[str] | None = None
-    backbones: list[str] | None = None
-    quantizers: list[str] | None = None
-    defenses: list[str] | None = None
+    datasets: Axis | None = None
+    backbones: Axis | None = None
+    quantizers: Axis | None = None
+    defenses: Axis | None = None
     attacks: list[str] | None = None
     measures: list[str] | None = None
 

@@ -2,8 +2,10 @@
 
 import re
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import date, time
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from qadv.errors import FileFormatError, QadvError, StorageError, closest
 
 Place = tuple[str | int, ...]
 SMALL = "small"
+_DEEPEST, _LARGEST, _SHOWN = 20, 2**63, 200
 _ENTRY = 3  # below table.name.key pydantic says which type of a union it tried
 
 
@@ -69,6 +72,13 @@ def read_study(path: str | Path, small: bool = False) -> StudyFile:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise StudyError(f"{path}: {error}") from error
+    except RecursionError as error:
+        raise StudyError(f"{path}: arrays or tables are nested too deep") from error
+    except ValueError as error:  # Python reads no number with thousands of digits
+        line = next((n for n, line in enumerate(text.splitlines(), 1) if re.search(r"[\d_]{4300}", line)), 1)
+        raise StudyError(f"{path}:{line}: a number has too many digits") from error
+    if unusable := list(_unusable(content, ())):
+        raise _error(path, text, False, unusable)
     changes = content.pop(SMALL, None)
     if small:
         if not isinstance(changes, dict):
@@ -80,6 +90,21 @@ def read_study(path: str | Path, small: bool = False) -> StudyFile:
         faults = [(fault["loc"], _said(fault)) for fault in error.errors()]
         raise _error(path, text, small, faults) from error
     return StudyFile(study, path, text, small)
+
+
+def _unusable(value: Any, place: Place) -> Iterator[tuple[Place, str]]:
+    """Yields what TOML can say and a study can't: dates, numbers that are not finite or too long, deep nesting."""
+    if len(place) > _DEEPEST:
+        yield place[:_ENTRY], f"it is nested more than {_DEEPEST} deep"
+    elif isinstance(value, dict | list):
+        for key, entry in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _unusable(entry, (*place, key))
+    elif isinstance(value, date | time):
+        yield place, f"a study has no dates and times, got {value}"
+    elif isinstance(value, float) and not isfinite(value):
+        yield place, f'expected a finite number, got {value}; a norm without end is the text "inf"'
+    elif isinstance(value, int) and abs(value) >= _LARGEST:
+        yield place, "expected a whole number of at most 64 bits"
 
 
 def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
@@ -99,7 +124,12 @@ def _said(fault: Any) -> str:
         return f"the key {place[-1]!r} is missing"
     if isinstance(error := fault.get("ctx", {}).get("error"), QadvError):
         return str(error)
-    return f"{fault['msg'][0].lower()}{fault['msg'][1:]}, got {given!r}"
+    return f"{fault['msg'][0].lower()}{fault['msg'][1:]}, got {_brief(given)}"
+
+
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def _fields(model: Any, place: Sequence[str | int]) -> list[str]:

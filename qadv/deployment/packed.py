@@ -13,9 +13,10 @@ from qadv.quantization.frozen import FrozenLayer, Quantized, freeze, is_frozen
 from qadv.quantization.layers import _QuantLayer
 from qadv.quantization.packing import pack, unpack
 from qadv.quantization.quantizer import WeightQuantizer
+from qadv.quantization.scales import check_scale, check_scales
 from qadv.quantization.scheme import parse_scheme
 
-FORMAT = "qadv-packed/1"
+FORMAT = "qadv-packed/2"
 _CODES, _SCALE = ".weight.codes", ".weight.scale"
 
 
@@ -130,6 +131,7 @@ def frozen_from_packed(
         if isinstance(layer, FrozenLayer) and name in codes
     }
     load_state(frozen, {**rest, **decoded}, os.fspath(path))
+    check_scales(frozen, os.fspath(path))
     return frozen
 
 
@@ -145,8 +147,9 @@ def _unpacked(layer: _QuantLayer, described: Any, table: Any, packed: Tensor, sc
     ):
         if found != expected:
             raise FileFormatError(f"expected the {what} {expected}, found {found}")
-    if scale.dtype != torch.float32 or scale.shape != like.shape or not bool(scale.isfinite().all()):
+    if scale.dtype != torch.float32 or scale.shape != like.shape:
         raise FileFormatError(
-            f"expected a finite float32 scale of shape {tuple(like.shape)}, found {scale.dtype} {tuple(scale.shape)}"
+            f"expected a float32 scale of shape {tuple(like.shape)}, found {scale.dtype} {tuple(scale.shape)}"
         )
+    check_scale(quantizer, scale, layer.weight)
     return unpack(packed, quantizer.code_values(), quantizer.bits, tuple(codes.shape)), scale

@@ -1,6 +1,9 @@
 """How a classifier is saved: its tensors, and a JSON header that says how to build it again."""
 
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from math import prod
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -9,25 +12,28 @@ from torch import Tensor, nn
 
 from qadv import __version__
 from qadv.backbones.create import create_backbone
-from qadv.backbones.float_weights import check_finite, load_state
+from qadv.backbones.float_weights import Shape, check_finite, load_state
 from qadv.deployment import packed
 from qadv.errors import FileFormatError, InvalidInputError, QadvError
 from qadv.estimators.ensemble_network import EnsembleNetwork, Standardised
+from qadv.estimators.outline import check_outline
 from qadv.files import read_tensors, write_tensors
 from qadv.postprocessors.softmax import Softmax
 from qadv.quantization.convert import rebuild
 from qadv.quantization.frozen import is_frozen
+from qadv.quantization.scales import check_scales
 
 if TYPE_CHECKING:
     from qadv.estimators.classifier import QuantizedClassifier
 
 C = TypeVar("C", bound="QuantizedClassifier")
 
-FORMAT = "qadv-classifier/1"
-ENSEMBLE_FORMAT = "qadv-ensemble/1"
+FORMAT = "qadv-classifier/2"
+ENSEMBLE_FORMAT = "qadv-ensemble/2"
 _FIELDS = {"backbone", "quantization", "loss", "defences", "classifier"}
 # where the weights came from: they are in the file now
 _SOURCES = {"pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}
+_LARGEST = 2**22  # values of one image
 
 
 def mean_std(classifier: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -158,16 +164,12 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, An
 def load(cls: type[C], path: str | os.PathLike[str], model: nn.Module | None, arguments: dict[str, Any]) -> C:
     """See `QuantizedClassifier.load`."""
     tensors, header = _read(path)
-    try:
-        model = _network(model, header, tensors, path)
+    with _damage_named(path):
+        network = _network(model, header, tensors, path)
         settings = {**_settings(header), **arguments}
+        if "input_shape" not in arguments:
+            _check_shape(header["classifier"]["input_shape"])
         defences = ", ".join(header["defences"])
-    except (QadvError, ImportError):
-        raise
-    except Exception as error:  # a header may say anything
-        raise FileFormatError(
-            f"{os.fspath(path)}: the header is damaged, or of another version of qadv: {type(error).__name__}: {error}"
-        ) from error
     if defences and not {"preprocessing_defences", "postprocessing_defences"} & arguments.keys():
         raise InvalidInputError(
             f"{os.fspath(path)} was saved with the defences {defences}, which are not in the file; pass them as "
@@ -175,10 +177,31 @@ def load(cls: type[C], path: str | os.PathLike[str], model: nn.Module | None, ar
         )
     if "loss" not in settings:
         raise InvalidInputError(f"{os.fspath(path)} was saved with a loss of its own; pass it to load(..., loss=...)")
+    if not arguments and model is None:
+        with _damage_named(path):
+            return cls(network, **settings)
     try:
-        return cls(model, **settings)
+        return cls(network, **settings)
     except TypeError as error:
         raise InvalidInputError(f"load: {error}") from error
+
+
+@contextmanager
+def _damage_named(path: str | os.PathLike[str]) -> Iterator[None]:
+    """A header may say anything: what it leads to is an error of the file."""
+    name = os.fspath(path)
+    try:
+        yield
+    except ImportError:
+        raise
+    except QadvError as error:
+        raise error if name in str(error) else type(error)(f"{name}: {error}") from error
+    except KeyError as error:
+        raise FileFormatError(f"{name}: expected the key {error} in its header, found none") from error
+    except Exception as error:
+        raise FileFormatError(
+            f"{name}: the header is damaged, or of another version of qadv: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _network(
@@ -187,12 +210,16 @@ def _network(
     if header["format"] == ENSEMBLE_FORMAT:
         return _ensemble(model, header, tensors, path)
     if model is None:
-        model = _build_backbone(header["backbone"], path)
+        shapes: dict[str, Shape] = {name: tensor.shape for name, tensor in tensors.items()}
+        if header["format"] == packed.FORMAT:
+            shapes |= {f"{name}.weight": tuple(layer["shape"]) for name, layer in header["layers"].items()}
+        model = _build_backbone(header["backbone"], shapes, path)
     if header["format"] == packed.FORMAT:
         return packed.frozen_from_packed(model, header, tensors, path)
     if header["quantization"] is not None:
         model = rebuild(model, header["quantization"])
     load_state(model, tensors, os.fspath(path))
+    check_scales(model, os.fspath(path))
     return model
 
 
@@ -200,17 +227,29 @@ def _ensemble(
     model: nn.Module | None, header: dict[str, Any], tensors: dict[str, Tensor], path: str | os.PathLike[str]
 ) -> EnsembleNetwork:
     if model is not None:
-        raise InvalidInputError(f"{os.fspath(path)} holds an ensemble that builds its own networks; leave model out")
+        raise InvalidInputError("the file holds an ensemble that builds its own networks; leave model out")
     members = []
-    for member in header["members"]:
-        network = _build_backbone(member["backbone"], path)
+    for index, member in enumerate(header["members"]):
+        pair = member["preprocessing"]
+        prefix = f"member{index}." + ("" if pair is None else "network.")
+        own = {name.removeprefix(prefix): t.shape for name, t in tensors.items() if name.startswith(prefix)}
+        network = _build_backbone(member["backbone"], own, path)
         if member["quantization"] is not None:
             network = rebuild(network, member["quantization"])
-        pair = member["preprocessing"]
         members.append(network if pair is None else Standardised(network, *pair))
     ensemble = EnsembleNetwork(members, **header["ensemble"])
     load_state(ensemble, tensors, os.fspath(path))
+    check_scales(ensemble, os.fspath(path))
     return ensemble
+
+
+def _check_shape(shape: Any) -> None:
+    """Refuses images that would take a lot of memory when the network is tried on one."""
+    if not all(type(size) is int and size > 0 for size in shape) or prod(shape) > _LARGEST:
+        raise FileFormatError(
+            f"expected an input_shape of at most {_LARGEST:,} values in the header, found {shape}; if it is right, "
+            "say so: load(path, input_shape=…)"
+        )
 
 
 def _settings(header: dict[str, Any]) -> dict[str, Any]:
@@ -227,12 +266,15 @@ def _settings(header: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def _build_backbone(recipe: dict[str, Any] | None, path: str | os.PathLike[str]) -> nn.Module:
+def _build_backbone(
+    recipe: dict[str, Any] | None, shapes: Mapping[str, Shape], path: str | os.PathLike[str]
+) -> nn.Module:
     if recipe is None:
         raise InvalidInputError(
-            f"{os.fspath(path)} holds a network that was not made by name; pass the float one: load(path, model=net)"
+            "the file holds a network that was not made by name; pass the float one: load(path, model=net)"
         )
     options = {key: value for key, value in recipe["options"].items() if key not in _SOURCES}
+    check_outline({**recipe, "options": options}, shapes, os.fspath(path))
     return create_backbone(
         recipe["name"], nb_classes=recipe["nb_classes"], in_channels=recipe["in_channels"], **options
     )

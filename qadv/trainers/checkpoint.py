@@ -14,7 +14,7 @@ from qadv.backbones.float_weights import load_state
 from qadv.errors import FileFormatError, InvalidInputError
 from qadv.files import read_tensors, write_tensors
 
-FORMAT = "qadv-checkpoint/1"
+FORMAT = "qadv-checkpoint/2"
 _MODEL, _OPTIMIZER = "model.", "optimizer."
 
 
@@ -48,7 +48,11 @@ class TrainingState:
             "run": dict(run),
             "epochs_done": epochs_done,
             "history": history,
-            "optimizer": {"numbers": numbers, "param_groups": optimizer["param_groups"]},
+            "optimizer": {
+                "numbers": numbers,
+                "param_groups": optimizer["param_groups"],
+                "tensors": _described(tensors),
+            },
             "scheduler": _pack(self.scheduler.state_dict()) if hasattr(self.scheduler, "state_dict") else None,
         }
         try:
@@ -67,14 +71,32 @@ class TrainingState:
             The number of finished epochs and their history; `(0, [])` without a file.
 
         Raises:
-            FileFormatError: the file is damaged, or of another run; nothing is changed.
+            FileFormatError: the file is damaged, or of another run; then nothing is trained with what it holds.
         """
         if not Path(path).exists():
             return 0, []
         tensors, header = read_tensors(path)
-        if header is None or header.get("format") != FORMAT:
+        if not isinstance(header, dict) or header.get("format") != FORMAT:
             raise FileFormatError(f"{os.fspath(path)} is no checkpoint of qadv; choose another path for the checkpoint")
-        saved = header["run"]
+        model = {name.removeprefix(_MODEL): t for name, t in tensors.items() if name.startswith(_MODEL)}
+        try:
+            self._refuse_other_run(header["run"], run, path)
+            epochs_done, history = _progress(header, run)
+            state = self._optimizer_state(header["optimizer"], tensors)
+            scheduler = self._scheduler_state(header["scheduler"])
+            load_state(self.model, model, os.fspath(path))
+            self.optimizer.load_state_dict(state)
+            if scheduler is not None:
+                self.scheduler.load_state_dict(scheduler)
+        except FileFormatError:
+            raise
+        except Exception as error:  # a header may say anything
+            raise FileFormatError(
+                f"{os.fspath(path)} is damaged ({type(error).__name__}: {error}); delete it to start anew"
+            ) from error
+        return epochs_done, history
+
+    def _refuse_other_run(self, saved: Any, run: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
         now = json.loads(json.dumps(run))
         different = [f"{k}: saved {saved.get(k)!r}, now {now[k]!r}" for k in now if saved.get(k) != now[k]]
         if different:
@@ -82,19 +104,52 @@ class TrainingState:
                 f"{os.fspath(path)} is the checkpoint of another run ({'; '.join(different)}). Delete it to start "
                 "anew, choose another path, or restore those settings to resume"
             )
-        model = {name.removeprefix(_MODEL): t for name, t in tensors.items() if name.startswith(_MODEL)}
-        load_state(self.model, model, os.fspath(path))
-        state: dict[int, dict[str, Any]] = {
-            int(index): dict(entries) for index, entries in header["optimizer"]["numbers"].items()
-        }
+
+    def _optimizer_state(self, saved: Any, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Returns a state dict for the optimizer after comparing it with the optimizer's parameters."""
+        own = self.optimizer.state_dict()["param_groups"]
+        groups = saved["param_groups"]
+        if [(g.keys(), g["params"]) for g in groups] != [(json.loads(json.dumps(g)).keys(), g["params"]) for g in own]:
+            raise ValueError("the optimizer has other groups of parameters, or other settings")
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        state: dict[int, dict[str, Any]] = {int(i): dict(entries) for i, entries in saved["numbers"].items()}
         for name, tensor in tensors.items():
             if name.startswith(_OPTIMIZER):
                 index, _, key = name.removeprefix(_OPTIMIZER).partition(".")
+                shape = parameters[int(index)].shape
+                tensor.expand(shape)  # raises where it does not fit
+                if not bool(tensor.double().isfinite().all()):
+                    raise ValueError(f"{name} has values that are NaN or infinite")
                 state.setdefault(int(index), {})[key] = tensor
-        self.optimizer.load_state_dict({"state": state, "param_groups": header["optimizer"]["param_groups"]})
-        if header["scheduler"] is not None and hasattr(self.scheduler, "load_state_dict"):
-            self.scheduler.load_state_dict(_unpack(header["scheduler"]))
-        return header["epochs_done"], header["history"]
+        described = _described(tensors)
+        if saved.get("tensors", described) != described or len({frozenset(entries) for entries in state.values()}) > 1:
+            raise ValueError("the optimizer's tensors are not those that were saved")
+        if not state.keys() <= set(range(len(parameters))):
+            raise ValueError(f"it has the states of {len(state)} parameters, the optimizer has {len(parameters)}")
+        return {"state": state, "param_groups": groups}
+
+    def _scheduler_state(self, saved: Any) -> Any:
+        if saved is None or not hasattr(self.scheduler, "load_state_dict"):
+            return None
+        state, own = _unpack(saved), self.scheduler.state_dict()
+        if isinstance(own, dict) and not own.keys() <= state.keys():
+            raise ValueError(f"the scheduler's state lacks {', '.join(sorted(own.keys() - state.keys()))}")
+        return state
+
+
+def _described(tensors: Mapping[str, Tensor]) -> dict[str, list[Any]]:
+    """Returns type and shape of the optimizer's tensors by name: what they have to be, the optimizer alone knows."""
+    own = (name for name in sorted(tensors) if name.startswith(_OPTIMIZER))
+    return {name: [str(tensors[name].dtype), list(tensors[name].shape)] for name in own}
+
+
+def _progress(header: Mapping[str, Any], run: Mapping[str, Any]) -> tuple[int, list[dict[str, Any]]]:
+    """Returns the finished epochs and their history, which have to agree."""
+    done, history = header["epochs_done"], header["history"]
+    epochs = [entry["epoch"] for entry in history]
+    if type(done) is not int or epochs != list(range(done)) or done > run.get("nb_epochs", done):
+        raise ValueError(f"epochs_done is {done!r}, and the history has the epochs {epochs}")
+    return done, history
 
 
 def _pack(value: Any) -> Any:

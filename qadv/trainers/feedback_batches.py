@@ -19,7 +19,7 @@ from qadv.trainers.network import TrainedNetwork
 from qadv.trainers.objective import Objective
 from qadv.trainers.parallel import Processes
 
-FORMAT = "qadv-feedback/1"
+FORMAT = "qadv-feedback/2"
 
 
 class FeedbackLog(Objective):
@@ -148,7 +148,18 @@ class FeedbackBatches(ArrayBatches):
         tensors, header = read_tensors(self._file)
         if header is None or {**expected, "format": FORMAT} != header:
             raise FileFormatError(f"{self._file} does not hold the images of round {round_} of this run; {hint}")
-        return Found(tensors["sample"], tensors["direction"], tensors["length"], {})
+        sample, direction, length = (tensors.get(name, torch.empty(0)) for name in ("sample", "direction", "length"))
+        found, places = Found(sample, direction, length, {}), len(self._x) - self._nb_images
+        if (
+            (sample.dtype, direction.dtype, length.dtype) != (torch.int64, torch.int64, torch.float32)
+            or not sample.shape == direction.shape == length.shape
+            or len(sample) > places
+            or bool(((sample < 0) | (sample >= self._nb_images)).any())
+        ):
+            raise FileFormatError(
+                f"{self._file} is damaged: expected up to {places} steps from images there are; {hint}"
+            )
+        return found
 
     def _run(self, round_: int) -> dict[str, Any]:
         return {

@@ -1,8 +1,10 @@
 """Running cells: order, failures, dying processes, kills, and the command itself."""
 
+import io
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -13,12 +15,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from qadv.benchmark.bench import run_cells
-from qadv.benchmark.cells import Cell, Finished
-from qadv.benchmark.command import BenchOptions, run_bench
+from qadv.benchmark.bench import Event, run_cells
+from qadv.benchmark.cells import Cell, Finished, digest
+from qadv.benchmark.command import BenchOptions, _Shown, run_bench
 from qadv.benchmark.engines import Failed, InProcess, Processes
 from qadv.benchmark.given import Given
+from qadv.benchmark.report.build import build_report
 from qadv.benchmark.store import Store
+from qadv.benchmark.study_file import StudyError
 from qadv.errors import InvalidInputError, QadvError
 from qadv.evaluation import attack_classifier
 from qadv.registry import create
@@ -74,6 +78,43 @@ def test_finished_cells_are_not_computed_again(store, tmp_path):
     run_cells(cells, store, Fake(tmp_path))
     again = run_cells(cells, store, Fake(tmp_path))
     assert (again.computed, again.kept) == ([], 2)
+
+
+@pytest.mark.parametrize("damaged", [0, 1, 2])
+def test_a_damaged_cell_is_computed_again(damaged, store, tmp_path):
+    cells = chain("a", "b", "c")
+    run_cells(cells, store, Fake(tmp_path))
+    (store.cells / cells[damaged].key / "record.json").write_bytes(b"")
+    result = run_cells(cells, Store(store.folder), Fake(tmp_path))
+    assert result.complete
+    assert (result.computed, result.kept) == ([cells[damaged].label], 2)
+    assert cells[damaged].key in result.damaged[cells[damaged].label]
+    assert store.read(cells[2].key).record["from"] == [cells[1].key]
+
+
+def test_an_input_that_turns_out_damaged_is_computed_again(store, tmp_path):
+    cells = chain("a", "b", "c")
+    run_cells(cells[:2], store, Fake(tmp_path))
+    assert store.is_finished(cells[1].key)
+    (store.cells / cells[1].key / "record.json").unlink()  # after it was looked at
+    told = []
+    result = run_cells(cells, store, Fake(tmp_path), lambda event: told.append((event.what, event.cell.label)))
+    assert result.computed == ["1 b", "2 c"]
+    assert result.complete
+    assert ("damaged", "1 b") in told
+
+
+def test_an_input_that_is_damaged_again_and_again_has_failed(store, tmp_path):
+    class Spoiling(Fake):
+        def finished(self):
+            yield from super().finished()
+            for path in store.cells.glob("*/record.json"):
+                path.write_bytes(b"")
+
+    result = run_cells([*chain("a", "b", "c"), *chain("other")], store, Spoiling(tmp_path))
+    assert not result.complete
+    assert "is damaged" in result.failed["0 a"]
+    assert {"1 b", "2 c"} <= {*result.left_out}
 
 
 def test_a_failing_cell_stops_only_those_that_need_it(store, tmp_path):
@@ -279,6 +320,71 @@ def test_a_killed_bench_goes_on_to_the_same_results(finished, tmp_path, jobs, ki
     assert killed
     assert run_bench(options(tmp_path, small=False), quiet())
     assert records(tmp_path) == records(finished)
+
+
+class Wordless(Exception):  # noqa: N818
+    def __str__(self):
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError("[/x] $x$ \ud800"), r"ValueError: [/x] $x$ \ud800"),
+        (Wordless(), "Wordless"),
+        (SystemExit(3), "SystemExit: 3"),
+    ],
+)
+def test_whatever_a_cell_raises_is_text(error, said, store, tmp_path, monkeypatch):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("qadv.benchmark.compute.compute", fail)
+    result = run_cells([Cell("network", {}, "odd", {})], store, InProcess(Given(None, tmp_path)))
+    assert result.failed["odd"] == said
+    assert said.encode() in store.failure(digest({}))["message"].encode()
+
+
+ODD_NAMES = ["[/x]", "[bold]", "$x$", r"$\x$", "a" * 300, "back\\slash\\"]
+
+
+def test_names_and_messages_that_look_like_markup(tmp_path, monkeypatch):
+    """A study whose cells fail, under such names, is planned, run and reported to its end."""
+    bits = zip(ODD_NAMES, (2, 3, 5, 6, 7, 8), strict=True)
+    quantizers = "".join(f"[quantizers.'{n}']\nweights = 'int:{b}'\nactivations = 'relu6:{b}'\n" for n, b in bits)
+    text = TINY.replace("[quantizers.w4a4]", quantizers + "[quantizers.w4a4]").partition("[defenses.tuned]")[0]
+
+    def compute(spec, needed, given, threads):
+        if spec["quantizer"]["weights"] == "int:2":
+            raise ValueError("[/red] [bold] $x$ " + "y" * 3000)
+        return Finished({"spec": spec, "history": [{"epoch": 0, "loss": 1.0, "accuracy": 0.5}], "seconds": 1.0})
+
+    monkeypatch.setattr("qadv.benchmark.compute.compute", compute)
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    given = options(tmp_path, text.replace('"tiny"', '"[/x]"') + "[attacks]\n", small=False)
+    assert run_bench(options(tmp_path, text.replace('"tiny"', '"[/x]"'), small=False, dry_run=True), console)
+    assert not run_bench(given, console)
+    said = console.file.getvalue()
+    assert "[/red] [bold] $x$" in said
+    assert "[/x]" in said
+    cell = Cell("network", {}, "network [/x]", {})
+    with _Shown(console, [cell], {cell.key: 1.0}, 1) as shown:
+        shown.tell(Event("started", cell))
+        shown.progress.refresh()
+    report = build_report(given.out)
+    page, tables = report.page.read_text(), report.tables[0].read_text()
+    assert all(name in page for name in ODD_NAMES)
+    assert "Missing and failed" in tables
+    assert len(report.models) == len(ODD_NAMES) + 2
+
+
+def test_a_network_that_does_not_take_the_images_is_one_line(tmp_path):
+    wrong = TINY.replace("{ image_size = 8, width = 4 }", "{ width = 4 }")
+    with pytest.raises(StudyError) as caught:
+        run_bench(options(tmp_path, wrong, dry_run=True), quiet())
+    place, _, said = str(caught.value).partition(" ")
+    assert place.endswith("tiny.toml:9:")
+    assert re.fullmatch(r"backbones\.mnist-cnn\.options: .* images of shape \(1, 8, 8\) .* the option image_size", said)
 
 
 def test_failed_is_an_outcome():

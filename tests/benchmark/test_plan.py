@@ -116,3 +116,10 @@ def test_a_timm_backbone_is_standardised_by_itself_and_other_keys_stay(tmp_path)
 
     assert (backbone()["mean"], backbone()["std"]) == (None, None)
     assert (backbone("\nstd = 0.5")["mean"], backbone("\nmean = 0.5")["std"]) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("checkpoint", ["/dev/zero", "gone.safetensors", "."])
+def test_a_checkpoint_that_is_no_file_is_refused_in_its_line(checkpoint, tmp_path):
+    text = TINY.replace("[backbones.mnist-cnn]", f'[backbones.mnist-cnn]\ncheckpoint = "{checkpoint}"')
+    with pytest.raises(StudyError, match=r"tiny\.toml:9: backbones\.mnist-cnn\.checkpoint: there is no file"):
+        planned(write_tiny(tmp_path, text))

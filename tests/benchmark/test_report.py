@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 
 import numpy as np
@@ -262,8 +263,7 @@ def test_the_same_results_give_the_same_bytes(folder, report, tmp_path):
 
 def test_nothing_but_the_plan(tmp_path):
     store = write_store(tmp_path)
-    for cell in list(store.cells.iterdir()):
-        (cell / "record.json").unlink()
+    shutil.rmtree(store.cells)
     text = build_report(tmp_path).tables[0].read_text()
     assert "| missing |" in text
     assert "cells: 0 of 33 computed" in text
@@ -274,6 +274,28 @@ def test_a_damaged_cell_is_listed(tmp_path):
     key = sorted(path.name for path in store.cells.iterdir())[2]
     (store.cells / key / "record.json").write_text("{")
     assert "| damaged |" in build_report(tmp_path).tables[0].read_text()
+
+
+def test_what_is_damaged_is_left_out_and_said(tmp_path):
+    store = write_store(tmp_path)
+    by_label = {cell["label"]: cell["key"] for cell in store.plan("hand")["cells"]}
+    (store.cells / by_label["network float · seed 0"] / "record.json").unlink()
+    for label in ("clean images, float · seed 0", "fgsm on float · seed 0", "curve 0"):
+        found = store.read(by_label[label])
+        found.record.pop("right", None), found.record.pop("text", None)
+        store.write(by_label[label], found)
+    images = store.cells / by_label["pgd on float · seed 0"] / "adversarial.safetensors"
+    images.write_bytes(images.read_bytes()[:-1])
+    (store.studies / "other.json").write_text("{")
+    report = build_report(tmp_path)
+    assert report.not_there["hand"] == 2 + 5
+    assert "other.json is damaged" in report.left_out["other"]
+    assert "Left out: other" in report.page.read_text()
+    text = report.tables[0].read_text()
+    assert text.count("| damaged |") >= 5
+    assert "its record has no right" in text
+    with pytest.raises(FileFormatError, match=r"other\.json is damaged"):
+        build_report(tmp_path, study="other")
 
 
 def test_several_studies_in_one_page_or_one_of_them(tmp_path):
@@ -302,7 +324,7 @@ def test_the_command_says_where_the_report_is(folder, tmp_path):
     result = CliRunner().invoke(app, ["report", str(folder), "--out", str(tmp_path / "out")])
     assert result.exit_code == 0
     assert str(tmp_path / "out" / "index.html") in result.output
-    assert "2 cells are missing or failed" in result.output
+    assert "2 cells are missing, damaged or failed" in result.output
 
 
 @pytest.mark.parametrize(
@@ -331,10 +353,10 @@ def test_images_outside_of_the_ball_are_noticed():
 def test_an_attack_that_leaves_its_ball_is_not_counted(tmp_path):
     store = write_store(tmp_path)
     for cell in store.cells.iterdir():
-        record = json.loads((cell / "record.json").read_text())
-        if record.get("linf", [0])[0] == 0.1:
-            record["linf"][3] = 0.2
-            (cell / "record.json").write_text(json.dumps(record))
+        found = store.read(cell.name)
+        if found.record.get("linf", [0])[0] == 0.1:
+            found.record["linf"][3] = 0.2
+            store.write(cell.name, found)
     text = build_report(tmp_path).tables[0].read_text()
     assert "Not counted, because images leave the ball that the options say: fgsm on float" in text
     assert "| fgsm, pgd" not in text

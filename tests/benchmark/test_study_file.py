@@ -111,6 +111,39 @@ def test_names_that_do_not_exist(tmp_path, old, new, said):
     assert f"tiny.toml:{line(text, wrong)}:" in message
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('eps = "2/10"', 'eps = "8/0"', "'8/0' is no number"),
+        ('eps = "2/10"', "eps = nan", r"options\.eps: expected a finite number, got nan"),
+        ('eps = "2/10"', "eps = inf", "expected a finite number, got inf; a norm without end is the text"),
+        ('eps = "2/10"', "eps = 1979-05-27", r"options\.eps: a study has no dates and times"),
+        ('eps = "2/10"', f"eps = {'[' * 100}{']' * 100}", "nested more than 20 deep"),
+        ('eps = "2/10"', f"eps = 0x{'f' * 5000}", "at most 64 bits"),
+        ("nb_test = 24", "nb_test = 24\nfloat_quantizer = 07:32:00", "a study has no dates and times"),
+        ("[small]\n", "[[grid]]\ndefenses = []\n[small]\n", r"grid\.0\.defenses: .* at least 1 item"),
+    ],
+)
+def test_what_toml_can_say_and_a_study_can_not(tmp_path, old, new, said):
+    text = TINY.replace(old, new)
+    message = complaint(tmp_path, text)
+    assert re.fullmatch(
+        rf".*tiny\.toml:{line(text, new.splitlines()[-1 if 'grid' not in new else 1])}: .*{said}.*", message
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [("9" * 5000, r"tiny\.toml:6: a number has too many digits"), ("[" * 10_000, r"tiny\.toml: .*nested too deep")],
+)
+def test_what_python_does_not_read(tmp_path, value, said):
+    assert re.fullmatch(f".*{said}", complaint(tmp_path, TINY.replace("nb_test = 24", f"nb_test = {value}")))
+
+
+def test_tables_within_tables_without_end(tmp_path):
+    assert "nested more than" in complaint(tmp_path, f"a{'.a' * 800} = 1\n{TINY}")
+
+
 def test_all_faults_are_told_at_once(tmp_path):
     message = found(tmp_path, TINY.replace('"int:4"', '"imt:4"').replace("lr = 0.01", "rl = 0.01"))
     assert "imt" in message

@@ -1,8 +1,10 @@
 """Saved classifiers come back the same; damaged and foreign files are refused; nothing is unpickled."""
 
 import errno
+import json
 import os
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from torch import nn
 
 import qadv
 from qadv.backbones import create_backbone
-from qadv.errors import FileFormatError, InvalidInputError, StorageError
+from qadv.errors import FileFormatError, InvalidInputError, QadvError, StorageError
 from qadv.files import read_tensors, write_atomically, write_tensors
 from tests.blur import Blur
 
@@ -178,3 +180,114 @@ def test_weights_in_a_packed_file_are_finite(make_classifier, tmp_path):
     write_tensors(path, tensors, header)
     with pytest.raises(FileFormatError, match=f"NaN or infinite values in {name}"):
         qadv.QuantizedClassifier.load(path)
+
+
+def changed(classifier, path, change):
+    """Writes a file of a classifier, sound but for what is changed in its header and tensors."""
+    classifier.save(path)
+    tensors, header = read_tensors(path)
+    change(header, tensors)
+    write_tensors(path, tensors, header)
+    return path
+
+
+def as_type(dtype):
+    return lambda h, t: t.update({"0.weight": t["0.weight"].to(dtype)})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (as_type(torch.int8), "0.weight is torch.int8, expected torch.float32"),
+        (as_type(torch.bool), "0.weight is torch.bool, expected torch.float32"),
+        (as_type(torch.float8_e4m3fn), "0.weight is torch.float8_e4m3fn, expected torch.float32"),
+        (lambda h, t: t["0.weight"].view(-1)[3].fill_(np.nan), "NaN or infinite: 0.weight"),
+        (lambda h, t: t["1.running_var"].view(-1)[0].fill_(np.inf), "NaN or infinite: 1.running_var"),
+        (lambda h, t: t.update({"0.weight": torch.zeros(1)}), r"0.weight is \(1,\), expected \(8, 1, 3, 3\)"),
+        (lambda h, t: t.pop("0.weight"), "no tensor 0.weight"),
+        (lambda h, t: t.update(more=torch.zeros(1)), "1 tensors unknown: more"),
+        (lambda h, t: h["classifier"].pop("nb_classes"), "expected the key 'nb_classes' in its header"),
+        (lambda h, t: h.pop("loss"), "expected a file that QuantizedClassifier.save wrote"),
+        (lambda h, t: h["classifier"].update(input_shape=[1, 10**6, 10**6]), "at most 4,194,304 values"),
+        (lambda h, t: h["classifier"].update(nb_classes="ten"), "net.safetensors"),
+        (lambda h, t: h["backbone"].update(name="nobody"), "net.safetensors.*no backbone 'nobody'"),
+    ],
+)
+def test_what_is_no_network_of_this_backbone_is_refused(change, message, make_classifier, tmp_path):
+    path = changed(make_classifier(), tmp_path / "net.safetensors", change)
+    with pytest.raises(QadvError, match=message):
+        qadv.QuantizedClassifier.load(path)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "end", "values"),
+    [("pwlq:4", "weight_quant.tensor_quant.scale", (-1.0, 0.0)), ("relu:4", "limit", (-1.0, 0.0, np.inf))],
+)
+def test_stored_scales_that_no_scheme_has_are_refused(scheme, end, values, make_classifier, digits, tmp_path):
+    schemes = {"weights": scheme} if "pwlq" in scheme else {"activations": scheme}
+    classifier = make_classifier(**schemes, calibration=digits.x_train[:64])
+    for value in values:
+        path = changed(
+            classifier,
+            tmp_path / "net.safetensors",
+            lambda h, t, value=value: next(t[n] for n in t if n.endswith(end)).view(-1)[0].fill_(value),
+        )
+        with pytest.raises(FileFormatError, match=r"expected (finite scales|a range) above 0"):
+            qadv.QuantizedClassifier.load(path)
+
+
+def test_filters_of_zeros_have_scales_that_are_allowed(make_classifier, digits, tmp_path):
+    for scheme in ("pwlq:4", "bwn", "twn", "int:4"):
+        classifier = make_classifier("float", "float")
+        with torch.no_grad():
+            for name, parameter in classifier.model.named_parameters():
+                if name.endswith("weight") and parameter.ndim > 1:
+                    parameter[0] = 0
+        model = qadv.quantize(classifier.model, scheme, "relu6:4")
+        classifier = qadv.QuantizedClassifier(model, nn.CrossEntropyLoss(), (1, 8, 8), 10)
+        classifier.save(tmp_path / "net")
+        qadv.export(classifier, tmp_path / "packed")
+        for path in (tmp_path / "net", tmp_path / "packed"):
+            again = qadv.QuantizedClassifier.load(path)
+            np.testing.assert_allclose(
+                again.predict(digits.x_test[:8]), classifier.predict(digits.x_test[:8]), atol=1e-5
+            )
+
+
+def peak(reset=False):
+    """The most memory of this process since the last reset, in bytes."""
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    return 1024 * int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells how much memory a process had")
+def test_a_small_file_that_claims_a_large_network_takes_little_memory(make_classifier, tmp_path):
+    """The last layer alone would take half a gigabyte; the other network is thousands of layers deep."""
+    classifier = make_classifier(width=2)
+    large = changed(classifier, tmp_path / "large", lambda h, t: h["backbone"]["options"].update(image_size=8_000))
+    deep = {"name": "wide-resnet", "nb_classes": 10, "in_channels": 1, "options": {"depth": 6 * 1000 + 4, "width": 1}}
+    endless = changed(classifier, tmp_path / "deep", lambda h, t: h.update(backbone=deep))
+    before = peak(reset=True)
+    with pytest.raises(FileFormatError, match=r"9.weight is \(8, 16\), expected \(8, 16000000\)"):
+        qadv.QuantizedClassifier.load(large)
+    with pytest.raises(FileFormatError, match="many more parameters than the file's"):
+        qadv.QuantizedClassifier.load(endless)
+    assert peak() - before < 300e6
+
+
+def test_a_classifier_of_the_first_format_is_the_same_function_and_says_so(make_classifier, digits, tmp_path):
+    from safetensors.torch import save_file
+
+    classifier = make_classifier()
+    classifier.save(tmp_path / "new")
+    qadv.export(classifier, tmp_path / "packed")
+    for name in ("new", "packed"):
+        tensors, header = read_tensors(tmp_path / name)
+        header["format"] = header["format"].replace("/2", "/1")
+        save_file(tensors, tmp_path / "old", {"qadv": json.dumps(header)})
+        with pytest.warns(UserWarning, match="old is of format 1, which has no digest"):
+            again = qadv.QuantizedClassifier.load(tmp_path / "old")
+        np.testing.assert_array_equal(
+            again.predict(digits.x_test[:8]), qadv.QuantizedClassifier.load(tmp_path / name).predict(digits.x_test[:8])
+        )

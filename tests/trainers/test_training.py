@@ -15,11 +15,14 @@ import torch
 from art.data_generators import NumpyDataGenerator
 from art.defences.preprocessor import SpatialSmoothing
 from art.defences.trainer import Trainer
+from safetensors.torch import save_file
 from torch import nn
 
 import qadv
 from qadv.errors import FileFormatError, InvalidInputError, StorageError, TrainingError
+from qadv.files import read_tensors, write_tensors
 from qadv.trainers.augment import crop_flip
+from qadv.trainers.checkpoint import TrainingState
 from qadv.trainers.loop_trainer import LoopTrainer
 from qadv.trainers.objective import Objective
 from qadv.trainers.options import LoopOptions
@@ -176,6 +179,55 @@ def test_checkpoints_of_other_runs_and_damaged_ones_are_refused(make_classifier,
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(FileFormatError, match="not a whole safetensors file"):
         fit(make_classifier(), digits, checkpoint=path)
+
+
+DAMAGED_HEADERS = {
+    "more epochs than there are": lambda h, t: h.update(epochs_done=7),
+    "fewer epochs than the history has": lambda h, t: h.update(epochs_done=1),
+    "a text for the epochs": lambda h, t: h.update(epochs_done="2"),
+    "no history": lambda h, t: h.pop("history"),
+    "a history of something else": lambda h, t: h.update(history=[1, 2]),
+    "no run": lambda h, t: h.update(run=None),
+    "no optimizer": lambda h, t: h.pop("optimizer"),
+    "other groups": lambda h, t: h["optimizer"].update(param_groups=[]),
+    "other parameters": lambda h, t: h["optimizer"]["param_groups"][0].update(params=[0]),
+    "states of other parameters": lambda h, t: h["optimizer"].update(numbers={"99": {"step": 1}}),
+    "a state that is missing": lambda h, t: t.pop("optimizer.1.momentum_buffer"),
+    "a state of another shape": lambda h, t: t.update({"optimizer.1.momentum_buffer": torch.zeros(1)}),
+    "a state of another type": lambda h, t: t.update({"optimizer.1.momentum_buffer": torch.zeros(8).to(torch.int8)}),
+    "a state that is no number": lambda h, t: t["optimizer.1.momentum_buffer"].fill_(torch.nan),
+    "a weight that is no number": lambda h, t: t["model.0.weight"].fill_(torch.inf),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*has no digest")
+@pytest.mark.parametrize("file_format", [1, 2])
+def test_a_damaged_checkpoint_is_refused_and_changes_nothing(file_format, tmp_path):
+    def training():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 2))
+        return TrainingState(model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
+
+    state, run = training(), {"nb_epochs": 3}
+    state.model(torch.ones(1, 3)).sum().backward()
+    state.optimizer.step()
+    state.save(tmp_path / "whole", run, 2, [{"epoch": 0}, {"epoch": 1}])
+    assert training().resume(tmp_path / "whole", run) == (2, [{"epoch": 0}, {"epoch": 1}])
+    for what, damage in DAMAGED_HEADERS.items():
+        if file_format == 1 and "a state" in what and "number" not in what:
+            continue  # the first format had no list of the optimizer's tensors
+        tensors, header = read_tensors(tmp_path / "whole")
+        damage(header, tensors)
+        if file_format == 1:
+            header["format"] = "qadv-checkpoint/1"
+            save_file(tensors, tmp_path / "file", {"qadv": json.dumps(header)})
+        else:
+            write_tensors(tmp_path / "file", tensors, header)
+        resumed, fresh = training(), training()
+        with pytest.raises(FileFormatError, match=r"is damaged|does not fit Sequential"):
+            resumed.resume(tmp_path / "file", run)
+        assert same_state(resumed, fresh), what
+        assert not resumed.optimizer.state, what
 
 
 def test_a_full_disk_during_a_checkpoint_keeps_the_last_one(make_classifier, digits, tmp_path, monkeypatch):

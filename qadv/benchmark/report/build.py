@@ -17,7 +17,7 @@ from qadv.benchmark.report.results import StudyResults, gather
 from qadv.benchmark.report.training import training_section
 from qadv.benchmark.report.transfers import transfer_section
 from qadv.benchmark.store import Store
-from qadv.errors import InvalidInputError, UnknownNameError, closest
+from qadv.errors import FileFormatError, InvalidInputError, UnknownNameError, closest
 from qadv.files import write_atomically
 
 
@@ -30,12 +30,14 @@ class Report:
         tables: a Markdown file for each study.
         models: a JSON file for each network.
         not_there: number of cells without a result, by study.
+        left_out: studies whose plan is damaged, and what is wrong with it.
     """
 
     page: Path
     tables: tuple[Path, ...]
     models: tuple[Path, ...]
     not_there: dict[str, int]
+    left_out: dict[str, str]
 
 
 def build_report(
@@ -51,18 +53,26 @@ def build_report(
     Raises:
         InvalidInputError: there are no results.
         UnknownNameError: there is no such study.
-        FileFormatError: a plan is damaged.
+        FileFormatError: the plan of every study asked for is damaged.
         StorageError: the report can't be written.
     """
     store = Store(folder)
-    plans = store.plans()
-    if not plans:
+    names = store.plan_names()
+    if not names:
         raise InvalidInputError(f"expected results of qadv bench in {store.folder}, and there is no study in it")
-    if study is not None and study not in plans:
+    if study is not None and study not in names:
         raise UnknownNameError(
-            f"no study {study!r} in {store.folder}{closest(study, plans)} There are: {', '.join(plans)}"
+            f"no study {study!r} in {store.folder}{closest(study, names)} There are: {', '.join(names)}"
         )
-    chosen = [gather(store, name, plan) for name, plan in plans.items() if study in (None, name)]
+    chosen: list[StudyResults] = []
+    left_out: dict[str, str] = {}
+    for name in names if study is None else [study]:
+        try:
+            chosen.append(gather(store, name, store.plan(name)))
+        except FileFormatError as error:
+            left_out[name] = str(error)
+    if not chosen:
+        raise FileFormatError("; ".join(left_out.values()))
     target = store.folder / "report" if out is None else Path(out)
     pages, tables, models = [], [], []
     for results in chosen:
@@ -72,9 +82,9 @@ def build_report(
         for name, content in model_files(results):
             text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
             models.append(_write(target / "models" / results.name / name, text))
-    html = _write(target / "index.html", html_page(pages))
+    html = _write(target / "index.html", html_page(pages, left_out))
     not_there = {results.name: len({cell.key for cell in results.not_there}) for results in chosen}
-    return Report(html, tuple(tables), tuple(models), not_there)
+    return Report(html, tuple(tables), tuple(models), not_there, left_out)
 
 
 def study_page(results: StudyResults, store: Store) -> StudyPage:
@@ -106,5 +116,5 @@ def study_page(results: StudyResults, store: Store) -> StudyPage:
 
 
 def _write(path: Path, text: str) -> Path:
-    write_atomically(path, text.encode())
+    write_atomically(path, text.encode("utf-8", "backslashreplace"))
     return path

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from qadv.benchmark.report.build import build_report
 
@@ -19,8 +19,10 @@ def run_report(folder: Path, out: Path | None, study: str | None, console: Conso
     lines = [f"page: {report.page}", *(f"tables: {path}" for path in report.tables)]
     lines.append(f"networks: {len(report.models)} files in {report.page.parent / 'models'}")
     for line in lines:
-        console.print(escape(line), highlight=False, soft_wrap=True)
+        console.print(Text(line), soft_wrap=True)
     for name, count in report.not_there.items():
         if count:
-            text = f"{name}: {count} cells are missing or failed; the report lists them"
-            console.print(f"[yellow]{escape(text)}[/yellow]", highlight=False, soft_wrap=True)
+            text = f"{name}: {count} cells are missing, damaged or failed; the report lists them"
+            console.print(Text(text, "yellow"), soft_wrap=True)
+    for name, why in report.left_out.items():
+        console.print(Text(f"left out: {name}: {why}", "yellow"), soft_wrap=True)

@@ -8,11 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 _ENTRIES_INSIDE = 4
+_LONGEST = 60
 
 
 def embedded_figure(figure: Any) -> str:
-    """Returns a matplotlib figure as SVG; a legend that would hide the lines is put beside them."""
+    """Returns a matplotlib figure as SVG; a legend that would hide the lines is put beside them.
+
+    Its texts are names that people chose: a `$` in them is no formula, and long ones are cut.
+    """
     import matplotlib
+    from matplotlib.text import Text
 
     for ax in figure.axes:
         legend = ax.get_legend()
@@ -20,6 +25,10 @@ def embedded_figure(figure: Any) -> str:
             ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
             if len(figure.axes) == 1:
                 figure.set_size_inches(8.5, 4.2)
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+        if len(text.get_text()) > _LONGEST:
+            text.set_text(f"{text.get_text()[:_LONGEST]}…")
     stream = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "qadv"}):
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})

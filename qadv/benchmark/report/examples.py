@@ -43,10 +43,10 @@ def _gallery(results: StudyResults, store: Store, network: Network, name: str) -
             return
         try:
             arrays = load_arrays(store.read(cell.key).files[IMAGES])
+            images, clean = arrays["images"], arrays.get("clean", np.empty(0))
         except (QadvError, SafetensorError, KeyError):
             return
-        images, clean = arrays["images"], arrays.get("clean", np.empty(0))
-        if images.ndim != 4 or images.shape[1] not in (1, 3):
+        if images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) != len(cell.record["right"]):
             return
         answers = _answers(results, network, cell)
         examples = [

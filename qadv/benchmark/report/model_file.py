@@ -11,6 +11,8 @@ from qadv.benchmark.report.results import CellResult, Network, StudyResults
 from qadv.benchmark.report.threats import Threat, keeps_to, threat_of
 from qadv.benchmark.report.worst_case import attack_spec, worst_cases
 
+_LONGEST = 120  # bytes of a file's name, which may have 255 with what is added while it is written
+
 
 def model_files(results: StudyResults) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields a name and the content for each network, each seed by itself."""
@@ -18,6 +20,7 @@ def model_files(results: StudyResults) -> Iterator[tuple[str, dict[str, Any]]]:
     for network in results.networks:
         for made, clean in zip(results.made(network), results.clean(network), strict=True):
             name = slug(results.seed_label(network.axes, clean.place["seed"]))
+            name = name.encode()[:_LONGEST].decode(errors="ignore")
             if name in taken:
                 name = f"{name}-{made.key[:8]}"
             taken.add(name)

@@ -1,7 +1,7 @@
 """Lays pages out as HTML and Markdown."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -11,10 +11,10 @@ from qadv.benchmark.report.content import StudyPage
 _MARKS = re.compile(r"([\\`*_\[\]|#~])")
 
 
-def html_page(pages: Sequence[StudyPage]) -> str:
-    """Returns one page for all studies, which loads nothing from anywhere."""
+def html_page(pages: Sequence[StudyPage], left_out: Mapping[str, str] | None = None) -> str:
+    """Returns one page for all studies, which loads nothing from anywhere, and says which are left out, and why."""
     title = pages[0].title if len(pages) == 1 else f"{len(pages)} studies"
-    return _environment().get_template("page.html").render(title=title, pages=pages)
+    return _environment().get_template("page.html").render(title=title, pages=pages, left_out=left_out or {})
 
 
 def markdown_page(page: StudyPage) -> str:

@@ -165,7 +165,7 @@ def _cells(store: Store, plan: Mapping[str, Any]) -> Iterator[CellResult]:
         labels.setdefault(key, cell["label"])
         if key not in known:
             off = [need for need in cell["needs"] if known.get(need, ("there",))[0] != "there"]
-            known[key] = _outcome(store, key, [(labels[need], known[need][0]) for need in off])
+            known[key] = _outcome(store, key, cell["kind"], [(labels[need], known[need][0]) for need in off])
         state, why, record = known[key]
         yield CellResult(key, cell["kind"], cell["label"], cell["place"], state, why, record)
 
@@ -177,17 +177,44 @@ _BY_IMAGE: dict[str, Any] = {
 }
 
 
-def _compact(record: dict[str, Any]) -> dict[str, Any]:
-    """Returns a record with what it says image by image as arrays: a tenth of the memory; not finite is NaN."""
-    return {key: np.array(value, dtype=_BY_IMAGE[key]) if key in _BY_IMAGE else value for key, value in record.items()}
+_NEEDED: dict[str, set[str]] = {
+    "network": {"spec", "seconds"},
+    "clean": {"accuracy", "right"},
+    "attack": {"accuracy", "clean_accuracy", "right", "clean_right", "l2", "linf"},
+    "measure": {"result", "text"},
+}
+_NEEDED["transfer"] = _NEEDED["attack"]
 
 
-def _outcome(store: Store, key: str, off: list[tuple[str, str]]) -> tuple[str, str, Mapping[str, Any]]:
-    if store.is_finished(key):
+def _compact(kind: str, record: dict[str, Any]) -> dict[str, Any]:
+    """Returns a record with what it says image by image as arrays: a tenth of the memory; not finite is NaN.
+
+    Raises:
+        FileFormatError: it is not a record of such a cell.
+    """
+    if absent := _NEEDED.get(kind, set()) - record.keys():
+        raise FileFormatError(f"its record has no {', '.join(sorted(absent))}")
+    try:
+        compact = {k: np.array(value, dtype=_BY_IMAGE[k]) if k in _BY_IMAGE else value for k, value in record.items()}
+    except (TypeError, ValueError, OverflowError) as error:
+        raise FileFormatError(f"its record holds something else than numbers by image: {error}") from error
+    for name in ("accuracy", "clean_accuracy"):
+        if name in record and not (isinstance(record[name], int | float) and 0 <= record[name] <= 1):
+            raise FileFormatError(f"its record has {name} = {record[name]!r}")
+    if len({compact[key].shape for key in _BY_IMAGE if key in compact}) > 1:
+        raise FileFormatError("its record does not say the same number of images throughout")
+    return compact
+
+
+def _outcome(store: Store, key: str, kind: str, off: list[tuple[str, str]]) -> tuple[str, str, Mapping[str, Any]]:
+    damage = store.damage(key)
+    if damage == "":
         try:
-            return "there", "", _compact(store.read(key, files=False).record)
+            return "there", "", _compact(kind, store.read(key, files=False).record)
         except QadvError as error:
-            return "damaged", str(error), {}
+            damage = str(error)
+    if damage is not None:
+        return "damaged", damage, {}
     if (failure := store.failure(key)) is not None:
         return "failed", failure["message"], {}
     dead = [label for label, state in off if state in ("failed", "left out")]

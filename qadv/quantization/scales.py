@@ -1,0 +1,50 @@
+"""Which scales a quantizer can have: those of a file are compared with that before anything is computed with them."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from qadv.errors import FileFormatError
+from qadv.quantization.layers import _QuantLayer, activation_quantizers
+from qadv.quantization.quantizer import WeightQuantizer
+
+
+@torch.no_grad()
+def check_scale(quantizer: WeightQuantizer, scale: Tensor, weight: Tensor) -> None:
+    """Refuses scales that are negative, not finite, or zero where the scheme gives none that is.
+
+    Args:
+        quantizer: of the scheme.
+        scale: as `quantizer.encode` gives it.
+        weight: any weights of the layer, (c_out, …).
+
+    Raises:
+        FileFormatError: see above.
+    """
+    fresh, zeros = copy.deepcopy(quantizer), torch.zeros_like(weight)
+    fresh.fit(zeros)
+    may_be_zero = fresh.encode(fresh.latent(zeros))[1].to(scale) == 0  # of a filter of zeros
+    allowed = scale.isfinite() & ((scale > 0) | ((scale == 0) & may_be_zero))
+    if not bool(allowed.all()):
+        raise FileFormatError(f"expected finite scales above 0, found {scale[~allowed].flatten()[0].item():g}")
+
+
+def check_scales(model: nn.Module, origin: str) -> None:
+    """Refuses a network with a stored scale or range that its scheme can't have.
+
+    Raises:
+        FileFormatError: see above; it names the layer.
+    """
+    for name, layer in model.named_modules(remove_duplicate=False):
+        quantizer = layer.weight_quantizer if isinstance(layer, _QuantLayer) else None
+        for part in quantizer.modules() if quantizer is not None else ():
+            if isinstance(part, WeightQuantizer) and isinstance(scale := part.state_dict().get("scale"), Tensor):
+                try:
+                    check_scale(part, scale, getattr(layer, "weight"))  # noqa: B009  (mypy: of the mixin)
+                except FileFormatError as error:
+                    raise FileFormatError(f"{origin}: layer {name!r}: {error}") from error
+    for name, found in activation_quantizers(model):
+        if found.takes_range and not bool(found.scale.isfinite() & (found.scale > 0)):
+            step = found.scale.item()
+            raise FileFormatError(f"{origin}: layer {name!r}: expected a range above 0, found steps of {step:g}")
