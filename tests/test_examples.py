@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -131,44 +130,6 @@ def test_diagnostics(tmp_path):
     norms = results["weight-error"]
     assert norms["8 bit"]["operator"][0] < norms["4 bit"]["operator"][0] < norms["2 bit"]["operator"][0]
     assert "Value shift" in output
-
-
-@pytest.fixture(scope="module")
-def installed_plugin(tmp_path_factory):
-    """The example plugin as a wheel in a folder of its own."""
-    folder = tmp_path_factory.mktemp("plugin")
-    source = shutil.copytree(EXAMPLES / "own_plugin", folder / "source")
-    site = folder / "site"
-    run(
-        [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--no-deps",
-            "--no-build-isolation",
-            "--target",
-            site,
-            source,
-        ]
-    )
-    return site
-
-
-def test_own_plugin_is_listed_and_works_installed(installed_plugin):
-    python_path = str(installed_plugin)
-    listed = run([sys.executable, "-m", "qadv.cli", "plugins", "--json"], PYTHONPATH=python_path)
-    assert '"distribution": "qadv-pow2"' in listed
-    assert '"faulty"' not in listed
-    assert "pow2" in run([sys.executable, "-m", "qadv.cli", "list", "quantizer"], PYTHONPATH=python_path)
-    output = run([sys.executable, EXAMPLES / "own_plugin" / "use_it.py"], PYTHONPATH=python_path)
-    assert accuracy(output, "Accuracy on benign") > 90
-
-
-def test_own_plugin_passes_the_conformance_kit(installed_plugin):
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", EXAMPLES / "own_plugin" / "tests"]
-    assert "failed" not in run(command, PYTHONPATH=os.pathsep.join([str(installed_plugin), *filter(None, sys.path)]))
 
 
 def test_own_quantizer_is_what_it_says(monkeypatch):
