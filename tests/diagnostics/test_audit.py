@@ -24,12 +24,9 @@ from qadv.diagnostics.audit.settings import QUICK
 from qadv.diagnostics.audit.target import Target
 from qadv.errors import InvalidInputError, QadvError
 from qadv.units import to_range
+from tests.conftest import few_steps
 
-# for what does not depend on strength
-SMALL = replace(
-    QUICK, steps=4, restarts=1, apgd_steps=4, square_steps=4, spsa_steps=2, spsa_samples=2, n_attack_steps=2,
-    n_attack_samples=2, noise_draws=2, unbounded_steps=4,
-)  # fmt: skip
+SMALL = few_steps(QUICK)
 # a third of the quick setting's work
 MODERATE = replace(QUICK, steps=20, restarts=2, square_steps=100)
 
