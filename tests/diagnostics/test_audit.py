@@ -116,8 +116,8 @@ def test_an_undefended_network_passes(trained, float_parent, digits):
 @pytest.mark.slow
 def test_a_network_trained_with_pgd_passes(make_classifier, digits, moderate):
     classifier = make_classifier()
-    trainer = qadv.AdversarialQuantTrainer(classifier, "pgd", eps=0.1, max_iter=4, lr=0.1, verbose=False)
-    trainer.fit(digits.x_train, digits.y_train, nb_epochs=6, batch_size=64)
+    trainer = qadv.AdversarialQuantTrainer(classifier, "pgd", eps=0.1, max_iter=3, lr=0.1, verbose=False)
+    trainer.fit(digits.x_train, digits.y_train, nb_epochs=4, batch_size=64)
     result = audited(classifier, digits, eps=0.05, nb_samples=25)
     assert result.passed, result
     assert verdicts(result)[11] == "passed" or re.search("pip install|torch 2.8", result.checks[10].figure)

@@ -1,4 +1,4 @@
-"""Trainings that torchrun starts in each of its processes: `torchrun two_processes.py FOLDER`; one process runs them too."""
+"""Trainings that torchrun starts in each of its processes, `torchrun two_processes.py FOLDER`, or one process runs."""
 
 import hashlib
 import json
