@@ -26,8 +26,8 @@ test: $(VENV)/.installed $(VENV)/.plugins
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2 --dist loadfile
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --import-mode importlib plugins examples/own_plugin
+	$(BIN)/pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal --import-mode importlib plugins examples/own_plugin
 
 matrix: $(VENV)/.installed
 	$(BIN)/tox -m matrix

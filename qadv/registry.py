@@ -1,5 +1,6 @@
 """Look-up of components by kind and name over all plugins."""
 
+import sys
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -124,9 +125,17 @@ def _members_if_installed(family: Entry) -> list[str]:
 
 def _loaded(entry: Entry) -> Any:
     target = entry.component.load()
-    if entry.distribution != OWN_DISTRIBUTION and (report := patch_report(top_package(entry.component.target))):
-        warnings.warn(f"{entry.qualified_name} {report}", stacklevel=4)
+    if entry.distribution != OWN_DISTRIBUTION:
+        report = _patch_report(top_package(entry.component.target), len(sys.modules))
+        if report:
+            warnings.warn(f"{entry.qualified_name} {report}", stacklevel=4)
     return target
+
+
+@cache
+def _patch_report(package: str, nb_modules: int) -> str | None:
+    """Looks through the toolkits again when something was imported since: a look takes longer than a load."""
+    return patch_report(package)
 
 
 @cache

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -77,6 +78,29 @@ def trained(digits):
     trainer.fit(digits.x_train, digits.y_train, nb_epochs=8, batch_size=64)
     assert (classifier.predict(digits.x_test).argmax(1) == digits.y_test).mean() > 0.9
     return classifier
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """Lets scripts run as they stand in a second: trainings end after three epochs, audits take a few steps."""
+    from qadv.diagnostics.audit import run, settings
+    from qadv.trainers.loop_trainer import LoopTrainer
+
+    fit = LoopTrainer.fit
+
+    def fit_shortly(self, x, y, validation_data=None, batch_size=128, nb_epochs=20, **kwargs):
+        fit(self, x, y, validation_data, batch_size, min(nb_epochs, 3), **kwargs)
+
+    monkeypatch.setattr(LoopTrainer, "fit", fit_shortly)
+    monkeypatch.setattr(run, "QUICK", few_steps(settings.QUICK))
+
+
+def few_steps(quick):
+    """Returns the settings of an audit with a few steps of each attack, for what does not depend on strength."""
+    return replace(
+        quick, steps=4, restarts=1, apgd_steps=4, square_steps=4, spsa_steps=2, spsa_samples=2, n_attack_steps=2,
+        n_attack_samples=2, noise_draws=2, unbounded_steps=4,
+    )  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

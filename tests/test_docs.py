@@ -55,6 +55,7 @@ SCRIPTS = sorted(
 )
 
 
+@pytest.mark.usefixtures("short")
 @pytest.mark.parametrize("block", BLOCKS)
 def test_code_blocks_run(block, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
@@ -88,6 +89,7 @@ def test_a_command_that_does_not_exist_is_noticed():
         parse("qadv audit net.safetensors")
 
 
+@pytest.mark.repository
 @pytest.mark.parametrize(("path", "arguments"), SCRIPTS)
 def test_options_of_scripts_exist(path, arguments):
     source = (ROOT / path).read_text(encoding="utf-8")
@@ -99,6 +101,7 @@ def test_options_of_scripts_exist(path, arguments):
         assert any(text in source for text in said), option
 
 
+@pytest.mark.repository
 def test_commands_are_found():
     text = "```\nqadv list  # all\npython a.py \\\n    --b && qadv report x\n```\nqadv is prose\n\n    qadv demo\n"
     assert list(commands(text)) == ["qadv list", "python a.py --b", "qadv report x", "qadv demo"]
@@ -107,6 +110,7 @@ def test_commands_are_found():
 
 
 @pytest.mark.core
+@pytest.mark.repository
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)\s]*)?\)", page.read_text(encoding="utf-8")):
@@ -114,6 +118,7 @@ def test_links_lead_somewhere(page):
             assert (page.parent / target).exists(), target
 
 
+@pytest.mark.repository
 def test_pages_that_code_names_exist():
     for source in [*(ROOT / "qadv").rglob("*.py"), *(ROOT / "examples").rglob("*"), ROOT / "CHANGELOG.md"]:
         if source.suffix in (".py", ".toml", ".md"):
@@ -122,6 +127,7 @@ def test_pages_that_code_names_exist():
 
 
 @pytest.mark.core
+@pytest.mark.repository
 def test_every_make_target_that_the_readme_names_exists():
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"(?:`|^)make (\w+)", (ROOT / "README.md").read_text(), re.MULTILINE):

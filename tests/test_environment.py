@@ -58,6 +58,7 @@ def installed(name):
     return Version(Version(metadata.version(name)).public)
 
 
+@pytest.mark.repository
 def test_the_lowest_constraints_are_the_bounds_of_pyproject():
     pinned = pins("lowest")
     assert {name: pinned.get(name) for name in requirements()} == {
@@ -65,6 +66,7 @@ def test_the_lowest_constraints_are_the_bounds_of_pyproject():
     }
 
 
+@pytest.mark.repository
 def test_the_middle_constraints_lie_above_the_bounds():
     wanted = requirements()
     assert {name for name, version in pins("middle").items() if version <= bound(wanted[name])} == set()

@@ -133,33 +133,40 @@ def test_a_time_limit_that_is_none_is_refused(seconds, monkeypatch):
         discover([])
 
 
-@pytest.mark.parametrize("patch", PATCHES)
-def test_what_a_plugin_replaces_in_a_toolkit_is_its_fault(site, patch):  # noqa: F811
-    source, name = PATCHES[patch]
-    install(site.folder, "patcher", source)
-    install(
-        site.folder, "zz-good", "import art.attacks.evasion, art.utils\nfrom art.utils import to_categorical\n" + GOOD
-    )
+@pytest.fixture(scope="module")
+def patched(tmp_path_factory):
+    """What one process that lists all patchers, and then loads one that patches later, finds and says."""
+    folder = tmp_path_factory.mktemp("patchers")
+    for name, (source, _) in PATCHES.items():
+        install(folder, name, source)
+    install(folder, "zz-good", "import art.attacks.evasion, art.utils\nfrom art.utils import to_categorical\n" + GOOD)
+    (folder / "late_target.py").write_text(PATCH + "art.CarliniL2Method.generate = mine\nclass Late: pass\n")
+    install(folder, "zz-late", GOOD.replace("{module}:value", "late_target:Late"))
     code = (
-        "import json; from qadv.registry import default_registry;"
-        "print(json.dumps({p.distribution: p.faults for p in default_registry().plugins}))"
+        "import json, warnings, qadv; from qadv.registry import default_registry;"
+        "print(json.dumps({p.distribution: p.faults for p in default_registry().plugins}));"
+        "warnings.simplefilter('always'); qadv.load('attack', 'zz-late')"
     )
-    environment = os.environ | {"PYTHONPATH": str(site.folder), "QADV_PLUGIN_SECONDS": "300"}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), *filter(None, sys.path)])}
+    environment["QADV_PLUGIN_SECONDS"] = "300"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
-    faults = json.loads(done.stdout)
-    assert len(faults["patcher"]) == 1
-    assert f"it has replaced {name}" in faults["patcher"][0] or f".{name}: " in faults["patcher"][0]
+    return json.loads(done.stdout), done.stderr
+
+
+@pytest.mark.parametrize("patch", PATCHES)
+def test_what_a_plugin_replaces_in_a_toolkit_is_its_fault(patch, patched):
+    faults, _ = patched
+    (fault,) = faults[patch]
+    name = PATCHES[patch][1]
+    assert f"it has replaced {name}" in fault or f".{name}: " in fault
     assert faults["zz-good"] == faults["qadv"] == []
 
 
-def test_a_patch_that_comes_with_the_component_is_warned_of(site):  # noqa: F811
-    (site.folder / "late_target.py").write_text(PATCH + "art.FastGradientMethod.generate = mine\nclass Late: pass\n")
-    install(site.folder, "late", GOOD.replace("{module}:value", "late_target:Late"))
-    code = "import warnings, qadv; warnings.simplefilter('always'); qadv.load('attack', 'late')"
-    environment = os.environ | {"PYTHONPATH": str(site.folder)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
-    assert "late/late has replaced" in done.stderr
-    assert "FastGradientMethod.generate" in done.stderr
+def test_a_patch_that_comes_with_the_component_is_warned_of(patched):
+    faults, said = patched
+    assert faults["zz-late"] == [], "listing it does not patch"
+    assert "zz-late/zz-late has replaced" in said
+    assert "CarliniL2Method.generate" in said
 
 
 def test_a_name_of_qadvs_own_is_reported_and_never_taken_over(site):  # noqa: F811

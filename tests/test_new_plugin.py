@@ -1,10 +1,15 @@
 """`qadv new-plugin` writes distributions that install, are listed, and pass the conformance kit."""
 
 import importlib.util
+import json
 import os
+import re
+import runpy
+import shutil
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -17,6 +22,8 @@ from qadv.registry import default_registry
 from qadv.scaffold.new_plugin import new_plugin
 
 pytestmark = pytest.mark.core
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "own_plugin"
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +42,14 @@ def written(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def importable(written, monkeypatch):
+@pytest.fixture(scope="module")
+def importable(written):
     sources = [str(written / f"qadv-my-{kind}" / "src") for kind in KINDS]
-    for path in [str(written / "site"), *sources]:
-        monkeypatch.syspath_prepend(path)
-    default_registry.cache_clear()
-    yield written
+    with pytest.MonkeyPatch.context() as patch:
+        for path in [str(written / "site"), *sources]:
+            patch.syspath_prepend(path)
+        default_registry.cache_clear()
+        yield written
     default_registry.cache_clear()
 
 
@@ -74,21 +82,42 @@ def test_each_is_listed_without_a_fault(importable):
     assert [plugin.faults for plugin in written] == [[]] * len(KINDS)
 
 
-@pytest.mark.slow
-def test_one_installs_as_a_wheel_is_listed_and_passes_its_tests(tmp_path):
-    pytest.importorskip("torch")
-    from qadv.testing import checks
-
-    result = CliRunner().invoke(app, ["new-plugin", "qadv-shaky", "--kind", "postprocessor", "--out", str(tmp_path)])
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """An import folder with a new plugin and the example one, built and installed as wheels."""
+    folder = tmp_path_factory.mktemp("wheels")
+    command = ["new-plugin", "qadv-shaky", "--kind", "postprocessor", "--out", str(folder)]
+    result = CliRunner().invoke(app, command)
     assert result.exit_code == 0
-    assert f"next: pip install -e '{tmp_path / 'qadv-shaky'}[test]'" in result.output.replace("\n", "")
-    site = tmp_path / "site"
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target", site]
-    run([*pip, tmp_path / "qadv-shaky"])
-    listed = run([sys.executable, "-m", "qadv.cli", "list", "postprocessor", "--json"], site)
-    assert '"name": "shaky"' in listed
-    output = run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", tmp_path / "qadv-shaky"], site)
-    assert f"{len(checks('postprocessor'))} passed" in output
+    assert f"next: pip install -e '{folder / 'qadv-shaky'}[test]'" in result.output.replace("\n", "")
+    example = shutil.copytree(EXAMPLE, folder / "example")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    run([*pip, "--no-build-isolation", "--target", folder / "site", folder / "qadv-shaky", example])
+    return folder / "site"
+
+
+@pytest.mark.slow
+def test_they_install_as_wheels_and_are_listed(installed):
+    listed = json.loads(run([sys.executable, "-m", "qadv.cli", "plugins", "--json"], installed))
+    found = {row["distribution"]: row for row in listed}
+    for distribution, hooks in (
+        ("qadv-shaky", ["qadv_postprocessors"]), ("qadv-pow2", ["qadv_attacks", "qadv_quantizers"]),
+    ):  # fmt: skip
+        assert (found[distribution]["status"], found[distribution]["hooks"]) == ("ok", hooks)
+
+
+@pytest.mark.slow
+def test_the_installed_example_is_used_by_name(installed, monkeypatch, capsys):
+    pytest.importorskip("torch")
+    monkeypatch.syspath_prepend(str(installed))
+    default_registry.cache_clear()
+    try:
+        runpy.run_path(str(EXAMPLE / "use_it.py"))
+    finally:
+        default_registry.cache_clear()
+    found = re.findall(r"Accuracy on (\w+) test examples: ([\d.]+)%", capsys.readouterr().out)
+    assert [name for name, _ in found] == ["benign", "noisy"]
+    assert float(found[0][1]) > 90
 
 
 def run(command, *paths):

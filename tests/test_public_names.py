@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.repository
+
 ROOT = Path(__file__).parent.parent
 PLUGINS = [
     ROOT / "examples" / "own_plugin",

@@ -13,6 +13,8 @@ import pytest
 from qadv.components import KINDS
 from qadv.registry import default_registry
 
+pytestmark = pytest.mark.repository
+
 pytest.importorskip("material", reason="pip install 'qadv[docs]'")
 
 ROOT = Path(__file__).parent.parent

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from qadv.components import KINDS
 from qadv.testing import checks
 from tests import (
@@ -51,6 +53,7 @@ def _own(kind):
     return [each for each in checks(kind) if len(each.kinds) == 1]
 
 
+@pytest.mark.repository
 def test_the_docs_have_these_tables():
     text = PAGE.read_text()
     assert text[text.index("## Of several kinds") :] == table()

@@ -73,23 +73,19 @@ def test_convex_sum_is_a_convex_sum():
     torch.testing.assert_close(aggregation(shortcut, branch), (shortcut + branch) / 2)
 
 
-@pytest.mark.slow
 @pytest.mark.data
-def test_the_trained_resnet20_has_exactly_its_accuracy(data_dir):
-    data = qadv.create("dataset", "cifar10", data_dir=data_dir)
-    torch.set_num_threads(2)
-    try:
-        classifier = qadv.QuantizedClassifier.from_backbone(
-            "resnet20",
-            weights="float",
-            activations="float",
-            checkpoint_path=data_dir / "resnet20-cifar10.safetensors",
-            preprocessing=MEAN_STD,
-        )
-        correct = (classifier.predict(data.x_test, batch_size=256).argmax(1) == data.y_test).sum()
-    finally:
-        torch.set_num_threads(1)
-    assert correct == 9173
+def test_the_trained_resnet20_has_its_accuracy(data_dir):
+    """91.73 % of the test images; of the first 300 it gets 26 wrong, and none by a margin below 0.2."""
+    with np.load(data_dir / "cifar10-test.npz") as test:
+        x, y = test["x_test"][:300].astype(np.float32) / 255, test["y_test"][:300]
+    classifier = qadv.QuantizedClassifier.from_backbone(
+        "resnet20",
+        weights="float",
+        activations="float",
+        checkpoint_path=data_dir / "resnet20-cifar10.safetensors",
+        preprocessing=MEAN_STD,
+    )
+    assert (classifier.predict(x).argmax(1) == y).sum() == 274
 
 
 def test_foreign_weights_are_refused_with_the_differences(tmp_path):

@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import random
 import re
 import shutil
 import signal
@@ -246,12 +245,6 @@ def test_diagnostics_get_what_their_arguments_ask_for(finished):
     ]  # fmt: skip
 
 
-@pytest.mark.slow
-def test_processes_find_the_same_as_this_one(finished, tmp_path):
-    assert run_bench(options(tmp_path, small=False, jobs=2), quiet())
-    assert records(tmp_path) == records(finished)
-
-
 def test_small_settings_share_what_is_the_same(finished, tmp_path):
     shutil.copytree(finished / "out", tmp_path / "out")
     assert run_bench(options(tmp_path), quiet())
@@ -297,27 +290,16 @@ def test_a_cell_that_fails_is_told_and_tried_again(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("jobs", "kills"), [(1, 2), (2, 1)])
-def test_a_killed_bench_goes_on_to_the_same_results(finished, tmp_path, jobs, kills):
+def test_a_killed_bench_of_two_processes_goes_on_to_the_same_results_as_one(finished, tmp_path):
     study = write_tiny(tmp_path)
-    command = [
-        sys.executable, "-m", "qadv.cli", "bench", str(study), "--out", str(tmp_path / "out"), "--jobs", str(jobs),
-    ]  # fmt: skip
-    draws = random.Random(jobs)
-    killed = 0
-    for _ in range(kills):
-        process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        )
-        wanted, folder = draws.randint(1, 8), tmp_path / "out" / "cells"
-        before = len(list(folder.glob("[!.]*")))
-        while process.poll() is None and len(list(folder.glob("[!.]*"))) < before + wanted:
-            time.sleep(0.01)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            killed += 1
-        process.wait()
-    assert killed
+    command = [sys.executable, "-m", "qadv.cli", "bench", str(study), "--out", str(tmp_path / "out"), "--jobs", "2"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    folder = tmp_path / "out" / "cells"
+    while process.poll() is None and len(list(folder.glob("[!.]*"))) < 6:
+        time.sleep(0.01)
+    assert process.poll() is None, "it was killed before its end"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
     assert run_bench(options(tmp_path, small=False), quiet())
     assert records(tmp_path) == records(finished)
 

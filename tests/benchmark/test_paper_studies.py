@@ -1,5 +1,6 @@
 """The papers' studies: each table and figure has a file that names only what there is, and can be planned."""
 
+import functools
 import re
 from pathlib import Path
 
@@ -26,6 +27,18 @@ PAPERS = {"dq": "Lin", "eq": "Tang", "feedback": "Song", "lowbit": "Bernhard", "
 
 
 @pytest.fixture(scope="module")
+def planned(datasets, data_dir):
+    """Reads and plans a study by its name, each once."""
+
+    @functools.cache
+    def planned(name, small=False):
+        file = read_study(FOLDER / f"{name}.toml", small=small)
+        return file, plan(file, {dataset: datasets[dataset] for dataset in file.study.datasets}, data_dir)
+
+    return planned
+
+
+@pytest.fixture(scope="module")
 def datasets():
     """One image each to train and to test on."""
     label = np.zeros(1, dtype=np.int64)
@@ -42,10 +55,12 @@ def data_dir(tmp_path_factory):
     return folder
 
 
+@pytest.mark.repository
 def test_every_table_and_figure_has_a_file():
     assert {path.stem for path in FOLDER.glob("*.toml")} == TABLES | {"digits", "audits-cifar10"}
 
 
+@pytest.mark.repository
 def test_the_readme_lists_every_file_and_no_other():
     listed = set(re.findall(r"`([\w-]+)\.toml`", (FOLDER / "README.md").read_text(encoding="utf-8")))
     assert listed == TABLES | {"digits", "audits-cifar10"}
@@ -53,13 +68,12 @@ def test_the_readme_lists_every_file_and_no_other():
 
 @pytest.mark.parametrize("small", [False, True], ids=["paper", "small"])
 @pytest.mark.parametrize("name", sorted(TABLES))
-def test_a_study_names_only_what_there_is_and_can_be_planned(name, small, datasets, data_dir):
-    file = read_study(FOLDER / f"{name}.toml", small=small)
+def test_a_study_names_only_what_there_is_and_can_be_planned(name, small, planned):
+    file, cells = planned(name, small)
     study = file.study
     assert list(faults(study)) == []
     assert study.paper.startswith(PAPERS[name.partition("-")[0]])
     assert study.claims
-    cells = plan(file, {dataset: datasets[dataset] for dataset in study.datasets}, data_dir)
     keys, made_on = set(), {}
     for cell in cells:
         assert set(cell.needs) <= keys, f"{cell.label} comes before what it needs"
@@ -89,10 +103,9 @@ def published(name):
     return study.published
 
 
-def test_published_accuracies_belong_to_cells_of_the_study(datasets, data_dir):
+def test_published_accuracies_belong_to_cells_of_the_study(planned):
     for name in sorted(TABLES):
-        file = read_study(FOLDER / f"{name}.toml")
-        cells = plan(file, {dataset: datasets[dataset] for dataset in file.study.datasets}, data_dir)
+        file, cells = planned(name)
         places = [cell.place for cell in cells]
         for entry in file.study.published:
             axes = {a: getattr(entry, a) for a in ("dataset", "backbone", "quantizer", "defense") if getattr(entry, a)}
@@ -120,6 +133,7 @@ def test_zoo_minimises_the_difference_of_the_logarithms(name, make_classifier, d
     np.testing.assert_allclose(loss - l2, expected, atol=1e-5)
 
 
+@pytest.mark.repository
 def test_published_figures_are_the_papers():
     """A few, looked up by hand in the papers."""
     table1 = {(p.defense, p.quantizer): p.accuracy for p in published("dq-table1")}

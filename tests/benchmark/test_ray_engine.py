@@ -4,20 +4,16 @@ import pytest
 
 from qadv.benchmark.given import Given
 from qadv.benchmark.ray_engine import RayEngine, RayError
-from tests.benchmark.test_bench import options, quiet, records, run_bench
+from tests.benchmark.test_bench import finished, options, quiet, records, run_bench  # noqa: F401
 
 pytestmark = pytest.mark.slow
 
 pytest.importorskip("ray")
 
 
-def test_two_workers_find_the_same_as_one_process(tmp_path):
-    one, many = tmp_path / "one", tmp_path / "many"
-    for folder in (one, many):
-        folder.mkdir()
-    assert run_bench(options(one), quiet())
-    assert run_bench(options(many, engine="ray", jobs=2), quiet())
-    assert records(many) == records(one)
+def test_two_workers_find_the_same_as_one_process(finished, tmp_path):  # noqa: F811
+    assert run_bench(options(tmp_path, small=False, engine="ray", jobs=2), quiet())
+    assert records(tmp_path) == records(finished)
 
 
 def test_a_cluster_that_is_not_there(tmp_path):

@@ -146,7 +146,7 @@ def small(make_classifier):
 @pytest.mark.slow
 def test_compile(digits):
     torch.manual_seed(0)
-    layers = nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 10)
+    layers = nn.Flatten(), nn.Linear(64, 4), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 10)
     network = qadv.quantize(nn.Sequential(*layers), "int:4", "relu6:4")
     small = qadv.QuantizedClassifier(network, nn.CrossEntropyLoss(), (1, 8, 8), 10)
     x, y = digits.x_test[:8], digits.y_test[:8]
@@ -154,7 +154,7 @@ def test_compile(digits):
     assert result.model.is_compiled
     assert result.checks[-1].option == "compile"
     assert result.checks[-1].kept
-    for n in (8, 1, 3):
+    for n in (8, 3):
         np.testing.assert_allclose(result.predict(x[:n]), small.predict(x[:n]), rtol=1e-5, atol=1e-6)
     expected = small.loss_gradient(x, y)
     np.testing.assert_allclose(result.loss_gradient(x, y), expected, atol=1e-5 * np.abs(expected).max())

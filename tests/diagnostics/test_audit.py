@@ -25,12 +25,9 @@ from qadv.diagnostics.audit.settings import QUICK
 from qadv.diagnostics.audit.target import Target
 from qadv.errors import InvalidInputError, QadvError
 from qadv.units import to_range
+from tests.conftest import few_steps
 
-# for what does not depend on strength
-SMALL = replace(
-    QUICK, steps=4, restarts=1, apgd_steps=4, square_steps=4, spsa_steps=2, spsa_samples=2, n_attack_steps=2,
-    n_attack_samples=2, noise_draws=2, unbounded_steps=4,
-)  # fmt: skip
+SMALL = few_steps(QUICK)
 # a third of the quick setting's work
 MODERATE = replace(QUICK, steps=20, restarts=2, square_steps=100)
 
@@ -120,8 +117,8 @@ def test_an_undefended_network_passes(trained, float_parent, digits):
 @pytest.mark.slow
 def test_a_network_trained_with_pgd_passes(make_classifier, digits, moderate):
     classifier = make_classifier()
-    trainer = qadv.AdversarialQuantTrainer(classifier, "pgd", eps=0.1, max_iter=4, lr=0.1, verbose=False)
-    trainer.fit(digits.x_train, digits.y_train, nb_epochs=6, batch_size=64)
+    trainer = qadv.AdversarialQuantTrainer(classifier, "pgd", eps=0.1, max_iter=3, lr=0.1, verbose=False)
+    trainer.fit(digits.x_train, digits.y_train, nb_epochs=4, batch_size=64)
     result = audited(classifier, digits, eps=0.05, nb_samples=25)
     assert result.passed, result
     assert verdicts(result)[11] == "passed" or re.search("pip install|torch 2.8", result.checks[10].figure)

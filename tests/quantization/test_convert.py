@@ -45,7 +45,7 @@ def kinds(model):
 def test_backbones_are_quantized_throughout(name, side, own_inputs):
     from qadv.backbones import create_backbone
 
-    options = {"depth": 10, "width": 2} if name == "wide-resnet" else {}
+    options = {"wide-resnet": {"depth": 10, "width": 2}, "timm/vgg16_bn": {"mlp_ratio": 1 / 64}}.get(name, {})
     model = create_backbone(name, nb_classes=10, **options).eval()
     result = qadv.quantize(model, weights="int:8", activations="relu6:8")
     floats = [

