@@ -1,10 +1,14 @@
 """The network that a classifier attacks and trains: the user's own, held by a module that changes nothing about it."""
 
+import threading
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from qadv.network_lock import lock_of
 
 _OWN = ("_network", "_mine")
 
@@ -38,11 +42,17 @@ class AttackedNetwork(nn.Module):
         return held
 
     def forward(self, x: Any) -> Any:
-        """Images (N, …) → logits (N, classes); float64 and float16 become float32."""
-        # bfloat16 is left to autocast
-        return self.held_network(
-            x.float() if isinstance(x, Tensor) and x.dtype in (torch.float64, torch.float16) else x
-        )
+        """Images (N, …) → logits (N, classes); float64 and float16 become float32. Threads pass one by one."""
+        network = self.held_network
+        if isinstance(x, Tensor) and x.dtype in (torch.float64, torch.float16):  # bfloat16 is left to autocast
+            x = x.float()
+        if torch.compiler.is_compiling():
+            return network(x)
+        lock = lock_of(network)
+        with lock:
+            if network.training and torch.is_grad_enabled():
+                lock.trained_by = weakref.ref(threading.current_thread())
+            return network(x)
 
     @property
     def training(self) -> bool:

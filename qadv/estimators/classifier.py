@@ -1,5 +1,6 @@
 """`QuantizedClassifier`: a quantized (or float) network that ART takes for its own."""
 
+import copy
 import os
 from pathlib import Path
 from typing import Any, Self
@@ -28,7 +29,8 @@ from qadv.estimators.checks import check_images, check_labels, check_targets, ch
 from qadv.estimators.logits import Logits
 from qadv.estimators.masked_gradients import report_masking
 from qadv.estimators.upkeep import run_after_steps
-from qadv.modes import evaluation_mode, held_network, kept
+from qadv.modes import evaluation_mode, held_network, in_mode, kept
+from qadv.network_lock import lock_of
 from qadv.postprocessors.softmax import Softmax, with_softmax
 from qadv.quantization.calibration import Calibration
 from qadv.quantization.convert import Schemes, quantize
@@ -110,6 +112,7 @@ class QuantizedClassifier(PyTorchClassifier):
             device_type=device_type,
         )
         self._limits = limits
+        lock_of(self.network)  # from now on, of one thread at a time
         self._check_model()
         if optimizer is not None:
             run_after_steps(optimizer, self.network)
@@ -207,9 +210,8 @@ class QuantizedClassifier(PyTorchClassifier):
         x = self._checked_images(x)
         if not training_mode and batch_size < _FEW_ROWS:
             batch_size = max(batch_size, min(_LEAST_VALUES_PER_BATCH // x[0].size, 1024))
-        self._model.train(training_mode)
-        prepared, _ = self._apply_preprocessing(x, y=None, fit=False)
-        with torch.no_grad():
+        with in_mode(self.model, training_mode), torch.no_grad():
+            prepared, _ = self._apply_preprocessing(x, y=None, fit=False)
             batches = torch.split(torch.from_numpy(prepared), batch_size)
             logits = [self._model(batch.to(self._device))[-1].float().cpu().numpy() for batch in batches]
         outputs: Array = self._apply_postprocessing(preds=np.concatenate(logits), fit=False)
@@ -224,7 +226,8 @@ class QuantizedClassifier(PyTorchClassifier):
             )
         x = self._checked_images(x)
         labels = self._one_hot(y, len(x))
-        super().fit(x, labels, batch_size=batch_size, nb_epochs=nb_epochs, **kwargs)
+        with lock_of(self.network):
+            super().fit(x, labels, batch_size=batch_size, nb_epochs=nb_epochs, **kwargs)
 
     def loss_gradient(self, x: Any, y: Any, training_mode: bool = False, **kwargs: Any) -> Any:
         """Returns the gradient of the loss with respect to `x`, same shape; labels as indices or one-hot.
@@ -237,11 +240,11 @@ class QuantizedClassifier(PyTorchClassifier):
         """
         x = self._checked_images(x)
         labels = self._one_hot(y, len(x))
-        if self.is_rnn:
-            gradient = super().loss_gradient(x, labels, training_mode=training_mode, **kwargs)
-        else:
-            self._model.train(training_mode)
-            gradient = gradients.loss_gradient(self, x, labels)
+        with in_mode(self.model, training_mode):
+            if self.is_rnn:
+                gradient = super().loss_gradient(x, labels, training_mode=training_mode, **kwargs)
+            else:
+                gradient = gradients.loss_gradient(self, x, labels)
         report_masking(self, gradient)
         return gradient
 
@@ -253,11 +256,11 @@ class QuantizedClassifier(PyTorchClassifier):
         x = self._checked_images(x)
         if label is not None and not isinstance(x, Tensor):
             check_labels(np.broadcast_to(label, len(x)), len(x), self.nb_classes, "label")
-        if self.is_rnn or isinstance(x, Tensor):
-            gradient = super().class_gradient(x, label, training_mode=training_mode, **kwargs)
-        else:
-            self._model.train(training_mode)
-            gradient = gradients.class_gradient(self, x, label)
+        with in_mode(self.model, training_mode):
+            if self.is_rnn or isinstance(x, Tensor):
+                gradient = super().class_gradient(x, label, training_mode=training_mode, **kwargs)
+            else:
+                gradient = gradients.class_gradient(self, x, label)
         report_masking(self, gradient)
         return gradient
 
@@ -265,7 +268,8 @@ class QuantizedClassifier(PyTorchClassifier):
         """Returns the loss of each image, (N,), or its mean or sum; labels as indices or one-hot."""
         x = self._checked_images(x)
         labels = self._one_hot(y, len(x))
-        with kept(self.loss, "reduction"):  # ART does not put it back after an error
+        with in_mode(self.model, training=False), kept(self, "_loss"):
+            self._loss = copy.copy(self.loss)  # ART sets its reduction, and classifiers may share it
             return super().compute_loss(x, labels, reduction=reduction, **kwargs)
 
     def get_activations(
@@ -284,12 +288,12 @@ class QuantizedClassifier(PyTorchClassifier):
         """
         x = self._checked_images(x)
         name, module = find_layer(self.model, layer, self.layer_names)
-        self._model.eval()
-        x, _ = self._apply_preprocessing(x, y=None, fit=False, no_grad=not framework)
-        images = torch.as_tensor(x, device=self.device)
-        if framework:
-            return activations(self._model, images, name, module)
-        return in_batches(self._model, images, batch_size, name, module)
+        with in_mode(self.model, training=False):
+            x, _ = self._apply_preprocessing(x, y=None, fit=False, no_grad=not framework)
+            images = torch.as_tensor(x, device=self.device)
+            if framework:
+                return activations(self._model, images, name, module)
+            return in_batches(self._model, images, batch_size, name, module)
 
     def __getstate__(self) -> dict[str, Any]:
         """For `copy.deepcopy` and for the processes that attacks start; ART's own writes the weights to a folder."""
