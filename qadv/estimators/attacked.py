@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qadv.errors import InvalidInputError
 from qadv.network_lock import lock_of
 
 _OWN = ("_network", "_mine")
@@ -50,9 +51,11 @@ class AttackedNetwork(nn.Module):
             return network(x)
         lock = lock_of(network)
         with lock:
-            if network.training and torch.is_grad_enabled():
+            if not network.training:
+                return network(x)
+            if torch.is_grad_enabled():
                 lock.trained_by = weakref.ref(threading.current_thread())
-            return network(x)
+            return _logits(network(x))
 
     @property
     def training(self) -> bool:
@@ -121,3 +124,14 @@ class AttackedNetwork(nn.Module):
 
     def __reduce__(self) -> Any:
         return AttackedNetwork, (self.held_network,)
+
+
+def _logits(output: Any) -> Any:
+    """Refuses what networks with auxiliary heads give in training mode, and in evaluation mode they do not."""
+    if isinstance(output, Tensor):
+        return output
+    raise InvalidInputError(
+        f"the model gives a {type(output).__name__} in training mode, and logits in evaluation mode; expected logits. "
+        "Switch auxiliary heads off (torchvision: aux_logits=False), or put the model into a module whose forward "
+        "returns the logits alone, as model(x)[0]"
+    )

@@ -18,14 +18,17 @@ from qadv.errors import InvalidInputError, QadvError
 from qadv.estimators import gradients, storage
 from qadv.estimators.activations import activations, find_layer, in_batches
 from qadv.estimators.arguments import (
+    ClipValues,
     check_clip_values,
     check_defences,
     check_input_shape,
+    check_loss,
     check_preprocessing,
     standardised,
 )
 from qadv.estimators.attacked import AttackedNetwork
 from qadv.estimators.checks import check_images, check_labels, check_targets, check_tensor, report_range
+from qadv.estimators.forms import labels_as_array, outermost
 from qadv.estimators.logits import Logits
 from qadv.estimators.masked_gradients import report_masking
 from qadv.estimators.upkeep import run_after_steps
@@ -54,7 +57,8 @@ class QuantizedClassifier(PyTorchClassifier):
         nb_classes: number of logits, at least 2.
         optimizer: for ART's own trainers and `fit`; qadv's trainers make one where it is `None`.
         channels_first: as in ART; `True` for everything qadv builds.
-        clip_values: smallest and largest pixel value.
+        clip_values: smallest and largest pixel value; or two arrays, one value for each channel or pixel, for ART's own
+            attacks.
         preprocessing_defences: ART preprocessors.
         postprocessing_defences: ART postprocessors.
         preprocessing: (mean, std) in the units of `clip_values`, scalars or one value per channel, applied inside the
@@ -80,7 +84,7 @@ class QuantizedClassifier(PyTorchClassifier):
         nb_classes: int,
         optimizer: torch.optim.Optimizer | None = None,
         channels_first: bool = True,
-        clip_values: tuple[float, float] | None = (0.0, 1.0),
+        clip_values: ClipValues | None = (0.0, 1.0),
         preprocessing_defences: Any = None,
         postprocessing_defences: Any = None,
         preprocessing: Any = None,
@@ -92,15 +96,15 @@ class QuantizedClassifier(PyTorchClassifier):
         if not isinstance(nb_classes, int | np.integer) or nb_classes < 2:
             raise InvalidInputError(f"nb_classes: expected a whole number of at least 2, got {nb_classes!r}")
         shape = check_input_shape(input_shape)
-        limits = check_clip_values(clip_values)
+        limits = check_clip_values(clip_values, shape)
         if preprocessing is None:
-            report_standardisation(model, shape[0], limits)
+            report_standardisation(model, shape[0], outermost(limits))
             preprocessing = (0.0, 1.0)
         if probabilities:
             postprocessing_defences = with_softmax(postprocessing_defences)
         super().__init__(
             model=AttackedNetwork.of(model),
-            loss=loss,
+            loss=check_loss(loss),
             input_shape=shape,
             nb_classes=int(nb_classes),
             optimizer=optimizer,
@@ -130,7 +134,7 @@ class QuantizedClassifier(PyTorchClassifier):
         checkpoint_path: str | os.PathLike[str] | None = None,
         loss: nn.Module | None = None,
         optimizer: torch.optim.Optimizer | None = None,
-        clip_values: tuple[float, float] | None = (0.0, 1.0),
+        clip_values: ClipValues | None = (0.0, 1.0),
         preprocessing_defences: Any = None,
         postprocessing_defences: Any = None,
         preprocessing: Any = None,
@@ -159,7 +163,9 @@ class QuantizedClassifier(PyTorchClassifier):
         """
         model = create_backbone(name, nb_classes=nb_classes, in_channels=input_shape[0], **options)
         if preprocessing is None:
-            own = own_standardisation(model, input_shape[0], check_clip_values(clip_values))
+            own = own_standardisation(
+                model, input_shape[0], outermost(check_clip_values(clip_values, tuple(input_shape)))
+            )
             preprocessing = (0.0, 1.0) if own is None else own
         if checkpoint_path is not None:
             load_float_weights(model, checkpoint_path)
@@ -189,9 +195,14 @@ class QuantizedClassifier(PyTorchClassifier):
         return held_network(self.model)
 
     @property
-    def clip_values(self) -> tuple[float, float] | None:
-        """Smallest and largest pixel value as Python numbers, which some attacks ask for; ART's are NumPy's."""
-        return None if self._clip_values is None else (float(self._clip_values[0]), float(self._clip_values[1]))
+    def clip_values(self) -> ClipValues | None:
+        """Smallest and largest pixel value as Python numbers, which some attacks ask for; ART's are NumPy's.
+
+        Arrays of an image's shape where the classifier was given a range for each channel or pixel.
+        """
+        if self._clip_values is None or self._clip_values[0].ndim:
+            return None if self._clip_values is None else (self._clip_values[0], self._clip_values[1])
+        return float(self._clip_values[0]), float(self._clip_values[1])
 
     @property
     def probabilities(self) -> bool:
@@ -255,7 +266,9 @@ class QuantizedClassifier(PyTorchClassifier):
         """
         x = self._checked_images(x)
         if label is not None and not isinstance(x, Tensor):
-            check_labels(np.broadcast_to(label, len(x)), len(x), self.nb_classes, "label")
+            each = labels_as_array(label, "label")
+            each = np.full(len(x), each) if each.ndim == 0 else each
+            label = check_labels(each, len(x), self.nb_classes, "label")
         with in_mode(self.model, training_mode):
             if self.is_rnn or isinstance(x, Tensor):
                 gradient = super().class_gradient(x, label, training_mode=training_mode, **kwargs)
@@ -344,7 +357,7 @@ class QuantizedClassifier(PyTorchClassifier):
             **schemes,
             "input_shape": self.input_shape,
             "nb_classes": self.nb_classes,
-            "clip_values": self._limits,
+            "clip_values": self._limits and tuple(np.asarray(end).tolist() for end in self._limits),
             "preprocessing": (mean, std),
             **recipe["options"],
             **({"probabilities": True} if self.probabilities else {}),
@@ -355,7 +368,8 @@ class QuantizedClassifier(PyTorchClassifier):
     def _check_model(self) -> None:
         """Runs one grey image through: a wrong shape or class count shows now, and not in the middle of an attack."""
         low, high = self._limits if self._limits is not None else (0.0, 1.0)
-        image = torch.full((1, *self.input_shape), (low + high) / 2, device=self.device)
+        grey = np.broadcast_to((low + high) / 2, (1, *self.input_shape)).astype(np.float32)
+        image = torch.from_numpy(grey).to(self.device)
         try:
             with torch.no_grad(), evaluation_mode(self.model), report_bypasses(self.model):
                 output = self.model(image)
@@ -364,6 +378,7 @@ class QuantizedClassifier(PyTorchClassifier):
         except Exception as error:
             raise InvalidInputError(
                 f"the model fails on one image of input_shape {self.input_shape}: {type(error).__name__}: {error}"
+                f"{_other_dtypes(self.network)}"
             ) from error
         if not isinstance(output, Tensor) or tuple(output.shape) != (1, self.nb_classes):
             got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
@@ -384,5 +399,12 @@ class QuantizedClassifier(PyTorchClassifier):
     def _one_hot(self, y: Any, nb_samples: int) -> Any:
         if isinstance(y, Tensor):
             rows = check_targets(y.detach().cpu().numpy(), nb_samples, self.nb_classes)
-            return torch.as_tensor(rows, device=y.device) if y.ndim == 1 else y
+            return torch.as_tensor(rows, device=y.device) if y.ndim == 1 else y.float()
         return check_targets(y, nb_samples, self.nb_classes)
+
+
+def _other_dtypes(network: nn.Module) -> str:
+    """Returns what to do about parameters that are not float32, or an empty string."""
+    dtypes = {parameter.dtype for parameter in network.parameters() if parameter.is_floating_point()} - {torch.float32}
+    names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
+    return f". Its parameters are {names}; qadv computes in float32: write model.float()" if names else ""

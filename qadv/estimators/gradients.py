@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qadv.errors import AttackError
+from qadv.errors import AttackError, InvalidInputError
 
 Array = NDArray[Any]
 _MOST_VALUES = 2**19  # pixels in one backward pass of several classes: beyond, batches are large enough
@@ -22,11 +22,16 @@ def loss_gradient(classifier: Any, x: Array | Tensor, y: Array | Tensor) -> Arra
         y: one-hot labels, or probabilities, (N, nb_classes).
 
     Raises:
+        InvalidInputError: the loss is not one number.
         AttackError: another thread has changed the weights meanwhile.
     """
     leaf, inputs = _inputs(classifier, x)
     labels = classifier.reduce_labels(torch.as_tensor(y, device=classifier.device))
     loss = classifier._loss(classifier._model(inputs)[-1], labels)
+    if loss.numel() != 1:
+        raise InvalidInputError(
+            f"loss: expected one number for a batch, got {tuple(loss.shape)} from {type(classifier.loss).__name__}"
+        )
     gradient = _gradient(loss, leaf)
     return gradient if isinstance(x, Tensor) else _to_images(classifier, x, gradient)
 
