@@ -4,7 +4,7 @@ import json
 import sys
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -13,7 +13,8 @@ from rich.table import Table
 
 from qadv import __version__
 from qadv.components import KINDS
-from qadv.errors import QadvError
+from qadv.entry_points import find_entry_points
+from qadv.errors import QadvError, describe
 from qadv.registry import Entry, default_registry
 
 app = typer.Typer(help="Attack and defend quantized networks through ART.", no_args_is_help=True, add_completion=False)
@@ -52,7 +53,7 @@ def list_command(
         rows += [_row(entry) for entry in entries]
         for entry in registry.entries(name) if members else []:
             try:
-                found = entry.component.members()
+                found = entry.members()
             except Exception as error:
                 Console(stderr=True).print(f"[red]{entry.qualified_name}: {escape(str(error))}[/red]")
                 continue
@@ -231,8 +232,18 @@ def main() -> None:
     try:
         app()
     except QadvError as error:
-        Console(stderr=True).print(f"[bold red]error:[/bold red] {escape(str(error))}", highlight=False)
-        sys.exit(1)
+        _fail(str(error))
+    except Exception as error:
+        # torch and triton look through all installed distributions, and can't be imported where one is damaged
+        damaged = [each for each in find_entry_points()[1] if describe(error) in each.fault]
+        if not damaged:
+            raise
+        _fail("; ".join(f"distribution {each.distribution!r}: {each.fault}; install it anew" for each in damaged))
+
+
+def _fail(message: str) -> NoReturn:
+    Console(stderr=True).print(f"[bold red]error:[/bold red] {escape(message)}", highlight=False)
+    sys.exit(1)
 
 
 def _row(entry: Entry) -> dict[str, Any]:

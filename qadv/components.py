@@ -11,8 +11,10 @@ from importlib import metadata
 from typing import Any, ClassVar
 
 from packaging.requirements import InvalidRequirement, Requirement
+from packaging.version import InvalidVersion
 
 from qadv.errors import MissingRequirementError, PluginError
+from qadv.versions import metadata_field
 
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
@@ -72,12 +74,16 @@ class Component:
             if requirement.marker is not None and not requirement.marker.evaluate():
                 continue
             try:
-                installed = metadata.version(requirement.name)
+                installed = metadata_field(metadata.distribution(requirement.name), "Version")
             except metadata.PackageNotFoundError:
                 unmet.append(f"{text} (not installed)")
                 continue
-            if not requirement.specifier.contains(installed, prereleases=True):
-                unmet.append(f"{text} (installed: {installed})")
+            try:
+                met = requirement.specifier.contains(installed, prereleases=True)
+            except InvalidVersion:
+                met = False
+            if not met:
+                unmet.append(f"{text} (installed: {installed or 'damaged'})")
         return unmet
 
     def load(self) -> Any:

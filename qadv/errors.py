@@ -64,3 +64,12 @@ def closest(name: str, known: Iterable[str], limit: int = 3) -> str:
     """Returns `"; did you mean a, b?"` with the nearest of `known`, or `"."` when nothing is near."""
     matches = get_close_matches(name, list(known), n=limit, cutoff=0.5)
     return f"; did you mean {', '.join(matches)}?" if matches else "."
+
+
+def describe(error: BaseException) -> str:
+    """Returns an error's class and message, whatever its `__str__` does."""
+    try:
+        text = str(error)
+    except Exception:
+        text = "(its message can't be shown)"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

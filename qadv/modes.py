@@ -1,11 +1,16 @@
 """What is changed for the time of a call and put back, also after an error; the network that a module stands for."""
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
+
+from qadv.network_lock import lock_of
+
+T = TypeVar("T")
 
 
 def held_network(model: nn.Module) -> nn.Module:
@@ -15,15 +20,55 @@ def held_network(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Puts a network in evaluation mode, and every module back into its own mode afterwards (frozen BatchNorms too)."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
+def in_mode(network: nn.Module, training: bool) -> Iterator[None]:
+    """Has a network to itself, in training or evaluation mode.
+
+    It stays in that mode, as ART's classifiers leave it, unless another thread trains or evaluates it.
+    """
+    lock = lock_of(held_network(network))
+    with lock:
+        others = lock.is_trained_by_another() or lock.is_evaluated_by_another()
+        before = {module: module.training for module in network.modules()} if others else {}
+        network.train(training)
+        try:
+            yield
+        finally:
+            for module, mode in before.items():
+                module.training = mode
+
+
+def one_by_one(network: nn.Module, batches: Iterable[T]) -> Iterator[T]:
+    """Yields the batches of a training; what the loop does with each, in training mode, no other thread disturbs."""
+    for batch in batches:
+        with in_mode(network, training=True):
+            yield batch
+
+
+@contextmanager
+def evaluation_mode(network: nn.Module) -> Iterator[None]:
+    """Puts a network in evaluation mode, and every module back into its own mode afterwards (frozen BatchNorms too).
+
+    While several threads do so, it is the last that puts back.
+    """
+    lock, current = lock_of(held_network(network)), threading.current_thread()
+    with lock:
+        lock.evaluated_by.append(current)
+        modes = {module: module.training for module in network.modules()}
+        network.eval()
     try:
         yield
     finally:
-        for module, training in modes.items():
-            module.training = training
+        with lock:
+            lock.evaluated_by.remove(current)
+            if lock.is_evaluated_by_another():
+                lock.left_behind.update(module for module, training in modes.items() if training)
+            else:
+                for module, training in modes.items():
+                    module.training = training or module in lock.left_behind
+                if not lock.evaluated_by:
+                    for module in lock.left_behind:
+                        module.training = True
+                    lock.left_behind.clear()
 
 
 @contextmanager

@@ -22,7 +22,8 @@ def patched_by(package: str) -> list[str]:
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] in TOOLKITS and isinstance(module, ModuleType):
             for owner, attribute, value in _members(module):
-                if _home(value).partition(".")[0] == package:
+                home = _home(value)
+                if home.startswith(package) and home.partition(".")[0] == package:
                     found.add(f"{owner}.{attribute}")
     return sorted(found)
 
@@ -45,12 +46,11 @@ def _members(module: ModuleType) -> Iterator[tuple[str, str, Any]]:
 
 def _home(value: Any) -> str:
     """Returns the module in which a function, method, property or class was written, or `""`."""
-    if isinstance(value, staticmethod | classmethod):
-        value = value.__func__
-    if isinstance(value, property):
-        value = value.fget
-    if isinstance(value, FunctionType):
+    kind = type(value)  # compared before `isinstance` is asked: there are tens of thousands of members
+    if kind is FunctionType:
         return str(value.__globals__.get("__name__", ""))  # `functools.wraps` copies __module__, but not this
-    if isinstance(value, type):
-        return str(value.__module__)
-    return ""
+    if kind is staticmethod or kind is classmethod:
+        return _home(value.__func__)
+    if kind is property:
+        return _home(value.fget)
+    return str(value.__module__) if isinstance(value, type) else ""

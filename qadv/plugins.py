@@ -19,12 +19,12 @@ import pluggy
 
 from qadv import builtin, hookspecs
 from qadv.components import COMPONENT_TYPES, Component, top_package
-from qadv.errors import PluginError, closest
+from qadv.entry_points import Origin, find_entry_points, origin
+from qadv.errors import PluginError, closest, describe
 from qadv.patches import patch_report
+from qadv.side_effects import in_words, side_effects_undone
 from qadv.time_limit import TookTooLong, time_limit
-from qadv.versions import metadata_field
 
-ENTRY_POINT_GROUP = "qadv"
 OWN_DISTRIBUTION = "qadv"
 Status = Literal["ok", "faulty", "disabled"]
 
@@ -72,17 +72,20 @@ def discover(entry_points: Iterable[metadata.EntryPoint] | None = None) -> list[
     Raises:
         PluginError: in strict mode, at the first fault, with its cause chained.
     """
+    unreadable: list[Origin] = []
     if entry_points is None:
-        entry_points = metadata.entry_points(group=ENTRY_POINT_GROUP)
+        entry_points, unreadable = find_entry_points()
     loader = _Loader(
         strict=os.environ.get("QADV_STRICT_PLUGINS", "") not in ("", "0"),
         disabled={name.strip() for name in os.environ.get("QADV_DISABLE_PLUGINS", "").split(",") if name.strip()},
         seconds=_seconds(os.environ.get("QADV_PLUGIN_SECONDS", "")),
     )
     loader.add(OWN_DISTRIBUTION, "builtin", builtin.version(), builtin)
-    ordered = sorted(entry_points, key=lambda point: (_distribution(point)[0], point.name, point.value))
-    for point in ordered:
-        loader.add(*_origin(point), point)
+    located = [(origin(point.dist), point) for point in entry_points]
+    for where, point in sorted(located, key=lambda each: (each[0].distribution, each[1].name, each[1].value)):
+        loader.add(where.distribution, point.name, where.version, point)
+    for where in unreadable:
+        loader.refuse(where)
     return loader.plugins
 
 
@@ -108,14 +111,24 @@ class _Loader:
             info.disabled = True
             return
         try:
-            with contextlib.redirect_stdout(sys.stderr):  # what a plugin prints must not end up in `--json`
+            with side_effects_undone() as changed, contextlib.redirect_stdout(sys.stderr):  # for `--json`
                 self._load(info, source)
-                if isinstance(source, metadata.EntryPoint):
-                    self._look_for_patches(info, source)
+            if isinstance(source, metadata.EntryPoint):
+                self._look_for_patches(info, source)
+            if changed:
+                self._fault(info, f"it {in_words(changed)}")
         except (KeyboardInterrupt, _StrictModeError):
             raise
         except BaseException as error:
-            self._fault(info, f"loading it failed: {_describe(error)}", error)
+            self._fault(info, f"loading it failed: {describe(error)}", error)
+
+    def refuse(self, origin: Origin) -> None:
+        """Lists a distribution whose entry points can't be read."""
+        info = PluginInfo(origin.distribution, "unknown", origin.version)
+        self.plugins.append(info)
+        info.disabled = origin.distribution in self._disabled
+        if not info.disabled:
+            self._fault(info, f"{origin.fault}; whether it is a plugin of qadv is not known. Install it anew")
 
     def _load(self, info: PluginInfo, source: ModuleType | metadata.EntryPoint) -> None:
         key = f"{info.distribution}:{info.name}"
@@ -126,8 +139,8 @@ class _Loader:
             return
         plugin: Any = source
         if isinstance(source, metadata.EntryPoint):
-            if source.dist is None or not metadata_field(source.dist, "Name"):
-                self._fault(info, "its distribution has no metadata: it is half removed, or not installed by pip")
+            if fault := origin(source.dist).fault:
+                self._fault(info, fault)
             if info.distribution == OWN_DISTRIBUTION:
                 self._fault(info, f"it calls its distribution {info.distribution!r}, which is taken; it is left out")
                 return
@@ -140,14 +153,14 @@ class _Loader:
                 self._fault(info, f"importing {source.value!r} {self._too_long(info)}", error)
                 return
             except BaseException as error:
-                self._fault(info, f"importing {source.value!r} failed: {_describe(error)}", error)
+                self._fault(info, f"importing {source.value!r} failed: {describe(error)}", error)
                 return
         try:
             self._manager.register(plugin, key)
         except Exception as error:  # e.g. a hook with arguments; older pluggy leaves it half registered
             if self._manager.has_plugin(key):
                 self._manager.unregister(plugin)
-            self._fault(info, f"not accepted: {_describe(error)}", error)
+            self._fault(info, f"not accepted: {describe(error)}", error)
             return
         hooks = self._hooks(info, plugin)
         info.hooks = sorted(hooks)
@@ -195,7 +208,7 @@ class _Loader:
         except TookTooLong as error:
             self._fault(info, f"hook {hook!r} {self._too_long(info)}", error)
         except BaseException as error:
-            self._fault(info, f"hook {hook!r} failed: {_describe(error)}", error)
+            self._fault(info, f"hook {hook!r} failed: {describe(error)}", error)
 
     def _take(self, info: PluginInfo, hook: str, component_type: type[Component], component: object) -> None:
         if not isinstance(component, component_type):
@@ -251,22 +264,3 @@ def _seconds(text: str) -> float:
     if not 0 < seconds < math.inf:
         raise PluginError(f"QADV_PLUGIN_SECONDS: expected a number of seconds above 0, got {text!r}")
     return seconds
-
-
-def _describe(error: BaseException) -> str:
-    try:
-        text = str(error)
-    except Exception:
-        text = "(its message can't be shown)"
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _distribution(point: metadata.EntryPoint) -> tuple[str, str]:
-    if point.dist is None or not metadata_field(point.dist, "Name"):
-        return "unknown", ""
-    return point.dist.name, metadata_field(point.dist, "Version")
-
-
-def _origin(point: metadata.EntryPoint) -> tuple[str, str, str]:
-    name, version = _distribution(point)
-    return name, point.name, version

@@ -2,7 +2,8 @@
 
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache, partial
@@ -12,6 +13,7 @@ from qadv.components import KINDS, Component, top_package
 from qadv.errors import AmbiguousNameError, QadvError, UnknownNameError, closest
 from qadv.patches import patch_report
 from qadv.plugins import OWN_DISTRIBUTION, PluginInfo, discover
+from qadv.side_effects import in_words, side_effects_undone
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,34 @@ class Entry:
     @property
     def qualified_name(self) -> str:
         return f"{self.distribution}/{self.component.name}"
+
+    def load(self) -> Any:
+        """Imports and returns the target; warns of what a plugin has changed by that. Errors as `Component.load`."""
+        with self._side_effects_undone():
+            target = self.component.load()
+        if self.distribution != OWN_DISTRIBUTION:
+            report = _patch_report(top_package(self.component.target), len(sys.modules))
+            if report:
+                warnings.warn(f"{self.qualified_name} {report}", stacklevel=4)
+        return target
+
+    def members(self) -> list[str]:
+        """Returns the names that a family stands for; as `load`, and as `Component.members`."""
+        with self._side_effects_undone():
+            return self.component.members()
+
+    @contextmanager
+    def _side_effects_undone(self) -> Iterator[None]:
+        if self.distribution == OWN_DISTRIBUTION:
+            yield
+            return
+        changed: list[str] = []
+        try:
+            with side_effects_undone() as changed:
+                yield
+        finally:
+            if changed:
+                warnings.warn(f"{self.qualified_name} {in_words(changed)}", stacklevel=6)
 
 
 class Registry:
@@ -78,7 +108,7 @@ class Registry:
             raise AmbiguousNameError(f"{kind} {name!r} is provided by several distributions; name one: {choices}")
         if matches:
             self._refuse_shadow(kind, name, matches[0], families)
-            return _loaded(matches[0])
+            return matches[0].load()
         return self._load_member(kind, name, single, families)
 
     def _refuse_shadow(self, kind: str, name: str, entry: Entry, families: list[Entry]) -> None:
@@ -98,7 +128,7 @@ class Registry:
             prefixes = (f"{entry.qualified_name}/", f"{entry.component.name}/")
             member = name.removeprefix(next((prefix for prefix in prefixes if name.startswith(prefix)), ""))
             try:
-                names = entry.component.members()
+                names = entry.members()
             except (Exception, SystemExit) as error:  # one plugin's family, not the others' fault
                 broken.append(f"{entry.qualified_name} ({error})")
                 continue
@@ -110,7 +140,7 @@ class Registry:
             raise AmbiguousNameError(f"{kind} {name!r} is provided by several distributions; name one: {choices}")
         if found:
             entry, member = found[0]
-            return partial(_loaded(entry), member)
+            return partial(entry.load(), member)
         hint = f" Not asked, because they failed: {'; '.join(broken)}." if broken else ""
         raise UnknownNameError(f"no {kind} {name!r}{closest(str(name), known)}{hint} See: qadv list {kind}")
 
@@ -118,18 +148,9 @@ class Registry:
 def _members_if_installed(family: Entry) -> list[str]:
     """Returns the names that a family stands for, none where what it takes them from is not installed."""
     try:
-        return family.component.members()
+        return family.members()
     except QadvError:
         return []
-
-
-def _loaded(entry: Entry) -> Any:
-    target = entry.component.load()
-    if entry.distribution != OWN_DISTRIBUTION:
-        report = _patch_report(top_package(entry.component.target), len(sys.modules))
-        if report:
-            warnings.warn(f"{entry.qualified_name} {report}", stacklevel=4)
-    return target
 
 
 @cache

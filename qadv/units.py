@@ -38,11 +38,20 @@ Length = float | Share
 
 
 def limits(clip_values: Any) -> tuple[float, float]:
-    """Returns the smallest and largest pixel value of ART's `clip_values`; infinite ones for `None`."""
+    """Returns the smallest and largest pixel value of ART's `clip_values`; infinite ones for `None`.
+
+    Raises:
+        InvalidInputError: they are arrays, one value for each channel or pixel, which only a classifier takes.
+    """
     if clip_values is None:
         return -math.inf, math.inf
+    if any(np.ndim(end) for end in clip_values):
+        raise InvalidInputError(
+            "clip_values: expected one range for all pixels, got arrays, which ART's own attacks take, as PGD does. Or "
+            "bring all pixels to one range, and let the classifier's preprocessing=(mean, std) undo it"
+        )
     low, high = clip_values
-    return float(np.min(low)), float(np.max(high))
+    return float(low), float(high)
 
 
 def width(clip_values: Any) -> float:

@@ -13,11 +13,15 @@ if TYPE_CHECKING:
 
 
 def metadata_field(distribution: metadata.Distribution, field: str) -> str:
-    """Returns a field of a distribution's metadata, empty where it is missing.
+    """Returns a field of a distribution's metadata, empty where it is missing or can't be read.
 
     Python 3.11 answers None for a missing field, 3.12 and 3.13 warn, later ones will raise.
     """
-    return distribution.metadata[field] if field in distribution.metadata else ""  # noqa: SIM401  (no `get` in 3.11)
+    try:
+        fields = distribution.metadata
+    except Exception:  # not UTF-8, or in newer Pythons no file at all
+        return ""
+    return fields[field] if field in fields else ""  # noqa: SIM401  (no `get` in 3.11)
 
 
 def progress_bar(*columns: "ProgressColumn", shown: bool) -> "Progress":

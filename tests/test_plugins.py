@@ -168,7 +168,7 @@ def test_a_half_removed_distribution_takes_nothing_down(site):
     (info / "entry_points.txt").write_text("[qadv]\nmain = ghost_plugin\n")
     found = site()
     assert found["zz-good:main"].status == "ok"
-    assert "no metadata" in found["unknown:main"].faults[0]
+    assert "no metadata" in found["ghost:main"].faults[0]
 
 
 def test_hooks_may_have_another_name_in_the_module(site):

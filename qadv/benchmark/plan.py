@@ -363,7 +363,7 @@ def _provides(entry: Entry, name: str) -> bool:
         return name in (component.name, entry.qualified_name)
     if entry.distribution == "qadv":  # its own families need not be listed: their versions are in every key
         return False
-    return name.startswith((f"{component.name}/", f"{entry.qualified_name}/")) or name in component.members()
+    return name.startswith((f"{component.name}/", f"{entry.qualified_name}/")) or name in entry.members()
 
 
 def _distributions(used: list[tuple[str, str]]) -> dict[str, str]:

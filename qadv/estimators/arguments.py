@@ -4,12 +4,16 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from qadv.errors import InvalidInputError
 from qadv.estimators.checks import check_images
+from qadv.estimators.forms import outermost
 from qadv.quantization.calibration import Calibration
 from qadv.units import limits
+
+ClipValues = tuple[Any, Any]  # numbers, or arrays of an image's shape
 
 
 def check_input_shape(input_shape: Any) -> tuple[int, ...]:
@@ -23,21 +27,62 @@ def check_input_shape(input_shape: Any) -> tuple[int, ...]:
     return shape
 
 
-def check_clip_values(clip_values: Any) -> tuple[float, float] | None:
-    """Returns (min, max), or `None` for no limit."""
+def check_clip_values(clip_values: Any, input_shape: tuple[int, ...] | None = None) -> ClipValues | None:
+    """Returns (min, max), or `None` for no limit.
+
+    Args:
+        clip_values: two numbers; or two arrays, one value for each channel or pixel, which become numbers where all
+            values are the same.
+        input_shape: shape of one image, for arrays of different values; `None` refuses those.
+
+    Raises:
+        InvalidInputError: something else, or min is not below max.
+    """
     if clip_values is None:
         return None
     try:
-        low, high = (float(value) for value in clip_values)
+        low, high = (np.asarray(value, dtype=np.float64) for value in clip_values)
     except (TypeError, ValueError):
-        low, high = 1.0, 0.0
-    if not low < high:
-        raise InvalidInputError(f"clip_values: expected two numbers (min, max) with min < max, got {clip_values!r}")
-    return low, high
+        low, high = np.ones(1), np.zeros(1)
+    arrays = "" if input_shape is None else f", or two arrays that broadcast to an image, {input_shape},"
+    expected = f"clip_values: expected two numbers (min, max){arrays} with min < max"
+    try:
+        if not (low.size and high.size and (low < high).all()):
+            raise InvalidInputError(f"{expected}, got {clip_values!r}")
+        if (low == low.flat[0]).all() and (high == high.flat[0]).all():
+            return float(low.flat[0]), float(high.flat[0])
+        if input_shape is None:
+            raise InvalidInputError(f"{expected}, got arrays of different values")
+        low, high = (np.broadcast_to(_by_channel(end, input_shape), input_shape) for end in (low, high))
+    except ValueError as error:
+        raise InvalidInputError(f"{expected}, got arrays of shapes {low.shape} and {high.shape}") from error
+    return low.astype(np.float32), high.astype(np.float32)
 
 
-def check_defences(defences: Any, clip_values: tuple[float, float] | None) -> Any:
+def _by_channel(values: NDArray[Any], input_shape: tuple[int, ...]) -> NDArray[Any]:
+    """Returns one value for each channel as numpy broadcasts it, unless it might be one for each column."""
+    if values.shape == input_shape[:1] != input_shape[-1:]:
+        return values.reshape(-1, *[1] * (len(input_shape) - 1))
+    if values.ndim == 1 and len(input_shape) > 1 and values.size > 1:
+        raise ValueError
+    return values
+
+
+def check_loss(loss: Any) -> Any:
+    """Returns a loss that is one number for a batch."""
+    if not callable(loss):
+        raise InvalidInputError(f"loss: expected e.g. torch.nn.CrossEntropyLoss(), got {loss!r}")
+    if getattr(loss, "reduction", None) == "none":
+        raise InvalidInputError(
+            f"loss: expected one number for a batch, reduction='mean' or 'sum', got {type(loss).__name__}(reduction="
+            f"'none'); write {type(loss).__name__}(). compute_loss(x, y, reduction='none') gives one for each image"
+        )
+    return loss
+
+
+def check_defences(defences: Any, clip_values: ClipValues | None) -> Any:
     """Returns preprocessing defences, a list or a single one, if those for pixels of some range are for this one."""
+    clip_values = outermost(clip_values)
     for defence in defences if isinstance(defences, list | tuple) else [defences]:
         own = getattr(defence, "clip_values", None)
         if own is not None and clip_values is not None and not np.allclose(limits(own), clip_values, rtol=1e-6, atol=0):
@@ -67,7 +112,7 @@ def check_preprocessing(preprocessing: Any, input_shape: tuple[int, ...]) -> Any
 
 
 def standardised(
-    calibration: Calibration, preprocessing: Any, input_shape: Any, clip_values: tuple[float, float] | None
+    calibration: Calibration, preprocessing: Any, input_shape: Any, clip_values: ClipValues | None
 ) -> Calibration:
     """Returns a calibration whose images are as the network takes them, from one with images in `clip_values`."""
     shape = check_input_shape(input_shape)
@@ -78,6 +123,6 @@ def standardised(
             "quantize(model, calibration=...) the network first"
         )
     images = calibration.images.numpy(force=True) if isinstance(calibration.images, Tensor) else calibration.images
-    images = check_images(images, shape, check_clip_values(clip_values), "calibration").astype(np.float32)
+    images = check_images(images, shape, check_clip_values(clip_values, shape), "calibration").astype(np.float32)
     mean, std = (value.reshape(-1, *[1] * (len(shape) - 1)) for value in pair)
     return replace(calibration, images=(images - mean) / std)

@@ -1,10 +1,15 @@
 """The network that a classifier attacks and trains: the user's own, held by a module that changes nothing about it."""
 
+import threading
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from qadv.errors import InvalidInputError
+from qadv.network_lock import lock_of
 
 _OWN = ("_network", "_mine")
 
@@ -38,11 +43,19 @@ class AttackedNetwork(nn.Module):
         return held
 
     def forward(self, x: Any) -> Any:
-        """Images (N, …) → logits (N, classes); float64 and float16 become float32."""
-        # bfloat16 is left to autocast
-        return self.held_network(
-            x.float() if isinstance(x, Tensor) and x.dtype in (torch.float64, torch.float16) else x
-        )
+        """Images (N, …) → logits (N, classes); float64 and float16 become float32. Threads pass one by one."""
+        network = self.held_network
+        if isinstance(x, Tensor) and x.dtype in (torch.float64, torch.float16):  # bfloat16 is left to autocast
+            x = x.float()
+        if torch.compiler.is_compiling():
+            return network(x)
+        lock = lock_of(network)
+        with lock:
+            if not network.training:
+                return network(x)
+            if torch.is_grad_enabled():
+                lock.trained_by = weakref.ref(threading.current_thread())
+            return _logits(network(x))
 
     @property
     def training(self) -> bool:
@@ -111,3 +124,14 @@ class AttackedNetwork(nn.Module):
 
     def __reduce__(self) -> Any:
         return AttackedNetwork, (self.held_network,)
+
+
+def _logits(output: Any) -> Any:
+    """Refuses what networks with auxiliary heads give in training mode, and in evaluation mode they do not."""
+    if isinstance(output, Tensor):
+        return output
+    raise InvalidInputError(
+        f"the model gives a {type(output).__name__} in training mode, and logits in evaluation mode; expected logits. "
+        "Switch auxiliary heads off (torchvision: aux_logits=False), or put the model into a module whose forward "
+        "returns the logits alone, as model(x)[0]"
+    )

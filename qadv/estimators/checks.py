@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qadv.errors import InvalidInputError, PixelRangeWarning
+from qadv.estimators.forms import as_torch_takes_it, images_as_array, labels_as_array, outermost
 from qadv.units import width
 
 if TYPE_CHECKING:
@@ -20,14 +21,15 @@ _WARNED = "_warned_of_range"
 
 
 def check_images(
-    x: Any, input_shape: Sequence[int], clip_values: tuple[float, float] | None, name: str = "x", strict: bool = True
+    x: Any, input_shape: Sequence[int], clip_values: Any, name: str = "x", strict: bool = True
 ) -> NDArray[Any]:
     """Returns `x` if it is a batch of images that a classifier can take.
 
     Args:
-        x: expected: floating array, (N, *input_shape), N >= 1, finite, within `clip_values`.
+        x: expected: floating array, or lists of that, (N, *input_shape), N >= 1, finite, within `clip_values`; what
+            torch does not take (float16, longdouble, another byte order, reversed axes) is returned as it does.
         input_shape: shape of one image.
-        clip_values: smallest and largest value, or `None` for no limit.
+        clip_values: smallest and largest value, or `None` for no limit; of arrays the smallest and largest of all.
         name: the argument's name, for the message.
         strict: `False` lets values leave the range by up to ten times its width, as the queries of some attacks do
             (ZOO's coordinate steps); data on another scale (0 to 255) are refused all the same.
@@ -36,8 +38,7 @@ def check_images(
         InvalidInputError: says what was expected, what came, and what to do.
     """
     expected = f"expected float images of shape (N, {', '.join(map(str, input_shape))})"
-    if not isinstance(x, np.ndarray):
-        raise InvalidInputError(f"{name}: {expected} as a numpy array, got {type(x).__name__}")
+    x = images_as_array(x, expected, name)
     if x.ndim == len(input_shape) and x.shape == tuple(input_shape):
         raise InvalidInputError(f"{name}: {expected}, got one image of shape {x.shape}; use {name}[None]")
     if x.shape[1:] != tuple(input_shape):
@@ -50,11 +51,13 @@ def check_images(
     if not np.issubdtype(x.dtype, np.floating):
         hint = f": ({name} / 255).astype('float32')" if np.issubdtype(x.dtype, np.integer) else ""
         raise InvalidInputError(f"{name}: {expected}, got dtype {x.dtype}; convert to float32{hint}")
+    x = as_torch_takes_it(x)
     # one pass decides in the usual case: a NaN makes both comparisons false
     low, high = float(x.min()), float(x.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         bad = int((~np.isfinite(x)).any(axis=tuple(range(1, x.ndim))).sum())
         raise InvalidInputError(f"{name}: {bad} of {len(x)} images have NaN or infinite values; remove them")
+    clip_values = outermost(clip_values)
     if clip_values is not None:
         # a millionth, of the largest number too, since that is how float32 rounds
         slack = 1e-6 * max(width(clip_values), *map(abs, clip_values)) if strict else 10 * width(clip_values)
@@ -63,7 +66,8 @@ def check_images(
                 f"{name}: expected values from {clip_values[0]:g} to {clip_values[1]:g} (clip_values), got "
                 f"{low:g} to {high:g}{_scale_hint(name, low, high, clip_values)}"
             )
-    return x
+    images: NDArray[Any] = x
+    return images
 
 
 def check_tensor(x: "Tensor", input_shape: Sequence[int], name: str = "x") -> tuple[float, float]:
@@ -98,7 +102,7 @@ def report_range(classifier: Any, low: float, high: float, name: str = "x") -> N
     """
     if classifier.clip_values is None or getattr(classifier, _WARNED, False):
         return
-    ends = classifier.clip_values
+    ends = outermost(classifier.clip_values) or (-np.inf, np.inf)
     slack = (ends[1] - ends[0]) / 100
     if ends[0] - slack <= low and high <= ends[1] + slack:
         return
@@ -150,7 +154,7 @@ def check_labels(y: Any, nb_samples: int, nb_classes: int, name: str = "y") -> N
     Raises:
         InvalidInputError: wrong length or shape, not whole numbers, or outside 0 … nb_classes - 1.
     """
-    y = np.asarray(y)
+    y = labels_as_array(y, name)
     expected = f"expected {nb_samples} labels from 0 to {nb_classes - 1}, or one-hot rows of {nb_classes}"
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
@@ -162,7 +166,7 @@ def check_labels(y: Any, nb_samples: int, nb_classes: int, name: str = "y") -> N
         if not (((y == 0) | (y == 1)).all() and (y.sum(axis=1) == 1).all()):
             raise InvalidInputError(f"{name}: {expected}, got rows that are not one-hot")
         return np.asarray(y.argmax(axis=1), dtype=np.int64)
-    if y.dtype == bool or not np.issubdtype(y.dtype, np.number) or not np.equal(np.mod(y, 1), 0).all():
+    if y.dtype == bool or not np.equal(np.mod(y, 1), 0).all():
         raise InvalidInputError(f"{name}: {expected}, got dtype {y.dtype} with values that are no whole numbers")
     if y.min() < 0 or y.max() >= nb_classes:
         raise InvalidInputError(f"{name}: {expected}, got labels from {y.min():g} to {y.max():g}")
@@ -170,7 +174,7 @@ def check_labels(y: Any, nb_samples: int, nb_classes: int, name: str = "y") -> N
 
 
 def check_targets(y: Any, nb_samples: int, nb_classes: int, name: str = "y") -> NDArray[Any]:
-    """Returns labels as rows, shape (N, nb_classes): one-hot, or soft labels as they are.
+    """Returns labels as rows, shape (N, nb_classes) float32: one-hot, or soft labels as they are.
 
     Args:
         y: class indices, one-hot rows, or a probability for each class, as `check_labels` takes them besides.
@@ -181,15 +185,15 @@ def check_targets(y: Any, nb_samples: int, nb_classes: int, name: str = "y") -> 
     Raises:
         InvalidInputError: see `check_labels`; or rows that are no probabilities.
     """
-    y = np.asarray(y)
+    y = labels_as_array(y, name)
     if y.shape != (nb_samples, nb_classes):
         return np.eye(nb_classes, dtype=np.float32)[check_labels(y, nb_samples, nb_classes, name)]
     # a NaN makes every comparison false
-    if not (y.min() >= 0 and y.max() <= 1 and np.abs(y.sum(axis=1) - 1).max() <= _SUM_TOLERANCE):
+    if not (y.min() >= 0 and y.max() <= 1 and np.abs(y.sum(axis=1, dtype=float) - 1).max() <= _SUM_TOLERANCE):
         raise InvalidInputError(
             f"{name}: expected {nb_samples} labels from 0 to {nb_classes - 1}, one-hot rows, or probabilities that sum "
             f"to 1 in each row, got rows with values from {y.min():g} to {y.max():g} and sums from "
             f"{y.sum(axis=1).min():g} to {y.sum(axis=1).max():g}"
         )
-    rows: NDArray[Any] = y
+    rows: NDArray[Any] = y.astype(np.float32)
     return rows

@@ -1,5 +1,6 @@
 """`QuantizedClassifier`: a quantized (or float) network that ART takes for its own."""
 
+import copy
 import os
 from pathlib import Path
 from typing import Any, Self
@@ -17,18 +18,22 @@ from qadv.errors import InvalidInputError, QadvError
 from qadv.estimators import gradients, storage
 from qadv.estimators.activations import activations, find_layer, in_batches
 from qadv.estimators.arguments import (
+    ClipValues,
     check_clip_values,
     check_defences,
     check_input_shape,
+    check_loss,
     check_preprocessing,
     standardised,
 )
 from qadv.estimators.attacked import AttackedNetwork
 from qadv.estimators.checks import check_images, check_labels, check_targets, check_tensor, report_range
+from qadv.estimators.forms import labels_as_array, outermost
 from qadv.estimators.logits import Logits
 from qadv.estimators.masked_gradients import report_masking
 from qadv.estimators.upkeep import run_after_steps
-from qadv.modes import evaluation_mode, held_network, kept
+from qadv.modes import evaluation_mode, held_network, in_mode, kept
+from qadv.network_lock import lock_of
 from qadv.postprocessors.softmax import Softmax, with_softmax
 from qadv.quantization.calibration import Calibration
 from qadv.quantization.convert import Schemes, quantize
@@ -52,7 +57,8 @@ class QuantizedClassifier(PyTorchClassifier):
         nb_classes: number of logits, at least 2.
         optimizer: for ART's own trainers and `fit`; qadv's trainers make one where it is `None`.
         channels_first: as in ART; `True` for everything qadv builds.
-        clip_values: smallest and largest pixel value.
+        clip_values: smallest and largest pixel value; or two arrays, one value for each channel or pixel, for ART's own
+            attacks.
         preprocessing_defences: ART preprocessors.
         postprocessing_defences: ART postprocessors.
         preprocessing: (mean, std) in the units of `clip_values`, scalars or one value per channel, applied inside the
@@ -78,7 +84,7 @@ class QuantizedClassifier(PyTorchClassifier):
         nb_classes: int,
         optimizer: torch.optim.Optimizer | None = None,
         channels_first: bool = True,
-        clip_values: tuple[float, float] | None = (0.0, 1.0),
+        clip_values: ClipValues | None = (0.0, 1.0),
         preprocessing_defences: Any = None,
         postprocessing_defences: Any = None,
         preprocessing: Any = None,
@@ -90,15 +96,15 @@ class QuantizedClassifier(PyTorchClassifier):
         if not isinstance(nb_classes, int | np.integer) or nb_classes < 2:
             raise InvalidInputError(f"nb_classes: expected a whole number of at least 2, got {nb_classes!r}")
         shape = check_input_shape(input_shape)
-        limits = check_clip_values(clip_values)
+        limits = check_clip_values(clip_values, shape)
         if preprocessing is None:
-            report_standardisation(model, shape[0], limits)
+            report_standardisation(model, shape[0], outermost(limits))
             preprocessing = (0.0, 1.0)
         if probabilities:
             postprocessing_defences = with_softmax(postprocessing_defences)
         super().__init__(
             model=AttackedNetwork.of(model),
-            loss=loss,
+            loss=check_loss(loss),
             input_shape=shape,
             nb_classes=int(nb_classes),
             optimizer=optimizer,
@@ -110,6 +116,7 @@ class QuantizedClassifier(PyTorchClassifier):
             device_type=device_type,
         )
         self._limits = limits
+        lock_of(self.network)  # from now on, of one thread at a time
         self._check_model()
         if optimizer is not None:
             run_after_steps(optimizer, self.network)
@@ -127,7 +134,7 @@ class QuantizedClassifier(PyTorchClassifier):
         checkpoint_path: str | os.PathLike[str] | None = None,
         loss: nn.Module | None = None,
         optimizer: torch.optim.Optimizer | None = None,
-        clip_values: tuple[float, float] | None = (0.0, 1.0),
+        clip_values: ClipValues | None = (0.0, 1.0),
         preprocessing_defences: Any = None,
         postprocessing_defences: Any = None,
         preprocessing: Any = None,
@@ -156,7 +163,9 @@ class QuantizedClassifier(PyTorchClassifier):
         """
         model = create_backbone(name, nb_classes=nb_classes, in_channels=input_shape[0], **options)
         if preprocessing is None:
-            own = own_standardisation(model, input_shape[0], check_clip_values(clip_values))
+            own = own_standardisation(
+                model, input_shape[0], outermost(check_clip_values(clip_values, tuple(input_shape)))
+            )
             preprocessing = (0.0, 1.0) if own is None else own
         if checkpoint_path is not None:
             load_float_weights(model, checkpoint_path)
@@ -186,9 +195,14 @@ class QuantizedClassifier(PyTorchClassifier):
         return held_network(self.model)
 
     @property
-    def clip_values(self) -> tuple[float, float] | None:
-        """Smallest and largest pixel value as Python numbers, which some attacks ask for; ART's are NumPy's."""
-        return None if self._clip_values is None else (float(self._clip_values[0]), float(self._clip_values[1]))
+    def clip_values(self) -> ClipValues | None:
+        """Smallest and largest pixel value as Python numbers, which some attacks ask for; ART's are NumPy's.
+
+        Arrays of an image's shape where the classifier was given a range for each channel or pixel.
+        """
+        if self._clip_values is None or self._clip_values[0].ndim:
+            return None if self._clip_values is None else (self._clip_values[0], self._clip_values[1])
+        return float(self._clip_values[0]), float(self._clip_values[1])
 
     @property
     def probabilities(self) -> bool:
@@ -207,9 +221,8 @@ class QuantizedClassifier(PyTorchClassifier):
         x = self._checked_images(x)
         if not training_mode and batch_size < _FEW_ROWS:
             batch_size = max(batch_size, min(_LEAST_VALUES_PER_BATCH // x[0].size, 1024))
-        self._model.train(training_mode)
-        prepared, _ = self._apply_preprocessing(x, y=None, fit=False)
-        with torch.no_grad():
+        with in_mode(self.model, training_mode), torch.no_grad():
+            prepared, _ = self._apply_preprocessing(x, y=None, fit=False)
             batches = torch.split(torch.from_numpy(prepared), batch_size)
             logits = [self._model(batch.to(self._device))[-1].float().cpu().numpy() for batch in batches]
         outputs: Array = self._apply_postprocessing(preds=np.concatenate(logits), fit=False)
@@ -224,7 +237,8 @@ class QuantizedClassifier(PyTorchClassifier):
             )
         x = self._checked_images(x)
         labels = self._one_hot(y, len(x))
-        super().fit(x, labels, batch_size=batch_size, nb_epochs=nb_epochs, **kwargs)
+        with lock_of(self.network):
+            super().fit(x, labels, batch_size=batch_size, nb_epochs=nb_epochs, **kwargs)
 
     def loss_gradient(self, x: Any, y: Any, training_mode: bool = False, **kwargs: Any) -> Any:
         """Returns the gradient of the loss with respect to `x`, same shape; labels as indices or one-hot.
@@ -237,11 +251,11 @@ class QuantizedClassifier(PyTorchClassifier):
         """
         x = self._checked_images(x)
         labels = self._one_hot(y, len(x))
-        if self.is_rnn:
-            gradient = super().loss_gradient(x, labels, training_mode=training_mode, **kwargs)
-        else:
-            self._model.train(training_mode)
-            gradient = gradients.loss_gradient(self, x, labels)
+        with in_mode(self.model, training_mode):
+            if self.is_rnn:
+                gradient = super().loss_gradient(x, labels, training_mode=training_mode, **kwargs)
+            else:
+                gradient = gradients.loss_gradient(self, x, labels)
         report_masking(self, gradient)
         return gradient
 
@@ -252,12 +266,14 @@ class QuantizedClassifier(PyTorchClassifier):
         """
         x = self._checked_images(x)
         if label is not None and not isinstance(x, Tensor):
-            check_labels(np.broadcast_to(label, len(x)), len(x), self.nb_classes, "label")
-        if self.is_rnn or isinstance(x, Tensor):
-            gradient = super().class_gradient(x, label, training_mode=training_mode, **kwargs)
-        else:
-            self._model.train(training_mode)
-            gradient = gradients.class_gradient(self, x, label)
+            each = labels_as_array(label, "label")
+            each = np.full(len(x), each) if each.ndim == 0 else each
+            label = check_labels(each, len(x), self.nb_classes, "label")
+        with in_mode(self.model, training_mode):
+            if self.is_rnn or isinstance(x, Tensor):
+                gradient = super().class_gradient(x, label, training_mode=training_mode, **kwargs)
+            else:
+                gradient = gradients.class_gradient(self, x, label)
         report_masking(self, gradient)
         return gradient
 
@@ -265,7 +281,8 @@ class QuantizedClassifier(PyTorchClassifier):
         """Returns the loss of each image, (N,), or its mean or sum; labels as indices or one-hot."""
         x = self._checked_images(x)
         labels = self._one_hot(y, len(x))
-        with kept(self.loss, "reduction"):  # ART does not put it back after an error
+        with in_mode(self.model, training=False), kept(self, "_loss"):
+            self._loss = copy.copy(self.loss)  # ART sets its reduction, and classifiers may share it
             return super().compute_loss(x, labels, reduction=reduction, **kwargs)
 
     def get_activations(
@@ -284,12 +301,12 @@ class QuantizedClassifier(PyTorchClassifier):
         """
         x = self._checked_images(x)
         name, module = find_layer(self.model, layer, self.layer_names)
-        self._model.eval()
-        x, _ = self._apply_preprocessing(x, y=None, fit=False, no_grad=not framework)
-        images = torch.as_tensor(x, device=self.device)
-        if framework:
-            return activations(self._model, images, name, module)
-        return in_batches(self._model, images, batch_size, name, module)
+        with in_mode(self.model, training=False):
+            x, _ = self._apply_preprocessing(x, y=None, fit=False, no_grad=not framework)
+            images = torch.as_tensor(x, device=self.device)
+            if framework:
+                return activations(self._model, images, name, module)
+            return in_batches(self._model, images, batch_size, name, module)
 
     def __getstate__(self) -> dict[str, Any]:
         """For `copy.deepcopy` and for the processes that attacks start; ART's own writes the weights to a folder."""
@@ -340,7 +357,7 @@ class QuantizedClassifier(PyTorchClassifier):
             **schemes,
             "input_shape": self.input_shape,
             "nb_classes": self.nb_classes,
-            "clip_values": self._limits,
+            "clip_values": self._limits and tuple(np.asarray(end).tolist() for end in self._limits),
             "preprocessing": (mean, std),
             **recipe["options"],
             **({"probabilities": True} if self.probabilities else {}),
@@ -351,7 +368,8 @@ class QuantizedClassifier(PyTorchClassifier):
     def _check_model(self) -> None:
         """Runs one grey image through: a wrong shape or class count shows now, and not in the middle of an attack."""
         low, high = self._limits if self._limits is not None else (0.0, 1.0)
-        image = torch.full((1, *self.input_shape), (low + high) / 2, device=self.device)
+        grey = np.broadcast_to((low + high) / 2, (1, *self.input_shape)).astype(np.float32)
+        image = torch.from_numpy(grey).to(self.device)
         try:
             with torch.no_grad(), evaluation_mode(self.model), report_bypasses(self.model):
                 output = self.model(image)
@@ -360,6 +378,7 @@ class QuantizedClassifier(PyTorchClassifier):
         except Exception as error:
             raise InvalidInputError(
                 f"the model fails on one image of input_shape {self.input_shape}: {type(error).__name__}: {error}"
+                f"{_other_dtypes(self.network)}"
             ) from error
         if not isinstance(output, Tensor) or tuple(output.shape) != (1, self.nb_classes):
             got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
@@ -380,5 +399,12 @@ class QuantizedClassifier(PyTorchClassifier):
     def _one_hot(self, y: Any, nb_samples: int) -> Any:
         if isinstance(y, Tensor):
             rows = check_targets(y.detach().cpu().numpy(), nb_samples, self.nb_classes)
-            return torch.as_tensor(rows, device=y.device) if y.ndim == 1 else y
+            return torch.as_tensor(rows, device=y.device) if y.ndim == 1 else y.float()
         return check_targets(y, nb_samples, self.nb_classes)
+
+
+def _other_dtypes(network: nn.Module) -> str:
+    """Returns what to do about parameters that are not float32, or an empty string."""
+    dtypes = {parameter.dtype for parameter in network.parameters() if parameter.is_floating_point()} - {torch.float32}
+    names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
+    return f". Its parameters are {names}; qadv computes in float32: write model.float()" if names else ""

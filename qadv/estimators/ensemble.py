@@ -14,6 +14,7 @@ from qadv.errors import InvalidInputError
 from qadv.estimators.classifier import QuantizedClassifier
 from qadv.estimators.ensemble_network import EnsembleNetwork, Standardised
 from qadv.estimators.storage import mean_std
+from qadv.modes import in_mode
 from qadv.postprocessors.softmax import Softmax
 
 Array = NDArray[Any]
@@ -135,9 +136,8 @@ class EnsembleClassifier(QuantizedClassifier):
             InvalidInputError: wrong shape, dtype or scale, NaN, or no image at all.
         """
         x = self._checked_images(x)
-        self._model.eval()
-        prepared, _ = self._apply_preprocessing(x, y=None, fit=False)
-        with torch.no_grad():
+        with in_mode(self.model, training=False), torch.no_grad():
+            prepared, _ = self._apply_preprocessing(x, y=None, fit=False)
             batches = torch.split(torch.from_numpy(prepared).float(), batch_size)
             parts = [self.model.member_logits(batch.to(self.device)).float().cpu().numpy() for batch in batches]
         return np.concatenate(parts, axis=1)

@@ -7,6 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from qadv.errors import AttackError, InvalidInputError
+
 Array = NDArray[Any]
 _MOST_VALUES = 2**19  # pixels in one backward pass of several classes: beyond, batches are large enough
 
@@ -18,11 +20,19 @@ def loss_gradient(classifier: Any, x: Array | Tensor, y: Array | Tensor) -> Arra
         classifier: a `PyTorchClassifier` whose network is in the mode wanted.
         x: images, (N, *input_shape).
         y: one-hot labels, or probabilities, (N, nb_classes).
+
+    Raises:
+        InvalidInputError: the loss is not one number.
+        AttackError: another thread has changed the weights meanwhile.
     """
     leaf, inputs = _inputs(classifier, x)
     labels = classifier.reduce_labels(torch.as_tensor(y, device=classifier.device))
     loss = classifier._loss(classifier._model(inputs)[-1], labels)
-    (gradient,) = torch.autograd.grad(loss, leaf)
+    if loss.numel() != 1:
+        raise InvalidInputError(
+            f"loss: expected one number for a batch, got {tuple(loss.shape)} from {type(classifier.loss).__name__}"
+        )
+    gradient = _gradient(loss, leaf)
     return gradient if isinstance(x, Tensor) else _to_images(classifier, x, gradient)
 
 
@@ -43,14 +53,27 @@ def class_gradient(classifier: Any, x: Array, label: Any = None) -> Array:
         for start in range(0, len(ones), at_once):
             each = ones[start : start + at_once, None].expand(-1, len(logits), -1)
             left = start + at_once < len(ones)
-            (part,) = torch.autograd.grad(logits, leaf, each, is_grads_batched=True, retain_graph=left)
+            part = _gradient(logits, leaf, each, is_grads_batched=True, retain_graph=left)
             gradients[start : start + at_once] = part
         gradients = gradients.transpose(0, 1)
     else:
         classes = torch.as_tensor(np.broadcast_to(label, len(x)).copy(), device=logits.device)
-        (gradient,) = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), leaf)
-        gradients = gradient[:, None]
+        gradients = _gradient(logits.gather(1, classes[:, None]).sum(), leaf)[:, None]
     return _to_images(classifier, x, gradients)
+
+
+def _gradient(outputs: Tensor, leaf: Tensor, *weights: Tensor, **options: Any) -> Tensor:
+    grad: Any = torch.autograd.grad
+    try:
+        gradient: Tensor = grad(outputs, leaf, *weights, **options)[0]
+        return gradient
+    except RuntimeError as error:
+        if "modified by an inplace operation" not in str(error):
+            raise
+        raise AttackError(
+            "the network's weights changed while its gradient was computed: another thread trains it by a loop of its "
+            f"own. Ask between its steps, or from the thread that trains ({error})"
+        ) from error
 
 
 def _inputs(classifier: Any, x: Array | Tensor) -> tuple[Tensor, Tensor]:

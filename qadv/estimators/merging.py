@@ -86,6 +86,11 @@ def asking(estimator: PyTorchClassifier, ask: Callable[[Query], Any]) -> PyTorch
     return stand_in
 
 
+def is_asking(estimator: PyTorchClassifier) -> bool:
+    """Whether an estimator is such a stand-in."""
+    return isinstance(estimator, _Asking)
+
+
 @functools.cache
 def _asking_class(kind: Any) -> Any:
     return type(kind)(f"Asking{kind.__name__}", (_Asking, kind), {"__module__": __name__})

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from qadv.errors import InvalidInputError
+from qadv.units import limits
 
 
 class _OfImages(torch.autograd.Function):
@@ -36,7 +37,7 @@ class ClassifierModule(nn.Module):
         super().__init__()
         self.network = classifier.model  # for toolkits that ask for the parameters' device, or for evaluation mode
         self._classifier = classifier
-        self._low, self._high = map(float, classifier.clip_values)
+        self._low, self._high = limits(classifier.clip_values)
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -86,6 +87,7 @@ def check_module(classifier: Any) -> None:
         raise InvalidInputError(f"classifier: expected an ART PyTorchClassifier, got {type(classifier).__name__}")
     if classifier.clip_values is None:
         raise InvalidInputError("classifier: toolkits work on pixels of a known range; give the classifier clip_values")
+    limits(classifier.clip_values)
     if not classifier.all_framework_preprocessing:
         in_numpy = [
             type(each).__name__

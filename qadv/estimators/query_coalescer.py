@@ -1,6 +1,7 @@
 """`QueryCoalescer`: attacks that work sample by sample, at the speed of large batches."""
 
 import copy
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,13 +17,14 @@ from torch import nn
 
 from qadv.errors import InvalidInputError
 from qadv.estimators.checks import check_images
-from qadv.estimators.merging import Query, answer, asking
+from qadv.estimators.merging import Query, answer, asking, is_asking
 from qadv.estimators.random_states import RandomStates, entropy_from_global_state, global_states_kept
 from qadv.estimators.turns import Run, Turns
 from qadv.versions import progress_bar
 
 Array = NDArray[Any]
 
+_ONE_AT_A_TIME = threading.RLock()  # the random states are global
 _ONE_FOR_ALL_SAMPLES = {
     "AdversarialPatch": "patch",
     "AdversarialPatchNumpy": "patch",
@@ -56,7 +58,8 @@ class QueryCoalescer(EvasionAttack):
     states of its own (`numpy.random`, `random`, torch's CPU generator), seeded from `seed` and the index of the sample,
     whatever the other samples do; so do the `np.random.RandomState()` that ART's attacks make without a seed. The
     caller's random states are afterwards as they were before, but for the one number drawn where `seed` is `None`. They
-    are global, so nothing else should draw from them meanwhile.
+    are global, so nothing else should draw from them meanwhile: coalescers in several threads run one after the other,
+    and an attack that asks from threads of its own, or runs a coalescer itself, is refused.
 
     **What is merged.** `predict`, `class_gradient`, `compute_loss` without a reduction, and `loss_gradient` for losses
     with reduction "sum" or an unweighted "mean"; other queries are answered one by one. The attack itself is not
@@ -123,10 +126,20 @@ class QueryCoalescer(EvasionAttack):
                 samples, all else goes to each run as it is.
 
         Raises:
-            InvalidInputError: images, labels or starting points are off, or the attack returns something else than one
-                image for one image.
+            InvalidInputError: images, labels or starting points are off, the attack returns something else than one
+                image for one image, it asks the estimator from threads of its own, or it is itself run by a
+                `QueryCoalescer`.
             Exception: whatever the attack raises, with a note that names the sample; all other runs are stopped.
         """
+        if isinstance(threading.current_thread(), Run) or is_asking(self.estimator):
+            raise InvalidInputError(
+                "attack: a QueryCoalescer within another can't keep the runs' random states apart; call the attack "
+                "within it directly, or the one round it"
+            )
+        with _ONE_AT_A_TIME:
+            return self._generate(x, y, kwargs)
+
+    def _generate(self, x: Array, y: Array | None, kwargs: dict[str, Any]) -> Array:
         clip_values = self.estimator.clip_values
         limits = None if clip_values is None else (float(np.min(clip_values[0])), float(np.max(clip_values[1])))
         x = check_images(x, self.estimator.input_shape, limits)
@@ -146,7 +159,7 @@ class QueryCoalescer(EvasionAttack):
         with (
             global_states_kept(),
             entropy_from_global_state(Run),
-            _all_stopped_at_the_end(waiting),
+            _all_stopped_at_the_end(turns, waiting),
             progress_bar(shown=self.verbose) as progress,
         ):
             bar = progress.add_task(type(self.attack).__name__, total=len(x))
@@ -194,9 +207,11 @@ class QueryCoalescer(EvasionAttack):
                 raise run.error
 
     def _check_params(self) -> None:
-        if not isinstance(self.attack, EvasionAttack) or isinstance(self.attack, QueryCoalescer):
+        within = list(_attacks_within(self.attack)) if isinstance(self.attack, EvasionAttack) else []
+        if not within or any(isinstance(part, QueryCoalescer) for part in within):
             raise InvalidInputError(
                 f"attack: expected an evasion attack, e.g. HopSkipJump(classifier), got {type(self.attack).__name__}"
+                f"{' with a QueryCoalescer in it' if within else ''}"
             )
         for kind in type(self.attack).__mro__:
             if kind.__module__.startswith("art.") and kind.__name__ in _ONE_FOR_ALL_SAMPLES:
@@ -264,8 +279,8 @@ def _attacks_within(attack: Attack) -> Iterator[Attack]:
 
 
 @contextmanager
-def _all_stopped_at_the_end(runs: list[Run]) -> Iterator[None]:
-    """Leaves no thread behind, whatever happens."""
+def _all_stopped_at_the_end(turns: Turns, runs: list[Run]) -> Iterator[None]:
+    """Leaves no thread behind, whatever happens, but for a run that may wait for threads of its own for ever."""
     try:
         yield
     finally:
@@ -273,4 +288,4 @@ def _all_stopped_at_the_end(runs: list[Run]) -> Iterator[None]:
             run.stop()
         for run in runs:
             if run.is_alive():
-                run.join()
+                run.join(None if turns.refusal is None else 1.0)

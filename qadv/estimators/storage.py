@@ -22,6 +22,7 @@ from qadv.postprocessors.softmax import Softmax
 from qadv.quantization.convert import rebuild
 from qadv.quantization.frozen import is_frozen
 from qadv.quantization.scales import check_scales
+from qadv.units import limits
 
 if TYPE_CHECKING:
     from qadv.estimators.classifier import QuantizedClassifier
@@ -91,7 +92,7 @@ def write(
             "input_shape": list(classifier.input_shape),
             "nb_classes": classifier.nb_classes,
             "channels_first": classifier.channels_first,
-            "clip_values": None if classifier.clip_values is None else [float(v) for v in classifier.clip_values],
+            "clip_values": None if classifier.clip_values is None else list(limits(classifier.clip_values)),
             "preprocessing": [mean.tolist(), std.tolist()],
             "probabilities": classifier.probabilities,
         },

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from queue import SimpleQueue
 from typing import Any
 
+from qadv.errors import InvalidInputError
 from qadv.estimators.random_states import RandomStates
 
 
@@ -18,16 +19,27 @@ class Turns:
     def __init__(self) -> None:
         self._order: Iterator[Run] = iter(())
         self._caller: SimpleQueue[None] = SimpleQueue()
+        self.refusal: BaseException | None = None
 
     def take(self, runs: Sequence["Run"]) -> None:
-        """Lets each run move, one after the other, until it asks for something or ends."""
+        """Lets each run move, one after the other, until it asks for something or ends.
+
+        Raises:
+            BaseException: `refusal`, at once, whatever the run under way does.
+        """
         self._order = iter(runs)
         self.hand_on()
         self._caller.get()
+        if self.refusal is not None:
+            raise self.refusal
 
     def hand_on(self) -> None:
         following = next(self._order, None)
         (following.turn if following is not None else self._caller).put(None)
+
+    def refuse(self, error: BaseException) -> None:
+        self.refusal = error
+        self._caller.put(None)
 
 
 class Run(threading.Thread):
@@ -52,7 +64,18 @@ class Run(threading.Thread):
         self._stopped = False
 
     def ask(self, request: Any) -> Any:
-        """Called from within the run: waits until the caller has answered."""
+        """Called from within the run: waits until the caller has answered.
+
+        Raises:
+            InvalidInputError: another thread asks, which no turn is for; whoever takes turns is told too.
+        """
+        if threading.current_thread() is not self:
+            error = InvalidInputError(
+                "attack: it asks the estimator from threads of its own; what these draw and when they ask can't be "
+                "repeated. Call the attack itself"
+            )
+            self._turns.refuse(error)
+            raise error
         if self._stopped:
             raise _Stopped
         self.request = request

@@ -14,24 +14,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from qadv.process_state import RANDOM_STATE, VARIABLE, put_back, read_settings
+
 
 def settings() -> dict[str, Any]:
     """Returns the settings of the process, by what reads them."""
+    shared = {setting.name: value for setting, value in read_settings().items()}
     return {
-        "torch.get_default_dtype()": torch.get_default_dtype(),
-        "torch.get_default_device()": torch.get_default_device(),
-        "torch.get_num_threads()": torch.get_num_threads(),
-        "torch.is_grad_enabled()": torch.is_grad_enabled(),
-        "torch.is_anomaly_enabled()": torch.is_anomaly_enabled(),
-        "torch.are_deterministic_algorithms_enabled()": torch.are_deterministic_algorithms_enabled(),
-        "torch.get_float32_matmul_precision()": torch.get_float32_matmul_precision(),
-        "torch.backends.cudnn.deterministic": torch.backends.cudnn.deterministic,
-        "torch.backends.cudnn.benchmark": torch.backends.cudnn.benchmark,
-        "numpy.geterr()": np.geterr(),
+        **{name: value for name, value in shared.items() if not name.startswith((RANDOM_STATE, VARIABLE))},
         "numpy.get_printoptions()": np.get_printoptions(),
         "warnings.filters": list(warnings.filters),
         "logging.getLogger().level": logging.getLogger().level,
-        "os.getcwd()": os.getcwd(),
         "os.environ": dict(os.environ),
         "sys.path": list(sys.path),
     }
@@ -63,29 +56,12 @@ def empty_folder() -> Iterator[Path]:
 @contextmanager
 def settings_restored() -> Iterator[None]:
     """Mends what a component changed, so that one fault does not show up in every later check."""
-    states, dtype, threads = random_states(), torch.get_default_dtype(), torch.get_num_threads()
-    grad = torch.is_grad_enabled()
-    errors, options, environment, path = np.geterr(), np.get_printoptions(), dict(os.environ), list(sys.path)
-    level = logging.getLogger().level
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    cudnn = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    before, options, path, level = read_settings(), np.get_printoptions(), list(sys.path), logging.getLogger().level
     try:
         with warnings.catch_warnings():
             yield
     finally:
-        torch.set_default_dtype(dtype)
-        if torch.get_num_threads() != threads:
-            torch.set_num_threads(threads)
-        torch.set_grad_enabled(grad)
-        torch.use_deterministic_algorithms(deterministic)
-        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = cudnn
-        np.seterr(**errors)
+        put_back(before)
         np.set_printoptions(**options)
-        if dict(os.environ) != environment:
-            os.environ.clear()
-            os.environ.update(environment)
         sys.path[:] = path
         logging.getLogger().setLevel(level)
-        np.random.set_state(states["numpy.random"])
-        random.setstate(states["random"])
-        torch.set_rng_state(states["torch"])

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from qadv.errors import InvalidInputError, TrainingError
 from qadv.estimators.upkeep import run_after_steps
+from qadv.modes import in_mode, one_by_one
 from qadv.trainers.batches import Batches, GeneratorBatches
 from qadv.trainers.checkpoint import TrainingState
 from qadv.trainers.nan_report import first_bad_layer
@@ -112,23 +113,23 @@ class TrainingLoop:
                 for epoch in range(done, nb_epochs):
                     with _seeded(options.seed, epoch):
                         entry = self._epoch(epoch, nb_epochs, batches, processes, optimizer, lrs, report)
-                    model.eval()
-                    if validation is not None:
-                        entry.update(self._validate(*validation))
-                    if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-                        scheduler.step(entry.get("val_loss", entry["loss"]))
-                    elif scheduler is not None:
-                        scheduler.step()
-                    for objective in self.objectives:
-                        entry.update(objective.measure(network))
+                    with in_mode(model, training=False):
+                        if validation is not None:
+                            entry.update(self._validate(*validation))
+                        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+                            scheduler.step(entry.get("val_loss", entry["loss"]))
+                        elif scheduler is not None:
+                            scheduler.step()
+                        for objective in self.objectives:
+                            entry.update(objective.measure(network))
                     history.append(entry)
                     if options.checkpoint is not None:
                         if processes.is_first:
                             state.save(options.checkpoint, run, epoch + 1, history)
                         processes.wait()
         finally:
-            model.eval()
-            upkeep.remove()
+            with in_mode(model, training=False):
+                upkeep.remove()
             for objective in self.objectives:
                 objective.finish(network)
             for group, lr in zip(optimizer.param_groups, lrs or (), strict=False):
@@ -151,7 +152,7 @@ class TrainingLoop:
         started = time.perf_counter()
         sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=network.device))
         seen = 0
-        for step, (x, y) in enumerate(batches):
+        for step, (x, y) in enumerate(one_by_one(model, batches)):
             if base_lrs is not None:
                 factor = options.lr_factor(epoch * len(batches) + step, len(batches), nb_epochs)
                 for group, base in zip(optimizer.param_groups, base_lrs, strict=True):
@@ -162,7 +163,6 @@ class TrainingLoop:
             part = network.part = processes.part(size)
             x, y = part.of(x), part.of(y)
             share = len(x) / size
-            model.train()
             for objective in self.objectives:
                 objective.step(network, epoch * len(batches) + step, nb_epochs * len(batches))
                 x = objective.inputs(network, x, y)

@@ -13,6 +13,7 @@ from qadv.diagnostics.audit.losses import Loss
 from qadv.errors import InvalidInputError
 from qadv.estimators.ensemble_network import EnsembleNetwork
 from qadv.modes import held_network
+from qadv.units import limits
 
 Images = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -55,7 +56,7 @@ class Target:
         self.batch_size = batch_size
         self.name = name
         self.draws = 1
-        low, high = classifier.clip_values
+        low, high = limits(classifier.clip_values)
         self.low, self.high = float(np.min(low)), float(np.max(high))
         network = held_network(classifier.model)
         abstains = isinstance(network, EnsembleNetwork) and network.abstain_below is not None

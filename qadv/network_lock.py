@@ -1,0 +1,96 @@
+"""One thread at a time in a network: its mode and its weights are shared by all that use it."""
+
+import os
+import threading
+import weakref
+from collections import deque
+
+from torch import nn
+
+
+class NetworkLock:
+    """A re-entrant lock for networks that have modules in common, and who is at work on them.
+
+    Threads get it in the order in which they ask: Python's own locks would let one that asks in a loop keep out a
+    training for good.
+
+    Attributes:
+        trained_by: the thread that last had the networks in training mode with gradients.
+        evaluated_by: the threads that have them in evaluation mode for a while, as often as they do.
+        left_behind: what these threads found in training mode, for the last of them to put back.
+    """
+
+    def __init__(self) -> None:
+        self.trained_by: weakref.ref[threading.Thread] | None = None
+        self.evaluated_by: list[threading.Thread] = []
+        self.left_behind: set[nn.Module] = set()
+        self._owner: int | None = None
+        self._depth = 0
+        self._waiting: deque[tuple[int, threading.Lock]] = deque()
+        self._mutex = threading.Lock()
+
+    def __enter__(self) -> None:
+        current = threading.get_ident()
+        if self._owner == current:
+            self._depth += 1
+            return
+        with self._mutex:
+            if self._owner is None:
+                self._owner, self._depth = current, 1
+                return
+            turn = threading.Lock()
+            turn.acquire()
+            self._waiting.append((current, turn))
+        try:
+            turn.acquire()
+        except BaseException:  # Ctrl-C
+            with self._mutex:
+                is_waiting = (current, turn) in self._waiting
+                if is_waiting:
+                    self._waiting.remove((current, turn))
+            if not is_waiting:
+                self.__exit__()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self._depth -= 1
+        if self._depth:
+            return
+        with self._mutex:
+            self._owner = None
+            if self._waiting:
+                (self._owner, turn), self._depth = self._waiting.popleft(), 1
+                turn.release()
+
+    def is_trained_by_another(self) -> bool:
+        """Whether another thread is training, or may go on with it."""
+        trainer = self.trained_by() if self.trained_by is not None else None
+        return trainer is not None and trainer is not threading.current_thread() and trainer.is_alive()
+
+    def is_evaluated_by_another(self) -> bool:
+        """Whether another thread relies on evaluation mode."""
+        current = threading.current_thread()
+        return bool(self.evaluated_by) and any(thread is not current for thread in self.evaluated_by)
+
+
+_LOCKS: weakref.WeakKeyDictionary[nn.Module, NetworkLock] = weakref.WeakKeyDictionary()
+_MAKING = threading.Lock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_LOCKS.clear)  # the threads that had them are not there
+
+
+def lock_of(network: nn.Module) -> NetworkLock:
+    """Returns the lock of a network; networks that share a module share it, as an ensemble and its members do."""
+    return _LOCKS.get(network) or share_lock(network)
+
+
+def share_lock(network: nn.Module) -> NetworkLock:
+    """Gives a network and all its modules one lock: one that they have, or a new one."""
+    with _MAKING:
+        modules = list(network.modules())
+        found = list(dict.fromkeys(lock for module in modules if (lock := _LOCKS.get(module)) is not None))
+        chosen = found[0] if found else NetworkLock()
+        if len(found) > 1:
+            modules += [module for module, lock in _LOCKS.items() if lock in found]
+        _LOCKS.update(dict.fromkeys(modules, chosen))
+        return chosen
