@@ -196,7 +196,7 @@ def _damage(folder: Path, keys: list[str], draws: random.Random, any_byte: bool)
             lambda: file.write_bytes(file.read_bytes()[: draws.randrange(file.stat().st_size or 1)]),
             lambda: (shutil.rmtree(cell), cell.write_bytes(b"no folder")),
             lambda: (file.unlink(), file.mkdir()),
-            lambda: (cell / "more").write_bytes(b"1"),
+            lambda: (cell / f"more-{draws.random()}").write_bytes(b"1"),
         ]
         if any_byte:
             ways += [lambda: file.write_bytes(damaged_bytes(file.read_bytes(), draws))] * 6
