@@ -166,10 +166,10 @@ def _npz_part(path: Path, part: str, shape: tuple[int, ...]) -> tuple[NDArray[An
         with zipfile.ZipFile(path) as archive:
             x_type, x_shape = _npy_header(archive, x_name)
             y_type, y_shape = _npy_header(archive, y_name)
-            if x_type != np.uint8 or x_shape[1:] != shape or y_type.kind not in "iu" or y_shape != x_shape[:1]:
+            if x_type != np.uint8 or x_shape[1:] != shape or y_type.kind not in "iuf" or y_shape != x_shape[:1]:
                 raise FileFormatError(
-                    f"{path.name}: expected uint8 images (N, {', '.join(map(str, shape))}) in {x_name} and N whole "
-                    f"numbers in {y_name}, got {x_type} {x_shape} and {y_type} {y_shape}"
+                    f"{path.name}: expected uint8 images (N, {', '.join(map(str, shape))}) in {x_name} and N labels "
+                    f"in {y_name}, got {x_type} {x_shape} and {y_type} {y_shape}"
                 )
             return _npy_values(archive, x_name), _npy_values(archive, y_name)
     except FileFormatError:

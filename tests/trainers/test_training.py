@@ -226,7 +226,7 @@ def test_a_damaged_checkpoint_is_refused_and_changes_nothing(file_format, tmp_pa
         else:
             write_tensors(tmp_path / "file", tensors, header)
         resumed, fresh = training(), training()
-        with pytest.raises(FileFormatError, match=r"is damaged|does not fit Sequential"):
+        with pytest.raises(FileFormatError, match=r"(is|was) damaged|does not fit Sequential"):
             resumed.resume(tmp_path / "file", run)
         assert same_state(resumed, fresh), what
         assert not resumed.optimizer.state, what
