@@ -107,8 +107,9 @@ def test_they_install_as_wheels_and_are_listed(installed):
 
 
 @pytest.mark.slow
-def test_the_installed_example_is_used_by_name(installed, monkeypatch, capsys):
+def test_the_installed_example_is_used_by_name(installed, monkeypatch, capsys, request):
     pytest.importorskip("torch")
+    request.getfixturevalue("short")
     monkeypatch.syspath_prepend(str(installed))
     default_registry.cache_clear()
     try:
@@ -117,7 +118,7 @@ def test_the_installed_example_is_used_by_name(installed, monkeypatch, capsys):
         default_registry.cache_clear()
     found = re.findall(r"Accuracy on (\w+) test examples: ([\d.]+)%", capsys.readouterr().out)
     assert [name for name, _ in found] == ["benign", "noisy"]
-    assert float(found[0][1]) > 90
+    assert float(found[0][1]) > 70
 
 
 def run(command, *paths):
