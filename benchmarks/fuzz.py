@@ -7,7 +7,9 @@ and so is "as written": the file is sound and says something else. "taken wrong"
 written, "traceback" an error that qadv did not foresee; with one of them the status is 1, and the first are shown with
 the numbers of their trials. A trial depends on the seed and its number alone: `--first 17 --trials 1` repeats it.
 
-The kinds `kills` (a bench with `--jobs 2` is killed) and `memory` take seconds for a trial, so they have 20 and 12.
+The kinds `inputs`, `plugins` and `threads` are calls, of which those that are sound have to give what they give in the
+usual form, alone. The kinds `kills` (a bench with `--jobs 2` is killed) and `memory` take seconds for a trial, so they
+have 20 and 12.
 """
 
 import sys

@@ -90,7 +90,7 @@ def _of_torch() -> Iterator[tuple[Setting, Any]]:
     torch = sys.modules["torch"]
     if not hasattr(torch, "default_generator"):
         return  # it is being imported
-    yield Setting("torch.get_default_device()", torch.set_default_device), torch.get_default_device()
+    yield Setting("torch.get_default_device()", _set_default_device), torch.get_default_device()
     yield Setting("torch.get_default_dtype()", torch.set_default_dtype), torch.get_default_dtype()
     yield Setting("torch.is_grad_enabled()", torch.set_grad_enabled), torch.is_grad_enabled()
     yield Setting("torch.is_anomaly_enabled()", torch.autograd.set_detect_anomaly), torch.is_anomaly_enabled()
@@ -110,6 +110,11 @@ def _of_torch() -> Iterator[tuple[Setting, Any]]:
         content = b"".join(each.numpy().tobytes() for each in states)
         setting = Setting(f"{RANDOM_STATE}torch.cuda", lambda before: torch.cuda.set_rng_state_all(before.original))
         yield setting, _RandomState(content, states)
+
+
+def _set_default_device(device: Any) -> None:
+    torch = sys.modules["torch"]
+    torch.set_default_device(None if device == torch.device("cpu") else device)  # every call pays for one that is set
 
 
 def _set_torch_state(state: _RandomState) -> None:

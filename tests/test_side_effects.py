@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from qadv.errors import PluginError
 from qadv.process_state import put_back, read_settings
@@ -42,7 +43,6 @@ os.environ["SET_BY_TIMM"] = "1"
 
 @pytest.fixture
 def variables(monkeypatch):
-    pytest.importorskip("torch")
     monkeypatch.setenv("QADV_TEST_OLD", "mine")
     monkeypatch.setenv("QADV_TEST_GONE", "mine")
 
@@ -54,6 +54,7 @@ def test_what_is_changed_is_put_back_and_named(name, variables):
     assert read_settings() != before
     assert put_back(before) == [name]
     assert read_settings() == before
+    assert torch._C._len_torch_function_stack() == 0  # as `set_default_device` leaves one
 
 
 def test_a_plugin_that_changes_everything_while_it_is_imported_changes_nothing(site, variables):  # noqa: F811
