@@ -1,4 +1,4 @@
-"""Where in a quantization pipeline does robustness come from? The pipeline study's grid (METHODS §6).
+"""Where in a quantization pipeline does robustness come from? The pipeline study's grid (docs/methods.md §6).
 
     python examples/quantization_pipelines.py                                  # digits, a minute or two
     python examples/quantization_pipelines.py --dataset mnist --data-dir DATA --nb-train 5000

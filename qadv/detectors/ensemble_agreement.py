@@ -1,4 +1,4 @@
-"""`EnsembleAgreementDetector`: images on which an ensemble's members do not agree are adversarial (METHODS §5)."""
+"""`EnsembleAgreementDetector`: images on which an ensemble's members do not agree are adversarial (methods §5)."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Accuracy against the strength of an attack (METHODS §3; EQ figure 3), and whether it falls as it must."""
+"""Accuracy against the strength of an attack (docs/methods.md §3; EQ figure 3), and whether it falls as it must."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,5 @@
-"""How often the members of an ensemble agree, and what it is worth to predict only then (METHODS §5, eq. 11-13)."""
+"""How often the members of an ensemble agree, and what it is worth to predict only then (docs/methods.md §5, eq.
+11-13)."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass

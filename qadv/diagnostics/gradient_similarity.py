@@ -1,4 +1,5 @@
-"""Whether the input gradients of networks point the same way (METHODS §5; low-bitwidth study §5.2.3, figure 4)."""
+"""Whether the input gradients of networks point the same way (docs/methods.md §5; low-bitwidth study §5.2.3,
+figure 4)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

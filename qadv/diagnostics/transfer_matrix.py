@@ -1,4 +1,5 @@
-"""Adversarial images made on each network, given to each (METHODS §3, §5; EQ table 2b, low-bitwidth tables 17-34)."""
+"""Adversarial images made on each network, given to each (docs/methods.md §3, §5; EQ table 2b, low-bitwidth tables
+17-34)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""‖ΔW‖₂, ΔW = Q(W) - W: how much a layer's quantization error can amplify (METHODS §4).
+"""‖ΔW‖₂, ΔW = Q(W) - W: how much a layer's quantization error can amplify (docs/methods.md §4).
 
 Source: Song, Fallon, Li: "Improving Adversarial Robustness in Weight-quantized Neural Networks", RSEML 2021.
 """

@@ -1,4 +1,4 @@
-"""`EnsembleClassifier`: networks of different bit widths that ART takes for one classifier (METHODS §5)."""
+"""`EnsembleClassifier`: networks of different bit widths that ART takes for one classifier (docs/methods.md §5)."""
 
 from collections.abc import Sequence
 from typing import Any, Self

@@ -1,4 +1,4 @@
-"""Fewer bits for each pixel (Xu, Evans, Qi: "Feature Squeezing", NDSS 2018, arXiv:1704.01155), METHODS §2."""
+"""Fewer bits for each pixel (Xu, Evans, Qi: "Feature Squeezing", NDSS 2018, arXiv:1704.01155), docs/methods.md §2."""
 
 from torch import Tensor
 

@@ -1,4 +1,4 @@
-"""Median filter (Xu, Evans, Qi: "Feature Squeezing", NDSS 2018, arXiv:1704.01155), METHODS §2."""
+"""Median filter (Xu, Evans, Qi: "Feature Squeezing", NDSS 2018, arXiv:1704.01155), docs/methods.md §2."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The μ-law on pixels, with or without rounding: METHODS §4's F on the input instead of the weights."""
+"""The μ-law on pixels, with or without rounding: docs/methods.md §4's F on the input instead of the weights."""
 
 from torch import Tensor
 

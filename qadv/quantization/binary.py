@@ -1,4 +1,4 @@
-"""Binary weights with a scale, METHODS §1 `bwn` (EQ eq. 1)."""
+"""Binary weights with a scale, docs/methods.md §1 `bwn` (EQ eq. 1)."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""BinaryConnect and BinaryNet, METHODS §1 `binary-connect`, `binary-net` (low-bitwidth study §3.1, eq. 1)."""
+"""BinaryConnect and BinaryNet, docs/methods.md §1 `binary-connect`, `binary-net` (low-bitwidth study §3.1, eq. 1)."""
 
 import torch
 from torch import Tensor, nn

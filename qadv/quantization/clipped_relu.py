@@ -1,4 +1,4 @@
-"""Clipped and uniformly quantized activations, METHODS §1 `relu6`, `relu1` (DQ §2.1, §5.3)."""
+"""Clipped and uniformly quantized activations, docs/methods.md §1 `relu6`, `relu1` (DQ §2.1, §5.3)."""
 
 import math
 from typing import Any

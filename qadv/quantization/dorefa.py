@@ -1,4 +1,4 @@
-"""DoReFa-Net, METHODS §1 `dorefa` (low-bitwidth study eq. 3)."""
+"""DoReFa-Net, docs/methods.md §1 `dorefa` (low-bitwidth study eq. 3)."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""PACT: activations with a learned clip, METHODS §1 `pact` (pipeline study)."""
+"""PACT: activations with a learned clip, docs/methods.md §1 `pact` (pipeline study)."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Piecewise linear weights for post-training quantization, METHODS §1 `pwlq` (pipeline study)."""
+"""Piecewise linear weights for post-training quantization, docs/methods.md §1 `pwlq` (pipeline study)."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Stochastic quantization, METHODS §1 `sq` and §3 (EQ §4.3): in each training step some filters stay real."""
+"""Stochastic quantization, docs/methods.md §1 `sq` and §3 (EQ §4.3): in each training step some filters stay real."""
 
 import zlib
 from typing import ClassVar, Literal

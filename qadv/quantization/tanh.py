@@ -1,4 +1,4 @@
-"""Tanh-based activations, METHODS §1 `tanh` (DQ A.1): kept to show how gradients get masked."""
+"""Tanh-based activations, docs/methods.md §1 `tanh` (DQ A.1): kept to show how gradients get masked."""
 
 import torch
 from torch import Tensor

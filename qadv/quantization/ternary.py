@@ -1,4 +1,4 @@
-"""Ternary weights, METHODS §1 `twn` (EQ eq. 2)."""
+"""Ternary weights, docs/methods.md §1 `twn` (EQ eq. 2)."""
 
 from torch import Tensor, arange
 

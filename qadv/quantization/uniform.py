@@ -1,4 +1,4 @@
-"""Symmetric uniform weights, METHODS §1 `int`."""
+"""Symmetric uniform weights, docs/methods.md §1 `int`."""
 
 import torch
 from torch import Tensor

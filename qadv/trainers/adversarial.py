@@ -1,4 +1,4 @@
-"""Adversarial training of quantized networks, METHODS §2 and §6: R+FGSM, PGD or FGSM while quantizing."""
+"""Adversarial training of quantized networks, docs/methods.md §2 and §6: R+FGSM, PGD or FGSM while quantizing."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Defensive Quantization (Lin, Gan, Han: ICLR 2019), METHODS §2."""
+"""Defensive Quantization (Lin, Gan, Han: ICLR 2019), docs/methods.md §2."""
 
 from typing import Any
 

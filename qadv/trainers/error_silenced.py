@@ -1,4 +1,4 @@
-"""Error-silenced Quantization (Tang, Dong, Su), METHODS §3, algorithm 1."""
+"""Error-silenced Quantization (Tang, Dong, Su), docs/methods.md §3, algorithm 1."""
 
 from collections.abc import Mapping
 from typing import Any

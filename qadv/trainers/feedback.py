@@ -1,4 +1,4 @@
-"""Feedback learning (Song, Fallon, Li: AAAI 2021 RSEML workshop), METHODS §4."""
+"""Feedback learning (Song, Fallon, Li: AAAI 2021 RSEML workshop), docs/methods.md §4."""
 
 import math
 from collections.abc import Sequence

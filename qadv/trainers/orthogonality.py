@@ -21,7 +21,7 @@ def weight_matrices(layer: nn.Module) -> Tensor:
 def orthogonality_error(layer: nn.Module) -> Tensor:
     """Returns `‖W Wᵀ - I‖²`, squared Frobenius norm, a scalar.
 
-    **Reading** (METHODS §2): over the smaller of the two Gram matrices, so rows are made orthogonal where
+    **Reading** (docs/methods.md §2): over the smaller of the two Gram matrices, so rows are made orthogonal where
     c_out <= c_in·k·k and columns otherwise; a grouped convolution is that many smaller ones side by side.
     """
     matrices = weight_matrices(layer)

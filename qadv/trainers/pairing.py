@@ -1,4 +1,5 @@
-"""Pairing of activations, METHODS §3 (EQ eq. 6, 7): clean and adversarial images should give close activations."""
+"""Pairing of activations, docs/methods.md §3 (EQ eq. 6, 7): clean and adversarial images should give close
+activations."""
 
 import math
 from collections.abc import Mapping

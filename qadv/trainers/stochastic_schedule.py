@@ -1,4 +1,5 @@
-"""The schedule of stochastic quantization, METHODS §3 (EQ §5.1): the share of quantized filters grows in stages."""
+"""The schedule of stochastic quantization, docs/methods.md §3 (EQ §5.1): the share of quantized filters grows in
+stages."""
 
 from collections.abc import Sequence
 

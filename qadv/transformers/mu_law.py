@@ -1,4 +1,4 @@
-"""μ-law mapping of weights after training (Song, Fallon, Li: RSEML 2021), METHODS §4."""
+"""μ-law mapping of weights after training (Song, Fallon, Li: RSEML 2021), docs/methods.md §4."""
 
 import copy
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ class MuLawWeightMapping(NetworkTransformer):
     vanishes, and FGSM and PGD fail for that reason alone: attack with a loss of logit differences as well, and by
     transfer (docs/defenses/mu-law.md).
 
-    **Readings** (METHODS §4): biases and BatchNorm stay as they are, M is taken per tensor. In a layer that is
+    **Readings** (docs/methods.md §4): biases and BatchNorm stay as they are, M is taken per tensor. In a layer that is
     quantized already, the latent weights are mapped, and what a scheme found from the weights is found again.
 
     Args:

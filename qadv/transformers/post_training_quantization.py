@@ -1,4 +1,4 @@
-"""Post-training quantization as an ART transformer: the pipelines of the pipeline study (METHODS §6)."""
+"""Post-training quantization as an ART transformer: the pipelines of the pipeline study (docs/methods.md §6)."""
 
 from dataclasses import replace
 from typing import Any
@@ -22,7 +22,8 @@ class PostTrainingQuantization(NetworkTransformer):
     A pipeline of the study is: a float classifier that was trained naturally or adversarially; calibration on natural
     images, or on adversarial ones with `attack`; weights, activations or both; their bits.
 
-    **Reading** (METHODS §6): what text of the paper we have names the stages at which robustness can enter, not how it
+    **Reading** (docs/methods.md §6): what text of the paper we have names the stages at which robustness can
+    enter, not how it
     enters calibration. Here the calibration images are replaced by adversarial ones against the float classifier, so
     that ranges, BatchNorm statistics and biases fit what an attacked network sees.
 

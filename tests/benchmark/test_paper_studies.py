@@ -14,7 +14,7 @@ from qadv.benchmark.study_file import read_study
 from qadv.datasets import Images
 
 FOLDER = Path(__file__).parents[2] / "examples" / "studies"
-TABLES = {  # METHODS' lists of what must be shown
+TABLES = {  # docs/methods.md: what the studies have to show
     *(f"dq-table{n}" for n in range(1, 7)), *(f"dq-figure{n}" for n in (3, 5, 6, 7)),
     *(f"eq-table{n}" for n in ("1", "2a", "2b", "3a", "3b", "4", "5")), *(f"eq-figure{n}" for n in range(1, 4)),
     *(f"feedback-table{n}" for n in range(1, 5)), "feedback-ablation-mu", "feedback-weight-error-mnist",

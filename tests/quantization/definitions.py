@@ -1,4 +1,4 @@
-"""METHODS §1 in NumPy, written from the text and independent of the package."""
+"""docs/methods.md §1 in NumPy, written from the text and independent of the package."""
 
 import numpy as np
 
