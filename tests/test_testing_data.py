@@ -62,7 +62,7 @@ def divided_twice(data_dir=None):
     return changed(x_train=stripes().x_train / 255)
 
 
-@DATASETS.breaks("labels", "1 to 2")
+@DATASETS.breaks("labels", "15 others, as 2")
 def counts_from_one(data_dir=None):
     return changed(y_train=stripes().y_train + 1)
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from qadv.errors import InvalidInputError, MissingRequirementError, QadvError, SchemeError, UnsupportedModelError
 from qadv.estimators.storage import mean_std
+from qadv.modes import held_network
 from qadv.quantization.frozen import FrozenActivation, FrozenConv2d, FrozenLinear, freeze, is_frozen
 from qadv.quantization.layers import QuantActivation, _QuantLayer, take_hooks
 from qadv.quantization.quantizer import ActivationQuantizer
@@ -65,9 +66,8 @@ def onnx_graph(classifier: Any) -> bytes:
     except QadvError:
         raise
     except Exception as error:
-        raise UnsupportedModelError(
-            f"torch can't export {type(classifier.network).__name__} to ONNX: {type(error).__name__}: {error}"
-        ) from error
+        name = type(held_network(classifier.model)).__name__
+        raise UnsupportedModelError(f"torch can't export {name} to ONNX: {type(error).__name__}: {error}") from error
     assert program is not None
     return _without_traces(program.model_proto)
 
@@ -93,7 +93,7 @@ class _Standardised(nn.Module):
         sides = [1] * (len(classifier.input_shape) - 1)
         for name, value in (("image_mean", mean), ("image_std", std)):
             self.register_buffer(name, torch.as_tensor(value, dtype=torch.float32).reshape(-1, *sides))
-        self.network = _exportable(classifier.network)
+        self.network = _exportable(held_network(classifier.model))
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.network((images - self.image_mean) / self.image_std)

@@ -14,7 +14,7 @@ from qadv.errors import InvalidInputError
 from qadv.estimators.classifier import QuantizedClassifier
 from qadv.estimators.ensemble_network import EnsembleNetwork, Standardised
 from qadv.estimators.storage import mean_std
-from qadv.modes import in_mode
+from qadv.modes import held_network, in_mode
 from qadv.postprocessors.softmax import Softmax
 
 Array = NDArray[Any]
@@ -206,11 +206,11 @@ def _network(member: Any, index: int) -> nn.Module:
             "ensemble, or put them inside the member's network"
         )
     mean, std = mean_std(member)
-    network: nn.Module = member.model
+    network = held_network(member.model)
     return network if (mean == 0).all() and (std == 1).all() else Standardised(network, mean, std)
 
 
 def _describe(member: QuantizedClassifier) -> str:
     if hasattr(member.model, "qadv_backbone"):
         return repr(member)
-    return f"{type(member.network).__name__}(...)"
+    return f"{type(held_network(member.model)).__name__}(...)"

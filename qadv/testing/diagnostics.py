@@ -105,5 +105,6 @@ def bad_input(case: DiagnosticCase) -> None:
 
 def _hooks(classifier: Any) -> list[int]:
     return [
-        len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in classifier.model.modules()
+        len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks)
+        for m in (classifier.model, *classifier.model.modules())
     ]

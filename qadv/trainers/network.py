@@ -9,7 +9,7 @@ from art.defences.preprocessor.preprocessor import PreprocessorPyTorch
 from torch import Tensor, nn
 
 from qadv.errors import InvalidInputError
-from qadv.modes import evaluation_mode
+from qadv.modes import evaluation_mode, held_network
 from qadv.quantization.quantizer import WeightQuantizer
 from qadv.trainers.options import LoopOptions
 from qadv.trainers.parallel import Part
@@ -46,7 +46,7 @@ class TrainedNetwork:
         self._forward: Callable[[Tensor], Tensor] = self.model
         if options.compile:
             backend = options.compile if isinstance(options.compile, str) else "inductor"
-            self._forward = torch.compile(classifier.network, backend=backend)
+            self._forward = torch.compile(held_network(self.model), backend=backend)
 
     @property
     def device(self) -> torch.device:

@@ -12,7 +12,7 @@ from torch import nn
 
 from qadv.errors import InvalidInputError, UnsupportedModelError, closest
 from qadv.estimators.checks import check_images
-from qadv.modes import evaluation_mode
+from qadv.modes import evaluation_mode, held_network
 from qadv.quantization.calibration import Calibration
 from qadv.quantization.corrections import correct
 from qadv.quantization.frozen import is_frozen
@@ -76,7 +76,7 @@ class MuLawWeightMapping(NetworkTransformer):
     def _network(self, classifier: PyTorchClassifier, x: NDArray[Any] | None) -> nn.Module:
         if is_frozen(classifier.model):
             raise UnsupportedModelError("a frozen network has no latent weights to map; map it before it is frozen")
-        model: nn.Module = copy.deepcopy(classifier.network)
+        model: nn.Module = copy.deepcopy(held_network(classifier.model))
         done: set[int] = set()
         for name, layer in chosen_layers(model, self.layers).items():
             weight: Any = layer.weight

@@ -154,7 +154,7 @@ def test_what_can_not_be_mapped_is_refused(make_classifier, trained):
         qadv.MuLawWeightMapping(classifier, mu=0)
     with pytest.raises(InvalidInputError, match="mu: expected"):
         qadv.MuLawWeightMapping(classifier).set_params(mu=-1.0)
-    with pytest.raises(InvalidInputError, match="classifier: expected an ART PyTorchClassifier, got Sequential"):
+    with pytest.raises(InvalidInputError, match="classifier: expected an ART PyTorchClassifier, got AttackedNetwork"):
         qadv.MuLawWeightMapping(classifier.model)
     with pytest.raises(InvalidInputError, match="divide by 255"):
         qadv.MuLawWeightMapping(classifier)(np.full((4, 1, 8, 8), 200.0, np.float32))
