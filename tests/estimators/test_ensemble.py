@@ -125,7 +125,7 @@ def test_the_members_come_back_on_the_same_networks(members, digits):
     x = digits.x_test[:8]
     for member, logits in zip(ensemble.members, ensemble.member_logits(x), strict=True):
         np.testing.assert_allclose(member.predict(x), logits, rtol=1e-4, atol=1e-5)
-    assert [member.model for member in ensemble.members] == [member.model for member in members]
+    assert [member.network for member in ensemble.members] == [member.network for member in members]
     with torch.no_grad():
         next(members[0].model.parameters()).zero_()
     changed = ensemble.member_logits(x)
