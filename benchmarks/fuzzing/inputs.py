@@ -126,6 +126,8 @@ def _spoilt_labels(draws: random.Random) -> Any:
         np.full(6, np.nan),
         np.full(6, np.inf),
         np.eye(_CLASSES)[_LABELS][:, :-1],
+        np.eye(_CLASSES)[_LABELS] * draws.choice([-1, 0, 2, 1e30, np.nan, np.inf]),
+        np.eye(_CLASSES)[_LABELS] - 1,
         np.eye(_CLASSES)[_LABELS][:-1],
         np.zeros((6, 2, 2)),
         [0, 1, [2], 3, 0, 1],
