@@ -100,7 +100,7 @@ def calibrate(model: nn.Module, original: nn.Module, calibration: Calibration) -
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     batches = calibration.batches(device)
     with evaluation_mode(model), evaluation_mode(original):
-        free = [quantizer for _, quantizer in activation_quantizers(model) if quantizer.takes_range]
+        free = {name: quantizer for name, quantizer in activation_quantizers(model) if quantizer.takes_range}
         if free:
             with _passing_through(model) as observers:
                 _correct(model, original, batches, calibration)
@@ -141,25 +141,30 @@ def _passing_through(model: nn.Module) -> Iterator[dict[ActivationQuantizer, _Ob
 
 def _choose_ranges(
     model: nn.Module,
-    free: list[ActivationQuantizer],
+    free: dict[str, ActivationQuantizer],
     observers: dict[ActivationQuantizer, _Observer],
     batches: list[Tensor],
     calibration: Calibration,
 ) -> None:
-    for quantizer in free:
-        observers[quantizer].histogram = Histogram()
+    histograms = {name: Histogram() for name in free}
+    for name, quantizer in free.items():
+        observers[quantizer].histogram = histograms[name]
     for _ in range(2):  # first the extremes, then the counts between them
         for batch in batches:
             model(batch)
-        for quantizer in free:
-            histogram = observers[quantizer].histogram
-            assert histogram is not None
+        if empty := [name for name, histogram in histograms.items() if histogram.is_empty]:
+            more = f" and {len(empty) - 3} more" if len(empty) > 3 else ""
+            raise InvalidInputError(
+                f"calibration: {', '.join(empty[:3])}{more} saw no activation, or none that is finite: the network "
+                "overflows on the images, or they never reach it. What is not used is to be left float: "
+                f"activations={{'*': …, {empty[0]!r}: 'float'}}"
+            )
+        for histogram in histograms.values():
             histogram.finish_pass()
-    for quantizer in free:
-        histogram = observers[quantizer].histogram
-        assert histogram is not None
+    for name, quantizer in free.items():
+        histogram = histograms[name]
         if calibration.ranges == "percentile":
             high = percentile_range(histogram, calibration.percentile)
         else:
             high = mse_range(histogram, type(quantizer).quantize, quantizer)
-        quantizer.set_range(high)
+        quantizer.set_range(min(high, quantizer.ceiling))

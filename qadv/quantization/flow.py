@@ -43,9 +43,8 @@ _WAYS = 16  # through one module's own code, before it counts as a black box
 
 # these move values, or leave some out, or put zeros between them
 _MOVES = {
-    "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d", "alpha_dropout", "amax", "broadcast_to",
-    "channel_shuffle", "chunk", "clone", "contiguous", "detach", "dropout", "dropout1d", "dropout2d", "dropout3d",
-    "expand", "expand_as", "feature_alpha_dropout", "flatten", "flip", "float", "fold", "gather", "getitem",
+    "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d", "amax", "broadcast_to", "channel_shuffle",
+    "chunk", "clone", "contiguous", "detach", "expand", "expand_as", "flatten", "flip", "float", "gather", "getitem",
     "index_select", "max_pool1d", "max_pool2d", "max_pool3d", "movedim", "narrow", "permute", "pixel_shuffle",
     "pixel_unshuffle", "repeat", "repeat_interleave", "reshape", "roll", "select", "split", "squeeze", "swapaxes",
     "t", "tile", "to", "transpose", "unbind", "unflatten", "unfold", "unsqueeze", "view", "view_as",
@@ -64,20 +63,30 @@ _NON_NEGATIVE = {
 _NON_NEGATIVE_MODULES = (nn.Hardsigmoid, nn.ReLU, nn.ReLU6, nn.Sigmoid, nn.Softmax, nn.Softplus)
 # no value below 0 where none comes in
 _KEEPS_SIGN = {
-    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "add", "avg_pool1d", "avg_pool2d",
-    "avg_pool3d", "clamp_max", "div", "iadd", "imul", "interpolate", "lp_pool2d", "mean", "mul", "pow", "sqrt",
-    "sum", "truediv",
+    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d",
+    "interpolate", "lp_pool2d", "mean", "sqrt", "sum",
 }  # fmt: skip
+# nor a number
+_KEEPS_SIGN_WITH_NUMBERS = {"add", "clamp_max", "div", "iadd", "imul", "itruediv", "mul", "pow", "truediv"}
+_OVERSHOOT = {"bicubic"}  # modes of interpolation with negative weights
 _SIGN_KEEPING_MODULES = (
     nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d,
     nn.LPPool2d, nn.Upsample,
 )  # fmt: skip
 _ACTIVATION_CALLS = {
-    "abs", "celu", "elu", "erf", "ge", "gelu", "gt", "hardshrink", "hardswish", "hardtanh", "le", "leaky_relu",
-    "logsigmoid", "lt", "maximum", "minimum", "mish", "prelu", "relu", "relu6", "rrelu", "selu", "sign", "silu",
-    "softplus", "softshrink", "softsign", "tanh", "tanhshrink", "threshold", "where",
+    "abs", "celu", "clamp", "clamp_max", "clamp_min", "clip", "elu", "erf", "ge", "gelu", "gt", "hardshrink",
+    "hardswish", "hardtanh", "heaviside", "le", "leaky_relu", "logsigmoid", "lt", "maximum", "minimum", "mish",
+    "prelu", "relu", "relu6", "rrelu", "selu", "sign", "silu", "sin", "softplus", "softshrink", "softsign", "tanh",
+    "tanhshrink", "threshold", "where",
 }  # fmt: skip
 _GATES = {"exp", "hardsigmoid", "sigmoid", "softplus", "softsign"}
+# these leave their input as it is in evaluation mode, unless the call says otherwise
+_DROPOUTS = {"alpha_dropout", "dropout", "dropout1d", "dropout2d", "dropout3d", "feature_alpha_dropout"}
+# what a layer computes, where its weights stand in the network's own code
+_LAYER_CALLS = {
+    "addmm", "baddbmm", "bilinear", "bmm", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d",
+    "conv_transpose3d", "einsum", "linear", "matmul", "mm", "tensordot",
+}  # fmt: skip
 
 
 def input_flows(
@@ -120,7 +129,44 @@ def undone(modules: Iterable[nn.Module]) -> Iterator[None]:
                 own.update(entries)
 
 
-class _Tracer(fx.Tracer):
+def _augmented(operation: Any) -> Any:
+    """A function of its own for `x += y`: fx writes torch's as a statement, which is wrong for numbers."""
+
+    def change(x: Any, y: Any) -> Any:
+        return operation(x, y)
+
+    change.__name__ = operation.__name__
+    return change
+
+
+_AUGMENTED = {
+    each.__name__: _augmented(each)
+    for each in (
+        operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ifloordiv, operator.imod, operator.ipow
+    )
+}  # fmt: skip
+
+
+class _Proxy(fx.Proxy):
+    pass
+
+
+for _name, _function in _AUGMENTED.items():
+    setattr(
+        _Proxy,
+        f"__{_name}__",
+        lambda self, other, function=_function: self.tracer.create_proxy("call_function", function, (self, other), {}),
+    )
+
+
+class CodeTracer(fx.Tracer):
+    """Takes `x += y` for the change of x that it is, whatever other names x has; `fx` takes it for `x = x + y`."""
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
+
+class _Tracer(CodeTracer):
     """Traces through all modules but torch's own and those given; what can't be traced becomes a black box.
 
     Where the outermost module's own code branches on a tensor, it goes the ways that `choices` says, then the first.
@@ -227,7 +273,7 @@ class _Analysis:
                 output = self._joined(inputs)
                 continue
             else:
-                flow = self._called(node, inputs)
+                flow = self._called(root, node, inputs)
                 if node not in tracer.within_parts and not (flow.image or flow.constant):
                     flow = replace(flow, called=_activation_called(node) or flow.called)
             flows[node] = flow
@@ -250,10 +296,14 @@ class _Analysis:
         return _changed(
             inputs,
             isinstance(module, _NON_NEGATIVE_MODULES)
-            or (isinstance(module, _SIGN_KEEPING_MODULES) and first.non_negative),
+            or (
+                isinstance(module, _SIGN_KEEPING_MODULES)
+                and getattr(module, "mode", "") not in _OVERSHOOT
+                and first.non_negative
+            ),
         )
 
-    def _called(self, node: fx.Node, inputs: list[Flow]) -> Flow:
+    def _called(self, root: nn.Module, node: fx.Node, inputs: list[Flow]) -> Flow:
         name = called_name(node).strip("_")
         name = "maximum" if name == "max" and len(inputs) == 2 else name
         first = inputs[0] if inputs else UNKNOWN
@@ -262,14 +312,18 @@ class _Analysis:
             return first if fill in (None, 0) else UNKNOWN
         if name == "interpolate" and node.kwargs.get("mode", "nearest") == "nearest":
             return first
-        if name in _MOVES:
+        if name in _MOVES or (name in _DROPOUTS and argument(node, 2, "training", True) is False):
             return first
         if name in _JOINS:
             return self._joined(inputs)
-        numbers = [a for a in node.args if isinstance(a, int | float)]
-        positive = all(flow.non_negative for flow in inputs) and all(number >= 0 for number in numbers)
+        if name in _LAYER_CALLS and any(_is_parameter(root, each) for each in node.all_input_nodes):
+            return UNKNOWN
+        numbers = [a for a in (*node.args, *node.kwargs.values()) if isinstance(a, int | float)]
+        keeps_sign = (name in _KEEPS_SIGN and node.kwargs.get("mode") not in _OVERSHOOT) or (
+            name in _KEEPS_SIGN_WITH_NUMBERS and all(number >= 0 for number in numbers)
+        )
         clips = name in _NON_NEGATIVE or _clips_at_zero(node, name)
-        return _changed(inputs, clips or (name in _KEEPS_SIGN and positive))
+        return _changed(inputs, clips or (keeps_sign and all(flow.non_negative for flow in inputs)))
 
     def _joined(self, inputs: list[Flow]) -> Flow:
         """Returns what is known of the values of several tensors together."""
@@ -315,16 +369,28 @@ def _changes_input(node: fx.Node, parts: dict[str, nn.Module]) -> bool:
     if node.op == "call_module":
         return bool(getattr(parts[str(node.target)], "inplace", False))
     name = called_name(node)
-    in_place = name.endswith("_") and not name.endswith("__")
-    return in_place or node.kwargs.get("inplace") is True or node.target in (operator.iadd, operator.imul)
+    in_place = (name.endswith("_") and not name.endswith("__")) or name in _AUGMENTED
+    return in_place or node.kwargs.get("inplace") is True
 
 
 def _constant(root: nn.Module, target: str) -> Flow:
-    value: Any = root
-    for part in target.split("."):
-        value = getattr(value, part, None)
-    known = isinstance(value, Tensor) and not value.is_meta
-    return Flow(constant=True, non_negative=known and bool((value >= 0).all()))
+    value = attribute(root, target)
+    fixed = isinstance(value, Tensor) and not isinstance(value, nn.Parameter) and not value.is_meta
+    return Flow(constant=True, non_negative=fixed and bool((value >= 0).all()))
+
+
+def _is_parameter(root: nn.Module, node: fx.Node) -> bool:
+    """Whether a node is a parameter, or made from one alone, as its transpose is."""
+    while node.op != "get_attr" and len(node.all_input_nodes) == 1:
+        node = node.all_input_nodes[0]
+    return node.op == "get_attr" and isinstance(attribute(root, str(node.target)), nn.Parameter)
+
+
+def attribute(holder: Any, name: str) -> Any:
+    """Returns what a dotted name stands for, or `None`."""
+    for part in name.split("."):
+        holder = getattr(holder, part, None)
+    return holder
 
 
 @contextmanager
@@ -346,6 +412,11 @@ def called_name(node: fx.Node) -> str:
     if node.op == "call_method":
         return str(node.target)
     return getattr(node.target, "__name__", "") if node.op == "call_function" else ""
+
+
+def argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
+    """Returns what a call was given for one of its arguments."""
+    return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
 
 
 def left_out(module: nn.Module) -> dict[str, Any] | None:

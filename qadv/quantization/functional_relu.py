@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from qadv.errors import UnsupportedModelError
-from qadv.quantization.flow import called_name, left_out, undone
+from qadv.quantization.flow import CodeTracer, argument, attribute, called_name, left_out, undone
 
 _NAMES = {"relu", "relu_", "relu6"}
 _HELD = {F.relu, torch.relu, torch.relu_, F.relu_, F.relu6}
@@ -76,7 +76,7 @@ def _is_submodule(attribute: ast.Attribute) -> bool:
     return isinstance(attribute.value, ast.Name) and attribute.value.id == "self"
 
 
-class _ChildrenAreLeaves(fx.Tracer):
+class _ChildrenAreLeaves(CodeTracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
 
@@ -153,10 +153,10 @@ def _modularize_dropout(training: fx.GraphModule, evaluation: fx.GraphModule) ->
     """`F.dropout(x, p, self.training)` becomes a module, which follows train() and eval() as `self.training` did."""
     pairs = zip(*([n for n in g.graph.nodes if n.target is F.dropout] for g in (training, evaluation)), strict=False)
     for index, (first, second) in enumerate(list(pairs)):
-        if _argument(first, 2, "training", True) is True and _argument(second, 2, "training", True) is False:
+        if argument(first, 2, "training", True) is True and argument(second, 2, "training", True) is False:
             for graph_module, node in ((training, first), (evaluation, second)):
-                made = nn.Dropout(_argument(node, 1, "p", 0.5))
-                _replace(graph_module, node, f"{_PREFIX}dropout_{index}", made, _argument(node, 0, "input", None))
+                made = nn.Dropout(argument(node, 1, "p", 0.5))
+                _replace(graph_module, node, f"{_PREFIX}dropout_{index}", made, argument(node, 0, "input", None))
     for graph_module in (training, evaluation):
         graph_module.recompile()
 
@@ -184,29 +184,29 @@ def _modularize_relus(graph_module: fx.GraphModule, clips: bool) -> None:
 
 def _relu_of(holder: nn.Module, node: fx.Node, clips: bool) -> tuple[nn.Module, fx.Node] | None:
     """Returns the ReLU that a call computes, as a module, and what it is computed of; `None` if it is none."""
-    name, x = called_name(node).strip("_"), _argument(node, 0, "input", None)
+    name, x = called_name(node).strip("_"), argument(node, 0, "input", None)
     bounds: tuple[Any, Any] | None = None
     if name in ("relu", "relu6"):
         bounds = 0, 6 if name == "relu6" else None
     elif not clips:
         return None
     elif name == "hardtanh":
-        bounds = _argument(node, 1, "min_val", -1), _argument(node, 2, "max_val", 1)
+        bounds = argument(node, 1, "min_val", -1), argument(node, 2, "max_val", 1)
     elif name in ("clamp", "clip"):
-        bounds = _argument(node, 1, "min", None), _argument(node, 2, "max", None)
+        bounds = argument(node, 1, "min", None), argument(node, 2, "max", None)
     elif name == "clamp_min":
-        bounds = _argument(node, 1, "min", None), None
+        bounds = argument(node, 1, "min", None), None
     elif name == "threshold":
-        bounds = _argument(node, 1, "threshold", None), None
-        if not _is_zero(holder, _argument(node, 2, "value", None)):
+        bounds = argument(node, 1, "threshold", None), None
+        if not _is_zero(holder, argument(node, 2, "value", None)):
             return None
     elif name in ("maximum", "max"):
-        x, bounds = _other_than_zero(holder, x, _argument(node, 1, "other", None))
+        x, bounds = _other_than_zero(holder, x, argument(node, 1, "other", None))
     elif name in ("mul", "where"):
         x, bounds = _where_positive(holder, node, name)
     if bounds is None or not isinstance(x, fx.Node) or not _is_zero(holder, bounds[0]):
         return None
-    high = bounds[1]
+    high = _number(holder, bounds[1])
     if high is None:
         return nn.ReLU(), x
     if not isinstance(high, int | float) or high <= 0:
@@ -224,10 +224,10 @@ def _other_than_zero(holder: nn.Module, a: Any, b: Any) -> tuple[Any, tuple[Any,
 def _where_positive(holder: nn.Module, node: fx.Node, name: str) -> tuple[fx.Node | None, tuple[Any, Any] | None]:
     """Of `x * (x > 0)` and `where(x > 0, x, 0)`: x, and the bounds of a ReLU."""
     if name == "where":
-        condition, x, other = (_argument(node, i, n, None) for i, n in enumerate(("condition", "input", "other")))
+        condition, x, other = (argument(node, i, n, None) for i, n in enumerate(("condition", "input", "other")))
         pairs = [(x, condition)] if _is_zero(holder, other) else []
     else:
-        a, b = _argument(node, 0, "input", None), _argument(node, 1, "other", None)
+        a, b = argument(node, 0, "input", None), argument(node, 1, "other", None)
         pairs = [(a, b), (b, a)]
     for candidate, condition in pairs:
         while isinstance(condition, fx.Node) and called_name(condition) in ("to", "float", "type_as", "type"):
@@ -243,20 +243,23 @@ def _where_positive(holder: nn.Module, node: fx.Node, name: str) -> tuple[fx.Nod
     return None, None
 
 
+def _number(holder: nn.Module, value: Any) -> Any:
+    """Returns the number that a tensor holds, if the network holds one that is not trained; else `value` itself."""
+    if isinstance(value, fx.Node) and value.op == "get_attr":
+        held = attribute(holder, str(value.target))
+        if isinstance(held, Tensor) and not isinstance(held, nn.Parameter) and held.numel() == 1:
+            return held.item()
+    return value
+
+
 def _is_zero(holder: nn.Module, value: Any) -> bool:
     """Whether an argument is 0, or a tensor of zeros that the network holds or makes."""
     if isinstance(value, fx.Node) and value.op == "get_attr":
-        value = _attribute(holder, str(value.target))
+        value = attribute(holder, str(value.target))
         return isinstance(value, Tensor) and not isinstance(value, nn.Parameter) and not bool(value.any())
     if isinstance(value, fx.Node):
         return called_name(value) in ("zeros_like", "zeros", "new_zeros")
     return isinstance(value, int | float) and value == 0
-
-
-def _attribute(module: Any, name: str) -> Any:
-    for part in name.split("."):
-        module = getattr(module, part, None)
-    return module
 
 
 def _replace(graph_module: fx.GraphModule, node: fx.Node, name: str, module: nn.Module, x: Any) -> fx.Node:
@@ -266,7 +269,3 @@ def _replace(graph_module: fx.GraphModule, node: fx.Node, name: str, module: nn.
     node.replace_all_uses_with(call)
     graph_module.graph.erase_node(node)
     return call
-
-
-def _argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
-    return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from qadv.errors import UnsupportedModelError
 from qadv.quantization.layers import QuantActivation, activation_quantizers
-from qadv.quantization.plan import Plan
+from qadv.quantization.plan import UNSIGNED, Plan
 from qadv.quantization.quantizer import ActivationQuantizer
 
 _LAYERS = {F.linear, F.conv2d, F.conv1d, F.conv3d, F.conv_transpose2d, torch.conv2d}
@@ -26,7 +26,7 @@ def report_bypasses(model: nn.Module) -> Iterator[None]:
     Raises:
         UnsupportedModelError: the network's own code calls a layer as a function, so that its weights stay float in
             silence, or reads a tensor after an in-place ReLU changed it; or the input of a layer is not on the levels
-            of the activation that conversion found before it.
+            of the activation that conversion found before it, or is negative where conversion found that it is not.
     """
     recipe = getattr(model, "qadv_quantization", None)
     if recipe is None:
@@ -42,7 +42,11 @@ def report_bypasses(model: nn.Module) -> Iterator[None]:
         source = plan.inputs.get(name)
         if source in quantizers:
             check = partial(watch.check_levels, name, source, quantizers[source])
-            handles.append(module.register_forward_pre_hook(lambda _, inputs, check=check: check(inputs[0])))
+        elif source == UNSIGNED:
+            check = partial(watch.check_sign, name, quantizers[name])
+        else:
+            continue
+        handles.append(module.register_forward_pre_hook(lambda _, inputs, check=check: check(inputs[0])))
     try:
         with watch:
             yield
@@ -74,12 +78,16 @@ class _Watch(TorchFunctionMode):
 
     def check_levels(self, layer: str, source: str, quantizer: ActivationQuantizer, x: Tensor) -> None:
         """Notes a layer whose input is not what an activation gave."""
-        levels = quantizer.levels().to(x)
-        if (
-            isinstance(x, Tensor)
-            and float((x.flatten()[:, None] - levels).abs().amin(1).amax()) > _TOLERANCE * quantizer.scale
-        ):
+        levels = quantizer.levels().detach().to(x)
+        above = torch.bucketize(x.detach(), levels).clamp(1, len(levels) - 1)
+        distance = torch.minimum((x - levels[above]).abs(), (x - levels[above - 1]).abs())
+        if distance.max() > _TOLERANCE * quantizer.scale:
             self.found.append(f"the input of {layer} is not on the {len(levels)} levels of {source}")
+
+    def check_sign(self, layer: str, quantizer: ActivationQuantizer, x: Tensor) -> None:
+        """Notes a layer whose input has values that its quantizer cuts off, as conversion saw none."""
+        if x.min() < -_TOLERANCE * quantizer.scale:
+            self.found.append(f"the input of {layer} has values below 0, which its quantizer has no levels for")
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         module, name = self._stack[-1] if self._stack else (None, "")

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from qadv.errors import InvalidInputError
 from qadv.quantization.quantizer import ActivationQuantizer
 
 _BINS = 4096
@@ -28,14 +27,14 @@ class Histogram:
         else:
             self.counts += torch.histc(values.float(), _BINS, self.low, self.high).double().cpu()
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there was no value in the first pass, or one that is not finite."""
+        return not -torch.inf < self.low <= self.high < torch.inf
+
     def finish_pass(self) -> None:
         """Ends the pass over the data."""
         if self.counts is None:
-            if not self.low <= self.high:
-                raise InvalidInputError(
-                    "calibration: some quantizer saw no activation, or none that is finite: the images never reach it, "
-                    "or the network overflows on them"
-                )
             if self.low == self.high:  # all values the same: a dead layer, whose range does not matter
                 self.high = self.high + (abs(self.high) * 1e-6 or 1.0)
             self.counts = torch.zeros(_BINS, dtype=torch.float64)

@@ -95,3 +95,15 @@ def test_pact_against_numpy(kind):
         np.testing.assert_array_equal(t.grad.numpy(), upstream * inside)
         to_alpha = upstream[x >= 1.5].sum() - (upstream[x <= -1.5].sum() if low else 0)
         assert quantizer.alpha.grad.item() == pytest.approx(to_alpha, rel=1e-4)
+
+
+@pytest.mark.parametrize("scheme", ["relu:4", "pact:4"])
+@pytest.mark.parametrize("dead", [-100.0, 100.0], ids=["always zero", "always at the bound"])
+def test_a_layer_that_is_dead_on_the_images_keeps_the_bound(scheme, dead):
+    model = net(nn.Hardtanh(0, 0.5))
+    with torch.no_grad():
+        model[0].weight.zero_()
+        model[0].bias.fill_(dead)
+    quantized = qadv.quantize(model, "float", scheme, calibration=torch.rand(8, 1, 8, 8))
+    ((_, quantizer),) = activation_quantizers(quantized)
+    assert quantizer.levels().max() <= 0.5

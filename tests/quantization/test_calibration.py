@@ -581,3 +581,20 @@ def test_a_state_dict_brings_the_ranges_along():
     assert ranges_of(target) == ranges_of(source)
     x = torch.from_numpy(vectors())
     assert torch.equal(target(x), source(x))
+
+
+def test_what_the_images_never_reach_is_named_with_what_to_do():
+    class Unused(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.relu, self.unused = nn.Linear(4, 4), nn.ReLU(), nn.ReLU()
+            self.aside, self.last = nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.last(self.relu(self.first(x)))
+
+    x = torch.rand(8, 4)
+    with pytest.raises(InvalidInputError, match=r"unused, aside saw no activation, .*'unused': 'float'"):
+        qadv.quantize(Unused(), activations="relu:4", calibration=x)
+    schemes = {"*": "relu:4", "unused": "float", "aside": "float"}
+    assert qadv.quantize(Unused(), activations=schemes, calibration=x)(x).isfinite().all()

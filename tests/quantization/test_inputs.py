@@ -73,6 +73,7 @@ class Net(nn.Module):
         self.a, self.b, self.c, self.d = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 4)
         self.relu = nn.ReLU()
         self.register_buffer("zero", torch.zeros(1), persistent=False)
+        self.register_buffer("six", torch.tensor(6.0), persistent=False)
         self.how = how
 
     def forward(self, x):
@@ -104,11 +105,14 @@ RELUS = {
     "product of floats": lambda net, x: (x >= 0).float() * x,
     "where": lambda net, x: torch.where(x > 0, x, 0),
     "hidden": lambda net, x: getattr(F, "re" + "lu")(x),
+    "bounds that are held": lambda net, x: x.clamp(net.zero, net.six),
 }
 OTHERS = {
     "gelu": lambda net, x: F.gelu(x),
     "tanh": lambda net, x: torch.tanh(x),
     "hardtanh below 0": lambda net, x: F.hardtanh(x, -1, 1),
+    "clamp below 0": lambda net, x: x.clamp(-1, 1),
+    "sin": lambda net, x: x.sin(),
     "swish": lambda net, x: x * torch.sigmoid(x),
     "half the sum": lambda net, x: (x + x.abs()) / 2,
     "minimum of a relu": lambda net, x: torch.minimum(F.relu(x), torch.tensor(6.0)),
@@ -169,6 +173,7 @@ class Joined(nn.Module):
         self.stem, self.a, self.b = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
         self.r0, self.r1, self.r2 = nn.ReLU(), nn.ReLU(), nn.ReLU6()
         self.pool = nn.MaxPool2d(2)
+        self.gamma = nn.Parameter(torch.ones(1))
         self.join = join
         self.after, self.fc = nn.LazyConv2d(4, 1), nn.LazyLinear(3)
         self(torch.zeros(1, 1, 8, 8))
@@ -199,6 +204,16 @@ class Joined(nn.Module):
         (lambda net, a, b: a if a.shape[-1] > 4 else F.adaptive_avg_pool2d(a, 4), UNSIGNED, UNSIGNED),
         (lambda net, a, b: a if a.shape[-1] > 4 else net.pool(a), "r1", "r1"),
         (lambda net, a, b: a.add_(1), UNSIGNED, UNSIGNED),
+        (lambda net, a, b: a.mean(-1, keepdim=True), UNSIGNED, UNSIGNED),
+        (lambda net, a, b: torch.add(a, b, alpha=-1), SIGNED, SIGNED),
+        (lambda net, a, b: torch.mul(a, other=-0.5), SIGNED, SIGNED),
+        (lambda net, a, b: a.clamp_max(max=-1.0), SIGNED, SIGNED),
+        (lambda net, a, b: F.interpolate(a, scale_factor=2, mode="bicubic"), SIGNED, SIGNED),
+        (lambda net, a, b: nn.Upsample(scale_factor=2, mode="bicubic")(a), SIGNED, SIGNED),
+        (lambda net, a, b: F.interpolate(a, scale_factor=2, mode="bilinear"), UNSIGNED, UNSIGNED),
+        (lambda net, a, b: a * net.gamma, SIGNED, SIGNED),  # it is trained, and may become negative
+        (lambda net, a, b: F.fold(F.unfold(a, 3, padding=1), (8, 8), 3, padding=1), SIGNED, SIGNED),
+        (lambda net, a, b: F.dropout(a, 0.3), SIGNED, SIGNED),  # in evaluation mode too
         (lambda net, a, b: sum(row for row in a.split([2] * len(a.shape[:2]), 1)), SIGNED, SIGNED),  # can't be traced
     ],
 )
@@ -209,6 +224,53 @@ def test_where_an_input_comes_from(join, fixed, from_data):
         assert result.qadv_quantization["plan"]["inputs"]["after"] == expected, scheme
         if scheme != "pact:3":
             assert inputs_off_the_grid(result, x)[1] == []
+
+
+@pytest.mark.parametrize("change", ["+=", "-=", "*=", "/="])
+@pytest.mark.parametrize("activation", [nn.ReLU(), F.relu])
+def test_a_tensor_that_is_changed_under_another_name(change, activation):
+    class Aliased(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.b, self.c = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 4)
+            self.activation = activation
+
+        def forward(self, x):
+            width = columns = x.shape[1]
+            columns += 1  # a number that is changed is another one
+            kept = x = self.activation(self.a(x))
+            if change == "+=":
+                x += 3
+            elif change == "-=":
+                x -= 3
+            elif change == "*=":
+                x *= 3
+            else:
+                x /= 3
+            return self.c(self.activation(self.b(kept.view(-1, width))))
+
+    model, x = Aliased().eval(), torch.rand(8, 6)
+    result = qadv.quantize(model, "float", "relu:8", calibration=x)
+    error = (result(x) - model(x)).abs().max() / model(x).abs().max()
+    assert error < 0.03
+
+
+def test_what_stands_behind_weights_in_the_networks_own_code_is_no_image():
+    class Embeds(nn.Module):
+        def __init__(self, multiply):
+            super().__init__()
+            self.weight = nn.Parameter(torch.rand(6, 6))
+            self.multiply = multiply
+            self.net = nn.Sequential(nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 4))
+
+        def forward(self, x):
+            return self.net(self.multiply(x, self.weight))
+
+    for multiply in (torch.matmul, lambda x, w: torch.einsum("nc,dc->nd", x, w.t()), F.linear):
+        result = qadv.quantize(Embeds(multiply), skip_first_last=False)
+        assert result.qadv_quantization["plan"]["inputs"] == {"net.1": "net.0", "net.3": "net.2", "net.5": "net.4"}
+        assert sum(isinstance(m, QuantActivation) for m in result.modules()) == 3
 
 
 def test_images_are_not_quantized_whatever_clips_them():
@@ -260,6 +322,23 @@ def test_a_hook_that_takes_activations_off_their_levels_is_found_when_the_classi
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
     model[1].register_forward_hook(lambda module, inputs, output: output + 0.1)
     with pytest.raises(UnsupportedModelError, match="the input of 2 is not on the 16 levels of 1"):
+        qadv.QuantizedClassifier(qadv.quantize(model), nn.CrossEntropyLoss(), (4,), 2)
+
+
+def test_values_below_zero_in_front_of_an_unsigned_quantizer_are_found_when_the_classifier_is_made():
+    class Averages(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.relu, self.pool = nn.Linear(4, 4), nn.ReLU(), nn.AvgPool1d(2)
+            self.b, self.c = nn.Linear(2, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.c(self.relu(self.b(self.pool(self.relu(self.a(x))))))
+
+    model = Averages()
+    qadv.QuantizedClassifier(qadv.quantize(model), nn.CrossEntropyLoss(), (4,), 2)
+    model.pool.register_forward_hook(lambda module, inputs, output: output - 1)
+    with pytest.raises(UnsupportedModelError, match="the input of b has values below 0"):
         qadv.QuantizedClassifier(qadv.quantize(model), nn.CrossEntropyLoss(), (4,), 2)
 
 
