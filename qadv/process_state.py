@@ -27,6 +27,7 @@ class Setting:
 
 
 Settings = dict[Setting, Any]
+_SIGNALS = sorted(signal.valid_signals())
 RANDOM_STATE, VARIABLE = "the random state of ", "the environment variable "
 
 
@@ -44,7 +45,7 @@ def read_settings() -> Settings:
         found[Setting("the working directory", os.chdir)] = os.getcwd()
     for name, value in os.environ.items():
         found[Setting(f"{VARIABLE}{name}", partial(_set_variable, name))] = value
-    for number in signal.valid_signals() if threading.current_thread() is threading.main_thread() else ():
+    for number in _SIGNALS if threading.current_thread() is threading.main_thread() else ():
         name = getattr(number, "name", f"signal {number}")
         found[Setting(f"the handler of {name}", partial(_set_handler, number))] = signal.getsignal(number)
     return found
