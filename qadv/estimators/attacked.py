@@ -94,7 +94,8 @@ class AttackedNetwork(nn.Module):
         return repr(self.held_network)
 
     def __getattr__(self, name: str) -> Any:
-        if name in _OWN:  # a copy that is not set up yet
+        # a copy that is not set up yet, or what Python asks of this object: how it is copied, not the network in it
+        if name in _OWN or (name.startswith("__") and name.endswith("__")):
             raise AttributeError(name)
         return getattr(self.held_network, name)
 

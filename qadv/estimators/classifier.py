@@ -93,6 +93,10 @@ class QuantizedClassifier(PyTorchClassifier):
     ) -> None:
         if not isinstance(model, nn.Module):
             raise InvalidInputError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+        if isinstance(model, torch.jit.ScriptModule):
+            raise InvalidInputError(
+                "model: TorchScript hides its layers; give the torch.nn.Module that it was made from"
+            )
         if not isinstance(nb_classes, int | np.integer) or nb_classes < 2:
             raise InvalidInputError(f"nb_classes: expected a whole number of at least 2, got {nb_classes!r}")
         shape = check_input_shape(input_shape)

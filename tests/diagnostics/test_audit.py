@@ -296,6 +296,18 @@ def test_arguments_are_checked(trained, digits, change, message):
         qadv.audit(trained, digits.x_test[:4], digits.y_test[:4], **{"eps": 0.1, "verbose": False, **change})
 
 
+@pytest.mark.parametrize("place", ["float_parent", "others"])
+def test_images_are_made_on_other_networks_for_the_same_images(trained, make_classifier, digits, place):
+    def ask(other):
+        given = [other] if place == "others" else other
+        qadv.audit(trained, digits.x_test[:4], digits.y_test[:4], eps=0.1, verbose=False, **{place: given})
+
+    with pytest.raises(InvalidInputError, match="it has the very weights of the audited network"):
+        ask(copy.deepcopy(trained))
+    with pytest.raises(InvalidInputError, match=r"expected one clip_values for all, got \(0.0, 1.0\) of 'the audited"):
+        ask(make_classifier(clip_values=(0.0, 255.0)))
+
+
 def test_classifiers_it_can_not_read_are_refused(make_classifier, digits):
     x, y = digits.x_test[:4], digits.y_test[:4]
     with pytest.raises(InvalidInputError, match="probabilities=False"):
@@ -420,14 +432,15 @@ def test_passes_are_counted(trained, digits):
     assert cost.forward == 20
 
 
-def test_command_line(trained, tmp_path, small, capsys):
+def test_command_line(trained, float_parent, tmp_path, small, capsys):
     from typer.testing import CliRunner
 
     from qadv.cli import app
 
     trained.save(tmp_path / "net.safetensors")
     arguments = ["audit", str(tmp_path / "net.safetensors"), "--dataset", "digits", "--nb-samples", "8", "--eps", "0.3"]
-    done = CliRunner().invoke(app, [*arguments, "--json", "--other", str(tmp_path / "net.safetensors")])
+    float_parent.save(tmp_path / "other.safetensors")
+    done = CliRunner().invoke(app, [*arguments, "--json", "--other", str(tmp_path / "other.safetensors")])
     report = json.loads(done.stdout)
     assert done.exit_code == (0 if report["passed"] else 2)
     assert report["samples"] == 8

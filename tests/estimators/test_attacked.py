@@ -143,6 +143,15 @@ def test_copies_are_of_their_own():
     assert qadv.quantize(classifier.model)[1].weight.shape == (16, 64)
 
 
+def test_a_network_with_its_own_way_of_being_copied_is_copied_with_what_holds_it():
+    classifier = classifier_of(torch.fx.symbolic_trace(sequential().eval()))
+    twin = copy.deepcopy(classifier)
+    assert isinstance(twin.model, AttackedNetwork)
+    assert twin.network is not classifier.network
+    x = np.random.default_rng(0).random((4, 1, 8, 8))  # float64
+    np.testing.assert_array_equal(twin.predict(x), classifier.predict(x))
+
+
 def test_arts_poisoning_by_gradients_runs(digits):
     from art.attacks.poisoning import GradientMatchingAttack, SleeperAgentAttack
 

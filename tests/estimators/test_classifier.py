@@ -164,6 +164,7 @@ def test_clone_for_refitting_keeps_the_type(trained):
         ({"preprocessing": ("a", "b")}, "as numbers"),
         ({"input_shape": 5}, "input_shape: expected positive sizes"),
         ({"model": "resnet18"}, "model: expected a torch.nn.Module, got str"),
+        ({"model": torch.jit.trace(nn.Flatten(), torch.zeros(1, 1, 8, 8))}, "model: TorchScript hides .* made from"),
     ],
 )
 def test_wrong_arguments_show_at_once(change, message, trained):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from qadv.attacks.parameters import check_flag, check_whole
+from qadv.diagnostics.attacking import check_classifiers
 from qadv.diagnostics.audit.case import Case
 from qadv.diagnostics.audit.checks import CHECKS
 from qadv.diagnostics.audit.checks.answers_repeat import is_random
@@ -20,6 +21,7 @@ from qadv.diagnostics.audit.settings import QUICK, THOROUGH
 from qadv.diagnostics.audit.target import Target
 from qadv.errors import InvalidInputError
 from qadv.estimators.checks import check_images, check_labels
+from qadv.estimators.fingerprint import fingerprint
 from qadv.estimators.random_states import seeded
 from qadv.modes import evaluation_mode
 from qadv.quantization.layers import activation_quantizers
@@ -65,7 +67,8 @@ def audit(
         The worst case, the checks and the attacks; `print` shows them as one table.
 
     Raises:
-        InvalidInputError: an argument is off.
+        InvalidInputError: an argument is off, or `float_parent` or one of `others` takes other images or is the
+            audited network itself.
     """
     check_whole("batch_size", batch_size)
     check_whole("seed", seed, least=0)
@@ -75,12 +78,14 @@ def audit(
     eps = check_eps("eps", eps, classifier.clip_values)
     x = check_images(x, classifier.input_shape, classifier.clip_values).astype(np.float32)
     labels = check_labels(y, len(x), classifier.nb_classes)
-    sources = {name: Target(other, batch_size, name) for name, other in _named(float_parent, others).items()}
-    for name, source in sources.items():
-        if tuple(source.classifier.input_shape) != tuple(classifier.input_shape):
+    named = _named(float_parent, others)
+    sources = {name: Target(other, batch_size, name) for name, other in named.items()}
+    check_classifiers({"the audited network": classifier, **named}, "float_parent and others")
+    for name, other in named.items():
+        if fingerprint(other) == fingerprint(classifier):
             raise InvalidInputError(
-                f"{name}: expected a classifier of images {tuple(classifier.input_shape)}, got one of "
-                f"{tuple(source.classifier.input_shape)}"
+                f"{name}: it has the very weights of the audited network, so that nothing is transferred; give another "
+                "network, or leave it out"
             )
     settings = THOROUGH if thorough else QUICK
     cost, started = Cost(), time.perf_counter()
