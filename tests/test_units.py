@@ -30,8 +30,9 @@ def test_a_share_is_a_finite_number(value):
         Share(value)
 
 
-def test_limits_are_numbers_also_where_art_has_one_for_each_pixel_or_none():
-    assert limits((np.array([0.0, -1.0]), np.array([1.0, 2.0]))) == (-1.0, 2.0)
+def test_limits_are_numbers_and_one_range_for_all_pixels():
+    with pytest.raises(InvalidInputError, match="clip_values: expected one range for all pixels, got arrays"):
+        limits((np.array([0.0, -1.0]), np.array([1.0, 2.0])))
     assert limits(None) == (-np.inf, np.inf)
     assert width(None) == 1.0
 
