@@ -306,13 +306,13 @@ class _Conversion:
         for name, _ in self.layers:
             flow = flows[name]
             pattern, scheme = self.activations.find(name)
-            if scheme is None:
+            if flow.grid:  # whatever the layer itself would take
+                inputs[name] = flow.grid
+            if flow.grid or scheme is None:
                 continue
             on_purpose = self.weights.find(name)[0] != "*" and self.weights.find(name)[1] is None
             spared = name in images or on_purpose or (self.skip_first_last and name in ends)
-            if flow.grid:
-                inputs[name] = flow.grid
-            elif pattern != "*" or not (spared or flow.as_wished):
+            if pattern != "*" or not (spared or flow.as_wished):
                 unsigned = flow.non_negative and scheme.activations is not None and not scheme.activations.signed
                 inputs[name] = UNSIGNED if unsigned else SIGNED
             elif flow.called and name not in images:

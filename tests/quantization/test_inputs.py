@@ -297,6 +297,13 @@ def test_what_the_user_leaves_float_stays_float_and_the_summary_says_so():
     assert (rows["0"], rows["2"], rows["4"], rows["6"]) == ("float", "relu6:4", "float", "relu6:4")
     text = str(qadv.summarize(result))
     assert text.splitlines()[1].split("┃")[5].strip() == "input"
+    alone = qadv.quantize(model, activations={"3": "relu6:4"})  # its levels reach a layer without a scheme
+    assert {row.name: row.input_scheme for row in qadv.summarize(alone).layers if row.kind.endswith("Linear")} == {
+        "0": "float",
+        "2": "float",
+        "4": "relu6:4",
+        "6": "float",
+    }
     named = qadv.quantize(model, activations={"*": "relu6:4", "3": "float", "4": "relu6:2"})
     assert {row.name: row.input_scheme for row in qadv.summarize(named).layers}["4"] == "relu6:2"
 
