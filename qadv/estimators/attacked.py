@@ -100,13 +100,17 @@ class AttackedNetwork(nn.Module):
         return getattr(self.held_network, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "training" or name in vars(self).get("_mine", (name,)):
+        # a forward that is set here, round the one that was here, is called where this one was
+        if name in ("training", "forward") or name in vars(self).get("_mine", (name,)):
             object.__setattr__(self, name, value)
         else:
             setattr(self.held_network, name, value)
 
     def __delattr__(self, name: str) -> None:
-        delattr(self.held_network, name)
+        if name in vars(self):
+            object.__delattr__(self, name)
+        else:
+            delattr(self.held_network, name)
 
     def __dir__(self) -> Any:
         return sorted({*dir(type(self)), *dir(self.held_network)})

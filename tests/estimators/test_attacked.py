@@ -76,6 +76,12 @@ def test_it_stands_for_the_network():
     assert "extra.weight" in model.state_dict()
     del model.extra
     assert not hasattr(network, "extra")
+    before, calls = model.forward, []
+    model.forward = lambda images: calls.append(1) or before(images)
+    assert torch.equal(model(x), network(x))
+    del model.forward
+    assert torch.equal(model(x), network(x))
+    assert calls == [1]
     assert not hasattr(model, "nothing")
     assert "features" in dir(model)
     model.load_state_dict({name: torch.zeros_like(value) for name, value in network.state_dict().items()})
