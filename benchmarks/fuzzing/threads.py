@@ -46,7 +46,7 @@ def threads(folder: Path) -> Trial:
         alone = [call(net, part) for call, net, part in work]
         with ThreadPoolExecutor(draws.randrange(2, 5)) as pool:
             together = list(pool.map(lambda each: each[0](each[1], each[2]), work))
-        return "same" if all(map(np.array_equal, alone, together)) else "taken wrong"
+        return "same" if all(map(_close, alone, together)) else "taken wrong"
 
     return trial
 
@@ -84,7 +84,12 @@ def _trained(draws: random.Random) -> str:
             asked.predict(_IMAGES)
         training.result()
     pairs = zip(alone.network.state_dict().values(), asked.network.state_dict().values(), strict=True)
-    return "same" if all(torch.equal(x, y) for x, y in pairs) else "taken wrong"
+    return "same" if all(_close(x, y) for x, y in pairs) else "taken wrong"
+
+
+def _close(a: Any, b: Any) -> bool:
+    """Whether two answers are equal but for rounding: another thread may have other kernels under it."""
+    return np.allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
 def _train(classifier: Any) -> None:
