@@ -84,7 +84,6 @@ def _check_reachable(address: str | None) -> None:
         return
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
-    except OSError as error:
-        raise RayError(
-            f"--address {address}: {error.strerror or error}; is the cluster running? (ray start --head)"
-        ) from error
+    except (OSError, OverflowError, ValueError) as error:  # the last two: no port has that number
+        why = getattr(error, "strerror", None) or error
+        raise RayError(f"--address {address}: {why}; is the cluster running? (ray start --head)") from error

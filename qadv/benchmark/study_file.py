@@ -16,7 +16,7 @@ from qadv.errors import FileFormatError, QadvError, StorageError, closest
 
 Place = tuple[str | int, ...]
 SMALL = "small"
-_DEEPEST, _LARGEST, _SHOWN = 20, 2**63, 200
+_DEEPEST, _LARGEST, _SHOWN, _LONGEST = 20, 2**63, 200, 2000
 _ENTRY = 3  # below table.name.key pydantic says which type of a union it tried
 
 
@@ -157,6 +157,8 @@ def _error(path: Path, text: str, small: bool, faults: Iterable[tuple[Place, str
         known = [part for index, part in enumerate(place) if index < _ENTRY or not _is_alternative(part)]
         line = (line_of(text, (SMALL, *known), exact=True) if small else None) or line_of(text, known)
         name = ".".join(str(part) for part in known)
+        if len(message) > _LONGEST:  # it quotes a text without end
+            message = f"{message[: _LONGEST // 2]}…{message[-_LONGEST // 2 :]}"
         entry = f"{path}:{line}: {name}: {message}"
         if entry not in lines:
             lines.append(entry)

@@ -29,7 +29,7 @@ from qadv.estimators.arguments import (
 from qadv.estimators.attacked import AttackedNetwork
 from qadv.estimators.checks import check_images, check_labels, check_targets, check_tensor, report_range
 from qadv.estimators.forms import labels_as_array, outermost
-from qadv.estimators.logits import Logits
+from qadv.estimators.logits import Logits, other_dtypes
 from qadv.estimators.masked_gradients import report_masking
 from qadv.estimators.upkeep import run_after_steps
 from qadv.modes import evaluation_mode, held_network, in_mode, kept
@@ -283,6 +283,8 @@ class QuantizedClassifier(PyTorchClassifier):
 
     def compute_loss(self, x: Any, y: Any, reduction: str = "none", **kwargs: Any) -> Any:
         """Returns the loss of each image, (N,), or its mean or sum; labels as indices or one-hot."""
+        if reduction not in ("none", "mean", "sum"):
+            raise InvalidInputError(f"reduction: expected 'none', 'mean' or 'sum', got {reduction!r}")
         x = self._checked_images(x)
         labels = self._one_hot(y, len(x))
         with in_mode(self.model, training=False), kept(self, "_loss"):
@@ -382,7 +384,7 @@ class QuantizedClassifier(PyTorchClassifier):
         except Exception as error:
             raise InvalidInputError(
                 f"the model fails on one image of input_shape {self.input_shape}: {type(error).__name__}: {error}"
-                f"{_other_dtypes(self.network)}"
+                f"{other_dtypes(self.network)}"
             ) from error
         if not isinstance(output, Tensor) or tuple(output.shape) != (1, self.nb_classes):
             got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
@@ -405,10 +407,3 @@ class QuantizedClassifier(PyTorchClassifier):
             rows = check_targets(y.detach().cpu().numpy(), nb_samples, self.nb_classes)
             return torch.as_tensor(rows, device=y.device) if y.ndim == 1 else y.float()
         return check_targets(y, nb_samples, self.nb_classes)
-
-
-def _other_dtypes(network: nn.Module) -> str:
-    """Returns what to do about parameters that are not float32, or an empty string."""
-    dtypes = {parameter.dtype for parameter in network.parameters() if parameter.is_floating_point()} - {torch.float32}
-    names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
-    return f". Its parameters are {names}; qadv computes in float32: write model.float()" if names else ""

@@ -1,6 +1,9 @@
 """The form in which ART calls a classifier's network."""
 
+import torch
 from torch import Tensor, nn
+
+from qadv.errors import InvalidInputError
 
 
 class Logits(nn.Module):
@@ -15,10 +18,26 @@ class Logits(nn.Module):
         self._model = model
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Returns the logits, (N, nb_classes), in a list."""
-        return [self._model(x)]
+        """Returns the logits, (N, nb_classes), in a list.
+
+        Raises:
+            InvalidInputError: the network fails, and its parameters are no longer float32.
+        """
+        try:
+            return [self._model(x)]
+        except RuntimeError as error:
+            if hint := other_dtypes(self._model):
+                raise InvalidInputError(f"the model fails: {error}{hint}") from error
+            raise
 
     @property
     def get_layers(self) -> list[str]:
         """Names of the network's parts, for `layer_names`."""
         return list(self._model._modules)
+
+
+def other_dtypes(network: nn.Module) -> str:
+    """Returns what to do about parameters that are not float32, or an empty string."""
+    dtypes = {parameter.dtype for parameter in network.parameters() if parameter.is_floating_point()} - {torch.float32}
+    names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
+    return f". Its parameters are {names}; qadv computes in float32: write model.float()" if names else ""

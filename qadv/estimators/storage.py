@@ -149,16 +149,14 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors, header = read_tensors(path)
-    if (
-        not isinstance(header, dict)
-        or header.get("format") not in (FORMAT, ENSEMBLE_FORMAT, packed.FORMAT)
-        or not header.keys() >= _FIELDS
-    ):
+    if not isinstance(header, dict) or header.get("format") not in (FORMAT, ENSEMBLE_FORMAT, packed.FORMAT):
         found = f"format {header.get('format')!r}" if isinstance(header, dict) else "no qadv header"
         raise FileFormatError(
             f"{os.fspath(path)}: expected a file that QuantizedClassifier.save wrote ({FORMAT}), found {found}; plain "
             "float weights go in with from_backbone(..., checkpoint_path=...)"
         )
+    if missing := sorted(_FIELDS - header.keys()):
+        raise FileFormatError(f"{os.fspath(path)}: expected the key {missing[0]!r} in its header, found none")
     return tensors, header
 
 
@@ -258,7 +256,9 @@ def _settings(header: dict[str, Any]) -> dict[str, Any]:
     names = ("input_shape", "nb_classes", "channels_first", "clip_values", "preprocessing")
     values = {name: header["classifier"][name] for name in names}
     settings = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    settings["probabilities"] = bool(header["classifier"].get("probabilities", False))
+    settings["probabilities"] = header["classifier"].get("probabilities", False)
+    if not isinstance(settings["probabilities"], bool):
+        raise TypeError(f"probabilities: expected true or false, found {settings['probabilities']!r}")
     if header["loss"] is not None:
         loss = getattr(nn, header["loss"])
         if not issubclass(loss, nn.modules.loss._Loss):

@@ -1,5 +1,6 @@
 """What qadv's preprocessors share: their checks, and pixels as shares of the range."""
 
+import math
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ class PixelPreprocessor(PreprocessorPyTorch):
         """Returns the images, shaped as `x`, any shape, in the same range; and `y` as it is.
 
         Raises:
-            InvalidInputError: pixels are no floats, or on another scale than `clip_values`.
+            InvalidInputError: pixels are no floats, NaN, or on another scale than `clip_values`.
         """
         low, high = self.clip_values
         check_pixels(x, type(self).__name__, (low, high))
@@ -55,7 +56,7 @@ class PixelPreprocessor(PreprocessorPyTorch):
 
 
 def check_pixels(x: Tensor, name: str, clip_values: tuple[float, float] | None = None) -> None:
-    """Refuses what is no batch of pixels in a range: whole numbers, as of 8-bit images, and other scales.
+    """Refuses what is no batch of pixels in a range: whole numbers, as of 8-bit images, NaN, and other scales.
 
     As classifiers do it leaves room round the range, ten times as wide, for the queries of attacks.
 
@@ -69,9 +70,13 @@ def check_pixels(x: Tensor, name: str, clip_values: tuple[float, float] | None =
     """
     if not x.is_floating_point():
         raise InvalidInputError(f"{name}: expected float pixels, got {x.dtype}; convert 8-bit images: x / 255")
-    if clip_values is None or x.numel() == 0 or torch.compiler.is_compiling():
+    if x.numel() == 0 or torch.compiler.is_compiling():
         return
     smallest, largest = (end.item() for end in x.detach().aminmax())
+    if math.isnan(smallest):
+        raise InvalidInputError(f"{name}: expected pixels, got NaN among them")  # a median would hide it
+    if clip_values is None:
+        return
     low, high = clip_values
     room = 10 * (high - low)
     if smallest < low - room or largest > high + room:

@@ -9,6 +9,7 @@ from qadv.quantization.quantizer import ActivationQuantizer, WeightQuantizer
 from qadv.registry import default_registry
 
 Role = Literal["weights", "activations"]
+_LONGEST = 1000  # characters of a scheme; Python reads no number of more than 4,300 digits
 
 
 class Scheme:
@@ -89,6 +90,10 @@ def parse_scheme(spec: str, role: Role) -> Scheme | None:
     """
     if not isinstance(spec, str):
         raise SchemeError(f"{role}: expected a scheme such as 'int:4' or 'float', got {spec!r}")
+    if len(spec) > _LONGEST:
+        raise SchemeError(
+            f"{role}: expected a scheme such as 'int:4' or 'float', got a text of {len(spec):,} characters"
+        )
     if spec == "float":
         return None
     wrapped = re.fullmatch(r"([^:()]+)\((.*)\)", spec)

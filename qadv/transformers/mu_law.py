@@ -116,7 +116,7 @@ def chosen_layers(model: nn.Module, layers: Layers) -> dict[str, nn.Module]:
     names = list(weight_layers)
     if isinstance(layers, str) and (layers == "last" or layers.startswith("last:")):
         number = layers.partition(":")[2] or "1"
-        if not number.isdecimal() or not 1 <= int(number) <= len(names):
+        if number not in {str(count) for count in range(1, len(names) + 1)}:
             raise InvalidInputError(
                 f"layers: expected 'last', or 'last:1' to 'last:{len(names)}' for this network, got {layers!r}"
             )

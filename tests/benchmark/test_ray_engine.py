@@ -16,6 +16,7 @@ def test_two_workers_find_the_same_as_one_process(finished, tmp_path):  # noqa: 
     assert records(tmp_path) == records(finished)
 
 
-def test_a_cluster_that_is_not_there(tmp_path):
+@pytest.mark.parametrize("port", ["1", "99999", "9" * 5000])
+def test_a_cluster_that_is_not_there(port, tmp_path):
     with pytest.raises(RayError, match="is the cluster running"):
-        RayEngine(Given(None, tmp_path), address="127.0.0.1:1")
+        RayEngine(Given(None, tmp_path), address=f"127.0.0.1:{port}")

@@ -120,6 +120,7 @@ def test_names_that_do_not_exist(tmp_path, old, new, said):
         ('eps = "2/10"', "eps = 1979-05-27", r"options\.eps: a study has no dates and times"),
         ('eps = "2/10"', f"eps = {'[' * 100}{']' * 100}", "nested more than 20 deep"),
         ('eps = "2/10"', f"eps = 0x{'f' * 5000}", "at most 64 bits"),
+        ('eps = "2/10"', f'eps = "{"9" * 5000}/1"', "expected a finite number.{,1500}…9*/1'$"),
         ("nb_test = 24", "nb_test = 24\nfloat_quantizer = 07:32:00", "a study has no dates and times"),
         ("[small]\n", "[[grid]]\ndefenses = []\n[small]\n", r"grid\.0\.defenses: .* at least 1 item"),
     ],

@@ -558,6 +558,8 @@ def test_the_command_line_looks_for_the_images_in_its_folder(trained, tmp_path):
     [
         ("bit-depth:bits=3", "bits"),
         ("bit-depth:bit_depth=many", "expected NAME or NAME:argument=value"),
+        (f"bit-depth:bit_depth={'9' * 5000}", "expected NAME or NAME:argument=value"),
+        (f"bit-depth:bit_depth={'[' * 5000}", "expected NAME or NAME:argument=value"),
         ("bit-dept", "did you mean bit-depth"),
         ("bit-depth:bit_depth=40", "from 1 to 16"),
     ],

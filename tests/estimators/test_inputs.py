@@ -257,3 +257,21 @@ def test_a_loss_that_is_none_or_gives_many_numbers_is_refused():
     many = classifier_of(loss=lambda logits, y: nn.functional.cross_entropy(logits, y, reduction="none"))
     with pytest.raises(InvalidInputError, match=r"one number for a batch, got \(6,\)"):
         many.loss_gradient(X, Y)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_a_network_that_is_made_another_type_later_is_told_what_to_write(dtype):
+    classifier = classifier_of()
+    expected = classifier.predict(X)
+    classifier.model.to(dtype)
+    asked = [
+        lambda: classifier.predict(X),
+        lambda: classifier.loss_gradient(X, Y),
+        lambda: classifier.class_gradient(X, 2),
+        lambda: classifier.compute_loss(X, Y),
+    ]
+    for ask in asked:
+        with pytest.raises(InvalidInputError, match=rf"are {str(dtype)[6:]}; .* write model\.float\(\)"):
+            ask()
+    classifier.model.float()
+    np.testing.assert_allclose(classifier.predict(X), expected, atol=1e-2)

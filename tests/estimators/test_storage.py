@@ -102,8 +102,8 @@ def test_foreign_files_are_refused_and_pickles_never_opened(tmp_path, make_class
         qadv.QuantizedClassifier.load(tmp_path / "plain.safetensors")
     save_file({"a": torch.zeros(1)}, tmp_path / "odd.safetensors", {"qadv": "[3]"})
     save_file({"a": torch.zeros(1)}, tmp_path / "half.safetensors", {"qadv": '{"format": "qadv-classifier/1"}'})
-    for name in ("odd", "half"):
-        with pytest.raises(FileFormatError, match=r"expected a file that QuantizedClassifier\.save wrote"):
+    for name, message in [("odd", r"a file that QuantizedClassifier\.save wrote"), ("half", "the key 'backbone'")]:
+        with pytest.raises(FileFormatError, match=f"expected {message}"):
             qadv.QuantizedClassifier.load(tmp_path / f"{name}.safetensors")
     make_classifier().save(tmp_path / "good.safetensors")
     with pytest.raises(InvalidInputError, match="unexpected keyword argument 'nope'"):
@@ -207,7 +207,8 @@ def as_type(dtype):
         (lambda h, t: t.pop("0.weight"), "no tensor 0.weight"),
         (lambda h, t: t.update(more=torch.zeros(1)), "1 tensors unknown: more"),
         (lambda h, t: h["classifier"].pop("nb_classes"), "expected the key 'nb_classes' in its header"),
-        (lambda h, t: h.pop("loss"), "expected a file that QuantizedClassifier.save wrote"),
+        (lambda h, t: h.pop("loss"), "expected the key 'loss' in its header, found none"),
+        (lambda h, t: h["classifier"].update(probabilities="no"), "probabilities: expected true or false, found 'no'"),
         (lambda h, t: h["classifier"].update(input_shape=[1, 10**6, 10**6]), "at most 4,194,304 values"),
         (lambda h, t: h["classifier"].update(nb_classes="ten"), "net.safetensors"),
         (lambda h, t: h["backbone"].update(name="nobody"), "net.safetensors.*no backbone 'nobody'"),

@@ -215,3 +215,12 @@ def test_8_bit_images_are_refused(preprocessor):
                 call(x.astype(np.float32))
     if hasattr(preprocessor, "clip_values"):
         preprocessor(images(low=-5, high=5))  # what attacks may ask
+
+
+@pytest.mark.parametrize("preprocessor", [*ALL, qadv.MedianSmoothing(3)], ids=repr)
+def test_nan_among_the_pixels_is_refused(preprocessor):
+    """A median would hide a single one."""
+    x = images()
+    x[1, 0, 2, 2] = np.nan
+    with pytest.raises(InvalidInputError, match="NaN"):
+        preprocessor(x)

@@ -14,6 +14,8 @@ from qadv.quantization import parse_scheme
         ("int:9", "weights", "int exists at 2 to 8 bits, got 9"),
         ("int:four", "weights", "is the number of bits, e.g. 'int:4'"),
         ("int:", "weights", "is the number of bits"),
+        (f"int:{'9' * 5000}", "weights", "got a text of 5,004 characters"),
+        ("sq(" * 5000 + "bwn" + ")" * 5000, "weights", "got a text of 20,003 characters"),
         ("int:-4", "weights", "is the number of bits"),
         ("itn:4", "weights", "did you mean .*int"),
         ("bwn:1", "weights", "fixed bit width; write it as 'bwn'"),

@@ -142,7 +142,7 @@ def test_a_saved_one_is_loaded(trained_float, digits, tmp_path):
 
 def test_what_can_not_be_mapped_is_refused(make_classifier, trained):
     classifier = make_classifier("float", "float")
-    for layers in ("last:0", "last:5", "last:x", "last:-1"):
+    for layers in ("last:0", "last:5", "last:x", "last:-1", f"last:{'9' * 5000}"):
         with pytest.raises(InvalidInputError, match="'last:1' to 'last:4'"):
             qadv.MuLawWeightMapping(classifier, layers=layers)
     with pytest.raises(InvalidInputError, match="matches no layer"):

@@ -79,14 +79,15 @@ def made_preprocessor(text: str, clip_values: Sequence[float] | None = None) -> 
     name, _, arguments = text.partition(":")
     try:
         options = tomllib.loads(f"options = {{{arguments}}}")["options"]
+    except (ValueError, RecursionError) as error:  # no TOML; a number with thousands of digits; nested too deep
+        raise InvalidInputError(
+            f"--preprocessor {text}: expected NAME or NAME:argument=value, e.g. bit-depth:bit_depth=3; {error}"
+        ) from error
+    try:
         target = load("preprocessor", name)
         if clip_values is not None and "clip_values" in inspect.signature(target).parameters:
             options = {"clip_values": tuple(clip_values), **options}
         return target(**options)
-    except tomllib.TOMLDecodeError as error:
-        raise InvalidInputError(
-            f"--preprocessor {text}: expected NAME or NAME:argument=value, e.g. bit-depth:bit_depth=3; {error}"
-        ) from error
     except TypeError as error:
         raise InvalidInputError(f"--preprocessor {text}: {error}") from error
 
