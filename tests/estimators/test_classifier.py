@@ -201,7 +201,7 @@ def test_an_error_in_compute_loss_leaves_the_loss_as_it_was(trained, digits):
     before = trained.loss_gradient(x, y)
     refused = [lambda: trained.compute_loss(x, y, reduction="median"), lambda: trained.compute_loss(x, y[:1])]
     for call in refused:
-        with pytest.raises(InvalidInputError, match="reduction: expected|got 1|labels"):
+        with pytest.raises(InvalidInputError, match=r"reduction: expected|got 1|labels"):
             call()
         assert trained.loss.reduction == "mean"
     np.testing.assert_array_equal(trained.loss_gradient(x, y), before)
