@@ -31,7 +31,7 @@ CHANGES = {
     "the environment variable QADV_TEST_NEW": "import os\nos.environ['QADV_TEST_NEW'] = '1'",
     "the environment variable QADV_TEST_OLD": "import os\nos.environ['QADV_TEST_OLD'] = 'other'",
     "the environment variable QADV_TEST_GONE": "import os\ndel os.environ['QADV_TEST_GONE']",
-    "the handler of SIGINT": "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)",
+    "the handler of SIGINT": "import signal\nsignal.signal(signal.SIGINT, signal.SIG_DFL)",
 }
 ALL_OF_THEM = "\n".join(CHANGES.values())
 TIMM = """
