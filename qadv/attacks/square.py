@@ -55,9 +55,8 @@ def square(
         side = _side(step, max_iter, p_init, height, width)
         top = (places[active, step, 0] * (height - side + 1)).long()[:, None]
         left = (places[active, step, 1] * (width - side + 1)).long()[:, None]
-        inside = ((rows >= top) & (rows < top + side))[:, :, None] & ((columns >= left) & (columns < left + side))[
-            :, None
-        ]
+        in_rows, in_columns = (rows >= top) & (rows < top + side), (columns >= left) & (columns < left + side)
+        inside = in_rows[:, :, None] & in_columns[:, None]
         tried = in_ball(best[active] + 2 * eps * inside[:, None] * colours[active, step], x[active])
         answers = logits(tried)
         queries[active] += 1
