@@ -119,7 +119,7 @@ def test_a_network_trained_with_pgd_passes(make_classifier, digits, moderate):
     classifier = make_classifier()
     trainer = qadv.AdversarialQuantTrainer(classifier, "pgd", eps=0.1, max_iter=3, lr=0.1, verbose=False)
     trainer.fit(digits.x_train, digits.y_train, nb_epochs=4, batch_size=64)
-    result = audited(classifier, digits, eps=0.05, nb_samples=25)
+    result = audited(classifier, digits, eps=0.03, nb_samples=25)
     # one image more that further work breaks is as many as check 9 allows in 25; which it is, another processor decides
     assert set(result.failed) <= {9}, result
     assert verdicts(result)[11] == "passed" or re.search("pip install|torch 2.8", result.checks[10].figure)
@@ -149,13 +149,12 @@ def test_a_random_network_is_caught(trained, digits, small):
     assert verdicts(result)[11] == "not evaluated"
 
 
-def test_the_tanh_quantizer_is_caught(make_classifier, digits, float_parent, moderate, onnx_missing):
+def test_the_tanh_quantizer_is_caught(make_classifier, digits, moderate, onnx_missing):
     classifier = make_classifier(activations="tanh:1")
     trainer = qadv.DefensiveQuantTrainer(classifier, beta=0.0, lr=0.1, verbose=False)
     trainer.fit(digits.x_train, digits.y_train, nb_epochs=8, batch_size=64)
-    result = audited(classifier, digits, eps=0.1, float_parent=float_parent)
-    assert 8 in result.failed, result
-    assert {3, 9} & set(result.failed), result  # which of the two depends on the training
+    result = audited(classifier, digits, eps=0.04, nb_samples=100)
+    assert {3, 8} <= set(result.failed), result
 
 
 def test_fgsm_training_is_caught(make_classifier, digits, moderate, onnx_missing):

@@ -34,7 +34,8 @@ def plain(trained, digits):
 
 def check(entry, expected):
     assert entry.keys() == expected.keys()
-    assert entry["loss"] == pytest.approx(expected["loss"], rel=0.15, abs=0.005)
+    # a step of two moved by the last bit of a sum is all of a hundredth here; the loss of an untrained network is 2.3
+    assert entry["loss"] == pytest.approx(expected["loss"], rel=0.15, abs=0.02)
     assert entry["accuracy"] == pytest.approx(expected["accuracy"], abs=0.05)
     for key in entry:
         if key.startswith("distance/"):
