@@ -26,6 +26,7 @@ import qadv
 from qadv.backbones import create_backbone
 from qadv.backbones.float_weights import load_float_weights
 from qadv.deployment.answers import logits_and_gradient
+from qadv.estimators.door import prepare
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "fold_batch_norm": {"fold_batch_norm": True},
@@ -77,7 +78,7 @@ def main(
                 classifiers[name] = qadv.accelerate(classifier, x, **options, **ANYTHING)
     classifiers["trainable"] = classifier
 
-    prepared = torch.from_numpy(classifier._apply_preprocessing(x, y=None, fit=False)[0])
+    prepared = torch.from_numpy(prepare(classifier, x)[0])
     labels = torch.from_numpy(y)
     sizes = (1, 16, 128)
     table = Table(

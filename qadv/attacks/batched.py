@@ -14,10 +14,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from qadv.attacks.draws import Generators, image_generators
-from qadv.attacks.oracle import Oracle, open_oracle
 from qadv.attacks.torch_attack import TorchAttack
 from qadv.errors import InvalidInputError, MaskedGradientWarning
 from qadv.estimators.masked_gradients import said_of_zeros
+from qadv.estimators.oracle import Oracle, open_oracle
 from qadv.units import limits
 
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from qadv.attacks.batched import BatchedAttack, Found
 from qadv.attacks.draws import Generators, normal
 from qadv.attacks.goal import margin, wins
-from qadv.attacks.oracle import Oracle
 from qadv.attacks.parameters import check_flag, check_number, check_whole
 from qadv.errors import InvalidInputError
+from qadv.estimators.oracle import Oracle
 from qadv.units import Length, Share
 
 _INSIDE = 1 - 1e-6  # atanh is infinite at the ends of the range

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from qadv.attacks.batched import BatchedAttack, Found
 from qadv.attacks.draws import Generators, normal
-from qadv.attacks.oracle import Oracle
 from qadv.errors import InvalidInputError
+from qadv.estimators.oracle import Oracle
 from qadv.units import Length, Share
 
 

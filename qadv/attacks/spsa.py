@@ -10,8 +10,8 @@ from torch import Tensor
 from qadv.attacks.batched import BatchedAttack, Found
 from qadv.attacks.draws import Generators, signs
 from qadv.attacks.goal import margin, wins
-from qadv.attacks.oracle import Oracle
 from qadv.attacks.parameters import check_flag, check_number, check_whole
+from qadv.estimators.oracle import Oracle
 from qadv.units import Length, Share, width
 
 _BETA1, _BETA2, _TINY = 0.9, 0.999, 1e-8  # Adam's, whose tiny number is for pixels in [0, 1]

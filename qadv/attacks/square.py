@@ -11,9 +11,9 @@ from torch import Tensor
 from qadv.attacks.batched import BatchedAttack, Found
 from qadv.attacks.draws import Generators, signs, uniform
 from qadv.attacks.goal import margin, wins
-from qadv.attacks.oracle import Oracle
 from qadv.attacks.parameters import check_number, check_whole
 from qadv.errors import InvalidInputError
+from qadv.estimators.oracle import Oracle
 from qadv.units import Length, Share
 
 # the share of pixels in a square is halved after each of these steps, of 10,000

@@ -14,9 +14,9 @@ from qadv.benchmark.names import arguments
 from qadv.datasets import Images
 from qadv.errors import InvalidInputError
 from qadv.estimators.classifier import QuantizedClassifier
+from qadv.estimators.door import give_optimizer
 from qadv.estimators.ensemble import EnsembleClassifier
 from qadv.estimators.storage import ENSEMBLE_FORMAT, read_header
-from qadv.estimators.upkeep import run_after_steps
 from qadv.files import InMemory
 from qadv.quantization.summary import summarize
 from qadv.registry import create, load
@@ -115,10 +115,8 @@ def _train(classifier: Any, spec: Mapping[str, Any], data: Images, scratch: Path
     if isinstance(options.get("lr_schedule"), dict):  # keys of TOML and JSON are text
         options["lr_schedule"] = {int(epoch): factor for epoch, factor in options["lr_schedule"].items()}
     if (chosen := defense["optimizer"]) is not None:
-        classifier._optimizer = getattr(torch.optim, chosen["name"])(
-            parameter_groups(classifier.model), **chosen["options"]
-        )
-        run_after_steps(classifier.optimizer, classifier.model)
+        make = getattr(torch.optim, chosen["name"])
+        give_optimizer(classifier, make(parameter_groups(classifier.model), **chosen["options"]))
     checkpoint = scratch / f"{digest(spec)}.ckpt"
     target = load("trainer", defense["trainer"])
     more = {"seed": spec["seed"], "verbose": False, "checkpoint": checkpoint}

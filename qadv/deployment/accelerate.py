@@ -17,6 +17,7 @@ from qadv.deployment.batch_norm_folding import fold_batch_norms
 from qadv.errors import InvalidInputError, MissingRequirementError, UnsupportedModelError
 from qadv.estimators.checks import check_images
 from qadv.estimators.classifier import QuantizedClassifier
+from qadv.estimators.door import prepare
 from qadv.quantization.frozen import freeze, is_frozen
 from qadv.quantization.layers import QuantActivation, _QuantLayer
 
@@ -159,7 +160,7 @@ def accelerate(
         raise InvalidInputError(
             f"expected bound >= 0, 0 < share <= 1 and batch_size >= 1, got {bound}, {share} and {batch_size}"
         )
-    prepared, _ = classifier._apply_preprocessing(x.astype(np.float32), y=None, fit=False)
+    prepared, _ = prepare(classifier, x.astype(np.float32))
     batches = torch.split(torch.from_numpy(np.asarray(prepared, dtype=np.float32)).to(classifier.device), batch_size)
     original = copy.deepcopy(classifier.network).eval()
     expected = Answers.of(original, batches)

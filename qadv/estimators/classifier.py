@@ -15,7 +15,7 @@ from qadv.backbones.create import create_backbone
 from qadv.backbones.float_weights import load_float_weights
 from qadv.backbones.standardisation import own_standardisation, report_standardisation
 from qadv.errors import InvalidInputError, QadvError
-from qadv.estimators import gradients, storage
+from qadv.estimators import door, storage
 from qadv.estimators.activations import activations, find_layer, in_batches
 from qadv.estimators.arguments import (
     ClipValues,
@@ -31,6 +31,7 @@ from qadv.estimators.checks import check_images, check_labels, check_targets, ch
 from qadv.estimators.forms import labels_as_array, outermost
 from qadv.estimators.logits import Logits, other_dtypes
 from qadv.estimators.masked_gradients import report_masking
+from qadv.estimators.oracle import of_the_network
 from qadv.estimators.upkeep import run_after_steps
 from qadv.modes import evaluation_mode, held_network, in_mode, kept
 from qadv.network_lock import lock_of
@@ -213,6 +214,7 @@ class QuantizedClassifier(PyTorchClassifier):
         """Whether `predict` returns probabilities instead of logits."""
         return any(isinstance(defence, Softmax) for defence in self.postprocessing_defences or [])
 
+    @of_the_network
     def predict(self, x: Array, batch_size: int = 128, training_mode: bool = False, **kwargs: Any) -> Array:
         """Returns logits (or `probabilities`), (N, nb_classes) float32, for images (N, *input_shape) in `clip_values`.
 
@@ -225,12 +227,8 @@ class QuantizedClassifier(PyTorchClassifier):
         x = self._checked_images(x)
         if not training_mode and batch_size < _FEW_ROWS:
             batch_size = max(batch_size, min(_LEAST_VALUES_PER_BATCH // x[0].size, 1024))
-        with in_mode(self.model, training_mode), torch.no_grad():
-            prepared, _ = self._apply_preprocessing(x, y=None, fit=False)
-            batches = torch.split(torch.from_numpy(prepared), batch_size)
-            logits = [self._model(batch.to(self._device))[-1].float().cpu().numpy() for batch in batches]
-        outputs: Array = self._apply_postprocessing(preds=np.concatenate(logits), fit=False)
-        return outputs
+        with in_mode(self.model, training_mode):
+            return door.predict(self, x, batch_size)
 
     def fit(self, x: Array, y: Array, batch_size: int = 128, nb_epochs: int = 10, **kwargs: Any) -> None:
         """ART's own training loop, after checking images and labels; defenses have trainers of their own."""
@@ -259,7 +257,7 @@ class QuantizedClassifier(PyTorchClassifier):
             if self.is_rnn:
                 gradient = super().loss_gradient(x, labels, training_mode=training_mode, **kwargs)
             else:
-                gradient = gradients.loss_gradient(self, x, labels)
+                _, _, gradient = door.gradient(self, x, labels, door.own_loss(self))
         report_masking(self, gradient)
         return gradient
 
@@ -277,7 +275,7 @@ class QuantizedClassifier(PyTorchClassifier):
             if self.is_rnn or isinstance(x, Tensor):
                 gradient = super().class_gradient(x, label, training_mode=training_mode, **kwargs)
             else:
-                gradient = gradients.class_gradient(self, x, label)
+                gradient = door.class_gradients(self, x, label)
         report_masking(self, gradient)
         return gradient
 
@@ -308,11 +306,10 @@ class QuantizedClassifier(PyTorchClassifier):
         x = self._checked_images(x)
         name, module = find_layer(self.model, layer, self.layer_names)
         with in_mode(self.model, training=False):
-            x, _ = self._apply_preprocessing(x, y=None, fit=False, no_grad=not framework)
-            images = torch.as_tensor(x, device=self.device)
+            images = torch.as_tensor(door.prepare(self, x)[0], device=self.device)
             if framework:
-                return activations(self._model, images, name, module)
-            return in_batches(self._model, images, batch_size, name, module)
+                return activations(self.model, images, name, module)
+            return in_batches(self.model, images, batch_size, name, module)
 
     def __getstate__(self) -> dict[str, Any]:
         """For `copy.deepcopy` and for the processes that attacks start; ART's own writes the weights to a folder."""

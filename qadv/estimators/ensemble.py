@@ -12,6 +12,7 @@ from torch import nn
 from qadv.backbones.standardisation import report_standardisation
 from qadv.errors import InvalidInputError
 from qadv.estimators.classifier import QuantizedClassifier
+from qadv.estimators.door import prepare
 from qadv.estimators.ensemble_network import EnsembleNetwork, Standardised
 from qadv.estimators.storage import mean_std
 from qadv.modes import held_network, in_mode
@@ -137,7 +138,7 @@ class EnsembleClassifier(QuantizedClassifier):
         """
         x = self._checked_images(x)
         with in_mode(self.model, training=False), torch.no_grad():
-            prepared, _ = self._apply_preprocessing(x, y=None, fit=False)
+            prepared, _ = prepare(self, x)
             batches = torch.split(torch.from_numpy(prepared).float(), batch_size)
             parts = [self.model.member_logits(batch.to(self.device)).float().cpu().numpy() for batch in batches]
         return np.concatenate(parts, axis=1)

@@ -4,6 +4,7 @@ import warnings
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from qadv.errors import AttackError, MaskedGradientWarning
@@ -22,6 +23,21 @@ def said_of_zeros(zero: int, nb_images: int) -> str:
         f"the gradient at the input is exactly zero for {zero} of {nb_images} images ({zero / nb_images:.0%}): attacks "
         f"by gradients do not move them, and that they survive is no sign of robustness. {why}"
     )
+
+
+def check_finite(gradient: Tensor) -> None:
+    """Refuses gradients, (N, …), of which some are NaN or infinite.
+
+    Raises:
+        AttackError: they are.
+    """
+    if not gradient.isfinite().all():
+        bad = int((~gradient.isfinite()).reshape(len(gradient), -1).any(dim=1).sum())
+        raise AttackError(
+            f"the gradient at the input is NaN or infinite for {bad} of {len(gradient)} images; an attack on it would "
+            "say nothing. Look for divisions by zero or roots in the network, or attack without gradients "
+            "(SquareAttack, SPSA)"
+        )
 
 
 def report_masking(classifier: Any, gradient: Any) -> None:
@@ -44,13 +60,7 @@ def report_masking(classifier: Any, gradient: Any) -> None:
         largest = np.abs(gradient).reshape(len(gradient), -1).max(axis=1)
     if ((largest > 0) & (largest < np.inf)).all():  # false for NaN
         return
-    not_finite = int((~np.isfinite(largest)).sum())
-    if not_finite:
-        raise AttackError(
-            f"the gradient at the input is NaN or infinite for {not_finite} of {len(largest)} images; an attack on it "
-            "would say nothing. Look for divisions by zero or roots in the network, or attack without gradients "
-            "(SquareAttack, SPSA)"
-        )
+    check_finite(torch.from_numpy(largest))
     if getattr(classifier, "_warned_of_masking", False):
         return
     classifier._warned_of_masking = True

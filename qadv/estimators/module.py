@@ -1,6 +1,7 @@
 """`as_module`: a classifier as one torch module, for toolkits that attack modules."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from qadv.errors import InvalidInputError
+from qadv.estimators.door import logits
 from qadv.units import limits
 
 
@@ -44,13 +46,7 @@ class ClassifierModule(nn.Module):
         """(N, *input_shape) in [0, 1] → logits, (N, nb_classes)."""
         if (self._low, self._high) != (0.0, 1.0):
             x = self._low + (self._high - self._low) * x
-        logits: Tensor = _OfImages.apply(x, self._logits)
-        return logits
-
-    def _logits(self, x: Tensor) -> Tensor:
-        entering, _ = self._classifier._apply_preprocessing(x, y=None, fit=False, no_grad=False)
-        logits: Tensor = self._classifier._model(entering)[-1]
-        return logits
+        return _OfImages.apply(x, partial(logits, self._classifier))  # type: ignore[no-any-return]
 
     def extra_repr(self) -> str:
         return f"clip_values=({self._low}, {self._high})"

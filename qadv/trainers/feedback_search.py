@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qadv.attacks.oracle import open_oracle
 from qadv.attacks.parameters import check_number, check_whole
 from qadv.errors import AttackError, InvalidInputError, TrainingError
+from qadv.estimators.oracle import open_oracle
 from qadv.trainers.margins import margins, unit_directions
 from qadv.trainers.parallel import Processes
 

@@ -209,7 +209,7 @@ class TrainingLoop:
             labels = torch.from_numpy(y[start : start + 256]).to(classifier.device)
             inputs, targets = self.network.prepare(part, labels, fit=False)
             logits = classifier.model(inputs)
-            loss += classifier.loss(logits, targets).item() * len(part)
+            loss += self.network.loss(logits, targets).item() * len(part)
             correct += int((logits.argmax(1) == labels).sum())
         return {"val_loss": loss / len(x), "val_accuracy": correct / len(x)}
 

@@ -9,6 +9,7 @@ from art.defences.preprocessor.preprocessor import PreprocessorPyTorch
 from torch import Tensor, nn
 
 from qadv.errors import InvalidInputError
+from qadv.estimators.door import own_loss, prepare
 from qadv.modes import evaluation_mode, held_network
 from qadv.quantization.quantizer import WeightQuantizer
 from qadv.trainers.options import LoopOptions
@@ -28,6 +29,7 @@ class TrainedNetwork:
         clip_values: smallest and largest pixel value, or `None`.
         black: the smallest; 0 where there is none.
         part: which images of the step's batch this process has.
+        loss: the classifier's, a scalar, of logits and labels as `prepare` gives them.
     """
 
     def __init__(self, classifier: Any, options: LoopOptions) -> None:
@@ -41,6 +43,7 @@ class TrainedNetwork:
         self.clip_values = classifier.clip_values
         self.black = 0.0 if classifier.clip_values is None else limits(classifier.clip_values)[0]
         self.part = Part()
+        self.loss = own_loss(classifier)
         self._classifier = classifier
         self._options = options
         self._forward: Callable[[Tensor], Tensor] = self.model
@@ -55,19 +58,15 @@ class TrainedNetwork:
         return found
 
     def prepare(self, x: Tensor, y: Tensor | None = None, fit: bool = True) -> tuple[Tensor, Any]:
-        """Applies ART's torch preprocessors, and brings labels into the form the loss takes.
+        """Returns what the network and `loss` take: images through ART's torch preprocessors, and labels as rows.
 
         Args:
             x: images in pixel values, (N, *input_shape).
             y: labels, (N,).
             fit: whether those for training are applied, or those for prediction.
         """
-        classifier = self._classifier
-        targets = None if y is None else nn.functional.one_hot(y, classifier.nb_classes).float()
-        for step in classifier.preprocessing_operations:
-            if step.apply_fit if fit else step.apply_predict:
-                x, targets = step.forward(x, targets)
-        return x, None if targets is None else classifier.reduce_labels(targets)
+        targets = None if y is None else nn.functional.one_hot(y, self._classifier.nb_classes).float()
+        return prepare(self._classifier, x, targets, fit)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Returns logits, (N, nb_classes) float32, of images that are prepared."""
@@ -79,11 +78,6 @@ class TrainedNetwork:
     def logits(self, x: Tensor) -> Tensor:
         """Returns logits, (N, nb_classes) float32, of images in pixel values."""
         return self.forward(self.prepare(x)[0])
-
-    def loss(self, logits: Tensor, targets: Any) -> Tensor:
-        """Returns the classifier's loss, a scalar."""
-        loss: Tensor = self._classifier.loss(logits, targets)
-        return loss
 
     def input_gradient(self, x: Tensor, y: Tensor) -> Tensor:
         """Returns the gradient of the loss with respect to images, shaped as `x`; use it inside `attacked()`."""

@@ -12,6 +12,7 @@ from torch import nn
 
 from qadv.errors import InvalidInputError, UnsupportedModelError, closest
 from qadv.estimators.checks import check_images
+from qadv.estimators.door import prepare
 from qadv.modes import evaluation_mode, held_network
 from qadv.quantization.calibration import Calibration
 from qadv.quantization.corrections import correct
@@ -136,4 +137,4 @@ def chosen_layers(model: nn.Module, layers: Layers) -> dict[str, nn.Module]:
 def prepared(classifier: PyTorchClassifier, x: NDArray[Any]) -> NDArray[Any]:
     """Returns images as the network takes them: through the defences on the input, and standardised."""
     images = check_images(x, classifier.input_shape, classifier.clip_values)
-    return classifier._apply_preprocessing(images, y=None, fit=False)[0]  # type: ignore[no-any-return]
+    return prepare(classifier, images)[0]  # type: ignore[no-any-return]

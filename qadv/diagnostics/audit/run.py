@@ -91,7 +91,7 @@ def audit(
     cost, started = Cost(), time.perf_counter()
     with ExitStack() as stack:
         for each in {id(t.classifier.model): t for t in (target, *sources.values())}.values():
-            stack.enter_context(evaluation_mode(each.classifier._model))
+            stack.enter_context(evaluation_mode(each.classifier.model))
             stack.enter_context(cost.counted(each.classifier.model))
         stack.enter_context(seeded(seed))
         progress = stack.enter_context(tqdm(total=len(CHECKS), desc="audit", unit="check", disable=not verbose))

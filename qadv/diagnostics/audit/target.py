@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qadv.backbones.float_weights import check_finite
-from qadv.diagnostics.audit.losses import Loss
 from qadv.errors import InvalidInputError
+from qadv.estimators.door import Loss, gradient, mean_of
 from qadv.estimators.ensemble_network import EnsembleNetwork
-from qadv.modes import held_network
+from qadv.modes import held_network, in_mode
 from qadv.units import limits
 
 Images = NDArray[np.float32]
@@ -68,10 +68,8 @@ class Target:
 
     def logits(self, x: Images) -> NDArray[np.float32]:
         """Returns logits, (N, classes), for images (N, *input_shape)."""
-        total = self.classifier.predict(x, batch_size=self.batch_size)
-        for _ in range(self.draws - 1):
-            total = total + self.classifier.predict(x, batch_size=self.batch_size)
-        return np.asarray(total / self.draws, dtype=np.float32)
+        (mean,) = mean_of(self.draws, lambda: (self.classifier.predict(x, batch_size=self.batch_size),))
+        return np.asarray(mean, dtype=np.float32)
 
     def check_logits(self, x: Images) -> None:
         """Refuses a network whose answers to images (N, *input_shape) are probabilities.
@@ -98,20 +96,5 @@ class Target:
 
     def gradient(self, x: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
         """Returns logits (N, classes), losses (N,) and the losses' gradients at the images, as `x`; one batch."""
-        model: Any = self.classifier._model
-        model.eval()
-        sums: list[Tensor] = []
-        for _ in range(self.draws):
-            with torch.enable_grad():
-                leaf = x.detach().requires_grad_()
-                entering, _ = self.classifier._apply_preprocessing(leaf, y=None, fit=False, no_grad=False)
-                logits = model(entering)[-1]
-                losses = loss(logits, y)
-                if losses.requires_grad:
-                    (slope,) = torch.autograd.grad(losses.sum(), leaf, allow_unused=True)
-                else:
-                    slope = None
-            answer = [logits.detach(), losses.detach(), torch.zeros_like(x) if slope is None else slope]
-            sums = answer if not sums else [total + new for total, new in zip(sums, answer, strict=True)]
-        logits, losses, slope = (total / self.draws for total in sums)
-        return logits, losses, slope
+        with in_mode(self.classifier.model, training=False):
+            return gradient(self.classifier, x, y, loss, self.draws)

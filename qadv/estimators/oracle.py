@@ -1,0 +1,121 @@
+"""What an attack may ask of any ART estimator, as functions of tensors; the answers are checked."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from art.estimators.classification import PyTorchClassifier
+from torch import Tensor, nn
+
+from qadv.errors import AttackError, InvalidInputError
+from qadv.estimators import door
+from qadv.estimators.masked_gradients import check_finite
+from qadv.estimators.protocol import Classifier
+from qadv.modes import evaluation_mode
+
+P = TypeVar("P", bound=Callable[..., Any])
+_OF_THE_NETWORK: set[Callable[..., Any]] = {PyTorchClassifier.predict}
+
+
+class Oracle:
+    """What an attack asks of an estimator, as functions of tensors; here of a network behind torch preprocessing.
+
+    Args:
+        estimator: an ART classifier.
+        batch_size: rows of one forward pass.
+    """
+
+    def __init__(self, estimator: Classifier, batch_size: int) -> None:
+        self._estimator = estimator
+        self._batch_size = batch_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where images and labels are expected."""
+        return self._estimator.device
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Returns logits, (N, nb_classes), without a graph, of images (N, *input_shape) in `clip_values`.
+
+        Raises:
+            InvalidInputError: the outputs are something else.
+            AttackError: they are NaN.
+        """
+        with torch.no_grad():
+            answers = [door.logits(self._estimator, rows) for rows in torch.split(x, self._batch_size)]
+        return self._checked(torch.cat(answers))
+
+    def gradient(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the logits of one batch, and the gradient of each image's loss for labels `y`, (N,), as `x`.
+
+        The loss is the cross-entropy; the estimator's own where only that can be had.
+
+        Raises:
+            InvalidInputError, AttackError: as `logits`; or the gradient is not finite.
+        """
+        answer, _, slope = door.gradient(self._estimator, x, y, self._losses)
+        check_finite(slope)
+        return answer, slope
+
+    def _losses(self, logits: Tensor, y: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(self._checked(logits), y, reduction="none")
+
+    def _checked(self, logits: Tensor) -> Tensor:
+        classes = self._estimator.nb_classes
+        if logits.ndim != 2 or logits.shape[1] != classes or classes < 2:
+            raise InvalidInputError(
+                f"estimator: expected one logit for each of nb_classes={classes} (at least 2) classes, got outputs of "
+                f"shape (N, {', '.join(map(str, logits.shape[1:]))})"
+            )
+        if logits.isnan().any():
+            raise AttackError(
+                "the network's logits are NaN; an attack on it would say nothing. Check weights and inputs"
+            )
+        return logits
+
+
+class PredictOracle(Oracle):
+    """The same of any ART classifier, through numpy, by its `predict` and `loss_gradient`."""
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    def logits(self, x: Tensor) -> Tensor:
+        answer = self._estimator.predict(x.numpy(), batch_size=self._batch_size)
+        return self._checked(torch.from_numpy(np.asarray(answer, dtype=np.float32)))
+
+    def gradient(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        one_hot = nn.functional.one_hot(y, self._estimator.nb_classes).float().numpy()
+        slope = torch.from_numpy(np.asarray(self._estimator.loss_gradient(x.numpy(), one_hot), dtype=np.float32))
+        check_finite(slope)
+        return self.logits(x), slope
+
+
+@contextmanager
+def open_oracle(estimator: Classifier, batch_size: int) -> Iterator[Oracle]:
+    """Yields an oracle; the network is in evaluation mode meanwhile, and in its own mode afterwards.
+
+    Only where the answers of a `PyTorchClassifier` are those of its preprocessors and network, all in torch, are these
+    asked directly; a `predict` of its own (randomized smoothing), postprocessors and numpy preprocessors are honoured.
+
+    Args:
+        estimator: an ART classifier.
+        batch_size: rows of one forward pass.
+    """
+    module = getattr(estimator, "model", None)
+    with evaluation_mode(module) if isinstance(module, nn.Module) else nullcontext():
+        direct = (
+            type(estimator).predict in _OF_THE_NETWORK
+            and estimator.all_framework_preprocessing
+            and not estimator.postprocessing_defences
+        )
+        yield (Oracle if direct else PredictOracle)(estimator, batch_size)
+
+
+def of_the_network(predict: P) -> P:
+    """Marks a class's `predict` as one whose answers are the network's own, so that attacks may ask that directly."""
+    _OF_THE_NETWORK.add(predict)
+    return predict
