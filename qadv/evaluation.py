@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qadv.estimators.checks import attacks_may_leave_range, check_images, check_labels
+from qadv.estimators.protocol import Classifier
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class AttackResult:
 
 
 def attack_classifier(
-    name: str, attack: Any, classifier: Any, x: NDArray[Any], y: NDArray[Any]
+    name: str, attack: Any, classifier: Classifier, x: NDArray[Any], y: NDArray[Any]
 ) -> tuple[AttackResult, NDArray[np.float32]]:
     """Runs an untargeted ART attack and measures it.
 

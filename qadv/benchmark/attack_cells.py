@@ -16,7 +16,9 @@ from qadv.benchmark.network_cells import load_network
 from qadv.diagnostics.attacking import generate, norms
 from qadv.diagnostics.audit.cost import Cost
 from qadv.errors import InvalidInputError
+from qadv.estimators.classifier import QuantizedClassifier
 from qadv.estimators.fingerprint import fingerprint
+from qadv.estimators.protocol import Classifier
 from qadv.estimators.query_coalescer import QueryCoalescer
 from qadv.files import InMemory, read_tensors
 from qadv.postprocessors.softmax import with_softmax
@@ -85,7 +87,7 @@ def adversarial_images(finished: Finished) -> NDArray[np.float32]:
     return images
 
 
-def build_attack(spec: Mapping[str, Any], seed: int, classifier: Any, eps: float | None = None) -> Any:
+def build_attack(spec: Mapping[str, Any], seed: int, classifier: QuantizedClassifier, eps: float | None = None) -> Any:
     """Returns the attack of a spec, `eps` in place of its own."""
     options = dict(spec["options"]) | ({} if eps is None else {"eps": eps})
     if spec["probabilities"]:
@@ -96,7 +98,7 @@ def build_attack(spec: Mapping[str, Any], seed: int, classifier: Any, eps: float
     return QueryCoalescer(attack, seed=seed, verbose=False) if spec["coalesce"] else attack
 
 
-def _outcome(classifier: Any, x: Any, y: Any, clean: Any, adversarial: Any) -> dict[str, Any]:
+def _outcome(classifier: Classifier, x: Any, y: Any, clean: Any, adversarial: Any) -> dict[str, Any]:
     classes = classifier.predict(adversarial).argmax(1)
     right = classes == y
     return {

@@ -34,7 +34,7 @@ def network_cell(spec: Mapping[str, Any], needed: Mapping[str, Finished], given:
     defense = spec["defense"]
     if spec["members"]:
         members = [load_network(needed[key]) for key in spec["members"]]
-        classifier: Any = EnsembleClassifier.of(members, **defense["ensemble"])
+        classifier: QuantizedClassifier = EnsembleClassifier.of(members, **defense["ensemble"])
     else:
         data = given.images(spec["dataset"])
         classifier = _start(spec, needed, given.data_dir)
@@ -59,7 +59,7 @@ def network_cell(spec: Mapping[str, Any], needed: Mapping[str, Finished], given:
     return Finished(record, {WEIGHTS: content})
 
 
-def load_network(finished: Finished) -> Any:
+def load_network(finished: Finished) -> QuantizedClassifier:
     """Returns the classifier of a finished network cell, with its preprocessors."""
     spec = finished.record["spec"]
     file = InMemory(f"{WEIGHTS} of cell {digest(spec)}", finished.files[WEIGHTS])
@@ -68,7 +68,7 @@ def load_network(finished: Finished) -> Any:
     return cls.load(file, preprocessing_defences=made or None)
 
 
-def _start(spec: Mapping[str, Any], needed: Mapping[str, Finished], data_dir: Path | None) -> Any:
+def _start(spec: Mapping[str, Any], needed: Mapping[str, Finished], data_dir: Path | None) -> QuantizedClassifier:
     if spec["start"] is not None:
         return load_network(needed[spec["start"]])
     backbone = spec["backbone"]
@@ -86,7 +86,7 @@ def _start(spec: Mapping[str, Any], needed: Mapping[str, Finished], data_dir: Pa
     )
 
 
-def _quantized(classifier: Any, spec: Mapping[str, Any], data: Images) -> Any:
+def _quantized(classifier: QuantizedClassifier, spec: Mapping[str, Any], data: Images) -> QuantizedClassifier:
     quantizer = spec["quantizer"]
     wanted = {"weights": quantizer["weights"], "activations": quantizer["activations"]}
     done = getattr(classifier.model, "qadv_quantization", None)
@@ -104,10 +104,12 @@ def _quantized(classifier: Any, spec: Mapping[str, Any], data: Images) -> Any:
         skip_first_last=quantizer["skip_first_last"],
         calibration=data.x_train[:count] if count else None,
     )
-    return ptq()
+    return ptq()  # type: ignore[no-any-return]
 
 
-def _train(classifier: Any, spec: Mapping[str, Any], data: Images, scratch: Path) -> list[dict[str, Any]]:
+def _train(
+    classifier: QuantizedClassifier, spec: Mapping[str, Any], data: Images, scratch: Path
+) -> list[dict[str, Any]]:
     defense = spec["defense"]
     options = dict(defense["options"])
     if isinstance(options.get("adversary"), dict):

@@ -13,6 +13,7 @@ from qadv.diagnostics.passes import check_batch_size
 from qadv.diagnostics.tables import array_of, percent, text_table
 from qadv.errors import InvalidInputError
 from qadv.estimators.checks import check_images, check_labels
+from qadv.estimators.protocol import Classifier
 from qadv.units import width
 
 _NORMS = {1.0: "L1", 2.0: "L2", np.inf: "L∞"}
@@ -79,7 +80,7 @@ class AccuracyCurve:
 
 
 def accuracy_curve(
-    classifier: Any,
+    classifier: Classifier,
     x: NDArray[Any],
     y: Any,
     eps: Sequence[float],
@@ -128,7 +129,7 @@ def accuracy_curve(
 
 
 def accuracy_by_distance(
-    classifier: Any,
+    classifier: Classifier,
     x: NDArray[Any],
     y: Any,
     eps: Sequence[float],
@@ -165,7 +166,7 @@ def accuracy_by_distance(
     return AccuracyCurve(norm, strengths, accuracy, accuracy.copy(), len(x))
 
 
-def _images(classifier: Any, x: Any, y: Any) -> tuple[NDArray[Any], NDArray[np.int64]]:
+def _images(classifier: Classifier, x: Any, y: Any) -> tuple[NDArray[Any], NDArray[np.int64]]:
     x = check_images(x, classifier.input_shape, classifier.clip_values)
     return x, check_labels(y, len(x), classifier.nb_classes)
 

@@ -13,6 +13,7 @@ from qadv.diagnostics.error_amplification import DISTANCE, ErrorAmplification, e
 from qadv.diagnostics.tables import number, text_table
 from qadv.errors import InvalidInputError, closest
 from qadv.estimators.checks import check_images, check_labels
+from qadv.estimators.protocol import Classifier
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,12 @@ class AmplificationByEps:
 
 
 def amplification_by_eps(
-    classifier: Any,
+    classifier: Classifier,
     x: NDArray[Any],
     y: Any,
     eps: Sequence[float],
     attack: Callable[[Any, float], Any] = pgd,
-    source: Any = None,
+    source: Classifier | None = None,
     at: str = "inputs",
     batch_size: int = 128,
     seed: int = 0,

@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from qadv.errors import InvalidInputError
 from qadv.estimators.checks import attacks_may_leave_range, check_images
+from qadv.estimators.protocol import Classifier
 from qadv.estimators.random_states import seeded
 from qadv.modes import evaluation_mode
 from qadv.strengths import check_eps
 
 
-def pgd(classifier: Any, eps: float) -> ProjectedGradientDescent:
+def pgd(classifier: Classifier, eps: float) -> ProjectedGradientDescent:
     """Returns PGD in the L∞ ball of `eps`: 20 steps of `eps / 8` from one random start."""
     return ProjectedGradientDescent(
         classifier, eps=eps, eps_step=eps / 8, max_iter=20, num_random_init=1, batch_size=128, verbose=False
@@ -49,7 +50,7 @@ def generate(attack: Any, x: NDArray[Any], labels: NDArray[np.int64], seed: int,
     return adversarial
 
 
-def is_right(classifier: Any, x: NDArray[Any], labels: NDArray[np.int64], batch_size: int) -> NDArray[np.bool_]:
+def is_right(classifier: Classifier, x: NDArray[Any], labels: NDArray[np.int64], batch_size: int) -> NDArray[np.bool_]:
     """Returns which images are classified correctly, (N,)."""
     with evaluation_mode(classifier.model):
         right: NDArray[np.bool_] = classifier.predict(x, batch_size=batch_size).argmax(axis=1) == labels
@@ -74,7 +75,7 @@ def check_norm(norm: Any) -> float:
     raise InvalidInputError(f"norm: expected 1, 2, np.inf or 'inf', got {norm!r}")
 
 
-def check_strengths(eps: Any, classifier: Any, norm: float) -> tuple[float, ...]:
+def check_strengths(eps: Any, classifier: Classifier, norm: float) -> tuple[float, ...]:
     """Returns strengths as ascending floats.
 
     Args:
@@ -93,7 +94,7 @@ def check_strengths(eps: Any, classifier: Any, norm: float) -> tuple[float, ...]
     return strengths
 
 
-def check_classifiers(classifiers: Any, name: str = "classifiers") -> dict[str, Any]:
+def check_classifiers(classifiers: Any, name: str = "classifiers") -> dict[str, Classifier]:
     """Returns classifiers by name, all for images of one shape and range.
 
     Raises:
@@ -116,7 +117,7 @@ def check_classifiers(classifiers: Any, name: str = "classifiers") -> dict[str, 
     return found
 
 
-def least_classes(classifiers: Sequence[Any]) -> int:
+def least_classes(classifiers: Sequence[Classifier]) -> int:
     """Returns the number of classes that labels may have: an ensemble that abstains has one more for that."""
     return min(int(classifier.nb_classes) for classifier in classifiers)
 

@@ -13,6 +13,7 @@ from qadv.diagnostics.tables import percent, text_table
 from qadv.errors import InvalidInputError
 from qadv.estimators.checks import check_labels
 from qadv.estimators.ensemble_network import check_agreement
+from qadv.estimators.protocol import Classifier
 
 Classes = NDArray[np.int64]
 
@@ -158,7 +159,9 @@ def agreement_with_source(member_classes: NDArray[Any], y: Any, source: int) -> 
     return SourceAgreement(right=_share(others.all(0), right[source]), wrong=_share((~others).all(0), ~right[source]))
 
 
-def ensemble_agreement(classifier: Any, x: NDArray[Any], y: Any, m: int, batch_size: int = 128) -> EnsembleAgreement:
+def ensemble_agreement(
+    classifier: Classifier, x: NDArray[Any], y: Any, m: int, batch_size: int = 128
+) -> EnsembleAgreement:
     """Measures an `EnsembleClassifier` on images, clean or adversarial.
 
     Args:
@@ -176,7 +179,9 @@ def ensemble_agreement(classifier: Any, x: NDArray[Any], y: Any, m: int, batch_s
     return measure_agreement(classes, labels, m)
 
 
-def source_agreement(classifier: Any, x: NDArray[Any], y: Any, source: int, batch_size: int = 128) -> SourceAgreement:
+def source_agreement(
+    classifier: Classifier, x: NDArray[Any], y: Any, source: int, batch_size: int = 128
+) -> SourceAgreement:
     """Measures on images how often the other members of an `EnsembleClassifier` share the lot of one (table 5).
 
     Args:
@@ -193,7 +198,7 @@ def source_agreement(classifier: Any, x: NDArray[Any], y: Any, source: int, batc
     return agreement_with_source(classes, check_labels(y, len(x), classifier.nb_classes), source)
 
 
-def _member_classes(classifier: Any, x: NDArray[Any], batch_size: int) -> Classes:
+def _member_classes(classifier: Classifier, x: NDArray[Any], batch_size: int) -> Classes:
     if not hasattr(classifier, "member_predictions"):
         raise InvalidInputError(f"classifier: expected an EnsembleClassifier, got {type(classifier).__name__}")
     classes: Classes = classifier.member_predictions(x, batch_size=batch_size)

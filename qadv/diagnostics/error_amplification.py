@@ -14,6 +14,7 @@ from qadv.diagnostics.passes import compare_inputs
 from qadv.diagnostics.quantized_activations import clipped, quantized_activations
 from qadv.diagnostics.tables import array_of, number, plain_list, text_table
 from qadv.errors import InvalidInputError
+from qadv.estimators.protocol import Classifier
 
 DISTANCE = "‖A − A_adv‖₂ / ‖A‖₂"
 
@@ -56,7 +57,7 @@ class ErrorAmplification:
 
 
 def error_amplification(
-    classifier: Any, x: NDArray[Any], x_adversarial: NDArray[Any], batch_size: int = 128, at: str = "inputs"
+    classifier: Classifier, x: NDArray[Any], x_adversarial: NDArray[Any], batch_size: int = 128, at: str = "inputs"
 ) -> ErrorAmplification:
     """Measures `D(A, A_adv) = ‖A - A_adv‖₂ / ‖A‖₂` layer by layer.
 

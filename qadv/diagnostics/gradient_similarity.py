@@ -14,6 +14,7 @@ from qadv.diagnostics.passes import check_batch_size
 from qadv.diagnostics.tables import array_of, number, plain_list, text_table
 from qadv.errors import AttackError
 from qadv.estimators.checks import check_images, check_labels
+from qadv.estimators.protocol import Classifier
 from qadv.modes import evaluation_mode
 
 
@@ -65,7 +66,7 @@ class GradientSimilarity:
 
 
 def gradient_similarity(
-    classifiers: Mapping[str, Any], x: NDArray[Any], y: Any, batch_size: int = 128
+    classifiers: Mapping[str, Classifier], x: NDArray[Any], y: Any, batch_size: int = 128
 ) -> GradientSimilarity:
     """Measures the mean of `⟨a, b⟩ / (‖a‖₂ ‖b‖₂)`, a and b the loss's gradients by the image in two networks.
 
@@ -99,7 +100,7 @@ def gradient_similarity(
     return GradientSimilarity(tuple(networks), np.clip(similarity, -1, 1), counted, len(x))
 
 
-def _directions(name: str, classifier: Any, x: NDArray[Any], labels: NDArray[np.int64]) -> NDArray[np.float64]:
+def _directions(name: str, classifier: Classifier, x: NDArray[Any], labels: NDArray[np.int64]) -> NDArray[np.float64]:
     """Returns gradients of length 1, (N, pixels), float64; zero where the gradient is."""
     one_hot = np.eye(classifier.nb_classes, dtype=np.float32)[labels]
     with evaluation_mode(classifier.model):

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from qadv.errors import InvalidInputError
 from qadv.estimators.checks import check_images
+from qadv.estimators.protocol import Classifier
 from qadv.modes import evaluation_mode
 
 Compare = Callable[[str, int, Tensor, Tensor], None]
 
 
-def check_pairs(classifier: Any, x: Any, x_adversarial: Any) -> None:
+def check_pairs(classifier: Classifier, x: Any, x_adversarial: Any) -> None:
     """Refuses images that are not those of the classifier, or not pairs.
 
     Raises:
@@ -41,7 +42,7 @@ def check_batch_size(batch_size: Any) -> int:
 
 @torch.no_grad()
 def compare_inputs(
-    classifier: Any,
+    classifier: Classifier,
     x: NDArray[Any],
     x_adversarial: NDArray[Any],
     modules: Mapping[str, nn.Module],

@@ -15,6 +15,7 @@ from qadv.diagnostics.tables import array_of, number, percent, plain_list, text_
 from qadv.errors import InvalidInputError, closest
 from qadv.estimators.checks import check_images, check_labels
 from qadv.estimators.fingerprint import fingerprint
+from qadv.estimators.protocol import Classifier
 
 _NAMES = ("attacks", "sources", "targets", "copied")
 _ARRAYS = ("clean", "accuracy", "success_rate", "l2", "linf", "worst_case")
@@ -87,7 +88,7 @@ class TransferMatrix:
 
 
 def transfer_matrix(
-    classifiers: Mapping[str, Any],
+    classifiers: Mapping[str, Classifier],
     x: NDArray[Any],
     y: Any,
     attacks: Mapping[str, Callable[[Any], Any]],
@@ -167,7 +168,7 @@ def transfer_matrix(
 
 
 def _by_target(
-    made: NDArray[np.float32], own: NDArray[np.float32], source: str, targets: Mapping[str, Any]
+    made: NDArray[np.float32], own: NDArray[np.float32], source: str, targets: Mapping[str, Classifier]
 ) -> list[tuple[NDArray[np.float32], list[int]]]:
     """Returns which images go to which targets: a source's own copy, if it has one, attacks nobody else."""
     itself = list(targets).index(source)

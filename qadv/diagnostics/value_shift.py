@@ -17,6 +17,7 @@ from qadv.diagnostics.passes import compare_inputs
 from qadv.diagnostics.quantized_activations import buckets, clipped, quantized_activations
 from qadv.diagnostics.tables import array_of, number, percent, plain_list, text_table
 from qadv.errors import InvalidInputError
+from qadv.estimators.protocol import Classifier
 
 _QUANTITIES = {
     "changed": "activations that change bucket, %",
@@ -70,7 +71,9 @@ class ValueShift:
         return text_table("Value shift", ["activation", "levels", "changed", "moved", "absorbed", "steps"], rows)
 
 
-def value_shift(classifier: Any, x: NDArray[Any], x_adversarial: NDArray[Any], batch_size: int = 128) -> ValueShift:
+def value_shift(
+    classifier: Classifier, x: NDArray[Any], x_adversarial: NDArray[Any], batch_size: int = 128
+) -> ValueShift:
     """Counts the activations that are rounded to another level for an adversarial image than for the clean one.
 
     The study uses "value shift" for what is `absorbed` here: two values, clean and adversarial, that quantization maps

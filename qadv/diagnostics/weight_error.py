@@ -18,6 +18,7 @@ from qadv.diagnostics.drawing import check_curves, figure_and_axes, finish_lines
 from qadv.diagnostics.tables import array_of, number, text_table
 from qadv.errors import InvalidInputError, UnsupportedModelError
 from qadv.estimators.checks import check_images
+from qadv.estimators.protocol import Classifier
 from qadv.modes import evaluation_mode
 
 _VECTORS = 8
@@ -59,9 +60,9 @@ class WeightError:
 
 @torch.no_grad()
 def weight_error_norms(
-    classifier: Any,
+    classifier: Classifier,
     x: NDArray[Any] | None = None,
-    reference: Any = None,
+    reference: Classifier | None = None,
     max_iter: int = 500,
     tol: float = 1e-6,
     seed: int = 0,
@@ -134,7 +135,7 @@ def _used_weight(layer: Any) -> Tensor:
     return weight.detach()
 
 
-def _input_sizes(classifier: Any, x: NDArray[Any] | None, names: set[str]) -> dict[str, tuple[int, ...]]:
+def _input_sizes(classifier: Classifier, x: NDArray[Any] | None, names: set[str]) -> dict[str, tuple[int, ...]]:
     """Runs one image and returns the shape of what enters each layer."""
     found: dict[str, tuple[int, ...]] = {}
     if x is None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from qadv.errors import InvalidInputError, PixelRangeWarning
 from qadv.estimators.forms import as_torch_takes_it, images_as_array, labels_as_array, outermost
+from qadv.estimators.protocol import Classifier
 from qadv.units import width
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def check_tensor(x: "Tensor", input_shape: Sequence[int], name: str = "x") -> tu
     return low, high
 
 
-def report_range(classifier: Any, low: float, high: float, name: str = "x") -> None:
+def report_range(classifier: Classifier, low: float, high: float, name: str = "x") -> None:
     """Says once for each classifier that images leave its `clip_values` by more than 1 % of their range.
 
     Some attacks ask for points a little outside. Standardised images are outside by more, and nothing else tells them
@@ -117,7 +118,7 @@ def report_range(classifier: Any, low: float, high: float, name: str = "x") -> N
 
 
 @contextmanager
-def attacks_may_leave_range(classifier: Any) -> Iterator[None]:
+def attacks_may_leave_range(classifier: Classifier) -> Iterator[None]:
     """Says nothing of images outside `clip_values` while an attack asks, whose own images were checked before."""
     before = getattr(classifier, _WARNED, False)
     setattr(classifier, _WARNED, True)

@@ -1,12 +1,13 @@
 """Whether two classifiers are one network: an attack from one on the other is then no transfer."""
 
 import hashlib
-from typing import Any
 
 import torch
 
+from qadv.estimators.protocol import Classifier
 
-def fingerprint(classifier: Any) -> str:
+
+def fingerprint(classifier: Classifier) -> str:
     """Returns a hash of a classifier's network, 32 hexadecimal digits.
 
     It is the same for networks of the same layers and quantizers with the same parameters and buffers, to the bit, on

@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 
 from qadv.errors import AttackError, MaskedGradientWarning
+from qadv.estimators.protocol import Classifier
+
+_WARNED = "_warned_of_masking"
 
 
 def said_of_zeros(zero: int, nb_images: int) -> str:
@@ -40,7 +43,7 @@ def check_finite(gradient: Tensor) -> None:
         )
 
 
-def report_masking(classifier: Any, gradient: Any) -> None:
+def report_masking(classifier: Classifier, gradient: Any) -> None:
     """Looks at the gradients of a batch of images.
 
     Args:
@@ -61,9 +64,9 @@ def report_masking(classifier: Any, gradient: Any) -> None:
     if ((largest > 0) & (largest < np.inf)).all():  # false for NaN
         return
     check_finite(torch.from_numpy(largest))
-    if getattr(classifier, "_warned_of_masking", False):
+    if getattr(classifier, _WARNED, False):
         return
-    classifier._warned_of_masking = True
+    setattr(classifier, _WARNED, True)
     zero = int((largest == 0).sum())
     warnings.warn(
         f"{said_of_zeros(zero, len(largest))} Attack the logits too (DeepFool, or APGD with its "

@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from qadv.errors import InvalidInputError
 from qadv.estimators.door import logits
+from qadv.estimators.protocol import Classifier
 from qadv.units import limits
 
 
@@ -35,7 +36,7 @@ class _OfImages(torch.autograd.Function):
 class ClassifierModule(nn.Module):
     """Images in [0, 1] → logits, with a classifier's preprocessing and defences inside; see `as_module`."""
 
-    def __init__(self, classifier: Any) -> None:
+    def __init__(self, classifier: Classifier) -> None:
         super().__init__()
         self.network = classifier.model  # for toolkits that ask for the parameters' device, or for evaluation mode
         self._classifier = classifier
@@ -73,7 +74,7 @@ def as_module(classifier: PyTorchClassifier) -> ClassifierModule:
     return ClassifierModule(classifier)
 
 
-def check_module(classifier: Any) -> None:
+def check_module(classifier: Classifier) -> None:
     """Refuses what `as_module` can't take, and leaves the classifier as it is.
 
     Raises:

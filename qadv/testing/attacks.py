@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from art.attacks import EvasionAttack
 
+from qadv.estimators.protocol import Classifier
 from qadv.testing.case import Arrays, Case
 from qadv.testing.check import NotApplicable, check, expect, refused
 from qadv.testing.compare import difference
@@ -21,7 +22,7 @@ class AttackCase(Case):
         inputs = self.inputs() if inputs is None else inputs
         return self.make(**changes).generate(inputs["x"], inputs["y"])
 
-    def seeded(self, *arguments: Any, classifier: Any = None, **changes: Any) -> Any:
+    def seeded(self, *arguments: Any, classifier: Classifier | None = None, **changes: Any) -> Any:
         """Returns what `generate` gives after the global states were seeded."""
         target = self.classifier() if classifier is None else classifier
         attack = self.target(target, **{**self.options, **changes})

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from qadv.errors import InvalidInputError
+from qadv.estimators.protocol import Classifier
 from qadv.testing.case import Arrays, Case
 from qadv.testing.check import check, expect, refused
 from qadv.testing.compare import difference
@@ -103,7 +104,7 @@ def bad_input(case: DiagnosticCase) -> None:
         refused(lambda: case.run({**inputs, "y": inputs["y"][:-1]}), "a label too few", do)
 
 
-def _hooks(classifier: Any) -> list[int]:
+def _hooks(classifier: Classifier) -> list[int]:
     return [
         len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks)
         for m in (classifier.model, *classifier.model.modules())

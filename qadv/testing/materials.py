@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import qadv
 from qadv.datasets import Images, digits
+from qadv.estimators.protocol import Classifier
 from qadv.estimators.random_states import global_states_kept
 from qadv.trainers.loop_trainer import LoopTrainer
 
@@ -56,7 +57,7 @@ def untrained(weights: Any = "int:4", activations: Any = "relu6:4", **arguments:
         )
 
 
-def plain(classifier: Any) -> PyTorchClassifier:
+def plain(classifier: Classifier) -> PyTorchClassifier:
     """Returns ART's own classifier round the same network."""
     return PyTorchClassifier(
         classifier.model,
@@ -69,7 +70,7 @@ def plain(classifier: Any) -> PyTorchClassifier:
     )
 
 
-def accuracy(classifier: Any, x: NDArray[Any], y: NDArray[Any]) -> float:
+def accuracy(classifier: Classifier, x: NDArray[Any], y: NDArray[Any]) -> float:
     """Returns the share of images that are classified as `y`."""
     return float((classifier.predict(x).argmax(axis=1) == y).mean())
 

@@ -4,13 +4,13 @@ import copy
 import tempfile
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 import qadv
+from qadv.estimators.protocol import Classifier
 from qadv.quantization import ActivationQuantizer, Scheme, WeightQuantizer
 from qadv.quantization.frozen import freeze
 from qadv.testing.check import NotApplicable, check, expect, refused
@@ -249,7 +249,7 @@ def packed(case: QuantizerCase) -> None:
             )
 
 
-def _train(classifier: Any, nb_epochs: int, images: int) -> None:
+def _train(classifier: Classifier, nb_epochs: int, images: int) -> None:
     set_random_states(0)
     x, y = data().x_train[:images], data().y_train[:images]
     LoopTrainer(classifier, lr=0.02, weight_decay=0.0, verbose=False).fit(x, y, nb_epochs=nb_epochs, batch_size=32)

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from art.defences.trainer import Trainer
 
+from qadv.estimators.protocol import Classifier
 from qadv.testing.case import Arrays, Case
 from qadv.testing.check import check, expect, refused
 from qadv.testing.compare import difference
@@ -26,14 +27,14 @@ class TrainerCase(Case):
         inputs = self.inputs() if inputs is None else inputs
         return state(self.trained(inputs["x"], inputs["y"], **changes))
 
-    def trained(self, x: Any, y: Any, nb_epochs: int = 1, classifier: Any = None, **changes: Any) -> Any:
+    def trained(self, x: Any, y: Any, nb_epochs: int = 1, classifier: Classifier | None = None, **changes: Any) -> Any:
         """Returns the classifier after `fit`."""
         trainer = self.target(self.classifier() if classifier is None else classifier, **{**self.options, **changes})
         trainer.fit(x, y, nb_epochs=nb_epochs, batch_size=32)
         return trainer.get_classifier()
 
 
-def state(classifier: Any) -> dict[str, Any]:
+def state(classifier: Classifier) -> dict[str, Any]:
     """Returns a copy of what a network has learned."""
     return {name: tensor.clone() for name, tensor in classifier.model.state_dict().items()}
 

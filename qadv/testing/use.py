@@ -8,13 +8,14 @@ import numpy as np
 from art.attacks.evasion import FastGradientMethod, ProjectedGradientDescent
 
 from qadv.estimators.classifier import QuantizedClassifier
+from qadv.estimators.protocol import Classifier
 from qadv.testing.check import NotApplicable, expect
 from qadv.testing.materials import few
 
 _DO = "return what ART made: a PyTorchClassifier round a torch.nn.Module that gives logits"
 
 
-def check_attackable(classifier: Any, images: Any = None) -> None:
+def check_attackable(classifier: Classifier, images: Any = None) -> None:
     """Fails unless a classifier gives logits, and a gradient that ART's FGSM and PGD follow."""
     x = few()[0] if images is None else images
     logits = classifier.predict(x)
@@ -38,7 +39,7 @@ def check_attackable(classifier: Any, images: Any = None) -> None:
         expect((made != x).any(), f"{attack.__name__} to change images", "it changes none", _DO)
 
 
-def check_saved(classifier: Any) -> None:
+def check_saved(classifier: Classifier) -> None:
     """Fails unless a classifier that was saved and loaded gives the same logits."""
     if not isinstance(classifier, QuantizedClassifier):
         raise NotApplicable(f"{type(classifier).__name__} is not qadv's to save")

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from qadv.errors import InvalidInputError
 from qadv.estimators.checks import check_images, check_labels
+from qadv.estimators.protocol import Classifier
 
 
 class Batches(Protocol):
@@ -65,7 +66,7 @@ class ArrayBatches:
 class GeneratorBatches:
     """The batches of an ART `DataGenerator`; what it draws and in which order is its own affair."""
 
-    def __init__(self, generator: Any, classifier: Any) -> None:
+    def __init__(self, generator: Any, classifier: Classifier) -> None:
         if not all(hasattr(generator, name) for name in ("get_batch", "size", "batch_size")):
             raise InvalidInputError(
                 f"generator: expected an ART DataGenerator (art.data_generators), got {type(generator).__name__}"

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qadv.errors import FileFormatError
+from qadv.estimators.protocol import Classifier
 from qadv.files import read_tensors, write_tensors
 from qadv.trainers.batches import ArrayBatches
 from qadv.trainers.feedback_search import FeedbackSearch, FeedbackSettings, Found
@@ -64,7 +65,7 @@ class FeedbackBatches(ArrayBatches):
         x: NDArray[Any],
         y: NDArray[np.int64],
         batch_size: int,
-        classifier: Any,
+        classifier: Classifier,
         log: FeedbackLog,
         seed: int,
         nb_epochs: int,

@@ -13,6 +13,7 @@ from torch import Tensor
 from qadv.attacks.parameters import check_number, check_whole
 from qadv.errors import AttackError, InvalidInputError, TrainingError
 from qadv.estimators.oracle import open_oracle
+from qadv.estimators.protocol import Classifier
 from qadv.trainers.margins import margins, unit_directions
 from qadv.trainers.parallel import Processes
 
@@ -128,7 +129,7 @@ class FeedbackSearch:
 
     def __init__(
         self,
-        classifier: Any,
+        classifier: Classifier,
         x: Tensor,
         y: Tensor,
         settings: FeedbackSettings,

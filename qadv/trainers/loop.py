@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qadv.errors import InvalidInputError, TrainingError
+from qadv.estimators.protocol import Classifier
 from qadv.estimators.upkeep import run_after_steps
 from qadv.modes import in_mode, one_by_one
 from qadv.trainers.batches import Batches, GeneratorBatches
@@ -37,7 +38,9 @@ class TrainingLoop:
         name: shown beside the progress.
     """
 
-    def __init__(self, classifier: Any, objectives: Sequence[Objective], options: LoopOptions, name: str) -> None:
+    def __init__(
+        self, classifier: Classifier, objectives: Sequence[Objective], options: LoopOptions, name: str
+    ) -> None:
         self.classifier = classifier
         self.objectives = list(objectives)
         self.options = options

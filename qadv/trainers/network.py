@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from qadv.errors import InvalidInputError
 from qadv.estimators.door import own_loss, prepare
+from qadv.estimators.protocol import Classifier
 from qadv.modes import evaluation_mode, held_network
 from qadv.quantization.quantizer import WeightQuantizer
 from qadv.trainers.options import LoopOptions
@@ -32,7 +33,7 @@ class TrainedNetwork:
         loss: the classifier's, a scalar, of logits and labels as `prepare` gives them.
     """
 
-    def __init__(self, classifier: Any, options: LoopOptions) -> None:
+    def __init__(self, classifier: Classifier, options: LoopOptions) -> None:
         for step in classifier.preprocessing_operations:
             if step.apply_fit and not isinstance(step, PreprocessorPyTorch):
                 raise InvalidInputError(

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from qadv.errors import InvalidInputError
+from qadv.estimators.protocol import Classifier
 
 C = TypeVar("C", bound=PyTorchClassifier)
 
@@ -87,6 +88,6 @@ def rebuilt(classifier: C, model: nn.Module) -> C:
     return new
 
 
-def _check_classifier(name: str, classifier: Any) -> None:
+def _check_classifier(name: str, classifier: Classifier) -> None:
     if not isinstance(classifier, PyTorchClassifier):
         raise InvalidInputError(f"{name}: expected an ART PyTorchClassifier, got {type(classifier).__name__}")

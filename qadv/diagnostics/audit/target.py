@@ -1,7 +1,5 @@
 """A classifier as the audit asks it: logits, gradients of any loss, and who is misclassified."""
 
-from typing import Any
-
 import numpy as np
 import torch
 from art.estimators.classification import PyTorchClassifier
@@ -12,6 +10,7 @@ from qadv.backbones.float_weights import check_finite
 from qadv.errors import InvalidInputError
 from qadv.estimators.door import Loss, gradient, mean_of
 from qadv.estimators.ensemble_network import EnsembleNetwork
+from qadv.estimators.protocol import Classifier
 from qadv.modes import held_network, in_mode
 from qadv.units import limits
 
@@ -35,7 +34,7 @@ class Target:
         InvalidInputError: it is something else.
     """
 
-    def __init__(self, classifier: Any, batch_size: int, name: str = "classifier") -> None:
+    def __init__(self, classifier: Classifier, batch_size: int, name: str = "classifier") -> None:
         if not isinstance(classifier, PyTorchClassifier):
             raise InvalidInputError(f"{name}: expected an ART PyTorchClassifier, got {type(classifier).__name__}")
         if classifier.clip_values is None:
