@@ -6,11 +6,10 @@ import numpy as np
 from art.defences.detector.evasion import EvasionDetector
 from numpy.typing import NDArray
 
-from qadv.diagnostics.ensemble_agreement import most_voted
 from qadv.errors import InvalidInputError
 from qadv.estimators.checks import check_images
 from qadv.estimators.ensemble import EnsembleClassifier
-from qadv.estimators.ensemble_network import check_agreement
+from qadv.estimators.ensemble_network import check_agreement, most_voted
 
 Array = NDArray[Any]
 

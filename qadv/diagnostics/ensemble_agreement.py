@@ -12,10 +12,8 @@ from qadv.diagnostics.drawing import check_curves, figure_and_axes
 from qadv.diagnostics.tables import percent, text_table
 from qadv.errors import InvalidInputError
 from qadv.estimators.checks import check_labels
-from qadv.estimators.ensemble_network import check_agreement
+from qadv.estimators.ensemble_network import Classes, check_agreement, check_member_classes, most_voted
 from qadv.estimators.protocol import Classifier
-
-Classes = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -90,19 +88,6 @@ class SourceAgreement:
         return text_table("All other members likewise", ["where", "images"], rows)
 
 
-def most_voted(member_classes: NDArray[Any]) -> tuple[Classes, Classes]:
-    """Returns the class that most members give, (N,), and how many they are, (N,).
-
-    Args:
-        member_classes: predicted classes, (members, N). Of classes with equally many votes the smallest is returned.
-    """
-    classes = _check_member_classes(member_classes)
-    votes = (classes[:, None, :] == classes[None, :, :]).sum(1)  # (members, N): how many give what this member gives
-    counts = votes.max(0)
-    winners = np.where(votes == counts, classes, np.iinfo(np.int64).max)
-    return winners.min(0), counts
-
-
 def prediction_rate(member_classes: NDArray[Any], m: int) -> float:
     """Returns PR (eq. 12): the part of the images on which m or more members agree; see `most_voted`."""
     _, counts = most_voted(member_classes)
@@ -126,7 +111,7 @@ def measure_agreement(member_classes: NDArray[Any], y: Any, m: int) -> EnsembleA
     Raises:
         InvalidInputError: the shapes do not fit, or m is no number of members.
     """
-    classes = _check_member_classes(member_classes)
+    classes = check_member_classes(member_classes)
     m = check_agreement(m, len(classes))
     labels = _check_true(y, classes)
     winners, counts = most_voted(classes)
@@ -151,7 +136,7 @@ def agreement_with_source(member_classes: NDArray[Any], y: Any, source: int) -> 
         y: true classes, (N,).
         source: index of the member that the adversarial images were made on.
     """
-    classes = _check_member_classes(member_classes)
+    classes = check_member_classes(member_classes)
     if not -len(classes) <= source < len(classes):
         raise InvalidInputError(f"source: expected the index of one of {len(classes)} members, got {source!r}")
     right = classes == _check_true(y, classes)
@@ -256,16 +241,6 @@ def draw_ensemble_agreement(measured: Mapping[str, EnsembleAgreement], ax: Any =
 
 def _share(part: NDArray[np.bool_], whole: NDArray[np.bool_]) -> float | None:
     return float(part[whole].mean()) if whole.any() else None
-
-
-def _check_member_classes(member_classes: Any) -> Classes:
-    classes = np.asarray(member_classes)
-    if classes.ndim != 2 or classes.size == 0 or not np.issubdtype(classes.dtype, np.integer):
-        raise InvalidInputError(
-            "member_classes: expected predicted classes as whole numbers, (members, N), as "
-            f"EnsembleClassifier.member_predictions gives, got {classes.dtype} {classes.shape}"
-        )
-    return classes.astype(np.int64)
 
 
 def _check_true(y: Any, classes: Classes) -> Classes:

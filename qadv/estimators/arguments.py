@@ -4,16 +4,13 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from qadv.errors import InvalidInputError
 from qadv.estimators.checks import check_images
 from qadv.estimators.forms import outermost
 from qadv.quantization.calibration import Calibration
-from qadv.units import limits
-
-ClipValues = tuple[Any, Any]  # numbers, or arrays of an image's shape
+from qadv.units import ClipValues, check_clip_values, limits
 
 
 def check_input_shape(input_shape: Any) -> tuple[int, ...]:
@@ -25,47 +22,6 @@ def check_input_shape(input_shape: Any) -> tuple[int, ...]:
     if not shape or min(shape) < 1:
         raise InvalidInputError(f"input_shape: expected positive sizes such as (3, 32, 32), got {input_shape!r}")
     return shape
-
-
-def check_clip_values(clip_values: Any, input_shape: tuple[int, ...] | None = None) -> ClipValues | None:
-    """Returns (min, max), or `None` for no limit.
-
-    Args:
-        clip_values: two numbers; or two arrays, one value for each channel or pixel, which become numbers where all
-            values are the same.
-        input_shape: shape of one image, for arrays of different values; `None` refuses those.
-
-    Raises:
-        InvalidInputError: something else, or min is not below max.
-    """
-    if clip_values is None:
-        return None
-    try:
-        low, high = (np.asarray(value, dtype=np.float64) for value in clip_values)
-    except (TypeError, ValueError):
-        low, high = np.ones(1), np.zeros(1)
-    arrays = "" if input_shape is None else f", or two arrays that broadcast to an image, {input_shape},"
-    expected = f"clip_values: expected two numbers (min, max){arrays} with min < max"
-    try:
-        if not (low.size and high.size and (low < high).all()):
-            raise InvalidInputError(f"{expected}, got {clip_values!r}")
-        if (low == low.flat[0]).all() and (high == high.flat[0]).all():
-            return float(low.flat[0]), float(high.flat[0])
-        if input_shape is None:
-            raise InvalidInputError(f"{expected}, got arrays of different values")
-        low, high = (np.broadcast_to(_by_channel(end, input_shape), input_shape) for end in (low, high))
-    except ValueError as error:
-        raise InvalidInputError(f"{expected}, got arrays of shapes {low.shape} and {high.shape}") from error
-    return low.astype(np.float32), high.astype(np.float32)
-
-
-def _by_channel(values: NDArray[Any], input_shape: tuple[int, ...]) -> NDArray[Any]:
-    """Returns one value for each channel as numpy broadcasts it, unless it might be one for each column."""
-    if values.shape == input_shape[:1] != input_shape[-1:]:
-        return values.reshape(-1, *[1] * (len(input_shape) - 1))
-    if values.ndim == 1 and len(input_shape) > 1 and values.size > 1:
-        raise ValueError
-    return values
 
 
 def check_loss(loss: Any) -> Any:

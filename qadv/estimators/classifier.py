@@ -18,8 +18,6 @@ from qadv.errors import InvalidInputError, QadvError
 from qadv.estimators import door, storage
 from qadv.estimators.activations import activations, find_layer, in_batches
 from qadv.estimators.arguments import (
-    ClipValues,
-    check_clip_values,
     check_defences,
     check_input_shape,
     check_loss,
@@ -39,6 +37,7 @@ from qadv.postprocessors.softmax import Softmax, with_softmax
 from qadv.quantization.calibration import Calibration
 from qadv.quantization.convert import Schemes, quantize
 from qadv.quantization.probe import report_bypasses
+from qadv.units import ClipValues, check_clip_values
 
 Array = NDArray[Any]
 _LEAST_VALUES_PER_BATCH = 2**19

@@ -4,11 +4,15 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qadv.errors import InvalidInputError, closest
 from qadv.quantization.quantizer import straight_through
+
+Classes = NDArray[np.int64]
 
 
 class MeanLogits(nn.Module):
@@ -148,3 +152,31 @@ def check_agreement(m: Any, nb_members: int, name: str = "m") -> int:
     if isinstance(m, bool) or not hasattr(m, "__index__") or not 1 <= m <= nb_members:
         raise InvalidInputError(f"{name}: expected a whole number of members from 1 to {nb_members}, got {m!r}")
     return int(m)
+
+
+def most_voted(member_classes: NDArray[Any]) -> tuple[Classes, Classes]:
+    """Returns the class that most members give, (N,), and how many they are, (N,).
+
+    Args:
+        member_classes: predicted classes, (members, N). Of classes with equally many votes the smallest is returned.
+    """
+    classes = check_member_classes(member_classes)
+    votes = (classes[:, None, :] == classes[None, :, :]).sum(1)  # (members, N): how many give what this member gives
+    counts = votes.max(0)
+    winners = np.where(votes == counts, classes, np.iinfo(np.int64).max)
+    return winners.min(0), counts
+
+
+def check_member_classes(member_classes: Any) -> Classes:
+    """Returns predicted classes, (members, N).
+
+    Raises:
+        InvalidInputError: it is something else.
+    """
+    classes = np.asarray(member_classes)
+    if classes.ndim != 2 or classes.size == 0 or not np.issubdtype(classes.dtype, np.integer):
+        raise InvalidInputError(
+            "member_classes: expected predicted classes as whole numbers, (members, N), as "
+            f"EnsembleClassifier.member_predictions gives, got {classes.dtype} {classes.shape}"
+        )
+    return classes.astype(np.int64)

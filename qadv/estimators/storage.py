@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from qadv import __version__
 from qadv.backbones.create import create_backbone
 from qadv.backbones.float_weights import Shape, check_finite, load_state
-from qadv.deployment import packed
 from qadv.errors import FileFormatError, InvalidInputError, QadvError
 from qadv.estimators.ensemble_network import EnsembleNetwork, Standardised
 from qadv.estimators.outline import check_outline
 from qadv.files import read_tensors, write_tensors
 from qadv.postprocessors.softmax import Softmax
+from qadv.quantization import packed
 from qadv.quantization.convert import rebuild
 from qadv.quantization.frozen import is_frozen
 from qadv.quantization.scales import check_scales

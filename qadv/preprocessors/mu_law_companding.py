@@ -3,8 +3,8 @@
 from torch import Tensor
 
 from qadv.errors import InvalidInputError
+from qadv.preprocessors.companding import check_mu, inverse_mu_law, mu_law
 from qadv.preprocessors.pixels import PixelPreprocessor, check_bits, rounded
-from qadv.transformers.companding import check_mu, inverse_mu_law, mu_law
 
 
 class MuLawCompanding(PixelPreprocessor):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from qadv.attacks.parameters import check_flag
 from qadv.errors import InvalidInputError
-from qadv.estimators.arguments import check_clip_values
+from qadv.units import check_clip_values
 
 
 class PixelPreprocessor(PreprocessorPyTorch):

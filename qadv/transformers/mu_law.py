@@ -14,10 +14,10 @@ from qadv.errors import InvalidInputError, UnsupportedModelError, closest
 from qadv.estimators.checks import check_images
 from qadv.estimators.door import prepare
 from qadv.modes import evaluation_mode, held_network
+from qadv.preprocessors.companding import check_mu, mu_law
 from qadv.quantization.calibration import Calibration
 from qadv.quantization.corrections import correct
 from qadv.quantization.frozen import is_frozen
-from qadv.transformers.companding import check_mu, mu_law
 from qadv.transformers.network_transformer import NetworkTransformer
 
 Layers = str | Sequence[str]

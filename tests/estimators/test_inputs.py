@@ -8,7 +8,7 @@ from torch import nn
 
 import qadv
 from qadv.errors import InvalidInputError
-from qadv.estimators.arguments import check_clip_values
+from qadv.units import check_clip_values
 
 SHAPE = (3, 4, 5)
 X = np.random.default_rng(0).random((6, *SHAPE), dtype=np.float32)

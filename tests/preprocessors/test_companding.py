@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from qadv.errors import InvalidInputError
-from qadv.transformers.companding import inverse_mu_law, mu_law
+from qadv.preprocessors.companding import inverse_mu_law, mu_law
 
 
 def definition(w, mu, largest):
