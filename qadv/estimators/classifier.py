@@ -29,7 +29,7 @@ from qadv.estimators.checks import check_images, check_labels, check_targets, ch
 from qadv.estimators.forms import labels_as_array, outermost
 from qadv.estimators.logits import Logits, other_dtypes
 from qadv.estimators.masked_gradients import report_masking
-from qadv.estimators.oracle import of_the_network
+from qadv.estimators.oracle import asks_the_network
 from qadv.estimators.upkeep import run_after_steps
 from qadv.modes import evaluation_mode, held_network, in_mode, kept
 from qadv.network_lock import lock_of
@@ -44,6 +44,7 @@ _LEAST_VALUES_PER_BATCH = 2**19
 _FEW_ROWS = 16
 
 
+@asks_the_network
 class QuantizedClassifier(PyTorchClassifier):
     """A `PyTorchClassifier` that ART's attacks, trainers and defences accept, with its boundary checked.
 
@@ -213,7 +214,6 @@ class QuantizedClassifier(PyTorchClassifier):
         """Whether `predict` returns probabilities instead of logits."""
         return any(isinstance(defence, Softmax) for defence in self.postprocessing_defences or [])
 
-    @of_the_network
     def predict(self, x: Array, batch_size: int = 128, training_mode: bool = False, **kwargs: Any) -> Array:
         """Returns logits (or `probabilities`), (N, nb_classes) float32, for images (N, *input_shape) in `clip_values`.
 

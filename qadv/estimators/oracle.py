@@ -15,7 +15,7 @@ from qadv.estimators.masked_gradients import check_finite
 from qadv.estimators.protocol import Classifier
 from qadv.modes import evaluation_mode
 
-P = TypeVar("P", bound=Callable[..., Any])
+C = TypeVar("C", bound=Classifier)
 _OF_THE_NETWORK: set[Callable[..., Any]] = {PyTorchClassifier.predict}
 
 
@@ -115,7 +115,10 @@ def open_oracle(estimator: Classifier, batch_size: int) -> Iterator[Oracle]:
         yield (Oracle if direct else PredictOracle)(estimator, batch_size)
 
 
-def of_the_network(predict: P) -> P:
-    """Marks a class's `predict` as one whose answers are the network's own, so that attacks may ask that directly."""
-    _OF_THE_NETWORK.add(predict)
-    return predict
+def asks_the_network(kind: type[C]) -> type[C]:
+    """Marks a class whose `predict` is no more than its preprocessors and network, so that attacks may ask these.
+
+    A class that derives from it and has a `predict` of its own is asked that.
+    """
+    _OF_THE_NETWORK.add(kind.predict)  # ART's metaclass has put its own function in the place of the class's
+    return kind

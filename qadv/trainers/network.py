@@ -89,23 +89,16 @@ class TrainedNetwork:
 
     @contextmanager
     def attacked(self) -> Iterator[None]:
-        """While training examples are attacked: evaluation mode, and no gradient for parameters.
+        """While training examples are attacked: evaluation mode.
 
         Weights are those of the step that follows: filters that stochastic quantization leaves real stay real. They are
         quantized once, however many passes an attack makes.
         """
         quantizers = [m for m in self.model.modules() if isinstance(m, WeightQuantizer) and m.training]
-        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        try:
-            with evaluation_mode(self.model):
-                for quantizer in quantizers:
-                    quantizer.training = True
-                for parameter in trained:
-                    parameter.requires_grad_(False)
-                yield
-        finally:
-            for parameter in trained:
-                parameter.requires_grad_(True)
+        with evaluation_mode(self.model):
+            for quantizer in quantizers:
+                quantizer.training = True
+            yield
 
     def draw(self, sampler: Callable[..., Tensor], x: Tensor, *shape: int) -> Tensor:
         """Returns random numbers for images: this process's part of those for the whole batch, by torch's generator.
