@@ -12,7 +12,7 @@ from torch import Tensor
 from qadv.attacks.batched import BatchedAttack, Found
 from qadv.attacks.draws import Generators, normal, uniform
 from qadv.attacks.goal import wins
-from qadv.attacks.parameters import check_number, check_whole
+from qadv.checks import check_number, check_whole
 from qadv.estimators.oracle import Oracle
 from qadv.units import Length, Share
 

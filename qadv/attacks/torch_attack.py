@@ -7,7 +7,7 @@ import numpy as np
 from art.attacks import EvasionAttack
 from numpy.typing import NDArray
 
-from qadv.attacks.parameters import check_flag, check_whole
+from qadv.checks import check_flag, check_whole
 from qadv.errors import InvalidInputError
 from qadv.estimators.checks import check_images, check_labels
 from qadv.strengths import check_eps

@@ -7,7 +7,7 @@ import torch
 from art.defences.preprocessor.preprocessor import PreprocessorPyTorch
 from torch import Tensor
 
-from qadv.attacks.parameters import check_flag
+from qadv.checks import check_flag
 from qadv.errors import InvalidInputError
 from qadv.units import check_clip_values
 

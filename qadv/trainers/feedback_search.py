@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qadv.attacks.parameters import check_number, check_whole
+from qadv.checks import check_number, check_whole
 from qadv.errors import AttackError, InvalidInputError, TrainingError
 from qadv.estimators.oracle import open_oracle
 from qadv.estimators.protocol import Classifier

@@ -10,7 +10,7 @@ from art.attacks import EvasionAttack
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from qadv.attacks.parameters import check_flag, check_whole
+from qadv.checks import check_flag, check_whole
 from qadv.diagnostics.attacking import check_classifiers
 from qadv.diagnostics.audit.case import Case
 from qadv.diagnostics.audit.checks import CHECKS

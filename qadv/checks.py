@@ -1,4 +1,4 @@
-"""Checks of an attack's parameters; each message names the parameter, what was expected and what came."""
+"""Checks of arguments; each message names the argument, what was expected and what came."""
 
 import math
 from typing import Any
