@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from art.defences.preprocessor.preprocessor import PreprocessorPyTorch
 from art.estimators.classification import PyTorchClassifier
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -74,24 +75,20 @@ def as_module(classifier: PyTorchClassifier) -> ClassifierModule:
     return ClassifierModule(classifier)
 
 
-def check_module(classifier: Classifier) -> None:
-    """Refuses what `as_module` can't take, and leaves the classifier as it is.
+def check_module(classifier: Any, name: str = "classifier") -> None:
+    """Refuses what `as_module` can't take, and leaves the classifier as it is; `name` is what messages call it.
 
     Raises:
         InvalidInputError: see `as_module`.
     """
     if not isinstance(classifier, PyTorchClassifier):
-        raise InvalidInputError(f"classifier: expected an ART PyTorchClassifier, got {type(classifier).__name__}")
+        raise InvalidInputError(f"{name}: expected an ART PyTorchClassifier, got {type(classifier).__name__}")
     if classifier.clip_values is None:
-        raise InvalidInputError("classifier: toolkits work on pixels of a known range; give the classifier clip_values")
+        raise InvalidInputError(f"{name}: pixels of a known range are attacked; give the classifier clip_values")
     limits(classifier.clip_values)
-    if not classifier.all_framework_preprocessing:
-        in_numpy = [
-            type(each).__name__
-            for each in classifier.preprocessing_defences or []
-            if not hasattr(each, "estimate_forward")
-        ]
+    steps = classifier.preprocessing_operations
+    if in_numpy := [type(step).__name__ for step in steps if not isinstance(step, PreprocessorPyTorch)]:
         raise InvalidInputError(
-            f"classifier: its preprocessing works on numpy arrays ({', '.join(in_numpy) or 'preprocessing'}), so no "
-            "gradient passes; use the PyTorch version of each preprocessor"
+            f"{name}: its preprocessing works on numpy arrays ({', '.join(in_numpy)}), so no gradient passes; use the "
+            "PyTorch version of each preprocessor"
         )

@@ -55,8 +55,7 @@ class TrainedNetwork:
     @property
     def device(self) -> torch.device:
         """Where batches live."""
-        found: torch.device = self._classifier.device
-        return found
+        return self._classifier.device
 
     def prepare(self, x: Tensor, y: Tensor | None = None, fit: bool = True) -> tuple[Tensor, Any]:
         """Returns what the network and `loss` take: images through ART's torch preprocessors, and labels as rows.

@@ -279,7 +279,7 @@ def test_what_can_not_be_one_module_is_refused_with_a_way_out():
     with pytest.raises(InvalidInputError, match=r"FeatureSqueezing.*PyTorch version"):
         qadv.as_module(in_numpy)
     standardised = PyTorchClassifier(*arguments, clip_values=(0, 1), preprocessing=StandardisationMeanStd(0.3, 0.7))
-    with pytest.raises(InvalidInputError, match=r"\(preprocessing\).*PyTorch version"):
+    with pytest.raises(InvalidInputError, match=r"\(StandardisationMeanStd\).*PyTorch version"):
         qadv.as_module(standardised)
     with pytest.raises(InvalidInputError, match="clip_values"):
         OneStep(qadv.QuantizedClassifier(*arguments, clip_values=None))

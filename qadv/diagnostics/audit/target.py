@@ -10,6 +10,7 @@ from qadv.backbones.float_weights import check_finite
 from qadv.errors import InvalidInputError
 from qadv.estimators.door import Loss, gradient, mean_of
 from qadv.estimators.ensemble_network import EnsembleNetwork
+from qadv.estimators.module import check_module
 from qadv.estimators.protocol import Classifier
 from qadv.modes import held_network, in_mode
 from qadv.units import limits
@@ -35,15 +36,7 @@ class Target:
     """
 
     def __init__(self, classifier: Classifier, batch_size: int, name: str = "classifier") -> None:
-        if not isinstance(classifier, PyTorchClassifier):
-            raise InvalidInputError(f"{name}: expected an ART PyTorchClassifier, got {type(classifier).__name__}")
-        if classifier.clip_values is None:
-            raise InvalidInputError(f"{name}: the audit needs the range of the pixels; give the classifier clip_values")
-        if not classifier.all_framework_preprocessing:
-            raise InvalidInputError(
-                f"{name}: its preprocessing works on numpy arrays, which have no gradients; use preprocessors in "
-                "torch, as qadv's BitDepthReduction and ART's ...PyTorch classes are"
-            )
+        check_module(classifier, name)
         if classifier.postprocessing_defences:
             raise InvalidInputError(
                 f"{name}: the audit works on logits, and there are postprocessing defences "
@@ -51,7 +44,7 @@ class Target:
                 "(probabilities=False)"
             )
         check_finite(classifier.model, name)
-        self.classifier = classifier
+        self.classifier: PyTorchClassifier = classifier
         self.batch_size = batch_size
         self.name = name
         self.draws = 1
