@@ -16,7 +16,6 @@ from qadv.benchmark.network_cells import load_network
 from qadv.diagnostics.attacking import generate, norms
 from qadv.diagnostics.audit.cost import Cost
 from qadv.errors import InvalidInputError
-from qadv.estimators.classifier import QuantizedClassifier
 from qadv.estimators.fingerprint import fingerprint
 from qadv.estimators.protocol import Classifier
 from qadv.estimators.query_coalescer import QueryCoalescer
@@ -87,7 +86,7 @@ def adversarial_images(finished: Finished) -> NDArray[np.float32]:
     return images
 
 
-def build_attack(spec: Mapping[str, Any], seed: int, classifier: QuantizedClassifier, eps: float | None = None) -> Any:
+def build_attack(spec: Mapping[str, Any], seed: int, classifier: Classifier, eps: float | None = None) -> Any:
     """Returns the attack of a spec, `eps` in place of its own."""
     options = dict(spec["options"]) | ({} if eps is None else {"eps": eps})
     if spec["probabilities"]:

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import torch
 from brevitas.quant_tensor import QuantTensor
 from torch import Tensor, nn
 
@@ -60,10 +59,3 @@ def activations(network: nn.Module, x: Tensor, name: str, module: nn.Module) -> 
     if not found:
         raise InvalidInputError(f"layer {name!r} does not run in a forward pass; choose another")
     return found[-1]
-
-
-def in_batches(network: nn.Module, x: Tensor, batch_size: int, name: str, module: nn.Module) -> Any:
-    """Returns what a layer gives for all images, as an array."""
-    with torch.no_grad():
-        parts = [activations(network, batch, name, module).cpu().numpy() for batch in torch.split(x, batch_size)]
-    return np.concatenate(parts)

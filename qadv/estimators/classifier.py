@@ -2,6 +2,7 @@
 
 import copy
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,7 +17,7 @@ from qadv.backbones.float_weights import load_float_weights
 from qadv.backbones.standardisation import own_standardisation, report_standardisation
 from qadv.errors import InvalidInputError, QadvError
 from qadv.estimators import door, storage
-from qadv.estimators.activations import activations, find_layer, in_batches
+from qadv.estimators.activations import activations, find_layer
 from qadv.estimators.arguments import (
     check_defences,
     check_input_shape,
@@ -305,10 +306,11 @@ class QuantizedClassifier(PyTorchClassifier):
         x = self._checked_images(x)
         name, module = find_layer(self.model, layer, self.layer_names)
         with in_mode(self.model, training=False):
-            images = torch.as_tensor(door.prepare(self, x)[0], device=self.device)
             if framework:
+                images = torch.as_tensor(door.prepare(self, x)[0], device=self.device)
                 return activations(self.model, images, name, module)
-            return in_batches(self.model, images, batch_size, name, module)
+            ask = partial(activations, self.model, name=name, module=module)
+            return door.in_batches(self, x, batch_size, ask)
 
     def __getstate__(self) -> dict[str, Any]:
         """For `copy.deepcopy` and for the processes that attacks start; ART's own writes the weights to a folder."""

@@ -4,6 +4,7 @@ Whoever asks sees to the network's mode, as `qadv.modes` does.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -32,7 +33,7 @@ def prepare(classifier: Classifier, x: Any, y: Any = None, fit: bool = False) ->
         fit: the steps for training, or those for prediction.
 
     Raises:
-        NotImplementedError: a tensor, and a step works on arrays.
+        InvalidInputError: a tensor, and a step works on arrays.
     """
     art: Any = classifier
     if not isinstance(x, Tensor):
@@ -40,7 +41,10 @@ def prepare(classifier: Classifier, x: Any, y: Any = None, fit: bool = False) ->
     for step in classifier.preprocessing_operations:  # ART's own asks for tensors in the steps that do not apply, too
         if step.apply_fit if fit else step.apply_predict:
             if not isinstance(step, PreprocessorPyTorch):
-                raise NotImplementedError(f"tensors can't go through {type(step).__name__}, which works on arrays")
+                name = type(step).__name__
+                raise InvalidInputError(
+                    f"{name} works on numpy arrays, and got tensors; use its torch form, {name}PyTorch"
+                )
             x, y = step.forward(x, y)
     return x, y
 
@@ -58,12 +62,22 @@ def logits(classifier: Classifier, x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def in_batches(
+    classifier: Classifier, x: Any, batch_size: int, ask: Callable[[Tensor], Tensor], axis: int = 0
+) -> Array:
+    """Returns what `ask` says of images (N, *input_shape), a batch of prepared ones at a time, as a float32 array.
+
+    Its answers have one row for each image along `axis`.
+    """
+    batches = torch.split(torch.as_tensor(prepare(classifier, x)[0]), batch_size)
+    return np.concatenate([ask(batch.to(classifier.device)).float().cpu().numpy() for batch in batches], axis=axis)
+
+
 def predict(classifier: Classifier, x: Array, batch_size: int) -> Array:
     """Returns what ART's `predict` does: logits, or what postprocessing makes of them, (N, nb_classes) float32."""
     art: Any = classifier
-    batches = torch.split(torch.from_numpy(prepare(classifier, x)[0]), batch_size)
-    answers = [forward(classifier, batch.to(classifier.device)).float().cpu().numpy() for batch in batches]
-    outputs: Array = art._apply_postprocessing(preds=np.concatenate(answers), fit=False)
+    answers = in_batches(classifier, x, batch_size, partial(forward, classifier))
+    outputs: Array = art._apply_postprocessing(preds=answers, fit=False)
     return outputs
 
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
-import torch
 from art.estimators.classification import PyTorchClassifier
 from numpy.typing import NDArray
 from torch import nn
@@ -12,7 +11,7 @@ from torch import nn
 from qadv.backbones.standardisation import report_standardisation
 from qadv.errors import InvalidInputError
 from qadv.estimators.classifier import QuantizedClassifier
-from qadv.estimators.door import prepare
+from qadv.estimators.door import in_batches
 from qadv.estimators.ensemble_network import EnsembleNetwork, Standardised
 from qadv.estimators.storage import mean_std
 from qadv.modes import held_network, in_mode
@@ -137,11 +136,8 @@ class EnsembleClassifier(QuantizedClassifier):
             InvalidInputError: wrong shape, dtype or scale, NaN, or no image at all.
         """
         x = self._checked_images(x)
-        with in_mode(self.model, training=False), torch.no_grad():
-            prepared, _ = prepare(self, x)
-            batches = torch.split(torch.from_numpy(prepared).float(), batch_size)
-            parts = [self.model.member_logits(batch.to(self.device)).float().cpu().numpy() for batch in batches]
-        return np.concatenate(parts, axis=1)
+        with in_mode(self.model, training=False):
+            return in_batches(self, x, batch_size, lambda batch: self.model.member_logits(batch.float()), axis=1)
 
     def member_predictions(self, x: Array, batch_size: int = 128) -> NDArray[np.int64]:
         """Returns the class that each member predicts, (members, N); arguments as in `member_logits`."""

@@ -10,45 +10,30 @@ class Classifier(Protocol):
     """An ART classifier on a torch network: a `PyTorchClassifier`, or what derives from it, as `QuantizedClassifier`.
 
     Attributes:
-        model: images, preprocessed, (N, …) → logits, (N, nb_classes).
-        device: where it computes.
-        input_shape: shape of one image.
-        nb_classes: number of logits.
-        clip_values: smallest and largest pixel value, numbers or arrays, or `None`.
-        loss: of logits and labels.
-        optimizer: for training, or `None`.
-        preprocessing_operations: preprocessing defences and standardisation, in the order in which they are applied.
-        preprocessing_defences, postprocessing_defences: as given, or `None`.
-        all_framework_preprocessing: all of `preprocessing_operations` work on tensors.
+        preprocessing_operations: defences and standardisation, in the order in which they are applied.
+        all_framework_preprocessing: all of these work on tensors.
     """
 
+    device: torch.device
+    input_shape: tuple[int, ...]
+    nb_classes: int
+    loss: Any
+    optimizer: torch.optim.Optimizer | None
+    preprocessing_defences: list[Any] | None
+    postprocessing_defences: list[Any] | None
+    preprocessing_operations: list[Any]
+    all_framework_preprocessing: bool
+
     @property
-    def model(self) -> nn.Module: ...
+    def model(self) -> nn.Module:
+        """Images that are prepared, (N, …) → logits, (N, nb_classes)."""
+
     @property
-    def device(self) -> torch.device: ...
-    @property
-    def input_shape(self) -> tuple[int, ...]: ...
-    @property
-    def nb_classes(self) -> int: ...
-    @property
-    def clip_values(self) -> Any: ...
-    @property
-    def loss(self) -> Any: ...
-    @property
-    def optimizer(self) -> Any: ...
-    @property
-    def preprocessing_operations(self) -> list[Any]: ...
-    @property
-    def preprocessing_defences(self) -> Any: ...
-    @property
-    def postprocessing_defences(self) -> Any: ...
-    @property
-    def all_framework_preprocessing(self) -> bool: ...
+    def clip_values(self) -> Any:
+        """Smallest and largest pixel value, numbers or arrays, or `None`."""
 
     def predict(self, x: Any, batch_size: int = 128) -> Any:
-        """Returns logits, or what postprocessing makes of them, (N, nb_classes), for images (N, *input_shape)."""
-        ...
+        """Images (N, *input_shape) → logits, or what postprocessing makes of them, (N, nb_classes)."""
 
     def loss_gradient(self, x: Any, y: Any) -> Any:
-        """Returns the gradient of `loss` at images, as `x`; labels as rows (N, nb_classes)."""
-        ...
+        """Images, and labels as rows (N, nb_classes) → the gradient of `loss` at the images, as `x`."""

@@ -221,7 +221,7 @@ class TrainingLoop:
         model, given = self.classifier.model, self.classifier.optimizer
         if given is not None:
             warn_of_double_decay(given, model)
-            return given  # type: ignore[no-any-return]
+            return given
         options = self.options
         return torch.optim.SGD(
             parameter_groups(model),

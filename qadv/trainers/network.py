@@ -5,10 +5,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
-from art.defences.preprocessor.preprocessor import PreprocessorPyTorch
 from torch import Tensor, nn
 
-from qadv.errors import InvalidInputError
 from qadv.estimators.door import own_loss, prepare
 from qadv.estimators.protocol import Classifier
 from qadv.modes import evaluation_mode, held_network
@@ -34,12 +32,6 @@ class TrainedNetwork:
     """
 
     def __init__(self, classifier: Classifier, options: LoopOptions) -> None:
-        for step in classifier.preprocessing_operations:
-            if step.apply_fit and not isinstance(step, PreprocessorPyTorch):
-                raise InvalidInputError(
-                    f"{type(step).__name__} works on numpy arrays and can't run inside the training loop; "
-                    f"use its torch form, as {type(step).__name__}PyTorch"
-                )
         self.model: nn.Module = classifier.model
         self.clip_values = classifier.clip_values
         self.black = 0.0 if classifier.clip_values is None else limits(classifier.clip_values)[0]

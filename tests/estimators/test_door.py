@@ -11,7 +11,7 @@ from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
 import qadv
-from qadv.errors import AttackError, MaskedGradientWarning
+from qadv.errors import AttackError, InvalidInputError, MaskedGradientWarning
 from qadv.estimators import door
 from qadv.estimators.oracle import open_oracle
 
@@ -115,7 +115,7 @@ def test_steps_that_work_on_arrays_are_applied_to_arrays_and_refused_to_tensors_
     classifier = classifier_of(preprocessing_defences=Rounds(fit=False, predict=True))
     x = torch.from_numpy(X)
     np.testing.assert_allclose(door.prepare(classifier, X)[0], (X.round(1) - MEAN) / STD, rtol=1e-5)
-    with pytest.raises(NotImplementedError, match="Rounds"):
+    with pytest.raises(InvalidInputError, match="RoundsPyTorch"):
         door.prepare(classifier, x)
     torch.testing.assert_close(door.prepare(classifier, x, fit=True)[0], (x - MEAN) / STD)
     with open_oracle(classifier, 8) as oracle:  # asks through numpy
