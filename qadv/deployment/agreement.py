@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from qadv.deployment.onnx_graph import INPUT
 from qadv.errors import FileFormatError, InvalidInputError, MissingRequirementError
 from qadv.estimators.checks import check_images, check_labels
+from qadv.estimators.protocol import Classifier
 from qadv.files import check_is_file
 from qadv.strengths import check_eps
 from qadv.units import Length, Share
@@ -97,7 +98,7 @@ class OnnxNetwork:
 
 
 def agreement(
-    classifier: Any,
+    classifier: Classifier,
     path: str | os.PathLike[str],
     x: NDArray[Any],
     y: NDArray[Any] | None = None,

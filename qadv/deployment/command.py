@@ -13,6 +13,7 @@ from qadv.deployment.agreement import agreement, import_onnxruntime
 from qadv.deployment.export import Exported, export
 from qadv.errors import InvalidInputError
 from qadv.estimators.classifier import QuantizedClassifier
+from qadv.estimators.protocol import Classifier
 from qadv.estimators.storage import read_header
 from qadv.registry import create
 from qadv.strengths import check_eps
@@ -86,7 +87,7 @@ def _target(options: ExportOptions) -> Path:
     return out
 
 
-def _images(classifier: Any, options: ExportOptions) -> tuple[str, Any, Any]:
+def _images(classifier: Classifier, options: ExportOptions) -> tuple[str, Any, Any]:
     count = options.nb_samples or _NB_SAMPLES
     if options.dataset is None:
         noise = np.random.default_rng(0).random((count, *classifier.input_shape), dtype=np.float32)

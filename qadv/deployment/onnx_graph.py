@@ -9,6 +9,7 @@ from timm.layers import pad_same
 from torch import Tensor, nn
 
 from qadv.errors import InvalidInputError, MissingRequirementError, QadvError, SchemeError, UnsupportedModelError
+from qadv.estimators.protocol import Classifier
 from qadv.estimators.storage import mean_std
 from qadv.modes import held_network
 from qadv.quantization.frozen import FrozenActivation, FrozenConv2d, FrozenLinear, freeze, is_frozen
@@ -20,7 +21,7 @@ INPUT, OUTPUT = "images", "logits"
 _OPSET = 18
 
 
-def onnx_graph(classifier: Any) -> bytes:
+def onnx_graph(classifier: Classifier) -> bytes:
     """Returns an ONNX model: images (N, *input_shape) float32 in `clip_values` in, logits (N, nb_classes) out.
 
     Standardisation is part of the graph. Weights are int8 initializers behind a DequantizeLinear with one scale per
@@ -87,7 +88,7 @@ class _Standardised(nn.Module):
     image_mean: Tensor
     image_std: Tensor
 
-    def __init__(self, classifier: Any) -> None:
+    def __init__(self, classifier: Classifier) -> None:
         super().__init__()
         mean, std = mean_std(classifier)
         sides = [1] * (len(classifier.input_shape) - 1)

@@ -22,6 +22,7 @@ from qadv.diagnostics.audit.target import Target
 from qadv.errors import InvalidInputError
 from qadv.estimators.checks import check_images, check_labels
 from qadv.estimators.fingerprint import fingerprint
+from qadv.estimators.protocol import Classifier
 from qadv.estimators.random_states import seeded
 from qadv.modes import evaluation_mode
 from qadv.quantization.layers import activation_quantizers
@@ -30,13 +31,13 @@ from qadv.units import Length, Share
 
 
 def audit(
-    classifier: Any,
+    classifier: Classifier,
     x: NDArray[Any],
     y: NDArray[Any],
     eps: Length | str = Share(8 / 255),
     *,
-    float_parent: Any = None,
-    others: Mapping[str, Any] | Iterable[Any] = (),
+    float_parent: Classifier | None = None,
+    others: Mapping[str, Classifier] | Iterable[Classifier] = (),
     adaptive: Any = None,
     thorough: bool = False,
     batch_size: int = 128,
@@ -135,7 +136,7 @@ def audit(
     )
 
 
-def _named(float_parent: Any, others: Mapping[str, Any] | Iterable[Any]) -> dict[str, Any]:
+def _named(float_parent: Classifier | None, others: Mapping[str, Classifier] | Iterable[Classifier]) -> dict[str, Any]:
     found = {} if float_parent is None else {"float parent": float_parent}
     if isinstance(others, Mapping):
         return found | {str(name): other for name, other in others.items()}
@@ -158,7 +159,7 @@ def _factory(adaptive: Any) -> Callable[[Any], Any] | None:
     )
 
 
-def _gradient(classifier: Any) -> str:
+def _gradient(classifier: Classifier) -> str:
     specs = {quantizer.spec or f"{quantizer.bits} bit" for _, quantizer in activation_quantizers(classifier.model)}
     parts = [f"straight-through in the activations ({', '.join(sorted(specs))})"] if specs else ["the network's own"]
     parts += [f"through {type(defence).__name__}" for defence in classifier.preprocessing_defences or []]
