@@ -10,13 +10,14 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from qadv.attacks.ddn import DDN as DDN
+    from qadv.attacks.function_attack import FunctionAttack as FunctionAttack
     from qadv.attacks.n_attack import NAttack as NAttack
     from qadv.attacks.noise import GaussianNoise as GaussianNoise
     from qadv.attacks.noise import UniformNoise as UniformNoise
     from qadv.attacks.random_fgsm import RandomFGSM as RandomFGSM
-    from qadv.attacks.signature import SignatureAttack as SignatureAttack
     from qadv.attacks.spsa import SPSA as SPSA
     from qadv.attacks.square import Square as Square
+    from qadv.attacks.toolkit import SignatureAttack as SignatureAttack
     from qadv.attacks.toolkit import ToolkitAttack as ToolkitAttack
     from qadv.deployment.accelerate import accelerate as accelerate
     from qadv.deployment.export import export as export
@@ -65,6 +66,7 @@ _PUBLIC = {
     "EnsembleClassifier": "qadv.estimators.ensemble",
     "ErrorSilencedTrainer": "qadv.trainers.error_silenced",
     "FeedbackTrainer": "qadv.trainers.feedback",
+    "FunctionAttack": "qadv.attacks.function_attack",
     "GaussianNoise": "qadv.attacks.noise",
     "MedianSmoothing": "qadv.preprocessors.median_smoothing",
     "MuLawCompanding": "qadv.preprocessors.mu_law_companding",
@@ -76,7 +78,7 @@ _PUBLIC = {
     "RandomFGSM": "qadv.attacks.random_fgsm",
     "SPSA": "qadv.attacks.spsa",
     "Share": "qadv.units",
-    "SignatureAttack": "qadv.attacks.signature",
+    "SignatureAttack": "qadv.attacks.toolkit",
     "Square": "qadv.attacks.square",
     "ToolkitAttack": "qadv.attacks.toolkit",
     "UniformNoise": "qadv.attacks.noise",

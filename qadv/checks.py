@@ -1,30 +1,102 @@
-"""Checks of arguments; each message names the argument, what was expected and what came."""
+"""Checks of arguments, with one rule for all of them: numpy's numbers are numbers, True and text are none.
+
+Each returns the value as Python's own, so that what is stored, compared and written to JSON is the same whichever came;
+each message names the argument, what was expected and what came.
+"""
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from qadv.errors import InvalidInputError
+from qadv.errors import InvalidInputError, closest
 
 
-def check_number(name: str, value: Any, below: float = math.inf, zero: bool = False) -> None:
-    """Refuses what is no finite number above 0 (`zero=True`: or 0) and below `below`."""
-    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    if number and (0 < value < below or (zero and value == 0)):
-        return
-    lower = "of at least 0" if zero else "above 0"
-    upper = f" and below {below:g}" if below < math.inf else ""
-    raise InvalidInputError(f"{name}: expected a finite number {lower}{upper}, got {value!r}")
+def is_whole(value: Any) -> bool:
+    """Whether a value is an `int` or one of numpy's; 3.0 and `True` are none."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
-def check_whole(name: str, value: Any, least: int = 1) -> None:
-    """Refuses what is no whole number of at least `least`."""
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
-        raise InvalidInputError(f"{name}: expected a whole number of at least {least}, got {value!r}")
+def plain_number(value: Any) -> float | None:
+    """Returns a finite number as an `int` or `float`, `None` for everything else: flags, text, NaN, infinity."""
+    if is_whole(value):
+        return int(value)
+    if isinstance(value, float | np.floating) and math.isfinite(value):
+        return float(value)
+    return None
 
 
-def check_flag(name: str, value: Any) -> None:
-    """Refuses what is neither `True` nor `False`."""
-    if not isinstance(value, bool | np.bool_):
-        raise InvalidInputError(f"{name}: expected True or False, got {value!r}")
+def check_number(
+    name: str, value: Any, below: float = math.inf, zero: bool = False, most: float = math.inf, least: float = 0
+) -> float:
+    """Returns a finite number above `least`, 0 by default, below `below` and of at most `most`.
+
+    Args:
+        name: the argument's name, for the message.
+        value: what was given.
+        below: what it must be smaller than.
+        zero: whether `least` itself will do.
+        most: what it may be at most.
+        least: what it must be larger than.
+
+    Raises:
+        InvalidInputError: it is something else.
+    """
+    number = plain_number(value)
+    if number is not None and least <= number <= most and number < below and (zero or number > least):
+        return number
+    ends = [f"{'of at least' if zero else 'above'} {least:g}"] if least > -math.inf else []
+    ends += [f"below {below:g}"] if below < math.inf else [f"at most {most:g}"] if most < math.inf else []
+    raise InvalidInputError(f"{name}: expected a finite number {' and '.join(ends)}".rstrip() + f", got {value!r}")
+
+
+def check_whole(name: str, value: Any, least: float = 1, most: int | None = None) -> int:
+    """Returns a whole number of at least `least`, and at most `most`.
+
+    Raises:
+        InvalidInputError: it is something else.
+    """
+    if is_whole(value) and least <= value and (most is None or value <= most):
+        return int(value)
+    expected = f" from {least} to {most}" if most is not None else f" of at least {least}" if least > -math.inf else ""
+    raise InvalidInputError(f"{name}: expected a whole number{expected}, got {value!r}")
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """Returns `True` or `False`.
+
+    Raises:
+        InvalidInputError: it is something else, also 0 or 1.
+    """
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    raise InvalidInputError(f"{name}: expected True or False, got {value!r}")
+
+
+def check_choice(name: str, value: Any, choices: Iterable[Any]) -> Any:
+    """Returns a value that is one of `choices`, texts or numbers.
+
+    Raises:
+        InvalidInputError: it is something else; `True` is not 1.
+    """
+    known = list(choices)
+    if isinstance(value, str | int | float | np.number) and not isinstance(value, bool) and value in known:
+        return value
+    hint = closest(value, filter(lambda each: isinstance(each, str), known)) if isinstance(value, str) else ""
+    shown = ", ".join(dict.fromkeys(map(str, known)))
+    raise InvalidInputError(f"{name}: expected one of {shown}, got {value!r}{hint}")
+
+
+def check_fields(settings: Any, check: Any, *names: str, prefix: str = "", **bounds: Any) -> None:
+    """Checks attributes of an object, also a frozen one, and sets each to what `check` returns.
+
+    Args:
+        settings: whose attributes they are.
+        check: one of the checks above.
+        names: of the attributes.
+        prefix: put before each name in messages.
+        bounds: see `check`.
+    """
+    for name in names:
+        object.__setattr__(settings, name, check(prefix + name, getattr(settings, name), **bounds))

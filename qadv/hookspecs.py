@@ -143,7 +143,7 @@ def qadv_attacks() -> Iterable[components.Attack]:
         def qadv_attacks():
             yield Attack(name="my-attack", target="my_package.attack:MyAttack", summary="signed noise, one step")
 
-    The target subclasses `art.attacks.EvasionAttack`; `examples/own_plugin` has one in full.
+    The target subclasses `art.attacks.EvasionAttack`, easiest by `qadv.FunctionAttack`, as `examples/own_plugin` does.
     """
     raise NotImplementedError
 

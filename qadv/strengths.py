@@ -5,8 +5,7 @@ import re
 from contextlib import suppress
 from typing import Any
 
-import numpy as np
-
+from qadv.checks import plain_number
 from qadv.errors import InvalidInputError
 from qadv.units import in_pixels, limits
 
@@ -36,15 +35,13 @@ def number(name: str, value: Any) -> float:
 
 
 def _parsed(value: Any) -> float | None:
-    found = math.nan
-    if isinstance(value, str):
-        above, _, below = value.partition("/") if is_fraction(value) else (value, "", "1")
-        with suppress(ValueError, ZeroDivisionError, OverflowError):
-            found = float(above) / float(below)
-    elif isinstance(value, int | float | np.number) and not isinstance(value, bool):
-        with suppress(OverflowError):  # of an int that no float can be
-            found = float(value)
-    return found if math.isfinite(found) else None
+    with suppress(ValueError, ZeroDivisionError, OverflowError):  # of an int that no float can be
+        if isinstance(value, str):
+            above, _, below = value.partition("/") if is_fraction(value) else (value, "", "1")
+            value = float(above) / float(below)
+        found = plain_number(value)
+        return None if found is None else float(found)
+    return None
 
 
 def check_eps(

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qadv.checks import check_fields, check_number
 from qadv.errors import InvalidInputError
 
 
@@ -29,10 +30,7 @@ class Share:
     of_range: float
 
     def __post_init__(self) -> None:
-        value = self.of_range
-        number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-        if not number or not 0 <= value < math.inf:
-            raise InvalidInputError(f"of_range: expected a finite number of at least 0, got {value!r}")
+        check_fields(self, check_number, "of_range", zero=True)
 
 
 Length = float | Share

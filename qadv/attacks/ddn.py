@@ -1,20 +1,15 @@
-"""DDN: the smallest L2 perturbation, direction and norm apart (Rony et al. 2019, "Decoupling Direction and Norm for
-Efficient Gradient-Based L2 Adversarial Attacks and Defenses", CVPR, arXiv:1811.09600)."""
+"""DDN: the smallest L2 perturbation, direction and norm apart."""
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Annotated
 
 import torch
-from art.estimators import LossGradientsMixin
+from pydantic import Field
 from torch import Tensor
 
-from qadv.attacks.batched import BatchedAttack, Found
-from qadv.attacks.draws import Generators, normal
-from qadv.attacks.goal import wins
-from qadv.checks import check_flag, check_number, check_whole
-from qadv.estimators.oracle import Oracle
-from qadv.units import Length, Share
+from qadv.attacks import Count, Found, FunctionAttack, Generators, Length, Part, Radius, normal, wins
+from qadv.units import Share
 
 _LEAST_STEP = 0.01  # as all steps, in shares of the range
 _STEPS_OF_8_BITS = 255
@@ -24,16 +19,41 @@ def ddn(
     gradient: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
     x: Tensor,
     y: Tensor,
-    *,
-    targeted: bool,
-    init_eps: float,
-    gamma: float,
-    max_iter: int,
-    quantize: bool,
     clip_values: tuple[float, float],
     generators: Generators,
+    init_eps: Annotated[Length, Field(gt=0), Radius(2)] = Share(1.0),
+    gamma: Part = 0.05,
+    max_iter: Count = 100,
+    quantize: bool = False,
+    targeted: bool = False,
 ) -> Iterator[Found]:
-    """Attacks images (N, *shape) with labels or targets (N,), and yields after each step; see `DDN`."""
+    """White-box attack for the smallest L2 perturbation that is adversarial.
+
+    From δ = 0 and ε = ε₀, in each of the K = `max_iter` steps k = 0, 1, …, with the gradient g of the cross-entropy at
+    x + δ,
+
+        δ ← δ + α_k g/‖g‖₂ (minus for a target),   α_k = 0.01 + 0.99 · (1 + cos(πk/K)) / 2,
+        ε ← (1 - γ)ε if x + δ was adversarial, else (1 + γ)ε, at most the distance to the farthest corner,
+        δ ← ε δ/‖δ‖₂, clipped so that x + δ is within `clip_values`, and rounded where asked for.
+
+    Lengths are for pixels in [0, 1]; with other `clip_values`, α_k is that share of their range. Where g is zero its
+    place is taken by a random direction. The result is the adversarial image with the smallest
+    ‖δ‖₂, the original itself if it is adversarial; **where none was found, it is the original**. All steps are made for
+    all images: one query and one gradient each.
+
+    Source: Rony, Hafemann, Oliveira, Ben Ayed, Sabourin, Granger, "Decoupling Direction and Norm for Efficient
+    Gradient-Based L2 Adversarial Attacks and Defenses", CVPR 2019, arXiv:1811.09600, algorithm 1.
+
+    Args:
+        init_eps: ε₀, first L2 norm, in pixel values, above 0; default the width of the pixels' range.
+        gamma: γ, by which the norm changes, above 0 and below 1.
+        max_iter: steps, at least 1; the first sees the original image.
+        quantize: round to the 256 levels of 8-bit images in each step, so that the result can be stored as one.
+        others: see `FunctionAttack`.
+
+    Warns:
+        UserWarning: the gradient at some of the original images is zero.
+    """
     low, high = clip_values
     by_image = (-1, *[1] * (x.ndim - 1))
     farthest = _norm(torch.maximum(x - low, high - x))
@@ -78,79 +98,5 @@ def _unit(batch: Tensor) -> Tensor:
     return batch / torch.where(length > 0, length, 1)
 
 
-class DDN(BatchedAttack):
-    """White-box attack for the smallest L2 perturbation that is adversarial.
-
-    From δ = 0 and ε = ε₀, in each of the K = `max_iter` steps k = 0, 1, …, with the gradient g of the cross-entropy at
-    x + δ,
-
-        δ ← δ + α_k g/‖g‖₂ (minus for a target),   α_k = 0.01 + 0.99 · (1 + cos(πk/K)) / 2,
-        ε ← (1 - γ)ε if x + δ was adversarial, else (1 + γ)ε, at most the distance to the farthest corner,
-        δ ← ε δ/‖δ‖₂, clipped so that x + δ is within `clip_values`, and rounded where asked for.
-
-    Lengths are for pixels in [0, 1]; with other `clip_values`, α_k is that share of their range. Where g is zero its
-    place is taken by a random direction. The result is the adversarial image with the smallest
-    ‖δ‖₂, the original itself if it is adversarial; **where none was found, it is the original**. All steps are made for
-    all images: one query and one gradient each.
-
-    Source: Rony, Hafemann, Oliveira, Ben Ayed, Sabourin, Granger 2019, algorithm 1.
-
-    Args:
-        estimator: an ART classifier that gives logits and has gradients and `clip_values`.
-        init_eps: ε₀, first L2 norm, in pixel values, above 0; default the width of the pixels' range.
-        gamma: γ, by which the norm changes, above 0 and below 1.
-        max_iter: steps, at least 1; the first sees the original image.
-        quantize: round to the 256 levels of 8-bit images in each step, so that the result can be stored as one.
-        targeted, seed, verbose: see `BatchedAttack`.
-        batch_size: images attacked together.
-
-    Raises:
-        InvalidInputError: a parameter is out of its range, or the estimator has no `clip_values`.
-
-    Warns:
-        UserWarning: the gradient at some of the original images is zero.
-    """
-
-    attack_params = [*BatchedAttack.attack_params, "init_eps", "gamma", "max_iter", "quantize", "targeted"]
-    _estimator_requirements = (*BatchedAttack._estimator_requirements, LossGradientsMixin)
-
-    def __init__(
-        self,
-        estimator: Any,
-        init_eps: Length = Share(1.0),
-        gamma: float = 0.05,
-        max_iter: int = 100,
-        quantize: bool = False,
-        targeted: bool = False,
-        batch_size: int = 128,
-        seed: int | None = None,
-        verbose: bool = True,
-    ) -> None:
-        super().__init__(estimator, targeted, batch_size, seed, verbose)
-        self.init_eps = self.in_pixels("init_eps", init_eps)
-        self.gamma = gamma
-        self.max_iter = max_iter
-        self.quantize = quantize
-        self._check_params()
-
-    def _search(self, oracle: Oracle, x: Tensor, y: Tensor, generators: Generators) -> Iterator[Found]:
-        return ddn(
-            oracle.gradient,
-            x,
-            y,
-            targeted=self.targeted,
-            init_eps=self.init_eps,
-            gamma=self.gamma,
-            max_iter=self.max_iter,
-            quantize=self.quantize,
-            clip_values=self._limits(),
-            generators=generators,
-        )
-
-    def _check_params(self) -> None:
-        super()._check_params()
-        self.init_eps = self.checked_eps("init_eps", self.init_eps, norm=2, zero=False)
-        check_number("gamma", self.gamma, below=1)
-        check_whole("max_iter", self.max_iter)
-        check_flag("quantize", self.quantize)
-        self._require_clip_values()
+class DDN(FunctionAttack):
+    run = ddn

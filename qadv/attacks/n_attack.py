@@ -1,20 +1,15 @@
-"""N-Attack: learns a distribution of adversarial images (Li et al. 2019, "NATTACK: Learning the Distributions of
-Adversarial Examples for an Improved Black-Box Attack on Deep Neural Networks", ICML, arXiv:1905.00441)."""
+"""N-Attack: learns a distribution of adversarial images."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Annotated
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from qadv.attacks.batched import BatchedAttack, Found
-from qadv.attacks.draws import Generators, normal
-from qadv.attacks.goal import margin, wins
-from qadv.checks import check_flag, check_number, check_whole
-from qadv.errors import InvalidInputError
-from qadv.estimators.oracle import Oracle
-from qadv.units import Length, Share
+from qadv.attacks import Count, Found, FunctionAttack, Generators, Length, OneOf, Positive, Radius, margin, normal, wins
+from qadv.units import Share
 
 _INSIDE = 1 - 1e-6  # atanh is infinite at the ends of the range
 
@@ -23,19 +18,43 @@ def n_attack(
     logits: Callable[[Tensor], Tensor],
     x: Tensor,
     y: Tensor,
-    *,
-    targeted: bool,
-    norm: float,
-    eps: float,
-    sigma: float,
-    learning_rate: float,
-    max_iter: int,
-    nb_samples: int,
-    early_stop: bool,
     clip_values: tuple[float, float],
     generators: Generators,
+    norm: Annotated[float | str, OneOf(np.inf, "inf", 2)] = np.inf,
+    eps: Annotated[Length, Field(ge=0), Radius("norm")] = Share(8 / 255),
+    sigma: Positive = 0.1,
+    learning_rate: Positive = 0.02,
+    max_iter: Count = 500,
+    nb_samples: Annotated[int, Field(ge=2)] = 300,
+    early_stop: bool = True,
+    targeted: bool = False,
 ) -> Iterator[Found]:
-    """Attacks images (N, *shape) with labels or targets (N,), and yields after each step; see `NAttack`."""
+    """Black-box L∞ or L2 attack that moves the mean of a population of images to where the margin is small.
+
+    With u ~ N(0, I), n = `nb_samples` times per step, and the range of pixels taken as [0, 1],
+
+        z = μ + σu,   x′ = ½ (tanh(atanh(2x - 1) + z) + 1), projected on the ball,
+        μ ← μ - lr/(nσ) · Σ (ℓ - mean ℓ) / std ℓ · u,   ℓ = max(0, z_y - max_{c≠y} z_c)  (z's negated for a target).
+
+    The mean is tried with each population. The first adversarial one, the mean before the others, ends the search for
+    an image, as in the authors' code; where there is none, the result is the last mean. An image that holds out costs
+    `max_iter · (nb_samples + 1)` queries. Pixels at the ends of the range hardly move: tanh is flat there.
+
+    Source: Li, Li, Wang, Zhang, Gong, "NATTACK: Learning the Distributions of Adversarial Examples for an Improved
+    Black-Box Attack on Deep Neural Networks", ICML 2019, arXiv:1905.00441, algorithm 1. The mean starts at 0, in the
+    authors' code at a random point near it.
+
+    Args:
+        norm: `inf`, `numpy.inf`, or 2.
+        eps: radius of the ball, in pixel values, at least 0; default 8/255 of their range.
+        sigma: σ, spread of the population, above 0.
+        learning_rate: lr, above 0.
+        max_iter: steps, at least 1.
+        nb_samples: n, images of one population, at least 2.
+        early_stop: `False` makes all steps for all images and returns the last mean, as algorithm 1 is printed.
+        others: see `FunctionAttack`. The images attacked together are as many as have their populations in `batch_size`
+            rows, and at least one.
+    """
     low, high = clip_values
     start = torch.atanh((2 * (x - low) / (high - low) - 1) * _INSIDE)
     mu = torch.zeros_like(x)
@@ -44,7 +63,7 @@ def n_attack(
         """Returns the images of z, (M, k, *shape), in the balls round the images `rows`, (M,)."""
         centre = x[rows][:, None]
         moved = low + (high - low) * (torch.tanh(start[rows][:, None] + z) + 1) / 2
-        return (centre + _in_ball(moved - centre, norm, eps)).clamp(low, high)
+        return (centre + _in_ball(moved - centre, float(norm), eps)).clamp(low, high)
 
     adversarial = x.clone()
     queries = torch.zeros(len(x), dtype=torch.int64, device=x.device)
@@ -80,102 +99,10 @@ def _in_ball(change: Tensor, norm: float, eps: float) -> Tensor:
     return change * (eps / length).clamp(max=1).view(*length.shape, *[1] * (change.ndim - 2))
 
 
-class NAttack(BatchedAttack):
-    """Black-box L∞ or L2 attack that moves the mean of a population of images to where the margin is small.
+class NAttack(FunctionAttack):
+    run = n_attack
+    batch_size = 512
 
-    With u ~ N(0, I), n = `nb_samples` times per step, and the range of pixels taken as [0, 1],
-
-        z = μ + σu,   x′ = ½ (tanh(atanh(2x - 1) + z) + 1), projected on the ball,
-        μ ← μ - lr/(nσ) · Σ (ℓ - mean ℓ) / std ℓ · u,   ℓ = max(0, z_y - max_{c≠y} z_c)  (z's negated for a target).
-
-    The mean is tried with each population. The first adversarial one, the mean before the others, ends the search for
-    an image, as in the authors' code; where there is none, the result is the last mean. An image that holds out costs
-    `max_iter · (nb_samples + 1)` queries. Pixels at the ends of the range hardly move: tanh is flat there.
-
-    Source: Li, Li, Wang, Zhang, Gong 2019, algorithm 1. The mean starts at 0, in the authors' code at a random point
-    near it.
-
-    Args:
-        estimator: an ART classifier that gives logits and has `clip_values`.
-        norm: `inf`, `numpy.inf`, or 2.
-        eps: radius of the ball, in pixel values, at least 0; default 8/255 of their range.
-        sigma: σ, spread of the population, above 0.
-        learning_rate: lr, above 0.
-        max_iter: steps, at least 1.
-        nb_samples: n, images of one population, at least 2.
-        early_stop: `False` makes all steps for all images and returns the last mean, as algorithm 1 is printed.
-        targeted, batch_size, seed, verbose: see `BatchedAttack`. The images attacked together are as many as have their
-            populations in `batch_size` rows, and at least one.
-
-    Raises:
-        InvalidInputError: a parameter is out of its range, or the estimator has no `clip_values`.
-    """
-
-    attack_params = [
-        *BatchedAttack.attack_params,
-        "norm",
-        "eps",
-        "sigma",
-        "learning_rate",
-        "max_iter",
-        "nb_samples",
-        "early_stop",
-        "targeted",
-    ]
-
-    def __init__(
-        self,
-        estimator: Any,
-        norm: float | str = np.inf,
-        eps: Length = Share(8 / 255),
-        sigma: float = 0.1,
-        learning_rate: float = 0.02,
-        max_iter: int = 500,
-        nb_samples: int = 300,
-        early_stop: bool = True,
-        targeted: bool = False,
-        batch_size: int = 512,
-        seed: int | None = None,
-        verbose: bool = True,
-    ) -> None:
-        super().__init__(estimator, targeted, batch_size, seed, verbose)
-        self.norm = norm
-        self.eps = self.in_pixels("eps", eps)
-        self.sigma = sigma
-        self.learning_rate = learning_rate
-        self.max_iter = max_iter
-        self.nb_samples = nb_samples
-        self.early_stop = early_stop
-        self._check_params()
-
-    def _search(self, oracle: Oracle, x: Tensor, y: Tensor, generators: Generators) -> Iterator[Found]:
-        return n_attack(
-            oracle.logits,
-            x,
-            y,
-            targeted=self.targeted,
-            norm=float(self.norm),
-            eps=self.eps,
-            sigma=self.sigma,
-            learning_rate=self.learning_rate,
-            max_iter=self.max_iter,
-            nb_samples=self.nb_samples,
-            early_stop=self.early_stop,
-            clip_values=self._limits(),
-            generators=generators,
-        )
-
-    def _images_at_once(self) -> int:
-        return max(1, self.batch_size // (self.nb_samples + 1))
-
-    def _check_params(self) -> None:
-        super()._check_params()
-        if self.norm not in (np.inf, "inf", 2):
-            raise InvalidInputError(f"norm: expected inf or 2, got {self.norm!r}")
-        self.eps = self.checked_eps("eps", self.eps, float(self.norm))
-        check_number("sigma", self.sigma)
-        check_number("learning_rate", self.learning_rate)
-        check_whole("max_iter", self.max_iter)
-        check_whole("nb_samples", self.nb_samples, least=2)
-        check_flag("early_stop", self.early_stop)
-        self._require_clip_values()
+    def images_at_once(self) -> int:
+        rows: int = self.nb_samples + 1
+        return max(1, self.batch_size // rows)

@@ -1,18 +1,12 @@
-"""SPSA: Adam on gradients estimated from pairs of queries (Uesato et al. 2018, "Adversarial Risk and the Dangers of
-Evaluating Against Weak Attacks", arXiv:1802.05666)."""
+"""SPSA: Adam on gradients estimated from pairs of queries."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from qadv.attacks.batched import BatchedAttack, Found
-from qadv.attacks.draws import Generators, signs
-from qadv.attacks.goal import margin, wins
-from qadv.checks import check_flag, check_number, check_whole
-from qadv.estimators.oracle import Oracle
-from qadv.units import Length, Share, width
+from qadv.attacks import Count, Eps, Found, FunctionAttack, Generators, PositiveLength, margin, signs, wins
+from qadv.units import Share, width
 
 _BETA1, _BETA2, _TINY = 0.9, 0.999, 1e-8  # Adam's, whose tiny number is for pixels in [0, 1]
 
@@ -36,23 +30,47 @@ def spsa(
     logits: Callable[[Tensor], Tensor],
     x: Tensor,
     y: Tensor,
-    *,
-    targeted: bool,
-    eps: float,
-    delta: float,
-    learning_rate: float,
-    max_iter: int,
-    nb_samples: int,
-    early_stop: bool,
-    clip_values: tuple[float, float],
+    limits: tuple[float, float],
     generators: Generators,
+    eps: Eps = Share(0.03),
+    delta: PositiveLength = Share(0.01),
+    learning_rate: PositiveLength = Share(0.01),
+    max_iter: Count = 100,
+    nb_samples: Count = 128,
+    early_stop: bool = False,
+    targeted: bool = False,
 ) -> Iterator[Found]:
-    """Attacks images (N, *shape) with labels or targets (N,), and yields after each step; see `SPSA`."""
+    """Black-box L∞ attack that minimises the margin of the logits along estimated gradients.
+
+    Each step estimates the gradient at the current image from `nb_samples` random directions v in {-1, +1}^d,
+
+        g = mean_v (L(x + δv) - L(x - δv)) / (2δ) · v,   L = z_y - max_{c≠y} z_c  (negated for a target),
+
+    takes a step of Adam from the clean image on, and projects on the ε-ball and on `clip_values`. All steps are made
+    for all images, `max_iter · 2 · nb_samples` queries each, and the result is where they end: far beyond the boundary,
+    so that it fools other networks too. Defaults are those of the low-bitwidth study, table 13.
+
+    Source: Uesato, O'Donoghue, van den Oord, Kohli 2018, "Adversarial Risk and the Dangers of Evaluating Against Weak
+    Attacks", arXiv:1802.05666.
+
+    Args:
+        eps: radius of the L∞ ball, in pixel values, at least 0; default 0.03 of their range.
+        delta: how far the probes are from the image in each pixel, above 0, default 0.01 of the range; probes are not
+            clipped. A network with few activation levels is a staircase: probes that are too near see no slope
+            (docs/attacks/spsa.md).
+        learning_rate: Adam's step in each pixel, above 0, default 0.01 of the range.
+        max_iter: steps, at least 1.
+        nb_samples: directions per step, at least 1; each costs two queries.
+        early_stop: try the image itself before each step, one query more, and leave it as it is once it is adversarial:
+            fewer queries where only success counts, and changes that are just large enough.
+        others: see `FunctionAttack`. The images attacked together are as many as have their probes in `batch_size`
+            rows, and at least one.
+    """
     adversarial = x.clone()
     queries = torch.zeros(len(x), dtype=torch.int64, device=x.device)
     mean, square = torch.zeros_like(x), torch.zeros_like(x)
     active = torch.arange(len(x), device=x.device)
-    tiny = _TINY / width(clip_values)
+    tiny = _TINY / width(limits)
     for step in range(1, max_iter + 1):
         if early_stop:
             won = wins(logits(adversarial[active]), y[active], targeted)
@@ -70,100 +88,14 @@ def spsa(
         change = mean[active] / (1 - _BETA1**step) / ((square[active] / (1 - _BETA2**step)).sqrt() + tiny)
         moved = adversarial[active] - learning_rate * change
         moved = moved.clamp(x[active] - eps, x[active] + eps)
-        adversarial[active] = moved.clamp(*clip_values)
+        adversarial[active] = moved.clamp(*limits)
     yield Found(adversarial, queries)
 
 
-class SPSA(BatchedAttack):
-    """Black-box L∞ attack that minimises the margin of the logits along estimated gradients.
+class SPSA(FunctionAttack):
+    run = spsa
+    batch_size = 256
 
-    Each step estimates the gradient at the current image from `nb_samples` random directions v in {-1, +1}^d,
-
-        g = mean_v (L(x + δv) - L(x - δv)) / (2δ) · v,   L = z_y - max_{c≠y} z_c  (negated for a target),
-
-    takes a step of Adam from the clean image on, and projects on the ε-ball and on `clip_values`. All steps are made
-    for all images, `max_iter · 2 · nb_samples` queries each, and the result is where they end: far beyond the boundary,
-    so that it fools other networks too. Defaults are those of the low-bitwidth study, table 13.
-
-    Source: Uesato, O'Donoghue, van den Oord, Kohli 2018, "Adversarial Risk and the Dangers of Evaluating Against Weak
-    Attacks".
-
-    Args:
-        estimator: an ART classifier that gives logits.
-        eps: radius of the L∞ ball, in pixel values, at least 0; default 0.03 of their range.
-        delta: how far the probes are from the image in each pixel, above 0, default 0.01 of the range; probes are not
-            clipped. A network with few activation levels is a staircase: probes that are too near see no slope
-            (docs/attacks/spsa.md).
-        learning_rate: Adam's step in each pixel, above 0, default 0.01 of the range.
-        max_iter: steps, at least 1.
-        nb_samples: directions per step, at least 1; each costs two queries.
-        early_stop: try the image itself before each step, one query more, and leave it as it is once it is adversarial:
-            fewer queries where only success counts, and changes that are just large enough.
-        targeted, batch_size, seed, verbose: see `BatchedAttack`. The images attacked together are as many as have their
-            probes in `batch_size` rows, and at least one.
-
-    Raises:
-        InvalidInputError: a parameter is out of its range.
-    """
-
-    attack_params = [
-        *BatchedAttack.attack_params,
-        "eps",
-        "delta",
-        "learning_rate",
-        "max_iter",
-        "nb_samples",
-        "early_stop",
-        "targeted",
-    ]
-
-    def __init__(
-        self,
-        estimator: Any,
-        eps: Length = Share(0.03),
-        delta: Length = Share(0.01),
-        learning_rate: Length = Share(0.01),
-        max_iter: int = 100,
-        nb_samples: int = 128,
-        early_stop: bool = False,
-        targeted: bool = False,
-        batch_size: int = 256,
-        seed: int | None = None,
-        verbose: bool = True,
-    ) -> None:
-        super().__init__(estimator, targeted, batch_size, seed, verbose)
-        self.eps = self.in_pixels("eps", eps)
-        self.delta = self.in_pixels("delta", delta)
-        self.learning_rate = self.in_pixels("learning_rate", learning_rate)
-        self.max_iter = max_iter
-        self.nb_samples = nb_samples
-        self.early_stop = early_stop
-        self._check_params()
-
-    def _search(self, oracle: Oracle, x: Tensor, y: Tensor, generators: Generators) -> Iterator[Found]:
-        return spsa(
-            oracle.logits,
-            x,
-            y,
-            targeted=self.targeted,
-            eps=self.eps,
-            delta=self.delta,
-            learning_rate=self.learning_rate,
-            max_iter=self.max_iter,
-            nb_samples=self.nb_samples,
-            early_stop=self.early_stop,
-            clip_values=self._limits(),
-            generators=generators,
-        )
-
-    def _images_at_once(self) -> int:
-        return max(1, self.batch_size // (2 * self.nb_samples))
-
-    def _check_params(self) -> None:
-        super()._check_params()
-        self.eps = self.checked_eps("eps", self.eps)
-        check_number("delta", self.delta)
-        check_number("learning_rate", self.learning_rate)
-        check_whole("max_iter", self.max_iter)
-        check_whole("nb_samples", self.nb_samples)
-        check_flag("early_stop", self.early_stop)
+    def images_at_once(self) -> int:
+        rows: int = 2 * self.nb_samples
+        return max(1, self.batch_size // rows)

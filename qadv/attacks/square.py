@@ -1,20 +1,14 @@
-"""Square: random squares, one query a step (Andriushchenko, Croce, Flammarion, Hein 2020, "Square Attack: a
-query-efficient black-box adversarial attack via random search", ECCV, arXiv:1912.00049)."""
+"""Square: random squares, one query a step."""
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from qadv.attacks.batched import BatchedAttack, Found
-from qadv.attacks.draws import Generators, signs, uniform
-from qadv.attacks.goal import margin, wins
-from qadv.checks import check_number, check_whole
+from qadv.attacks import Count, Eps, Found, FunctionAttack, Generators, Part, margin, signs, uniform, wins
 from qadv.errors import InvalidInputError
-from qadv.estimators.oracle import Oracle
-from qadv.units import Length, Share
+from qadv.units import Share
 
 # the share of pixels in a square is halved after each of these steps, of 10,000
 _HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -24,15 +18,30 @@ def square(
     logits: Callable[[Tensor], Tensor],
     x: Tensor,
     y: Tensor,
-    *,
-    targeted: bool,
-    eps: float,
-    max_iter: int,
-    p_init: float,
     clip_values: tuple[float, float],
     generators: Generators,
+    eps: Eps = Share(8 / 255),
+    max_iter: Count = 5000,
+    p_init: Part = 0.8,
+    targeted: bool = False,
 ) -> Iterator[Found]:
-    """Attacks images (N, C, H, W) with labels or targets (N,), and yields after each step; see `Square`."""
+    """Black-box L∞ attack that tries squares at the edge of the ball and keeps what lowers the margin.
+
+    Starts at vertical stripes of ±ε. Each step changes one square of random place and, in each channel, random sign by
+    2ε, projects on the ball and the range of pixels, and keeps the image if the margin `z_y - max_{c≠y} z_c` (its
+    negative for a target) is smaller. The square's share of the image falls from `p_init` by halves. Each image has
+    squares of its own. One query a step, and none after the first success.
+
+    Source: Andriushchenko, Croce, Flammarion, Hein, "Square Attack: a query-efficient black-box adversarial attack via
+    random search", ECCV 2020, arXiv:1912.00049, algorithms 1 and 2, with the authors' schedule. **Reading:** the margin
+    is the loss of a targeted attack too, where the authors' code takes the cross-entropy.
+
+    Args:
+        eps: radius of the L∞ ball, in pixel values, at least 0; default 8/255 of their range.
+        max_iter: queries for one image, at least 1.
+        p_init: share of the pixels in the first squares, above 0 and below 1.
+        others: see `FunctionAttack`; images are (C, H, W).
+    """
     _, channels, height, width = x.shape
     rows, columns = torch.arange(height, device=x.device), torch.arange(width, device=x.device)
 
@@ -75,66 +84,11 @@ def _side(step: int, max_iter: int, p_init: float, height: int, width: int) -> i
     return min(max(round(math.sqrt(share * height * width)), 1), height, width)
 
 
-class Square(BatchedAttack):
-    """Black-box L∞ attack that tries squares at the edge of the ball and keeps what lowers the margin.
-
-    Starts at vertical stripes of ±ε. Each step changes one square of random place and, in each channel, random sign by
-    2ε, projects on the ball and the range of pixels, and keeps the image if the margin `z_y - max_{c≠y} z_c` (its
-    negative for a target) is smaller. The square's share of the image falls from `p_init` by halves. Each image has
-    squares of its own. One query a step, and none after the first success.
-
-    Source: Andriushchenko et al. 2020, algorithms 1 and 2, with the authors' schedule. **Reading:** the margin is the
-    loss of a targeted attack too, where the authors' code takes the cross-entropy.
-
-    Args:
-        estimator: an ART classifier of images (C, H, W) that gives logits and has `clip_values`.
-        eps: radius of the L∞ ball, in pixel values, at least 0; default 8/255 of their range.
-        max_iter: queries for one image, at least 1.
-        p_init: share of the pixels in the first squares, above 0 and below 1.
-        targeted, batch_size, seed, verbose: see `BatchedAttack`.
-
-    Raises:
-        InvalidInputError: a parameter is out of its range, the estimator has no `clip_values`, or its images are none.
-    """
-
-    attack_params = [*BatchedAttack.attack_params, "eps", "max_iter", "p_init", "targeted"]
-
-    def __init__(
-        self,
-        estimator: Any,
-        eps: Length = Share(8 / 255),
-        max_iter: int = 5000,
-        p_init: float = 0.8,
-        targeted: bool = False,
-        batch_size: int = 128,
-        seed: int | None = None,
-        verbose: bool = True,
-    ) -> None:
-        super().__init__(estimator, targeted, batch_size, seed, verbose)
-        self.eps = self.in_pixels("eps", eps)
-        self.max_iter = max_iter
-        self.p_init = p_init
-        self._check_params()
-
-    def _search(self, oracle: Oracle, x: Tensor, y: Tensor, generators: Generators) -> Iterator[Found]:
-        return square(
-            oracle.logits,
-            x,
-            y,
-            targeted=self.targeted,
-            eps=self.eps,
-            max_iter=self.max_iter,
-            p_init=self.p_init,
-            clip_values=self._limits(),
-            generators=generators,
-        )
+class Square(FunctionAttack):
+    run = square
 
     def _check_params(self) -> None:
         super()._check_params()
-        self.eps = self.checked_eps("eps", self.eps)
-        check_whole("max_iter", self.max_iter)
-        check_number("p_init", self.p_init, below=1)
-        self._require_clip_values()
         shape = tuple(self.estimator.input_shape)
         if len(shape) != 3:
             raise InvalidInputError(f"estimator: squares need images of shape (C, H, W), got input_shape {shape}")

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from qadv.checks import check_whole
 from qadv.errors import InvalidInputError
 
 
@@ -29,8 +30,7 @@ def lowbit_convnet(
     """
     if len(channels) != 6:
         raise InvalidInputError(f"channels: expected six numbers, got {len(channels)}")
-    if image_size < 8:
-        raise InvalidInputError(f"image_size: expected at least 8, got {image_size}")
+    check_whole("image_size", image_size, least=8)
     layers: list[nn.Module] = []
     previous = in_channels
     for index, width in enumerate(channels):

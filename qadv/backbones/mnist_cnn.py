@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from qadv.errors import InvalidInputError
+from qadv.checks import check_whole
 
 
 def mnist_cnn(nb_classes: int = 10, in_channels: int = 1, image_size: int = 28, width: int = 32) -> nn.Sequential:
@@ -14,8 +14,7 @@ def mnist_cnn(nb_classes: int = 10, in_channels: int = 1, image_size: int = 28, 
         image_size: S, at least 8.
         width: filters of the first convolution; the second has twice as many.
     """
-    if image_size < 8:
-        raise InvalidInputError(f"image_size: expected at least 8, got {image_size}")
+    check_whole("image_size", image_size, least=8)
     side = image_size // 4
     return nn.Sequential(
         nn.Conv2d(in_channels, width, 3, padding=1, bias=False),

@@ -5,7 +5,7 @@ from typing import Any
 import timm
 from torch import nn
 
-from qadv.errors import InvalidInputError, closest
+from qadv.checks import check_choice
 
 _MODELS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
@@ -21,10 +21,7 @@ def small_image_resnet(nb_classes: int = 10, in_channels: int = 3, model: str = 
         in_channels: channels of the images.
         model: `"resnet18"`, `"resnet34"`, `"resnet50"`, `"resnet101"` or `"resnet152"`.
     """
-    if model not in _MODELS:
-        raise InvalidInputError(
-            f"model: expected one of {', '.join(_MODELS)}, got {model!r}{closest(str(model), _MODELS)}"
-        )
+    check_choice("model", model, _MODELS)
     network: Any = timm.create_model(model, num_classes=nb_classes, in_chans=in_channels)
     network.conv1 = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")

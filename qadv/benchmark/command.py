@@ -20,6 +20,7 @@ from qadv.benchmark.names import faults
 from qadv.benchmark.plan import plan
 from qadv.benchmark.store import Store
 from qadv.benchmark.study_file import Place, StudyFile, read_study
+from qadv.checks import check_whole
 from qadv.errors import InvalidInputError, QadvError, UnknownNameError, closest
 
 _SHOWN = 500  # characters of a message; all of it is in the folder
@@ -79,8 +80,7 @@ def run_bench(options: BenchOptions, console: Console | None = None) -> bool:
 
 def _check(options: BenchOptions) -> None:
     for name, value in (("--jobs", options.jobs), ("--threads", options.threads)):
-        if value < 1:
-            raise InvalidInputError(f"{name}: expected a whole number of at least 1, got {value}")
+        check_whole(name, value)
     engines = ("local", "ray")
     if options.engine not in engines:
         raise UnknownNameError(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from qadv.errors import InvalidInputError
+from qadv.checks import check_choice
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,4 @@ def demo_settings(dataset: str) -> DemoSettings:
     Raises:
         InvalidInputError: there are none for it.
     """
-    if dataset not in _SETTINGS:
-        raise InvalidInputError(f"dataset: expected one of {', '.join(_SETTINGS)}, got {dataset!r}")
-    return _SETTINGS[dataset]
+    return _SETTINGS[check_choice("dataset", dataset, _SETTINGS)]

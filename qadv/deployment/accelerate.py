@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from qadv.checks import check_number, check_whole
 from qadv.deployment.answers import Answers, OptionCheck, compared, logits_and_gradient
 from qadv.deployment.batch_norm_folding import fold_batch_norms
 from qadv.errors import InvalidInputError, MissingRequirementError, UnsupportedModelError
@@ -156,10 +157,8 @@ def accelerate(
     if not isinstance(classifier, QuantizedClassifier):
         raise InvalidInputError(f"classifier: expected a QuantizedClassifier, got {type(classifier).__name__}")
     x = check_images(x, classifier.input_shape, classifier.clip_values)
-    if not 0 <= bound < float("inf") or not 0 < share <= 1 or batch_size < 1:
-        raise InvalidInputError(
-            f"expected bound >= 0, 0 < share <= 1 and batch_size >= 1, got {bound}, {share} and {batch_size}"
-        )
+    bound, share = check_number("bound", bound, zero=True), check_number("share", share, most=1)
+    batch_size = check_whole("batch_size", batch_size)
     prepared, _ = prepare(classifier, x.astype(np.float32))
     batches = torch.split(torch.from_numpy(np.asarray(prepared, dtype=np.float32)).to(classifier.device), batch_size)
     original = copy.deepcopy(classifier.network).eval()

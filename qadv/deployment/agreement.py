@@ -8,6 +8,7 @@ import numpy as np
 from art.attacks.evasion import ProjectedGradientDescent
 from numpy.typing import NDArray
 
+from qadv.checks import check_whole
 from qadv.deployment.onnx_graph import INPUT
 from qadv.errors import FileFormatError, InvalidInputError, MissingRequirementError
 from qadv.estimators.checks import check_images, check_labels
@@ -126,8 +127,7 @@ def agreement(
         InvalidInputError: images, labels or `eps` are off, or the graph is of another classifier.
     """
     eps = check_eps("eps", eps, classifier.clip_values)
-    if max_iter < 1:
-        raise InvalidInputError(f"max_iter: expected at least 1, got {max_iter}")
+    max_iter, batch_size = check_whole("max_iter", max_iter), check_whole("batch_size", batch_size)
     x = check_images(x, classifier.input_shape, classifier.clip_values).astype(np.float32)
     labels = None if y is None else check_labels(y, len(x), classifier.nb_classes)
     network = OnnxNetwork(path)

@@ -9,6 +9,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from qadv.checks import check_whole
 from qadv.deployment.agreement import agreement, import_onnxruntime
 from qadv.deployment.export import Exported, export
 from qadv.errors import InvalidInputError
@@ -50,8 +51,8 @@ def run_export(options: ExportOptions) -> None:
     unused = [name for name, value in {**given, "--eps": options.eps}.items() if value is not None]
     if unused and not compares:
         raise InvalidInputError(f"{', '.join(unused)}: only an ONNX graph is compared on images; add --to onnx")
-    if options.nb_samples is not None and options.nb_samples < 1:
-        raise InvalidInputError(f"--nb-samples: expected at least 1, got {options.nb_samples}")
+    if options.nb_samples is not None:
+        check_whole("--nb-samples", options.nb_samples)
     eps = Share(8 / 255) if options.eps is None else check_eps("--eps", options.eps)
     if read_header(options.model)["backbone"] is None:
         raise InvalidInputError(

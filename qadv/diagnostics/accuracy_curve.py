@@ -7,9 +7,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from qadv.checks import check_whole
 from qadv.diagnostics.attacking import check_norm, check_strengths, generate, is_right, norms, pgd
 from qadv.diagnostics.drawing import check_curves, figure_and_axes, finish_lines, marked
-from qadv.diagnostics.passes import check_batch_size
 from qadv.diagnostics.tables import array_of, percent, text_table
 from qadv.errors import InvalidInputError
 from qadv.estimators.checks import check_images, check_labels
@@ -108,7 +108,7 @@ def accuracy_curve(
     norm = check_norm(norm)
     strengths = check_strengths(eps, classifier, norm)
     x, labels = _images(classifier, x, y)
-    batch_size = check_batch_size(batch_size)
+    batch_size = check_whole("batch_size", batch_size)
     clean = is_right(classifier, x, labels, batch_size)
     right = []
     for strength in strengths:
@@ -155,7 +155,7 @@ def accuracy_by_distance(
     norm = check_norm(norm)
     strengths = check_strengths(eps, classifier, norm)
     x, labels = _images(classifier, x, y)
-    batch_size = check_batch_size(batch_size)
+    batch_size = check_whole("batch_size", batch_size)
     adversarial = generate(attack(classifier), x, labels, seed, "attack")
     distance = norms(adversarial - x, norm)
     distance[is_right(classifier, adversarial, labels, batch_size)] = np.inf

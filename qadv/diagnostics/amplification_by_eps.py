@@ -7,6 +7,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from qadv.checks import is_whole
 from qadv.diagnostics.attacking import check_classifiers, check_strengths, generate, least_classes, pgd
 from qadv.diagnostics.drawing import check_curves, figure_and_axes, finish_lines, marked
 from qadv.diagnostics.error_amplification import DISTANCE, ErrorAmplification, error_amplification
@@ -139,7 +140,7 @@ def draw_amplification_by_eps(curves: Mapping[str, AmplificationByEps], layer: i
 def _index(layers: tuple[str, ...], layer: int | str) -> int:
     if isinstance(layer, str) and layer in layers:
         return layers.index(layer)
-    if isinstance(layer, int) and -len(layers) <= layer < len(layers):
-        return layer
+    if is_whole(layer) and -len(layers) <= int(layer) < len(layers):
+        return int(layer)
     hint = closest(layer, layers) if isinstance(layer, str) else ""
     raise InvalidInputError(f"layer: expected one of {len(layers)} layers, by name or index, got {layer!r}{hint}")

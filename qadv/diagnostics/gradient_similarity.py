@@ -8,9 +8,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from qadv.checks import check_whole
 from qadv.diagnostics.attacking import check_classifiers, least_classes
 from qadv.diagnostics.drawing import draw_matrix, figure_and_axes
-from qadv.diagnostics.passes import check_batch_size
 from qadv.diagnostics.tables import array_of, number, plain_list, text_table
 from qadv.errors import AttackError
 from qadv.estimators.checks import check_images, check_labels
@@ -87,7 +87,7 @@ def gradient_similarity(
     first = next(iter(networks.values()))
     x = check_images(x, first.input_shape, first.clip_values)
     labels = check_labels(y, len(x), least_classes(list(networks.values())))
-    batch_size = check_batch_size(batch_size)
+    batch_size = check_whole("batch_size", batch_size)
     total = np.zeros((len(networks), len(networks)))
     counted = np.zeros(total.shape, dtype=np.int64)
     for start in range(0, len(x), batch_size):

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from brevitas.quant_tensor import QuantTensor
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from qadv.checks import check_whole
 from qadv.errors import InvalidInputError
 from qadv.estimators.checks import check_images
 from qadv.estimators.protocol import Classifier
@@ -27,17 +27,6 @@ def check_pairs(classifier: Classifier, x: Any, x_adversarial: Any) -> None:
     check_images(x_adversarial, classifier.input_shape, classifier.clip_values, "x_adversarial", strict=False)
     if x.shape != x_adversarial.shape:
         raise InvalidInputError(f"x_adversarial: expected the shape of x, {x.shape}, got {x_adversarial.shape}")
-
-
-def check_batch_size(batch_size: Any) -> int:
-    """Returns the number of images per pass.
-
-    Raises:
-        InvalidInputError: it is no whole number of at least 1.
-    """
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
-        raise InvalidInputError(f"batch_size: expected a whole number of at least 1, got {batch_size!r}")
-    return int(batch_size)
 
 
 @torch.no_grad()
@@ -67,7 +56,7 @@ def compare_inputs(
         InvalidInputError: images or `batch_size` are off.
     """
     check_pairs(classifier, x, x_adversarial)
-    batch_size = check_batch_size(batch_size)
+    batch_size = check_whole("batch_size", batch_size)
     kept: dict[tuple[str, int], Tensor] = {}
     calls: dict[str, int] = {}
     adversarial = False

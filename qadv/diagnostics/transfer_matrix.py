@@ -8,9 +8,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from qadv.checks import check_choice, check_whole
 from qadv.diagnostics.attacking import check_classifiers, generate, is_right, least_classes, norms
 from qadv.diagnostics.drawing import draw_matrix, figure_and_axes, new_panels
-from qadv.diagnostics.passes import check_batch_size
 from qadv.diagnostics.tables import array_of, number, percent, plain_list, text_table
 from qadv.errors import InvalidInputError, closest
 from qadv.estimators.checks import check_images, check_labels
@@ -134,7 +134,7 @@ def transfer_matrix(
     first = next(iter(targets.values()))
     x = check_images(x, first.input_shape, first.clip_values)
     labels = check_labels(y, len(x), least_classes([*targets.values(), *copies.values()]))
-    batch_size = check_batch_size(batch_size)
+    batch_size = check_whole("batch_size", batch_size)
 
     right = np.stack([is_right(target, x, labels, batch_size) for target in targets.values()])
     withstood = right.copy()
@@ -190,8 +190,8 @@ def draw_transfer_matrix(matrix: TransferMatrix, attack: str | None = None, ax: 
     Raises:
         InvalidInputError: there is no such attack, or one pair of axes for several.
     """
-    if attack is not None and attack not in matrix.attacks:
-        raise InvalidInputError(f"attack: expected one of {', '.join(matrix.attacks)}, got {attack!r}")
+    if attack is not None:
+        check_choice("attack", attack, matrix.attacks)
     chosen = matrix.attacks if attack is None else (attack,)
     if ax is not None and len(chosen) > 1:
         raise InvalidInputError(f"ax: one for {len(chosen)} attacks; name the attack to draw, or leave ax out")

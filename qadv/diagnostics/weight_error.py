@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from timm.layers import conv2d_same
 from torch import Tensor, nn
 
+from qadv.checks import check_number, check_whole
 from qadv.diagnostics.drawing import check_curves, figure_and_axes, finish_lines, layer_axis, marked
 from qadv.diagnostics.tables import array_of, number, text_table
 from qadv.errors import InvalidInputError, UnsupportedModelError
@@ -90,7 +91,8 @@ def weight_error_norms(
     deltas = _weight_errors(classifier.model, None if reference is None else reference.model)
     sizes = _input_sizes(classifier, x, set(deltas))
     modules = dict(classifier.model.named_modules())
-    generator = torch.Generator().manual_seed(seed)
+    max_iter, tol = check_whole("max_iter", max_iter), check_number("tol", tol, zero=True)
+    generator = torch.Generator().manual_seed(check_whole("seed", seed, least=0))
     matrix, operator = [], []
     for name, delta in deltas.items():
         layer = modules[name]

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 from brevitas.quant_tensor import QuantTensor
 from torch import Tensor, nn
 
+from qadv.checks import is_whole
 from qadv.errors import InvalidInputError, closest
 
 
@@ -21,7 +21,7 @@ def find_layer(model: nn.Module, layer: Any, layer_names: list[str]) -> tuple[st
     del modules[""]
     if isinstance(layer, str) and layer in modules:
         return layer, modules[layer]
-    if isinstance(layer, int | np.integer) and -len(layer_names) <= layer < len(layer_names):
+    if is_whole(layer) and -len(layer_names) <= layer < len(layer_names):
         return layer_names[layer], modules[layer_names[layer]]
     hint = closest(layer, modules) if isinstance(layer, str) else ""
     raise InvalidInputError(

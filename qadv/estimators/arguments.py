@@ -1,11 +1,13 @@
 """The arguments of a classifier, checked and brought into the form that ART's attacks rely on."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from qadv.checks import is_whole
 from qadv.errors import InvalidInputError
 from qadv.estimators.checks import check_images
 from qadv.estimators.forms import outermost
@@ -15,13 +17,10 @@ from qadv.units import ClipValues, check_clip_values, limits
 
 def check_input_shape(input_shape: Any) -> tuple[int, ...]:
     """Returns the shape of one image as positive whole numbers."""
-    try:
-        shape = tuple(int(side) for side in input_shape)
-    except (TypeError, ValueError):
-        shape = ()
-    if not shape or min(shape) < 1:
+    shape = tuple(input_shape) if isinstance(input_shape, Iterable) else ()
+    if not shape or not all(is_whole(side) and side >= 1 for side in shape):
         raise InvalidInputError(f"input_shape: expected positive sizes such as (3, 32, 32), got {input_shape!r}")
-    return shape
+    return tuple(int(side) for side in shape)
 
 
 def check_loss(loss: Any) -> Any:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from qadv.backbones.create import create_backbone
 from qadv.backbones.float_weights import load_float_weights
 from qadv.backbones.standardisation import own_standardisation, report_standardisation
+from qadv.checks import check_flag, check_whole
 from qadv.errors import InvalidInputError, QadvError
 from qadv.estimators import door, storage
 from qadv.estimators.activations import activations, find_layer
@@ -99,20 +100,19 @@ class QuantizedClassifier(PyTorchClassifier):
             raise InvalidInputError(
                 "model: TorchScript hides its layers; give the torch.nn.Module that it was made from"
             )
-        if not isinstance(nb_classes, int | np.integer) or nb_classes < 2:
-            raise InvalidInputError(f"nb_classes: expected a whole number of at least 2, got {nb_classes!r}")
+        nb_classes = check_whole("nb_classes", nb_classes, least=2)
         shape = check_input_shape(input_shape)
         limits = check_clip_values(clip_values, shape)
         if preprocessing is None:
             report_standardisation(model, shape[0], outermost(limits))
             preprocessing = (0.0, 1.0)
-        if probabilities:
+        if check_flag("probabilities", probabilities):
             postprocessing_defences = with_softmax(postprocessing_defences)
         super().__init__(
             model=AttackedNetwork.of(model),
             loss=check_loss(loss),
             input_shape=shape,
-            nb_classes=int(nb_classes),
+            nb_classes=nb_classes,
             optimizer=optimizer,
             channels_first=channels_first,
             clip_values=limits,

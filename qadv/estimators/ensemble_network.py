@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from qadv.errors import InvalidInputError, closest
+from qadv.checks import check_choice, check_whole
+from qadv.errors import InvalidInputError
 from qadv.quantization.quantizer import straight_through
 
 Classes = NDArray[np.int64]
@@ -112,10 +113,7 @@ class EnsembleNetwork(nn.Module):
         if len(members) < 2 or not all(isinstance(member, nn.Module) for member in members):
             kinds = ", ".join(type(member).__name__ for member in members)
             raise InvalidInputError(f"members: expected at least two networks (torch.nn.Module), got [{kinds}]")
-        if combine not in COMBINATIONS:
-            known = ", ".join(map(repr, COMBINATIONS))
-            hint = closest(combine, COMBINATIONS) if isinstance(combine, str) else ""
-            raise InvalidInputError(f"combine: expected one of {known}, got {combine!r}{hint}")
+        check_choice("combine", combine, COMBINATIONS)
         if abstain_below is not None:
             if combine != "vote":
                 raise InvalidInputError(
@@ -149,9 +147,7 @@ def check_agreement(m: Any, nb_members: int, name: str = "m") -> int:
     Raises:
         InvalidInputError: it is something else.
     """
-    if isinstance(m, bool) or not hasattr(m, "__index__") or not 1 <= m <= nb_members:
-        raise InvalidInputError(f"{name}: expected a whole number of members from 1 to {nb_members}, got {m!r}")
-    return int(m)
+    return check_whole(name, m, most=nb_members)
 
 
 def most_voted(member_classes: NDArray[Any]) -> tuple[Classes, Classes]:

@@ -15,6 +15,7 @@ from art.summary_writer import SummaryWriter
 from numpy.typing import NDArray
 from torch import nn
 
+from qadv.checks import check_fields, check_flag, check_whole
 from qadv.errors import InvalidInputError
 from qadv.estimators.checks import check_images
 from qadv.estimators.merging import Query, answer, asking, is_asking
@@ -223,14 +224,10 @@ class QueryCoalescer(EvasionAttack):
             raise InvalidInputError(
                 f"attack: expected an attack on a PyTorchClassifier, got one on {type(self.attack.estimator).__name__}"
             )
-        for name in ("concurrency", "batch_size"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-                raise InvalidInputError(f"{name}: expected a whole number of at least 1, got {value!r}")
-        if self.seed is not None and (not isinstance(self.seed, int | np.integer) or self.seed < 0):
-            raise InvalidInputError(f"seed: expected a whole number of at least 0, or None, got {self.seed!r}")
-        if not isinstance(self.verbose, bool):
-            raise InvalidInputError(f"verbose: expected True or False, got {self.verbose!r}")
+        check_fields(self, check_whole, "concurrency", "batch_size")
+        if self.seed is not None:
+            check_fields(self, check_whole, "seed", least=0)
+        check_fields(self, check_flag, "verbose")
 
 
 def _divide(x: Array, y: Any, kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Array]]:

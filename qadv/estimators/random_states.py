@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from qadv.checks import check_whole
+
 # what the types of numpy and torch leave out
 _numpy_random: Any = np.random
 _bit_generator: Any = np.random.bit_generator
@@ -64,6 +66,7 @@ def seeded(seed: int) -> Iterator[None]:
     Args:
         seed: a whole number of at least 0.
     """
+    seed = check_whole("seed", seed, least=0)
     with global_states_kept(), entropy_from_global_state(_NoThread):
         np.random.seed(seed % 2**32)
         random.seed(seed)

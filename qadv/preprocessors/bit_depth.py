@@ -2,7 +2,8 @@
 
 from torch import Tensor
 
-from qadv.preprocessors.pixels import PixelPreprocessor, check_bits, rounded
+from qadv.checks import check_fields, check_whole
+from qadv.preprocessors.pixels import MOST_BITS, PixelPreprocessor, rounded
 
 
 class BitDepthReduction(PixelPreprocessor):
@@ -43,4 +44,4 @@ class BitDepthReduction(PixelPreprocessor):
 
     def _check_params(self) -> None:
         super()._check_params()
-        check_bits("bit_depth", self.bit_depth)
+        check_fields(self, check_whole, "bit_depth", most=MOST_BITS)

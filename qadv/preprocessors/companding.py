@@ -1,11 +1,11 @@
 """The μ-law of telephony (ITU-T G.711) on tensors, and its inverse."""
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from qadv.checks import check_number
 from qadv.errors import InvalidInputError
 
 
@@ -24,7 +24,7 @@ def mu_law(w: Tensor, mu: float, largest: float | Tensor | None = None) -> Tenso
     Raises:
         InvalidInputError: μ or M is not a finite number above 0.
     """
-    check_mu(mu)
+    mu = check_number("mu", mu)
     size = _largest(w, largest)
     sign, magnitude = _sign_and_magnitude(w / size)
     return size * sign * (mu * magnitude).log1p() / math.log1p(mu)
@@ -35,16 +35,10 @@ def inverse_mu_law(w: Tensor, mu: float, largest: float | Tensor | None = None) 
 
     With the default M it undoes `mu_law`, which keeps max |w|.
     """
-    check_mu(mu)
+    mu = check_number("mu", mu)
     size = _largest(w, largest)
     sign, magnitude = _sign_and_magnitude(w / size)
     return size * sign * (magnitude * math.log1p(mu)).expm1() / mu
-
-
-def check_mu(mu: Any) -> None:
-    """Refuses a μ that is no finite number above 0."""
-    if not isinstance(mu, int | float) or isinstance(mu, bool) or not 0 < mu < math.inf:
-        raise InvalidInputError(f"mu: expected a finite number above 0 (near 0 it changes nothing), got {mu!r}")
 
 
 def _largest(w: Tensor, largest: float | Tensor | None) -> Tensor:

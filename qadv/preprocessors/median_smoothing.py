@@ -6,7 +6,7 @@ import torch
 from art.defences.preprocessor.preprocessor import PreprocessorPyTorch
 from torch import Tensor
 
-from qadv.checks import check_flag
+from qadv.checks import check_fields, check_flag, check_whole
 from qadv.errors import InvalidInputError
 from qadv.preprocessors.pixels import check_pixels
 
@@ -34,8 +34,7 @@ class MedianSmoothing(PreprocessorPyTorch):
     def __init__(
         self, window_size: int = 2, apply_fit: bool = False, apply_predict: bool = True, device_type: str = "gpu"
     ) -> None:
-        for name, value in (("apply_fit", apply_fit), ("apply_predict", apply_predict)):
-            check_flag(name, value)
+        apply_fit, apply_predict = check_flag("apply_fit", apply_fit), check_flag("apply_predict", apply_predict)
         super().__init__(device_type=device_type, is_fitted=True, apply_fit=apply_fit, apply_predict=apply_predict)
         self.window_size = window_size
         self._check_params()
@@ -63,9 +62,4 @@ class MedianSmoothing(PreprocessorPyTorch):
         return torch.where(rows >= length, 2 * length - 1 - rows, rows)
 
     def _check_params(self) -> None:
-        if (
-            not isinstance(self.window_size, int)
-            or isinstance(self.window_size, bool)
-            or not 1 <= self.window_size <= 9
-        ):
-            raise InvalidInputError(f"window_size: expected a whole number from 1 to 9, got {self.window_size!r}")
+        check_fields(self, check_whole, "window_size", most=9)

@@ -2,9 +2,10 @@
 
 from torch import Tensor
 
+from qadv.checks import check_fields, check_flag, check_number, check_whole
 from qadv.errors import InvalidInputError
-from qadv.preprocessors.companding import check_mu, inverse_mu_law, mu_law
-from qadv.preprocessors.pixels import PixelPreprocessor, check_bits, rounded
+from qadv.preprocessors.companding import inverse_mu_law, mu_law
+from qadv.preprocessors.pixels import MOST_BITS, PixelPreprocessor, rounded
 
 
 class MuLawCompanding(PixelPreprocessor):
@@ -61,11 +62,9 @@ class MuLawCompanding(PixelPreprocessor):
 
     def _check_params(self) -> None:
         super()._check_params()
-        check_mu(self.mu)
+        check_fields(self, check_number, "mu")
         if self.bits is not None:
-            check_bits("bits", self.bits)
-        if not isinstance(self.expand, bool) or (self.expand and self.bits is None):
-            raise InvalidInputError(
-                f"expand: expected True or False, and bits with True (expanding what was not rounded gives the image "
-                f"itself), got expand={self.expand!r} with bits={self.bits!r}"
-            )
+            check_fields(self, check_whole, "bits", most=MOST_BITS)
+        check_fields(self, check_flag, "expand")
+        if self.expand and self.bits is None:
+            raise InvalidInputError("expand: expanding what was not rounded gives the image itself; give bits too")

@@ -11,6 +11,8 @@ from qadv.checks import check_flag
 from qadv.errors import InvalidInputError
 from qadv.units import check_clip_values
 
+MOST_BITS = 16  # of a pixel
+
 
 class PixelPreprocessor(PreprocessorPyTorch):
     """A step on each pixel u = (x - low) / (high - low), gradients included; a subclass says which, in `_apply`.
@@ -30,8 +32,7 @@ class PixelPreprocessor(PreprocessorPyTorch):
     def __init__(
         self, clip_values: tuple[float, float], apply_fit: bool, apply_predict: bool, device_type: str
     ) -> None:
-        for name, value in (("apply_fit", apply_fit), ("apply_predict", apply_predict)):
-            check_flag(name, value)
+        apply_fit, apply_predict = check_flag("apply_fit", apply_fit), check_flag("apply_predict", apply_predict)
         super().__init__(device_type=device_type, is_fitted=True, apply_fit=apply_fit, apply_predict=apply_predict)
         self.clip_values = clip_values
 
@@ -103,9 +104,3 @@ def rounded(pixels: Tensor, bits: int) -> Tensor:
     `estimate_forward` where all preprocessors work on tensors.
     """
     return _Round.apply(pixels, 2**bits - 1)  # type: ignore[no-any-return]
-
-
-def check_bits(name: str, bits: Any, most: int = 16) -> None:
-    """Refuses what is no whole number from 1 to `most`."""
-    if not isinstance(bits, int) or isinstance(bits, bool) or not 1 <= bits <= most:
-        raise InvalidInputError(f"{name}: expected a whole number from 1 to {most}, got {bits!r}")

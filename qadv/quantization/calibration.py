@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from qadv.checks import check_choice, check_fields, check_flag, check_number, check_whole
 from qadv.errors import InvalidInputError
 from qadv.modes import evaluation_mode
 from qadv.quantization.corrections import correct
@@ -57,17 +58,10 @@ class Calibration:
             raise InvalidInputError(f"calibration: expected floating images, got {images.dtype}; divide by 255")
         if not bool(self._tensor().isfinite().all()):
             raise InvalidInputError("calibration: some images have NaN or infinite values; remove them")
-        if self.ranges not in _RANGES:
-            raise InvalidInputError(f"calibration: ranges is one of {', '.join(_RANGES)}, got {self.ranges!r}")
-        if not isinstance(self.percentile, int | float) or not 0 < self.percentile <= 100:
-            raise InvalidInputError(f"calibration: percentile: expected above 0 and up to 100, got {self.percentile!r}")
-        if not isinstance(self.batch_size, int) or self.batch_size < 2:
-            raise InvalidInputError(
-                f"calibration: batch_size: expected a whole number of at least 2, got {self.batch_size!r}"
-            )
-        for name in ("batch_norm", "bias_correction"):
-            if not isinstance(getattr(self, name), bool):
-                raise InvalidInputError(f"calibration: {name}: expected True or False, got {getattr(self, name)!r}")
+        check_choice("calibration: ranges", self.ranges, _RANGES)
+        check_fields(self, check_number, "percentile", prefix="calibration: ", most=100)
+        check_fields(self, check_whole, "batch_size", prefix="calibration: ", least=2)
+        check_fields(self, check_flag, "batch_norm", "bias_correction", prefix="calibration: ")
 
     def _tensor(self) -> Tensor:
         images = self.images

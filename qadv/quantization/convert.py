@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from qadv.checks import check_flag
 from qadv.errors import InvalidInputError, SchemeError, UnsupportedModelError, closest
 from qadv.modes import held_network
 from qadv.quantization.calibration import Calibration, Images, calibrate
@@ -80,6 +81,7 @@ def quantize(
         UnsupportedModelError: nothing to quantize, or a layer, or its input, that would silently stay float.
     """
     given = None if calibration is None else Calibration.of(calibration)
+    skip_first_last = check_flag("skip_first_last", skip_first_last)
     result = convert(model, weights, activations, skip_first_last, from_data=given is not None)
     if given is not None:
         calibrate(result, model, given)

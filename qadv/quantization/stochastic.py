@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from qadv.checks import check_number, check_whole
 from qadv.errors import InvalidInputError, SchemeError
 from qadv.quantization.layers import _QuantLayer
 from qadv.quantization.quantizer import WeightQuantizer, straight_through
@@ -152,10 +153,8 @@ def set_stochastic_ratio(model: nn.Module, ratio: float, seed: int | None = None
     Raises:
         InvalidInputError: a ratio outside [0, 1], or a network without such layers.
     """
-    if not isinstance(ratio, int | float) or not 0 <= ratio <= 1:
-        raise InvalidInputError(f"ratio: expected a number from 0 to 1, got {ratio!r}")
-    if seed is not None and (not isinstance(seed, int) or not 0 <= seed < 2**63):
-        raise InvalidInputError(f"seed: expected a whole number from 0 to 2^63 - 1, got {seed!r}")
+    ratio = check_number("ratio", ratio, zero=True, most=1)
+    seed = None if seed is None else check_whole("seed", seed, least=0, most=2**63 - 1)
     layers = 0
     for layer in model.modules():
         quantizer = layer.weight_quantizer if isinstance(layer, _QuantLayer) else None

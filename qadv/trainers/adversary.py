@@ -6,7 +6,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from qadv.errors import InvalidInputError, closest
+from qadv.checks import check_choice, check_fields, check_flag, check_number, check_whole
+from qadv.errors import InvalidInputError
 from qadv.strengths import check_eps
 from qadv.trainers.network import TrainedNetwork
 from qadv.units import Length, Share, in_pixels
@@ -42,10 +43,7 @@ class Adversary:
     ratio: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.attack not in ATTACKS:
-            raise InvalidInputError(
-                f"attack: expected one of {', '.join(ATTACKS)}, got {self.attack!r}{closest(str(self.attack), ATTACKS)}"
-            )
+        check_choice("attack", self.attack, ATTACKS)
         for name, value in (("eps", self.eps), ("eps_step", self.eps_step)):
             if value is None and name == "eps_step":
                 continue
@@ -53,16 +51,12 @@ class Adversary:
                 object.__setattr__(self, name, check_eps(name, value))
             elif value.of_range == 0:
                 raise InvalidInputError(f"{name}: expected a finite number above 0, got {value!r}")
-        if self.max_iter is not None and (
-            isinstance(self.max_iter, bool) or not isinstance(self.max_iter, int) or self.max_iter < 1
-        ):
-            raise InvalidInputError(f"max_iter: expected a whole number of at least 1, got {self.max_iter!r}")
+        if self.max_iter is not None:
+            check_fields(self, check_whole, "max_iter")
         if self.attack != "pgd" and (self.eps_step, self.max_iter) != (None, None):
             raise InvalidInputError(f"eps_step, max_iter: {self.attack} takes one step; only pgd has them")
-        if isinstance(self.ratio, bool) or not isinstance(self.ratio, int | float) or not 0 < self.ratio <= 1:
-            raise InvalidInputError(f"ratio: expected a number above 0, at most 1, got {self.ratio!r}")
-        if not isinstance(self.sampled, bool):
-            raise InvalidInputError(f"sampled: expected True or False, got {self.sampled!r}")
+        check_fields(self, check_number, "ratio", most=1)
+        check_fields(self, check_flag, "sampled")
 
     @classmethod
     def of(cls, adversary: "str | Adversary") -> Self:

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from qadv.checks import check_whole
 from qadv.errors import InvalidInputError
 from qadv.estimators.checks import check_images, check_labels
 from qadv.estimators.protocol import Classifier
@@ -31,13 +32,10 @@ class ArrayBatches:
     """
 
     def __init__(self, x: NDArray[Any], y: NDArray[np.int64], batch_size: int, device: torch.device) -> None:
-        if not isinstance(batch_size, int | np.integer) or batch_size < 2:
-            raise InvalidInputError(
-                f"batch_size: expected a whole number of at least 2 (BatchNorm can't train on one), got {batch_size!r}"
-            )
+        batch_size = check_whole("batch_size", batch_size, least=2)  # BatchNorm can't train on one
         self._x = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
         self._y = torch.from_numpy(y)
-        self._batch_size = min(int(batch_size), len(x))
+        self._batch_size = min(batch_size, len(x))
         self._device = device
         if device.type == "cuda" and self._x.nbytes < torch.cuda.mem_get_info(device)[0] // 2:
             self._x, self._y = self._x.to(device), self._y.to(device)

@@ -4,7 +4,7 @@ from typing import Any
 
 from art.estimators.classification import PyTorchClassifier
 
-from qadv.errors import InvalidInputError
+from qadv.checks import check_number
 from qadv.trainers.loop_trainer import LoopTrainer
 from qadv.trainers.orthogonality import Orthogonality
 
@@ -28,10 +28,8 @@ class DefensiveQuantTrainer(LoopTrainer):
     """
 
     def __init__(self, classifier: PyTorchClassifier, beta: float = 2e-3, **options: Any) -> None:
-        if not isinstance(beta, int | float) or not 0 <= beta < float("inf"):
-            raise InvalidInputError(f"beta: expected a finite number of at least 0, got {beta!r}")
-        super().__init__(classifier, [Orthogonality(float(beta))], **options)
-        self.beta = float(beta)
+        self.beta = float(check_number("beta", beta, zero=True))
+        super().__init__(classifier, [Orthogonality(self.beta)], **options)
 
     def _parameters(self) -> dict[str, Any]:
         return {"beta": self.beta, "adversary": self.adversary}

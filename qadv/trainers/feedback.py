@@ -8,6 +8,7 @@ import numpy as np
 from art.estimators.classification import PyTorchClassifier
 from numpy.typing import NDArray
 
+from qadv.checks import check_whole
 from qadv.errors import InvalidInputError
 from qadv.trainers.batches import Batches
 from qadv.trainers.feedback_batches import FeedbackBatches, FeedbackLog
@@ -110,12 +111,7 @@ class FeedbackTrainer(LoopTrainer):
         return {**own, "adversary": self.adversary}
 
     def _batches(self, x: NDArray[Any], y: NDArray[np.int64], batch_size: int, nb_epochs: int) -> Batches:
-        rounds = self.settings.rounds
-        if not isinstance(nb_epochs, int | np.integer) or nb_epochs < rounds:
-            raise InvalidInputError(
-                f"nb_epochs: expected a whole number of at least rounds={rounds} (each trains for an epoch or more), "
-                f"got {nb_epochs!r}"
-            )
+        check_whole("nb_epochs", nb_epochs, least=self.settings.rounds)  # each trains for an epoch or more
         return FeedbackBatches(
             x, y, batch_size, self._classifier, self._log, self.options.seed, nb_epochs, self.options.checkpoint
         )

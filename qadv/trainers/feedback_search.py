@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qadv.checks import check_number, check_whole
+from qadv.checks import check_fields, check_number, check_whole
 from qadv.errors import AttackError, InvalidInputError, TrainingError
 from qadv.estimators.oracle import open_oracle
 from qadv.estimators.protocol import Classifier
@@ -38,9 +38,8 @@ class FeedbackSettings:
     batch_size: int
 
     def __post_init__(self) -> None:
-        for name in ("rounds", "nb_directions", "nb_nearest", "ranking_samples"):
-            check_whole(name, getattr(self, name))
-        check_whole("search_batch_size", self.batch_size)
+        check_fields(self, check_whole, "rounds", "nb_directions", "nb_nearest", "ranking_samples")
+        check_fields(self, check_whole, "batch_size", prefix="search_")
         if self.nb_nearest > self.nb_directions:
             raise InvalidInputError(
                 f"nb_nearest: expected at most nb_directions={self.nb_directions}, got {self.nb_nearest}"
@@ -50,13 +49,9 @@ class FeedbackSettings:
             raise InvalidInputError(
                 f"samples_per_class: expected 3 numbers, for robust, middle and weak classes, got {samples!r}"
             )
-        for number in samples:
-            check_whole("samples_per_class", number, least=0)
-        for name in ("robust_share", "weak_share"):
-            share = getattr(self, name)
-            check_number(name, share, zero=True)
-            if share > 1:
-                raise InvalidInputError(f"{name}: expected a part of the classes, 0 to 1, got {share!r}")
+        whole = tuple(check_whole("samples_per_class", number, least=0) for number in samples)
+        object.__setattr__(self, "samples_per_class", whole)
+        check_fields(self, check_number, "robust_share", "weak_share", zero=True, most=1)
         if self.robust_share + self.weak_share > 1 + 1e-9:
             raise InvalidInputError(
                 f"robust_share and weak_share: expected at most 1 together, got {self.robust_share} and "
@@ -64,14 +59,11 @@ class FeedbackSettings:
             )
         if not isinstance(self.kappa, tuple | list) or len(self.kappa) != 2:
             raise InvalidInputError(f"kappa: expected two numbers, from and to, got {self.kappa!r}")
-        for end in self.kappa:
-            check_number("kappa", end)
+        object.__setattr__(self, "kappa", tuple(check_number("kappa", end) for end in self.kappa))
         if self.kappa[0] > self.kappa[1]:
             raise InvalidInputError(f"kappa: expected (from, to) with from <= to, got {self.kappa!r}")
-        check_number("max_distance", self.max_distance)
-        check_number("tolerance", self.tolerance, below=1)
-        if self.tolerance < 1e-5:
-            raise InvalidInputError(f"tolerance: expected at least 1e-5 (float32), got {self.tolerance!r}")
+        check_fields(self, check_number, "max_distance")
+        check_fields(self, check_number, "tolerance", below=1, zero=True, least=1e-5)  # what float32 can tell apart
 
     def budgets(self, robustness: Sequence[float] | NDArray[np.float64]) -> NDArray[np.int64]:
         """Returns how many samples each class gets, (classes,), from how robust each is.

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from qadv.checks import check_whole
 from qadv.errors import InvalidInputError, TrainingError
 from qadv.estimators.protocol import Classifier
 from qadv.estimators.upkeep import run_after_steps
@@ -71,8 +72,7 @@ class TrainingLoop:
             TrainingError: the loss is not finite; says epoch, step and layer.
             StorageError, FileFormatError: the checkpoint can't be written, or is of another run.
         """
-        if not isinstance(nb_epochs, int | np.integer) or nb_epochs < 1:
-            raise InvalidInputError(f"nb_epochs: expected a whole number of at least 1, got {nb_epochs!r}")
+        nb_epochs = check_whole("nb_epochs", nb_epochs)
         network, options = self.network, self.options
         model = network.model
         if not any(parameter.requires_grad for parameter in model.parameters()):

@@ -9,6 +9,7 @@ from art.defences.trainer import Trainer
 from art.estimators.classification import PyTorchClassifier
 from numpy.typing import NDArray
 
+from qadv.checks import check_number
 from qadv.errors import InvalidInputError
 from qadv.estimators.checks import check_images, check_labels
 from qadv.trainers.adversarial_inputs import AdversarialInputs
@@ -149,8 +150,9 @@ def vars_of(settings: Any) -> dict[str, Any]:
 
 
 def _check_ratios(ratios: Sequence[float]) -> tuple[float, ...]:
-    found = tuple(ratios) if isinstance(ratios, Sequence) and not isinstance(ratios, str) else ()
-    if not found or any(not isinstance(r, int | float) or not 0 <= r <= 1 for r in found) or found[-1] != 1:
+    given = ratios if isinstance(ratios, Sequence) and not isinstance(ratios, str) else ()
+    found = tuple(check_number("sq_ratios", ratio, zero=True, most=1) for ratio in given)
+    if not found or found[-1] != 1:
         raise InvalidInputError(
             f"sq_ratios: expected numbers from 0 to 1, the last one 1 (else some filters stay real), got {ratios!r}"
         )

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from qadv.checks import check_choice, check_fields, check_flag, check_number, check_whole
 from qadv.errors import InvalidInputError
 from qadv.trainers.augment import AUGMENTATIONS
 
@@ -50,33 +51,23 @@ class LoopOptions:
     verbose: bool = True
 
     def __post_init__(self) -> None:
-        for name, low, high in (("lr", 0, math.inf), ("momentum", -1e-12, 1), ("weight_decay", -1e-12, math.inf)):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or not low < value < high:
-                raise InvalidInputError(
-                    f"{name}: expected a number above {max(low, 0):g} and below {high:g}, got {value!r}"
-                )
-        if not isinstance(self.seed, int) or self.seed < 0:
-            raise InvalidInputError(f"seed: expected a whole number of at least 0, got {self.seed!r}")
-        for name in ("amp", "channels_last", "verbose"):
-            if not isinstance(getattr(self, name), bool):
-                raise InvalidInputError(f"{name}: expected True or False, got {getattr(self, name)!r}")
-        if not isinstance(self.compile, bool | str):
-            raise InvalidInputError(f"compile: expected True, False or a backend's name, got {self.compile!r}")
+        check_fields(self, check_number, "lr")
+        check_fields(self, check_number, "momentum", zero=True, below=1)
+        check_fields(self, check_number, "weight_decay", zero=True)
+        check_fields(self, check_whole, "seed", least=0)
+        check_fields(self, check_flag, "amp", "channels_last", "verbose")
+        if not isinstance(self.compile, str):
+            check_fields(self, check_flag, "compile")
         if not (self.checkpoint is None or isinstance(self.checkpoint, str | os.PathLike)):
             raise InvalidInputError(f"checkpoint: expected a path or None, got {self.checkpoint!r}")
         if not (isinstance(self.lr_schedule, str | Mapping) or callable(self.lr_schedule)):
             raise InvalidInputError(f"lr_schedule: expected a name, a mapping or a function, got {self.lr_schedule!r}")
         if not (self.augment is None or isinstance(self.augment, str) or callable(self.augment)):
             raise InvalidInputError(f"augment: expected None, a name or a function, got {self.augment!r}")
-        if isinstance(self.lr_schedule, str) and self.lr_schedule not in _SCHEDULES:
-            raise InvalidInputError(
-                f"lr_schedule: expected one of {', '.join(_SCHEDULES)}, a mapping or function, got {self.lr_schedule!r}"
-            )
-        if isinstance(self.augment, str) and self.augment not in AUGMENTATIONS:
-            raise InvalidInputError(
-                f"augment: expected None, one of {', '.join(AUGMENTATIONS)}, or a function, got {self.augment!r}"
-            )
+        if isinstance(self.lr_schedule, str):
+            check_choice("lr_schedule", self.lr_schedule, _SCHEDULES)
+        if isinstance(self.augment, str):
+            check_choice("augment", self.augment, AUGMENTATIONS)
 
     def lr_factor(self, step: int, steps_per_epoch: int, nb_epochs: int) -> float:
         """Returns the factor on the learning rate at a step, counted from 0 over the whole run."""

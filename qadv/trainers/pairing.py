@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qadv.checks import check_choice, check_number
 from qadv.errors import InvalidInputError, closest
 from qadv.trainers.adversary import Adversary
 from qadv.trainers.network import TrainedNetwork
@@ -51,12 +52,10 @@ class Pairing(Objective):
     def __init__(self, lambdas: Mapping[str, float], norm: float, adversary: Adversary) -> None:
         if not isinstance(lambdas, Mapping) or not lambdas:
             raise InvalidInputError(f"lambdas: expected a number, or a mapping from module names to λ, got {lambdas!r}")
-        for name, value in lambdas.items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-                raise InvalidInputError(f"lambdas: λ of {name!r} should be a finite number above 0, got {value!r}")
-        if norm not in (2, math.inf):
-            raise InvalidInputError(f"norm: expected 2 or math.inf, got {norm!r}")
-        self.lambdas = {str(name): float(value) for name, value in lambdas.items()}
+        check_choice("norm", norm, (2, math.inf))
+        self.lambdas = {
+            str(name): float(check_number(f"lambdas: λ of {name!r}", value)) for name, value in lambdas.items()
+        }
         self.norm = norm
         self.adversary = adversary
         self._handles: list[Any] = []

@@ -10,11 +10,12 @@ from art.estimators.classification import PyTorchClassifier
 from numpy.typing import NDArray
 from torch import nn
 
+from qadv.checks import check_fields, check_number
 from qadv.errors import InvalidInputError, UnsupportedModelError, closest
 from qadv.estimators.checks import check_images
 from qadv.estimators.door import prepare
 from qadv.modes import evaluation_mode, held_network
-from qadv.preprocessors.companding import check_mu, mu_law
+from qadv.preprocessors.companding import mu_law
 from qadv.quantization.calibration import Calibration
 from qadv.quantization.corrections import correct
 from qadv.quantization.frozen import is_frozen
@@ -101,7 +102,7 @@ class MuLawWeightMapping(NetworkTransformer):
         return model
 
     def _check_params(self) -> None:
-        check_mu(self.mu)
+        check_fields(self, check_number, "mu")
         chosen_layers(self.classifier.model, self.layers)
 
 

@@ -9,6 +9,7 @@ from art.estimators.classification import PyTorchClassifier
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from qadv.checks import check_fields, check_flag
 from qadv.errors import InvalidInputError
 from qadv.quantization.calibration import Calibration
 from qadv.quantization.convert import Schemes, check_schemes, quantize
@@ -101,8 +102,7 @@ class PostTrainingQuantization(NetworkTransformer):
     def _check_params(self) -> None:
         check_schemes(self.weights, "weights")
         check_schemes(self.activations, "activations")
-        if not isinstance(self.skip_first_last, bool):
-            raise InvalidInputError(f"skip_first_last: expected True or False, got {self.skip_first_last!r}")
+        check_fields(self, check_flag, "skip_first_last")
         if self.attack is not None and not isinstance(self.attack, EvasionAttack):
             raise InvalidInputError(
                 f"attack: expected an ART evasion attack on the float classifier, got {type(self.attack).__name__}"

@@ -312,7 +312,7 @@ def test_an_interrupt_within_a_batch_keeps_its_progress(name):
         ("spsa", "nb_samples", 0, "a whole number of at least 1"),
         ("n-attack", "nb_samples", 1, "a whole number of at least 2"),
         ("n-attack", "sigma", -1, "a finite number above 0"),
-        ("n-attack", "norm", 1, "inf or 2"),
+        ("n-attack", "norm", 1, "one of inf, 2"),
         ("ddn", "init_eps", 0, "a finite number above 0"),
         ("ddn", "gamma", 1.0, "a finite number above 0 and below 1"),
         ("ddn", "quantize", 256, "True or False"),

@@ -61,11 +61,11 @@ def test_its_signature_is_theirs_and_that_of_every_toolkit_attack():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"eps": 0.0}, "eps: expected greater than 0, got 0.0"),
-        ({"eps": "0.1"}, "eps: expected a valid number"),
+        ({"eps": 0.0}, "eps: expected a finite number above 0, or a fraction such as 8/255, got 0.0"),
+        ({"eps": "much"}, "eps: expected a finite number above 0, or a fraction such as 8/255, got 'much'"),
         ({"eps": float("inf")}, "eps: expected a finite number"),
-        ({"draws": 2.0}, "draws: expected a valid integer"),
-        ({"draws": True}, "draws: expected a valid integer"),
+        ({"draws": 2.0}, "draws: expected a whole number of at least 1, got 2.0"),
+        ({"draws": True}, "draws: expected a whole number of at least 1, got True"),
         ({"law": "normal"}, "law: expected 'sign' or 'uniform', got 'normal'"),
         ({"batch_size": 0}, "batch_size"),
     ],

@@ -221,7 +221,7 @@ def test_yields_after_each_step():
         max_iter=3,
         nb_samples=2,
         early_stop=True,
-        clip_values=(0.0, 1.0),
+        limits=(0.0, 1.0),
         generators=image_generators(0, range(2), CPU),
     )
     assert [found.queries.tolist() for found in steps] == [[1, 1], [6, 6], [11, 11], [15, 15]]

@@ -253,7 +253,7 @@ def test_the_commands_errors(trained, make_classifier, tmp_path):
     trained.save(path)
     assert "--dataset, --eps: only an ONNX graph" in says(path, "--dataset", "digits", "--eps", "0.1")
     assert "--eps: expected a finite number above 0" in says(path, "--to", "onnx", "--eps", "0")
-    assert "--nb-samples: expected at least 1" in says(path, "--to", "onnx", "--nb-samples", "0")
+    assert "--nb-samples: expected a whole number of at least 1" in says(path, "--to", "onnx", "--nb-samples", "0")
     assert "is the model itself" in says(path, "--out", path)
     assert "did you mean packed" in says(path, "--to", "pack")
     make_classifier(input_shape=(1, 16, 16), image_size=16).save(tmp_path / "large.safetensors")

@@ -43,7 +43,7 @@ def test_parameters_are_checked_as_in_art(ensemble, make_classifier):
     detector.set_params(m=3)
     assert detector.m == 3
     assert repr(detector).endswith("m=3)")
-    with pytest.raises(InvalidInputError, match="m: expected a whole number of members from 1 to 3, got 4"):
+    with pytest.raises(InvalidInputError, match="m: expected a whole number from 1 to 3, got 4"):
         detector.set_params(m=4)
     with pytest.raises(InvalidInputError, match="expected an EnsembleClassifier, got QuantizedClassifier"):
         qadv.EnsembleAgreementDetector(make_classifier(), m=2)

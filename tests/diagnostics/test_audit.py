@@ -533,7 +533,7 @@ def test_the_command_line_refuses_what_does_not_fit(command_line, trained, make_
     make_classifier(input_shape=(3, 8, 8)).save(tmp_path / "colour.safetensors")
     wrapped(nn.Sequential(nn.Flatten(), nn.Linear(64, 10))).save(tmp_path / "own.safetensors")
     for arguments, said in (
-        (["net.safetensors", "--nb-samples", 0], "--nb-samples: expected at least 1, got 0"),
+        (["net.safetensors", "--nb-samples", 0], "--nb-samples: expected a whole number of at least 1, got 0"),
         (["colour.safetensors"], r"--dataset digits has images of shape \(1, 8, 8\), the network takes \(3, 8, 8\)"),
         (["own.safetensors"], r"own\.safetensors holds a network of your own.*In Python"),
     ):

@@ -119,7 +119,7 @@ def test_what_is_no_prediction_is_refused(make_classifier, digits):
         most_voted(classes.astype(float))
     with pytest.raises(InvalidInputError, match="y: expected 4 true classes"):
         measure_agreement(classes, np.eye(10)[y], 2)
-    with pytest.raises(InvalidInputError, match="m: expected a whole number of members from 1 to 3, got 4"):
+    with pytest.raises(InvalidInputError, match="m: expected a whole number from 1 to 3, got 4"):
         prediction_rate(classes, 4)
     with pytest.raises(InvalidInputError, match="source: expected the index of one of 3 members, got 3"):
         agreement_with_source(classes, y, 3)

@@ -478,7 +478,7 @@ def test_wrong_arguments_are_refused(plain, images):
     for options, message in (
         ({"concurrency": 0}, "concurrency: expected a whole number of at least 1, got 0"),
         ({"batch_size": 2.5}, "batch_size: expected a whole number of at least 1, got 2.5"),
-        ({"seed": -1}, "seed: expected a whole number of at least 0, or None, got -1"),
+        ({"seed": -1}, "seed: expected a whole number of at least 0, got -1"),
         ({"verbose": "yes"}, "verbose: expected True or False, got 'yes'"),
     ):
         with pytest.raises(InvalidInputError, match=message):

@@ -187,7 +187,7 @@ def test_training_on_companded_images(digits):
         (lambda: qadv.MedianSmoothing(2)(np.zeros((2, 3), np.float32)), "images \\(N, C, H, W\\)"),
         (lambda: qadv.MuLawCompanding(0.0), "mu: expected"),
         (lambda: qadv.MuLawCompanding(bits=17), "bits: expected a whole number from 1 to 16"),
-        (lambda: qadv.MuLawCompanding(expand=True), "bits with True"),
+        (lambda: qadv.MuLawCompanding(expand=True), "give bits too"),
         (lambda: qadv.BitDepthReduction(3).set_params(bit_depth=99), "bit_depth"),
     ],
 )

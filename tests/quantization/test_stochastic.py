@@ -371,7 +371,7 @@ def test_a_step_draws_once_whoever_watches_the_optimizer(make_classifier, digits
 
 @pytest.mark.parametrize("ratio", [-0.1, 1.01, float("nan"), float("inf")])
 def test_a_ratio_is_a_share(ratio):
-    with pytest.raises(InvalidInputError, match="ratio: expected a number from 0 to 1"):
+    with pytest.raises(InvalidInputError, match="ratio: expected a finite number of at least 0 and at most 1"):
         set_stochastic_ratio(network(), ratio)
 
 

@@ -181,7 +181,7 @@ def test_defenses_compose(make_classifier, digits):
         ({"max_iter": 0}, "max_iter: expected a whole number of at least 1, got 0"),
         ({"max_iter": True}, "max_iter"),
         ({"attack": "fgsm", "max_iter": 3}, "fgsm takes one step"),
-        ({"ratio": 0.0}, "ratio: expected a number above 0"),
+        ({"ratio": 0.0}, "ratio: expected a finite number above 0 and at most 1"),
         ({"ratio": 1.1}, "ratio"),
         ({"sampled": "yes"}, "sampled: expected True or False"),
     ],

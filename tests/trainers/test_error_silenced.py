@@ -147,10 +147,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one(make_classifier, digits, tmp_
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"lambdas": 0.0}, "λ of 'logits' should be a finite number above 0, got 0.0"),
+        ({"lambdas": 0.0}, "lambdas: λ of 'logits': expected a finite number above 0, got 0.0"),
         ({"lambdas": {}}, "lambdas: expected a number, or a mapping"),
         ({"lambdas": {"3": "x"}}, "λ of '3'"),
-        ({"norm": 1}, "norm: expected 2 or math.inf, got 1"),
+        ({"norm": 1}, "norm: expected one of 2, inf, got 1"),
         ({"eps": -1}, "eps: expected"),
         ({"sq_ratios": (0.2, 0.8)}, "the last one 1"),
         ({"sq_ratios": ()}, "sq_ratios"),

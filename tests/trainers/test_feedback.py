@@ -438,7 +438,7 @@ def test_generators_are_refused(classifier, digits):
         ({"nb_nearest": 101}, "nb_nearest: expected at most nb_directions=100, got 101"),
         ({"samples_per_class": (20, 100)}, "samples_per_class: expected 3 numbers"),
         ({"samples_per_class": (20, 100, -1)}, "samples_per_class: expected a whole number of at least 0"),
-        ({"robust_share": 1.1}, "robust_share: expected a part of the classes"),
+        ({"robust_share": 1.1}, "robust_share: expected a finite number of at least 0 and at most 1"),
         ({"robust_share": "many"}, "robust_share: expected a finite number"),
         ({"weak_share": -0.1}, "weak_share: expected a finite number of at least 0"),
         ({"weak_share": 0.9}, "robust_share and weak_share: expected at most 1 together"),
@@ -447,10 +447,10 @@ def test_generators_are_refused(classifier, digits):
         ({"kappa": (2, 1.5)}, r"kappa: expected \(from, to\)"),
         ({"ranking_samples": 0}, "ranking_samples: expected a whole number"),
         ({"max_distance": float("nan")}, "max_distance: expected a finite number"),
-        ({"tolerance": 1}, "tolerance: expected a finite number above 0 and below 1"),
-        ({"tolerance": 1e-7}, "tolerance: expected at least 1e-5"),
+        ({"tolerance": 1}, "tolerance: expected a finite number of at least 1e-05 and below 1"),
+        ({"tolerance": 1e-7}, "tolerance: expected a finite number of at least 1e-05"),
         ({"search_batch_size": 0}, "search_batch_size: expected a whole number"),
-        ({"lr": 0}, "lr: expected a number"),
+        ({"lr": 0}, "lr: expected a finite number"),
         ({"learning_rate": 0.1}, "FeedbackTrainer: .*unexpected keyword argument 'learning_rate'"),
     ],
 )
@@ -461,7 +461,7 @@ def test_wrong_parameters(arguments, message, trained):
 
 @pytest.mark.parametrize("nb_epochs", [2, 0, "3"])
 def test_each_round_needs_an_epoch(nb_epochs, classifier, digits):
-    with pytest.raises(InvalidInputError, match="nb_epochs: expected a whole number of at least rounds=3"):
+    with pytest.raises(InvalidInputError, match="nb_epochs: expected a whole number of at least 3"):
         fit(classifier, digits, nb_epochs=nb_epochs)
 
 

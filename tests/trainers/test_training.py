@@ -482,10 +482,10 @@ def test_a_loss_that_is_not_finite_stops_with_epoch_step_and_layer(make_classifi
     [
         ({"beta": -1}, "beta: expected a finite number of at least 0, got -1"),
         ({"beta": float("nan")}, "beta: expected a finite number"),
-        ({"lr": 0}, "lr: expected a number"),
+        ({"lr": 0}, "lr: expected a finite number"),
         ({"momentum": 1.0}, "momentum: expected"),
         ({"lr_schedule": "linear"}, "lr_schedule: expected one of constant, cosine, step"),
-        ({"augment": "rotate"}, "augment: expected None, one of crop-flip"),
+        ({"augment": "rotate"}, "augment: expected one of crop-flip, none"),
         ({"seed": -1}, "seed: expected a whole number of at least 0"),
         ({"lr_schedule": None}, "lr_schedule: expected a name"),
         ({"augment": 5}, "augment: expected None"),

@@ -120,9 +120,9 @@ def test_minimal_attacks_are_clipped_to_eps_as_foolbox_does():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda c: LinfPGD(c, eps=-0.1), "eps: expected greater than 0"),
-        (lambda c: LinfPGD(c, eps=0.1, steps=0), "steps: expected greater than or equal to 1"),
-        (lambda c: LinfPGD(c, eps=0.1, random_start="no"), "random_start: expected a valid boolean"),
+        (lambda c: LinfPGD(c, eps=-0.1), "eps: expected a finite number above 0"),
+        (lambda c: LinfPGD(c, eps=0.1, steps=0), "steps: expected a whole number of at least 1"),
+        (lambda c: LinfPGD(c, eps=0.1, random_start="no"), "random_start: expected True or False, got 'no'"),
         (lambda c: L2DeepFoolAttack(c, loss="hinge"), "loss: expected 'logits' or 'crossentropy'"),
         (lambda c: L0FMNAttack(c, eps=3.0), "L0FMNAttack has no distance to clip by; leave eps out"),
         (lambda c: GaussianBlurAttack(c, eps=1.0), "give `distance` too"),

@@ -123,9 +123,9 @@ def test_the_number_of_classes_is_the_estimators():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda c: PGD(c, eps=-0.1), "eps: expected greater than 0"),
-        (lambda c: PGD(c, steps=0), "steps: expected greater than or equal to 1"),
-        (lambda c: PGD(c, random_start="no"), "random_start: expected a valid boolean"),
+        (lambda c: PGD(c, eps=-0.1), "eps: expected a finite number above 0"),
+        (lambda c: PGD(c, steps=0), "steps: expected a whole number of at least 1"),
+        (lambda c: PGD(c, random_start="no"), "random_start: expected True or False, got 'no'"),
         (lambda c: CW(c, c=float("nan")), "c: expected a finite number"),
         (lambda c: Pixle(c, pixel_mapping="none"), "torchattacks' Pixle refuses"),
         (lambda c: AutoAttack(c, version="best"), "Not valid version"),

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from qadv.checks import check_whole
 from qadv.diagnostics.audit.run import audit
 from qadv.errors import InvalidInputError
 from qadv.estimators.classifier import QuantizedClassifier
@@ -43,8 +44,7 @@ def run_audit(options: AuditOptions) -> bool:
         InvalidInputError: options or files that do not fit.
         QadvError: what else went wrong with the files.
     """
-    if options.nb_samples < 1:
-        raise InvalidInputError(f"--nb-samples: expected at least 1, got {options.nb_samples}")
+    check_whole("--nb-samples", options.nb_samples)
     clip_values = read_header(options.model)["classifier"]["clip_values"]
     classifier = _load(options.model, [made_preprocessor(text, clip_values) for text in options.preprocessors])
     data = create("dataset", options.dataset, data_dir=options.data_dir)

@@ -71,10 +71,8 @@ def audit(
         InvalidInputError: an argument is off, or `float_parent` or one of `others` takes other images or is the
             audited network itself.
     """
-    check_whole("batch_size", batch_size)
-    check_whole("seed", seed, least=0)
-    check_flag("thorough", thorough)
-    check_flag("verbose", verbose)
+    batch_size, seed = check_whole("batch_size", batch_size), check_whole("seed", seed, least=0)
+    thorough, verbose = check_flag("thorough", thorough), check_flag("verbose", verbose)
     target = Target(classifier, batch_size)
     eps = check_eps("eps", eps, classifier.clip_values)
     x = check_images(x, classifier.input_shape, classifier.clip_values).astype(np.float32)

@@ -5,15 +5,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from art.estimators.classification import PyTorchClassifier
 from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
-from torch import nn
+from torch import Tensor, nn
 
-from qadv.attacks import check_flag, check_whole
+from qadv.attacks import Count, Seed
 from qadv.errors import InvalidInputError
-from qadv.units import Length, Share
+from qadv.units import Share
 from qadv_autoattack.norms import OFFICIAL
-from qadv_autoattack.part import OfficialPart
+from qadv_autoattack.part import Eps, Norm, OfficialPart
 
 
 class APGD(OfficialPart):
@@ -27,29 +26,25 @@ class APGD(OfficialPart):
         estimator, norm, eps, batch_size, seed, abstention_breaks, verbose: see `OfficialPart`.
     """
 
-    attack_params = [*OfficialPart.attack_params, "max_iter", "nb_random_init", "eot_iter", "larger_eps"]
     loss = "ce"
 
-    def __init__(
+    def run(
         self,
-        estimator: PyTorchClassifier,
-        norm: float | str = np.inf,
-        eps: Length = Share(8 / 255),
-        max_iter: int = 100,
-        nb_random_init: int = 1,
-        eot_iter: int = 1,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        norm: Norm = np.inf,
+        eps: Eps = Share(8 / 255),
+        max_iter: Count = 100,
+        nb_random_init: Count = 1,
+        eot_iter: Count = 1,
         larger_eps: bool = False,
-        batch_size: int = 250,
-        seed: int | None = None,
+        batch_size: Count = 250,
+        seed: Seed = None,
         abstention_breaks: bool = True,
         verbose: bool = True,
-    ) -> None:
-        super().__init__(estimator, norm, eps, batch_size, seed, abstention_breaks, verbose)
-        self.max_iter = max_iter
-        self.nb_random_init = nb_random_init
-        self.eot_iter = eot_iter
-        self.larger_eps = larger_eps
-        self._check_params()
+    ) -> Tensor:
+        return self.perturb(model, x, y)
 
     def official(self, model: nn.Module, device: torch.device, seed: int) -> Any:
         return APGDAttack(model, loss=self.loss, **self._settings(device, seed))
@@ -66,10 +61,6 @@ class APGD(OfficialPart):
 
     def _check_params(self) -> None:
         super()._check_params()
-        check_whole("max_iter", self.max_iter)
-        check_whole("nb_random_init", self.nb_random_init)
-        check_whole("eot_iter", self.eot_iter)
-        check_flag("larger_eps", self.larger_eps)
         if self.larger_eps and OFFICIAL[self.norm] != "L1":
             raise InvalidInputError(f"larger_eps: expected norm=1 with it, got norm={self.norm!r}")
 
@@ -98,43 +89,27 @@ class APGDT(APGD):
         estimator, norm, …: see `APGD`.
     """
 
-    attack_params = [*APGD.attack_params, "nb_targets"]
     fewest_classes = 4
 
-    def __init__(
+    def run(
         self,
-        estimator: PyTorchClassifier,
-        norm: float | str = np.inf,
-        eps: Length = Share(8 / 255),
-        nb_targets: int = 9,
-        max_iter: int = 100,
-        nb_random_init: int = 1,
-        eot_iter: int = 1,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        norm: Norm = np.inf,
+        eps: Eps = Share(8 / 255),
+        nb_targets: Count = 9,
+        max_iter: Count = 100,
+        nb_random_init: Count = 1,
+        eot_iter: Count = 1,
         larger_eps: bool = False,
-        batch_size: int = 250,
-        seed: int | None = None,
+        batch_size: Count = 250,
+        seed: Seed = None,
         abstention_breaks: bool = True,
         verbose: bool = True,
-    ) -> None:
-        self.nb_targets = nb_targets
-        super().__init__(
-            estimator,
-            norm,
-            eps,
-            max_iter,
-            nb_random_init,
-            eot_iter,
-            larger_eps,
-            batch_size,
-            seed,
-            abstention_breaks,
-            verbose,
-        )
+    ) -> Tensor:
+        return self.perturb(model, x, y)
 
     def official(self, model: nn.Module, device: torch.device, seed: int) -> Any:
         nb_targets = min(self.nb_targets, self.nb_answers - 1)
         return APGDAttack_targeted(model, n_target_classes=nb_targets, **self._settings(device, seed))
-
-    def _check_params(self) -> None:
-        super()._check_params()
-        check_whole("nb_targets", self.nb_targets)

@@ -14,14 +14,15 @@ from numpy.typing import NDArray
 from pyautoattack.checks import check_randomized, check_range_output
 
 import qadv
-from qadv.attacks import check_flag, check_whole
+from qadv.attacks import Seed, check_option
+from qadv.checks import check_choice, check_fields, check_flag, check_whole
 from qadv.errors import InvalidInputError, MaskedGradientWarning
 from qadv.estimators import check_images, check_labels
-from qadv.units import Length, Share, in_pixels
+from qadv.units import Length, Share
 from qadv_autoattack.abstention import abstains, check_no_abstention, nb_answers
 from qadv_autoattack.flags import Flags
 from qadv_autoattack.norms import OFFICIAL
-from qadv_autoattack.part import OfficialPart, checked_eps
+from qadv_autoattack.part import Eps, Norm, OfficialPart
 from qadv_autoattack.versions import PARTS, VERSIONS, part_options, parts_for
 
 _SQUARE_ALONE = 0.002  # the official code's threshold
@@ -109,7 +110,7 @@ class AutoAttack(EvasionAttack):
     ) -> None:
         super().__init__(estimator=estimator)
         self.norm = norm
-        self.eps = in_pixels("eps", eps, estimator.clip_values)
+        self.eps = eps
         self.version = version
         self.attacks_to_run = attacks_to_run
         self.max_iter = max_iter
@@ -233,17 +234,13 @@ class AutoAttack(EvasionAttack):
             )
 
     def _check_params(self) -> None:
-        self.eps = checked_eps(self.estimator, self.norm, self.eps)
-        if not isinstance(self.version, str) or self.version not in VERSIONS:
-            raise InvalidInputError(f"version: expected one of {', '.join(map(repr, VERSIONS))}, got {self.version!r}")
+        self.norm = check_option("norm", self.norm, Norm, self)
+        self.eps = check_option("eps", self.eps, Eps, self)
+        check_choice("version", self.version, VERSIONS)
         names = self.attacks_to_run
         if names is not None and (not isinstance(names, list | tuple) or not names or set(names) - set(PARTS)):
             raise InvalidInputError(f"attacks_to_run: expected names among {', '.join(PARTS)}, got {names!r}")
-        check_whole("max_iter", self.max_iter)
-        check_whole("nb_queries", self.nb_queries)
-        check_whole("batch_size", self.batch_size)
-        check_flag("abstention_breaks", self.abstention_breaks)
-        check_flag("verbose", self.verbose)
-        if self.seed is not None:
-            check_whole("seed", self.seed, least=0)
+        check_fields(self, check_whole, "max_iter", "nb_queries", "batch_size")
+        check_fields(self, check_flag, "abstention_breaks", "verbose")
+        self.seed = check_option("seed", self.seed, Seed, self)
         self._parts(self.seed)  # what the network can't be attacked with shows now

@@ -1,29 +1,31 @@
 """`OfficialPart`: an attack of the official code as an ART attack."""
 
-import math
 from abc import abstractmethod
-from typing import Any
+from functools import cached_property
+from typing import Annotated, Any
 
 import numpy as np
 import torch
-from art.estimators.classification import PyTorchClassifier
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor, nn
 
 import qadv
-from qadv.attacks import check_eps, check_flag
+from qadv.attacks import Length, OneOf, Radius
 from qadv.errors import InvalidInputError
-from qadv.units import Length, Share
 from qadv_autoattack.abstention import AbstentionHolds, abstains, check_no_abstention, nb_answers
 from qadv_autoattack.flags import Flags
 from qadv_autoattack.norms import OFFICIAL
 
+Norm = Annotated[float | str, OneOf(*OFFICIAL)]
+Eps = Annotated[Length, Field(gt=0), Radius("norm")]
 
-class OfficialPart(qadv.ToolkitAttack):
+
+class OfficialPart(qadv.FunctionAttack):
     """Base class of AutoAttack's parts: untargeted, and only images that are classified correctly are changed.
 
-    A subclass says in `official` which attack of the official code runs. What it returns is adversarial and within
-    `eps`, or the image as given.
+    A subclass says in `official` which attack of the official code runs, and its `run` has that one's options. What it
+    returns is adversarial and within `eps`, or the image as given.
 
     Args:
         estimator: an ART `PyTorchClassifier` with `clip_values`, e.g. a `QuantizedClassifier`.
@@ -36,43 +38,27 @@ class OfficialPart(qadv.ToolkitAttack):
         verbose: show progress.
 
     Attributes:
-        partial: see `qadv.ToolkitAttack`.
+        partial: see `qadv.FunctionAttack`.
         flags: what the official code found suspicious in the last `generate`, as texts; zero gradients, mostly.
 
     Raises:
         InvalidInputError: a parameter is off, or the attack does not exist for that many classes or such images.
     """
 
-    attack_params = [
-        *(name for name in qadv.ToolkitAttack.attack_params if name != "targeted"),
-        "norm",
-        "eps",
-        "abstention_breaks",
-    ]
+    batch_size = 250
     fewest_classes = 2
 
-    def __init__(
-        self,
-        estimator: PyTorchClassifier,
-        norm: float | str = np.inf,
-        eps: Length = Share(8 / 255),
-        batch_size: int = 250,
-        seed: int | None = None,
-        abstention_breaks: bool = True,
-        verbose: bool = True,
-    ) -> None:
-        super().__init__(estimator, batch_size=batch_size, seed=seed, verbose=verbose)
-        self.norm = norm
-        self.eps = self.in_pixels("eps", eps)
-        self.abstention_breaks = abstention_breaks
-        self.flags = Flags()
+    @cached_property
+    def flags(self) -> Flags:
+        return Flags()
 
     def generate(self, x: NDArray[Any], y: NDArray[Any] | None = None, **kwargs: Any) -> NDArray[np.float32]:
-        """Returns images, adversarial where one was found; see `qadv.ToolkitAttack.generate`."""
+        """Returns images, adversarial where one was found; see `qadv.FunctionAttack.generate`."""
         self.flags = Flags()
         return super().generate(x, y, **kwargs)
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """Attacks one batch, pixels in [0, 1]."""
         seed = int(torch.randint(2**31, ())) if self.seed is None else self.seed
         if self.abstention_breaks or not abstains(self.estimator):
             return self._run(model, x, y, seed)
@@ -111,18 +97,8 @@ class OfficialPart(qadv.ToolkitAttack):
 
     def _check_params(self) -> None:
         super()._check_params()
-        self.eps = checked_eps(self.estimator, self.norm, self.eps)
-        check_flag("abstention_breaks", self.abstention_breaks)
         if self.nb_answers < self.fewest_classes:
             raise InvalidInputError(
                 f"estimator: {type(self).__name__} compares {self.fewest_classes} logits, so it needs a network with "
                 f"that many classes, got {self.nb_answers}; use aa-apgd-ce, aa-fab or aa-square"
             )
-
-
-def checked_eps(estimator: Any, norm: Any, eps: Any) -> float:
-    """Returns a radius as a number; refuses one above the largest distance, and norms that the official code lacks."""
-    if not isinstance(norm, int | float | str) or norm not in OFFICIAL:
-        raise InvalidInputError(f"norm: expected inf, 2 or 1, got {norm!r}")
-    nb_values = math.prod(estimator.input_shape)
-    return check_eps("eps", eps, estimator.clip_values, float(norm), nb_values)

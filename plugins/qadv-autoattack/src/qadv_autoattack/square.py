@@ -5,15 +5,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from art.estimators.classification import PyTorchClassifier
 from pyautoattack.square import SquareAttack
-from torch import nn
+from torch import Tensor, nn
 
-from qadv.attacks import check_number, check_whole
+from qadv.attacks import Count, Part, Seed
 from qadv.errors import InvalidInputError
-from qadv.units import Length, Share
+from qadv.units import Share
 from qadv_autoattack.norms import OFFICIAL
-from qadv_autoattack.part import OfficialPart
+from qadv_autoattack.part import Eps, Norm, OfficialPart
 
 
 class Square(OfficialPart):
@@ -27,26 +26,22 @@ class Square(OfficialPart):
             (channels, height, width), for L2 and L1 at least 5 × 5.
     """
 
-    attack_params = [*OfficialPart.attack_params, "max_iter", "p_init", "nb_restarts"]
-
-    def __init__(
+    def run(
         self,
-        estimator: PyTorchClassifier,
-        norm: float | str = np.inf,
-        eps: Length = Share(8 / 255),
-        max_iter: int = 5000,
-        p_init: float = 0.8,
-        nb_restarts: int = 1,
-        batch_size: int = 250,
-        seed: int | None = None,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        norm: Norm = np.inf,
+        eps: Eps = Share(8 / 255),
+        max_iter: Count = 5000,
+        p_init: Part = 0.8,
+        nb_restarts: Count = 1,
+        batch_size: Count = 250,
+        seed: Seed = None,
         abstention_breaks: bool = True,
         verbose: bool = True,
-    ) -> None:
-        super().__init__(estimator, norm, eps, batch_size, seed, abstention_breaks, verbose)
-        self.max_iter = max_iter
-        self.p_init = p_init
-        self.nb_restarts = nb_restarts
-        self._check_params()
+    ) -> Tensor:
+        return self.perturb(model, x, y)
 
     def official(self, model: nn.Module, device: torch.device, seed: int) -> Any:
         return SquareAttack(
@@ -60,9 +55,6 @@ class Square(OfficialPart):
 
     def _check_params(self) -> None:
         super()._check_params()
-        check_whole("max_iter", self.max_iter)
-        check_number("p_init", self.p_init, below=1)
-        check_whole("nb_restarts", self.nb_restarts)
         shape = tuple(self.estimator.input_shape)
         least = 1 if OFFICIAL[self.norm] == "Linf" else 5
         if len(shape) != 3 or min(shape[1:]) < least:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qadv.checks import check_whole, is_whole
 from qadv.errors import InvalidInputError
 
 
@@ -31,14 +32,14 @@ class HasPrecision(nn.Module):
         Raises:
             InvalidInputError: it is another one, or no whole number.
         """
-        if isinstance(bits, bool) or not isinstance(bits, int) or bits not in self.precisions:
+        if not is_whole(bits) or bits not in self.precisions:
             known = ", ".join(map(str, self.precisions))
             raise InvalidInputError(f"precision: {type(self).__name__} has {known} bits, got {bits!r}")
 
     def set_precision(self, bits: int) -> None:
         """Works at `bits` from now on; errors as of `check_precision`."""
         self.check_precision(bits)
-        self.precision = bits
+        self.precision = int(bits)
         self.precision_buffer.fill_(bits)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
@@ -93,9 +94,9 @@ def check_precisions(precisions: Any) -> tuple[int, ...]:
     Raises:
         InvalidInputError: it is empty, has a number twice, or something else than whole numbers from 2 to 16.
     """
-    found = tuple(precisions) if isinstance(precisions, list | tuple | range | set | frozenset) else ()
-    whole = all(isinstance(bits, int) and not isinstance(bits, bool) and 2 <= bits <= 16 for bits in found)
-    if not found or not whole or len(set(found)) != len(found):
+    given = precisions if isinstance(precisions, list | tuple | range | set | frozenset) else ()
+    found = [check_whole("precisions", bits, least=2, most=16) for bits in given]
+    if not found or len(set(found)) != len(found):
         raise InvalidInputError(
             f"precisions: expected different whole numbers from 2 to 16, e.g. (4, 5, 6, 7, 8), got {precisions!r}"
         )

@@ -14,12 +14,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 import qadv
+from qadv.attacks import PositiveLength
 from qadv.errors import InvalidInputError, MissingRequirementError, UnknownNameError, closest
 from qadv.units import Share
 from qadv_foolbox.catalogue import classes, left_out, names, spelled
 
 Parameter = inspect.Parameter
-Length = Annotated[float, Field(gt=0)]
 LENGTHS = ("eps", "abs_stepsize", "init_epsilon")
 DISTANCES = {"l0": 0, "l1": 1, "l2": 2, "linf": np.inf}
 
@@ -58,9 +58,8 @@ class FoolboxAttack(qadv.SignatureAttack):
 
     def attack(self) -> Attack:
         """Returns Foolbox's attack with these options, lengths for pixels in [0, 1]."""
-        options = {name: value for name, value in self.given().items() if name != "eps"}
-        for name in set(LENGTHS) & set(options):
-            options[name] = None if options[name] is None else self.in_unit_range(options[name])
+        options = self.given(unit_range=True)
+        options.pop("eps", None)
         if isinstance(options.get("distance"), str):
             options["distance"] = getattr(foolbox.distances, options["distance"])
         try:
@@ -130,9 +129,9 @@ def _made(theirs: type[Attack]) -> type[FoolboxAttack]:
 
 def _options(theirs: type[Attack]) -> Iterator[Parameter]:
     if issubclass(theirs, FixedEpsilonAttack):
-        yield Parameter("eps", Parameter.KEYWORD_ONLY, annotation=Length)
+        yield Parameter("eps", Parameter.KEYWORD_ONLY, annotation=PositiveLength)
     elif issubclass(theirs, MinimizationAttack):
-        yield Parameter("eps", Parameter.KEYWORD_ONLY, default=None, annotation=Length | None)
+        yield Parameter("eps", Parameter.KEYWORD_ONLY, default=None, annotation=PositiveLength | None)
     types = get_type_hints(theirs.__init__)
     for option in inspect.signature(theirs.__init__).parameters.values():
         if option.name != "self" and option.kind not in (option.VAR_POSITIONAL, option.VAR_KEYWORD):
@@ -144,7 +143,7 @@ def _options(theirs: type[Attack]) -> Iterator[Parameter]:
 def _annotation(option: Parameter, theirs: Any) -> Any:
     """Returns their annotation; lengths above 0, counts of at least 1 unless 0 is the default, distances by name."""
     if option.name in LENGTHS:
-        return Length | None if type(None) in get_args(theirs) else Length
+        return PositiveLength | None if type(None) in get_args(theirs) else PositiveLength
     if Distance in get_args(theirs):
         return theirs | Literal[tuple(DISTANCES)]
     return (

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torchattacks.attack import Attack
 
 import qadv
+from qadv.attacks import PositiveLength
 from qadv.errors import InvalidInputError, UnknownNameError, closest
 from qadv.units import Share
 from qadv_torchattacks.catalogue import classes, left_out, names, spelled
 from qadv_torchattacks.module import as_torchattacks
 
 Parameter = inspect.Parameter
-Length = Annotated[float, Field(gt=0)]
 LENGTHS = ("eps", "max_epsilon", "alpha")
 FILLED = ("model", "n_classes", "seed", "verbose")
 _DOCUMENTED = re.compile(r"^\s*(\w+)\s*\((\w+)\)\s*:", re.MULTILINE)
@@ -49,9 +49,7 @@ class TorchattacksAttack(qadv.SignatureAttack):
 
     def attack(self, model: nn.Module) -> Attack:
         """Returns torchattacks' attack on a module with these options, lengths for pixels in [0, 1]."""
-        options = self.given()
-        for name in set(LENGTHS) & set(options):
-            options[name] = self.in_unit_range(options[name])
+        options = self.given(unit_range=True)
         filled = {"n_classes": self.estimator.nb_classes, "seed": torch.initial_seed() % 2**31, "verbose": False}
         takes = inspect.signature(self.theirs.__init__).parameters
         options |= {name: value for name, value in filled.items() if name in takes}
@@ -123,5 +121,5 @@ def _options(theirs: type[Attack]) -> Iterator[Parameter]:
 
 def _annotation(option: Parameter, kind: type) -> Any:
     if option.name in LENGTHS:
-        return Length
+        return PositiveLength
     return Annotated[int, Field(ge=min(option.default, 1))] if kind is int else kind

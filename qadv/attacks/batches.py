@@ -1,0 +1,155 @@
+"""What an attack's function may ask for of one batch: in pixels, through the door, or as one module on [0, 1]."""
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from qadv.attacks.draws import Generators, image_generators
+from qadv.estimators.module import ClassifierModule, as_module
+from qadv.estimators.oracle import Oracle, open_oracle
+from qadv.estimators.protocol import Classifier
+from qadv.estimators.random_states import global_states_kept
+from qadv.modes import evaluation_mode
+from qadv.units import limits
+
+Images = NDArray[np.float32]
+Labels = NDArray[np.int64]
+NewBatch = Callable[[Images, Labels | None, int, int], "Batch"]
+
+
+class Batch(ABC):
+    """N images; its public attributes are what a function may ask for.
+
+    Args:
+        images: as given, (N, *input_shape).
+        labels: (N,), or `None` for the network's own predictions.
+        first: index of the first image among all.
+        seed: of the attack.
+
+    Attributes:
+        x: the images, on `device`.
+        labelled: whether there are labels.
+        predicted: whether the network's predictions had to take their place.
+    """
+
+    x: Tensor
+    device: torch.device
+
+    def __init__(self, images: Images, labels: Labels | None, first: int, seed: int) -> None:
+        self._given, self._labels, self._first, self._seed = images, labels, first, seed
+        self.labelled, self.predicted = labels is not None, False
+
+    @property
+    def y(self) -> Tensor:
+        """The labels or targets, (N,) int64."""
+        if self._labels is not None:
+            return torch.from_numpy(self._labels).to(self.device)
+        self.predicted = True
+        return self._logits().argmax(dim=1)
+
+    @property
+    def generators(self) -> Generators:
+        """One for each image, decided by the seed and the image's index alone."""
+        return image_generators(self._seed, range(self._first, self._first + len(self._given)), self.device)
+
+    def start(self) -> None:  # noqa: B027
+        """Is called when all that was asked for is there."""
+
+    @abstractmethod
+    def images(self, found: Tensor) -> Images:
+        """Returns what a function has made of `x`, as the images were given."""
+
+    @abstractmethod
+    def _logits(self) -> Tensor:
+        """Returns the logits of `x`."""
+
+
+class PixelBatch(Batch):
+    """Images in the units of `clip_values`, logits and gradients through the door."""
+
+    def __init__(self, estimator: Classifier, oracle: Oracle, *given: Any) -> None:
+        super().__init__(*given)
+        self.device, self.logits, self.gradient = oracle.device, oracle.logits, oracle.gradient
+        self.x = torch.from_numpy(self._given).to(self.device)
+        self.clip_values = self.limits = limits(estimator.clip_values)
+
+    def images(self, found: Tensor) -> Images:
+        return found.cpu().numpy()
+
+    def _logits(self) -> Tensor:
+        return self.logits(self.x)
+
+
+class UnitBatch(Batch):
+    """Images in [0, 1], and the classifier as one module on them."""
+
+    clip_values = limits = (0.0, 1.0)
+
+    def __init__(self, estimator: Classifier, model: ClassifierModule, *given: Any) -> None:
+        super().__init__(*given)
+        self.device, self.model = estimator.device, model
+        self._low, self._high = estimator.clip_values
+        unit = torch.from_numpy((self._given - self._low) / (self._high - self._low))
+        self.x = unit.float().clamp(0, 1).to(self.device)
+        self._unit = self.x.clone()
+
+    def start(self) -> None:
+        """Seeds what toolkits draw from, anew for each batch, so that its images' fate hangs on it only."""
+        words = np.random.SeedSequence([self._seed, self._first]).generate_state(3)
+        np.random.seed(int(words[0]))
+        random.seed(int(words[1]))
+        torch.manual_seed(int(words[2]))
+
+    def images(self, found: Tensor) -> Images:
+        changed = self._low + (self._high - self._low) * found.detach().float().cpu().clamp(0, 1).numpy()
+        return np.where((found == self._unit).cpu().numpy(), self._given, changed)
+
+    @torch.no_grad()
+    def _logits(self) -> Tensor:
+        logits: Tensor = self.model(self.x)
+        return logits
+
+
+@contextmanager
+def pixel_batches(estimator: Classifier, batch_size: int) -> Iterator[NewBatch]:
+    """Yields what makes batches in pixels; the network is in evaluation mode meanwhile.
+
+    Args:
+        estimator: what is attacked.
+        batch_size: rows of one forward pass.
+    """
+    with open_oracle(estimator, batch_size) as oracle:
+        yield lambda *given: PixelBatch(estimator, oracle, *given)
+
+
+@contextmanager
+def unit_batches(estimator: Classifier, batch_size: int) -> Iterator[NewBatch]:
+    """Yields what makes batches in [0, 1]; arguments as of `pixel_batches`. Random states are afterwards as before."""
+    with (
+        evaluation_mode(estimator.model),
+        _parameters_left_out(estimator.model),
+        global_states_kept(),
+        torch.random.fork_rng(),
+    ):
+        model = as_module(estimator)
+        yield lambda *given: UnitBatch(estimator, model, *given)
+
+
+@contextmanager
+def _parameters_left_out(model: nn.Module) -> Iterator[None]:
+    """Toolkits that call `backward` would pay for the weights' gradients, and leave them in `.grad`."""
+    held = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in held:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in held:
+            parameter.requires_grad_(True)
