@@ -13,6 +13,8 @@ from qadv.benchmark.cells import FILES, Finished, digest
 from qadv.benchmark.given import Given
 from qadv.benchmark.names import arguments
 from qadv.benchmark.network_cells import load_network
+from qadv.benchmark.specs import AttackCellSpec, CleanSpec, ImagesSpec, TransferSpec
+from qadv.benchmark.study import AttackSpec
 from qadv.diagnostics.attacking import generate, norms
 from qadv.diagnostics.audit.cost import Cost
 from qadv.errors import InvalidInputError
@@ -27,54 +29,54 @@ IMAGES = FILES["attack"]
 _SHOWN = 8
 
 
-def test_images(given: Given, wanted: Mapping[str, Any]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def test_images(given: Given, wanted: ImagesSpec) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Returns the images and labels that a spec attacks."""
-    data, count = given.images(wanted), wanted["nb_test"]
+    data, count = given.images(wanted), wanted.nb_test
     return data.x_test[:count], data.y_test[:count]
 
 
-def clean_cell(spec: Mapping[str, Any], needed: Mapping[str, Finished], given: Given) -> Finished:
+def clean_cell(spec: CleanSpec, needed: Mapping[str, Finished], given: Given) -> Finished:
     """Which images are classified correctly without an attack: `right`, and the `classes` predicted."""
-    x, y = test_images(given, spec["images"])
-    classes = load_network(needed[spec["network"]]).predict(x).argmax(1)
+    x, y = test_images(given, spec.images)
+    classes = load_network(needed[spec.network]).predict(x).argmax(1)
     right = classes == y
     return Finished({"accuracy": right.mean(), "right": right, "classes": classes})
 
 
-def attack_cell(spec: Mapping[str, Any], needed: Mapping[str, Finished], given: Given) -> Finished:
+def attack_cell(spec: AttackCellSpec, needed: Mapping[str, Finished], given: Given) -> Finished:
     """Attacks a network. Its file holds the images, its record, image by image, what became of them."""
-    classifier = load_network(needed[spec["network"]])
-    x, y = test_images(given, spec["images"])
+    classifier = load_network(needed[spec.network])
+    x, y = test_images(given, spec.images)
     before = classifier.predict(x).argmax(1)
-    attack = build_attack(spec["attack"], spec["seed"], classifier)
+    attack = build_attack(spec.attack, spec.seed, classifier)
     cost, started = Cost(), time.perf_counter()
     with cost.counted(classifier.model):
-        adversarial = generate(attack, x, y, spec["seed"], spec["attack"]["attack"])
-    if (most := spec["attack"].get("max_l2")) is not None:
+        adversarial = generate(attack, x, y, spec.seed, spec.attack.attack)
+    if (most := spec.attack.max_l2) is not None:
         far = norms(adversarial - x, 2) > most
         adversarial[far] = x[far]
     took = {"seconds": time.perf_counter() - started, "cost": cost.to_dict()}
-    names = given.images(spec["images"]).classes
+    names = given.images(spec.images).classes
     shown = torch.from_numpy(np.ascontiguousarray(x[:_SHOWN]))  # for a report's examples: the results are all it has
     content = save({"images": torch.from_numpy(adversarial), "clean": shown})
     said = {"labels": y, "clean_classes": before, "class_names": list(names), "made_on": fingerprint(classifier)}
     return Finished(_outcome(classifier, x, y, before == y, adversarial) | said | took, {IMAGES: content})
 
 
-def transfer_cell(spec: Mapping[str, Any], needed: Mapping[str, Finished], given: Given) -> Finished:
+def transfer_cell(spec: TransferSpec, needed: Mapping[str, Finished], given: Given) -> Finished:
     """Gives the images made on one network to another.
 
     Raises:
         InvalidInputError: the other is the same network, and the study does not say that it may be.
     """
-    made = needed[spec["made"]]
-    classifier = load_network(needed[spec["network"]])
-    if made.record["made_on"] == fingerprint(classifier) and not spec["itself"]:
+    made = needed[spec.made]
+    classifier = load_network(needed[spec.network])
+    if made.record["made_on"] == fingerprint(classifier) and not spec.itself:
         raise InvalidInputError(
             "the images were made on a network with the very weights of this one, so that nothing is transferred: "
             "train a second one with another start_seed, or say itself = true"
         )
-    x, y = test_images(given, made.record["spec"]["images"])
+    x, y = test_images(given, ImagesSpec.model_validate(made.record["spec"]["images"]))
     clean = classifier.predict(x).argmax(1) == y
     return Finished(_outcome(classifier, x, y, clean, adversarial_images(made)))
 
@@ -86,15 +88,15 @@ def adversarial_images(finished: Finished) -> NDArray[np.float32]:
     return images
 
 
-def build_attack(spec: Mapping[str, Any], seed: int, classifier: Classifier, eps: float | None = None) -> Any:
+def build_attack(spec: AttackSpec, seed: int, classifier: Any, eps: float | None = None) -> Any:
     """Returns the attack of a spec, `eps` in place of its own."""
-    options = dict(spec["options"]) | ({} if eps is None else {"eps": eps})
-    if spec["probabilities"]:
+    options = spec.options | ({} if eps is None else {"eps": eps})
+    if spec.probabilities:
         classifier.postprocessing_defences = with_softmax(classifier.postprocessing_defences)
-    target = load("attack", spec["attack"])
+    target = load("attack", spec.attack)
     quiet = {"verbose": False} if "verbose" in (arguments(target) or ()) else {}  # a bench has its own progress
     attack = target(classifier, **options, **quiet)
-    return QueryCoalescer(attack, seed=seed, verbose=False) if spec["coalesce"] else attack
+    return QueryCoalescer(attack, seed=seed, verbose=False) if spec.coalesce else attack
 
 
 def _outcome(classifier: Classifier, x: Any, y: Any, clean: Any, adversarial: Any) -> dict[str, Any]:

@@ -9,6 +9,9 @@ from functools import cache, cached_property
 from importlib import metadata
 from typing import Any
 
+from qadv.benchmark.specs import Spec
+from qadv.benchmark.study import StudyPart
+
 FILES = {"network": "network.safetensors", "attack": "adversarial.safetensors"}  # by the kinds of cells that have one
 _PACKAGES = ("qadv", "torch", "adversarial-robustness-toolbox", "brevitas", "timm", "numpy")
 
@@ -19,14 +22,14 @@ class Cell:
 
     Attributes:
         kind: `"network"`, `"clean"`, `"attack"`, `"transfer"` or `"measure"`.
-        spec: plain data, all that determines the result, other cells by their keys.
+        spec: all that determines the result, other cells by their keys.
         label: how people call it.
         place: dataset, backbone, quantizer, defense, seed, and attack, source or measure, as the study calls them.
         needs: keys of the cells whose results it takes.
     """
 
     kind: str
-    spec: Mapping[str, Any]
+    spec: Spec
     label: str = field(compare=False)
     place: Mapping[str, Any] = field(compare=False)
     needs: tuple[str, ...] = ()
@@ -46,8 +49,8 @@ class Finished:
 
 
 def digest(content: Any) -> str:
-    """Returns the BLAKE2 hash of plain data, 32 hexadecimal digits; the order of keys does not matter."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    """Returns the BLAKE2 hash of plain data or a spec, 32 hexadecimal digits; the order of keys does not matter."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False, default=StudyPart.model_dump)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 

@@ -1,7 +1,7 @@
 """Computes a cell from its spec and the results it needs: a function of these alone, on any machine."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,11 @@ from qadv.benchmark.cells import Finished
 from qadv.benchmark.given import Given
 from qadv.benchmark.measure_cells import measure_cell
 from qadv.benchmark.network_cells import network_cell
+from qadv.benchmark.specs import Spec
 from qadv.estimators.random_states import seeded
 from qadv.modes import torch_threads
 
-_KINDS = {
+_KINDS: dict[str, Callable[..., Finished]] = {
     "network": network_cell,
     "clean": clean_cell,
     "attack": attack_cell,
@@ -23,7 +24,7 @@ _KINDS = {
 }
 
 
-def compute(spec: Mapping[str, Any], needed: Mapping[str, Finished], given: Given, threads: int = 1) -> Finished:
+def compute(spec: Spec, needed: Mapping[str, Finished], given: Given, threads: int = 1) -> Finished:
     """Computes one cell.
 
     Args:
@@ -35,13 +36,15 @@ def compute(spec: Mapping[str, Any], needed: Mapping[str, Finished], given: Give
     Raises:
         QadvError: what is wrong with the cell.
     """
-    with torch_threads(threads), seeded(int(spec.get("seed", 0))):
-        result = _KINDS[spec["kind"]](spec, needed, given)
+    with torch_threads(threads), seeded(spec.seed):
+        result = _KINDS[spec.kind](spec, needed, given)
     return Finished({"spec": plain(spec), **plain(result.record)}, result.files)
 
 
 def plain(value: Any) -> Any:
     """Returns a value as plain data for JSON, NaN and infinities as `None`."""
+    if isinstance(value, Spec):
+        value = value.model_dump()
     if isinstance(value, Mapping):
         return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):

@@ -14,6 +14,8 @@ import torch
 from qadv.backbones.create import create_backbone
 from qadv.benchmark.cells import Cell
 from qadv.benchmark.names import arguments, behind
+from qadv.benchmark.specs import AttackCellSpec, CleanSpec, MeasureSpec, NetworkSpec, TransferSpec
+from qadv.benchmark.study import AttackSpec
 from qadv.errors import InvalidInputError, QadvError
 from qadv.modes import torch_threads
 from qadv.registry import load
@@ -34,47 +36,49 @@ class Estimate:
     """
 
     def __init__(self, cells: list[Cell]) -> None:
-        self.specs = {cell.key: cell.spec for cell in cells}
+        self.specs: dict[str, Any] = {cell.key: cell.spec for cell in cells}
 
     def seconds(self, cell: Cell) -> float:
         """Returns the estimate for one cell; it may be several times too low or too high."""
-        spec = cell.spec
-        if cell.kind == "network":
-            return float(self._unit(spec) * self._training(spec))
-        if cell.kind == "transfer":
-            made = self.specs[spec["made"]]
-            return float(self._unit(self.specs[spec["network"]]) * _FORWARD * 2 * made["images"]["nb_test"])
-        count = spec["images"]["nb_test"]
-        if cell.kind == "clean":
-            return float(self._unit(self.specs[spec["network"]]) * _FORWARD * count)
-        if cell.kind == "attack":
-            return float(self._unit(self.specs[spec["network"]]) * count * (1 + _passes(spec["attack"])))
-        networks = [self.specs[key] for key in spec["networks"].values()]
-        return float(sum(self._unit(network) for network in networks) * count * self._measure(spec))
+        match cell.spec:
+            case NetworkSpec() as spec:
+                return self._unit(spec) * _training(spec)
+            case TransferSpec() as spec:
+                made: AttackCellSpec = self.specs[spec.made]
+                return self._of(spec.network) * _FORWARD * 2 * made.images.nb_test
+            case AttackCellSpec() as spec:
+                return self._of(spec.network) * spec.images.nb_test * (1 + _passes(spec.attack))
+            case CleanSpec() as spec:
+                return self._of(spec.network) * _FORWARD * spec.images.nb_test
+            case MeasureSpec() as spec:
+                return sum(map(self._of, spec.networks.values())) * spec.images.nb_test * _measure(spec)
+        raise TypeError(cell.kind)
 
-    def _training(self, spec: Mapping[str, Any]) -> float:
-        defense = spec["defense"]
-        if defense["trainer"] is None:
-            return 200.0
-        options, fit = defense["options"], defense["fit"]
-        return float(fit["nb_epochs"] * spec["nb_train"] * (1.3 + _extra(defense["trainer"], options)))
+    def _of(self, network: str) -> float:
+        return self._unit(self.specs[network])
 
-    def _measure(self, spec: Mapping[str, Any]) -> float:
-        if spec["diagnostic"] == "audit":
-            return _AUDIT[bool(spec["options"].get("thorough", False))]
-        strengths = len(spec["options"].get("eps", [0])) if isinstance(spec["options"].get("eps"), list) else 1
-        attacks = [*spec["attacks"].values(), *([spec["attack"]] if spec["attack"] and not spec["adversarial"] else [])]
-        return 2.0 + strengths * sum((_passes(attack) for attack in attacks), 20.0 if strengths > 1 else 0.0)
+    def _unit(self, spec: NetworkSpec) -> float:
+        """Returns the seconds of one image's forward and backward pass."""
+        if spec.members:
+            return sum(map(self._of, spec.members))
+        quantized = 1.0 if spec.quantizer.weights == spec.quantizer.activations == "float" else 1.2
+        options = json.dumps(spec.backbone.options, sort_keys=True)  # as text, so that it can be a key
+        return quantized * _seconds_of_a_pass(spec.backbone.backbone, spec.input_shape, spec.nb_classes, options)
 
-    def _unit(self, spec: Mapping[str, Any]) -> float:
-        if spec["members"]:
-            return sum(self._unit(self.specs[key]) for key in spec["members"])
-        backbone = spec["backbone"]
-        quantized = 1.0 if spec["quantizer"]["weights"] == spec["quantizer"]["activations"] == "float" else 1.2
-        options = json.dumps(backbone["options"], sort_keys=True)  # as text, so that it can be a key
-        return quantized * _seconds_of_a_pass(
-            backbone["backbone"], tuple(spec["input_shape"]), spec["nb_classes"], options
-        )
+
+def _training(spec: NetworkSpec) -> float:
+    defense = spec.defense
+    if defense.trainer is None or defense.fit is None:
+        return 200.0
+    return defense.fit.nb_epochs * spec.nb_train * (1.3 + _extra(defense.trainer, defense.options))
+
+
+def _measure(spec: MeasureSpec) -> float:
+    if spec.diagnostic == "audit":
+        return _AUDIT[bool(spec.options.get("thorough", False))]
+    strengths = len(spec.options["eps"]) if isinstance(spec.options.get("eps"), list) else 1
+    attacks = [*spec.attacks.values(), *([spec.attack] if spec.attack and not spec.adversarial else [])]
+    return 2.0 + strengths * sum(map(_passes, attacks), 20.0 if strengths > 1 else 0.0)
 
 
 @cache
@@ -120,11 +124,11 @@ def _extra(trainer: str, options: Mapping[str, Any]) -> float:
     return float(steps or 10) if kind == "pgd" else 1.0
 
 
-def _passes(spec: Mapping[str, Any]) -> float:
+def _passes(spec: AttackSpec) -> float:
     """Returns an attack's forward and backward passes per image: the product of its arguments that repeat work."""
-    if spec["attack"] in _ONCE:
-        return _ONCE[spec["attack"]]
-    parameters = inspect.signature(behind(load("attack", spec["attack"]))).parameters
+    if spec.attack in _ONCE:
+        return _ONCE[spec.attack]
+    parameters = inspect.signature(behind(load("attack", spec.attack))).parameters
     defaults = {name: parameters[name].default for name in _REPEATS if name in parameters}
-    values = {**defaults, **{k: v for k, v in spec["options"].items() if k in _REPEATS}}
+    values = {**defaults, **{k: v for k, v in spec.options.items() if k in _REPEATS}}
     return float(prod(max(1, v) for v in values.values() if isinstance(v, int | np.integer)))

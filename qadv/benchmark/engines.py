@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from qadv.benchmark.cells import Cell, Finished
 from qadv.benchmark.given import Given
+from qadv.benchmark.specs import Spec
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Engine(Protocol):
         """Ends what still runs."""
 
 
-def attempt(spec: Mapping[str, Any], needed: Mapping[str, Finished], given: Given, threads: int) -> Outcome:
+def attempt(spec: Spec, needed: Mapping[str, Finished], given: Given, threads: int) -> Outcome:
     """Computes a cell; what goes wrong is an outcome too."""
     from qadv.benchmark.compute import compute  # takes seconds, and the process that hands out work does without
 
@@ -146,7 +147,7 @@ class Processes:
             process.terminate()
 
     def _start(self, cell: Cell, needed: Mapping[str, Finished]) -> Future[Outcome]:
-        return self.pool.submit(self.work, dict(cell.spec), dict(needed), self.given, self.threads)
+        return self.pool.submit(self.work, cell.spec, dict(needed), self.given, self.threads)
 
     def _new_pool(self) -> ProcessPoolExecutor:
         # no fork: torch's threads do not survive one

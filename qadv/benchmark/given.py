@@ -1,11 +1,10 @@
 """What a machine gives to the cells that it computes: images, and a folder for unfinished trainings."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
+from qadv.benchmark.specs import DatasetSpec
 from qadv.datasets import Images
 from qadv.errors import InvalidInputError
 from qadv.registry import create
@@ -23,16 +22,16 @@ class Given:
     data_dir: Path | None
     scratch: Path
 
-    def images(self, wanted: Mapping[str, Any]) -> Images:
+    def images(self, wanted: DatasetSpec) -> Images:
         """Returns the images of a spec.
 
         Raises:
             InvalidInputError: they are not the ones that the study was planned with.
         """
-        images, found = read_dataset(wanted["name"], self.data_dir)
-        if found != wanted["digest"]:
+        images, found = read_dataset(wanted.name, self.data_dir)
+        if found != wanted.digest:
             raise InvalidInputError(
-                f"{wanted['name']}: the images in {self.data_dir} are not the ones that the study was planned with"
+                f"{wanted.name}: the images in {self.data_dir} are not the ones that the study was planned with"
             )
         return images
 

@@ -10,42 +10,43 @@ from qadv.benchmark.cells import Finished
 from qadv.benchmark.given import Given
 from qadv.benchmark.names import arguments
 from qadv.benchmark.network_cells import load_network
+from qadv.benchmark.specs import MeasureSpec
 from qadv.registry import load
 
 
-def measure_cell(spec: Mapping[str, Any], needed: Mapping[str, Finished], given: Given) -> Finished:
+def measure_cell(spec: MeasureSpec, needed: Mapping[str, Finished], given: Given) -> Finished:
     """Runs a diagnostic; the record has its `result` as plain data and as `text`.
 
     Its arguments are found by name: `classifier` (or, for one on several networks, `classifiers`, by label), `x`, `y`,
     `x_adversarial` (the images of the attack named), `attack` and `attacks` (functions that make an attack from a
     classifier), `float_parent` (the network that the training started from), `seed`, `verbose`; the rest are options.
     """
-    target = load("diagnostic", spec["diagnostic"])
+    target = load("diagnostic", spec.diagnostic)
     taken = arguments(target) or set()
-    networks = {label: load_network(needed[key]) for label, key in spec["networks"].items()}
-    x, y = test_images(given, spec["images"])
+    networks = {label: load_network(needed[key]) for label, key in spec.networks.items()}
+    x, y = test_images(given, spec.images)
     single = next(iter(networks.values()))
     known: dict[str, Any] = {
-        "classifiers" if spec["joint"] else "classifier": networks if spec["joint"] else single,
+        "classifiers" if spec.joint else "classifier": networks if spec.joint else single,
         "x": x,
         "y": y,
-        "seed": spec["seed"],
+        "seed": spec.seed,
         "verbose": False,
     }
-    if spec["adversarial"] is not None:
-        made = adversarial_images(needed[spec["adversarial"]])
+    if spec.adversarial is not None:
+        made = adversarial_images(needed[spec.adversarial])
         count = min(len(made), len(x))
         known |= {"x_adversarial": made[:count], "x": x[:count], "y": y[:count]}
-        if spec.get("attacked"):
+        if spec.attacked:
             known["x"] = made[:count]
-    if spec["attack"] is not None and "attack" in taken:
-        known["attack"] = partial(build_attack, spec["attack"], spec["seed"])
-    if spec["attacks"]:
-        known["attacks"] = {name: partial(build_attack, each, spec["seed"]) for name, each in spec["attacks"].items()}
-    if spec["float_parent"] is not None:
-        known["float_parent"] = load_network(needed[spec["float_parent"]])
+    if spec.attack is not None and "attack" in taken:
+        known["attack"] = partial(build_attack, spec.attack, spec.seed)
+    if spec.attacks:
+        known["attacks"] = {name: partial(build_attack, each, spec.seed) for name, each in spec.attacks.items()}
+    if spec.float_parent is not None:
+        known["float_parent"] = load_network(needed[spec.float_parent])
     started = time.perf_counter()
-    result = target(**{k: v for k, v in known.items() if k in taken}, **spec["options"])
+    result = target(**{k: v for k, v in known.items() if k in taken}, **spec.options)
     return Finished({
         "seconds": time.perf_counter() - started,
         "result": result.to_dict() if hasattr(result, "to_dict") else result,

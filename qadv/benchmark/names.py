@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from qadv.attacks import art_catalogue
-from qadv.benchmark.study import Component, Defense, Quantizer, Source, Start, Study
+from qadv.benchmark.study import Defense, Source, Start, Study, StudyComponent, StudyQuantizer
 from qadv.benchmark.study_file import Place
 from qadv.errors import PluginError, QadvError, closest
 from qadv.quantization.scheme import Role, parse_scheme
@@ -91,7 +91,7 @@ def _defense(study: Study, defense: Defense, place: Place) -> Faults:
     for kind, used in (("transformer", defense.transformers), ("preprocessor", defense.preprocessors)):
         for index, component in enumerate(used):
             spot = (*place, f"{kind}s", index)
-            if isinstance(component, Component):
+            if isinstance(component, StudyComponent):
                 yield from _component(kind, component.name, component.options, spot)
     if isinstance(defense.start, Start):
         yield from _known([defense.start.defense], study.defenses, (*place, "start"), "entry of defenses")
@@ -119,7 +119,7 @@ def _known(names: Iterable[str], known: Iterable[str], place: Place, what: str =
             yield place, f"no {what} {name!r}{closest(name, known)} There are: {', '.join(known) or 'none'}"
 
 
-def _schemes(quantizer: Quantizer, place: Place) -> Faults:
+def _schemes(quantizer: StudyQuantizer, place: Place) -> Faults:
     role: Role
     for role in ("weights", "activations"):
         given = getattr(quantizer, role)

@@ -11,6 +11,7 @@ import torch
 from qadv.benchmark.cells import FILES, Finished, digest
 from qadv.benchmark.given import Given
 from qadv.benchmark.names import arguments
+from qadv.benchmark.specs import NetworkSpec
 from qadv.datasets import Images
 from qadv.errors import InvalidInputError
 from qadv.estimators.classifier import QuantizedClassifier
@@ -27,33 +28,33 @@ from qadv.transformers.post_training_quantization import PostTrainingQuantizatio
 WEIGHTS = FILES["network"]
 
 
-def network_cell(spec: Mapping[str, Any], needed: Mapping[str, Finished], given: Given) -> Finished:
+def network_cell(spec: NetworkSpec, needed: Mapping[str, Finished], given: Given) -> Finished:
     """Trains a network; its file is `network.safetensors`."""
     started = time.perf_counter()
     history: list[dict[str, Any]] = []
-    defense = spec["defense"]
-    if spec["members"]:
-        members = [load_network(needed[key]) for key in spec["members"]]
-        classifier: QuantizedClassifier = EnsembleClassifier.of(members, **defense["ensemble"])
+    defense = spec.defense
+    if spec.members:
+        members = [load_network(needed[key]) for key in spec.members]
+        classifier: Any = EnsembleClassifier.of(members, **defense.ensemble)
     else:
-        data = given.images(spec["dataset"])
+        data = given.images(spec.dataset)
         classifier = _start(spec, needed, given.data_dir)
-        if not spec["quantizer"]["after_training"]:
+        if not spec.quantizer.after_training:
             classifier = _quantized(classifier, spec, data)
-        if defense["trainer"] is not None:
+        if defense.trainer is not None:
             history = _train(classifier, spec, data, given.scratch)
-        for transformer in defense["transformers"]:
-            count = transformer["calibration"]
-            made = create("transformer", transformer["name"], classifier, **transformer["options"])
+        for transformer in defense.transformers:
+            count = transformer.calibration
+            made = create("transformer", transformer.name, classifier, **transformer.options)
             classifier = made(data.x_train[:count] if count else None)
-        if spec["quantizer"]["after_training"]:
+        if spec.quantizer.after_training:
             classifier = _quantized(classifier, spec, data)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / WEIGHTS
         classifier.save(path)
         content = path.read_bytes()
     record: dict[str, Any] = {"history": history, "seconds": time.perf_counter() - started}
-    if not spec["members"]:
+    if not spec.members:
         summary = summarize(classifier)
         record |= {"bytes": {"packed": summary.packed_bytes, "float32": summary.float_bytes}}
     return Finished(record, {WEIGHTS: content})
@@ -61,34 +62,34 @@ def network_cell(spec: Mapping[str, Any], needed: Mapping[str, Finished], given:
 
 def load_network(finished: Finished) -> QuantizedClassifier:
     """Returns the classifier of a finished network cell, with its preprocessors."""
-    spec = finished.record["spec"]
+    spec = NetworkSpec.model_validate(finished.record["spec"])
     file = InMemory(f"{WEIGHTS} of cell {digest(spec)}", finished.files[WEIGHTS])
     cls = EnsembleClassifier if read_header(file)["format"] == ENSEMBLE_FORMAT else QuantizedClassifier
-    made = [create("preprocessor", each["name"], **each["options"]) for each in spec["defense"]["preprocessors"]]
+    made = [create("preprocessor", each.name, **each.options) for each in spec.defense.preprocessors]
     return cls.load(file, preprocessing_defences=made or None)
 
 
-def _start(spec: Mapping[str, Any], needed: Mapping[str, Finished], data_dir: Path | None) -> QuantizedClassifier:
-    if spec["start"] is not None:
-        return load_network(needed[spec["start"]])
-    backbone = spec["backbone"]
-    checkpoint = None if backbone["checkpoint"] is None else (data_dir or Path()) / backbone["checkpoint"][0]
-    torch.manual_seed(spec["seed"])
+def _start(spec: NetworkSpec, needed: Mapping[str, Finished], data_dir: Path | None) -> Any:
+    if spec.start is not None:
+        return load_network(needed[spec.start])
+    backbone = spec.backbone
+    checkpoint = None if backbone.checkpoint is None else (data_dir or Path()) / backbone.checkpoint[0]
+    torch.manual_seed(spec.seed)
     return QuantizedClassifier.from_backbone(
-        backbone["backbone"],
+        backbone.backbone,
         "float",
         "float",
-        input_shape=tuple(spec["input_shape"]),
-        nb_classes=spec["nb_classes"],
+        input_shape=spec.input_shape,
+        nb_classes=spec.nb_classes,
         checkpoint_path=checkpoint,
-        preprocessing=None if backbone["mean"] is None else (backbone["mean"], backbone["std"]),
-        **backbone["options"],
+        preprocessing=None if backbone.mean is None else (backbone.mean, backbone.std),
+        **backbone.options,
     )
 
 
-def _quantized(classifier: QuantizedClassifier, spec: Mapping[str, Any], data: Images) -> QuantizedClassifier:
-    quantizer = spec["quantizer"]
-    wanted = {"weights": quantizer["weights"], "activations": quantizer["activations"]}
+def _quantized(classifier: Any, spec: NetworkSpec, data: Images) -> Any:
+    quantizer = spec.quantizer
+    wanted = {"weights": quantizer.weights, "activations": quantizer.activations}
     done = getattr(classifier.model, "qadv_quantization", None)
     if done is not None or wanted == {"weights": "float", "activations": "float"}:
         if done is not None and {key: done[key] for key in wanted} != wanted:
@@ -97,35 +98,34 @@ def _quantized(classifier: QuantizedClassifier, spec: Mapping[str, Any], data: I
                 "quantizer, or another start"
             )
         return classifier
-    count = quantizer["calibration"]
+    count = quantizer.calibration
     ptq = PostTrainingQuantization(
         classifier,
         **wanted,
-        skip_first_last=quantizer["skip_first_last"],
+        skip_first_last=quantizer.skip_first_last,
         calibration=data.x_train[:count] if count else None,
     )
     return ptq()  # type: ignore[no-any-return]
 
 
-def _train(
-    classifier: QuantizedClassifier, spec: Mapping[str, Any], data: Images, scratch: Path
-) -> list[dict[str, Any]]:
-    defense = spec["defense"]
-    options = dict(defense["options"])
+def _train(classifier: Any, spec: NetworkSpec, data: Images, scratch: Path) -> list[dict[str, Any]]:
+    defense = spec.defense
+    options = dict(defense.options)
     if isinstance(options.get("adversary"), dict):
         options["adversary"] = Adversary(**options["adversary"])
     if isinstance(options.get("lr_schedule"), dict):  # keys of TOML and JSON are text
         options["lr_schedule"] = {int(epoch): factor for epoch, factor in options["lr_schedule"].items()}
-    if (chosen := defense["optimizer"]) is not None:
-        make = getattr(torch.optim, chosen["name"])
-        give_optimizer(classifier, make(parameter_groups(classifier.model), **chosen["options"]))
+    if (chosen := defense.optimizer) is not None:
+        classifier._optimizer = getattr(torch.optim, chosen.name)(parameter_groups(classifier.model), **chosen.options)
+        run_after_steps(classifier.optimizer, classifier.model)
     checkpoint = scratch / f"{digest(spec)}.ckpt"
-    target = load("trainer", defense["trainer"])
-    more = {"seed": spec["seed"], "verbose": False, "checkpoint": checkpoint}
+    target = load("trainer", str(defense.trainer))
+    more = {"seed": spec.seed, "verbose": False, "checkpoint": checkpoint}
     taken = arguments(target)
     trainer = target(classifier, **options, **{k: v for k, v in more.items() if taken is None or k in taken})
-    fit, count = defense["fit"], spec["nb_train"]
-    trainer.fit(data.x_train[:count], data.y_train[:count], nb_epochs=fit["nb_epochs"], batch_size=fit["batch_size"])
+    fit, count = defense.fit, spec.nb_train
+    assert fit is not None  # `names.faults` refuses a trainer without
+    trainer.fit(data.x_train[:count], data.y_train[:count], nb_epochs=fit.nb_epochs, batch_size=fit.batch_size)
     for left in scratch.glob(f"{checkpoint.name}*"):
         left.unlink(missing_ok=True)
     return list(getattr(trainer, "history", []))

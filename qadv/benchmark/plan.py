@@ -11,17 +11,28 @@ from qadv.backbones.standardisation import is_of_timm
 from qadv.benchmark.cells import Cell, digest, versions
 from qadv.benchmark.names import arguments, faults
 from qadv.benchmark.plugin_code import code_version
+from qadv.benchmark.specs import (
+    AttackCellSpec,
+    CleanSpec,
+    DatasetSpec,
+    ImagesSpec,
+    MeasureSpec,
+    NetworkSpec,
+    StartSpec,
+    TransferSpec,
+)
 from qadv.benchmark.study import (
     LARGEST_SEED,
-    Attack,
-    Backbone,
+    AttackSpec,
     Defense,
     Grid,
     Measure,
-    Quantizer,
     Source,
     Start,
     Study,
+    StudyAttack,
+    StudyBackbone,
+    StudyQuantizer,
 )
 from qadv.benchmark.study_file import StudyFile
 from qadv.datasets import Images
@@ -70,7 +81,7 @@ class _Planner:
         self.file, self.study, self.data_dir = file, file.study, data_dir
         self.digests = {name: images.digest() for name, images in datasets.items()}
         self.sizes = {name: (len(images.x_train), len(images.x_test)) for name, images in datasets.items()}
-        self.shapes = {name: (list(i.input_shape), len(i.classes)) for name, i in datasets.items()}
+        self.shapes = {name: (i.input_shape, len(i.classes)) for name, i in datasets.items()}
         self.cells: dict[tuple[str, str], Cell] = {}
         self.networks: dict[Node, Cell] = {}
         self.underway: list[Node] = []
@@ -123,21 +134,20 @@ class _Planner:
         start, members = self._start(node, defense), self._members(node, defense)
         nb_train = (defense.fit.nb_train if defense.fit else None) or self.study.nb_train
         shape, nb_classes = self.shapes[node.dataset]
-        spec = {
-            "kind": "network",
-            "versions": versions(),
-            "plugins": _plugins(backbone, quantizer, defense, node.backbone),
-            "dataset": {"name": node.dataset, "digest": self.digests[node.dataset]},
-            "input_shape": shape,
-            "nb_classes": nb_classes,
-            "nb_train": min(nb_train or self.sizes[node.dataset][0], self.sizes[node.dataset][0]),
-            "backbone": self._backbone(node.backbone, backbone),
-            "quantizer": quantizer.model_dump(),
-            "defense": defense.model_dump(exclude={"start", "start_seed", "members", "of"}),
-            "start": start.key if start else None,
-            "members": [member.key for member in members],
-            "seed": (node.seed + defense.start_seed) % (LARGEST_SEED + 1),
-        }
+        spec = NetworkSpec(
+            versions=versions(),
+            plugins=_plugins(backbone, quantizer, defense, node.backbone),
+            dataset=DatasetSpec(name=node.dataset, digest=self.digests[node.dataset]),
+            input_shape=shape,
+            nb_classes=nb_classes,
+            nb_train=min(nb_train or self.sizes[node.dataset][0], self.sizes[node.dataset][0]),
+            backbone=self._backbone(node.backbone, backbone),
+            quantizer=quantizer,
+            defense=defense,
+            start=start.key if start else None,
+            members=[member.key for member in members],
+            seed=(node.seed + defense.start_seed) % (LARGEST_SEED + 1),
+        )
         needs = (*([start.key] if start else []), *(member.key for member in members))
         cell = self._add(Cell("network", spec, f"network {self._label(node)}", node.to_dict(), needs))
         self.underway.pop()
@@ -162,8 +172,8 @@ class _Planner:
         start = self._start_node(node, defense)
         if start and not defense.trainer and not defense.transformers and self._schemes(start) == self._schemes(node):
             return self._weights(start)
-        spec = self._network(node).spec
-        return digest({**spec, "plugins": {}, "defense": spec["defense"] | {"preprocessors": []}})  # not trained with
+        spec = self._network(node).spec.model_dump()
+        return digest(spec | {"plugins": {}, "defense": spec["defense"] | {"preprocessors": []}})  # not trained with
 
     def _schemes(self, node: Node) -> tuple[Any, Any]:
         quantizer = self.study.quantizers[node.quantizer]
@@ -175,13 +185,13 @@ class _Planner:
         of = str(defense.of)
         return [self._network(Node(node.dataset, node.backbone, q, of, node.seed)) for q in defense.members]
 
-    def _backbone(self, name: str, backbone: Backbone) -> dict[str, Any]:
+    def _backbone(self, name: str, backbone: StudyBackbone) -> StartSpec:
         spec = backbone.model_dump() | {"backbone": backbone.backbone or name}
         if (backbone.mean, backbone.std) != (None, None) or not is_of_timm(spec["backbone"]):
             spec["mean"] = 0.0 if backbone.mean is None else backbone.mean
             spec["std"] = 1.0 if backbone.std is None else backbone.std
         if backbone.checkpoint is None:
-            return spec
+            return StartSpec(**spec)
         path = (self.data_dir or Path()) / backbone.checkpoint
         try:
             check_is_file(path)  # and no device, which has no end
@@ -190,34 +200,28 @@ class _Planner:
         except OSError as error:
             reason = error if isinstance(error, StorageError) else f"can't read {path}: {error.strerror or error}"
             raise self.file.complain([(("backbones", name, "checkpoint"), str(reason))]) from error
-        return spec | {"checkpoint": [backbone.checkpoint, content]}
+        return StartSpec(**spec | {"checkpoint": (backbone.checkpoint, content)})
 
-    def _images(self, node: Node, wanted: int | None) -> dict[str, Any]:
+    def _images(self, node: Node, wanted: int | None) -> ImagesSpec:
         nb_test = min(wanted or self.study.nb_test, self.study.nb_test, self.sizes[node.dataset][1])
-        return {"name": node.dataset, "digest": self.digests[node.dataset], "nb_test": nb_test}
+        return ImagesSpec(name=node.dataset, digest=self.digests[node.dataset], nb_test=nb_test)
 
     def _clean(self, node: Node) -> Cell:
         network = self._network(node)
-        spec = {
-            "kind": "clean",
-            "versions": versions(),
-            "network": network.key,
-            "images": self._images(node, None),
-            "seed": node.seed,
-        }
+        images = self._images(node, None)
+        spec = CleanSpec(versions=versions(), network=network.key, images=images, seed=node.seed)
         return Cell("clean", spec, f"clean images, {self._label(node)}", node.to_dict(), (network.key,))
 
     def _attack(self, node: Node, name: str) -> Cell:
         attack, network = self.study.attacks[name], self._network(node)
-        spec = {
-            "kind": "attack",
-            "versions": versions(),
-            "plugins": self.plugin("attack", attack.attack or name),
-            "network": network.key,
-            "images": self._images(node, attack.nb_test),
-            "attack": _attack_spec(name, attack),
-            "seed": node.seed,
-        }
+        spec = AttackCellSpec(
+            versions=versions(),
+            plugins=self.plugin("attack", attack.attack or name),
+            network=network.key,
+            images=self._images(node, attack.nb_test),
+            attack=_attack_spec(name, attack),
+            seed=node.seed,
+        )
         place = node.to_dict() | {"attack": name, "source": None}
         return Cell("attack", spec, f"{name} on {self._label(node)}", place, (network.key,))
 
@@ -238,14 +242,8 @@ class _Planner:
                 yield made
                 continue
             network = self._network(node)
-            spec = {
-                "kind": "transfer",
-                "versions": versions(),
-                "network": network.key,
-                "made": made.key,
-                "itself": self.study.attacks[name].itself,
-                "seed": node.seed,
-            }
+            itself = self.study.attacks[name].itself
+            spec = TransferSpec(versions=versions(), network=network.key, made=made.key, itself=itself, seed=node.seed)
             place = node.to_dict() | {"attack": name, "source": other.to_dict()}
             label = f"{name} on {self._label(other)} → {self._label(node)}"
             yield Cell("transfer", spec, label, place, (network.key, made.key))
@@ -266,47 +264,42 @@ class _Planner:
         return measure.diagnostic or next(n for n, m in self.study.measures.items() if m is measure)
 
     def _measure(self, name: str, nodes: list[Node]) -> Cell:
-        measure = self.study.measures[name]
-        diagnostic = self._diagnostic(measure)
+        measure, node = self.study.measures[name], nodes[0]
+        diagnostic, joint = self._diagnostic(measure), self._is_joint(measure)
         takes = arguments(load("diagnostic", diagnostic)) or set()
-        networks = [self._network(node) for node in nodes]
+        networks = [self._network(each) for each in nodes]
         needs = [network.key for network in networks]
-        spec: dict[str, Any] = {
-            "kind": "measure",
-            "versions": versions(),
-            "plugins": self.plugin("diagnostic", diagnostic),
-            "diagnostic": diagnostic,
-            "options": measure.options,
-            "images": self._images(nodes[0], measure.nb_test),
-            "seed": nodes[0].seed,
-            "joint": self._is_joint(measure),
-            "networks": {self._label(n): c.key for n, c in zip(nodes, networks, strict=True)},
-            "attacks": {n: _attack_spec(n, self.study.attacks[n]) for n in measure.attacks},
-            "attack": None,
-            "adversarial": None,
-            "float_parent": None,
-        }
-        if measure.attack is not None:
-            spec["attack"] = _attack_spec(measure.attack, self.study.attacks[measure.attack])
-        if measure.attacked:
-            spec["attacked"] = True
+        made = start = None
         if "x_adversarial" in takes or measure.attacked:
             if measure.attack is None:
                 raise self.file.complain([(("measures", name), "it compares with attacked images: say attack = …")])
             source = self.study.attacks[measure.attack].source
-            other = _source(nodes[0], source) if isinstance(source, Source) else nodes[0]
-            if isinstance(source, Source) and not spec["joint"]:
-                self._check_source(measure.attack, other, nodes[0])
-            made = self._add(self._attack(other, measure.attack))
-            spec["adversarial"] = made.key
-            needs.append(made.key)
-        if "float_parent" in takes and (start := self._start(nodes[0], self.study.defenses[nodes[0].defense])):
-            spec["float_parent"] = start.key
-            needs.append(start.key)
-        place = {**nodes[0].to_dict(), "measure": name}
-        label = f"{name} of {self._label(nodes[0])}"
-        if spec["joint"]:
-            place = {"dataset": nodes[0].dataset, "seed": nodes[0].seed, "measure": name}
+            other = _source(node, source) if isinstance(source, Source) else node
+            if isinstance(source, Source) and not joint:
+                self._check_source(measure.attack, other, node)
+            made = self._add(self._attack(other, measure.attack)).key
+            needs.append(made)
+        if "float_parent" in takes and (parent := self._start(node, self.study.defenses[node.defense])):
+            start = parent.key
+            needs.append(start)
+        spec = MeasureSpec(
+            versions=versions(),
+            plugins=self.plugin("diagnostic", diagnostic),
+            diagnostic=diagnostic,
+            options=measure.options,
+            images=self._images(node, measure.nb_test),
+            seed=node.seed,
+            joint=joint,
+            networks={self._label(each): cell.key for each, cell in zip(nodes, networks, strict=True)},
+            attacks={each: _attack_spec(each, self.study.attacks[each]) for each in measure.attacks},
+            attack=_attack_spec(measure.attack, self.study.attacks[measure.attack]) if measure.attack else None,
+            attacked=measure.attacked,
+            adversarial=made,
+            float_parent=start,
+        )
+        place, label = {**node.to_dict(), "measure": name}, f"{name} of {self._label(node)}"
+        if joint:
+            place = {"dataset": node.dataset, "seed": node.seed, "measure": name}
             label = f"{name} of {len(nodes)} networks"
         return Cell("measure", spec, label, place, tuple(dict.fromkeys(needs)))
 
@@ -331,9 +324,8 @@ def _axis(chosen: list[str] | None, entries: Any) -> list[str]:
     return list(entries) if chosen is None else chosen
 
 
-def _attack_spec(name: str, attack: Attack) -> dict[str, Any]:
-    unset = {"max_l2"} if attack.max_l2 is None else set()
-    return attack.model_dump(exclude={"source", "itself", "nb_test"} | unset) | {"attack": attack.attack or name}
+def _attack_spec(name: str, attack: StudyAttack) -> AttackSpec:
+    return AttackSpec(**attack.model_dump(include=set(AttackSpec.model_fields)) | {"attack": attack.attack or name})
 
 
 def _source(node: Node, source: Source) -> Node:
@@ -346,7 +338,7 @@ def _source(node: Node, source: Source) -> Node:
     )
 
 
-def _plugins(backbone: Backbone, quantizer: Quantizer, defense: Defense, name: str) -> dict[str, str]:
+def _plugins(backbone: StudyBackbone, quantizer: StudyQuantizer, defense: Defense, name: str) -> dict[str, str]:
     used = [("backbone", backbone.backbone or name)]
     for schemes in (quantizer.weights, quantizer.activations):
         texts = schemes.values() if isinstance(schemes, dict) else [schemes]

@@ -60,7 +60,7 @@ class RayEngine:
 
     def submit(self, cell: Cell, needed: Mapping[str, Finished]) -> None:
         """See `Engine`."""
-        self.running[self.task.remote(dict(cell.spec), dict(needed), self.given, self.threads)] = cell
+        self.running[self.task.remote(cell.spec, dict(needed), self.given, self.threads)] = cell
 
     def finished(self) -> Iterator[tuple[Cell, Outcome]]:
         """See `Engine`."""

@@ -1,8 +1,17 @@
 """What a study file may say: datasets × backbones × quantizers × defenses × attacks, and what is measured besides."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from qadv.strengths import is_fraction, number
 
@@ -32,13 +41,22 @@ Axis = Annotated[list[str], Field(min_length=1)]
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 
 
-class Part(BaseModel):
-    """Base class: unknown keys are errors, and so are numbers that are not finite."""
+class StudyPart(BaseModel):
+    """Base class: unknown keys are errors, and so are numbers that are not finite.
+
+    Attributes:
+        later: fields that keys of cells are older than: these are no part of the plain data where they are not set.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    later: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _plain(self, dumped: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in dumped(self).items() if name not in self.later or value}
 
 
-class Component(Part):
+class StudyComponent(StudyPart):
     """A component by name, as `qadv.create` makes it; the bare name where there are no options."""
 
     name: str
@@ -50,26 +68,34 @@ class Component(Part):
         return {"name": value} if isinstance(value, str) else value
 
 
-class Backbone(Part):
+class BackboneSpec(StudyPart):
     """A float network.
 
     Attributes:
         backbone: its name in `qadv list backbone`; without it, the name of the entry.
         options: its options.
-        checkpoint: safetensors file with trained float weights, in the data folder; then the float network without a
-            trainer is a trained one.
         mean, std: standardisation of pixels in [0, 1], scalars or one value per channel; without both that of the
             backbone: timm's own, and none for qadv's.
     """
 
     backbone: str = ""
     options: Options = {}
-    checkpoint: str | None = None
     mean: float | list[float] | None = None
     std: float | list[float] | None = None
 
 
-class Quantizer(Part):
+class StudyBackbone(BackboneSpec):
+    """A float network of a study.
+
+    Attributes:
+        checkpoint: safetensors file with trained float weights, in the data folder; then the float network without a
+            trainer is a trained one.
+    """
+
+    checkpoint: str | None = None
+
+
+class StudyQuantizer(StudyPart):
     """Schemes of weights and activations; `"float"` for none.
 
     Attributes:
@@ -86,7 +112,7 @@ class Quantizer(Part):
     after_training: bool = False
 
 
-class Fit(Part):
+class Fit(StudyPart):
     """Length of a training.
 
     Attributes:
@@ -100,53 +126,61 @@ class Fit(Part):
     nb_train: PositiveInt | None = None
 
 
-class Start(Part):
+class Start(StudyPart):
     """The network that a training starts from: of the same dataset and backbone."""
 
     defense: str
     quantizer: str
 
 
-class Transformer(Component):
+class StudyTransformer(StudyComponent):
     """A transformer; `calibration` training images are handed to it, 0 for none."""
 
     calibration: Annotated[int, Field(ge=0)] = 0
 
 
-class Defense(Part):
-    """What is done to a network.
+class DefenseSpec(StudyPart):
+    """What is done to a network, wherever that comes from.
 
     Attributes:
         trainer: name in `qadv list trainer`; without it nothing is trained.
         options: the trainer's; `adversary` may be a table with the arguments of `qadv.Adversary`.
         fit: length of the training.
         optimizer: name and options of one of `torch.optim`; without it the trainer's own SGD.
-        start: the network whose weights are taken: a defense's name (with the quantizer `float_quantizer` of the
-            study), or a table of defense and quantizer.
-        start_seed: added to the seed of all that is drawn where this network is made: new weights, order and
-            augmentation of the images, adversaries, filters that stay real. So the same network is trained a second
-            time, from another start. A `start` is a network of its own, with its own `start_seed`.
         transformers: after the training, in this order.
         preprocessors: in front of the network, in attacks too.
-        members: quantizers whose networks, of the defense `of`, form an ensemble.
-        of: see `members`.
         ensemble: options of `EnsembleClassifier.of`.
     """
 
     trainer: str | None = None
     options: Options = {}
     fit: Fit | None = None
-    optimizer: Component | None = None
-    start: str | Start | None = None
-    start_seed: Seed = 0
-    transformers: list[Transformer] = []
-    preprocessors: list[Component] = []
-    members: list[str] = []
-    of: str | None = None
+    optimizer: StudyComponent | None = None
+    transformers: list[StudyTransformer] = []
+    preprocessors: list[StudyComponent] = []
     ensemble: Options = {}
 
 
-class Source(Part):
+class Defense(DefenseSpec):
+    """What is done to which network.
+
+    Attributes:
+        start: the network whose weights are taken: a defense's name (with the quantizer `float_quantizer` of the
+            study), or a table of defense and quantizer.
+        start_seed: added to the seed of all that is drawn where this network is made: new weights, order and
+            augmentation of the images, adversaries, filters that stay real. So the same network is trained a second
+            time, from another start. A `start` is a network of its own, with its own `start_seed`.
+        members: quantizers whose networks, of the defense `of`, form an ensemble.
+        of: see `members`.
+    """
+
+    start: str | Start | None = None
+    start_seed: Seed = 0
+    members: list[str] = []
+    of: str | None = None
+
+
+class Source(StudyPart):
     """The network that images are made on, of the same dataset and seed; what is left out is as in the target."""
 
     backbone: str | None = None
@@ -154,34 +188,43 @@ class Source(Part):
     defense: str | None = None
 
 
-class Attack(Part):
+class AttackSpec(StudyPart):
     """An ART attack.
 
     Attributes:
         attack: name in `qadv list attack --all`; without it, the name of the entry.
         options: its arguments.
-        nb_test: attacked images, the first ones; without it the study's.
         coalesce: run through `QueryCoalescer`.
         probabilities: the attack sees probabilities in place of logits.
         max_l2: of an attack without a bound: images that are further from the original, L2 in pixel values, count as
             not found, and are given back as they were.
+    """
+
+    attack: str = ""
+    options: Options = {}
+    coalesce: bool = False
+    probabilities: bool = False
+    max_l2: Number | None = None
+    later = ("max_l2",)
+
+
+class StudyAttack(AttackSpec):
+    """An attack and where its images are made.
+
+    Attributes:
+        nb_test: attacked images, the first ones; without it the study's.
         source: where the images are made; without it on the network itself, `"each"`: on every network of the study,
             the network itself among them.
         itself: the network that `source` names may be the very one that gets the images, or one with the same
             weights. Without it that is refused: the figure would be that of an attack on the network itself.
     """
 
-    attack: str = ""
-    options: Options = {}
     nb_test: PositiveInt | None = None
-    coalesce: bool = False
-    probabilities: bool = False
-    max_l2: Number | None = None
     source: Literal["each"] | Source | None = None
     itself: bool = False
 
 
-class Measure(Part):
+class Measure(StudyPart):
     """A diagnostic. What it takes beyond its options is found by the names of its arguments; see docs/studies.md.
 
     Attributes:
@@ -202,7 +245,7 @@ class Measure(Part):
     attacks: list[str] = []
 
 
-class Grid(Part):
+class Grid(StudyPart):
     """A product; an axis that is left out takes all entries of the study."""
 
     datasets: Axis | None = None
@@ -213,7 +256,7 @@ class Grid(Part):
     measures: list[str] | None = None
 
 
-class Published(Part):
+class Published(StudyPart):
     """Accuracies in % that a paper gives for the networks that are selected; shown beside ours.
 
     Attributes:
@@ -234,7 +277,7 @@ class Published(Part):
     note: str = ""
 
 
-class Study(Part):
+class Study(StudyPart):
     """A study.
 
     Attributes:
@@ -261,10 +304,10 @@ class Study(Part):
     nb_train: PositiveInt | None = None
     nb_test: PositiveInt = 1000
     float_quantizer: str = "float"
-    backbones: Annotated[dict[str, Backbone], Field(min_length=1)]
-    quantizers: Annotated[dict[str, Quantizer], Field(min_length=1)] = {"float": Quantizer()}
+    backbones: Annotated[dict[str, StudyBackbone], Field(min_length=1)]
+    quantizers: Annotated[dict[str, StudyQuantizer], Field(min_length=1)] = {"float": StudyQuantizer()}
     defenses: Annotated[dict[str, Defense], Field(min_length=1)] = {"none": Defense()}
-    attacks: dict[str, Attack] = {}
+    attacks: dict[str, StudyAttack] = {}
     measures: dict[str, Measure] = {}
     grid: list[Grid] = []
     published: list[Published] = []

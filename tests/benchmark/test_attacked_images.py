@@ -130,7 +130,11 @@ def test_epochs_of_a_schedule_may_be_text(finished):
 
 
 def test_the_bound_is_in_the_key_only_where_there_is_one(study, digits):
-    specs = {c.place["attack"]: c.spec["attack"] for c in plan(study, {"digits": digits}, None) if c.kind == "attack"}
+    specs = {
+        c.place["attack"]: c.spec.attack.model_dump()
+        for c in plan(study, {"digits": digits}, None)
+        if c.kind == "attack"
+    }
     assert specs["near"]["max_l2"] == 0.8
     assert "max_l2" not in specs["ddn"]
 

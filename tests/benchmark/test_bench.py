@@ -1,7 +1,6 @@
 """Running cells: order, failures, dying processes, kills, and the command itself."""
 
 import io
-import json
 import os
 import re
 import shutil
@@ -20,6 +19,7 @@ from qadv.benchmark.command import BenchOptions, _Shown, run_bench
 from qadv.benchmark.engines import Failed, InProcess, Processes
 from qadv.benchmark.given import Given
 from qadv.benchmark.report.build import build_report
+from qadv.benchmark.specs import Spec
 from qadv.benchmark.store import Store
 from qadv.benchmark.study_file import StudyError
 from qadv.errors import InvalidInputError, QadvError
@@ -27,6 +27,8 @@ from qadv.evaluation import attack_classifier
 from qadv.registry import create
 from tests.benchmark.dying import work
 from tests.benchmark.studies import TINY, planned, write_tiny
+
+ANY = Spec(kind="unheard of", versions={}, seed=0)
 
 
 def chain(*actions):
@@ -134,7 +136,7 @@ def test_as_many_cells_run_as_there_are_slots(store, tmp_path):
 
 
 def test_a_cell_that_raises_has_failed(store, tmp_path):
-    cell = Cell("network", {"kind": "unheard of"}, "odd", {})
+    cell = Cell("network", ANY, "odd", {})
     result = run_cells([cell], store, InProcess(Given(None, tmp_path)))
     assert "KeyError" in result.failed["odd"]
 
@@ -270,10 +272,9 @@ def test_wrong_options(tmp_path):
 
 def test_other_images_than_planned_are_refused(tmp_path):
     cells = planned(write_tiny(tmp_path), small=True)
-    spec = json.loads(json.dumps(cells[0].spec))
-    spec["dataset"]["digest"] = "0" * 32
+    other = cells[0].spec.dataset.model_copy(update={"digest": "0" * 32})
     with pytest.raises(InvalidInputError, match="not the ones"):
-        Given(None, tmp_path).images(spec["dataset"])
+        Given(None, tmp_path).images(other)
 
 
 def test_a_cell_that_fails_is_told_and_tried_again(tmp_path):
@@ -322,9 +323,9 @@ def test_whatever_a_cell_raises_is_text(error, said, store, tmp_path, monkeypatc
         raise error
 
     monkeypatch.setattr("qadv.benchmark.compute.compute", fail)
-    result = run_cells([Cell("network", {}, "odd", {})], store, InProcess(Given(None, tmp_path)))
+    result = run_cells([Cell("network", ANY, "odd", {})], store, InProcess(Given(None, tmp_path)))
     assert result.failed["odd"] == said
-    assert said.encode() in store.failure(digest({}))["message"].encode()
+    assert said.encode() in store.failure(digest(ANY))["message"].encode()
 
 
 ODD_NAMES = ["[/x]", "[bold]", "$x$", r"$\x$", "a" * 300, "back\\slash\\"]
@@ -337,9 +338,11 @@ def test_names_and_messages_that_look_like_markup(tmp_path, monkeypatch):
     text = TINY.replace("[quantizers.w4a4]", quantizers + "[quantizers.w4a4]").partition("[defenses.tuned]")[0]
 
     def compute(spec, needed, given, threads):
-        if spec["quantizer"]["weights"] == "int:2":
+        if spec.quantizer.weights == "int:2":
             raise ValueError("[/red] [bold] $x$ " + "y" * 3000)
-        return Finished({"spec": spec, "history": [{"epoch": 0, "loss": 1.0, "accuracy": 0.5}], "seconds": 1.0})
+        return Finished(
+            {"spec": spec.model_dump(), "history": [{"epoch": 0, "loss": 1.0, "accuracy": 0.5}], "seconds": 1.0}
+        )
 
     monkeypatch.setattr("qadv.benchmark.compute.compute", compute)
     console = Console(file=io.StringIO(), force_terminal=True, width=100)

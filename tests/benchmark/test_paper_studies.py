@@ -79,9 +79,9 @@ def test_a_study_names_only_what_there_is_and_can_be_planned(name, small, planne
         assert set(cell.needs) <= keys, f"{cell.label} comes before what it needs"
         keys.add(cell.key)
         if cell.kind == "attack":
-            made_on[cell.key] = cell.spec["network"]
+            made_on[cell.key] = cell.spec.network
         if cell.kind == "transfer":
-            assert cell.spec["network"] != made_on[cell.spec["made"]], f"{cell.label}: the network under attack"
+            assert cell.spec.network != made_on[cell.spec.made], f"{cell.label}: the network under attack"
     measured = {cell.kind for cell in cells} - {"network"}
     assert measured & ({"attack", "transfer", "measure"} if study.attacks or study.measures else {"clean"})
 
@@ -122,7 +122,7 @@ def test_published_accuracies_belong_to_cells_of_the_study(planned):
 def test_zoo_minimises_the_difference_of_the_logarithms(name, make_classifier, digits):
     """Eq. 10 of the low-bitwidth study, which for a softmax is the difference of the logits."""
     attack = read_study(FOLDER / f"{name}.toml").study.attacks["ZOO"]
-    spec = {**attack.model_dump(), "coalesce": False}
+    spec = attack.model_copy(update={"coalesce": False})
     classifier, x, c = make_classifier(), digits.x_test[:4], np.full(4, 0.9)
     logits = classifier.predict(x).astype(np.float64)
     logs = logits - np.log(np.exp(logits).sum(1, keepdims=True))

@@ -40,7 +40,7 @@ def test_the_plan_is_the_same_twice_and_its_specs_are_plain(tmp_path):
     first, second = planned(path), planned(path)
     assert [cell.key for cell in first] == [cell.key for cell in second]
     for cell in first:
-        assert cells_module.digest(json.loads(json.dumps(cell.spec))) == cell.key
+        assert cells_module.digest(json.loads(json.dumps(cell.spec.model_dump()))) == cell.key
 
 
 def keys_by_label(tmp_path, text=TINY):
@@ -112,10 +112,10 @@ def test_a_timm_backbone_is_standardised_by_itself_and_other_keys_stay(tmp_path)
         text = TINY.replace("[backbones.mnist-cnn]", f"[backbones.test_resnet]{more}").replace(
             "options = { image_size = 8, width = 4 }", ""
         )
-        return next(cell.spec["backbone"] for cell in planned(write_tiny(tmp_path, text)) if cell.kind == "network")
+        return next(cell.spec.backbone for cell in planned(write_tiny(tmp_path, text)) if cell.kind == "network")
 
-    assert (backbone()["mean"], backbone()["std"]) == (None, None)
-    assert (backbone("\nstd = 0.5")["mean"], backbone("\nmean = 0.5")["std"]) == (0.0, 1.0)
+    assert (backbone().mean, backbone().std) == (None, None)
+    assert (backbone("\nstd = 0.5").mean, backbone("\nmean = 0.5").std) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize("checkpoint", ["/dev/zero", "gone.safetensors", "."])

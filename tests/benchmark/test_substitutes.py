@@ -58,16 +58,16 @@ def by_kind(cells, kind):
 
 def test_a_second_network_of_the_same_settings_is_another_cell(tmp_path):
     cells = planned(write_tiny(tmp_path, STUDY))
-    assert [network.spec["seed"] for network in by_kind(cells, "network")] == [0, 1]
+    assert [network.spec.seed for network in by_kind(cells, "network")] == [0, 1]
     (transfer,) = by_kind(cells, "transfer")
-    made = next(cell for cell in cells if cell.key == transfer.spec["made"])
-    assert made.spec["network"] != transfer.spec["network"]
-    assert not transfer.spec["itself"]
+    made = next(cell for cell in cells if cell.key == transfer.spec.made)
+    assert made.spec.network != transfer.spec.network
+    assert not transfer.spec.itself
 
 
 def test_seeds_are_added_and_stay_seeds(tmp_path):
     text = STUDY.replace('datasets = ["digits"]', 'datasets = ["digits"]\nseeds = [4294967295]')
-    assert [cell.spec["seed"] for cell in by_kind(planned(write_tiny(tmp_path, text)), "network")] == [4294967295, 0]
+    assert [cell.spec.seed for cell in by_kind(planned(write_tiny(tmp_path, text)), "network")] == [4294967295, 0]
 
 
 @pytest.mark.parametrize(
@@ -99,8 +99,8 @@ def test_a_source_that_is_its_target_is_refused_with_its_line(tmp_path, text, me
 def test_a_source_that_is_its_target_can_be_asked_for(tmp_path):
     (made,) = by_kind(planned(write_tiny(tmp_path, ALLOWED)), "attack")
     (transfer,) = by_kind(planned(write_tiny(tmp_path, ALLOWED)), "transfer")
-    assert made.spec["network"] == transfer.spec["network"]
-    assert transfer.spec["itself"]
+    assert made.spec.network == transfer.spec.network
+    assert transfer.spec.itself
 
 
 def test_a_quantized_network_is_another_one_than_its_float_start(tmp_path):
@@ -108,7 +108,7 @@ def test_a_quantized_network_is_another_one_than_its_float_start(tmp_path):
         'source = { defense = "substitute" }', 'source = { quantizer = "float", defense = "substitute" }'
     )
     (transfer,) = by_kind(planned(write_tiny(tmp_path, text + 'quantizers = ["w4"]\n')), "transfer")
-    assert not transfer.spec["itself"]
+    assert not transfer.spec.itself
 
 
 def computed(path, data_dir):
@@ -167,12 +167,12 @@ backbones = ["one"]
     given = Given(tmp_path, tmp_path)
     with pytest.raises(qadv.errors.InvalidInputError, match=r"the very weights of this one.* start_seed"):
         transfer_cell(transfer.spec, found, given)
-    asked_for = transfer_cell({**transfer.spec, "itself": True}, found, given).record
-    made = found[transfer.spec["made"]].record
+    asked_for = transfer_cell(transfer.spec.model_copy(update={"itself": True}), found, given).record
+    made = found[transfer.spec.made].record
     assert asked_for["accuracy"] == made["accuracy"]
     made_elsewhere = {
         **found,
-        transfer.spec["made"]: Finished(made | {"made_on": "0"}, found[transfer.spec["made"]].files),
+        transfer.spec.made: Finished(made | {"made_on": "0"}, found[transfer.spec.made].files),
     }
     assert transfer_cell(transfer.spec, made_elsewhere, given).record["accuracy"] == made["accuracy"]
 

@@ -1,0 +1,89 @@
+"""What determines the result of a cell, by the kinds of cells; the hash of it as plain data is the cell's key."""
+
+from qadv.benchmark.study import AttackSpec, BackboneSpec, DefenseSpec, Options, Seed, StudyPart, StudyQuantizer
+
+
+class DatasetSpec(StudyPart):
+    """A data set by name, and the digest of its images."""
+
+    name: str
+    digest: str
+
+
+class ImagesSpec(DatasetSpec):
+    """The first `nb_test` test images of a data set."""
+
+    nb_test: int
+
+
+class StartSpec(BackboneSpec):
+    """A float network; `checkpoint` is the file of its weights and the hash of that."""
+
+    checkpoint: tuple[str, str] | None = None
+
+
+class Spec(StudyPart):
+    """What the specs of all cells have: the versions of what computes them, and what random numbers start from."""
+
+    kind: str
+    versions: dict[str, str]
+    seed: Seed
+
+
+class NetworkSpec(Spec):
+    """A network; `start` and `members` are the keys of the cells that it is made from."""
+
+    kind: str = "network"
+    plugins: dict[str, str]
+    dataset: DatasetSpec
+    input_shape: tuple[int, ...]
+    nb_classes: int
+    nb_train: int
+    backbone: StartSpec
+    quantizer: StudyQuantizer
+    defense: DefenseSpec
+    start: str | None
+    members: list[str]
+
+
+class CleanSpec(Spec):
+    """A network on images that nobody attacked; networks are named by the keys of their cells, here and below."""
+
+    kind: str = "clean"
+    network: str
+    images: ImagesSpec
+
+
+class AttackCellSpec(CleanSpec):
+    """An attack on a network."""
+
+    kind: str = "attack"
+    plugins: dict[str, str]
+    attack: AttackSpec
+
+
+class TransferSpec(Spec):
+    """The images of the attack `made` given to a network, which may be the one they were made on if `itself` is set."""
+
+    kind: str = "transfer"
+    network: str
+    made: str
+    itself: bool
+
+
+class MeasureSpec(Spec):
+    """A diagnostic of networks, by their labels; what it is given besides is told in `measure_cell`."""
+
+    kind: str = "measure"
+    plugins: dict[str, str]
+    diagnostic: str
+    options: Options
+    images: ImagesSpec
+    joint: bool
+    networks: dict[str, str]
+    attacks: dict[str, AttackSpec]
+    attack: AttackSpec | None
+    attacked: bool
+    adversarial: str | None
+    float_parent: str | None
+    later = ("attacked",)
