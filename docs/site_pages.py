@@ -16,7 +16,7 @@ from mkdocs.structure.files import File, Files
 
 from qadv import hookspecs
 from qadv.cli import app
-from qadv.components import COMPONENT_TYPES, Component
+from qadv.components import KINDS, Component
 from qadv.registry import default_registry
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,8 +39,8 @@ def hooks_page() -> str:
     """The hooks, from their docstrings, and the example plugin, from its files."""
     parts = ["# Hooks", _fenced(inspect.getdoc(hookspecs) or "", "toml")]
     parts += ["What [`qadv.testing`](../conformance.md) checks on a target of each kind is on its page."]
-    for component in COMPONENT_TYPES:
-        hook = getattr(hookspecs, f"qadv_{component.kind}s")
+    for component in KINDS.values():
+        hook = getattr(hookspecs, component.hook)
         parts += [f"## `{hook.__name__}`", _fenced(inspect.getdoc(hook) or "", "python")]
         parts += [f"It yields `qadv.components.{component.__name__}`: {_text(component)}"]
     parts += ["## What a descriptor says", _arguments(Component), "## A complete plugin"]
@@ -81,7 +81,7 @@ def components_page() -> str:
         "What `qadv list KIND` shows without any plugin. Each is made by "
         "`qadv.create(kind, name, …)`; the hook of its kind is what a [plugin](hooks.md) implements.",
     ]
-    for component_type in COMPONENT_TYPES:
+    for component_type in KINDS.values():
         entries = [e for e in default_registry().entries(component_type.kind) if e.distribution == "qadv"]
         parts += [f"## {component_type.kind.capitalize()}", _text(component_type)]
         rows = [f"| {_linked(entry.component)} | {_cell(entry.component.summary)} |" for entry in entries]

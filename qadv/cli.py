@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -9,13 +10,14 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from qadv import __version__
 from qadv.components import KINDS
 from qadv.entry_points import find_entry_points
 from qadv.errors import QadvError, describe
+from qadv.plugins import PluginInfo, note_patches
 from qadv.registry import Entry, default_registry
+from qadv.tables import table
 
 app = typer.Typer(help="Attack and defend quantized networks through ART.", no_args_is_help=True, add_completion=False)
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
@@ -40,17 +42,9 @@ def list_command(
     as_json: Json = False,
 ) -> None:
     """List components by kind and name."""
-    registry = default_registry()
-    if kind is None and not as_json:
-        table = Table("kind", "components")
-        for name in KINDS:
-            table.add_row(name, ", ".join(entry.component.name for entry in registry.entries(name)) or "–")
-        Console().print(table)
-        return
-    rows = []
+    registry, rows = default_registry(), []
     for name in [kind] if kind is not None else list(KINDS):
-        entries = registry.match(name, pattern)
-        rows += [_row(entry) for entry in entries]
+        rows += [_row(entry) for entry in registry.match(name, pattern)]
         for entry in registry.entries(name) if members else []:
             try:
                 found = entry.members()
@@ -59,48 +53,46 @@ def list_command(
                 continue
             summary = f"{entry.component.name} family"
             rows += [{**_row(entry), "name": m, "summary": summary} for m in found if fnmatchcase(m, pattern)]
+    _print_faults(note_patches(registry.plugins), Console(stderr=True))
+    console = Console()
     if as_json:
         print(json.dumps(rows, indent=1))
-        return
-    table = Table("name", "distribution", "summary")
-    for row in rows:
-        unmet = f" [red](needs {escape(', '.join(row['unmet']))})[/red]" if row["unmet"] else ""
-        table.add_row(escape(row["name"]), escape(row["distribution"]), escape(row["summary"]) + unmet)
-    console = Console()
-    console.print(table)
-    families = [entry.component.name for entry in registry.entries(str(kind)) if entry.component.family]
-    if families and not members:
-        verb = "stands" if len(families) == 1 else "stand"
-        console.print(f"{' and '.join(families)} {verb} for many names: --all lists them.", style="dim")
+    elif kind is None:
+        named = {name: ", ".join(entry.component.name for entry in registry.entries(name)) for name in KINDS}
+        console.print(table(["kind", "components"], ((name, found or "–") for name, found in named.items())))
+    else:
+        unmet = (f" [red](needs {escape(', '.join(row['unmet']))})[/red]" if row["unmet"] else "" for row in rows)
+        shown = [[escape(row[key]) for key in ("name", "distribution", "summary")] for row in rows]
+        cells = ([*others, summary + needs] for (*others, summary), needs in zip(shown, unmet, strict=True))
+        console.print(table(["name", "distribution", "summary"], cells))
+        families = [entry.component.name for entry in registry.entries(kind) if entry.component.family]
+        if families and not members:
+            verb = "stands" if len(families) == 1 else "stand"
+            console.print(f"{' and '.join(families)} {verb} for many names: --all lists them.", style="dim")
 
 
 @app.command()
 def plugins(as_json: Json = False) -> None:
     """List plugins: distribution, version, hooks, status and faults."""
     found = default_registry().plugins
+    note_patches(found)
     if as_json:
-        rows = [
-            {
-                "distribution": plugin.distribution,
-                "name": plugin.name,
-                "version": plugin.version,
-                "hooks": plugin.hooks,
-                "status": plugin.status,
-                "faults": plugin.faults,
-            }
-            for plugin in found
-        ]
-        print(json.dumps(rows, indent=1))
+        keys = ("distribution", "name", "version", "hooks", "status", "faults")
+        print(json.dumps([{key: getattr(plugin, key) for key in keys} for plugin in found], indent=1))
         return
-    table = Table("distribution", "plugin", "version", "hooks", "status")
+    rows = []
     for plugin in found:
         style = {"ok": "green", "faulty": "red", "disabled": "dim"}[plugin.status]
         hooks = ", ".join(hook.removeprefix("qadv_") for hook in plugin.hooks)
         names = (escape(text) for text in (plugin.distribution, plugin.name, plugin.version, hooks))
-        table.add_row(*names, f"[{style}]{plugin.status}[/{style}]")
+        rows.append([*names, f"[{style}]{plugin.status}[/{style}]"])
     console = Console()
-    console.print(table)
-    for plugin in found:
+    console.print(table(["distribution", "plugin", "version", "hooks", "status"], rows))
+    _print_faults(found, console)
+
+
+def _print_faults(plugins: Iterable[PluginInfo], console: Console) -> None:
+    for plugin in plugins:
         for fault in plugin.faults:
             console.print(f"[red]{escape(plugin.distribution)}[/red]: {escape(fault)}", highlight=False, soft_wrap=True)
 

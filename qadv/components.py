@@ -5,6 +5,7 @@ A target is a string, `"package.module:attribute"`, imported when the component 
 
 import importlib
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
@@ -13,7 +14,7 @@ from typing import Any, ClassVar
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.version import InvalidVersion
 
-from qadv.errors import MissingRequirementError, PluginError
+from qadv.errors import MissingRequirementError, PluginError, UnknownNameError, closest, describe
 from qadv.versions import metadata_field
 
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
@@ -29,9 +30,9 @@ def import_target(target: str) -> Any:
     return found
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Component:
-    """One named thing that a plugin provides.
+    """One named thing that a plugin provides; the name of its class, in lower case, is its kind.
 
     Args:
         name: lower case words joined by hyphens, e.g. `"r-fgsm"`.
@@ -47,6 +48,7 @@ class Component:
     """
 
     kind: ClassVar[str] = ""
+    hook: ClassVar[str] = ""
 
     name: str
     target: str
@@ -66,6 +68,11 @@ class Component:
             except InvalidRequirement as error:
                 raise ValueError(f"component {self.name!r}: requirement {requirement!r}: {error}") from error
 
+    def __init_subclass__(cls) -> None:
+        if Component in cls.__bases__:
+            cls.kind = re.sub("(?<=[a-z])(?=[A-Z])", "-", cls.__name__).lower()
+            cls.hook = f"qadv_{cls.kind.replace('-', '_')}s"
+
     def unmet_requirements(self) -> list[str]:
         """Returns the entries of `requires` that this environment does not satisfy, each with what is there."""
         unmet = []
@@ -74,16 +81,15 @@ class Component:
             if requirement.marker is not None and not requirement.marker.evaluate():
                 continue
             try:
-                installed = metadata_field(metadata.distribution(requirement.name), "Version")
+                installed = metadata_field(metadata.distribution(requirement.name), "Version") or "damaged"
+                met = requirement.specifier.contains(installed, prereleases=True)
             except metadata.PackageNotFoundError:
                 unmet.append(f"{text} (not installed)")
                 continue
-            try:
-                met = requirement.specifier.contains(installed, prereleases=True)
             except InvalidVersion:
                 met = False
             if not met:
-                unmet.append(f"{text} (installed: {installed or 'damaged'})")
+                unmet.append(f"{text} (installed: {installed})")
         return unmet
 
     def load(self) -> Any:
@@ -111,9 +117,7 @@ class Component:
         try:
             return import_target(target)
         except (Exception, SystemExit) as error:
-            raise PluginError(
-                f"{self.kind} {self.name!r}: importing {target!r} failed: {type(error).__name__}: {error}"
-            ) from error
+            raise PluginError(f"{self.kind} {self.name!r}: importing {target!r} failed: {describe(error)}") from error
 
 
 def top_package(target: str) -> str:
@@ -124,91 +128,59 @@ def top_package(target: str) -> str:
 class Quantizer(Component):
     """A scheme for weights, activations or both; target: a subclass of `qadv.quantization.Scheme`."""
 
-    __slots__ = ()
-    kind = "quantizer"
-
 
 class Backbone(Component):
     """A float network; target: a function `(nb_classes, in_channels, **options) -> torch.nn.Module`."""
-
-    __slots__ = ()
-    kind = "backbone"
 
 
 class Trainer(Component):
     """A training defense; target: a subclass of `art.defences.trainer.Trainer`."""
 
-    __slots__ = ()
-    kind = "trainer"
-
 
 class Transformer(Component):
     """A defense that changes a trained network; target: a subclass of `art.defences.transformer.Transformer`."""
-
-    __slots__ = ()
-    kind = "transformer"
 
 
 class Preprocessor(Component):
     """A defense on the input; target: a subclass of `art.defences.preprocessor.Preprocessor`."""
 
-    __slots__ = ()
-    kind = "preprocessor"
-
 
 class Postprocessor(Component):
     """A defense on the output; target: a subclass of `art.defences.postprocessor.Postprocessor`."""
-
-    __slots__ = ()
-    kind = "postprocessor"
 
 
 class Detector(Component):
     """Tells adversarial inputs; target: a subclass of ART's `EvasionDetector`."""
 
-    __slots__ = ()
-    kind = "detector"
-
 
 class Attack(Component):
     """An evasion attack; target: a subclass of `art.attacks.EvasionAttack`."""
-
-    __slots__ = ()
-    kind = "attack"
 
 
 class Dataset(Component):
     """Images with labels; target: a function `(data_dir=None) -> qadv.datasets.Images`."""
 
-    __slots__ = ()
-    kind = "dataset"
-
 
 class Diagnostic(Component):
     """A measurement; target: `(classifier, x, …) -> data`, or `({name: classifier}, x, …)` for one on several."""
 
-    __slots__ = ()
-    kind = "diagnostic"
+
+KINDS: dict[str, type[Component]] = {component.kind: component for component in Component.__subclasses__()}
 
 
-class Report(Component):
-    """A way to write results down; target: a function `(results, path) -> None`."""
+def component_type(kind: str) -> type[Component]:
+    """Returns the descriptor of a kind.
 
-    __slots__ = ()
-    kind = "report"
+    Raises:
+        UnknownNameError: there is no such kind.
+    """
+    if kind not in KINDS:
+        raise UnknownNameError(f"no component kind {kind!r}{closest(kind, KINDS)} Kinds: {', '.join(KINDS)}")
+    return KINDS[kind]
 
 
-COMPONENT_TYPES: tuple[type[Component], ...] = (
-    Quantizer,
-    Backbone,
-    Trainer,
-    Transformer,
-    Preprocessor,
-    Postprocessor,
-    Detector,
-    Attack,
-    Dataset,
-    Diagnostic,
-    Report,
-)
-KINDS: dict[str, type[Component]] = {component.kind: component for component in COMPONENT_TYPES}
+def __getattr__(name: str) -> Any:
+    if name == "Report":  # until the next minor version
+        warnings.warn("qadv.components.Report: nothing asks for reports any more; leave it out", stacklevel=2)
+        return Component
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

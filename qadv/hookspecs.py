@@ -178,19 +178,3 @@ def qadv_diagnostics() -> Iterable[components.Diagnostic]:
     The target is a function whose first arguments are the classifier, or several by name, and the images.
     """
     raise NotImplementedError
-
-
-@hookspec
-def qadv_reports() -> Iterable[components.Report]:
-    """Ways to write results down.
-
-        import qadv
-        from qadv.components import Report
-
-        @qadv.hookimpl
-        def qadv_reports():
-            yield Report(name="my-csv", target="my_package.report:write_csv", summary="one row per attack")
-
-    The target is a function `(results, path)`.
-    """
-    raise NotImplementedError

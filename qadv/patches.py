@@ -1,39 +1,34 @@
 """Finds what a plugin has replaced in the toolkits: figures made with a patched ART are not ART's."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from types import FunctionType, ModuleType
 from typing import Any
 
 TOOLKITS = ("art", "brevitas", "timm", "qadv")
 
 
-def patched_by(package: str) -> list[str]:
-    """Returns the names in imported modules of the toolkits that are a package's own, e.g. after `ART.fit = my_fit`.
+def patched_by(packages: Iterable[str]) -> dict[str, list[str]]:
+    """Returns the names in the toolkits' modules that are a package's own, e.g. after `ART.fit = my_fit`, by package.
 
     Looks at functions, methods and classes. Toolkits that were not imported cost nothing, and can't have been patched.
 
     Args:
-        package: top-level name of the plugin's package, e.g. `"qadv_blur"`.
+        packages: top-level names of plugins' packages, e.g. `"qadv_blur"`.
     """
-    if package in TOOLKITS or package in sys.stdlib_module_names:
-        return []
-    found = set()
-    for name, module in list(sys.modules.items()):
+    found: dict[str, set[str]] = {name: set() for name in {*packages} - {"", *TOOLKITS, *sys.stdlib_module_names}}
+    for name, module in list(sys.modules.items()) if found else ():
         if name.partition(".")[0] in TOOLKITS and isinstance(module, ModuleType):
             for owner, attribute, value in _members(module):
-                home = _home(value)
-                if home.startswith(package) and home.partition(".")[0] == package:
-                    found.add(f"{owner}.{attribute}")
-    return sorted(found)
+                if (package := _home(value).partition(".")[0]) in found:
+                    found[package].add(f"{owner}.{attribute}")
+    return {package: sorted(names) for package, names in found.items() if names}
 
 
-def patch_report(package: str) -> str | None:
-    """Returns what a package has replaced as the end of a sentence about it; `None` where it replaced nothing."""
-    if not (patched := patched_by(package)):
-        return None
-    names = ", ".join(patched[:3]) + (f" and {len(patched) - 3} more" if len(patched) > 3 else "")
-    return f"has replaced {names}: what these give is not the toolkit's own any more"
+def replaced(names: Sequence[str]) -> str:
+    """Returns what a plugin has replaced as the end of a sentence about it."""
+    listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return f"has replaced {listed}: what these give is not the toolkit's own any more"
 
 
 def _members(module: ModuleType) -> Iterator[tuple[str, str, Any]]:

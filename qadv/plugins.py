@@ -4,12 +4,11 @@ pluggy checks and documents the hooks; entry points are loaded and hooks are cal
 own loader lets one plugin's import error through, and one raising hook ends a whole pluggy call.
 """
 
-import contextlib
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from importlib import metadata
 from types import ModuleType
@@ -18,10 +17,10 @@ from typing import Any, Literal
 import pluggy
 
 from qadv import builtin, hookspecs
-from qadv.components import COMPONENT_TYPES, Component, top_package
+from qadv.components import KINDS, Component, top_package
 from qadv.entry_points import Origin, find_entry_points, origin
 from qadv.errors import PluginError, closest, describe
-from qadv.patches import patch_report
+from qadv.patches import patched_by, replaced
 from qadv.side_effects import in_words, side_effects_undone
 from qadv.time_limit import TookTooLong, time_limit
 
@@ -41,6 +40,7 @@ class PluginInfo:
         components: what the hooks returned.
         faults: what is wrong with it, one sentence each; its sound parts stay in use.
         disabled: switched off by `QADV_DISABLE_PLUGINS`.
+        package: top-level name of the package that its entry point names.
     """
 
     distribution: str
@@ -50,12 +50,19 @@ class PluginInfo:
     components: list[Component] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     disabled: bool = False
+    package: str = ""
 
     @property
     def status(self) -> Status:
         if self.disabled:
             return "disabled"
         return "faulty" if self.faults else "ok"
+
+    def note(self, fault: str, cause: BaseException | None = None) -> None:
+        """Adds a fault; in strict mode, raises it."""
+        self.faults.append(fault)
+        if os.environ.get("QADV_STRICT_PLUGINS", "") not in ("", "0"):
+            raise _StrictModeError(f"plugin {self.distribution}:{self.name} {self.version}: {fault}") from cause
 
 
 def discover(entry_points: Iterable[metadata.EntryPoint] | None = None) -> list[PluginInfo]:
@@ -76,7 +83,6 @@ def discover(entry_points: Iterable[metadata.EntryPoint] | None = None) -> list[
     if entry_points is None:
         entry_points, unreadable = find_entry_points()
     loader = _Loader(
-        strict=os.environ.get("QADV_STRICT_PLUGINS", "") not in ("", "0"),
         disabled={name.strip() for name in os.environ.get("QADV_DISABLE_PLUGINS", "").split(",") if name.strip()},
         seconds=_seconds(os.environ.get("QADV_PLUGIN_SECONDS", "")),
     )
@@ -93,10 +99,13 @@ class _StrictModeError(PluginError):
     """The first fault, in strict mode."""
 
 
+class _Fault(Exception):  # noqa: N818
+    """What is wrong with a plugin, as a sentence about it; the rest of it is left out."""
+
+
 class _Loader:
-    def __init__(self, strict: bool, disabled: set[str], seconds: float) -> None:
+    def __init__(self, disabled: set[str], seconds: float) -> None:
         self.plugins: list[PluginInfo] = []
-        self._strict = strict
         self._disabled = disabled
         self._seconds = seconds
         self._taken: set[tuple[str, str, str]] = set()
@@ -105,152 +114,132 @@ class _Loader:
 
     def add(self, distribution: str, name: str, version: str, source: ModuleType | metadata.EntryPoint) -> None:
         """Loads one plugin; whatever it does is its own fault and nobody else's."""
-        info = PluginInfo(distribution, name, version)
-        self.plugins.append(info)
-        if {name, distribution} & self._disabled:
-            info.disabled = True
-            return
-        try:
-            with side_effects_undone() as changed, contextlib.redirect_stdout(sys.stderr):  # for `--json`
-                self._load(info, source)
-            if isinstance(source, metadata.EntryPoint):
-                self._look_for_patches(info, source)
-            if changed:
-                self._fault(info, f"it {in_words(changed)}")
-        except (KeyboardInterrupt, _StrictModeError):
-            raise
-        except BaseException as error:
-            self._fault(info, f"loading it failed: {describe(error)}", error)
+        info = self._listed(distribution, name, version)
+        if not info.disabled:
+            with self._faults(info, "loading it"):
+                # standard output is for `--json`
+                with side_effects_undone() as changed, redirect_stdout(sys.stderr), self._faults(info, "loading it"):
+                    self._load(info, source)
+                if changed:
+                    raise _Fault(f"it {in_words(changed)}")
 
     def refuse(self, origin: Origin) -> None:
         """Lists a distribution whose entry points can't be read."""
-        info = PluginInfo(origin.distribution, "unknown", origin.version)
-        self.plugins.append(info)
-        info.disabled = origin.distribution in self._disabled
+        info = self._listed(origin.distribution, "unknown", origin.version)
         if not info.disabled:
-            self._fault(info, f"{origin.fault}; whether it is a plugin of qadv is not known. Install it anew")
+            info.note(f"{origin.fault}; whether it is a plugin of qadv is not known. Install it anew")
+
+    def _listed(self, distribution: str, name: str, version: str) -> PluginInfo:
+        disabled = bool({name, distribution} & self._disabled)
+        self.plugins.append(PluginInfo(distribution, name, version, disabled=disabled))
+        return self.plugins[-1]
 
     def _load(self, info: PluginInfo, source: ModuleType | metadata.EntryPoint) -> None:
         key = f"{info.distribution}:{info.name}"
         if self._manager.has_plugin(key):
-            self._fault(
-                info, f"entry point {info.name!r} is declared twice by this distribution; the second is left out"
-            )
-            return
+            raise _Fault(f"entry point {info.name!r} is declared twice by this distribution; the second is left out")
         plugin: Any = source
         if isinstance(source, metadata.EntryPoint):
             if fault := origin(source.dist).fault:
-                self._fault(info, fault)
+                info.note(fault)
             if info.distribution == OWN_DISTRIBUTION:
-                self._fault(info, f"it calls its distribution {info.distribution!r}, which is taken; it is left out")
-                return
-            try:
-                with self._time_limit(info):
-                    plugin = source.load()
-            except KeyboardInterrupt:
-                raise
-            except TookTooLong as error:
-                self._fault(info, f"importing {source.value!r} {self._too_long(info)}", error)
-                return
-            except BaseException as error:
-                self._fault(info, f"importing {source.value!r} failed: {describe(error)}", error)
+                raise _Fault(f"it calls its distribution {OWN_DISTRIBUTION!r}, which is taken; it is left out")
+            info.package = top_package(source.value)
+            with self._faults(info, f"importing {source.value!r}"), self._time_limit(info):
+                plugin = source.load()
+            if plugin is source:
                 return
         try:
             self._manager.register(plugin, key)
         except Exception as error:  # e.g. a hook with arguments; older pluggy leaves it half registered
             if self._manager.has_plugin(key):
                 self._manager.unregister(plugin)
-            self._fault(info, f"not accepted: {describe(error)}", error)
-            return
+            raise _Fault(f"not accepted: {describe(error)}") from error
         hooks = self._hooks(info, plugin)
         info.hooks = sorted(hooks)
-        for component_type in COMPONENT_TYPES:
-            name = f"qadv_{component_type.kind}s"
-            if name in hooks:
-                self._collect(info, name, component_type, hooks[name])
+        for kind in KINDS.values():
+            if kind.hook in hooks:
+                # one by one: a hook that is a generator may raise after it has given sound components
+                with self._faults(info, f"hook {kind.hook!r}"), self._time_limit(info):
+                    for count, component in enumerate(hooks[kind.hook]()):
+                        if count == _MOST_COMPONENTS:
+                            most = f"{_MOST_COMPONENTS:,} components"
+                            raise _Fault(f"hook {kind.hook!r} gave more than {most}; the rest is left out")
+                        self._take(info, kind, component)
 
     def _hooks(self, info: PluginInfo, plugin: Any) -> dict[str, Callable[[], Any]]:
         """Returns the plugin's implementations by hook, and notes those that will never be called."""
-        known = [f"qadv_{component.kind}s" for component in COMPONENT_TYPES]
+        known = [component_type.hook for component_type in KINDS.values()]
         callers = self._manager.get_hookcallers(plugin) or []
-        for caller in callers:
-            if not caller.has_spec():
-                self._fault(info, f"{caller.name!r} is not a hook of qadv{closest(caller.name, known)}")
-        marked = [impl for caller in callers for impl in caller.get_hookimpls() if impl.plugin is plugin]
-        functions = {impl.function for impl in marked}
+        found = {c.name: impl.function for c in callers for impl in c.get_hookimpls() if impl.plugin is plugin}
+        for name in sorted(found.keys() - known):
+            info.note(f"{name!r} is not a hook of qadv{closest(name, known)}")
         for name in known:
-            found = getattr(plugin, name, None)
-            if callable(found) and found not in functions:
-                self._fault(info, f"{name!r} is defined but not marked with @qadv.hookimpl, so it is not called")
-        return {
-            caller.name: impl.function
-            for caller in callers
-            if caller.has_spec()
-            for impl in caller.get_hookimpls()
-            if impl.plugin is plugin
-        }
+            function = getattr(plugin, name, None)
+            if callable(function) and function not in found.values():
+                info.note(f"{name!r} is defined but not marked with @qadv.hookimpl, so it is not called")
+        return {name: function for name, function in found.items() if name in known}
 
-    def _collect(
-        self, info: PluginInfo, hook: str, component_type: type[Component], implementation: Callable[[], Any]
-    ) -> None:
-        try:
-            # one by one: a hook that is a generator may raise after it has given sound components
-            with self._time_limit(info):
-                for count, component in enumerate(implementation()):
-                    if count == _MOST_COMPONENTS:
-                        self._fault(
-                            info, f"hook {hook!r} gave more than {_MOST_COMPONENTS:,} components; the rest is left out"
-                        )
-                        return
-                    self._take(info, hook, component_type, component)
-        except (KeyboardInterrupt, _StrictModeError):
-            raise
-        except TookTooLong as error:
-            self._fault(info, f"hook {hook!r} {self._too_long(info)}", error)
-        except BaseException as error:
-            self._fault(info, f"hook {hook!r} failed: {describe(error)}", error)
-
-    def _take(self, info: PluginInfo, hook: str, component_type: type[Component], component: object) -> None:
-        if not isinstance(component, component_type):
-            self._fault(
-                info,
-                f"hook {hook!r} gave a {type(component).__name__}; expected qadv.components.{component_type.__name__}"
-                "(name=, target=)",
-            )
+    def _take(self, info: PluginInfo, kind: type[Component], component: object) -> None:
+        if not isinstance(component, kind):
+            expected = f"expected qadv.components.{kind.__name__}(name=, target=)"
+            info.note(f"hook {kind.hook!r} gave a {type(component).__name__}; {expected}")
             return
+        named = f"{component.kind} {component.name!r}"
         key = (info.distribution, component.kind, component.name)
         if key in self._taken:
-            self._fault(info, f"{component.kind} {component.name!r} is given twice; the second is left out")
+            info.note(f"{named} is given twice; the second is left out")
             return
         self._taken.add(key)
         if (OWN_DISTRIBUTION, component.kind, component.name) in self._taken and info.distribution != OWN_DISTRIBUTION:
-            self._fault(
-                info,
-                f"{component.kind} {component.name!r} has the name of one of qadv's own, so the bare name is refused: "
+            info.note(
+                f"{named} has the name of one of qadv's own, so the bare name is refused: "
                 f"use '{info.distribution}/{component.name}' or '{OWN_DISTRIBUTION}/{component.name}'",
             )
         if unmet := component.unmet_requirements():
-            self._fault(info, f"{component.kind} {component.name!r} needs {', '.join(unmet)}")
+            info.note(f"{named} needs {', '.join(unmet)}")
         info.components.append(component)  # still listed: using it says what to install
 
-    def _look_for_patches(self, info: PluginInfo, point: metadata.EntryPoint) -> None:
-        if report := patch_report(top_package(point.value)):
-            self._fault(info, f"it {report}")
+    @contextmanager
+    def _faults(self, info: PluginInfo, what: str) -> Iterator[None]:
+        """Notes what is raised inside as the plugin's fault, in words that begin with what was done."""
+        try:
+            yield
+        except (KeyboardInterrupt, _StrictModeError):
+            raise
+        except _Fault as fault:
+            info.note(str(fault), fault.__cause__)
+        except TookTooLong as error:
+            info.note(
+                f"{what} took longer than {self._seconds:g} s and was ended; QADV_DISABLE_PLUGINS={info.distribution} "
+                "leaves it out, QADV_PLUGIN_SECONDS allows more",
+                error,
+            )
+        except BaseException as error:
+            info.note(f"{what} failed: {describe(error)}", error)
 
     def _time_limit(self, info: PluginInfo) -> AbstractContextManager[None]:
         waiting = f"qadv: still waiting for plugin {info.distribution}:{info.name} after {self._seconds:g} s; "
         return time_limit(self._seconds, f"{waiting}QADV_DISABLE_PLUGINS={info.distribution} leaves it out")
 
-    def _too_long(self, info: PluginInfo) -> str:
-        return (
-            f"took longer than {self._seconds:g} s and was ended; QADV_DISABLE_PLUGINS={info.distribution} leaves it "
-            "out, QADV_PLUGIN_SECONDS allows more"
-        )
 
-    def _fault(self, info: PluginInfo, text: str, cause: BaseException | None = None) -> None:
-        info.faults.append(text)
-        if self._strict:
-            raise _StrictModeError(f"plugin {info.distribution}:{info.name} {info.version}: {text}") from cause
+def note_patches(plugins: Sequence[PluginInfo]) -> list[PluginInfo]:
+    """Adds what plugins have replaced in the toolkits to their faults, and returns those that have.
+
+    It takes longer than loading them, and is for when plugins are listed.
+
+    Raises:
+        PluginError: in strict mode, for the first.
+    """
+    packages = [{plugin.package, *(top_package(each.target) for each in plugin.components)} for plugin in plugins]
+    patched = patched_by(set().union(*packages))
+    found = []
+    for plugin, own in zip(plugins, packages, strict=True):
+        if names := [name for package in sorted(own) for name in patched.get(package, ())]:
+            found.append(plugin)
+            if (fault := f"it {replaced(names)}") not in plugin.faults:
+                plugin.note(fault)
+    return found
 
 
 _MOST_COMPONENTS = 10_000

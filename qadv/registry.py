@@ -1,6 +1,5 @@
 """Look-up of components by kind and name over all plugins."""
 
-import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -9,9 +8,8 @@ from fnmatch import fnmatchcase
 from functools import cache, partial
 from typing import Any
 
-from qadv.components import KINDS, Component, top_package
+from qadv.components import Component, component_type
 from qadv.errors import AmbiguousNameError, QadvError, UnknownNameError, closest
-from qadv.patches import patch_report
 from qadv.plugins import OWN_DISTRIBUTION, PluginInfo, discover
 from qadv.side_effects import in_words, side_effects_undone
 
@@ -30,12 +28,7 @@ class Entry:
     def load(self) -> Any:
         """Imports and returns the target; warns of what a plugin has changed by that. Errors as `Component.load`."""
         with self._side_effects_undone():
-            target = self.component.load()
-        if self.distribution != OWN_DISTRIBUTION:
-            report = _patch_report(top_package(self.component.target), len(sys.modules))
-            if report:
-                warnings.warn(f"{self.qualified_name} {report}", stacklevel=4)
-        return target
+            return self.component.load()
 
     def members(self) -> list[str]:
         """Returns the names that a family stands for; as `load`, and as `Component.members`."""
@@ -72,9 +65,8 @@ class Registry:
         Raises:
             UnknownNameError: there is no such kind.
         """
-        if kind not in KINDS:
-            raise UnknownNameError(f"no component kind {kind!r}{closest(kind, KINDS)} Kinds: {', '.join(KINDS)}")
-        found = [Entry(p.distribution, c) for p in self.plugins for c in p.components if c.kind == kind]
+        wanted = component_type(kind)
+        found = [Entry(p.distribution, c) for p in self.plugins for c in p.components if isinstance(c, wanted)]
         return sorted(found, key=lambda entry: (entry.component.name, entry.distribution))
 
     def match(self, kind: str, pattern: str = "*") -> list[Entry]:
@@ -101,24 +93,16 @@ class Registry:
         entries = self.entries(kind)
         single = [e for e in entries if not e.component.family]
         families = [e for e in entries if e.component.family]
-
-        matches = [e for e in single if name in (e.component.name, e.qualified_name)]
-        if len(matches) > 1:
-            choices = " or ".join(repr(e.qualified_name) for e in matches)
-            raise AmbiguousNameError(f"{kind} {name!r} is provided by several distributions; name one: {choices}")
-        if matches:
-            self._refuse_shadow(kind, name, matches[0], families)
-            return matches[0].load()
-        return self._load_member(kind, name, single, families)
-
-    def _refuse_shadow(self, kind: str, name: str, entry: Entry, families: list[Entry]) -> None:
-        """Refuses a plugin's bare name that one of qadv's own families stands for, e.g. an attack of ART's."""
-        if entry.distribution == OWN_DISTRIBUTION or name == entry.qualified_name:
-            return
-        for family in families:
-            if family.distribution == OWN_DISTRIBUTION and name in _members_if_installed(family):
-                choices = f"{entry.qualified_name!r} or '{family.qualified_name}/{name}'"
-                raise AmbiguousNameError(f"{kind} {name!r} is provided by several distributions; name one: {choices}")
+        found = [e for e in single if name in (e.component.name, e.qualified_name)]
+        if not found:
+            return self._load_member(kind, name, single, families)
+        choices = [e.qualified_name for e in found]
+        if found[0].distribution != OWN_DISTRIBUTION and name not in choices:
+            # a plugin's bare name that one of qadv's own families stands for, e.g. an attack of ART's
+            own = (f for f in families if f.distribution == OWN_DISTRIBUTION)
+            choices += [f"{f.qualified_name}/{name}" for f in own if name in _members_if_installed(f)]
+        _refuse_several(kind, name, choices)
+        return found[0].load()
 
     def _load_member(self, kind: str, name: str, single: list[Entry], families: list[Entry]) -> Any:
         known = [e.component.name for e in single] + [e.qualified_name for e in single]
@@ -135,14 +119,17 @@ class Registry:
             known += names
             if member in names:
                 found.append((entry, member))
-        if len(found) > 1:
-            choices = " or ".join(repr(f"{entry.qualified_name}/{member}") for entry, member in found)
-            raise AmbiguousNameError(f"{kind} {name!r} is provided by several distributions; name one: {choices}")
-        if found:
-            entry, member = found[0]
+        _refuse_several(kind, name, [f"{entry.qualified_name}/{member}" for entry, member in found])
+        for entry, member in found:
             return partial(entry.load(), member)
         hint = f" Not asked, because they failed: {'; '.join(broken)}." if broken else ""
-        raise UnknownNameError(f"no {kind} {name!r}{closest(str(name), known)}{hint} See: qadv list {kind}")
+        raise UnknownNameError(f"no {kind} {name!r}{closest(name, known)}{hint} See: qadv list {kind}")
+
+
+def _refuse_several(kind: str, name: str, choices: list[str]) -> None:
+    if len(choices) > 1:
+        named = " or ".join(map(repr, choices))
+        raise AmbiguousNameError(f"{kind} {name!r} is provided by several distributions; name one: {named}")
 
 
 def _members_if_installed(family: Entry) -> list[str]:
@@ -151,12 +138,6 @@ def _members_if_installed(family: Entry) -> list[str]:
         return family.members()
     except QadvError:
         return []
-
-
-@cache
-def _patch_report(package: str, nb_modules: int) -> str | None:
-    """Looks through the toolkits again when something was imported since: a look takes longer than a load."""
-    return patch_report(package)
 
 
 @cache

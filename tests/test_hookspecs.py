@@ -8,7 +8,7 @@ import pluggy
 import pytest
 
 from qadv import hookspecs
-from qadv.components import COMPONENT_TYPES
+from qadv.components import KINDS
 from qadv.plugins import _Loader
 
 pytestmark = pytest.mark.core
@@ -16,19 +16,20 @@ HOOKS = [name for name in vars(hookspecs) if name.startswith("qadv_")]
 
 
 def test_there_is_one_hook_per_kind():
-    assert sorted(HOOKS) == sorted(f"qadv_{component.kind}s" for component in COMPONENT_TYPES)
+    assert sorted(HOOKS) == sorted(component.hook for component in KINDS.values())
 
 
-@pytest.mark.parametrize("component_type", COMPONENT_TYPES, ids=lambda component: component.kind)
-def test_the_documented_plugin_works(component_type):
-    hook = f"qadv_{component_type.kind}s"
+@pytest.mark.parametrize("component_type", KINDS.values(), ids=KINDS)
+def test_the_documented_plugin_works(component_type, monkeypatch):
+    monkeypatch.setenv("QADV_STRICT_PLUGINS", "1")
+    hook = component_type.hook
     paragraphs = inspect.getdoc(getattr(hookspecs, hook)).split("\n\n")
     start = next(i for i, text in enumerate(paragraphs) if text.startswith("    import qadv"))
     end = next(i for i in range(start, len(paragraphs)) if not paragraphs[i].startswith("    "))
     plugin = types.ModuleType("documented_plugin")
     exec(textwrap.dedent("\n\n".join(paragraphs[start:end])), vars(plugin))
 
-    loader = _Loader(strict=True, disabled=set(), seconds=60)
+    loader = _Loader(disabled=set(), seconds=60)
     loader.add("documented", "plugin", "1.0", plugin)
     (info,) = loader.plugins
     assert info.hooks == [hook]
@@ -46,7 +47,7 @@ def test_hooks_take_no_argument_and_return_iterables():
 def test_a_hook_with_an_argument_is_refused_and_leaves_nothing_behind():
     plugin = types.ModuleType("bad")
     exec("import qadv\n@qadv.hookimpl\ndef qadv_attacks(config): return []", vars(plugin))
-    loader = _Loader(strict=False, disabled=set(), seconds=60)
+    loader = _Loader(disabled=set(), seconds=60)
     loader.add("bad", "plugin", "1.0", plugin)
     assert loader.plugins[0].status == "faulty"
     assert "not accepted" in loader.plugins[0].faults[0]

@@ -1,6 +1,5 @@
 """The checks that all kinds share catch their offenders, and the kit tells authors what they did wrong."""
 
-import contextlib
 import os
 import re
 import sys
@@ -19,14 +18,13 @@ from qadv.testing.global_state import random_states, settings
 from tests.planted import Offenders
 from tests.test_plugins import install
 from tests.test_testing_attacks import Sound
-from tests.test_testing_data import as_json, margin, stripes
+from tests.test_testing_data import margin, stripes
 from tests.test_testing_defences import Darkens
 
 ATTACKS = Offenders("attack", eps=0.2)
 PREPROCESSORS = Offenders("preprocessor")
 DATASETS = Offenders("dataset")
 DIAGNOSTICS = Offenders("diagnostic")
-REPORTS = Offenders("report")
 
 
 def disturbs(name, disturb):
@@ -156,12 +154,6 @@ class TakesNaN(Sound):
             raise ValueError("eps: expected a number above 0")
 
 
-@REPORTS.breaks("bad-options", "as if nothing was wrong", indent=1)
-def takes_any_indent(results, path, indent=1):
-    with contextlib.suppress(TypeError):
-        as_json(results, path, indent)
-
-
 @PREPROCESSORS.breaks("inputs-untouched", "differs")
 class SquaresInPlace(Darkens):
     def __call__(self, x, y=None):
@@ -173,7 +165,6 @@ test_attack_caught = ATTACKS.test()
 test_preprocessor_caught = PREPROCESSORS.test()
 test_dataset_caught = DATASETS.test()
 test_diagnostic_caught = DIAGNOSTICS.test()
-test_report_caught = REPORTS.test()
 
 
 def test_each_common_check_has_an_offender():

@@ -1,9 +1,6 @@
-"""Data sets, diagnostics and reports that break one rule each are caught."""
+"""Data sets and diagnostics that break one rule each are caught."""
 
-import contextlib
 import dataclasses
-import json
-from pathlib import Path
 
 import numpy as np
 
@@ -188,56 +185,3 @@ def cuts_to_the_labels(classifier, x, y):
 
 test_diagnostic_caught = DIAGNOSTICS.test()
 test_all_diagnostic_checks_have_an_offender = DIAGNOSTICS.test_all_checks_have_one()
-
-REPORTS = Offenders("report")
-
-
-def as_json(results, path, indent=1):
-    Path(path).write_text(json.dumps(results, indent=indent))
-
-
-test_sound_report = conformance("report", as_json, indent=2)
-
-
-@REPORTS.breaks("contract", "[]")
-def writes_nothing(results, path):
-    pass
-
-
-@REPORTS.breaks("contract", "report.json")
-def writes_beside(results, path):
-    as_json(results, path)
-    as_json(results, Path(path).parent.parent / "report.json")
-
-
-@REPORTS.breaks("paths", "AttributeError")
-def needs_a_path(results, path):
-    path.write_text(json.dumps(results))
-
-
-@REPORTS.breaks("paths", "the file")
-def appends(results, path):
-    with open(path, "a") as file:
-        file.write(json.dumps(results))
-
-
-@REPORTS.breaks("results-untouched", "results")
-def rounds_in_place(results, path):
-    for row in results:
-        row["accuracy"] = round(row["accuracy"], 1)
-    as_json(results, path)
-
-
-@REPORTS.breaks("content", "the same")
-def writes_the_number_of_columns(results, path):
-    as_json(len(results[0]), path)
-
-
-@REPORTS.breaks("bad-input", "as if nothing was wrong")
-def swallows_errors(results, path):
-    with contextlib.suppress(OSError):
-        as_json(results, path)
-
-
-test_report_caught = REPORTS.test()
-test_all_report_checks_have_an_offender = REPORTS.test_all_checks_have_one()

@@ -22,6 +22,7 @@ from qadv.benchmark.store import Store
 from qadv.benchmark.study_file import Place, StudyFile, read_study
 from qadv.checks import check_whole
 from qadv.errors import InvalidInputError, QadvError, UnknownNameError, closest
+from qadv.tables import table
 
 _SHOWN = 500  # characters of a message; all of it is in the folder
 
@@ -196,12 +197,13 @@ class _Shown:
 
 
 def _cells_table(file: StudyFile, cells: list[Cell], seconds: dict[str, float], missing: set[str]) -> Table:
+    rows = (
+        (str(number), Text(cell.label), cell.key[:12], "to do" if cell.key in missing else "[green]there[/green]",
+         _duration(seconds[cell.key]))
+        for number, cell in enumerate(cells, 1)
+    )  # fmt: skip
     title = Text(f"{file.study.title}{' (small)' if file.small else ''}")
-    table = Table("", "cell", "key", "state", "estimate", title=title)
-    for number, cell in enumerate(cells, 1):
-        state = "to do" if cell.key in missing else "[green]there[/green]"
-        table.add_row(str(number), Text(cell.label), cell.key[:12], state, _duration(seconds[cell.key]))
-    return table
+    return table(["", "cell", "key", "state", "estimate"], rows, title=title)
 
 
 def _print_total(

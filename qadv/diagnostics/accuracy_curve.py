@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from qadv.checks import check_whole
 from qadv.diagnostics.attacking import check_norm, check_strengths, generate, is_right, norms, pgd
 from qadv.diagnostics.drawing import check_curves, figure_and_axes, finish_lines, marked
-from qadv.diagnostics.tables import array_of, percent, text_table
+from qadv.diagnostics.passes import check_batch_size
+from qadv.diagnostics.tables import array_of, percent
 from qadv.errors import InvalidInputError
 from qadv.estimators.checks import check_images, check_labels
-from qadv.estimators.protocol import Classifier
+from qadv.tables import text_table
 from qadv.units import width
 
 _NORMS = {1.0: "L1", 2.0: "L2", np.inf: "L∞"}

@@ -11,10 +11,10 @@ from qadv.checks import is_whole
 from qadv.diagnostics.attacking import check_classifiers, check_strengths, generate, least_classes, pgd
 from qadv.diagnostics.drawing import check_curves, figure_and_axes, finish_lines, marked
 from qadv.diagnostics.error_amplification import DISTANCE, ErrorAmplification, error_amplification
-from qadv.diagnostics.tables import number, text_table
+from qadv.diagnostics.tables import number
 from qadv.errors import InvalidInputError, closest
 from qadv.estimators.checks import check_images, check_labels
-from qadv.estimators.protocol import Classifier
+from qadv.tables import text_table
 
 
 @dataclass(frozen=True)

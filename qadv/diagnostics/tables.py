@@ -1,25 +1,9 @@
-"""How diagnostics print and what they give to JSON."""
+"""Numbers as diagnostics print them and as they give them to JSON."""
 
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
-
-
-def text_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Returns a table as text; all but the first column are aligned to the right."""
-    table = Table(title=title, title_justify="left", title_style="")
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    console = Console(width=1000, color_system=None, force_terminal=False)
-    with console.capture() as capture:
-        console.print(table)
-    return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
 def number(value: float, digits: int = 3) -> str:

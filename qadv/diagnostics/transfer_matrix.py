@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from qadv.checks import check_choice, check_whole
 from qadv.diagnostics.attacking import check_classifiers, generate, is_right, least_classes, norms
 from qadv.diagnostics.drawing import draw_matrix, figure_and_axes, new_panels
-from qadv.diagnostics.tables import array_of, number, percent, plain_list, text_table
+from qadv.diagnostics.passes import check_batch_size
+from qadv.diagnostics.tables import array_of, number, percent, plain_list
 from qadv.errors import InvalidInputError, closest
 from qadv.estimators.checks import check_images, check_labels
 from qadv.estimators.fingerprint import fingerprint
-from qadv.estimators.protocol import Classifier
+from qadv.tables import text_table
 
 _NAMES = ("attacks", "sources", "targets", "copied")
 _ARRAYS = ("clean", "accuracy", "success_rate", "l2", "linf", "worst_case")

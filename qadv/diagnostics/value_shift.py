@@ -15,9 +15,9 @@ from torch import Tensor
 from qadv.diagnostics.drawing import check_curves, figure_and_axes, finish_lines, layer_axis, marked
 from qadv.diagnostics.passes import compare_inputs
 from qadv.diagnostics.quantized_activations import buckets, clipped, quantized_activations
-from qadv.diagnostics.tables import array_of, number, percent, plain_list, text_table
+from qadv.diagnostics.tables import array_of, number, percent, plain_list
 from qadv.errors import InvalidInputError
-from qadv.estimators.protocol import Classifier
+from qadv.tables import text_table
 
 _QUANTITIES = {
     "changed": "activations that change bucket, %",

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from qadv.checks import check_number, check_whole
 from qadv.diagnostics.drawing import check_curves, figure_and_axes, finish_lines, layer_axis, marked
-from qadv.diagnostics.tables import array_of, number, text_table
+from qadv.diagnostics.tables import array_of, number
 from qadv.errors import InvalidInputError, UnsupportedModelError
 from qadv.estimators.checks import check_images
 from qadv.estimators.protocol import Classifier
 from qadv.modes import evaluation_mode
+from qadv.tables import text_table
 
 _VECTORS = 8
 

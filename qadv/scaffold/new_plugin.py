@@ -9,8 +9,8 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from qadv import __version__
-from qadv.components import KINDS
-from qadv.errors import InvalidInputError, StorageError, UnknownNameError, closest
+from qadv.components import component_type
+from qadv.errors import InvalidInputError, StorageError
 from qadv.registry import default_registry
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
@@ -33,8 +33,7 @@ def new_plugin(name: str, kind: str = "attack", out: str | os.PathLike[str] = ".
         UnknownNameError: there is no such kind.
         StorageError: the folder exists, or can't be written.
     """
-    if kind not in KINDS:
-        raise UnknownNameError(f"no component kind {kind!r}{closest(kind, KINDS)} Kinds: {', '.join(KINDS)}")
+    descriptor = component_type(kind)
     words = _words(name, kind)
     folder = Path(out) / name
     if folder.exists():
@@ -46,7 +45,8 @@ def new_plugin(name: str, kind: str = "attack", out: str | os.PathLike[str] = ".
         "package": package,
         "module": module,
         "kind": kind,
-        "descriptor": KINDS[kind].__name__,
+        "descriptor": descriptor.__name__,
+        "hook": descriptor.hook,
         "component": component,
         "class_name": "".join(word.capitalize() for word in words),
         "function": module,

@@ -18,7 +18,6 @@ from qadv.testing import (  # noqa: F401
     postprocessors,
     preprocessors,
     quantizers,
-    reports,
     trainers,
     transformers,
 )

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from qadv.components import KINDS
+from qadv.components import KINDS, component_type
 from qadv.errors import QadvError, UnknownNameError, closest
 
 
@@ -84,8 +84,7 @@ def checks(kind: str) -> list[Check]:
     Raises:
         UnknownNameError: there is no such kind.
     """
-    if kind not in KINDS:
-        raise UnknownNameError(f"no component kind {kind!r}{closest(kind, KINDS)} Kinds: {', '.join(KINDS)}")
+    component_type(kind)
     return sorted((each for each in _CHECKS if kind in each.kinds), key=lambda each: len(each.kinds) == 1)
 
 

@@ -33,7 +33,7 @@ def conformance(
             `digits_classifier` makes such ones. Images are scikit-learn's digits, 1×8×8 in [0, 1].
         input_shape: of a backbone's images, (3, 32, 32) without it.
         options: what the component is made with, or a function called with; small ones, so that the checks run in
-            seconds. A report may have `results`, what it is to write.
+            seconds.
 
     Raises:
         UnknownNameError: there is no such kind, or a check in `exempt` that the kind does not have.

@@ -1,0 +1,34 @@
+"""Tables as text: one way to draw them, with rich."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.table import Column, Table
+
+
+def table(columns: Sequence[str | Column], rows: Iterable[Sequence[RenderableType]], **options: Any) -> Table:
+    """Returns a table for a console; `options` as of `rich.table.Table`, e.g. `title`."""
+    made = Table(*columns, **options)
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+def right(*columns: str) -> list[Column]:
+    """Returns columns of numbers: set to the right, on one line."""
+    return [Column(column, justify="right", no_wrap=True) for column in columns]
+
+
+def as_text(made: Table, width: int = 1000) -> str:
+    """Returns a table as plain text."""
+    console = Console(width=width, color_system=None, force_terminal=False)
+    with console.capture() as capture:
+        console.print(made)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+def text_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Returns a table as plain text; all but the first column are set to the right."""
+    shown = [Column(columns[0], no_wrap=True), *right(*columns[1:])]
+    return as_text(table(shown, rows, title=title, title_justify="left", title_style=""))
