@@ -39,7 +39,7 @@ def table():
     for title, found in [("Of several kinds", shared), *((kind, _own(kind)) for kind in KINDS)]:
         lines += [f"## {title.capitalize()}", "", "| check | rule | planted offenders |", "|---|---|---|"]
         for each in found:
-            kinds = KINDS if title == "Of several kinds" else [title]
+            kinds = each.kinds if title == "Of several kinds" else [title]
             names = [name for kind in kinds for name in planted.get((kind, each.name), ())]
             names += ON_DISK.get(each.name, []) if title == "Of several kinds" else []
             assert names, f"{title}, {each.name} has no offender"

@@ -8,18 +8,17 @@ from art.attacks import EvasionAttack
 
 from qadv.estimators.protocol import Classifier
 from qadv.testing.case import Arrays, Case
-from qadv.testing.check import NotApplicable, check, expect, refused
-from qadv.testing.compare import difference
+from qadv.testing.check import NotApplicable, check, expect, expect_same, expect_subclass, refused
 from qadv.testing.global_state import set_random_states
 from qadv.testing.materials import accuracy, digits_classifier, few, plain
+from qadv.testing.use import check_refused
 from qadv.units import width
 
 
 class AttackCase(Case):
     kind = "attack"
 
-    def run(self, inputs: Arrays | None = None, **changes: Any) -> Any:
-        inputs = self.inputs() if inputs is None else inputs
+    def use(self, inputs: Arrays, **changes: Any) -> Any:
         return self.make(**changes).generate(inputs["x"], inputs["y"])
 
     def seeded(self, *arguments: Any, classifier: Classifier | None = None, **changes: Any) -> Any:
@@ -34,31 +33,14 @@ class AttackCase(Case):
 def contract(case: AttackCase) -> None:
     """It subclasses ART's `EvasionAttack`, says which estimators it takes, and takes one as its first argument."""
     attack = case.make()
-    expect(
-        isinstance(attack, EvasionAttack),
-        "a subclass of art.attacks.EvasionAttack",
-        type(attack).__name__,
-        "class MyAttack(EvasionAttack)",
-    )
+    expect_subclass(attack, EvasionAttack, "class MyAttack(EvasionAttack)")
     needs = attack._estimator_requirements
-    expect(
-        isinstance(needs, tuple) and needs,
-        "_estimator_requirements, a tuple of classes",
-        needs,
-        "_estimator_requirements = (BaseEstimator, ClassifierMixin), with LossGradientsMixin if gradients are used",
-    )
-    expect(
-        attack.estimator is not None,
-        "an attack with its estimator",
-        attack.estimator,
-        "super().__init__(estimator=...)",
-    )
+    do = "_estimator_requirements = (BaseEstimator, ClassifierMixin), with LossGradientsMixin if gradients are used"
+    expect(isinstance(needs, tuple) and needs, "_estimator_requirements, a tuple of classes", needs, do)
+    do = "call super().__init__(estimator=...)"
+    expect(attack.estimator is not None, "an attack with its estimator", attack.estimator, do)
     expect(isinstance(attack.targeted, bool), "`targeted`, True or False", repr(attack.targeted), "set self._targeted")
-    refused(
-        lambda: case.target(object(), **case.options),
-        "an estimator that is none",
-        "call super().__init__(estimator=...)",
-    )
+    refused(lambda: case.target(object(), **case.options), "an estimator that is none", do)
 
 
 @check("attack")
@@ -126,10 +108,8 @@ def labels(case: AttackCase) -> None:
     """`y` is taken as indices and as one-hot rows, with one result, and may be missing in an untargeted attack."""
     x, y = few()
     one_hot = case.seeded(x.copy(), np.eye(10, dtype=np.float32)[y])
-    different = difference(one_hot, case.seeded(x.copy(), y))
-    expect(
-        different is None, "one result", different, "np.argmax(y, axis=1) where y.ndim == 2; see qadv.estimators.checks"
-    )
+    do = "np.argmax(y, axis=1) where y.ndim == 2; see qadv.estimators.checks"
+    expect_same(one_hot, case.seeded(x.copy(), y), "one result", do)
     if not case.make().targeted:
         made = case.seeded(x.copy())
         expect(made.shape == x.shape, f"images {x.shape} without y", made.shape, "take the network's own predictions")
@@ -151,8 +131,8 @@ def estimator_untouched(case: AttackCase) -> None:
     grads = [p.requires_grad for p in classifier.model.parameters()]
     x, y = few()
     case.seeded(x, np.eye(10, dtype=np.float32)[y], classifier=classifier)
-    changed = difference(dict(before), dict(classifier.model.state_dict()), "the state dict")
-    expect(changed is None, "the same weights", changed, "keep the network in evaluation mode; change a deep copy")
+    do = "keep the network in evaluation mode; change a deep copy"
+    expect_same(dict(before), dict(classifier.model.state_dict()), "the same weights", do, "the state dict")
     after = [p.requires_grad for p in classifier.model.parameters()]
     expect(grads == after, "the same requires_grad", "others", "use torch.autograd.grad(loss, x)")
 
@@ -164,9 +144,8 @@ def batches(case: AttackCase) -> None:
         raise NotApplicable("it has no batch_size")
     x, y = few()
     made = case.seeded(x.copy(), np.eye(10, dtype=np.float32)[y], batch_size=4)
-    expect(
-        made.shape == x.shape, f"images {x.shape}", made.shape, "range(0, len(x), batch_size), the last part shorter"
-    )
+    do = "range(0, len(x), batch_size), the last part shorter"
+    expect(made.shape == x.shape, f"images {x.shape}", made.shape, do)
     unchanged = [i for i in range(4, len(x)) if (made[i] == x[i]).all()]
     whole = case.seeded(x.copy(), np.eye(10, dtype=np.float32)[y], batch_size=8)
     left_out = [i for i in unchanged if (whole[i] != x[i]).any()]
@@ -183,17 +162,10 @@ def copies(case: AttackCase) -> None:
     for each in (attack, twin):
         set_random_states(0)
         results.append(each.generate(x.copy(), y))
-    different = difference(*results)
-    expect(different is None, "the same images", different, "keep no handles, threads or open files in the attack")
+    expect_same(results[0], results[1], "the same images", "keep no handles, threads or open files in the attack")
 
 
 @check("attack")
 def bad_input(case: AttackCase) -> None:
     """Images of another shape or with NaN, and labels of another number, are refused."""
-    x, y = few()
-    do = "qadv.estimators.checks has check_images and check_labels"
-    broken = x.copy()
-    broken[0, 0, 0, 0] = np.nan
-    refused(lambda: case.make().generate(x[:, :, :-1].copy(), y), "images that are a row short", do)
-    refused(lambda: case.make().generate(broken, y), "an image with NaN", do)
-    refused(lambda: case.make().generate(x.copy(), y[:-1]), f"{len(y) - 1} labels for {len(x)} images", do)
+    check_refused(lambda x, y: case.make().generate(x, y))

@@ -9,8 +9,7 @@ from torch import nn
 
 import qadv
 from qadv.testing.case import Arrays, Case, registered
-from qadv.testing.check import check, expect
-from qadv.testing.compare import difference
+from qadv.testing.check import check, expect, expect_same
 from qadv.testing.gradients import disagreement
 from qadv.testing.use import check_attackable, check_saved
 
@@ -36,7 +35,7 @@ class BackboneCase(Case):
         torch.manual_seed(0)
         return self.make(**changes).eval()
 
-    def run(self, inputs: Arrays | None = None, **changes: Any) -> Any:
+    def use(self, inputs: Arrays, **changes: Any) -> Any:
         model = self.make(**changes).eval()
         with torch.no_grad():
             return {"state": dict(model.state_dict()), "logits": model(self.images())}
@@ -70,9 +69,8 @@ def shape_and_dtype(case: BackboneCase) -> None:
                 logits = model(images)
             came = f"{tuple(logits.shape)}, {logits.dtype}, for {channels} channels"
             right = logits.shape == (2, nb_classes) and logits.dtype == torch.float32
-            expect(
-                right, f"(2, {nb_classes}), float32", came, "use nb_classes and in_channels in the last and first layer"
-            )
+            do = "use nb_classes and in_channels in the last and first layer"
+            expect(right, f"(2, {nb_classes}), float32", came, do)
             expect(bool(logits.isfinite().all()), "finite logits", "NaN or infinity", "look at the initial weights")
 
 
@@ -123,8 +121,8 @@ def copies(case: BackboneCase) -> None:
     with torch.no_grad():
         expected = model(case.images())
         for twin in (other, copy.deepcopy(model)):
-            changed = difference(expected, twin(case.images()), "the logits")
-            expect(changed is None, "the same logits", changed, "keep all that decides them in parameters and buffers")
+            do = "keep all that decides them in parameters and buffers"
+            expect_same(expected, twin(case.images()), "the same logits", do, "the logits")
 
 
 @check("backbone")
@@ -135,11 +133,10 @@ def quantizes(case: BackboneCase) -> None:
     quantized = qadv.quantize(model, "int:4", "relu6:4")
     with torch.no_grad():
         out = quantized(case.images())
-    expect(
-        bool(out.isfinite().all()), "finite logits", "NaN or infinity", "look at qadv.summarize(qadv.quantize(model))"
-    )
-    changed = difference(before, dict(model.state_dict()), "the float network")
-    expect(changed is None, "the float network as it was", changed, "share no tensors between copies")
+    do = "look at qadv.summarize(qadv.quantize(model))"
+    expect(bool(out.isfinite().all()), "finite logits", "NaN or infinity", do)
+    do = "share no tensors between copies"
+    expect_same(before, dict(model.state_dict()), "the float network as it was", do, "the float network")
 
 
 @check("backbone")

@@ -29,6 +29,7 @@ class Case(ABC):
     """
 
     kind: ClassVar[str] = ""
+    of_classifier: ClassVar[bool] = True  # whether it is made with a classifier
     kinds: ClassVar[dict[str, type["Case"]]] = {}
 
     def __init_subclass__(cls) -> None:
@@ -69,15 +70,15 @@ class Case(ABC):
 
     def make(self, **changes: Any) -> Any:
         """Returns a new component, with options in the place of some of those it is tried with."""
-        return self.target(self.classifier(), **{**self.options, **changes})
+        return self.target(*([self.classifier()] if self.of_classifier else ()), **{**self.options, **changes})
 
-    @abstractmethod
     def run(self, inputs: Arrays | None = None, **changes: Any) -> Any:
         """Makes the component and lets it do its work; returns the result as data that can be compared."""
+        return self.use(self.inputs() if inputs is None else inputs, **changes)
 
-    def attempt(self, **changes: Any) -> Any:
-        """Does what is bound to fail with options that are wrong: makes it; for functions, calls it."""
-        return self.make(**changes)
+    @abstractmethod
+    def use(self, inputs: Arrays, **changes: Any) -> Any:
+        """See `run`."""
 
     @property
     def parameters(self) -> Mapping[str, inspect.Parameter]:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from qadv.components import KINDS, component_type
-from qadv.errors import QadvError, UnknownNameError, closest
+from qadv.errors import QadvError, UnknownNameError, closest, describe
+from qadv.testing.compare import difference
 
 
 class ConformanceError(QadvError, AssertionError):
@@ -51,9 +52,8 @@ class Check:
         except NotApplicable:
             raise
         except (Exception, SystemExit) as error:
-            came = f"{type(error).__name__}: {error}"
-            text = _message("that it works", came, "look at the error above: the component raised it, or was not made")
-            raise ConformanceError(f"{head}\n{text}") from error
+            do = "look at the error above: the component raised it, or was not made"
+            raise ConformanceError(f"{head}\n{_message('that it works', describe(error), do)}") from error
 
     def __str__(self) -> str:
         return self.name
@@ -104,6 +104,17 @@ def expect(holds: Any, expected: str, came: object, do: str) -> None:
     """Fails the check unless `holds`: says what was expected, what came, and what to do."""
     if not holds:
         fail(expected, came, do)
+
+
+def expect_same(a: Any, b: Any, expected: str, do: str, where: str = "result") -> None:
+    """Fails the check unless two results are equal to the bit."""
+    changed = difference(a, b, where)
+    expect(changed is None, expected, changed, do)
+
+
+def expect_subclass(made: object, base: type, do: str) -> None:
+    """Fails the check unless a component is one of ART's kind."""
+    expect(isinstance(made, base), f"a subclass of {base.__module__}.{base.__name__}", type(made).__name__, do)
 
 
 def fail(expected: str, came: object, do: str, cause: BaseException | None = None) -> NoReturn:

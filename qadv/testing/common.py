@@ -9,7 +9,7 @@ from typing import Any
 
 from qadv.registry import Entry, default_registry
 from qadv.testing.case import Case
-from qadv.testing.check import NotApplicable, check, expect, fail, refused
+from qadv.testing.check import NotApplicable, check, expect, expect_same, fail, refused
 from qadv.testing.compare import difference
 from qadv.testing.global_state import empty_folder, random_states, set_random_states, settings
 
@@ -60,9 +60,9 @@ def global_state(case: Case) -> None:
 
 
 def _expect_same(before: dict[str, Any], after: dict[str, Any], leave_out: tuple[str, ...] = ()) -> None:
-    for name, value in before.items():
-        changed = None if name in leave_out else difference(value, after[name], name)
-        expect(changed is None, f"{name} as it was", changed, "leave it alone, or restore it in a `finally`")
+    do = "leave it alone, or restore it in a `finally`"
+    for name in [name for name in before if name not in leave_out]:
+        expect_same(before[name], after[name], f"{name} as it was", do, name)
 
 
 @check()
@@ -91,21 +91,12 @@ def seeds(case: Case) -> None:
     for seed in (1, 1, 2):
         set_random_states(seed)
         results.append(case.run(**own))
-    again = difference(results[0], results[1])
-    expect(
-        again is None,
-        "the same result from the same seeds",
-        again,
-        "draw from `seed`, or from numpy's and torch's global states; iterate over no set",
-    )
+    do = "draw from `seed`, or from numpy's and torch's global states; iterate over no set"
+    expect_same(results[0], results[1], "the same result from the same seeds", do)
     if own or case.options.get("seed") is not None:
-        other = difference(results[0], results[2])
-        expect(
-            other is None,
-            "a result that `seed` alone decides",
-            f"with other global seeds {other}",
-            "draw everything from generators made from `seed`",
-        )
+        do = "draw everything from generators made from `seed`"
+        where = "with other global seeds, the result"
+        expect_same(results[0], results[2], "a result that `seed` alone decides", do, where)
 
 
 @check("attack", "trainer", "transformer", "preprocessor", "postprocessor", "detector", "diagnostic")
@@ -114,8 +105,7 @@ def inputs_untouched(case: Case) -> None:
     inputs = case.inputs()
     copies = {name: array.copy() for name, array in inputs.items()}
     case.run(inputs)
-    changed = difference(copies, inputs, "the input")
-    expect(changed is None, "the inputs as they were", changed, "work on copies: x = x.copy(), tensor.clone()")
+    expect_same(copies, inputs, "the inputs as they were", "work on copies: x = x.copy(), tensor.clone()", "the input")
 
 
 @check(*_OBJECTS)
@@ -157,7 +147,7 @@ def params(case: Case) -> None:
 def unknown_options(case: Case) -> None:
     """An option that does not exist is refused."""
     refused(
-        lambda: case.attempt(no_such_option=1),
+        lambda: case.make(no_such_option=1),
         "no_such_option=1",
         "take no **kwargs, or raise for what is left of them: a misspelt option must not be ignored",
     )
@@ -170,9 +160,9 @@ def bad_options(case: Case) -> None:
         raise NotApplicable("the test gives no options")
     do = "check each option in _check_params (or the constructor): type, range and NaN, before any work is done"
     for name, value in case.options.items():
-        refused(lambda name=name: case.attempt(**{name: _Meaningless()}), f"{name}=<an object of no meaning>", do)  # type: ignore[misc]
+        refused(lambda name=name: case.make(**{name: _Meaningless()}), f"{name}=<an object of no meaning>", do)  # type: ignore[misc]
         if isinstance(value, int | float) and not isinstance(value, bool):
-            refused(lambda name=name: case.attempt(**{name: float("nan")}), f"{name}=nan", do)  # type: ignore[misc]
+            refused(lambda name=name: case.make(**{name: float("nan")}), f"{name}=nan", do)  # type: ignore[misc]
 
 
 class _Meaningless:

@@ -9,18 +9,16 @@ import numpy as np
 
 from qadv.datasets import Images
 from qadv.testing.case import Arrays, Case
-from qadv.testing.check import NotApplicable, check, expect
+from qadv.testing.check import NotApplicable, check, expect, expect_subclass
 
 _PARTS = ("train", "test")
 
 
 class DatasetCase(Case):
     kind = "dataset"
+    of_classifier = False
 
-    def make(self, **changes: Any) -> Any:
-        return self.target(**{**self.options, **changes})
-
-    def run(self, inputs: Arrays | None = None, **changes: Any) -> Any:
+    def use(self, inputs: Arrays, **changes: Any) -> Any:
         return self.make(**changes)
 
 
@@ -28,9 +26,7 @@ class DatasetCase(Case):
 def contract(case: DatasetCase) -> None:
     """It returns `qadv.datasets.Images`, with its name and the names of two classes or more."""
     images = case.make()
-    expect(
-        isinstance(images, Images), "qadv.datasets.Images", type(images).__name__, "return Images(name, x_train, ...)"
-    )
+    expect_subclass(images, Images, "return Images(name, x_train, ...)")
     came = f"name {images.name!r}, classes {images.classes!r}"
     right = isinstance(images.name, str) and images.name and len(set(images.classes)) == len(images.classes) >= 2
     expect(right, "a name, and names of the classes, each once", came, "Images(name=..., classes=('cat', 'dog'))")
@@ -89,13 +85,8 @@ def own_arrays(case: DatasetCase) -> None:
     images = case.make()
     before = images.digest()
     images.x_test[:1] = 0.5
-    after = case.make().digest()
-    expect(
-        before == after,
-        "the images as they were",
-        "what was written into the last ones",
-        "return copies of what is kept",
-    )
+    same = case.make().digest() == before
+    expect(same, "the images as they were", "what was written into the last ones", "return copies of what is kept")
 
 
 @check("dataset")

@@ -6,10 +6,10 @@ import numpy as np
 from art.defences.detector.evasion import EvasionDetector
 
 from qadv.testing.case import Arrays, Case
-from qadv.testing.check import check, expect, refused
-from qadv.testing.compare import difference
+from qadv.testing.check import check, expect, expect_same, expect_subclass
 from qadv.testing.global_state import set_random_states
 from qadv.testing.materials import data, few
+from qadv.testing.use import check_classifier_refused, check_refused
 
 
 class DetectorCase(Case):
@@ -22,8 +22,7 @@ class DetectorCase(Case):
         detector.fit(images.x_train[:64].copy(), np.eye(10, dtype=np.float32)[images.y_train[:64]], nb_epochs=1)
         return detector
 
-    def run(self, inputs: Arrays | None = None, **changes: Any) -> Any:
-        inputs = self.inputs() if inputs is None else inputs
+    def use(self, inputs: Arrays, **changes: Any) -> Any:
         return self.fitted(**changes).detect(inputs["x"])
 
 
@@ -31,12 +30,7 @@ class DetectorCase(Case):
 def contract(case: DetectorCase) -> None:
     """It subclasses ART's `EvasionDetector`; `detect` gives a report and, for each image, True or False."""
     detector = case.fitted()
-    expect(
-        isinstance(detector, EvasionDetector),
-        "a subclass of art.defences.detector.evasion.EvasionDetector",
-        type(detector).__mro__,
-        "class MyDetector(EvasionDetector)",
-    )
+    expect_subclass(detector, EvasionDetector, "class MyDetector(EvasionDetector)")
     for number in (6, 1):
         x, _ = few(number)
         result = detector.detect(x)
@@ -59,11 +53,10 @@ def batches(case: DetectorCase) -> None:
     for size in (128, 4):
         set_random_states(0)
         results.append(detector.detect(x, batch_size=size)[1])
-    changed = difference(*results)
-    expect(
-        changed is None,
+    expect_same(
+        results[0],
+        results[1],
         "the same flags for any batch_size",
-        changed,
         "take no statistics over a batch; keep the last one",
     )
 
@@ -71,10 +64,5 @@ def batches(case: DetectorCase) -> None:
 @check("detector")
 def bad_input(case: DetectorCase) -> None:
     """What is no classifier, and images of another shape or with NaN, are refused."""
-    x, _ = few()
-    broken = x.copy()
-    broken[0, 0, 0, 0] = np.nan
-    do = "qadv.estimators.checks has check_images"
-    refused(lambda: case.target(object(), **case.options), "a classifier that is none", "check it in __init__")
-    refused(lambda: case.fitted().detect(x[:, :, :-1].copy()), "images that are a row short", do)
-    refused(lambda: case.fitted().detect(broken), "an image with NaN", do)
+    check_classifier_refused(case)
+    check_refused(lambda x, y: case.fitted().detect(x), labels=False)

@@ -9,10 +9,10 @@ import numpy as np
 from qadv.errors import InvalidInputError
 from qadv.estimators.protocol import Classifier
 from qadv.testing.case import Arrays, Case
-from qadv.testing.check import check, expect, refused
-from qadv.testing.compare import difference
+from qadv.testing.check import check, expect, expect_same
 from qadv.testing.materials import digits_classifier, few
 from qadv.testing.trainers import state
+from qadv.testing.use import check_refused
 
 
 class DiagnosticCase(Case):
@@ -43,8 +43,7 @@ class DiagnosticCase(Case):
     def make(self, **changes: Any) -> Any:
         return self.run(**changes)
 
-    def run(self, inputs: Arrays | None = None, **changes: Any) -> Any:
-        inputs = self.inputs() if inputs is None else inputs
+    def use(self, inputs: Arrays, **changes: Any) -> Any:
         return self.target(**{**self.arguments(inputs), **self.options, **changes})
 
 
@@ -65,13 +64,8 @@ def classifiers_untouched(case: DiagnosticCase) -> None:
     before = {name: (state(each), _hooks(each)) for name, each in given.items()}
     case.target(**{**arguments, **case.options})
     after = {name: (state(each), _hooks(each)) for name, each in given.items()}
-    changed = difference(before, after, "the network")
-    expect(
-        changed is None,
-        "the same weights, buffers and hooks",
-        changed,
-        "remove hooks in a `finally`; use evaluation mode",
-    )
+    do = "remove hooks in a `finally`; use evaluation mode"
+    expect_same(before, after, "the same weights, buffers and hooks", do, "the network")
 
 
 @check("diagnostic")
@@ -79,29 +73,16 @@ def result(case: DiagnosticCase) -> None:
     """The result can be printed and pickled, and its `repr` has no memory address."""
     found = case.run()
     text = f"{found!r}\n{found}"
-    expect(
-        " at 0x" not in text,
-        "a result that says what was measured",
-        text,
-        "return a frozen dataclass, or write __repr__",
-    )
-    changed = difference(found, pickle.loads(pickle.dumps(found)))
-    expect(
-        changed is None, "the same after pickling", changed, "keep plain data in the result, no classifiers or lambdas"
-    )
+    do = "return a frozen dataclass, or write __repr__"
+    expect(" at 0x" not in text, "a result that says what was measured", text, do)
+    do = "keep plain data in the result, no classifiers or lambdas"
+    expect_same(found, pickle.loads(pickle.dumps(found)), "the same after pickling", do)
 
 
 @check("diagnostic")
 def bad_input(case: DiagnosticCase) -> None:
     """Images of another shape or with NaN are refused, and labels of another number where it takes labels."""
-    inputs = case.inputs()
-    do = "qadv.estimators.checks has check_images and check_labels"
-    broken = inputs["x"].copy()
-    broken[0, 0, 0, 0] = np.nan
-    refused(lambda: case.run({**inputs, "x": inputs["x"][:, :, :-1].copy()}), "images that are a row short", do)
-    refused(lambda: case.run({**inputs, "x": broken}), "an image with NaN", do)
-    if "y" in case.parameters:
-        refused(lambda: case.run({**inputs, "y": inputs["y"][:-1]}), "a label too few", do)
+    check_refused(lambda x, y: case.run({**case.inputs(), "x": x, "y": y}), labels="y" in case.parameters)
 
 
 def _hooks(classifier: Classifier) -> list[int]:

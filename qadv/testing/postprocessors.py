@@ -6,36 +6,26 @@ import numpy as np
 from art.defences.postprocessor import Postprocessor
 
 from qadv.testing.case import Arrays, Case
-from qadv.testing.check import check, expect
+from qadv.testing.check import check, expect, expect_subclass
 from qadv.testing.materials import digits_classifier, few
-from qadv.testing.preprocessors import check_pickled
 from qadv.testing.use import check_attackable
 
 
 class PostprocessorCase(Case):
     kind = "postprocessor"
+    of_classifier = False
 
     def inputs(self) -> Arrays:
         return {"preds": digits_classifier().predict(few()[0])}
 
-    def make(self, **changes: Any) -> Any:
-        return self.target(**{**self.options, **changes})
-
-    def run(self, inputs: Arrays | None = None, **changes: Any) -> Any:
-        inputs = self.inputs() if inputs is None else inputs
+    def use(self, inputs: Arrays, **changes: Any) -> Any:
         return self.make(**changes)(inputs["preds"])
 
 
 @check("postprocessor")
 def contract(case: PostprocessorCase) -> None:
     """It subclasses ART's `Postprocessor`, and a call on predictions gives predictions."""
-    made = case.make()
-    expect(
-        isinstance(made, Postprocessor),
-        "a subclass of art.defences.postprocessor.Postprocessor",
-        type(made).__mro__,
-        "class MyPostprocessor(Postprocessor)",
-    )
+    expect_subclass(case.make(), Postprocessor, "class MyPostprocessor(Postprocessor)")
 
 
 @check("postprocessor")
@@ -48,12 +38,8 @@ def shape_and_dtype(case: PostprocessorCase) -> None:
         expect(isinstance(result, np.ndarray), "a numpy array", came, "return an array")
         expect(result.shape == preds.shape, f"shape {preds.shape}", came, "return a row for each row")
         expect(result.dtype == np.float32, "float32", came, "result.astype(np.float32)")
-        expect(
-            np.isfinite(result).all(),
-            "finite values, for logits of 1e5 too",
-            "NaN or infinity",
-            "subtract the maximum first",
-        )
+        finite = np.isfinite(result).all()
+        expect(finite, "finite values, for logits of 1e5 too", "NaN or infinity", "subtract the maximum first")
         singly = np.concatenate([made(preds[i : i + 1]) for i in range(len(preds))])
         same = np.allclose(result, singly, atol=1e-5)
         expect(same, "rows that do not depend on each other", "others", "work along axis 1")
@@ -63,9 +49,3 @@ def shape_and_dtype(case: PostprocessorCase) -> None:
 def in_a_classifier(case: PostprocessorCase) -> None:
     """A `QuantizedClassifier` takes it among its `postprocessing_defences`, and is attacked by ART."""
     check_attackable(digits_classifier(postprocessing_defences=[case.make()]))
-
-
-@check("postprocessor")
-def pickling(case: PostprocessorCase) -> None:
-    """It can be pickled and copied, as attacks with processes of their own do with the whole classifier."""
-    check_pickled(case.make(), case.inputs()["preds"])

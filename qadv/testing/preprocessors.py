@@ -9,8 +9,7 @@ import torch
 from art.defences.preprocessor.preprocessor import Preprocessor, PreprocessorPyTorch
 
 from qadv.testing.case import Arrays, Case
-from qadv.testing.check import NotApplicable, check, expect
-from qadv.testing.compare import difference
+from qadv.testing.check import NotApplicable, check, expect, expect_same, expect_subclass
 from qadv.testing.gradients import disagreement
 from qadv.testing.materials import digits_classifier, few
 from qadv.testing.use import check_attackable
@@ -18,12 +17,9 @@ from qadv.testing.use import check_attackable
 
 class PreprocessorCase(Case):
     kind = "preprocessor"
+    of_classifier = False
 
-    def make(self, **changes: Any) -> Any:
-        return self.target(**{**self.options, **changes})
-
-    def run(self, inputs: Arrays | None = None, **changes: Any) -> Any:
-        inputs = self.inputs() if inputs is None else inputs
+    def use(self, inputs: Arrays, **changes: Any) -> Any:
         return self.make(**changes)(inputs["x"], inputs["y"])
 
 
@@ -38,18 +34,12 @@ def _on_tensors(case: PreprocessorCase) -> PreprocessorPyTorch:
 def contract(case: PreprocessorCase) -> None:
     """It subclasses ART's `PreprocessorPyTorch` (or `Preprocessor`), and a call gives images, and labels as given."""
     made = case.make()
-    expect(
-        isinstance(made, Preprocessor),
-        "a subclass of ART's PreprocessorPyTorch",
-        type(made).__mro__,
-        "from art.defences.preprocessor.preprocessor import PreprocessorPyTorch",
-    )
+    expect_subclass(made, Preprocessor, "from art.defences.preprocessor.preprocessor import PreprocessorPyTorch")
     x, y = few()
     result = made(x, y)
     do = "return x, y"
     expect(isinstance(result, tuple) and len(result) == 2, "a pair (images, labels)", type(result).__name__, do)
-    changed = difference(y, result[1], "y")
-    expect(changed is None, "the labels as given", changed, do)
+    expect_same(y, result[1], "the labels as given", do, "y")
     expect(made(x)[1] is None, "None for y=None", made(x)[1], do)
 
 
@@ -60,12 +50,8 @@ def shape_and_dtype(case: PreprocessorCase) -> None:
     x, _ = few()
     result = made(x)[0]
     came = f"{result.shape}, {result.dtype}"
-    expect(
-        isinstance(result, np.ndarray) and len(result) == len(x),
-        f"{len(x)} images, numpy",
-        came,
-        "return an image for each",
-    )
+    right = isinstance(result, np.ndarray) and len(result) == len(x)
+    expect(right, f"{len(x)} images, numpy", came, "return an image for each")
     expect(result.dtype == np.float32, "float32", came, "no float64 constants: np.float32(0.1), tensor.to(x.dtype)")
     expect(np.isfinite(result).all(), "finite pixels", "NaN or infinity", "look for divisions by zero")
     singly = np.concatenate([made(x[i : i + 1])[0] for i in range(len(x))])
@@ -143,14 +129,10 @@ def in_a_classifier(case: PreprocessorCase) -> None:
     check_attackable(digits_classifier(preprocessing_defences=[made]))
 
 
-@check("preprocessor")
-def pickling(case: PreprocessorCase) -> None:
+@check("preprocessor", "postprocessor")
+def pickling(case: Case) -> None:
     """It can be pickled and copied, as attacks with processes of their own do with the whole classifier."""
-    check_pickled(case.make(), few()[0])
-
-
-def check_pickled(made: Any, argument: Any) -> None:
-    """Fails unless a component that was pickled, or copied, gives the same."""
+    made, argument = case.make(), next(iter(case.inputs().values()))
     for twin in (pickle.loads(pickle.dumps(made)), copy.deepcopy(made)):
-        changed = difference(made(argument), twin(argument))
-        expect(changed is None, "the same result from the copy", changed, "keep no lambdas, handles or caches in it")
+        do = "keep no lambdas, handles or caches in it"
+        expect_same(made(argument), twin(argument), "the same result from the copy", do)

@@ -57,7 +57,7 @@ class QuantizerCase(Case):
         quantized = qadv.quantize(model, weights, activations, calibration=calibration)
         return qadv.QuantizedClassifier(quantized, nn.CrossEntropyLoss(), (1, 8, 8), 10, device_type="cpu")
 
-    def run(self, inputs: Arrays | None = None, **changes: Any) -> Any:
+    def use(self, inputs: Arrays, **changes: Any) -> Any:
         with self.specs() as specs:
             return self.quantized(specs[0]).predict(few()[0])
 

@@ -13,8 +13,7 @@ import qadv
 from qadv.estimators.protocol import Classifier
 from qadv.quantization import ActivationQuantizer, Scheme, WeightQuantizer
 from qadv.quantization.frozen import freeze
-from qadv.testing.check import NotApplicable, check, expect, refused
-from qadv.testing.compare import difference
+from qadv.testing.check import NotApplicable, check, expect, expect_same, refused
 from qadv.testing.global_state import set_random_states
 from qadv.testing.gradients import disagreement
 from qadv.testing.materials import data, few
@@ -27,22 +26,13 @@ from qadv.trainers.loop_trainer import LoopTrainer
 def contract(case: QuantizerCase) -> None:
     """It subclasses `qadv.quantization.Scheme` and names quantizers of weights, activations or both, and its bits."""
     target = case.target
-    expect(
-        isinstance(target, type) and issubclass(target, Scheme),
-        "a subclass of qadv.quantization.Scheme",
-        target,
-        "class MyScheme(Scheme)",
-    )
-    for role, base in (
-        ("weights", WeightQuantizer),
-        ("activations", ActivationQuantizer),
-        ("inputs", ActivationQuantizer),
-    ):
-        named = getattr(target, role)
+    right = isinstance(target, type) and issubclass(target, Scheme)
+    expect(right, "a subclass of qadv.quantization.Scheme", target, "class MyScheme(Scheme)")
+    for role in ("weights", "activations", "inputs"):
+        base, named = WeightQuantizer if role == "weights" else ActivationQuantizer, getattr(target, role)
         right = named is None or (isinstance(named, type) and issubclass(named, base))
-        expect(
-            right, f"{role}: None, or a subclass of qadv.quantization.{base.__name__}", named, f"{role} = MyQuantizer"
-        )
+        expected = f"{role}: None, or a subclass of qadv.quantization.{base.__name__}"
+        expect(right, expected, named, f"{role} = MyQuantizer")
     both = target.weights is None and target.activations is None
     expect(not both, "a quantizer of weights or of activations", "neither", "weights = MyQuantizer")
     widths = case.widths
@@ -61,27 +51,15 @@ def weight_codes(case: QuantizerCase) -> None:
         spec = f"at {quantizer.bits} bits"
         ascending = known.ndim == 1 and bool((known.diff() > 0).all()) and bool((known == known.round()).all())
         expect(ascending, f"code_values {spec}: whole numbers, ascending", known, "return torch.arange(low, high + 1)")
-        expect(
-            len(known) <= 2**quantizer.bits,
-            f"at most {2**quantizer.bits} codes {spec}",
-            len(known),
-            "count the zero and the sign; store fewer levels, or give the quantizer the bits that it needs",
-        )
+        do = "count the zero and the sign; store fewer levels, or give the quantizer the bits that it needs"
+        expect(len(known) <= 2**quantizer.bits, f"at most {2**quantizer.bits} codes {spec}", len(known), do)
         with torch.no_grad():
             codes, _ = quantizer.encode(quantizer.latent(weights()))
-        expect(
-            codes.shape == weights().shape,
-            f"codes {tuple(weights().shape)}",
-            tuple(codes.shape),
-            "one code for each weight",
-        )
+        shape = tuple(weights().shape)
+        expect(codes.shape == shape, f"codes {shape}", tuple(codes.shape), "one code for each weight")
         strange = sorted(set(codes.double().flatten().tolist()) - set(known.tolist()))
-        expect(
-            not strange,
-            f"codes among code_values {spec}",
-            f"also {strange[:5]}",
-            "round and clip before you return them",
-        )
+        do = "round and clip before you return them"
+        expect(not strange, f"codes among code_values {spec}", f"also {strange[:5]}", do)
 
 
 @check("quantizer")
@@ -96,14 +74,10 @@ def weight_values(case: QuantizerCase) -> None:
         expect(right, f"{tuple(weights().shape)}, float32", came, "keep shape and dtype")
         bad = [i for i, part in enumerate(value) if not bool(part.isfinite().all())]
         names = {1: "zero", 2: "constant", 3: "tiny"}
-        expect(
-            not bad,
-            "finite weights",
-            f"NaN or infinity in filters that are {', '.join(names.get(i, 'normal') for i in bad)}",
-            "divide by torch.where(scale > 0, scale, 1.0)",
-        )
-        changed = difference(value, decoded, "the value")
-        expect(changed is None, "the value that codes and scale stand for", changed, "compute values in decode alone")
+        came = f"NaN or infinity in filters that are {', '.join(names.get(i, 'normal') for i in bad)}"
+        expect(not bad, "finite weights", came, "divide by torch.where(scale > 0, scale, 1.0)")
+        do = "compute values in decode alone"
+        expect_same(value, decoded, "the value that codes and scale stand for", do, "the value")
 
 
 @check("quantizer")
@@ -115,23 +89,15 @@ def activation_levels(case: QuantizerCase) -> None:
             levels = quantizer.levels().to(out)
         right = out.shape == activations().shape and bool(out.isfinite().all())
         expect(right, f"finite {tuple(activations().shape)}", tuple(out.shape), "keep the shape")
-        expect(
-            len(levels) <= 2**quantizer.bits and bool((levels.diff() > 0).all()),
-            f"levels, ascending, at most {2**quantizer.bits}",
-            levels.tolist()[:10],
-            "2^bits levels are 2^bits - 1 steps",
-        )
-        apart = (out.flatten()[:, None] - levels).abs().amin(dim=1).max()
-        expect(
-            float(apart) <= 1e-5 * float(levels.abs().max()),
-            f"values among the levels at {quantizer.bits} bits",
-            f"some that are {float(apart):.3g} from the next",
-            "clip, then round, as levels() says",
-        )
-        order = out.flatten()[activations().flatten().argsort()]
-        expect(
-            bool((order.diff() >= 0).all()), "larger values for larger inputs", "smaller ones", "clip before you round"
-        )
+        right = len(levels) <= 2**quantizer.bits and bool((levels.diff() > 0).all())
+        do = "2^bits levels are 2^bits - 1 steps"
+        expect(right, f"levels, ascending, at most {2**quantizer.bits}", levels.tolist()[:10], do)
+        apart = float((out.flatten()[:, None] - levels).abs().amin(dim=1).max())
+        came, do = f"some that are {apart:.3g} from the next", "clip, then round, as levels() says"
+        right = apart <= 1e-5 * float(levels.abs().max())
+        expect(right, f"values among the levels at {quantizer.bits} bits", came, do)
+        rises = bool((out.flatten()[activations().flatten().argsort()].diff() >= 0).all())
+        expect(rises, "larger values for larger inputs", "smaller ones", "clip before you round")
 
 
 @check("quantizer")
@@ -184,14 +150,10 @@ def frozen_twin(case: QuantizerCase) -> None:
                 leaf = x.clone().requires_grad_()
                 logits = network(leaf)
                 results.append((logits.detach(), torch.autograd.grad(logits.square().sum(), leaf)[0]))
-            for name, a, b in (("logits", results[0][0], results[1][0]), ("gradients", results[0][1], results[1][1])):
+            for name, a, b in zip(("logits", "gradients"), *results, strict=True):
                 apart = float((a - b).abs().max() / (a.abs().max() + 1e-12))
-                expect(
-                    apart < 1e-5,
-                    f"the same {name} with {spec}",
-                    f"a relative difference of {apart:.2g}",
-                    "let quantized weights depend on latent weights and buffers alone; give `grid` only if it is one",
-                )
+                do = "let quantized weights depend on latent weights and buffers alone; give `grid` only if it is one"
+                expect(apart < 1e-5, f"the same {name} with {spec}", f"a relative difference of {apart:.2g}", do)
 
 
 @check("quantizer")
@@ -206,16 +168,13 @@ def trains(case: QuantizerCase) -> None:
             learned = dict(classifier.model.named_parameters())
             names = list(learned)  # a bias before a BatchNorm has no gradient
             stuck = [name for name in names if learned[name].ndim > 1 and torch.equal(before[name], after[name])]
-            expect(
-                not stuck, f"weights that change with {spec}", f"{stuck} do not", "let gradients through: see `latent`"
-            )
+            do = "let gradients through: see `latent`"
+            expect(not stuck, f"weights that change with {spec}", f"{stuck} do not", do)
             bad = [name for name in names if not bool(after[name].isfinite().all())]
             expect(not bad, "finite weights", f"NaN or infinity in {bad}", "guard divisions")
             share = float((classifier.predict(data().x_train[:300]).argmax(1) == data().y_train[:300]).mean())
-            if spec == specs[-1]:
-                expect(
-                    share > 0.3, f"an accuracy above 30 % with {spec}", f"{share:.0%}", "look at its scale and range"
-                )
+            enough = share > 0.3 or spec != specs[-1]
+            expect(enough, f"an accuracy above 30 % with {spec}", f"{share:.0%}", "look at its scale and range")
 
 
 @check("quantizer")
@@ -241,12 +200,8 @@ def packed(case: QuantizerCase) -> None:
             qadv.export(classifier, path)
             before, after = classifier.predict(x), qadv.QuantizedClassifier.load(path, device_type="cpu").predict(x)
             apart = float(np.abs(before - after).max())
-            expect(
-                apart == 0,
-                f"the same logits with {spec}",
-                f"differences of up to {apart:.3g}",
-                "compute values in decode alone",
-            )
+            came = f"differences of up to {apart:.3g}"
+            expect(apart == 0, f"the same logits with {spec}", came, "compute values in decode alone")
 
 
 def _train(classifier: Classifier, nb_epochs: int, images: int) -> None:

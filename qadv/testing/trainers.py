@@ -1,17 +1,20 @@
 """The checks for trainers."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from art.defences.trainer import Trainer
 
 from qadv.estimators.protocol import Classifier
 from qadv.testing.case import Arrays, Case
-from qadv.testing.check import check, expect, refused
+from qadv.testing.check import check, expect, expect_same, expect_subclass
 from qadv.testing.compare import difference
 from qadv.testing.global_state import set_random_states
-from qadv.testing.materials import accuracy, data, few, untrained
-from qadv.testing.use import check_attackable, check_saved
+from qadv.testing.materials import accuracy, data, untrained
+from qadv.testing.use import check_attackable, check_classifier_refused, check_refused, check_saved
+
+if TYPE_CHECKING:
+    from qadv.testing.transformers import TransformerCase
 
 _TRAINED = 300
 
@@ -23,11 +26,15 @@ class TrainerCase(Case):
         images = data()
         return {"x": images.x_train[:64].copy(), "y": np.eye(10, dtype=np.float32)[images.y_train[:64]]}
 
-    def run(self, inputs: Arrays | None = None, **changes: Any) -> Any:
-        inputs = self.inputs() if inputs is None else inputs
+    def use(self, inputs: Arrays, **changes: Any) -> Any:
         return state(self.trained(inputs["x"], inputs["y"], **changes))
 
-    def trained(self, x: Any, y: Any, nb_epochs: int = 1, classifier: Classifier | None = None, **changes: Any) -> Any:
+    def result(self) -> Any:
+        """Returns the trained classifier."""
+        inputs = self.inputs()
+        return self.trained(inputs["x"], inputs["y"])
+
+    def trained(self, x: Any, y: Any, nb_epochs: int = 1, classifier: Any = None, **changes: Any) -> Any:
         """Returns the classifier after `fit`."""
         trainer = self.target(self.classifier() if classifier is None else classifier, **{**self.options, **changes})
         trainer.fit(x, y, nb_epochs=nb_epochs, batch_size=32)
@@ -44,30 +51,20 @@ def contract(case: TrainerCase) -> None:
     """It subclasses ART's `Trainer`, `fit(x, y, nb_epochs=, batch_size=)` trains the classifier it was given."""
     classifier = case.classifier()
     trainer = case.target(classifier, **case.options)
-    expect(
-        isinstance(trainer, Trainer),
-        "a subclass of art.defences.trainer.Trainer",
-        type(trainer).__name__,
-        "class MyTrainer(Trainer)",
-    )
+    expect_subclass(trainer, Trainer, "class MyTrainer(Trainer)")
     do = "call super().__init__(classifier), and train classifier.model in place"
     expect(trainer.get_classifier() is classifier, "get_classifier() to return the classifier", "another", do)
     before = state(classifier)
     inputs = case.inputs()
     trainer.fit(inputs["x"], inputs["y"], nb_epochs=1, batch_size=32)
     after = state(classifier)
-    expect(
-        list(before) == list(after), "the same parameters and buffers", list(after), "replace no modules of the network"
-    )
+    same = list(before) == list(after)
+    expect(same, "the same parameters and buffers", list(after), "replace no modules of the network")
     weights = [name for name, _ in classifier.model.named_parameters()]
     expect(difference(before, after) is not None, "trained weights", f"{weights} unchanged", do)
     finite = [name for name, value in after.items() if value.is_floating_point() and not bool(value.isfinite().all())]
-    expect(
-        not finite,
-        "finite weights",
-        f"NaN or infinity in {finite}",
-        "stop with TrainingError where the loss is not finite",
-    )
+    do = "stop with TrainingError where the loss is not finite"
+    expect(not finite, "finite weights", f"NaN or infinity in {finite}", do)
 
 
 @check("trainer")
@@ -79,9 +76,8 @@ def learns(case: TrainerCase) -> None:
     set_random_states(0)
     trained = case.trained(x, np.eye(10, dtype=np.float32)[y], nb_epochs=8, classifier=classifier)
     share = accuracy(trained, x, y)
-    expect(
-        share > 0.4, "an accuracy above 40 %", f"{share:.0%}", "go down the loss of the labels too; try other options"
-    )
+    do = "go down the loss of the labels too; try other options"
+    expect(share > 0.4, "an accuracy above 40 %", f"{share:.0%}", do)
 
 
 @check("trainer")
@@ -93,32 +89,23 @@ def labels(case: TrainerCase) -> None:
     for given in (y, np.eye(10, dtype=np.float32)[y]):
         set_random_states(0)
         results.append(state(case.trained(x, given)))
-    different = difference(results[0], results[1])
-    expect(different is None, "the same weights", different, "check_labels of qadv.estimators.checks takes both")
+    expect_same(results[0], results[1], "the same weights", "check_labels of qadv.estimators.checks takes both")
 
 
-@check("trainer")
-def attacked_afterwards(case: TrainerCase) -> None:
-    """ART's FGSM and PGD run on the trained classifier, and its input gradient is not zero."""
-    inputs = case.inputs()
-    check_attackable(case.trained(inputs["x"], inputs["y"]))
+@check("trainer", "transformer")
+def attacked_afterwards(case: "TrainerCase | TransformerCase") -> None:
+    """ART's FGSM and PGD run on the classifier that comes out, and its input gradient is not zero."""
+    check_attackable(case.result())
 
 
-@check("trainer")
-def save_and_load(case: TrainerCase) -> None:
-    """A trained `QuantizedClassifier` that is saved and loaded gives the same logits."""
-    inputs = case.inputs()
-    check_saved(case.trained(inputs["x"], inputs["y"]))
+@check("trainer", "transformer")
+def save_and_load(case: "TrainerCase | TransformerCase") -> None:
+    """A `QuantizedClassifier` that comes out, saved and loaded, gives the same logits."""
+    check_saved(case.result())
 
 
 @check("trainer")
 def bad_input(case: TrainerCase) -> None:
     """What is no ART classifier, images with NaN or of another shape, and labels of another number are refused."""
-    x, y = few()
-    do = "qadv.estimators.checks has check_images and check_labels"
-    broken = x.copy()
-    broken[0, 0, 0, 0] = np.nan
-    refused(lambda: case.target(object(), **case.options), "a classifier that is none", "check it in __init__")
-    refused(lambda: case.trained(x[:, :, :-1].copy(), y), "images that are a row short", do)
-    refused(lambda: case.trained(broken, y), "an image with NaN", do)
-    refused(lambda: case.trained(x, y[:-1]), f"{len(y) - 1} labels for {len(x)} images", do)
+    check_classifier_refused(case)
+    check_refused(case.trained)

@@ -6,18 +6,22 @@ from art.defences.transformer.transformer import Transformer
 from art.estimators.classification import PyTorchClassifier
 
 from qadv.testing.case import Arrays, Case
-from qadv.testing.check import check, expect, refused
+from qadv.testing.check import check, expect, expect_same, expect_subclass
 from qadv.testing.compare import difference
 from qadv.testing.trainers import state
-from qadv.testing.use import check_attackable, check_saved
+from qadv.testing.use import check_classifier_refused
 
 
 class TransformerCase(Case):
     kind = "transformer"
 
-    def run(self, inputs: Arrays | None = None, **changes: Any) -> Any:
-        made = self.transformed(self.inputs() if inputs is None else inputs, **changes)
+    def use(self, inputs: Arrays, **changes: Any) -> Any:
+        made = self.transformed(inputs, **changes)
         return {"state": state(made), "logits": made.predict(self.inputs()["x"])}
+
+    def result(self) -> Any:
+        """Returns the transformed classifier."""
+        return self.transformed(self.inputs())
 
     def transformed(self, inputs: Arrays, **changes: Any) -> Any:
         """Returns the transformed classifier; some of ART's own transformers need one to put the result into."""
@@ -30,16 +34,10 @@ class TransformerCase(Case):
 def contract(case: TransformerCase) -> None:
     """It subclasses ART's `Transformer`; a call gives a classifier for the same images and classes."""
     transformer = case.make()
-    expect(
-        isinstance(transformer, Transformer),
-        "a subclass of art.defences.transformer.transformer.Transformer",
-        type(transformer).__name__,
-        "class MyTransformer(Transformer)",
-    )
-    made = case.transformed(case.inputs())
-    expect(
-        isinstance(made, PyTorchClassifier), "an ART PyTorchClassifier", type(made).__name__, "return the classifier"
-    )
+    expect_subclass(transformer, Transformer, "class MyTransformer(Transformer)")
+    made = case.result()
+    right = isinstance(made, PyTorchClassifier)
+    expect(right, "an ART PyTorchClassifier", type(made).__name__, "return the classifier")
     given = case.classifier()
     for name in ("input_shape", "nb_classes", "clip_values"):
         came = getattr(made, name)
@@ -54,36 +52,20 @@ def original_untouched(case: TransformerCase) -> None:
     inputs = case.inputs()
     before = state(classifier), classifier.predict(inputs["x"])
     transformer(inputs["x"], transformed_classifier=case.classifier())
-    changed = difference(before, (state(classifier), classifier.predict(inputs["x"])), "the classifier")
-    expect(changed is None, "the same weights and logits", changed, "copy.deepcopy(classifier.model) first")
+    after = state(classifier), classifier.predict(inputs["x"])
+    expect_same(before, after, "the same weights and logits", "copy.deepcopy(classifier.model) first", "the classifier")
 
 
 @check("transformer")
 def changes(case: TransformerCase) -> None:
     """The result gives other logits than the classifier before."""
-    inputs = case.inputs()
-    before, after = case.classifier().predict(inputs["x"]), case.transformed(inputs).predict(inputs["x"])
-    expect(
-        difference(before, after) is not None,
-        "other logits",
-        "the same",
-        "return the transformed classifier; try stronger options in the test",
-    )
-
-
-@check("transformer")
-def attacked_afterwards(case: TransformerCase) -> None:
-    """ART's FGSM and PGD run on the transformed classifier, and its input gradient is not zero."""
-    check_attackable(case.transformed(case.inputs()))
-
-
-@check("transformer")
-def save_and_load(case: TransformerCase) -> None:
-    """A transformed `QuantizedClassifier` that is saved and loaded gives the same logits."""
-    check_saved(case.transformed(case.inputs()))
+    x = case.inputs()["x"]
+    changed = difference(case.classifier().predict(x), case.result().predict(x))
+    do = "return the transformed classifier; try stronger options in the test"
+    expect(changed is not None, "other logits", "the same", do)
 
 
 @check("transformer")
 def bad_input(case: TransformerCase) -> None:
     """What is no ART classifier is refused."""
-    refused(lambda: case.target(object(), **case.options), "a classifier that is none", "check it in __init__")
+    check_classifier_refused(case)

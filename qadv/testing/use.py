@@ -1,5 +1,6 @@
 """How ART uses a classifier, for the checks on components that make or change one."""
 
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -8,8 +9,8 @@ import numpy as np
 from art.attacks.evasion import FastGradientMethod, ProjectedGradientDescent
 
 from qadv.estimators.classifier import QuantizedClassifier
-from qadv.estimators.protocol import Classifier
-from qadv.testing.check import NotApplicable, expect
+from qadv.testing.case import Case
+from qadv.testing.check import NotApplicable, expect, refused
 from qadv.testing.materials import few
 
 _DO = "return what ART made: a PyTorchClassifier round a torch.nn.Module that gives logits"
@@ -31,12 +32,11 @@ def check_attackable(classifier: Classifier, images: Any = None) -> None:
         f"zero for {1 - live:.0%} of the images",
         "what is not differentiable needs a straight-through estimator; no softmax before the loss",
     )
-    for attack in (FastGradientMethod, ProjectedGradientDescent):
-        options = {"eps": 0.1} if attack is FastGradientMethod else {"eps": 0.1, "eps_step": 0.03, "max_iter": 3}
-        if attack is ProjectedGradientDescent:
-            options["verbose"] = False
-        made = attack(classifier, **options).generate(x)
-        expect((made != x).any(), f"{attack.__name__} to change images", "it changes none", _DO)
+    fgsm = FastGradientMethod(classifier, eps=0.1)
+    pgd = ProjectedGradientDescent(classifier, eps=0.1, eps_step=0.03, max_iter=3, verbose=False)
+    for attack in (fgsm, pgd):
+        changed = (attack.generate(x) != x).any()
+        expect(changed, f"{type(attack).__name__} to change images", "it changes none", _DO)
 
 
 def check_saved(classifier: Classifier) -> None:
@@ -56,6 +56,23 @@ def check_saved(classifier: Classifier) -> None:
         f"differences of up to {np.abs(before - after).max():.3g}",
         "keep all that decides the logits in parameters and buffers, and nothing in plain attributes",
     )
+
+
+def check_refused(call: Callable[[Any, Any], Any], labels: bool = True) -> None:
+    """Fails unless `call(images, labels)` refuses images and, where it takes `labels`, labels that can't be right."""
+    x, y = few()
+    broken = x.copy()
+    broken[0, 0, 0, 0] = np.nan
+    do = "qadv.estimators.checks has check_images and check_labels"
+    refused(lambda: call(x[:, :, :-1].copy(), y), "images that are a row short", do)
+    refused(lambda: call(broken, y), "an image with NaN", do)
+    if labels:
+        refused(lambda: call(x, y[:-1]), f"{len(y) - 1} labels for {len(x)} images", do)
+
+
+def check_classifier_refused(case: Case) -> None:
+    """Fails unless a component refuses what is no classifier."""
+    refused(lambda: case.target(object(), **case.options), "a classifier that is none", "check it in __init__")
 
 
 def _noise(shape: tuple[int, ...]) -> Any:
