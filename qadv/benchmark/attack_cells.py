@@ -11,8 +11,8 @@ from safetensors.torch import save
 
 from qadv.benchmark.cells import FILES, Finished, digest
 from qadv.benchmark.given import Given
-from qadv.benchmark.names import arguments
 from qadv.benchmark.network_cells import load_network
+from qadv.benchmark.signatures import arguments
 from qadv.benchmark.specs import AttackCellSpec, CleanSpec, ImagesSpec, TransferSpec
 from qadv.benchmark.study import AttackSpec
 from qadv.diagnostics.attacking import generate, norms

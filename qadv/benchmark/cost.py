@@ -1,6 +1,5 @@
 """A rough estimate of what cells cost before they run: passes × the time of one, on one thread of this machine."""
 
-import inspect
 import json
 import time
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ import torch
 
 from qadv.backbones.create import create_backbone
 from qadv.benchmark.cells import Cell
-from qadv.benchmark.names import arguments, behind
+from qadv.benchmark.signatures import arguments, default_of
 from qadv.benchmark.specs import AttackCellSpec, CleanSpec, MeasureSpec, NetworkSpec, TransferSpec
 from qadv.benchmark.study import AttackSpec
 from qadv.errors import InvalidInputError, QadvError
@@ -128,7 +127,6 @@ def _passes(spec: AttackSpec) -> float:
     """Returns an attack's forward and backward passes per image: the product of its arguments that repeat work."""
     if spec.attack in _ONCE:
         return _ONCE[spec.attack]
-    parameters = inspect.signature(behind(load("attack", spec.attack))).parameters
-    defaults = {name: parameters[name].default for name in _REPEATS if name in parameters}
-    values = {**defaults, **{k: v for k, v in spec.options.items() if k in _REPEATS}}
-    return float(prod(max(1, v) for v in values.values() if isinstance(v, int | np.integer)))
+    target = load("attack", spec.attack)
+    values = [spec.options.get(name, default_of(target, name, 1)) for name in _REPEATS]
+    return float(prod(max(1, value) for value in values if isinstance(value, int | np.integer)))

@@ -75,16 +75,13 @@ class InProcess:
         self.waiting: list[tuple[Cell, Mapping[str, Finished]]] = []
 
     def submit(self, cell: Cell, needed: Mapping[str, Finished]) -> None:
-        """See `Engine`."""
         self.waiting.append((cell, needed))
 
     def finished(self) -> Iterator[tuple[Cell, Outcome]]:
-        """See `Engine`."""
         cell, needed = self.waiting.pop(0)
         yield cell, attempt(cell.spec, needed, self.given, self.threads)
 
     def close(self) -> None:
-        """See `Engine`."""
         self.waiting.clear()
 
 
@@ -108,7 +105,6 @@ class Processes:
         self.pool = self._new_pool()
 
     def submit(self, cell: Cell, needed: Mapping[str, Finished]) -> None:
-        """See `Engine`."""
         try:
             future = self._start(cell, needed)
         except BrokenProcessPool as error:  # a process died since the last look: `finished` sees to it
@@ -117,7 +113,6 @@ class Processes:
         self.running[future] = cell, needed
 
     def finished(self) -> Iterator[tuple[Cell, Outcome]]:
-        """See `Engine`."""
         done, _ = wait(self.running, return_when=FIRST_COMPLETED)
         broken = any(isinstance(future.exception(), BrokenProcessPool) for future in done)
         for future in done:
@@ -140,7 +135,6 @@ class Processes:
         self.pool = self._new_pool()
 
     def close(self) -> None:
-        """See `Engine`."""
         processes = list((self.pool._processes or {}).values())
         self.pool.shutdown(wait=False, cancel_futures=True)
         for process in processes:

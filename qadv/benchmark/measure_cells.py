@@ -8,8 +8,8 @@ from typing import Any
 from qadv.benchmark.attack_cells import adversarial_images, build_attack, test_images
 from qadv.benchmark.cells import Finished
 from qadv.benchmark.given import Given
-from qadv.benchmark.names import arguments
 from qadv.benchmark.network_cells import load_network
+from qadv.benchmark.signatures import arguments
 from qadv.benchmark.specs import MeasureSpec
 from qadv.registry import load
 

@@ -1,16 +1,13 @@
 """Whether the names and options in a study exist: every fault with its place and the nearest name that does."""
 
-import inspect
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
-from functools import partial
 from typing import Any
 
-import art.attacks.evasion
 import numpy as np
 import torch
 
-from qadv.attacks import art_catalogue
+from qadv.benchmark.signatures import arguments, default_of
 from qadv.benchmark.study import Defense, Source, Start, Study, StudyComponent, StudyQuantizer
 from qadv.benchmark.study_file import Place
 from qadv.errors import PluginError, QadvError, closest
@@ -18,8 +15,6 @@ from qadv.quantization.scheme import Role, parse_scheme
 from qadv.registry import default_registry, load
 from qadv.strengths import check_eps
 from qadv.trainers.adversary import Adversary
-from qadv.trainers.loop_trainer import LoopTrainer
-from qadv.trainers.options import LoopOptions
 
 Faults = Iterator[tuple[Place, str]]
 FROM_STUDY = {  # arguments that a study gives, not its options
@@ -164,44 +159,3 @@ def _radius(eps: Any, place: Place) -> Faults:
         check_eps("eps", eps, (0.0, 1.0), zero=True)
     except QadvError as error:
         yield place, str(error)
-
-
-def default_of(target: Any, name: str, otherwise: Any) -> Any:
-    """Returns the default of an argument of a component, of its own or of the class that it is made from."""
-    target = behind(target)
-    for layer in target.__mro__ if _is_class(target) else [target]:
-        if isinstance(layer, type) and "__init__" not in vars(layer):
-            continue
-        parameter = inspect.signature(layer).parameters.get(name)
-        if parameter is not None and parameter.default is not parameter.empty:
-            return parameter.default
-    return otherwise
-
-
-def behind(target: Any) -> Any:
-    """Returns the class of ART that a member of the family `art` makes; any other target as it is."""
-    if isinstance(target, partial) and target.func is art_catalogue.create:
-        return getattr(art.attacks.evasion, target.args[0])
-    return target
-
-
-def arguments(target: Any) -> set[str] | None:
-    """Returns the names of what a component can be called with; `None` where they can't be told."""
-    if isinstance(target := behind(target), partial):
-        return None
-    found: set[str] = set()
-    layers = [base.__init__ for base in target.__mro__ if "__init__" in vars(base)] if _is_class(target) else [target]
-    for layer in layers:
-        parameters = inspect.signature(layer).parameters.values()
-        found |= {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)} - {"self"}
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            return found
-        if _is_class(target) and issubclass(target, LoopTrainer):
-            own = inspect.signature(LoopTrainer.__init__).parameters
-            inner = {field.name for field in fields(LoopOptions)}
-            return found | inner | set(own) - {"self", "options", "objectives"}
-    return None
-
-
-def _is_class(target: Any) -> bool:
-    return isinstance(target, type)

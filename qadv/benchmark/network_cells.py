@@ -10,7 +10,7 @@ import torch
 
 from qadv.benchmark.cells import FILES, Finished, digest
 from qadv.benchmark.given import Given
-from qadv.benchmark.names import arguments
+from qadv.benchmark.signatures import arguments
 from qadv.benchmark.specs import NetworkSpec
 from qadv.datasets import Images
 from qadv.errors import InvalidInputError

@@ -9,8 +9,9 @@ from typing import Any
 
 from qadv.backbones.standardisation import is_of_timm
 from qadv.benchmark.cells import Cell, digest, versions
-from qadv.benchmark.names import arguments, faults
+from qadv.benchmark.names import faults
 from qadv.benchmark.plugin_code import code_version
+from qadv.benchmark.signatures import arguments
 from qadv.benchmark.specs import (
     AttackCellSpec,
     CleanSpec,

@@ -59,11 +59,9 @@ class RayEngine:
         self.running: dict[Any, Cell] = {}
 
     def submit(self, cell: Cell, needed: Mapping[str, Finished]) -> None:
-        """See `Engine`."""
         self.running[self.task.remote(cell.spec, dict(needed), self.given, self.threads)] = cell
 
     def finished(self) -> Iterator[tuple[Cell, Outcome]]:
-        """See `Engine`."""
         done, _ = self.ray.wait(list(self.running), num_returns=1)
         for reference in done:
             cell = self.running.pop(reference)
@@ -73,7 +71,6 @@ class RayEngine:
                 yield cell, Failed(f"{type(error).__name__}: {error}", "")
 
     def close(self) -> None:
-        """See `Engine`."""
         self.ray.shutdown()
 
 

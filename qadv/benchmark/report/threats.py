@@ -1,16 +1,14 @@
 """What an attack was allowed: the ball that its options say, and whether its images lie in it."""
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
-import art.attacks.evasion
 import numpy as np
 
-from qadv.attacks import art_catalogue
 from qadv.benchmark.report.numbers import plain_eps
+from qadv.benchmark.signatures import default_of
 from qadv.errors import QadvError
 from qadv.registry import load
 from qadv.units import in_pixels
@@ -61,18 +59,5 @@ def _defaults(attack: str) -> dict[str, Any]:
         target = load("attack", attack)
     except QadvError:  # of a plugin that is not installed here: its options have to do
         return {}
-    if isinstance(target, partial) and target.func is art_catalogue.create:
-        target = getattr(art.attacks.evasion, target.args[0])
-    found: dict[str, Any] = {}
-    layers = target.__mro__ if isinstance(target, type) else (target,)
-    for layer in layers:
-        called = vars(layer).get("__init__") if isinstance(layer, type) else layer
-        if called is None or called is object.__init__:
-            continue
-        parameters = inspect.signature(called).parameters.values()
-        for parameter in parameters:
-            if parameter.name in ("eps", "norm") and parameter.default is not parameter.empty:
-                found.setdefault(parameter.name, in_pixels(parameter.name, parameter.default, _RANGE))
-        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-            break
-    return found
+    found = {name: default_of(target, name, None) for name in ("eps", "norm")}
+    return {name: in_pixels(name, value, _RANGE) for name, value in found.items() if value is not None}
