@@ -2,10 +2,10 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
 from functools import cache
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from qadv.backbones.standardisation import is_of_timm
 from qadv.benchmark.cells import Cell, digest, versions
@@ -27,7 +27,6 @@ from qadv.benchmark.study import (
     AttackSpec,
     Defense,
     Grid,
-    Measure,
     Source,
     Start,
     Study,
@@ -42,8 +41,7 @@ from qadv.files import check_is_file
 from qadv.registry import Entry, default_registry, load
 
 
-@dataclass(frozen=True)
-class Node:
+class Node(NamedTuple):
     """A network of the study by its names."""
 
     dataset: str
@@ -51,10 +49,6 @@ class Node:
     quantizer: str
     defense: str
     seed: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the names as plain data."""
-        return asdict(self)
 
 
 def plan(file: StudyFile, datasets: dict[str, Images], data_dir: Path | None) -> list[Cell]:
@@ -89,37 +83,32 @@ class _Planner:
         self.plugin = cache(lambda kind, name: _distributions([(kind, name)]))  # asked for once per attack and network
 
     def plan(self) -> list[Cell]:
-        jobs: list[tuple[Node, Grid]] = []
-        for grid in self.study.grid or [Grid()]:
-            jobs += [(node, grid) for node in self._nodes(grid)]
-        chosen = dict.fromkeys(node for node, _ in jobs)
+        grids = self.study.grid or [Grid()]
+        jobs = [(node, grid) for grid in grids for node in self._nodes(grid)]
+        chosen = list(dict.fromkeys(node for node, _ in jobs))
         for node in chosen:
             self._network(node)
             self._add(self._clean(node))
         for node, grid in jobs:
             for name in _axis(grid.attacks, self.study.attacks):
-                for cell in self._attacks(node, name, list(chosen)):
+                for cell in self._attacks(node, name, chosen):
                     self._add(cell)
         for node, grid in jobs:
             for name in _axis(grid.measures, self.study.measures):
-                if not self._is_joint(self.study.measures[name]):
+                if not self._is_joint(name):
                     self._add(self._measure(name, [node]))
-        for grid in self.study.grid or [Grid()]:
-            for name in _axis(grid.measures, self.study.measures):
-                if self._is_joint(self.study.measures[name]):
-                    for dataset in _axis(grid.datasets, self.study.datasets):
-                        for seed in self.study.seeds:
-                            nodes = [n for n in self._nodes(grid) if n.dataset == dataset and n.seed == seed]
-                            self._add(self._measure(name, nodes))
+        for grid in grids:
+            joint = filter(self._is_joint, _axis(grid.measures, self.study.measures))
+            for name, dataset, seed in product(joint, _axis(grid.datasets, self.study.datasets), self.study.seeds):
+                nodes = [node for node in self._nodes(grid) if (node.dataset, node.seed) == (dataset, seed)]
+                self._add(self._measure(name, nodes))
         return list(self.cells.values())
 
     def _nodes(self, grid: Grid) -> Iterator[Node]:
-        for dataset in _axis(grid.datasets, self.study.datasets):
-            for seed in self.study.seeds:
-                for backbone in _axis(grid.backbones, self.study.backbones):
-                    for quantizer in _axis(grid.quantizers, self.study.quantizers):
-                        for defense in _axis(grid.defenses, self.study.defenses):
-                            yield Node(dataset, backbone, quantizer, defense, seed)
+        axes = ("datasets", "seeds", "backbones", "quantizers", "defenses")
+        chosen = {axis: list(getattr(grid, axis, None) or getattr(self.study, axis)) for axis in axes}
+        for dataset, seed, backbone, quantizer, defense in product(*chosen.values()):
+            yield Node(dataset, backbone, quantizer, defense, seed)
 
     def _add(self, cell: Cell) -> Cell:
         return self.cells.setdefault((cell.key, cell.label), cell)
@@ -132,7 +121,8 @@ class _Planner:
         self.underway.append(node)
         backbone, quantizer = self.study.backbones[node.backbone], self.study.quantizers[node.quantizer]
         defense = self.study.defenses[node.defense]
-        start, members = self._start(node, defense), self._members(node, defense)
+        start = self._start(node, defense)
+        members = [self._network(node._replace(quantizer=each, defense=str(defense.of))) for each in defense.members]
         nb_train = (defense.fit.nb_train if defense.fit else None) or self.study.nb_train
         shape, nb_classes = self.shapes[node.dataset]
         spec = NetworkSpec(
@@ -149,8 +139,8 @@ class _Planner:
             members=[member.key for member in members],
             seed=(node.seed + defense.start_seed) % (LARGEST_SEED + 1),
         )
-        needs = (*([start.key] if start else []), *(member.key for member in members))
-        cell = self._add(Cell("network", spec, f"network {self._label(node)}", node.to_dict(), needs))
+        needs = tuple(cell.key for cell in (start, *members) if cell)
+        cell = self._add(Cell("network", spec, f"network {self._label(node)}", node._asdict(), needs))
         self.underway.pop()
         self.networks[node] = cell
         return cell
@@ -161,30 +151,20 @@ class _Planner:
 
     def _start_node(self, node: Node, defense: Defense) -> Node | None:
         chosen = defense.start
-        if chosen is None:
-            return None
         if isinstance(chosen, str):
             chosen = Start(defense=chosen, quantizer=self.study.float_quantizer)
-        return Node(node.dataset, node.backbone, chosen.quantizer, chosen.defense, node.seed)
+        return None if chosen is None else node._replace(**chosen.model_dump())
 
     def _weights(self, node: Node) -> str:
         """Returns a hash of all that a network's weights come from: its start's, where nothing is done to it."""
         defense = self.study.defenses[node.defense]
         start = self._start_node(node, defense)
-        if start and not defense.trainer and not defense.transformers and self._schemes(start) == self._schemes(node):
-            return self._weights(start)
+        if start and not defense.trainer and not defense.transformers:
+            before, after = (self.study.quantizers[each.quantizer] for each in (start, node))
+            if (before.weights, before.activations) == (after.weights, after.activations):
+                return self._weights(start)
         spec = self._network(node).spec.model_dump()
         return digest(spec | {"plugins": {}, "defense": spec["defense"] | {"preprocessors": []}})  # not trained with
-
-    def _schemes(self, node: Node) -> tuple[Any, Any]:
-        quantizer = self.study.quantizers[node.quantizer]
-        return quantizer.weights, quantizer.activations
-
-    def _members(self, node: Node, defense: Defense) -> list[Cell]:
-        if not defense.members:
-            return []
-        of = str(defense.of)
-        return [self._network(Node(node.dataset, node.backbone, q, of, node.seed)) for q in defense.members]
 
     def _backbone(self, name: str, backbone: StudyBackbone) -> StartSpec:
         spec = backbone.model_dump() | {"backbone": backbone.backbone or name}
@@ -211,7 +191,7 @@ class _Planner:
         network = self._network(node)
         images = self._images(node, None)
         spec = CleanSpec(versions=versions(), network=network.key, images=images, seed=node.seed)
-        return Cell("clean", spec, f"clean images, {self._label(node)}", node.to_dict(), (network.key,))
+        return Cell("clean", spec, f"clean images, {self._label(node)}", node._asdict(), (network.key,))
 
     def _attack(self, node: Node, name: str) -> Cell:
         attack, network = self.study.attacks[name], self._network(node)
@@ -223,7 +203,7 @@ class _Planner:
             attack=_attack_spec(name, attack),
             seed=node.seed,
         )
-        place = node.to_dict() | {"attack": name, "source": None}
+        place = node._asdict() | {"attack": name, "source": None}
         return Cell("attack", spec, f"{name} on {self._label(node)}", place, (network.key,))
 
     def _attacks(self, node: Node, name: str, chosen: Sequence[Node]) -> Iterator[Cell]:
@@ -245,7 +225,7 @@ class _Planner:
             network = self._network(node)
             itself = self.study.attacks[name].itself
             spec = TransferSpec(versions=versions(), network=network.key, made=made.key, itself=itself, seed=node.seed)
-            place = node.to_dict() | {"attack": name, "source": other.to_dict()}
+            place = node._asdict() | {"attack": name, "source": other._asdict()}
             label = f"{name} on {self._label(other)} → {self._label(node)}"
             yield Cell("transfer", spec, label, place, (network.key, made.key))
 
@@ -258,16 +238,15 @@ class _Planner:
                 "another start_seed, leave one out of the grid, or say itself = true",
             )])  # fmt: skip
 
-    def _is_joint(self, measure: Measure) -> bool:
-        return "classifiers" in (arguments(load("diagnostic", self._diagnostic(measure))) or ())
+    def _takes(self, measure: str) -> set[str]:
+        return arguments(load("diagnostic", self.study.measures[measure].diagnostic or measure)) or set()
 
-    def _diagnostic(self, measure: Measure) -> str:
-        return measure.diagnostic or next(n for n, m in self.study.measures.items() if m is measure)
+    def _is_joint(self, measure: str) -> bool:
+        return "classifiers" in self._takes(measure)
 
     def _measure(self, name: str, nodes: list[Node]) -> Cell:
         measure, node = self.study.measures[name], nodes[0]
-        diagnostic, joint = self._diagnostic(measure), self._is_joint(measure)
-        takes = arguments(load("diagnostic", diagnostic)) or set()
+        diagnostic, joint, takes = measure.diagnostic or name, self._is_joint(name), self._takes(name)
         networks = [self._network(each) for each in nodes]
         needs = [network.key for network in networks]
         made = start = None
@@ -298,26 +277,20 @@ class _Planner:
             adversarial=made,
             float_parent=start,
         )
-        place, label = {**node.to_dict(), "measure": name}, f"{name} of {self._label(node)}"
+        place, label = {**node._asdict(), "measure": name}, f"{name} of {self._label(node)}"
         if joint:
             place = {"dataset": node.dataset, "seed": node.seed, "measure": name}
             label = f"{name} of {len(nodes)} networks"
         return Cell("measure", spec, label, place, tuple(dict.fromkeys(needs)))
 
     def _label(self, node: Node) -> str:
-        return network_label(self.study, node.to_dict())
+        return network_label(self.study, node._asdict())
 
 
 def network_label(study: Study, place: dict[str, Any]) -> str:
     """Returns what tells a network from the others of its study: the axes with several entries."""
-    axes: list[tuple[str, Any]] = [
-        ("dataset", study.datasets),
-        ("backbone", study.backbones),
-        ("quantizer", study.quantizers),
-        ("defense", study.defenses),
-        ("seed", study.seeds),
-    ]
-    told = [("seed " if axis == "seed" else "") + str(place[axis]) for axis, entries in axes if len(entries) > 1]
+    axes = {axis: getattr(study, f"{axis}s") for axis in ("dataset", "backbone", "quantizer", "defense", "seed")}
+    told = [("seed " if axis == "seed" else "") + str(place[axis]) for axis, found in axes.items() if len(found) > 1]
     return " · ".join(told) or str(place["backbone"])
 
 
@@ -330,13 +303,7 @@ def _attack_spec(name: str, attack: StudyAttack) -> AttackSpec:
 
 
 def _source(node: Node, source: Source) -> Node:
-    return Node(
-        node.dataset,
-        source.backbone or node.backbone,
-        source.quantizer or node.quantizer,
-        source.defense or node.defense,
-        node.seed,
-    )
+    return node._replace(**source.model_dump(exclude_none=True))
 
 
 def _plugins(backbone: StudyBackbone, quantizer: StudyQuantizer, defense: Defense, name: str) -> dict[str, str]:
