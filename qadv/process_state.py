@@ -91,18 +91,20 @@ def _of_torch() -> Iterator[tuple[Setting, Any]]:
     torch = sys.modules["torch"]
     if not hasattr(torch, "default_generator"):
         return  # it is being imported
-    yield Setting("torch.get_default_device()", _set_default_device), torch.get_default_device()
-    yield Setting("torch.get_default_dtype()", torch.set_default_dtype), torch.get_default_dtype()
-    yield Setting("torch.is_grad_enabled()", torch.set_grad_enabled), torch.is_grad_enabled()
-    yield Setting("torch.is_anomaly_enabled()", torch.autograd.set_detect_anomaly), torch.is_anomaly_enabled()
-    yield Setting("torch.get_num_threads()", torch.set_num_threads), torch.get_num_threads()
+    for name, write in (
+        ("get_default_device", _set_default_device),
+        ("get_default_dtype", torch.set_default_dtype),
+        ("is_grad_enabled", torch.set_grad_enabled),
+        ("is_anomaly_enabled", torch.autograd.set_detect_anomaly),
+        ("get_num_threads", torch.set_num_threads),
+        ("get_float32_matmul_precision", torch.set_float32_matmul_precision),
+    ):
+        yield Setting(f"torch.{name}()", write), getattr(torch, name)()
     deterministic = Setting("torch.are_deterministic_algorithms_enabled()", torch.set_deterministic_debug_mode)
     yield deterministic, torch.get_deterministic_debug_mode()
-    precision = Setting("torch.get_float32_matmul_precision()", torch.set_float32_matmul_precision)
-    yield precision, torch.get_float32_matmul_precision()
-    cudnn = torch.backends.cudnn
     for name in ("deterministic", "benchmark"):
-        yield Setting(f"torch.backends.cudnn.{name}", partial(setattr, cudnn, name)), getattr(cudnn, name)
+        setting = Setting(f"torch.backends.cudnn.{name}", partial(setattr, torch.backends.cudnn, name))
+        yield setting, getattr(torch.backends.cudnn, name)
     state = torch.get_rng_state()
     content = state.numpy().tobytes()
     yield Setting(f"{RANDOM_STATE}torch", _set_torch_state), _RandomState(content, state)

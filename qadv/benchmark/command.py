@@ -16,11 +16,10 @@ from qadv.benchmark.cost import Estimate
 from qadv.benchmark.engines import Engine, InProcess, Processes
 from qadv.benchmark.environment import environment
 from qadv.benchmark.given import Given, read_dataset
-from qadv.benchmark.names import faults
+from qadv.benchmark.names import check_names
 from qadv.benchmark.plan import plan
 from qadv.benchmark.store import Store
-from qadv.benchmark.study_file import Place, StudyFile, read_study
-from qadv.checks import check_whole
+from qadv.benchmark.study_file import StudyFile, read_study
 from qadv.errors import InvalidInputError, QadvError, UnknownNameError, closest
 from qadv.tables import table
 
@@ -67,11 +66,8 @@ def run_bench(options: BenchOptions, console: Console | None = None) -> bool:
             with _Shown(console, missing, seconds, engine.slots) as shown:
                 result = run_cells(unique, store, engine, shown.tell)
         except KeyboardInterrupt:
-            console.print(
-                Text.assemble(
-                    ("interrupted", "yellow"), f": what is finished is in {options.out}; the same command goes on"
-                )
-            )
+            left = f": what is finished is in {options.out}; the same command goes on"
+            console.print(Text.assemble(("interrupted", "yellow"), left))
             raise
         finally:
             engine.close()
@@ -81,21 +77,18 @@ def run_bench(options: BenchOptions, console: Console | None = None) -> bool:
 
 def _check(options: BenchOptions) -> None:
     for name, value in (("--jobs", options.jobs), ("--threads", options.threads)):
-        check_whole(name, value)
-    engines = ("local", "ray")
-    if options.engine not in engines:
-        raise UnknownNameError(
-            f"--engine: expected local or ray, got {options.engine!r}{closest(options.engine, engines)}"
-        )
+        if value < 1:
+            raise InvalidInputError(f"{name}: expected a whole number of at least 1, got {value}")
+    if options.engine not in (engines := ("local", "ray")):
+        near = closest(options.engine, engines)
+        raise UnknownNameError(f"--engine: expected local or ray, got {options.engine!r}{near}")
     if options.address is not None and options.engine != "ray":
         raise InvalidInputError("--address is that of a Ray cluster: add --engine ray")
 
 
 def planned(file: StudyFile, data_dir: Path | None) -> list[Cell]:
     """Returns the cells of a study; arguments and errors as of `qadv.benchmark.plan.plan`."""
-    found = list(faults(file.study))
-    if found:
-        raise file.complain(found)
+    check_names(file)
     return plan(file, {name: read_dataset(name, data_dir)[0] for name in file.study.datasets}, data_dir)
 
 
@@ -105,28 +98,24 @@ def estimated(file: StudyFile, cells: list[Cell]) -> dict[str, float]:
     Raises:
         StudyError: a network can't be made, or does not take the images.
     """
-    estimate = Estimate(cells)
-    seconds = {}
+    estimate, seconds = Estimate(cells), {}
     for cell in cells:
         try:
             seconds[cell.key] = estimate.seconds(cell)
         except QadvError as error:
-            place: Place = ("backbones", str(cell.place.get("backbone")), "options")
-            raise file.complain([(place, str(error))]) from error
+            raise file.complain([(("backbones", str(cell.place.get("backbone")), "options"), str(error))]) from error
     return seconds
 
 
 def _plan_content(file: StudyFile, cells: list[Cell]) -> dict[str, object]:
+    shown = [(cell.key, cell.kind, cell.label, dict(cell.place), list(cell.needs)) for cell in cells]
     return {
         "file": file.path.name,
         "text": file.text,
         "small": file.small,
         "study": file.study.model_dump(mode="json"),
         "environment": environment(),
-        "cells": [
-            {"key": c.key, "kind": c.kind, "label": c.label, "place": dict(c.place), "needs": list(c.needs)}
-            for c in cells
-        ],
+        "cells": [dict(zip(("key", "kind", "label", "place", "needs"), cell, strict=True)) for cell in shown],
     }
 
 

@@ -9,7 +9,7 @@ import torch
 
 from qadv.benchmark.signatures import arguments, default_of
 from qadv.benchmark.study import Defense, Source, Start, Study, StudyComponent, StudyQuantizer
-from qadv.benchmark.study_file import Place
+from qadv.benchmark.study_file import Place, StudyFile
 from qadv.errors import PluginError, QadvError, closest
 from qadv.quantization.scheme import Role, parse_scheme
 from qadv.registry import default_registry, load
@@ -26,6 +26,12 @@ FROM_STUDY = {  # arguments that a study gives, not its options
         "verbose",
     },
 }  # fmt: skip
+
+
+def check_names(file: StudyFile) -> None:
+    """Raises a `StudyError` for all names and options of a study that do not exist."""
+    if found := list(faults(file.study)):
+        raise file.complain(found)
 
 
 def faults(study: Study) -> Faults:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from qadv.backbones.standardisation import is_of_timm
 from qadv.benchmark.cells import Cell, digest, versions
-from qadv.benchmark.names import faults
+from qadv.benchmark.names import check_names
 from qadv.benchmark.plugin_code import code_version
 from qadv.benchmark.signatures import arguments
 from qadv.benchmark.specs import (
@@ -65,18 +65,14 @@ def plan(file: StudyFile, datasets: dict[str, Images], data_dir: Path | None) ->
     Raises:
         StudyError: names or options that do not exist, or combinations that can't be; each with its line.
     """
-    found = list(faults(file.study))
-    if found:
-        raise file.complain(found)
+    check_names(file)
     return _Planner(file, datasets, data_dir).plan()
 
 
 class _Planner:
     def __init__(self, file: StudyFile, datasets: dict[str, Images], data_dir: Path | None) -> None:
-        self.file, self.study, self.data_dir = file, file.study, data_dir
+        self.file, self.study, self.datasets, self.data_dir = file, file.study, datasets, data_dir
         self.digests = {name: images.digest() for name, images in datasets.items()}
-        self.sizes = {name: (len(images.x_train), len(images.x_test)) for name, images in datasets.items()}
-        self.shapes = {name: (i.input_shape, len(i.classes)) for name, i in datasets.items()}
         self.cells: dict[tuple[str, str], Cell] = {}
         self.networks: dict[Node, Cell] = {}
         self.underway: list[Node] = []
@@ -123,15 +119,15 @@ class _Planner:
         defense = self.study.defenses[node.defense]
         start = self._start(node, defense)
         members = [self._network(node._replace(quantizer=each, defense=str(defense.of))) for each in defense.members]
-        nb_train = (defense.fit.nb_train if defense.fit else None) or self.study.nb_train
-        shape, nb_classes = self.shapes[node.dataset]
+        data = self.datasets[node.dataset]
+        nb_train = (defense.fit.nb_train if defense.fit else None) or self.study.nb_train or len(data.x_train)
         spec = NetworkSpec(
             versions=versions(),
             plugins=_plugins(backbone, quantizer, defense, node.backbone),
             dataset=DatasetSpec(name=node.dataset, digest=self.digests[node.dataset]),
-            input_shape=shape,
-            nb_classes=nb_classes,
-            nb_train=min(nb_train or self.sizes[node.dataset][0], self.sizes[node.dataset][0]),
+            input_shape=data.input_shape,
+            nb_classes=len(data.classes),
+            nb_train=min(nb_train, len(data.x_train)),
             backbone=self._backbone(node.backbone, backbone),
             quantizer=quantizer,
             defense=defense,
@@ -184,7 +180,7 @@ class _Planner:
         return StartSpec(**spec | {"checkpoint": (backbone.checkpoint, content)})
 
     def _images(self, node: Node, wanted: int | None) -> ImagesSpec:
-        nb_test = min(wanted or self.study.nb_test, self.study.nb_test, self.sizes[node.dataset][1])
+        nb_test = min(wanted or self.study.nb_test, self.study.nb_test, len(self.datasets[node.dataset].x_test))
         return ImagesSpec(name=node.dataset, digest=self.digests[node.dataset], nb_test=nb_test)
 
     def _clean(self, node: Node) -> Cell:

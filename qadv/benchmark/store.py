@@ -178,14 +178,6 @@ class Store:
             raise FileFormatError(f"{path} is damaged (it holds no plan); run its bench again")
         return found
 
-    def plans(self) -> dict[str, dict[str, Any]]:
-        """Returns the studies in this folder by name.
-
-        Raises:
-            FileFormatError: one is damaged.
-        """
-        return {name: self.plan(name) for name in self.plan_names()}
-
     def _opened_old(self, record: dict[str, Any], key: str) -> tuple[dict[str, Any], dict[str, str | None]]:
         """Returns record and files of a cell of the first format, which had no digests: what can be told is checked."""
         spec = record.get("spec")

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from qadv.datasets import Images
+from qadv.diagnostics.accuracy_curve import draw_accuracy_curve
 from qadv.diagnostics.error_amplification import draw_error_amplification
 from qadv.files import write_atomically
+from qadv.postprocessors.softmax import Softmax
 
 if TYPE_CHECKING:
     from qadv.demo.run import NetworkResult
@@ -20,31 +21,16 @@ IMAGES_SHOWN = 8
 _RIGHT, _WRONG = "#1a7f37", "#cf222e"
 
 
-def accuracy_against_eps(eps: Sequence[float], networks: Sequence["NetworkResult"], name: str, path: Path) -> None:
+def accuracy_against_eps(networks: Sequence["NetworkResult"], name: str, path: Path) -> None:
     """Draws accuracy under PGD against its strength, clean accuracy at 0."""
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.add_subplot()
-    for network in networks:
-        clean = next(attack.clean_accuracy for attack in network.attacks if attack.attack == "PGD")
-        values = [100 * value for value in (clean, *network.accuracy_by_eps)]
-        axes.plot((0, *eps), values, marker="o", markersize=4, label=network.label)
-    axes.set_xlabel("ε (L∞, pixels in [0, 1])")
-    axes.set_ylabel("accuracy under PGD, %")
-    axes.set_ylim(0, 101)
-    axes.set_title(f"{name}: accuracy against strength")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    _save(figure, path)
+    figure = draw_accuracy_curve({network.label: network.curve for network in networks})
+    _save(figure, path, f"{name}: accuracy under PGD against its strength")
 
 
 def amplification(networks: Sequence["NetworkResult"], eps: float, name: str, path: Path) -> None:
     """Draws the normalised distance of clean and adversarial activations by layer (DQ figure 3b)."""
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.add_subplot()
-    draw_error_amplification({network.label: network.amplification for network in networks}, axes)
-    axes.set_title(f"{name}: error amplification under PGD, ε = {eps:.3g}")
-    axes.grid(alpha=0.3)
-    _save(figure, path)
+    figure = draw_error_amplification({network.label: network.amplification for network in networks})
+    _save(figure, path, f"{name}: error amplification under PGD, ε = {eps:.3g}")
 
 
 def images_page(networks: Sequence["NetworkResult"], data: Images, eps: float, path: Path) -> None:
@@ -73,9 +59,7 @@ def images_page(networks: Sequence["NetworkResult"], data: Images, eps: float, p
 
 
 def _probabilities(network: "NetworkResult", x: Any) -> Any:
-    logits = network.classifier.predict(x).astype(np.float64)
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return exponentials / exponentials.sum(axis=1, keepdims=True)
+    return Softmax()(network.classifier.predict(x))
 
 
 def _prediction(probabilities: Any, label: int, classes: Sequence[str]) -> tuple[str, str]:
@@ -90,8 +74,9 @@ def _show(axes: Any, image: Any) -> None:
     axes.set_axis_off()
 
 
-def _save(figure: Figure, path: Path) -> None:
-    FigureCanvasAgg(figure)
+def _save(figure: Any, path: Path, title: str = "") -> None:
+    if title:
+        figure.axes[0].set_title(title)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150)
     write_atomically(path, buffer.getvalue())

@@ -16,6 +16,7 @@ from qadv.datasets import Images
 from qadv.demo import figures
 from qadv.demo.settings import DemoSettings, demo_settings
 from qadv.demo.table import results_table
+from qadv.diagnostics.accuracy_curve import AccuracyCurve, accuracy_curve
 from qadv.diagnostics.error_amplification import ErrorAmplification, error_amplification
 from qadv.estimators.classifier import QuantizedClassifier
 from qadv.estimators.random_states import seeded
@@ -41,7 +42,7 @@ class NetworkResult:
     history: list[dict[str, Any]]
     clean_accuracy: float
     attacks: list[AttackResult]
-    accuracy_by_eps: list[float]
+    curve: AccuracyCurve
     amplification: ErrorAmplification
     shown: NDArray[np.float32]
 
@@ -56,7 +57,7 @@ class NetworkResult:
             "bytes": {"packed": summary.packed_bytes, "float32": summary.float_bytes},
             "clean_accuracy": self.clean_accuracy,
             "attacks": [attack.to_dict() for attack in self.attacks],
-            "pgd_accuracy_by_eps": self.accuracy_by_eps,
+            "pgd_accuracy_by_eps": self.curve.accuracy[1:].tolist(),
             "error_amplification": self.amplification.to_dict(),
             "history": self.history,
         }
@@ -83,131 +84,114 @@ def run_demo(
     Returns:
         The path of `results.json`.
     """
-    console = console or Console()
     settings = demo_settings(dataset)
     if nb_epochs is not None:
         settings = replace(settings, nb_epochs=nb_epochs)
     with torch_threads(settings.nb_threads):
-        return _run(settings, dataset, data_dir, out, seed, console)
+        data: Images = create("dataset", dataset, data_dir=data_dir)
+        return _Demo(settings, data, data_dir, out, seed, console or Console()).run()
 
 
-def _run(settings: DemoSettings, dataset: str, data_dir: Path | None, out: Path, seed: int, console: Console) -> Path:
-    data: Images = create("dataset", dataset, data_dir=data_dir)
-    console.print(
-        f"{data.name}: {len(data.x_train):,} training and {len(data.x_test):,} test images {data.input_shape}"
-    )
+@dataclass(frozen=True)
+class _Demo:
+    settings: DemoSettings
+    data: Images
+    data_dir: Path | None
+    out: Path
+    seed: int
+    console: Console
 
-    networks = [
-        _network(label, weights, activations, beta, settings, data, data_dir, out, seed, console)
-        for label, weights, activations, beta in (
-            ("float", "float", "float", 0.0),
-            ("vanilla 4-bit", "int:4", "relu6:4", 0.0),
-            ("DQ 4-bit", "int:4", "relu6:4", BETA),
-        )
-    ]
-    console.print(results_table(data.name, settings, networks))
+    def run(self) -> Path:
+        data, settings, out = self.data, self.settings, self.out
+        sizes = f"{len(data.x_train):,} training and {len(data.x_test):,} test images {data.input_shape}"
+        self.console.print(f"{data.name}: {sizes}")
+        networks = [
+            self.network("float", "float", "float", 0.0),
+            self.network("vanilla 4-bit", "int:4", "relu6:4", 0.0),
+            self.network("DQ 4-bit", "int:4", "relu6:4", BETA),
+        ]
+        self.console.print(results_table(data.name, settings, networks))
 
-    figures.accuracy_against_eps(settings.eps_curve, networks, data.name, out / "accuracy-against-eps.png")
-    figures.amplification(networks, settings.eps, data.name, out / "error-amplification.png")
-    figures.images_page(networks, data, settings.eps, out / "images.png")
-    report = {
-        "dataset": {"name": data.name, "digest": data.digest()},
-        "seed": seed,
-        "eps": settings.eps,
-        "eps_curve": settings.eps_curve,
-        "nb_epochs": settings.nb_epochs,
-        "versions": versions(),
-        "networks": [network.to_dict() for network in networks],
-    }
-    results = out / "results.json"
-    write_atomically(results, json.dumps(report, indent=1).encode())
-    for network in networks:  # checkpoints were for resuming; the next run starts anew
-        _checkpoint(out, network.label).unlink(missing_ok=True)
-    console.print(f"Wrote {', '.join(str(path) for path in (results, *sorted(out.glob('*.png'))))}")
-    return results
+        figures.accuracy_against_eps(networks, data.name, out / "accuracy-against-eps.png")
+        figures.amplification(networks, settings.eps, data.name, out / "error-amplification.png")
+        figures.images_page(networks, data, settings.eps, out / "images.png")
+        report = {
+            "dataset": {"name": data.name, "digest": data.digest()},
+            "seed": self.seed,
+            "eps": settings.eps,
+            "eps_curve": settings.eps_curve,
+            "nb_epochs": settings.nb_epochs,
+            "versions": versions(),
+            "networks": [network.to_dict() for network in networks],
+        }
+        results = out / "results.json"
+        write_atomically(results, json.dumps(report, indent=1).encode())
+        for network in networks:  # checkpoints were for resuming; the next run starts anew
+            self.checkpoint(network.label).unlink(missing_ok=True)
+        self.console.print(f"Wrote {', '.join(str(path) for path in (results, *sorted(out.glob('*.png'))))}")
+        return results
 
+    def checkpoint(self, label: str) -> Path:
+        return self.out / f"{label.lower().replace(' ', '-')}.ckpt"
 
-def _checkpoint(out: Path, label: str) -> Path:
-    return out / f"{label.lower().replace(' ', '-')}.ckpt"
+    def network(self, label: str, weights: str, activations: str, beta: float) -> NetworkResult:
+        """Trains a network and measures it."""
+        data, settings, seed = self.data, self.settings, self.seed
+        trained = self.data_dir / settings.checkpoint if settings.checkpoint and self.data_dir else None
+        if trained is not None and not trained.is_file():
+            trained = None
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)  # the same start weights for all networks
+            classifier = QuantizedClassifier.from_backbone(
+                settings.backbone,
+                weights=weights,
+                activations=activations,
+                input_shape=data.input_shape,
+                nb_classes=len(data.classes),
+                checkpoint_path=trained,
+                preprocessing=settings.preprocessing,
+                **settings.options,
+            )
+        history: list[dict[str, Any]] = []
+        checkpoint = self.checkpoint(label)
+        if trained is None or weights != "float":
+            options = {"lr": settings.lr, "augment": settings.augment, "seed": seed, "checkpoint": checkpoint}
+            trainer = DefensiveQuantTrainer(classifier, beta=beta, **options)
+            self.console.print(f"[bold]{label}[/bold]: training with β = {beta:g}")
+            trainer.fit(data.x_train, data.y_train, batch_size=settings.batch_size, nb_epochs=settings.nb_epochs)
+            history = trainer.history
+        else:
+            self.console.print(f"[bold]{label}[/bold]: trained weights from {trained}")
+        classifier.save(checkpoint.with_suffix(".safetensors"))
 
-
-def _network(
-    label: str,
-    weights: str,
-    activations: str,
-    beta: float,
-    settings: DemoSettings,
-    data: Images,
-    data_dir: Path | None,
-    out: Path,
-    seed: int,
-    console: Console,
-) -> NetworkResult:
-    trained = data_dir / settings.checkpoint if settings.checkpoint and data_dir else None
-    if trained is not None and not trained.is_file():
-        trained = None
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # the same start weights for all networks
-        classifier = QuantizedClassifier.from_backbone(
-            settings.backbone,
+        self.console.print(f"[bold]{label}[/bold]: attacking")
+        attacks, pgd_images = _attacks(classifier, settings, data, seed)
+        x, y = data.x_test[: settings.nb_gradient], data.y_test[: settings.nb_gradient]
+        return NetworkResult(
+            label=label,
             weights=weights,
             activations=activations,
-            input_shape=data.input_shape,
-            nb_classes=len(data.classes),
-            checkpoint_path=trained,
-            preprocessing=settings.preprocessing,
-            **settings.options,
-        )
-    history: list[dict[str, Any]] = []
-    if trained is None or weights != "float":
-        trainer = DefensiveQuantTrainer(
-            classifier,
             beta=beta,
-            lr=settings.lr,
-            augment=settings.augment,
-            seed=seed,
-            checkpoint=_checkpoint(out, label),
+            classifier=classifier,
+            history=history,
+            clean_accuracy=float((classifier.predict(data.x_test).argmax(1) == data.y_test).mean()),
+            attacks=attacks,
+            curve=accuracy_curve(classifier, x, y, (0.0, *settings.eps_curve), _pgd, seed=seed),
+            amplification=error_amplification(classifier, x[:128], pgd_images[:128]),
+            shown=pgd_images[: figures.IMAGES_SHOWN],
         )
-        console.print(f"[bold]{label}[/bold]: training with β = {beta:g}")
-        trainer.fit(data.x_train, data.y_train, batch_size=settings.batch_size, nb_epochs=settings.nb_epochs)
-        history = trainer.history
-    else:
-        console.print(f"[bold]{label}[/bold]: trained weights from {trained}")
-    classifier.save(_checkpoint(out, label).with_suffix(".safetensors"))
-
-    console.print(f"[bold]{label}[/bold]: attacking")
-    attacks, pgd_images = _attacks(classifier, settings, data, seed)
-    x, y = data.x_test[: settings.nb_gradient], data.y_test[: settings.nb_gradient]
-    curve = [_pgd_accuracy(classifier, eps, x, y, seed) for eps in settings.eps_curve]
-    clean = float((classifier.predict(data.x_test).argmax(1) == data.y_test).mean())
-    return NetworkResult(
-        label=label,
-        weights=weights,
-        activations=activations,
-        beta=beta,
-        classifier=classifier,
-        history=history,
-        clean_accuracy=clean,
-        attacks=attacks,
-        accuracy_by_eps=curve,
-        amplification=error_amplification(classifier, x[:128], pgd_images[:128]),
-        shown=pgd_images[: figures.IMAGES_SHOWN],
-    )
 
 
 def _attacks(
     classifier: QuantizedClassifier, settings: DemoSettings, data: Images, seed: int
 ) -> tuple[list[AttackResult], NDArray[np.float32]]:
     """Runs the four attacks; also returns PGD's images."""
+    few, many = settings.nb_black_box, settings.nb_gradient
     plan = (
-        ("FGSM", FastGradientMethod(classifier, eps=settings.eps, batch_size=128), settings.nb_gradient),
-        ("PGD", _pgd(classifier, settings.eps), settings.nb_gradient),
-        ("ZOO", ZooAttack(classifier, verbose=False, **settings.zoo), settings.nb_black_box),
-        (
-            "Boundary",
-            BoundaryAttack(classifier, targeted=False, verbose=False, **settings.boundary),
-            settings.nb_black_box,
-        ),
+        ("FGSM", FastGradientMethod(classifier, eps=settings.eps, batch_size=128), many),
+        ("PGD", _pgd(classifier, settings.eps), many),
+        ("ZOO", ZooAttack(classifier, verbose=False, **settings.zoo), few),
+        ("Boundary", BoundaryAttack(classifier, targeted=False, verbose=False, **settings.boundary), few),
     )
     results = []
     images: dict[str, NDArray[np.float32]] = {}
@@ -222,9 +206,3 @@ def _pgd(classifier: QuantizedClassifier, eps: float) -> ProjectedGradientDescen
     return ProjectedGradientDescent(
         classifier, eps=eps, eps_step=eps / 8, max_iter=20, num_random_init=1, batch_size=128, verbose=False
     )
-
-
-def _pgd_accuracy(classifier: QuantizedClassifier, eps: float, x: Any, y: Any, seed: int) -> float:
-    with seeded(seed):
-        result, _ = attack_classifier("PGD", _pgd(classifier, eps), classifier, x, y)
-    return result.adversarial_accuracy

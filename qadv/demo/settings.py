@@ -1,6 +1,6 @@
 """What the demo does on each data set."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from qadv.checks import check_choice
@@ -31,18 +31,18 @@ class DemoSettings:
 
     backbone: str
     options: dict[str, Any]
-    checkpoint: str | None
-    preprocessing: tuple[Any, Any]
     nb_epochs: int
     batch_size: int
     lr: float
-    augment: str | None
-    eps: float
-    eps_curve: tuple[float, ...]
     nb_gradient: int
     nb_black_box: int
     zoo: dict[str, Any]
-    boundary: dict[str, Any]
+    boundary: dict[str, Any] = field(default_factory=lambda: _BOUNDARY)
+    checkpoint: str | None = None
+    preprocessing: tuple[Any, Any] = (0.0, 1.0)
+    augment: str | None = None
+    eps: float = 0.1
+    eps_curve: tuple[float, ...] = (0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3)
     nb_threads: int | None = None
 
 
@@ -54,42 +54,38 @@ _ZOO = {
     "use_resize": False,
     "use_importance": False,
     "variable_h": 0.05,
+    "nb_parallel": 128,
 }
-_BOUNDARY = {"max_iter": 200, "delta": 0.1, "epsilon": 0.1, "num_trial": 10, "sample_size": 10, "init_size": 100}
+_BOUNDARY: dict[str, Any] = {
+    "max_iter": 200,
+    "delta": 0.1,
+    "epsilon": 0.1,
+    "num_trial": 10,
+    "sample_size": 10,
+    "init_size": 100,
+}
 
 _SETTINGS = {
     "digits": DemoSettings(
         backbone="mnist-cnn",
         options={"image_size": 8},
-        checkpoint=None,
-        preprocessing=(0.0, 1.0),
         nb_epochs=40,
         batch_size=64,
         lr=0.05,
-        augment=None,
-        eps=0.1,
-        eps_curve=(0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3),
         nb_gradient=360,
         nb_black_box=12,
         zoo={**_ZOO, "max_iter": 60, "nb_parallel": 64},
-        boundary=_BOUNDARY,
         nb_threads=1,
     ),
     "mnist": DemoSettings(
         backbone="mnist-cnn",
         options={"image_size": 28},
-        checkpoint=None,
-        preprocessing=(0.0, 1.0),
         nb_epochs=2,
         batch_size=128,
         lr=0.05,
-        augment=None,
-        eps=0.1,
-        eps_curve=(0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3),
         nb_gradient=1000,
         nb_black_box=10,
-        zoo={**_ZOO, "max_iter": 40, "nb_parallel": 128},
-        boundary=_BOUNDARY,
+        zoo={**_ZOO, "max_iter": 40},
     ),
     "cifar10": DemoSettings(
         backbone="resnet20",
@@ -104,7 +100,7 @@ _SETTINGS = {
         eps_curve=(1 / 255, 2 / 255, 4 / 255, 8 / 255, 16 / 255),
         nb_gradient=500,
         nb_black_box=5,
-        zoo={**_ZOO, "max_iter": 30, "nb_parallel": 128},
+        zoo={**_ZOO, "max_iter": 30},
         boundary={**_BOUNDARY, "max_iter": 50},
     ),
 }

@@ -201,7 +201,7 @@ def records(folder):
     """Everything that a study found, by label, without what differs from run to run."""
     store = Store(folder / "out")
     found = {}
-    for plan in store.plans().values():
+    for plan in map(store.plan, store.plan_names()):
         for cell in plan["cells"]:
             finished = store.read(cell["key"])
             record = {k: v for k, v in finished.record.items() if k not in ("seconds", "cell_seconds")}
@@ -213,7 +213,7 @@ def records(folder):
 
 def test_an_attack_cell_is_what_the_attack_does(finished):
     store = Store(finished / "out")
-    cells = {c["label"]: c for c in store.plans()["tiny"]["cells"]}
+    cells = {c["label"]: c for c in store.plan("tiny")["cells"]}
     network = store.read(cells["network w4a4 · none"]["key"])
     path = finished / "network.safetensors"
     path.write_bytes(network.files["network.safetensors"])
@@ -251,7 +251,7 @@ def test_small_settings_share_what_is_the_same(finished, tmp_path):
     shutil.copytree(finished / "out", tmp_path / "out")
     assert run_bench(options(tmp_path), quiet())
     store = Store(tmp_path / "out")
-    small, whole = (store.plans()[name]["cells"] for name in ("tiny-small", "tiny"))
+    small, whole = (store.plan(name)["cells"] for name in ("tiny-small", "tiny"))
     shared = {c["key"] for c in small} & {c["key"] for c in whole}
     assert [c["kind"] for c in small if c["key"] in shared] == ["network"]
 

@@ -300,7 +300,7 @@ def test_what_is_damaged_is_left_out_and_said(tmp_path):
 
 def test_several_studies_in_one_page_or_one_of_them(tmp_path):
     store = write_store(tmp_path)
-    store.write_plan("other", store.plans()["hand"])
+    store.write_plan("other", store.plan("hand"))
     both = build_report(tmp_path)
     assert [path.name for path in both.tables] == ["hand.md", "other.md"]
     page = _Page(both.page.read_text())
