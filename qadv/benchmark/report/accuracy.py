@@ -17,23 +17,26 @@ from qadv.benchmark.report.worst_case import outside, worst_cases
 def accuracy_section(results: StudyResults) -> Section:
     """Returns accuracy of each network without an attack and under each, the published one beside it."""
     published = PublishedFigures(results)
-    attacks = [name for name in results.study.attacks if any(_has(results, n, name) for n in results.networks)]
-    rows: list[Row] = []
-    for network in results.networks:
-        row: Row = [network.label]
-        row.append(over_seeds(results.clean(network), accuracy, published.of(network, "clean")))
-        row += [_under(results, network, name, published.of(network, name)) for name in attacks]
-        rows.append(row)
+    under = {name: [c for n in results.networks for c in _cells(results, n, name)] for name in results.study.attacks}
+    attacks = [name for name, cells in under.items() if cells]
+    rows: list[Row] = [
+        [
+            network.label,
+            over_seeds(results.clean(network), accuracy, published.of(network, "clean")),
+            *(_under(results, network, name, published.of(network, name)) for name in attacks),
+        ]
+        for network in results.networks
+    ]
     notes = []
     if len(results.study.seeds) > 1:
         notes.append(f"Mean ± standard deviation (n − 1) over {len(results.study.seeds)} seeds.")
-    notes += [_from_each(name) for name in attacks if results.study.attacks[name].source == "each"]
+    each = "images made on each network of the study, this one included; the worst of them for each image."
+    notes += [f"{name}: {each}" for name in attacks if results.study.attacks[name].source == "each"]
     notes += published.notes
     clean = [cell for network in results.networks for cell in results.clean(network)]
-    under = {name: [c for n in results.networks for c in _cells(results, n, name)] for name in attacks}
     columns = ["network", _with_images("clean", clean), *(_with_images(name, under[name]) for name in attacks)]
     caption = "Accuracy in %" + (", ours and as published" if results.study.published else "")
-    return Section("Accuracy", (Table.of(caption, columns, rows, notes),))
+    return Section("Accuracy", (Table.of(caption, columns, rows, *notes),))
 
 
 def worst_case_section(results: StudyResults) -> Section | None:
@@ -55,16 +58,14 @@ def worst_case_section(results: StudyResults) -> Section | None:
         return None
     columns = ["network", "ball", "worst case, %", "audit", "images", "clean, %", "over"]
     caption = "Share of images classified correctly, clean and under every attack of one ball"
-    notes = [
+    note = (
         "Image by image, over the first images that all these attacks were run on. It is an upper bound of the "
         "accuracy under any attack; where a check of the audit failed, stronger attacks are to be expected. The first "
         "line of a network and ball is its headline: with the attacks of the audit, where there is one."
-    ]
-    blocks: list[Block] = [Table.of(caption, columns, rows, notes)]
-    if left := outside(results):
-        blocks.append(
-            Note(f"Not counted, because images leave the ball that the options say: {'; '.join(left)}.", "bad")
-        )
+    )
+    blocks: list[Block] = [Table.of(caption, columns, rows, note)]
+    if left := "; ".join(outside(results)):
+        blocks.append(Note(f"Not counted, because images leave the ball that the options say: {left}.", "bad"))
     return Section("Worst case", tuple(blocks))
 
 
@@ -84,13 +85,12 @@ def strength_section(results: StudyResults) -> Section | None:
         "network", "attack", "made on", "images", "broken, %", "mean L2", "mean L∞", "forward passes",
         "backward passes", "seconds",
     ]  # fmt: skip
-    notes = [
+    note = (
         "Broken: of those classified correctly without an attack. Distances are means over the broken ones, in pixel "
         "values; passes are those of one image each, divided by the number of images. Means over seeds."
-    ]
-    return Section(
-        "Strength and cost of the attacks", (Table.of("What the attacks did and cost", columns, rows, notes),)
     )
+    table = Table.of("What the attacks did and cost", columns, rows, note)
+    return Section("Strength and cost of the attacks", (table,))
 
 
 def broken(cell: CellResult) -> NDArray[np.bool_]:
@@ -124,19 +124,13 @@ def _is_repeated(results: StudyResults, network: Network, name: str) -> bool:
     return any(cell.key in keys for other in others for cell in results.attacked(network, other))
 
 
-def _has(results: StudyResults, network: Network, name: str) -> bool:
-    return bool(results.sources(network, name))
-
-
 def _cells(results: StudyResults, network: Network, name: str) -> list[CellResult]:
     return [cell for source in results.sources(network, name) for cell in results.attacked(network, name, source)]
 
 
 def _under(results: StudyResults, network: Network, name: str, published: str) -> Value:
-    if results.study.attacks[name].source != "each":
-        return over_seeds(_cells(results, network, name), accuracy, published)
     cells = _cells(results, network, name)
-    if not cells:
+    if results.study.attacks[name].source != "each" or not cells:
         return over_seeds(cells, accuracy, published)
     by_seed = [[cell for cell in cells if cell.place["seed"] == seed] for seed in results.study.seeds]
     whole = [of_seed for of_seed in by_seed if of_seed and all(cell.there for cell in of_seed)]
@@ -153,12 +147,6 @@ def _of_seeds(results: StudyResults, seeds: tuple[int, ...]) -> str:
     return f" (seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))} alone)"
 
 
-def _from_each(name: str) -> str:
-    return f"{name}: images made on each network of the study, this one included; the worst of them for each image."
-
-
 def _with_images(name: str, cells: Sequence[CellResult]) -> str:
-    counts = sorted({len(cell.record["right"]) for cell in cells if cell.there})
-    return (
-        f"{name} ({' to '.join(f'{count:,}' for count in (counts[0], counts[-1])[: len(counts)])})" if counts else name
-    )
+    counts = [f"{count:,}" for count in sorted({len(cell.record["right"]) for cell in cells if cell.there})]
+    return f"{name} ({' to '.join(dict.fromkeys((counts[0], counts[-1])))})" if counts else name

@@ -30,7 +30,7 @@ class Audit:
     @property
     def checks(self) -> list[Mapping[str, Any]]:
         """The checks; none where the audit is not there."""
-        return [] if self.result is None else list(self.result["checks"])
+        return list(self.result["checks"]) if self.result else []
 
 
 def is_audit(results: StudyResults, measure: str) -> bool:

@@ -22,7 +22,7 @@ from qadv.files import write_atomically
 
 
 @dataclass(frozen=True)
-class Report:
+class StudyReport:
     """What was written.
 
     Attributes:
@@ -42,7 +42,7 @@ class Report:
 
 def build_report(
     folder: str | os.PathLike[str], out: str | os.PathLike[str] | None = None, study: str | None = None
-) -> Report:
+) -> StudyReport:
     """Writes the page, the tables and the models' files; the same for the same results.
 
     Args:
@@ -61,9 +61,8 @@ def build_report(
     if not names:
         raise InvalidInputError(f"expected results of qadv bench in {store.folder}, and there is no study in it")
     if study is not None and study not in names:
-        raise UnknownNameError(
-            f"no study {study!r} in {store.folder}{closest(study, names)} There are: {', '.join(names)}"
-        )
+        near = closest(study, names)
+        raise UnknownNameError(f"no study {study!r} in {store.folder}{near} There are: {', '.join(names)}")
     chosen: list[StudyResults] = []
     left_out: dict[str, str] = {}
     for name in names if study is None else [study]:
@@ -84,25 +83,27 @@ def build_report(
             models.append(_write(target / "models" / results.name / name, text))
     html = _write(target / "index.html", html_page(pages, left_out))
     not_there = {results.name: len({cell.key for cell in results.not_there}) for results in chosen}
-    return Report(html, tuple(tables), tuple(models), not_there, left_out)
+    return StudyReport(html, tuple(tables), tuple(models), not_there, left_out)
 
 
 def study_page(results: StudyResults, store: Store) -> StudyPage:
     """Returns what a report says about a study."""
-    sections = (
-        missing_section(results),
-        worst_case_section(results),
-        accuracy_section(results),
-        audit_section(results),
-        transfer_section(results),
-        *diagnostic_sections(results),
-        example_section(results, store),
-        strength_section(results),
-        networks_section(results),
-        training_section(results),
-        source_section(results),
+    study, sections = (
+        results.study,
+        (
+            missing_section(results),
+            worst_case_section(results),
+            accuracy_section(results),
+            audit_section(results),
+            transfer_section(results),
+            *diagnostic_sections(results),
+            example_section(results, store),
+            strength_section(results),
+            networks_section(results),
+            training_section(results),
+            source_section(results),
+        ),
     )
-    study = results.study
     return StudyPage(
         results.name,
         study.title,

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 _NUMBER = re.compile(r"[-+−]?\d[\d,.]*(e[-+]?\d+)?(/\d+)?( |$)")
 
@@ -25,6 +26,9 @@ class Value:
     def is_number(self) -> bool:
         """Whether it starts with a number."""
         return bool(_NUMBER.match(self.text))
+
+
+Row = list[Value | str]
 
 
 @dataclass(frozen=True)
@@ -52,28 +56,15 @@ class Table:
         return any(v.is_number for v in values) and all(v.is_number or v.tone or v.text == "–" for v in values)
 
     @classmethod
-    def of(
-        cls,
-        caption: str,
-        columns: Sequence[str],
-        rows: Sequence[Sequence[Value | str]],
-        notes: Sequence[str] = (),
-        folded: bool = False,
-    ) -> "Table":
+    def of(cls, caption: str, columns: Sequence[str], rows: Sequence[Row], *notes: str, folded: bool = False) -> Self:
         """Returns a table; texts may stand for values."""
         made = (tuple(value if isinstance(value, Value) else Value(value) for value in row) for row in rows)
-        return cls(caption, tuple(columns), tuple(made), tuple(notes), folded)
+        return cls(caption, tuple(columns), tuple(made), notes, folded)
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure within the page.
-
-    Attributes:
-        caption: what it shows.
-        source: a `data:` address.
-        folded: shown when it is asked for.
-    """
+    """A figure within the page; `source` is a `data:` address."""
 
     caption: str
     source: str
@@ -83,13 +74,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Text:
-    """Text as it stands, in lines.
-
-    Attributes:
-        caption: what it is.
-        text: the lines.
-        folded: shown when it is asked for.
-    """
+    """Text as it stands, in lines."""
 
     caption: str
     text: str
@@ -132,7 +117,6 @@ class Gallery:
     kind: str = "gallery"
 
 
-Row = list[Value | str]
 Block = Table | Figure | Text | Note | Gallery
 
 
@@ -158,7 +142,6 @@ class StudyPage:
         title, paper, about, claims: as the study has them.
         small: whether its small setting was run.
         facts: settings, by name.
-        sections: what was found.
     """
 
     name: str

@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 
 from qadv.benchmark.attack_cells import IMAGES
-from qadv.benchmark.report.content import Block, Example, Gallery, Note, Picture, Section
+from qadv.benchmark.report.content import Example, Gallery, Note, Picture, Section
 from qadv.benchmark.report.embedding import embedded_image
 from qadv.benchmark.report.results import CellResult, Network, StudyResults
 from qadv.benchmark.report.threats import threat_of
@@ -32,8 +32,7 @@ def example_section(results: StudyResults, store: Store) -> Section | None:
             note = (
                 "The difference is magnified: grey is no change, black and white are the largest change of the image."
             )
-            blocks: tuple[Block, ...] = (Note(f"The first images under {name}. {note}"), *found)
-            return Section("Example images", blocks)
+            return Section("Example images", (Note(f"The first images under {name}. {note}"), *found))
     return None
 
 
@@ -63,13 +62,13 @@ def _answers(results: StudyResults, network: Network, cell: CellResult) -> list[
     found = []
     for index, right in enumerate(record["right"]):
         was_right = record["clean_right"][index]
-        end = "withstood" if right else ("broken" if was_right else "wrong without an attack")
-        tone = "good" if right else ("bad" if was_right else "muted")
+        end, tone = ("broken", "bad") if was_right else ("wrong without an attack", "muted")
+        if right:
+            end, tone = "withstood", "good"
         if "classes" in record:
             true, before, after = (_class(names, record[key][index]) for key in ("labels", "clean_classes", "classes"))
-            found.append((f"true {true}; predicted {before}, attacked {after}: {end}", tone))
-        else:
-            found.append((end, tone))
+            end = f"true {true}; predicted {before}, attacked {after}: {end}"
+        found.append((end, tone))
     return found
 
 

@@ -31,7 +31,7 @@ def _content(results: StudyResults, network: Network, made: CellResult, clean: C
     """Returns the content; `results` has one seed."""
     study = results.study
     dataset, backbone, quantizer, defense = network.axes
-    schemes, given = study.quantizers[quantizer], study.defenses[defense]
+    made_of, schemes, given = study.backbones[backbone], study.quantizers[quantizer], study.defenses[defense]
     worst, audits = worst_cases(results, network), audits_of(results, network)
     auto, ball = _auto_attack(results, network)
     audited = [audit for audit in audits if audit.result is not None]
@@ -42,14 +42,14 @@ def _content(results: StudyResults, network: Network, made: CellResult, clean: C
         "authors": None,
         "venue": study.paper or None,
         "dataset": dataset,
-        "architecture": study.backbones[backbone].backbone or backbone,
+        "architecture": made_of.backbone or backbone,
         "eps": plain_eps(threat.eps) if threat else None,
         "clean_acc": percent(clean.record["accuracy"]) if clean.there else None,
         "reported": _reported(results, network),
         "autoattack_acc": auto,
-        "additional_data": None if _may_have_seen_more(study.backbones[backbone]) else False,
+        "additional_data": None if made_of.checkpoint is not None or made_of.options.get("pretrained") else False,
         "number_forward_passes": len(given.members) or 1,
-        "footnote": _footnote(results),
+        "footnote": "Small setting: not comparable with published figures." if results.plan.get("small") else None,
         "unreliable": any(audit.failed for audit in audited) if audited else None,
         "qadv": {
             "study": results.name,
@@ -114,19 +114,10 @@ def _reported(results: StudyResults, network: Network) -> str | None:
 
 
 def _accuracies(results: StudyResults, network: Network) -> dict[str, float]:
-    found = {}
-    for name in results.study.attacks:
-        for source in results.sources(network, name):
-            for cell in results.attacked(network, name, source):
-                if cell.there:
-                    label = name if source is None else f"{name} from {results.label(source)}"
-                    found[label] = float(cell.record["accuracy"])
-    return found
-
-
-def _may_have_seen_more(backbone: Any) -> bool:
-    return backbone.checkpoint is not None or bool(backbone.options.get("pretrained"))
-
-
-def _footnote(results: StudyResults) -> str | None:
-    return "Small setting: not comparable with published figures." if results.plan.get("small") else None
+    return {
+        name if source is None else f"{name} from {results.label(source)}": float(cell.record["accuracy"])
+        for name in results.study.attacks
+        for source in results.sources(network, name)
+        for cell in results.attacked(network, name, source)
+        if cell.there
+    }

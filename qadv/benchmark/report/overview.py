@@ -34,10 +34,8 @@ def missing_section(results: StudyResults) -> Section | None:
         cells.setdefault(cell.key, cell)
     if not cells:
         return None
-    rows: list[Row] = [
-        [cell.label, Value(cell.state, tone="bad"), cell.why, cell.key]
-        for cell in sorted(cells.values(), key=lambda cell: _RANK.index(cell.state))
-    ]
+    ranked = sorted(cells.values(), key=lambda cell: _RANK.index(cell.state))
+    rows: list[Row] = [[cell.label, Value(cell.state, tone="bad"), cell.why, cell.key] for cell in ranked]
     note = Note(f"{len(rows)} cells are not there; the same bench tries them again and keeps the others.", "bad")
     table = Table.of("Missing and failed cells", ["cell", "state", "why", "key"], rows, folded=len(rows) > _MANY)
     return Section("Missing and failed", (note, table))
@@ -68,9 +66,8 @@ def networks_section(results: StudyResults) -> Section:
     ]  # fmt: skip
     blocks: list[Block] = [Table.of("Networks", columns, rows)]
     if results.study.attacks:
-        blocks.append(
-            Table.of("Attacks", ["attack", "class", "options", "ball", "images", "made on"], _attacks(results))
-        )
+        columns = ["attack", "class", "options", "ball", "images", "made on"]
+        blocks.append(Table.of("Attacks", columns, _attacks(results)))
     return Section("Networks and attacks", tuple(blocks))
 
 
@@ -95,22 +92,19 @@ def _attacks(results: StudyResults) -> list[Row]:
 def source_section(results: StudyResults) -> Section:
     """Returns where the figures come from: machine, versions, the study's text, and the key of every cell."""
     environment = results.plan.get("environment", {})
-    rows: list[Row] = [
-        [name, _plain(value)] for name, value in environment.items() if name != "versions" and value is not None
-    ]
-    rows += [[name, str(version)] for name, version in environment.get("versions", {}).items()]
-    rows += [[name, version] for name, version in sorted(_plugins(results).items())]
+    told = {name: _plain(value) for name, value in environment.items() if name != "versions" and value is not None}
+    told |= {name: str(version) for name, version in environment.get("versions", {}).items()}
+    told |= dict(sorted(_plugins(results).items()))
     keys: list[Row] = [
         [cell.label, cell.kind, cell.key, Value(cell.state, tone="" if cell.there else "bad")] for cell in results.cells
     ]
-    return Section(
-        "Where the figures come from",
-        (
-            Table.of("Machine and versions of the last bench of this study", ["name", "value"], rows),
-            Text(f"The study's file, {results.plan.get('file', '')}", str(results.plan.get("text", ""))),
-            Table.of("Every cell: its results are in cells/KEY", ["cell", "kind", "key", "state"], keys, folded=True),
-        ),
+    machine: list[Row] = [[name, value] for name, value in told.items()]
+    blocks = (
+        Table.of("Machine and versions of the last bench of this study", ["name", "value"], machine),
+        Text(f"The study's file, {results.plan.get('file', '')}", str(results.plan.get("text", ""))),
+        Table.of("Every cell: its results are in cells/KEY", ["cell", "kind", "key", "state"], keys, folded=True),
     )
+    return Section("Where the figures come from", blocks)
 
 
 def _plugins(results: StudyResults) -> dict[str, str]:

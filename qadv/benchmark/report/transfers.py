@@ -36,10 +36,8 @@ def _matrix(
 ) -> Iterator[Block]:
     cells = [[_cells(results, name, source, target) for target in targets] for source in sources]
     if any(cell.there for row in cells for each in row for cell in each):
-        yield Figure(
-            f"{caption}: accuracy in % of each network on images made on each",
-            _heat_map(results, sources, targets, cells),
-        )
+        drawn = _heat_map(results, sources, targets, cells)
+        yield Figure(f"{caption}: accuracy in % of each network on images made on each", drawn)
     clean = [over_seeds(results.clean(target), accuracy) for target in targets]
     rows: list[Row] = [["(clean)", *clean]]
     published = PublishedFigures(results)
@@ -50,7 +48,7 @@ def _matrix(
         f"{caption}: accuracy in % / mean L2 / mean L∞ of the images that it breaks",
         ["made on \\ given to", *(target.label for target in targets)],
         rows,
-        notes=published.notes,
+        *published.notes,
     )
 
 
@@ -59,9 +57,8 @@ def _cells(results: StudyResults, name: str, source: Axes, target: Network) -> l
 
 
 def _value(cells: list[CellResult], published: str) -> Value:
-    there = [cell for cell in cells if cell.there]
     found = over_seeds(cells, accuracy, published)
-    if not there:
+    if not (there := [cell for cell in cells if cell.there]):
         return found
     l2, linf = (mean_value([distance(cell, norm) for cell in there], 2) for norm in ("l2", "linf"))
     return Value(f"{found.text} / {l2} / {linf}", published)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,16 +12,8 @@ from qadv.benchmark.report.results import CellResult, Network, StudyResults
 from qadv.benchmark.report.threats import Threat, keeps_to, threat_of
 
 
-@dataclass(frozen=True)
-class Attempt:
-    """One attack on one network, or all those of an audit.
-
-    Attributes:
-        attack: its name.
-        source: the network that the images were made on, if that is another one.
-        right: who withstood it, (N,) bool.
-        audit: whether it is an audit.
-    """
+class Attempt(NamedTuple):
+    """An attack, or all those of an audit: who withstood it, (N,) bool, and where the images were made, if elsewhere."""
 
     attack: str
     source: str | None
@@ -80,21 +72,16 @@ def worst_cases(results: StudyResults, network: Network) -> list[WorstCase]:
 
 def outside(results: StudyResults) -> list[str]:
     """Returns the labels of the attacks whose images leave the ball that their options say."""
-    found: dict[str, None] = {}
-    for network in results.networks:
-        for attack in results.study.attacks:
-            for cell, threat in _within(results, network, attack):
-                if threat is not None and not keeps_to(threat, cell.record):
-                    found[cell.label] = None
-    return list(found)
+    attacks = ((network, attack) for network in results.networks for attack in results.study.attacks)
+    found = (pair for network, attack in attacks for pair in _within(results, network, attack))
+    return list(
+        dict.fromkeys(cell.label for cell, ball in found if ball is not None and not keeps_to(ball, cell.record))
+    )
 
 
 def _clean(results: StudyResults, network: Network, seed: int) -> NDArray[np.bool_] | None:
-    for cell in results.clean(network):
-        if cell.there and cell.place["seed"] == seed:
-            right: NDArray[np.bool_] = cell.record["right"]
-            return right
-    return None
+    of_seed = (cell for cell in results.clean(network) if cell.there and cell.place["seed"] == seed)
+    return next((cell.record["right"] for cell in of_seed), None)
 
 
 def _attempts(results: StudyResults, network: Network, seed: int) -> dict[Threat, list[Attempt]]:
@@ -130,16 +117,12 @@ def attack_spec(results: StudyResults, attack: str) -> Mapping[str, Any]:
 
 
 def _over(attempts: list[Attempt]) -> str:
-    names: dict[str, list[str]] = {}
+    names: dict[str, list[str | None]] = {}
     for attempt in attempts:
-        made_on = names.setdefault(attempt.attack, [])
-        if attempt.source is not None:
-            made_on.append(attempt.source)
-    own = {attempt.attack for attempt in attempts if attempt.source is None}
+        names.setdefault(attempt.attack, []).append(attempt.source)
     parts = []
-    for name, made_on in names.items():
-        if name in own:
-            parts.append(name)
-        if made_on:
-            parts.append(f"{name} from {made_on[0] if len(made_on) == 1 else f'{len(made_on)} networks'}")
+    for name, sources in names.items():
+        made_on = [source for source in sources if source is not None]
+        parts += [name] if None in sources else []
+        parts += [f"{name} from {made_on[0] if len(made_on) == 1 else f'{len(made_on)} networks'}"] if made_on else []
     return ", ".join(parts)
