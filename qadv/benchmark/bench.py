@@ -14,16 +14,8 @@ _KEPT = 8
 
 @dataclass
 class BenchResult:
-    """What a bench did.
-
-    Attributes:
-        computed: labels of the cells computed now.
-        kept: number of cells that were there already.
-        damaged: what was wrong with cells that were there and had to be computed again, by label.
-        failed: why cells failed, by label.
-        left_out: labels of the cells that need one which failed.
-        seconds: wall time.
-    """
+    """What a bench did: labels of the cells computed now, number of those that were there already, what was wrong with
+    damaged ones and why cells failed, by label, and labels of those that need one which failed."""
 
     computed: list[str] = field(default_factory=list)
     kept: int = 0
@@ -54,14 +46,11 @@ def run_cells(
 ) -> BenchResult:
     """Computes what is missing and writes each cell as soon as it is done.
 
+    A cell that fails does not stop the others; those that need it are left out. `tell` is called at each event; the
+    engine is left open.
+
     Args:
         cells: of the study, each after those it needs.
-        store: where finished cells are, and go.
-        engine: computes them; it is left open.
-        tell: is called at each event.
-
-    Returns:
-        What was done. A cell that fails does not stop the others; those that need it are left out.
     """
     run = _Run(cells, store, engine, tell)
     began = time.perf_counter()

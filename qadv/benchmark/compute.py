@@ -25,13 +25,7 @@ _KINDS: dict[str, Callable[..., Finished]] = {
 
 
 def compute(spec: Spec, needed: Mapping[str, Finished], given: Given, threads: int = 1) -> Finished:
-    """Computes one cell.
-
-    Args:
-        spec: of the cell.
-        needed: results of the cells that it needs, by key.
-        given: what this machine has.
-        threads: torch threads.
+    """Computes one cell from its spec, the results that it needs by their keys, and what this machine has.
 
     Raises:
         QadvError: what is wrong with the cell.

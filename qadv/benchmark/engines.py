@@ -37,11 +37,7 @@ Outcome = Finished | Failed
 
 
 class Engine(Protocol):
-    """Computes cells.
-
-    Attributes:
-        slots: how many at a time.
-    """
+    """Computes cells, `slots` at a time."""
 
     slots: int
 
@@ -86,18 +82,11 @@ class InProcess:
 
 
 class Processes:
-    """Several processes on this machine.
+    """Several processes on this machine, each with so many torch threads.
 
     A process that dies (killed by the system for its memory, say) takes its cell along, and Python's pool with it:
     the pool is made again, the cells that were running are tried once more, one by one, and the one that dies again
-    has failed.
-
-    Args:
-        jobs: processes.
-        given: what this machine has.
-        threads: torch threads of each.
-        work: what computes a cell; a function that can be imported.
-    """
+    has failed. `work` computes a cell, and can be imported."""
 
     def __init__(self, jobs: int, given: Given, threads: int = 1, work: Callable[..., Outcome] = attempt) -> None:
         self.slots, self.given, self.threads, self.work = jobs, given, threads, work

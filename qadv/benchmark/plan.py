@@ -52,15 +52,10 @@ class Node(NamedTuple):
 
 
 def plan(file: StudyFile, datasets: dict[str, Images], data_dir: Path | None) -> list[Cell]:
-    """Returns the cells of a study, each after those it needs.
+    """Returns the cells of a study, each after those it needs; images by name, checkpoints from `data_dir`.
 
     One that the study calls by several names (an attack that is also the source of a transfer) is there once for each
     name, with the same key.
-
-    Args:
-        file: the study.
-        datasets: its images by name.
-        data_dir: where the checkpoints of backbones lie.
 
     Raises:
         StudyError: names or options that do not exist, or combinations that can't be; each with its line.

@@ -25,7 +25,6 @@ class RayEngine:
     Every machine of the cluster needs qadv in the same versions, and the images in the same folder.
 
     Args:
-        given: what the machines have.
         address: of a running cluster (`"auto"`, `"ray://host:10001"`); `None` starts one on this machine.
         jobs: cells at a time; `None`: one per processor of the cluster.
         threads: torch threads, and processors that Ray reserves, for each.

@@ -27,14 +27,7 @@ _RECORD = "record.json"
 
 
 class Store:
-    """A results' folder.
-
-    Args:
-        folder: it is made where it does not exist.
-
-    Raises:
-        StorageError: it can't be made.
-    """
+    """A results' folder, made where it does not exist."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)

@@ -26,14 +26,7 @@ class StudyError(FileFormatError):
 
 @dataclass(frozen=True)
 class StudyFile:
-    """A study and where it came from.
-
-    Attributes:
-        study: what it says, with the settings of `[small]` where these were asked for.
-        path: the file.
-        text: its content.
-        small: whether these are the small settings.
-    """
+    """A study, the file that it came from and its text, and whether these are the settings of its table `[small]`."""
 
     study: Study
     path: Path
@@ -174,7 +167,6 @@ def line_of(text: str, place: Sequence[str | int], exact: bool = False) -> int |
     """Returns the line of a key in a TOML text, counted from 1, or of the nearest table round it.
 
     Args:
-        text: the file.
         place: keys from the outermost to the one in question; numbers count the tables of `[[name]]`.
         exact: `None` for a place that the text does not have.
     """

@@ -74,15 +74,10 @@ def run_demo(
     """Runs the demo; an interrupted run goes on with the last finished epoch.
 
     Args:
-        dataset: `"digits"` (comes with scikit-learn), `"mnist"` or `"cifar10"`.
-        data_dir: folder with the images, for the latter two.
-        out: folder for `results.json` and the figures.
+        dataset: `"digits"` (comes with scikit-learn), `"mnist"` or `"cifar10"`, these from `data_dir`.
+        out: folder for `results.json`, whose path is returned, and the figures.
         nb_epochs: epochs for each network; `None` for what suits the data set.
         seed: decides the start weights and everything random after them.
-        console: where to print.
-
-    Returns:
-        The path of `results.json`.
     """
     settings = demo_settings(dataset)
     if nb_epochs is not None:

@@ -11,20 +11,9 @@ class DemoSettings:
     """Network, training and attacks of the demo.
 
     Attributes:
-        backbone: the network.
-        options: its options.
         checkpoint: file in the data folder with trained float weights to start from, where there is one.
-        preprocessing: (mean, std).
-        nb_epochs: epochs for each network.
-        batch_size: images per step.
-        lr: learning rate.
-        augment: see `LoopOptions`.
-        eps: L∞ strength of FGSM and PGD, on pixels in [0, 1].
-        eps_curve: strengths of the accuracy-against-ε figure.
-        nb_gradient: test images for FGSM and PGD.
-        nb_black_box: test images for ZOO and Boundary.
-        zoo: options of ART's `ZooAttack`.
-        boundary: options of ART's `BoundaryAttack`.
+        eps: L∞ strength of FGSM and PGD, on pixels in [0, 1]; `eps_curve` those of the accuracy-against-ε figure.
+        nb_gradient, nb_black_box: test images for FGSM and PGD, and for ZOO and Boundary.
         nb_threads: torch threads, `None` for torch's own choice; networks this small are slower on several, and on a
             busy machine many times slower.
     """

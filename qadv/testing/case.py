@@ -19,14 +19,8 @@ Arrays = dict[str, NDArray[Any]]
 
 
 class Case(ABC):
-    """A component with the options it is tried with; a subclass for each kind says how to use it.
-
-    Args:
-        component: its name, as in `qadv list`, or the class or function itself.
-        options: what it is made with besides what its kind demands.
-        classifier: makes the classifier that it works on; a small 4-bit network for the digits without it.
-        input_shape: of the images that a backbone takes.
-    """
+    """A component with the options it is tried with; a subclass for each kind says how to use it. Arguments as of
+    `conformance`."""
 
     kind: ClassVar[str] = ""
     of_classifier: ClassVar[bool] = True  # whether it is made with a classifier

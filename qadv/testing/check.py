@@ -23,14 +23,7 @@ class _Broken(Exception):  # noqa: N818
 
 @dataclass(frozen=True)
 class Check:
-    """One rule for the components of some kinds.
-
-    Attributes:
-        name: lower case words joined by hyphens.
-        kinds: the kinds it applies to.
-        rule: what has to hold, in one line.
-        function: takes a `Case`; raises where the rule is broken, or `NotApplicable`.
-    """
+    """One rule for the components of some kinds: its function takes a `Case`, and raises where the rule is broken."""
 
     name: str
     kinds: tuple[str, ...]

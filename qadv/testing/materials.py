@@ -34,13 +34,8 @@ def few(number: int = 6) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
 def digits_classifier(weights: Any = "int:4", activations: Any = "relu6:4", **arguments: Any) -> Any:
     """Returns a small trained classifier of scikit-learn's digits, a new one at each call.
 
-    It is trained once per process and pair of schemes, to more than 80 % of the test images.
-
-    Args:
-        weights: scheme of the weights, `"float"` for none.
-        activations: scheme of the activations, `"float"` for none.
-        arguments: as of `QuantizedClassifier.from_backbone`, e.g. `clip_values`.
-    """
+    It is trained once per process and pair of schemes (`"float"` for none), to more than 80 % of the test images;
+    `arguments` are those of `QuantizedClassifier.from_backbone`, e.g. `clip_values`."""
     state = _trained(str(weights), str(activations))
     with global_states_kept():
         classifier = untrained(weights, activations, **arguments)

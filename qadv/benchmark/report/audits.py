@@ -63,14 +63,8 @@ def verdict(results: StudyResults, network: Network, audited: bool, headline: fl
     """Returns what stands beside a worst case of a network.
 
     A check that failed at one strength counts at every one: it says that the gradients mislead attacks. That none
-    failed is said of figures alone that the audit's attacks have their part in.
-
-    Args:
-        results: the study's.
-        network: one of its networks.
-        audited: whether the audit's attacks are among those of the worst case.
-        headline: the worst case in the same ball that they are among, 0 to 1; `None` where there is none.
-    """
+    failed is said only of figures that the audit's attacks have their part in (`audited`); beside the others stands the
+    `headline`, the worst case in the same ball, 0 to 1, that they have their part in."""
     audits = audits_of(results, network)
     found = [audit for audit in audits if audit.result is not None]
     if not found:

@@ -23,15 +23,8 @@ from qadv.files import write_atomically
 
 @dataclass(frozen=True)
 class StudyReport:
-    """What was written.
-
-    Attributes:
-        page: the HTML page, with all studies.
-        tables: a Markdown file for each study.
-        models: a JSON file for each network.
-        not_there: number of cells without a result, by study.
-        left_out: studies whose plan is damaged, and what is wrong with it.
-    """
+    """What was written: the page with all studies, Markdown for each and JSON for each network; how many cells have no
+    result, by study, and what is wrong with the studies whose plan is damaged."""
 
     page: Path
     tables: tuple[Path, ...]

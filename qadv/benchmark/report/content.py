@@ -33,15 +33,7 @@ Row = list[Value | str]
 
 @dataclass(frozen=True)
 class Table:
-    """A table; the first column names the rows.
-
-    Attributes:
-        caption: what it shows, with units.
-        columns: headings.
-        rows: one value per column.
-        notes: below it.
-        folded: shown when it is asked for.
-    """
+    """A table; the first column names the rows, notes stand below it. A folded one is shown when it is asked for."""
 
     caption: str
     columns: tuple[str, ...]
@@ -135,14 +127,7 @@ class Section:
 
 @dataclass(frozen=True)
 class StudyPage:
-    """A study's page.
-
-    Attributes:
-        name: of its plan.
-        title, paper, about, claims: as the study has them.
-        small: whether its small setting was run.
-        facts: settings, by name.
-    """
+    """A study's page: its plan's name, what the study says of itself, its settings by name, and what was found."""
 
     name: str
     title: str

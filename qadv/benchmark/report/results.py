@@ -21,9 +21,7 @@ class CellResult:
     """A cell of the plan and what became of it.
 
     Attributes:
-        key, kind, label, place: as planned.
-        state: `"there"`, `"failed"`, `"left out"`, `"missing"` or `"damaged"`.
-        why: for all but the first.
+        state: `"there"`, `"failed"`, `"left out"`, `"missing"` or `"damaged"`; `why` for all but the first.
         record: what it found, values by image as arrays (N,); empty where it is not there.
     """
 
@@ -70,9 +68,7 @@ class StudyResults:
     """A study and its cells.
 
     Attributes:
-        name: of the plan, from the file's name.
-        plan: as the bench wrote it.
-        study: the settings in it.
+        name, plan: of the plan, from the file's name, and as the bench wrote it.
         cells: every cell of the plan, in its order; one that the study calls by several names is there for each.
         networks: those that are attacked, in order; not those that are only starts of others.
     """

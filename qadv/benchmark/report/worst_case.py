@@ -13,7 +13,7 @@ from qadv.benchmark.report.threats import Threat, keeps_to, threat_of
 
 
 class Attempt(NamedTuple):
-    """An attack, or all those of an audit: who withstood it, (N,) bool, and where the images were made, if elsewhere."""
+    """An attack, or all those of an audit: who withstood it, (N,) bool; `source` is the other network of a transfer."""
 
     attack: str
     source: str | None
