@@ -1,20 +1,22 @@
 """What `qadv bench` does and prints."""
 
 import os
+import platform
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from qadv.benchmark.bench import BenchResult, Event, run_cells
-from qadv.benchmark.cells import Cell
+from qadv.benchmark.cells import Cell, versions
 from qadv.benchmark.cost import Estimate
 from qadv.benchmark.engines import Engine, InProcess, Processes
-from qadv.benchmark.environment import environment
 from qadv.benchmark.given import Given, read_dataset
 from qadv.benchmark.names import check_names
 from qadv.benchmark.plan import plan
@@ -114,8 +116,19 @@ def _plan_content(file: StudyFile, cells: list[Cell]) -> dict[str, object]:
         "text": file.text,
         "small": file.small,
         "study": file.study.model_dump(mode="json"),
-        "environment": environment(),
+        "environment": _environment(),
         "cells": [dict(zip(("key", "kind", "label", "place", "needs"), cell, strict=True)) for cell in shown],
+    }
+
+
+def _environment() -> dict[str, Any]:
+    """Returns what a report says about the machine."""
+    return {
+        "versions": versions(),
+        "system": f"{platform.system()} {platform.release()}",
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
     }
 
 

@@ -94,8 +94,9 @@ def _seconds_of_a_pass(name: str, shape: tuple[int, ...], nb_classes: int, optio
         except Exception as error:
             takes = [option for option in arguments(load("backbone", name)) or () if "size" in option]
             hint = f"; it has the option{'s' * (len(takes) > 1)} {', '.join(takes)}" if takes else ""
+            why = (str(error).splitlines() or [type(error).__name__])[0]
             raise InvalidInputError(
-                f"{name} with options {given} does not take images of shape {shape} ({_first_line(error)}){hint}"
+                f"{name} with options {given} does not take images of shape {shape} ({why}){hint}"
             ) from error
         times = []
         for _ in range(2):
@@ -103,10 +104,6 @@ def _seconds_of_a_pass(name: str, shape: tuple[int, ...], nb_classes: int, optio
             model(x).sum().backward()
             times.append(time.perf_counter() - started)
         return min(times) / len(x)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _extra(trainer: str, options: Mapping[str, Any]) -> float:

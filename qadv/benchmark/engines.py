@@ -107,7 +107,7 @@ class Processes:
         for future in done:
             if not isinstance(error := future.exception(), BrokenProcessPool):
                 cell, _ = self.running.pop(future)
-                yield cell, future.result() if error is None else _not_run(error)
+                yield cell, future.result() if error is None else Failed.of(error)
         if broken:
             yield from self._again()
 
@@ -118,8 +118,8 @@ class Processes:
             self.pool = self._new_pool()
             try:
                 yield cell, self._start(cell, needed).result()
-            except BrokenProcessPool as error:
-                yield cell, _not_run(error)
+            except BrokenProcessPool:
+                yield cell, Failed("the process that computed it was killed, twice (too little memory?)", "")
         self.pool.shutdown(wait=False, cancel_futures=True)
         self.pool = self._new_pool()
 
@@ -138,19 +138,12 @@ class Processes:
         return ProcessPoolExecutor(self.slots, mp_context=context, initializer=_end_with_parent)
 
 
-def _not_run(error: BaseException) -> Failed:
-    if isinstance(error, BrokenProcessPool):
-        return Failed("the process that computed it was killed, twice (too little memory?)", "")
-    return Failed.of(error)
-
-
 def _end_with_parent() -> None:
     """Ends a worker whose bench was killed: it would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_exit_after, args=(parent,), daemon=True).start()
 
+    def watch(parent: Any) -> None:
+        parent.join()
+        os._exit(1)
 
-def _exit_after(parent: Any) -> None:
-    parent.join()
-    os._exit(1)
+    if (parent := multiprocessing.parent_process()) is not None:
+        threading.Thread(target=watch, args=(parent,), daemon=True).start()

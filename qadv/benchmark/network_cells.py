@@ -91,21 +91,18 @@ def _quantized(classifier: Any, spec: NetworkSpec, data: Images) -> Any:
     quantizer = spec.quantizer
     wanted = {"weights": quantizer.weights, "activations": quantizer.activations}
     done = getattr(classifier.model, "qadv_quantization", None)
+    if done is not None and {key: done[key] for key in wanted} != wanted:
+        raise InvalidInputError(
+            f"the start is quantized as {done['weights']}, {done['activations']}, and so it stays; name that "
+            "quantizer, or another start"
+        )
     if done is not None or wanted == {"weights": "float", "activations": "float"}:
-        if done is not None and {key: done[key] for key in wanted} != wanted:
-            raise InvalidInputError(
-                f"the start is quantized as {done['weights']}, {done['activations']}, and so it stays; name that "
-                "quantizer, or another start"
-            )
         return classifier
-    count = quantizer.calibration
-    ptq = PostTrainingQuantization(
-        classifier,
-        **wanted,
-        skip_first_last=quantizer.skip_first_last,
-        calibration=data.x_train[:count] if count else None,
+    calibration = data.x_train[: quantizer.calibration] if quantizer.calibration else None
+    made = PostTrainingQuantization(
+        classifier, quantizer.weights, quantizer.activations, quantizer.skip_first_last, calibration
     )
-    return ptq()  # type: ignore[no-any-return]
+    return made()
 
 
 def _train(classifier: Any, spec: NetworkSpec, data: Images, scratch: Path) -> list[dict[str, Any]]:

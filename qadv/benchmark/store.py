@@ -205,11 +205,9 @@ def _damaged(key: str, why: str) -> FileFormatError:
 
 
 def _reason(error: Exception) -> str:
-    return (
-        f"{os.path.basename(error.filename)}: {error.strerror}"
-        if isinstance(error, OSError) and error.filename
-        else str(error)
-    )
+    if isinstance(error, OSError) and error.filename:
+        return f"{os.path.basename(error.filename)}: {error.strerror}"
+    return str(error)
 
 
 def _remove(path: Path) -> None:

@@ -117,12 +117,9 @@ def _said(fault: Any) -> str:
         return f"the key {place[-1]!r} is missing"
     if isinstance(error := fault.get("ctx", {}).get("error"), QadvError):
         return str(error)
-    return f"{fault['msg'][0].lower()}{fault['msg'][1:]}, got {_brief(given)}"
-
-
-def _brief(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+    text = repr(given)
+    shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+    return f"{fault['msg'][0].lower()}{fault['msg'][1:]}, got {shown}"
 
 
 def _fields(model: Any, place: Sequence[str | int]) -> list[str]:
@@ -191,21 +188,9 @@ def line_of(text: str, place: Sequence[str | int], exact: bool = False) -> int |
                     found = (*found, part)
         else:
             continue
-        common = _common(found, wanted)
-        if common == len(found) and common > depth:
-            best, depth = number, common
-    if exact and depth < len(wanted):
-        return None
-    return best
-
-
-def _common(found: Sequence[str | int], wanted: Sequence[str | int]) -> int:
-    count = 0
-    for a, b in zip(found, wanted, strict=False):
-        if a != b:
-            break
-        count += 1
-    return count
+        if len(found) > depth and found == wanted[: len(found)]:
+            best, depth = number, len(found)
+    return None if exact and depth < len(wanted) else best
 
 
 def _split(dotted: str) -> list[str]:
