@@ -1,4 +1,4 @@
-"""What all code in a process shares: read, compared and put back, without importing anything for it."""
+"""Random states and settings of the process: read, compared and put back, without importing anything for it."""
 
 import os
 import pickle

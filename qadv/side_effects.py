@@ -1,4 +1,4 @@
-"""What somebody else's code changes in the process while it is loaded is put back, and named."""
+"""Puts back what a plugin changes in the process while it is loaded, and names it."""
 
 import sys
 from collections.abc import Iterator, Sequence

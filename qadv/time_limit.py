@@ -1,4 +1,4 @@
-"""A limit on how long somebody else's code may take."""
+"""A time limit for the code of plugins."""
 
 import signal
 import sys

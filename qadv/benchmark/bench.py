@@ -1,4 +1,4 @@
-"""Runs the cells of a study that are not there yet, in an order that their needs allow."""
+"""Runs the missing cells of a study, each after those it needs."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -66,7 +66,7 @@ def run_cells(
 
 
 class _Run:
-    """What `run_cells` knows: which cells wait for others, which run, and which can't be had."""
+    """The state of a run: which cells wait for others, which run, and which have failed."""
 
     def __init__(self, cells: Sequence[Cell], store: Store, engine: Engine, tell: Callable[[Event], None]) -> None:
         self.cells = {cell.key: cell for cell in cells}
@@ -86,7 +86,7 @@ class _Run:
                 self.waiting[key] = cell
 
     def hand_out(self) -> None:
-        """Gives the engine as many cells as it takes of those whose needs are there."""
+        """Submits the cells whose needs are finished, as many as the engine has slots for."""
         self.healed = False
         for key, cell in list(self.waiting.items()):
             if any(need in self.dead for need in cell.needs):
@@ -124,7 +124,7 @@ class _Run:
         self.tell(Event("failed", cell, seconds, failed.message))
 
     def _needed(self, cell: Cell) -> dict[str, Finished] | None:
-        """Returns the results that a cell needs; `None` where one turned out damaged, which waits now itself."""
+        """Returns the results that a cell needs; `None` where one is damaged and has to be computed again first."""
         found = {}
         for need in cell.needs:
             try:

@@ -42,7 +42,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Finished:
-    """What became of a cell: `record` is plain data, `files` are the contents by name."""
+    """The result of a cell: `record` is plain data, `files` are the contents by name."""
 
     record: dict[str, Any]
     files: dict[str, bytes] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""A rough estimate of what cells cost before they run: passes × the time of one, on one thread of this machine."""
+"""Estimates roughly how long cells take: number of passes × the time of one, on one thread of this machine."""
 
 import json
 import time

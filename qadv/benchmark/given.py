@@ -1,4 +1,4 @@
-"""What a machine gives to the cells that it computes: images, and a folder for unfinished trainings."""
+"""What a machine provides to the cells that it computes: images, and a folder for unfinished trainings."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,7 +12,7 @@ from qadv.registry import create
 
 @dataclass(frozen=True)
 class Given:
-    """See the module.
+    """Folders of one machine.
 
     Attributes:
         data_dir: folder with the images and checkpoints.

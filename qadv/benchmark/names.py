@@ -1,4 +1,4 @@
-"""Whether the names and options in a study exist: every fault with its place and the nearest name that does."""
+"""Checks that the names and options in a study exist; each fault has its place and the nearest name."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
@@ -149,7 +149,7 @@ def _component(kind: str, name: str, options: dict[str, Any], place: Place, key:
 
 
 def _radii(kind: str, name: str, options: dict[str, Any], place: Place) -> Faults:
-    """Yields an ε larger than the range of the pixels, which data sets have from 0 to 1."""
+    """Yields an ε above the range of the pixels, which is 0 to 1."""
     try:
         norm = options.get("norm", default_of(load(kind, name), "norm", np.inf))
     except (PluginError, QadvError):

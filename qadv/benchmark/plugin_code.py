@@ -1,4 +1,4 @@
-"""What tells one state of a plugin's code from another: results of what was edited since are computed anew."""
+"""The version of a plugin's code: results made before an edit are computed anew."""
 
 import hashlib
 from importlib.util import find_spec

@@ -74,7 +74,7 @@ class RayEngine:
 
 
 def _check_reachable(address: str | None) -> None:
-    """Asks whether somebody listens: Ray itself tries for minutes."""
+    """Raises unless a server listens at the address: Ray itself tries for minutes."""
     host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
     if not colon or not port.isdigit():
         return

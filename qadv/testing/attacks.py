@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 from art.attacks import EvasionAttack
 
-from qadv.estimators.protocol import Classifier
-from qadv.testing.case import Arrays, Case
+from qadv.testing.case import Arrays, ConformanceCase
 from qadv.testing.check import NotApplicable, check, expect, expect_same, expect_subclass, refused
 from qadv.testing.global_state import set_random_states
 from qadv.testing.materials import accuracy, digits_classifier, few, plain
@@ -15,7 +14,7 @@ from qadv.testing.use import check_refused
 from qadv.units import width
 
 
-class AttackCase(Case):
+class AttackCase(ConformanceCase):
     kind = "attack"
 
     def use(self, inputs: Arrays, **changes: Any) -> Any:

@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 import qadv
-from qadv.testing.case import Arrays, Case, registered
+from qadv.testing.case import Arrays, ConformanceCase, registered
 from qadv.testing.check import check, expect, expect_same
 from qadv.testing.gradients import disagreement
 from qadv.testing.use import check_attackable, check_saved
 
 
-class BackboneCase(Case):
+class BackboneCase(ConformanceCase):
     kind = "backbone"
 
     @property

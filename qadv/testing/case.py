@@ -18,16 +18,16 @@ from qadv.testing.materials import digits_classifier, few
 Arrays = dict[str, NDArray[Any]]
 
 
-class Case(ABC):
+class ConformanceCase(ABC):
     """A component with the options it is tried with; a subclass for each kind says how to use it. Arguments as of
     `conformance`."""
 
     kind: ClassVar[str] = ""
     of_classifier: ClassVar[bool] = True  # whether it is made with a classifier
-    kinds: ClassVar[dict[str, type["Case"]]] = {}
+    kinds: ClassVar[dict[str, type["ConformanceCase"]]] = {}
 
     def __init_subclass__(cls) -> None:
-        Case.kinds[cls.kind] = cls
+        ConformanceCase.kinds[cls.kind] = cls
 
     def __init__(
         self,
@@ -83,19 +83,8 @@ class Case(ABC):
         return f"{self.kind} {self.name!r}"
 
 
-def case_of(
-    kind: str,
-    component: str | Callable[..., Any],
-    classifier: Callable[[], Any] | None = None,
-    input_shape: tuple[int, ...] | None = None,
-    **options: Any,
-) -> Case:
-    """Returns the case of a kind; arguments as of `conformance`."""
-    return Case.kinds[kind](component, options, classifier, input_shape)
-
-
 @contextmanager
-def registered(case: Case) -> Iterator[str]:
+def registered(case: ConformanceCase) -> Iterator[str]:
     """Gives a class or function that is no installed component a name for as long as the block runs.
 
     Schemes and backbones are rebuilt by name when a classifier is loaded.

@@ -1,4 +1,4 @@
-"""What a check is: a name, a rule of one line, and a function that fails with a message that says what to do."""
+"""Checks: a name, a rule of one line, and a function whose error says what to do."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class _Broken(Exception):  # noqa: N818
 
 @dataclass(frozen=True)
 class Check:
-    """One rule for the components of some kinds: its function takes a `Case`, and raises where the rule is broken."""
+    """A rule for components of some kinds; `function` takes a `ConformanceCase` and raises where the rule is broken."""
 
     name: str
     kinds: tuple[str, ...]

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from qadv.registry import Entry, default_registry
-from qadv.testing.case import Case
+from qadv.testing.case import ConformanceCase
 from qadv.testing.check import NotApplicable, check, expect, expect_same, fail, refused
 from qadv.testing.compare import difference
 from qadv.testing.global_state import empty_folder, random_states, set_random_states, settings
@@ -20,7 +20,7 @@ _WITH_PARAMS = ("attack", "detector", "preprocessor", "postprocessor", "transfor
 
 
 @check()
-def listed(case: Case) -> None:
+def listed(case: ConformanceCase) -> None:
     """`qadv list` shows it once under its name, with a summary, and its target can be imported."""
     entry = _entry(case)
     expect(
@@ -33,7 +33,7 @@ def listed(case: Case) -> None:
 
 
 @check()
-def light(case: Case) -> None:
+def light(case: ConformanceCase) -> None:
     """Listing its plugin imports neither torch, ART, Brevitas nor timm."""
     distribution = _entry(case).distribution
     loaded = _loaded_by_listing(distribution)
@@ -46,7 +46,7 @@ def light(case: Case) -> None:
 
 
 @check()
-def global_state(case: Case) -> None:
+def global_state(case: ConformanceCase) -> None:
     """Settings of torch, numpy, warnings and the process, and the working directory, are left as they are."""
     with empty_folder() as folder:
         before = settings()
@@ -66,7 +66,7 @@ def _expect_same(before: dict[str, Any], after: dict[str, Any], leave_out: tuple
 
 
 @check()
-def random_state(case: Case) -> None:
+def random_state(case: ConformanceCase) -> None:
     """The global random states are not seeded anew: what the user seeded goes on deciding what is drawn later."""
     after = []
     for seed in (1, 2):
@@ -83,7 +83,7 @@ def random_state(case: Case) -> None:
 
 
 @check()
-def seeds(case: Case) -> None:
+def seeds(case: ConformanceCase) -> None:
     """The same seed gives the same result to the bit: its own `seed`, where it takes one, else the global ones."""
     results = []
     takes_one = "seed" in case.parameters and case.options.get("seed") is None
@@ -100,7 +100,7 @@ def seeds(case: Case) -> None:
 
 
 @check("attack", "trainer", "transformer", "preprocessor", "postprocessor", "detector", "diagnostic")
-def inputs_untouched(case: Case) -> None:
+def inputs_untouched(case: ConformanceCase) -> None:
     """The arrays it is given are not written to."""
     inputs = case.inputs()
     copies = {name: array.copy() for name, array in inputs.items()}
@@ -109,7 +109,7 @@ def inputs_untouched(case: Case) -> None:
 
 
 @check(*_OBJECTS)
-def shown(case: Case) -> None:
+def shown(case: ConformanceCase) -> None:
     """`repr` gives the class and the options it was made with, and no memory address."""
     component = case.make()
     text = repr(component)
@@ -121,7 +121,7 @@ def shown(case: Case) -> None:
 
 
 @check(*_WITH_PARAMS)
-def params(case: Case) -> None:
+def params(case: ConformanceCase) -> None:
     """Each option is an attribute, is in the list that ART's `set_params` takes, and can be set to what it is."""
     component = case.make()
     lists = {"attack": "attack_params", "detector": "defence_params"}
@@ -144,7 +144,7 @@ def params(case: Case) -> None:
 
 
 @check()
-def unknown_options(case: Case) -> None:
+def unknown_options(case: ConformanceCase) -> None:
     """An option that does not exist is refused."""
     refused(
         lambda: case.make(no_such_option=1),
@@ -154,7 +154,7 @@ def unknown_options(case: Case) -> None:
 
 
 @check()
-def bad_options(case: Case) -> None:
+def bad_options(case: ConformanceCase) -> None:
     """An option that is NaN, or an object of no meaning, is refused when the component is made."""
     if not case.options:
         raise NotApplicable("the test gives no options")
@@ -172,7 +172,7 @@ class _Meaningless:
         return "<an object of no meaning>"
 
 
-def _entry(case: Case) -> Entry:
+def _entry(case: ConformanceCase) -> Entry:
     if not isinstance(case.component, str):
         raise NotApplicable(f"{case.name} was given as a class or function, not by its name")
     name = case.component

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from qadv.errors import QadvError
-from qadv.testing.case import case_of
+from qadv.testing.case import ConformanceCase
 from qadv.testing.check import Check, ConformanceError, NotApplicable, checks, find_check
 from qadv.testing.global_state import set_random_states, settings_restored
 
@@ -65,8 +65,16 @@ def conformance(
     return wrapped
 
 
-def run_check(check: Check | str, kind: str, component: str | Callable[..., Any], **arguments: Any) -> None:
-    """Runs one check outside pytest; `arguments` as of `conformance`, without `exempt`.
+def run_check(
+    check: Check | str,
+    kind: str,
+    component: str | Callable[..., Any],
+    *,
+    classifier: Callable[[], Any] | None = None,
+    input_shape: tuple[int, ...] | None = None,
+    **options: Any,
+) -> None:
+    """Runs one check outside pytest; arguments as of `conformance`, without `exempt`.
 
     Random states and settings of the process are as before afterwards, whatever the component did.
 
@@ -76,7 +84,7 @@ def run_check(check: Check | str, kind: str, component: str | Callable[..., Any]
         UnknownNameError: there is no such kind or check.
     """
     found = find_check(kind, check) if isinstance(check, str) else check
-    case = case_of(kind, component, **arguments)
+    case = ConformanceCase.kinds[kind](component, options, classifier, input_shape)
     try:
         _ = case.target
     except QadvError as error:

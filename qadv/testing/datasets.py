@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from qadv.datasets import Images
-from qadv.testing.case import Arrays, Case
+from qadv.testing.case import Arrays, ConformanceCase
 from qadv.testing.check import NotApplicable, check, expect, expect_subclass
 
 _PARTS = ("train", "test")
 
 
-class DatasetCase(Case):
+class DatasetCase(ConformanceCase):
     kind = "dataset"
     of_classifier = False
 

@@ -5,14 +5,14 @@ from typing import Any
 import numpy as np
 from art.defences.detector.evasion import EvasionDetector
 
-from qadv.testing.case import Arrays, Case
+from qadv.testing.case import Arrays, ConformanceCase
 from qadv.testing.check import check, expect, expect_same, expect_subclass
 from qadv.testing.global_state import set_random_states
 from qadv.testing.materials import data, few
 from qadv.testing.use import check_classifier_refused, check_refused
 
 
-class DetectorCase(Case):
+class DetectorCase(ConformanceCase):
     kind = "detector"
 
     def fitted(self, **changes: Any) -> Any:

@@ -7,15 +7,14 @@ from typing import Any
 import numpy as np
 
 from qadv.errors import InvalidInputError
-from qadv.estimators.protocol import Classifier
-from qadv.testing.case import Arrays, Case
+from qadv.testing.case import Arrays, ConformanceCase
 from qadv.testing.check import check, expect, expect_same
 from qadv.testing.materials import digits_classifier, few
 from qadv.testing.trainers import state
 from qadv.testing.use import check_refused
 
 
-class DiagnosticCase(Case):
+class DiagnosticCase(ConformanceCase):
     kind = "diagnostic"
 
     def inputs(self) -> Arrays:

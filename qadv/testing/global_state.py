@@ -1,4 +1,4 @@
-"""What a component shares with everything else in the process, and has to leave as it is."""
+"""Random states and settings of the process, which a component has to leave as they are."""
 
 import logging
 import os
@@ -55,7 +55,7 @@ def empty_folder() -> Iterator[Path]:
 
 @contextmanager
 def settings_restored() -> Iterator[None]:
-    """Mends what a component changed, so that one fault does not show up in every later check."""
+    """Restores what a component changed, so that one fault does not show up in every later check."""
     before, options, path, level = read_settings(), np.get_printoptions(), list(sys.path), logging.getLogger().level
     try:
         with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""What components are tried on: scikit-learn's digits and a small trained network for them."""
+"""Test data for the checks: scikit-learn's digits and a small network trained on them."""
 
 from functools import cache
 from typing import Any

@@ -5,13 +5,13 @@ from typing import Any
 import numpy as np
 from art.defences.postprocessor import Postprocessor
 
-from qadv.testing.case import Arrays, Case
+from qadv.testing.case import Arrays, ConformanceCase
 from qadv.testing.check import check, expect, expect_subclass
 from qadv.testing.materials import digits_classifier, few
 from qadv.testing.use import check_attackable
 
 
-class PostprocessorCase(Case):
+class PostprocessorCase(ConformanceCase):
     kind = "postprocessor"
     of_classifier = False
 

@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from art.defences.preprocessor.preprocessor import Preprocessor, PreprocessorPyTorch
 
-from qadv.testing.case import Arrays, Case
+from qadv.testing.case import Arrays, ConformanceCase
 from qadv.testing.check import NotApplicable, check, expect, expect_same, expect_subclass
 from qadv.testing.gradients import disagreement
 from qadv.testing.materials import digits_classifier, few
 from qadv.testing.use import check_attackable
 
 
-class PreprocessorCase(Case):
+class PreprocessorCase(ConformanceCase):
     kind = "preprocessor"
     of_classifier = False
 
@@ -130,7 +130,7 @@ def in_a_classifier(case: PreprocessorCase) -> None:
 
 
 @check("preprocessor", "postprocessor")
-def pickling(case: Case) -> None:
+def pickling(case: ConformanceCase) -> None:
     """It can be pickled and copied, as attacks with processes of their own do with the whole classifier."""
     made, argument = case.make(), next(iter(case.inputs().values()))
     for twin in (pickle.loads(pickle.dumps(made)), copy.deepcopy(made)):

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 import qadv
 from qadv.quantization import ActivationQuantizer, Scheme, WeightQuantizer
-from qadv.testing.case import Arrays, Case, registered
+from qadv.testing.case import Arrays, ConformanceCase, registered
 from qadv.testing.check import NotApplicable
 from qadv.testing.materials import data, digits_classifier, few
 
 
-class QuantizerCase(Case):
+class QuantizerCase(ConformanceCase):
     kind = "quantizer"
 
     def make(self, **changes: Any) -> Any:

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from art.defences.trainer import Trainer
 
-from qadv.estimators.protocol import Classifier
-from qadv.testing.case import Arrays, Case
+from qadv.testing.case import Arrays, ConformanceCase
 from qadv.testing.check import check, expect, expect_same, expect_subclass
 from qadv.testing.compare import difference
 from qadv.testing.global_state import set_random_states
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 _TRAINED = 300
 
 
-class TrainerCase(Case):
+class TrainerCase(ConformanceCase):
     kind = "trainer"
 
     def inputs(self) -> Arrays:

@@ -5,14 +5,14 @@ from typing import Any
 from art.defences.transformer.transformer import Transformer
 from art.estimators.classification import PyTorchClassifier
 
-from qadv.testing.case import Arrays, Case
+from qadv.testing.case import Arrays, ConformanceCase
 from qadv.testing.check import check, expect, expect_same, expect_subclass
 from qadv.testing.compare import difference
 from qadv.testing.trainers import state
 from qadv.testing.use import check_classifier_refused
 
 
-class TransformerCase(Case):
+class TransformerCase(ConformanceCase):
     kind = "transformer"
 
     def use(self, inputs: Arrays, **changes: Any) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 from art.attacks.evasion import FastGradientMethod, ProjectedGradientDescent
 
 from qadv.estimators.classifier import QuantizedClassifier
-from qadv.testing.case import Case
+from qadv.testing.case import ConformanceCase
 from qadv.testing.check import NotApplicable, expect, refused
 from qadv.testing.materials import few
 
@@ -70,7 +70,7 @@ def check_refused(call: Callable[[Any, Any], Any], labels: bool = True) -> None:
         refused(lambda: call(x, y[:-1]), f"{len(y) - 1} labels for {len(x)} images", do)
 
 
-def check_classifier_refused(case: Case) -> None:
+def check_classifier_refused(case: ConformanceCase) -> None:
     """Fails unless a component refuses what is no classifier."""
     refused(lambda: case.target(object(), **case.options), "a classifier that is none", "check it in __init__")
 

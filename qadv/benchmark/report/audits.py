@@ -1,4 +1,4 @@
-"""What audits said about a network."""
+"""Audits of networks: verdicts, figures and cost."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What was planned, what is missing, and what the figures can be traced to."""
+"""Settings of a study, its missing cells, its networks and attacks, and the sources of its figures."""
 
 import json
 from typing import Any

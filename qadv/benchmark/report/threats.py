@@ -1,4 +1,4 @@
-"""What an attack was allowed: the ball that its options say, and whether its images lie in it."""
+"""Threat models: the ball that an attack's options name, and whether its images lie in it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
