@@ -53,3 +53,23 @@ def test_a_hook_with_an_argument_is_refused_and_leaves_nothing_behind():
     assert "not accepted" in loader.plugins[0].faults[0]
     assert not loader._manager.has_plugin("bad:plugin")
     assert issubclass(pluggy.PluginValidationError, Exception)
+
+
+def test_a_plugin_that_still_has_reports_keeps_its_other_components():
+    plugin = types.ModuleType("old")
+    source = """
+        import qadv
+        from qadv.components import Attack, Report
+        @qadv.hookimpl
+        def qadv_reports(): return [Report(name="mine", target="old:report")]
+        @qadv.hookimpl
+        def qadv_attacks(): return [Attack(name="mine", target="old:Attack")]
+    """
+    with pytest.warns(UserWarning, match="nothing asks for reports any more"):
+        exec(textwrap.dedent(source), vars(plugin))
+    loader = _Loader(disabled=set(), seconds=60)
+    loader.add("old", "plugin", "1.0", plugin)
+    (info,) = loader.plugins
+    assert [component.kind for component in info.components] == ["attack"]
+    (fault,) = info.faults
+    assert fault.startswith("'qadv_reports' is not a hook of qadv")
