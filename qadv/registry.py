@@ -78,7 +78,12 @@ class Registry:
         ]
 
     def load(self, kind: str, name: str) -> Any:
-        """Imports and returns the target of a component.
+        """Imports and returns the target of a component; arguments and errors as of `find` and `Component.load`."""
+        entry, member = self.find(kind, name)
+        return partial(entry.load(), member) if member else entry.load()
+
+    def find(self, kind: str, name: str) -> tuple[Entry, str]:
+        """Returns the component of a name, and which member of it is meant where it is a family.
 
         Args:
             kind: a component kind, e.g. `"attack"`.
@@ -87,26 +92,22 @@ class Registry:
         Raises:
             UnknownNameError: there is no such component; the message has the closest names.
             AmbiguousNameError: several distributions provide the bare name.
-            MissingRequirementError, PluginError: see `Component.load`.
         """
         name = str(name)
         entries = self.entries(kind)
         single = [e for e in entries if not e.component.family]
         families = [e for e in entries if e.component.family]
-        found = [e for e in single if name in (e.component.name, e.qualified_name)]
-        if not found:
-            return self._load_member(kind, name, single, families)
-        choices = [e.qualified_name for e in found]
-        if found[0].distribution != OWN_DISTRIBUTION and name not in choices:
-            # a plugin's bare name that one of qadv's own families stands for, e.g. an attack of ART's
-            own = (f for f in families if f.distribution == OWN_DISTRIBUTION)
-            choices += [f"{f.qualified_name}/{name}" for f in own if name in _members_if_installed(f)]
-        _refuse_several(kind, name, choices)
-        return found[0].load()
+        for entry in (found := [e for e in single if name in (e.component.name, e.qualified_name)]):
+            choices = [e.qualified_name for e in found]
+            if entry.distribution != OWN_DISTRIBUTION and name not in choices:
+                # a plugin's bare name that one of qadv's own families stands for, e.g. an attack of ART's
+                own = (f for f in families if f.distribution == OWN_DISTRIBUTION)
+                choices += [f"{f.qualified_name}/{name}" for f in own if name in _members_if_installed(f)]
+            _refuse_several(kind, name, choices)
+            return entry, ""
 
-    def _load_member(self, kind: str, name: str, single: list[Entry], families: list[Entry]) -> Any:
-        known = [e.component.name for e in single] + [e.qualified_name for e in single]
-        found: list[tuple[Entry, str]] = []
+        known = [name for e in single for name in (e.component.name, e.qualified_name)]
+        members: list[tuple[Entry, str]] = []
         broken: list[str] = []
         for entry in families:
             prefixes = (f"{entry.qualified_name}/", f"{entry.component.name}/")
@@ -118,10 +119,10 @@ class Registry:
                 continue
             known += names
             if member in names:
-                found.append((entry, member))
-        _refuse_several(kind, name, [f"{entry.qualified_name}/{member}" for entry, member in found])
-        for entry, member in found:
-            return partial(entry.load(), member)
+                members.append((entry, member))
+        _refuse_several(kind, name, [f"{entry.qualified_name}/{member}" for entry, member in members])
+        if members:
+            return members[0]
         hint = f" Not asked, because they failed: {'; '.join(broken)}." if broken else ""
         raise UnknownNameError(f"no {kind} {name!r}{closest(name, known)}{hint} See: qadv list {kind}")
 

@@ -1,6 +1,7 @@
 """Turns a study into cells, each after those it needs."""
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import product
@@ -38,7 +39,8 @@ from qadv.benchmark.study_file import StudyFile
 from qadv.datasets import Images
 from qadv.errors import StorageError
 from qadv.files import check_is_file
-from qadv.registry import Entry, default_registry, load
+from qadv.plugins import OWN_DISTRIBUTION
+from qadv.registry import default_registry, load
 
 
 class Node(NamedTuple):
@@ -71,7 +73,7 @@ class _Planner:
         self.cells: dict[tuple[str, str], Cell] = {}
         self.networks: dict[Node, Cell] = {}
         self.underway: list[Node] = []
-        self.plugin = cache(lambda kind, name: _distributions([(kind, name)]))  # asked for once per attack and network
+        self.plugin = cache(_plugin)  # asked for once per attack and network
 
     def plan(self) -> list[Cell]:
         grids = self.study.grid or [Grid()]
@@ -118,7 +120,7 @@ class _Planner:
         nb_train = (defense.fit.nb_train if defense.fit else None) or self.study.nb_train or len(data.x_train)
         spec = NetworkSpec(
             versions=versions(),
-            plugins=_plugins(backbone, quantizer, defense, node.backbone),
+            plugins=self._plugins(backbone.backbone or node.backbone, quantizer, defense),
             dataset=DatasetSpec(name=node.dataset, digest=self.digests[node.dataset]),
             input_shape=data.input_shape,
             nb_classes=len(data.classes),
@@ -135,6 +137,15 @@ class _Planner:
         self.underway.pop()
         self.networks[node] = cell
         return cell
+
+    def _plugins(self, backbone: str, quantizer: StudyQuantizer, defense: Defense) -> dict[str, str]:
+        used = [("backbone", backbone), *([("trainer", defense.trainer)] if defense.trainer else [])]
+        used += [
+            ("quantizer", each) for each in sorted(_quantizers(quantizer.weights) | _quantizers(quantizer.activations))
+        ]
+        used += [("transformer", each.name) for each in defense.transformers]
+        used += [("preprocessor", each.name) for each in defense.preprocessors]
+        return {name: version for each in used for name, version in self.plugin(*each).items()}
 
     def _start(self, node: Node, defense: Defense) -> Cell | None:
         start = self._start_node(node, defense)
@@ -297,28 +308,14 @@ def _source(node: Node, source: Source) -> Node:
     return node._replace(**source.model_dump(exclude_none=True))
 
 
-def _plugins(backbone: StudyBackbone, quantizer: StudyQuantizer, defense: Defense, name: str) -> dict[str, str]:
-    used = [("backbone", backbone.backbone or name)]
-    for schemes in (quantizer.weights, quantizer.activations):
-        texts = schemes.values() if isinstance(schemes, dict) else [schemes]
-        used += [("quantizer", text.partition(":")[0].partition("(")[0]) for text in texts]
-    used += [("trainer", defense.trainer)] if defense.trainer else []
-    used += [("transformer", each.name) for each in defense.transformers]
-    used += [("preprocessor", each.name) for each in defense.preprocessors]
-    return _distributions(used)
+def _quantizers(schemes: str | dict[str, str]) -> set[str]:
+    """Returns the names in schemes, e.g. `sq` and `bwn` of `sq(bwn)`."""
+    texts = [schemes] if isinstance(schemes, str) else schemes.values()
+    return {name for text in texts for name in re.split("[:()]", text) if name and not name.isdigit()} - {"float"}
 
 
-def _provides(entry: Entry, name: str) -> bool:
-    component = entry.component
-    if not component.family:
-        return name in (component.name, entry.qualified_name)
-    if entry.distribution == "qadv":  # its own families need not be listed: their versions are in every key
-        return False
-    return name.startswith((f"{component.name}/", f"{entry.qualified_name}/")) or name in entry.members()
-
-
-def _distributions(used: list[tuple[str, str]]) -> dict[str, str]:
-    """Returns the versions, and hashes of the code, of the plugins that components come from, but qadv itself."""
+def _plugin(kind: str, name: str) -> dict[str, str]:
+    """Returns the version, and a hash of the code, of the plugin that a component comes from; nothing of qadv's own."""
     registry = default_registry()
-    names = {e.distribution for kind, name in used for e in registry.entries(kind) if _provides(e, name)}
-    return {p.distribution: code_version(p) for p in registry.plugins if p.distribution in names - {"qadv"}}
+    origin = registry.find(kind, name)[0].distribution
+    return {p.distribution: code_version(p) for p in registry.plugins if p.distribution == origin != OWN_DISTRIBUTION}

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Column, Table
 
+from qadv.benchmark.report.numbers import plain_eps
 from qadv.demo.settings import DemoSettings
 from qadv.quantization.summary import summarize
 from qadv.tables import right, table
@@ -25,7 +26,7 @@ def results_table(dataset: str, settings: DemoSettings, networks: Sequence["Netw
         [*(Column(name, no_wrap=True) for name in ("network", "attack")),
          *right("images", "clean", "adversarial", "mean L2", "mean L∞")],
         (),
-        title=f"{dataset}: FGSM and PGD with eps = {_eps(settings.eps)}, ZOO and Boundary minimise L2",
+        title=f"{dataset}: FGSM and PGD with eps = {plain_eps(settings.eps)}, ZOO and Boundary minimise L2",
         caption=f"L2 and L∞: mean over the successes. Lowest: of {' and '.join(IN_BALL)}, which keep within eps. It is "
         "an upper bound on robustness; qadv audit says whether it is a tight one.",
     )  # fmt: skip
@@ -49,8 +50,3 @@ def results_table(dataset: str, settings: DemoSettings, networks: Sequence["Netw
             shown.add_row("not audited", "lowest", str(lowest.samples), f"{lowest.clean_accuracy:.1%}", found)
         shown.add_section()
     return shown
-
-
-def _eps(eps: float) -> str:
-    pixels = eps * 255
-    return f"{pixels:.0f}/255" if abs(pixels - round(pixels)) < 1e-9 else f"{eps:g}"

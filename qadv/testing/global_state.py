@@ -39,11 +39,8 @@ def set_random_states(seed: int) -> None:
 
 def random_states() -> dict[str, Any]:
     """Returns the global random states, by the module that has them."""
-    return {
-        "numpy.random": np.random.get_state(legacy=False),
-        "random": random.getstate(),
-        "torch": torch.get_rng_state(),
-    }
+    shared = {setting.name: value for setting, value in read_settings().items()}
+    return {name.removeprefix(RANDOM_STATE): v for name, v in shared.items() if name.startswith(RANDOM_STATE)}
 
 
 @contextmanager

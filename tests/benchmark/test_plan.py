@@ -7,6 +7,9 @@ import pytest
 from qadv.benchmark import cells as cells_module
 from qadv.benchmark import plan as plan_module
 from qadv.benchmark.study_file import StudyError
+from qadv.components import Quantizer
+from qadv.plugins import PluginInfo
+from qadv.registry import default_registry
 from tests.benchmark.studies import TINY, planned, write_tiny
 
 
@@ -83,6 +86,17 @@ def test_keys_depend_on_versions_and_plugins(tmp_path, monkeypatch):
     before = keys_by_label(tmp_path)
     monkeypatch.setattr(plan_module, "versions", lambda: {"torch": "0.0"})
     assert not set(before.values()) & set(keys_by_label(tmp_path).values())
+
+
+@pytest.mark.parametrize("scheme", ["mine:4", "edited/mine:4", "sq(mine:4)"])
+def test_the_plugin_of_a_scheme_is_in_the_key_also_inside_another_scheme(scheme, tmp_path, monkeypatch):
+    mine = PluginInfo(
+        "edited", "main", "1.0", components=[Quantizer(name="mine", target="qadv.quantization.uniform:Int")]
+    )
+    monkeypatch.setattr(default_registry(), "plugins", [*default_registry().plugins, mine])
+    cells = planned(write_tiny(tmp_path, TINY.replace('weights = "int:4"', f'weights = "{scheme}"')))
+    plugins = {cell.place["quantizer"]: list(cell.spec.plugins) for cell in cells if cell.kind == "network"}
+    assert plugins == {"float": [], "w4a4": ["edited"]}
 
 
 def test_an_attack_that_is_also_a_source_is_computed_once(tmp_path):
