@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 from qadv.benchmark.signatures import arguments, default_of
-from qadv.benchmark.study import Defense, Source, Start, Study, StudyComponent, StudyQuantizer
+from qadv.benchmark.study import Defense, Source, Start, Study, StudyQuantizer
 from qadv.benchmark.study_file import Place, StudyFile
-from qadv.errors import PluginError, QadvError, closest
+from qadv.errors import QadvError, closest
 from qadv.quantization.scheme import Role, parse_scheme
-from qadv.registry import default_registry, load
+from qadv.registry import load
 from qadv.strengths import check_eps
 from qadv.trainers.adversary import Adversary
 
@@ -48,14 +48,13 @@ def faults(study: Study) -> Faults:
     for name, attack in study.attacks.items():
         place = ("attacks", name)
         yield from _component("attack", attack.attack or name, attack.options, place, "attack")
-        yield from _radii("attack", attack.attack or name, attack.options, place)
         if isinstance(attack.source, Source):
             yield from _selected(study, attack.source, (*place, "source"))
     for name, measure in study.measures.items():
         place = ("measures", name)
-        yield from _component("diagnostic", measure.diagnostic or name, measure.options, place, "diagnostic")
-        if measure.attack is None:  # else they are of its norm
-            yield from _radii("diagnostic", measure.diagnostic or name, measure.options, place)
+        in_its_norm = measure.attack is None  # else strengths are in the norm of the attack
+        diagnostic = measure.diagnostic or name
+        yield from _component("diagnostic", diagnostic, measure.options, place, "diagnostic", in_its_norm)
         yield from _known(measure.attacks, study.attacks, (*place, "attacks"))
         yield from _known([measure.attack] if measure.attack else [], study.attacks, (*place, "attack"))
         if measure.attacked and measure.attack is None:
@@ -76,7 +75,6 @@ def faults(study: Study) -> Faults:
 def _defense(study: Study, defense: Defense, place: Place) -> Faults:
     if defense.trainer is not None:
         yield from _component("trainer", defense.trainer, defense.options, place, "trainer")
-        yield from _radii("trainer", defense.trainer, defense.options, place)
         adversary = defense.options.get("adversary")
         if isinstance(adversary, dict):
             yield from _radius(adversary.get("eps", 0), (*place, "options", "adversary"))
@@ -92,8 +90,7 @@ def _defense(study: Study, defense: Defense, place: Place) -> Faults:
     for kind, used in (("transformer", defense.transformers), ("preprocessor", defense.preprocessors)):
         for index, component in enumerate(used):
             spot = (*place, f"{kind}s", index)
-            if isinstance(component, StudyComponent):
-                yield from _component(kind, component.name, component.options, spot)
+            yield from _component(kind, component.name, component.options, spot)
     if isinstance(defense.start, Start):
         yield from _known([defense.start.defense], study.defenses, (*place, "start"), "entry of defenses")
         yield from _known([defense.start.quantizer], study.quantizers, (*place, "start"), "entry of quantizers")
@@ -131,14 +128,16 @@ def _schemes(quantizer: StudyQuantizer, place: Place) -> Faults:
                 yield (*place, role), str(error)
 
 
-def _component(kind: str, name: str, options: dict[str, Any], place: Place, key: str | None = None) -> Faults:
+def _component(
+    kind: str, name: str, options: dict[str, Any], place: Place, key: str | None = None, has_norm: bool = True
+) -> Faults:
+    """Yields what is wrong with the name and the options of a component, an ε above the pixels' range among it."""
     try:
-        target = default_registry().load(kind, name)
-    except (PluginError, QadvError) as error:
+        target = load(kind, name)
+    except QadvError as error:
         yield (*place, key) if key else place, str(error)
         return
-    taken = FROM_STUDY.get(kind, set())
-    allowed = arguments(target)
+    taken, allowed = FROM_STUDY.get(kind, set()), arguments(target)
     for option in options:
         spot = (*place, "options", option)
         if option in taken:
@@ -146,15 +145,7 @@ def _component(kind: str, name: str, options: dict[str, Any], place: Place, key:
         elif allowed is not None and option not in allowed:
             known = sorted(allowed - taken)
             yield spot, f"{name} takes no option {option!r}{closest(option, known)} Options: {', '.join(known)}"
-
-
-def _radii(kind: str, name: str, options: dict[str, Any], place: Place) -> Faults:
-    """Yields an ε above the range of the pixels, which is 0 to 1."""
-    try:
-        norm = options.get("norm", default_of(load(kind, name), "norm", np.inf))
-    except (PluginError, QadvError):
-        return  # said already
-    if norm in ("inf", np.inf):
+    if has_norm and options.get("norm", default_of(target, "norm", np.inf)) in ("inf", np.inf):
         eps = options.get("eps", 0)
         for each in eps if isinstance(eps, list) else [eps]:
             yield from _radius(each, (*place, "options", "eps"))
