@@ -67,7 +67,7 @@ class MasksTheGradient(LoopTrainer):
             next(self._classifier.model.parameters()).zero_()
 
 
-@TRAINERS.breaks("save-and-load", "differences of up to")
+@TRAINERS.breaks("save-and-load", "by up to")
 class ScalesInAHook(LoopTrainer):
     def fit(self, x, y, validation_data=None, batch_size=128, nb_epochs=20, **kwargs):
         super().fit(x, y, batch_size=batch_size, nb_epochs=nb_epochs)
@@ -162,7 +162,7 @@ class Masks(Scales):
         return model
 
 
-@TRANSFORMERS.breaks("save-and-load", "differences of up to")
+@TRANSFORMERS.breaks("save-and-load", "by up to")
 class ScalesByAHook(Scales):
     def _network(self, classifier, x):
         model = copy.deepcopy(classifier.model)

@@ -118,7 +118,7 @@ def with_rounding(nb_classes=10, in_channels=3):
     return nn.Sequential(NoGradient(), *sound(nb_classes, in_channels))
 
 
-@BACKBONES.breaks("save-and-load", "differences of up to")
+@BACKBONES.breaks("save-and-load", "by up to")
 def with_a_scale_that_is_not_saved(nb_classes=10, in_channels=3):
     return sound(nb_classes, in_channels).append(HiddenScale())
 
@@ -309,7 +309,7 @@ class GradientTheOtherWay(Clip):
         return (4 - super().quantize(x)).detach() + clipped - clipped.detach()
 
 
-@of_weights("save-and-load", "differences of up to")
+@of_weights("save-and-load", "by up to")
 class HiddenFactor(IntWeights):
     def __init__(self, bits, spec=""):
         super().__init__(bits, spec)

@@ -10,7 +10,7 @@ from qadv.testing.case import Arrays, ConformanceCase
 from qadv.testing.check import NotApplicable, check, expect, expect_same, expect_subclass, refused
 from qadv.testing.global_state import set_random_states
 from qadv.testing.materials import accuracy, digits_classifier, few, plain
-from qadv.testing.use import check_refused
+from qadv.testing.use import check_range, check_refused
 from qadv.units import width
 
 
@@ -66,12 +66,7 @@ def range_of_pixels(case: AttackCase) -> None:
     for classifier, images in tries:
         low, high = classifier.clip_values
         made = case.seeded(images, np.eye(10, dtype=np.float32)[y], classifier=classifier)
-        expect(
-            made.min() >= low - 1e-6 and made.max() <= high + 1e-6,
-            f"values from {low:g} to {high:g}",
-            f"{made.min():g} to {made.max():g}",
-            "np.clip(x, *self.estimator.clip_values); do not assume 0 to 1",
-        )
+        check_range(made, low, high, "np.clip(x, *self.estimator.clip_values); do not assume 0 to 1")
 
 
 @check("attack")
@@ -84,12 +79,9 @@ def ball(case: AttackCase) -> None:
     x, y = few()
     change = (case.seeded(x.copy(), y) - x).reshape(len(x), -1).astype(np.float64)
     farthest = np.linalg.norm(change, ord=float(norm), axis=1).max()
-    expect(
-        farthest <= eps * (1 + 1e-4) + 1e-6 * width(attack.estimator.clip_values),
-        f"changes of at most eps = {eps:g}, L{norm}",
-        f"{farthest:g}",
-        "project on the ball after the last step; if eps means something else, give it another name",
-    )
+    inside = farthest <= eps * (1 + 1e-4) + 1e-6 * width(attack.estimator.clip_values)
+    do = "project on the ball after the last step; if eps means something else, give it another name"
+    expect(inside, f"changes of at most eps = {eps:g}, L{norm}", f"{farthest:g}", do)
 
 
 @check("attack")

@@ -23,12 +23,11 @@ _WITH_PARAMS = ("attack", "detector", "preprocessor", "postprocessor", "transfor
 def listed(case: ConformanceCase) -> None:
     """`qadv list` shows it once under its name, with a summary, and its target can be imported."""
     entry = _entry(case)
-    expect(
-        entry.component.summary.strip(),
-        "a summary of one line",
-        repr(entry.component.summary),
-        f"give {type(entry.component).__name__}(name={entry.component.name!r}, ...) a summary",
+    summary, do = (
+        entry.component.summary,
+        f"give {type(entry.component).__name__}(name={entry.component.name!r}, ...) one",
     )
+    expect(summary.strip(), "a summary of one line", repr(summary), do)
     expect(callable(case.target), "a class or function", repr(case.target), "correct the target in the plugin module")
 
 
@@ -37,12 +36,9 @@ def light(case: ConformanceCase) -> None:
     """Listing its plugin imports neither torch, ART, Brevitas nor timm."""
     distribution = _entry(case).distribution
     loaded = _loaded_by_listing(distribution)
-    expect(
-        not loaded,
-        f"a plugin module of {distribution!r} that imports nothing heavy",
-        f"listing it imported {', '.join(loaded)}",
-        "keep components in modules of their own, and import those in no module that the entry point imports",
-    )
+    came = f"listing it imported {', '.join(loaded)}"
+    do = "keep components in modules of their own, and import those in no module that the entry point imports"
+    expect(not loaded, f"a plugin module of {distribution!r} that imports nothing heavy", came, do)
 
 
 @check()
@@ -74,12 +70,10 @@ def random_state(case: ConformanceCase) -> None:
         case.run()
         after.append(random_states())
     for name, state in after[0].items():
-        expect(
-            difference(state, after[1][name]) is not None,
-            f"a state of {name} that depends on what the user seeded it with",
-            "the same state from two seeds",
-            "draw from a generator of your own: numpy.random.default_rng(seed), torch.Generator().manual_seed(seed)",
-        )
+        differs = difference(state, after[1][name]) is not None
+        do = "draw from a generator of your own: numpy.random.default_rng(seed), torch.Generator().manual_seed(seed)"
+        expected = f"a state of {name} that depends on what the user seeded it with"
+        expect(differs, expected, "the same state from two seeds", do)
 
 
 @check()
@@ -135,12 +129,9 @@ def params(case: ConformanceCase) -> None:
         expect(hasattr(component, option), f"an attribute {option!r}", "none", f"self.{option} = {option}")
         component.set_params(**{option: value})
         kept = getattr(component, option)
-        expect(
-            difference(kept, value) is None or kept == value,
-            f"{option}={value!r} after set_params",
-            repr(kept),
-            f"read self.{option} where it is used, and do not change its meaning",
-        )
+        same = difference(kept, value) is None or kept == value
+        do = f"read self.{option} where it is used, and do not change its meaning"
+        expect(same, f"{option}={value!r} after set_params", repr(kept), do)
 
 
 @check()
@@ -181,18 +172,11 @@ def _entry(case: ConformanceCase) -> Entry:
     if not entries:
         registry.load(case.kind, name)  # raises and names the closest, unless a family has it
         raise NotApplicable(f"{name!r} is one of a family")
-    faults = [
-        fault
-        for plugin in registry.plugins
-        for fault in plugin.faults
-        if plugin.distribution == entries[0].distribution
-    ]
-    expect(
-        len(entries) == 1 and not faults,
-        f"one {case.kind} {name!r} from a plugin without faults",
-        f"{len(entries)} of that name; faults: {faults}",
-        "see `qadv plugins`; name it distribution/name where two distributions have it",
-    )
+    own = (plugin for plugin in registry.plugins if plugin.distribution == entries[0].distribution)
+    faults = [fault for plugin in own for fault in plugin.faults]
+    came = f"{len(entries)} of that name; faults: {faults}"
+    do = "see `qadv plugins`; name it distribution/name where two distributions have it"
+    expect(len(entries) == 1 and not faults, f"one {case.kind} {name!r} from a plugin without faults", came, do)
     return entries[0]
 
 

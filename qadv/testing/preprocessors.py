@@ -12,7 +12,7 @@ from qadv.testing.case import Arrays, ConformanceCase
 from qadv.testing.check import NotApplicable, check, expect, expect_same, expect_subclass
 from qadv.testing.gradients import disagreement
 from qadv.testing.materials import digits_classifier, few
-from qadv.testing.use import check_attackable
+from qadv.testing.use import check_attackable, check_range, check_slope
 
 
 class PreprocessorCase(ConformanceCase):
@@ -55,12 +55,9 @@ def shape_and_dtype(case: PreprocessorCase) -> None:
     expect(result.dtype == np.float32, "float32", came, "no float64 constants: np.float32(0.1), tensor.to(x.dtype)")
     expect(np.isfinite(result).all(), "finite pixels", "NaN or infinity", "look for divisions by zero")
     singly = np.concatenate([made(x[i : i + 1])[0] for i in range(len(x))])
-    expect(
-        np.allclose(result, singly, atol=1e-5),
-        "images that do not depend on the rest of their batch",
-        f"differences of up to {np.abs(result - singly).max():.3g}",
-        "take means and ranges over single images, not over the batch",
-    )
+    came = f"differences of up to {np.abs(result - singly).max():.3g}"
+    do = "take means and ranges over single images, not over the batch"
+    expect(np.allclose(result, singly, atol=1e-5), "images that do not depend on the rest of their batch", came, do)
 
 
 @check("preprocessor")
@@ -69,12 +66,7 @@ def range_of_pixels(case: PreprocessorCase) -> None:
     x, _ = few()
     tried = np.concatenate([x, np.zeros_like(x[:1]), np.ones_like(x[:1])])
     result = case.make()(tried)[0]
-    expect(
-        result.min() >= -1e-6 and result.max() <= 1 + 1e-6,
-        "values from 0 to 1",
-        f"{result.min():g} to {result.max():g}",
-        "stay in the range; standardisation is the classifier's `preprocessing=(mean, std)`",
-    )
+    check_range(result, 0, 1, "stay in the range; standardisation is the classifier's `preprocessing=(mean, std)`")
 
 
 @check("preprocessor")
@@ -95,14 +87,7 @@ def gradient(case: PreprocessorCase) -> None:
     made = _on_tensors(case)
     shape = few()[0].shape
     x = 0.1 + 0.8 * torch.rand(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    wrong = disagreement(lambda images: made.forward(images)[0], x)
-    expect(
-        wrong is None,
-        "the slope that differences give",
-        wrong,
-        "correct `backward`; if forward rounds and passes gradients straight through, say so: "
-        "conformance(..., exempt={'gradient': 'rounds, straight-through'})",
-    )
+    check_slope(disagreement(lambda images: made.forward(images)[0], x), "correct `backward`")
 
 
 @check("preprocessor")

@@ -10,7 +10,7 @@ from art.attacks.evasion import FastGradientMethod, ProjectedGradientDescent
 
 from qadv.estimators.classifier import QuantizedClassifier
 from qadv.testing.case import ConformanceCase
-from qadv.testing.check import NotApplicable, expect, refused
+from qadv.testing.check import NotApplicable, expect, expect_same, refused
 from qadv.testing.materials import few
 
 _DO = "return what ART made: a PyTorchClassifier round a torch.nn.Module that gives logits"
@@ -26,12 +26,9 @@ def check_attackable(classifier: Classifier, images: Any = None) -> None:
     gradient = classifier.loss_gradient(x, np.eye(classifier.nb_classes, dtype=np.float32)[logits.argmax(1)])
     expect(gradient.shape == x.shape, f"an input gradient {x.shape}", gradient.shape, _DO)
     live = (np.abs(gradient).reshape(len(x), -1).max(axis=1) > 0).mean()
-    expect(
-        live > 0.3,
-        "an input gradient that is not zero",
-        f"zero for {1 - live:.0%} of the images",
-        "what is not differentiable needs a straight-through estimator; no softmax before the loss",
-    )
+    came = f"zero for {1 - live:.0%} of the images"
+    do = "what is not differentiable needs a straight-through estimator; no softmax before the loss"
+    expect(live > 0.3, "an input gradient that is not zero", came, do)
     fgsm = FastGradientMethod(classifier, eps=0.1)
     pgd = ProjectedGradientDescent(classifier, eps=0.1, eps_step=0.03, max_iter=3, verbose=False)
     for attack in (fgsm, pgd):
@@ -49,13 +46,20 @@ def check_saved(classifier: Classifier) -> None:
         path = Path(folder) / "classifier.safetensors"
         classifier.save(path)
         loaded = QuantizedClassifier.load(path, device_type="cpu")
-    after = loaded.predict(x)
-    expect(
-        np.array_equal(before, after),
-        "the logits from before saving",
-        f"differences of up to {np.abs(before - after).max():.3g}",
-        "keep all that decides the logits in parameters and buffers, and nothing in plain attributes",
-    )
+    do = "keep all that decides the logits in parameters and buffers, and nothing in plain attributes"
+    expect_same(before, loaded.predict(x), "the logits from before saving", do, "the output")
+
+
+def check_slope(wrong: str | None, do: str) -> None:
+    """Fails if a gradient is not the slope, as `disagreement` says, unless that is on purpose."""
+    say = "if it passes gradients straight through, say so: conformance(..., exempt={'gradient': 'straight-through'})"
+    expect(wrong is None, "the slope that differences give", wrong, f"{do}; {say}")
+
+
+def check_range(pixels: Any, low: float, high: float, do: str) -> None:
+    """Fails unless all pixels lie within a range."""
+    inside = pixels.min() >= low - 1e-6 and pixels.max() <= high + 1e-6
+    expect(inside, f"values from {low:g} to {high:g}", f"{pixels.min():g} to {pixels.max():g}", do)
 
 
 def check_refused(call: Callable[[Any, Any], Any], labels: bool = True) -> None:
