@@ -88,7 +88,7 @@ def adversarial_images(finished: Finished) -> NDArray[np.float32]:
     return images
 
 
-def build_attack(spec: AttackSpec, seed: int, classifier: Any, eps: float | None = None) -> Any:
+def build_attack(spec: AttackSpec, seed: int, classifier: Classifier, eps: float | None = None) -> Any:
     """Returns the attack of a spec, `eps` in place of its own."""
     options = spec.options | ({} if eps is None else {"eps": eps})
     if spec.probabilities:

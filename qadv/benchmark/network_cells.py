@@ -35,7 +35,7 @@ def network_cell(spec: NetworkSpec, needed: Mapping[str, Finished], given: Given
     defense = spec.defense
     if spec.members:
         members = [load_network(needed[key]) for key in spec.members]
-        classifier: Any = EnsembleClassifier.of(members, **defense.ensemble)
+        classifier: QuantizedClassifier = EnsembleClassifier.of(members, **defense.ensemble)
     else:
         data = given.images(spec.dataset)
         classifier = _start(spec, needed, given.data_dir)
@@ -69,7 +69,7 @@ def load_network(finished: Finished) -> QuantizedClassifier:
     return cls.load(file, preprocessing_defences=made or None)
 
 
-def _start(spec: NetworkSpec, needed: Mapping[str, Finished], data_dir: Path | None) -> Any:
+def _start(spec: NetworkSpec, needed: Mapping[str, Finished], data_dir: Path | None) -> QuantizedClassifier:
     if spec.start is not None:
         return load_network(needed[spec.start])
     backbone = spec.backbone
@@ -87,7 +87,7 @@ def _start(spec: NetworkSpec, needed: Mapping[str, Finished], data_dir: Path | N
     )
 
 
-def _quantized(classifier: Any, spec: NetworkSpec, data: Images) -> Any:
+def _quantized(classifier: QuantizedClassifier, spec: NetworkSpec, data: Images) -> QuantizedClassifier:
     quantizer = spec.quantizer
     wanted = {"weights": quantizer.weights, "activations": quantizer.activations}
     done = getattr(classifier.model, "qadv_quantization", None)
@@ -102,10 +102,10 @@ def _quantized(classifier: Any, spec: NetworkSpec, data: Images) -> Any:
     made = PostTrainingQuantization(
         classifier, quantizer.weights, quantizer.activations, quantizer.skip_first_last, calibration
     )
-    return made()
+    return made()  # type: ignore[no-any-return]
 
 
-def _train(classifier: Any, spec: NetworkSpec, data: Images, scratch: Path) -> list[dict[str, Any]]:
+def _train(classifier: QuantizedClassifier, spec: NetworkSpec, data: Images, scratch: Path) -> list[dict[str, Any]]:
     defense = spec.defense
     options = dict(defense.options)
     if isinstance(options.get("adversary"), dict):
@@ -113,8 +113,8 @@ def _train(classifier: Any, spec: NetworkSpec, data: Images, scratch: Path) -> l
     if isinstance(options.get("lr_schedule"), dict):  # keys of TOML and JSON are text
         options["lr_schedule"] = {int(epoch): factor for epoch, factor in options["lr_schedule"].items()}
     if (chosen := defense.optimizer) is not None:
-        classifier._optimizer = getattr(torch.optim, chosen.name)(parameter_groups(classifier.model), **chosen.options)
-        run_after_steps(classifier.optimizer, classifier.model)
+        make = getattr(torch.optim, chosen.name)
+        give_optimizer(classifier, make(parameter_groups(classifier.model), **chosen.options))
     checkpoint = scratch / f"{digest(spec)}.ckpt"
     target = load("trainer", str(defense.trainer))
     more = {"seed": spec.seed, "verbose": False, "checkpoint": checkpoint}

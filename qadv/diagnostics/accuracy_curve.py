@@ -14,6 +14,7 @@ from qadv.diagnostics.passes import check_batch_size
 from qadv.diagnostics.tables import array_of, percent
 from qadv.errors import InvalidInputError
 from qadv.estimators.checks import check_images, check_labels
+from qadv.estimators.protocol import Classifier
 from qadv.tables import text_table
 from qadv.units import width
 

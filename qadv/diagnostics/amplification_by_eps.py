@@ -14,6 +14,7 @@ from qadv.diagnostics.error_amplification import DISTANCE, ErrorAmplification, e
 from qadv.diagnostics.tables import number
 from qadv.errors import InvalidInputError, closest
 from qadv.estimators.checks import check_images, check_labels
+from qadv.estimators.protocol import Classifier
 from qadv.tables import text_table
 
 

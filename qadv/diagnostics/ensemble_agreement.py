@@ -12,10 +12,9 @@ from qadv.diagnostics.drawing import check_curves, figure_and_axes
 from qadv.diagnostics.tables import percent
 from qadv.errors import InvalidInputError
 from qadv.estimators.checks import check_labels
-from qadv.estimators.ensemble_network import check_agreement
+from qadv.estimators.ensemble_network import Classes, check_agreement, check_member_classes, most_voted
+from qadv.estimators.protocol import Classifier
 from qadv.tables import text_table
-
-Classes = NDArray[np.int64]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from qadv.diagnostics.passes import compare_inputs
 from qadv.diagnostics.quantized_activations import clipped, quantized_activations
 from qadv.diagnostics.tables import array_of, number, plain_list
 from qadv.errors import InvalidInputError
+from qadv.estimators.protocol import Classifier
 from qadv.tables import text_table
 
 DISTANCE = "‖A − A_adv‖₂ / ‖A‖₂"

@@ -16,6 +16,7 @@ from qadv.diagnostics.tables import array_of, number, percent, plain_list
 from qadv.errors import InvalidInputError, closest
 from qadv.estimators.checks import check_images, check_labels
 from qadv.estimators.fingerprint import fingerprint
+from qadv.estimators.protocol import Classifier
 from qadv.tables import text_table
 
 _NAMES = ("attacks", "sources", "targets", "copied")

@@ -17,6 +17,7 @@ from qadv.diagnostics.passes import compare_inputs
 from qadv.diagnostics.quantized_activations import buckets, clipped, quantized_activations
 from qadv.diagnostics.tables import array_of, number, percent, plain_list
 from qadv.errors import InvalidInputError
+from qadv.estimators.protocol import Classifier
 from qadv.tables import text_table
 
 _QUANTITIES = {

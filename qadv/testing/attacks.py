@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from art.attacks import EvasionAttack
 
+from qadv.estimators.protocol import Classifier
 from qadv.testing.case import Arrays, ConformanceCase
 from qadv.testing.check import NotApplicable, check, expect, expect_same, expect_subclass, refused
 from qadv.testing.global_state import set_random_states

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from qadv.errors import InvalidInputError
+from qadv.estimators.protocol import Classifier
 from qadv.testing.case import Arrays, ConformanceCase
 from qadv.testing.check import check, expect, expect_same
 from qadv.testing.materials import digits_classifier, few

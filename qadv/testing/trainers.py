@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from art.defences.trainer import Trainer
 
+from qadv.estimators.protocol import Classifier
 from qadv.testing.case import Arrays, ConformanceCase
 from qadv.testing.check import check, expect, expect_same, expect_subclass
 from qadv.testing.compare import difference
@@ -33,7 +34,7 @@ class TrainerCase(ConformanceCase):
         inputs = self.inputs()
         return self.trained(inputs["x"], inputs["y"])
 
-    def trained(self, x: Any, y: Any, nb_epochs: int = 1, classifier: Any = None, **changes: Any) -> Any:
+    def trained(self, x: Any, y: Any, nb_epochs: int = 1, classifier: Classifier | None = None, **changes: Any) -> Any:
         """Returns the classifier after `fit`."""
         trainer = self.target(self.classifier() if classifier is None else classifier, **{**self.options, **changes})
         trainer.fit(x, y, nb_epochs=nb_epochs, batch_size=32)

@@ -9,6 +9,7 @@ import numpy as np
 from art.attacks.evasion import FastGradientMethod, ProjectedGradientDescent
 
 from qadv.estimators.classifier import QuantizedClassifier
+from qadv.estimators.protocol import Classifier
 from qadv.testing.case import ConformanceCase
 from qadv.testing.check import NotApplicable, expect, expect_same, refused
 from qadv.testing.materials import few
