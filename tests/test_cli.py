@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 import qadv
 from qadv.cli import app, main
+from qadv.plugins import PluginInfo
 
 pytestmark = pytest.mark.core
 run = CliRunner().invoke
@@ -58,6 +59,12 @@ def test_plugins_as_json():
     assert builtin["version"] == qadv.__version__
     assert "qadv_quantizers" in builtin["hooks"]
     assert "builtin" in run(app, ["plugins"]).output
+
+
+def test_list_names_the_plugins_that_have_patched_a_toolkit(monkeypatch):
+    patcher = PluginInfo("patcher", "main", "1.0", faults=["it has replaced [art].x"])
+    monkeypatch.setattr("qadv.cli.note_patches", lambda plugins: [patcher])
+    assert "patcher: it has replaced [art].x" in run(app, ["list", "quantizer"]).output
 
 
 def test_foreseen_errors_end_the_process_with_one_message():

@@ -71,5 +71,6 @@ def test_a_plugin_that_still_has_reports_keeps_its_other_components():
     loader.add("old", "plugin", "1.0", plugin)
     (info,) = loader.plugins
     assert [component.kind for component in info.components] == ["attack"]
+    assert [report.name for report in plugin.qadv_reports()] == ["mine"]
     (fault,) = info.faults
     assert fault.startswith("'qadv_reports' is not a hook of qadv")

@@ -1,11 +1,11 @@
 """An audit as one table."""
 
-import io
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from qadv.tables import as_text
 
 if TYPE_CHECKING:
     from qadv.diagnostics.audit.result import AuditResult
@@ -40,6 +40,4 @@ def table(result: "AuditResult") -> Table:
 
 def plain(result: "AuditResult") -> str:
     """Returns the table as text without colours, 120 columns wide."""
-    stream = io.StringIO()
-    Console(file=stream, width=_WIDTH, color_system=None).print(table(result))
-    return stream.getvalue().rstrip("\n")
+    return as_text(table(result), _WIDTH)
