@@ -10,6 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.text import Text
 
 from qadv import __version__
 from qadv.components import KINDS
@@ -198,9 +199,16 @@ def report(
     study: Annotated[str | None, typer.Option(help="one study's name; all without it")] = None,
 ) -> None:
     """Make one HTML page, Markdown tables and a JSON file per network from the results of qadv bench."""
-    from qadv.benchmark.report.command import run_report
+    from qadv.benchmark.report.build import build_report
 
-    run_report(folder, out, study)
+    made, console = build_report(folder, out, study), Console(soft_wrap=True)
+    lines = [f"page: {made.page}", *(f"tables: {path}" for path in made.tables)]
+    for line in (*lines, f"networks: {len(made.models)} files in {made.page.parent / 'models'}"):
+        console.print(Text(line))
+    missing = [f"{name}: {count} cells" for name, count in made.not_there.items() if count]
+    lacking = [f"{each} are missing, damaged or failed; the report lists them" for each in missing]
+    for line in (*lacking, *(f"left out: {name}: {why}" for name, why in made.left_out.items())):
+        console.print(Text(line, "yellow"))
 
 
 @app.command("new-plugin")

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="empty-body"
 """The hooks a plugin may implement: one per kind of component.
 
 A hook takes no argument and returns (or yields) descriptors from `qadv.components`; nothing heavy is imported until a
@@ -32,7 +33,6 @@ def qadv_quantizers() -> Iterable[components.Quantizer]:
 
     The target subclasses `qadv.quantization.Scheme`; `examples/own_plugin` has it in full.
     """
-    raise NotImplementedError
 
 
 @hookspec
@@ -48,7 +48,6 @@ def qadv_backbones() -> Iterable[components.Backbone]:
 
     The target is a function `(nb_classes=10, in_channels=3, **options)` that returns a `torch.nn.Module`.
     """
-    raise NotImplementedError
 
 
 @hookspec
@@ -64,7 +63,6 @@ def qadv_trainers() -> Iterable[components.Trainer]:
 
     The target subclasses `art.defences.trainer.Trainer`: `__init__(classifier, ...)`, `fit(x, y, ...)`.
     """
-    raise NotImplementedError
 
 
 @hookspec
@@ -80,7 +78,6 @@ def qadv_transformers() -> Iterable[components.Transformer]:
 
     The target subclasses `art.defences.transformer.Transformer`.
     """
-    raise NotImplementedError
 
 
 @hookspec
@@ -97,7 +94,6 @@ def qadv_preprocessors() -> Iterable[components.Preprocessor]:
     The target subclasses ART's `PreprocessorPyTorch`; a step that is not differentiable puts its straight-through
     estimator inside `forward`, since ART never calls `estimate_forward` on the all-torch path.
     """
-    raise NotImplementedError
 
 
 @hookspec
@@ -113,7 +109,6 @@ def qadv_postprocessors() -> Iterable[components.Postprocessor]:
 
     The target subclasses `art.defences.postprocessor.Postprocessor`.
     """
-    raise NotImplementedError
 
 
 @hookspec
@@ -129,7 +124,6 @@ def qadv_detectors() -> Iterable[components.Detector]:
 
     The target subclasses ART's `EvasionDetector`.
     """
-    raise NotImplementedError
 
 
 @hookspec
@@ -145,7 +139,6 @@ def qadv_attacks() -> Iterable[components.Attack]:
 
     The target subclasses `art.attacks.EvasionAttack`, easiest by `qadv.FunctionAttack`, as `examples/own_plugin` does.
     """
-    raise NotImplementedError
 
 
 @hookspec
@@ -161,7 +154,6 @@ def qadv_datasets() -> Iterable[components.Dataset]:
 
     The target is a function `(data_dir=None)` that returns `qadv.datasets.Images`.
     """
-    raise NotImplementedError
 
 
 @hookspec
@@ -177,4 +169,3 @@ def qadv_diagnostics() -> Iterable[components.Diagnostic]:
 
     The target is a function whose first arguments are the classifier, or several by name, and the images.
     """
-    raise NotImplementedError
