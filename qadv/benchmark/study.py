@@ -31,12 +31,9 @@ def with_fractions(value: Any, name: str = "number") -> Any:
     return [with_fractions(entry, name) for entry in value] if isinstance(value, list) else value
 
 
-def _numbers(value: Any) -> Any:
-    return with_fractions(value)
-
-
-Options = Annotated[dict[str, Any], BeforeValidator(_numbers)]
-Number = Annotated[float, BeforeValidator(_numbers)]
+_numbers = BeforeValidator(lambda value: with_fractions(value))
+Options = Annotated[dict[str, Any], _numbers]
+Number = Annotated[float, _numbers]
 Axis = Annotated[list[str], Field(min_length=1)]
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 

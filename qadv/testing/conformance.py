@@ -42,9 +42,8 @@ def conformance(
 
     for name in exempt or {}:
         find_check(kind, name)
-    parameters = [
-        pytest.param(each, id=each.name, marks=_skip(pytest, (exempt or {}).get(each.name))) for each in checks(kind)
-    ]
+    skipped = {name: (pytest.mark.skip(reason=f"exempt: {reason}"),) for name, reason in (exempt or {}).items()}
+    parameters = [pytest.param(each, id=each.name, marks=skipped.get(each.name, ())) for each in checks(kind)]
 
     @pytest.mark.parametrize("check", parameters)
     def test(check: Check) -> None:
@@ -95,7 +94,3 @@ def run_check(
     with settings_restored():
         set_random_states(0)
         found.run(case)
-
-
-def _skip(pytest: Any, reason: str | None) -> Any:
-    return () if reason is None else (pytest.mark.skip(reason=f"exempt: {reason}"),)

@@ -19,7 +19,8 @@ class PublishedFigures:
         With the axes of a source, it is what is published for images made there, else what names no source.
         """
         entries = [e for e in self.entries if _fits(e, network, source) and column in e.accuracy]
-        texts = [_text(entry.accuracy[column]) + self._mark(entry.note) for entry in entries]
+        values = [(entry.accuracy[column], self._mark(entry.note)) for entry in entries]
+        texts = [(value if isinstance(value, str) else f"{value:g}") + mark for value, mark in values]
         return ", ".join(dict.fromkeys(texts))
 
     @property
@@ -37,12 +38,8 @@ class PublishedFigures:
 
 def published_number(results: StudyResults, network: Network, column: str) -> float | None:
     """Returns the first published figure that is a number."""
-    for entry in results.study.published:
-        if _fits(entry, network, None):
-            value = entry.accuracy.get(column)
-            if isinstance(value, float | int):
-                return float(value)
-    return None
+    values = (e.accuracy.get(column) for e in results.study.published if _fits(e, network, None))
+    return next((float(value) for value in values if isinstance(value, float | int)), None)
 
 
 def _fits(entry: Published, network: Network, source: Axes | None) -> bool:
@@ -53,10 +50,6 @@ def _fits(entry: Published, network: Network, source: Axes | None) -> bool:
         there = dict(zip(AXES, source, strict=True))
         pairs += [(getattr(entry.source, axis), there[axis]) for axis in ("backbone", "quantizer", "defense")]
     return all(name is None or name == own for name, own in pairs)
-
-
-def _text(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:g}"
 
 
 def _letter(index: int) -> str:

@@ -23,16 +23,13 @@ class Attempt(NamedTuple):
 
 @dataclass(frozen=True)
 class WorstCase:
-    """The worst case over some attacks.
+    """The worst case over some attacks within a ball, which an audit may be one of (`audited`).
 
     Attributes:
-        threat: the ball.
         over: what the attacks are called.
         seeds: those it is of: where an attack is missing for a seed, that one stands by itself.
         samples: number of images, N: the first ones, which all these attacks were run on.
-        clean: share classified correctly without an attack, by seed.
-        accuracy: share classified correctly, without an attack and under each of these, by seed.
-        audited: whether an audit is one of these.
+        clean, accuracy: shares classified correctly, without an attack and under each of these, by seed.
     """
 
     threat: Threat
