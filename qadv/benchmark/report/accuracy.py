@@ -17,7 +17,9 @@ from qadv.benchmark.report.worst_case import outside, worst_cases
 def accuracy_section(results: StudyResults) -> Section:
     """Returns accuracy of each network without an attack and under each, the published one beside it."""
     published = PublishedFigures(results)
-    under = {name: [c for n in results.networks for c in _cells(results, n, name)] for name in results.study.attacks}
+    under = {
+        name: [c for n in results.networks for c in results.from_all_sources(n, name)] for name in results.study.attacks
+    }
     attacks = [name for name, cells in under.items() if cells]
     rows: list[Row] = [
         [
@@ -124,12 +126,8 @@ def _is_repeated(results: StudyResults, network: Network, name: str) -> bool:
     return any(cell.key in keys for other in others for cell in results.attacked(network, other))
 
 
-def _cells(results: StudyResults, network: Network, name: str) -> list[CellResult]:
-    return [cell for source in results.sources(network, name) for cell in results.attacked(network, name, source)]
-
-
 def _under(results: StudyResults, network: Network, name: str, published: str) -> Value:
-    cells = _cells(results, network, name)
+    cells = results.from_all_sources(network, name)
     if results.study.attacks[name].source != "each" or not cells:
         return over_seeds(cells, accuracy, published)
     by_seed = [[cell for cell in cells if cell.place["seed"] == seed] for seed in results.study.seeds]

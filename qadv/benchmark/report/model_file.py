@@ -115,9 +115,8 @@ def _reported(results: StudyResults, network: Network) -> str | None:
 
 def _accuracies(results: StudyResults, network: Network) -> dict[str, float]:
     return {
-        name if source is None else f"{name} from {results.label(source)}": float(cell.record["accuracy"])
+        name if cell.source is None else f"{name} from {results.label(cell.source)}": float(cell.record["accuracy"])
         for name in results.study.attacks
-        for source in results.sources(network, name)
-        for cell in results.attacked(network, name, source)
+        for cell in results.from_all_sources(network, name)
         if cell.there
     }

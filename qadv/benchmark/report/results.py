@@ -109,6 +109,10 @@ class StudyResults:
         # a network may also be attacked because it is another one's source: that is not its own figure
         return [source for source in found if source is not None] or found
 
+    def from_all_sources(self, network: Network, attack: str) -> list[CellResult]:
+        """Returns the cells of an attack, by source and seed."""
+        return [cell for source in self.sources(network, attack) for cell in self.attacked(network, attack, source)]
+
     def measured(self, measure: str) -> list[CellResult]:
         """Returns the cells of a diagnostic, in order."""
         return [cell for cell in self.cells if cell.kind == "measure" and cell.place["measure"] == measure]

@@ -101,10 +101,8 @@ def _attempts(results: StudyResults, network: Network, seed: int) -> dict[Threat
 
 def _within(results: StudyResults, network: Network, attack: str) -> Iterator[tuple[CellResult, Threat | None]]:
     """Yields the finished cells of an attack, from all sources and of all seeds, with their ball."""
-    for source in results.sources(network, attack):
-        for cell in results.attacked(network, attack, source):
-            if cell.there:
-                yield cell, threat_of(attack_spec(results, attack))
+    cells = results.from_all_sources(network, attack)
+    yield from ((cell, threat_of(attack_spec(results, attack))) for cell in cells if cell.there)
 
 
 def attack_spec(results: StudyResults, attack: str) -> Mapping[str, Any]:
