@@ -22,7 +22,8 @@ from qadv.benchmark.names import check_names
 from qadv.benchmark.plan import plan
 from qadv.benchmark.store import Store
 from qadv.benchmark.study_file import StudyFile, read_study
-from qadv.errors import InvalidInputError, QadvError, UnknownNameError, closest
+from qadv.checks import check_choice, check_whole
+from qadv.errors import InvalidInputError, QadvError
 from qadv.tables import table
 
 _SHOWN = 500  # characters of a message; all of it is in the folder
@@ -79,11 +80,8 @@ def run_bench(options: BenchOptions, console: Console | None = None) -> bool:
 
 def _check(options: BenchOptions) -> None:
     for name, value in (("--jobs", options.jobs), ("--threads", options.threads)):
-        if value < 1:
-            raise InvalidInputError(f"{name}: expected a whole number of at least 1, got {value}")
-    if options.engine not in (engines := ("local", "ray")):
-        near = closest(options.engine, engines)
-        raise UnknownNameError(f"--engine: expected local or ray, got {options.engine!r}{near}")
+        check_whole(name, value)
+    check_choice("--engine", options.engine, ("local", "ray"))
     if options.address is not None and options.engine != "ray":
         raise InvalidInputError("--address is that of a Ray cluster: add --engine ray")
 

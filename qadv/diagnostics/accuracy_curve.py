@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from qadv.checks import check_whole
 from qadv.diagnostics.attacking import check_norm, check_strengths, generate, is_right, norms, pgd
 from qadv.diagnostics.drawing import check_curves, figure_and_axes, finish_lines, marked
-from qadv.diagnostics.passes import check_batch_size
 from qadv.diagnostics.tables import array_of, percent
 from qadv.errors import InvalidInputError
 from qadv.estimators.checks import check_images, check_labels

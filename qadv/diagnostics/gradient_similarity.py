@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from qadv.checks import check_whole
 from qadv.diagnostics.attacking import check_classifiers, least_classes
 from qadv.diagnostics.drawing import draw_matrix, figure_and_axes
-from qadv.diagnostics.passes import check_batch_size
 from qadv.diagnostics.tables import array_of, number, plain_list
 from qadv.errors import AttackError
 from qadv.estimators.checks import check_images, check_labels

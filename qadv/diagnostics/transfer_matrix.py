@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from qadv.checks import check_choice, check_whole
 from qadv.diagnostics.attacking import check_classifiers, generate, is_right, least_classes, norms
 from qadv.diagnostics.drawing import draw_matrix, figure_and_axes, new_panels
-from qadv.diagnostics.passes import check_batch_size
 from qadv.diagnostics.tables import array_of, number, percent, plain_list
 from qadv.errors import InvalidInputError, closest
 from qadv.estimators.checks import check_images, check_labels
