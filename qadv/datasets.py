@@ -138,7 +138,7 @@ def _svhn_part(path: Path) -> tuple[Images32, Labels]:
         arrays = loadmat(path, variable_names=["X", "y"])
         x, y = arrays["X"], arrays["y"].ravel()
     except Exception as error:
-        raise FileFormatError(f"{path} is no .mat file with X and y: {type(error).__name__}: {error}") from error
+        raise FileFormatError(f"{path} is not a .mat file with X and y: {type(error).__name__}: {error}") from error
     if x.ndim != 4:
         raise FileFormatError(f"{path}: expected images (32, 32, 3, N), got {x.shape}")
     labels = np.where(y == 10, 0, np.where(y == 0, -1, y))  # the file has no label 0
@@ -176,12 +176,12 @@ def _npz_part(path: Path, part: str, shape: tuple[int, ...]) -> tuple[NDArray[An
         raise
     except Exception as error:
         raise FileFormatError(
-            f"{path} is no whole .npz file with {x_name} and {y_name}: {type(error).__name__}: {error}"
+            f"{path} is not a whole .npz file with {x_name} and {y_name}: {type(error).__name__}: {error}"
         ) from error
 
 
 def _npy_header(archive: zipfile.ZipFile, name: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
-    """Returns type and shape of an array, whose values have to take as much as the archive has of it."""
+    """Returns type and shape of an array, after checking that the archive holds as many bytes as these take."""
     with archive.open(f"{name}.npy") as file:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -189,7 +189,7 @@ def _npy_header(archive: zipfile.ZipFile, name: str) -> tuple[np.dtype[Any], tup
         if dtype.hasobject:
             raise ValueError(f"{name} holds objects, which need allow_pickle, and pickles are never opened")
         if archive.getinfo(f"{name}.npy").file_size != file.tell() + prod(shape) * dtype.itemsize:
-            raise ValueError(f"{name} has other values than its header says, {dtype} {shape}")
+            raise ValueError(f"{name} does not hold the values that its header says, {dtype} {shape}")
     return dtype, shape
 
 

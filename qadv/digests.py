@@ -1,4 +1,4 @@
-"""What tells a damaged file: a digest over all of it, which stands in its own header.
+"""Damage in a file is noticed by a digest over all of it, which stands in its own header.
 
 The digest is SHA-256 over the whole file, the 64 digits of the digest itself read as zeros. It is there to notice
 damage, by a disk, a copy or a hand; it does not say who wrote the file.
@@ -29,18 +29,12 @@ def sealed(content: bytes) -> bytes:
 
 
 def check(header: Any, file: BinaryIO, name: str) -> Any:
-    """Returns the header of a file without the digest, after comparing that with the file's content.
+    """Returns the header of a file without the digest, after comparing that with the content, read from its start.
 
-    Args:
-        header: as it was read; one of format 1 is returned as one of format 2, which says the same.
-        file: the whole content, from its start.
-        name: of the file, for messages.
+    A header of format 1 comes back as one of format 2, which says the same, with a warning: it has no digest.
 
     Raises:
         FileFormatError: the digest is missing or does not match.
-
-    Warns:
-        UserWarning: the file is of format 1, which had none.
     """
     if not isinstance(header, dict):
         return header  # whoever asked for it says what is wrong

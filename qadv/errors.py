@@ -66,6 +66,12 @@ def closest(name: str, known: Iterable[str], limit: int = 3) -> str:
     return f"; did you mean {', '.join(matches)}?" if matches else "."
 
 
+def some(names: Iterable[str], most: int = 3) -> str:
+    """Returns the first names, and how many more there are: `"a, b, c and 2 more"`."""
+    found = list(names)
+    return ", ".join(found[:most]) + (f" and {len(found) - most} more" if len(found) > most else "")
+
+
 def describe(error: BaseException) -> str:
     """Returns an error's class and message, whatever its `__str__` does."""
     try:

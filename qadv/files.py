@@ -68,13 +68,7 @@ def check_is_file(path: str | os.PathLike[str]) -> None:
 
 
 def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """Writes tensors and a JSON header as one safetensors file with a digest of both, atomically.
-
-    Args:
-        path: the file.
-        tensors: by name.
-        header: plain data, among it `format`, e.g. `"qadv-classifier/2"`.
-    """
+    """Writes tensors and a JSON header, with a `format`, as one safetensors file with a digest, atomically."""
     seen: set[int] = set()
     apart = {}  # safetensors refuses tensors that share memory (tied weights): they are stored twice
     for name, tensor in tensors.items():
@@ -86,25 +80,20 @@ def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], h
 
 
 def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    """Reads a safetensors file; nothing of it is kept where its digest says that it is damaged.
-
-    Returns:
-        The tensors, on the CPU, and the header; `None` for a file that qadv did not write.
+    """Reads the tensors, on the CPU, and the header of a safetensors file; `None` where qadv did not write it.
 
     Raises:
-        FileFormatError: not a safetensors file, truncated, or damaged.
+        FileFormatError: not a safetensors file, truncated, or damaged, as its digest says.
         StorageError: there is no such file, or it can't be read.
-
-    Warns:
-        UserWarning: the file is of format 1, which had no digest.
     """
     name = os.fspath(path)
     if not isinstance(path, InMemory):
         check_is_file(path)
     try:
         if isinstance(path, InMemory):
-            tensors = load(path.content)
-            return tensors, _checked(_metadata_of(path.content), io.BytesIO(path.content), name)
+            tensors, length = load(path.content), int.from_bytes(path.content[:8], "little")
+            metadata = json.loads(path.content[8 : 8 + length]).get("__metadata__")
+            return tensors, _checked(metadata, io.BytesIO(path.content), name)
         with safe_open(name, framework="pt") as file, open(path, "rb") as content:
             header = _checked(file.metadata(), content, name)
             return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118  (no mapping)
@@ -128,10 +117,6 @@ def check_is_whole(path: str | os.PathLike[str]) -> None:
             pass
     except Exception as error:
         raise FileFormatError(f"{os.path.basename(path)} is not a whole safetensors file: {error}") from error
-
-
-def _metadata_of(content: bytes) -> Any:
-    return json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__")
 
 
 def _checked(metadata: Mapping[str, str] | None, content: BinaryIO, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""What is changed for the time of a call and put back, also after an error; the network that a module stands for."""
+"""A network's mode and other settings for the time of a block; its layers, and the network that a module holds."""
 
 import threading
 from collections.abc import Iterable, Iterator
@@ -19,9 +19,15 @@ def held_network(model: nn.Module) -> nn.Module:
     return held
 
 
+def weight_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Returns a network's convolution and linear layers by name, in order of registration."""
+    layers = nn.modules.conv._ConvNd | nn.Linear
+    return {name: module for name, module in model.named_modules() if isinstance(module, layers)}
+
+
 @contextmanager
 def in_mode(network: nn.Module, training: bool) -> Iterator[None]:
-    """Has a network to itself, in training or evaluation mode.
+    """Locks a network for this thread, in training or evaluation mode.
 
     It stays in that mode, as ART's classifiers leave it, unless another thread trains or evaluates it.
     """
@@ -38,7 +44,7 @@ def in_mode(network: nn.Module, training: bool) -> Iterator[None]:
 
 
 def one_by_one(network: nn.Module, batches: Iterable[T]) -> Iterator[T]:
-    """Yields the batches of a training; what the loop does with each, in training mode, no other thread disturbs."""
+    """Yields the batches of a training, with the network locked and in training mode for each."""
     for batch in batches:
         with in_mode(network, training=True):
             yield batch
@@ -73,7 +79,7 @@ def evaluation_mode(network: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def kept(thing: Any, attribute: str) -> Iterator[None]:
-    """Leaves an attribute as it was, whatever the block sets it to."""
+    """Restores an attribute after the block, whatever it was set to."""
     value = getattr(thing, attribute)
     try:
         yield
@@ -83,7 +89,7 @@ def kept(thing: Any, attribute: str) -> Iterator[None]:
 
 @contextmanager
 def torch_threads(number: int | None) -> Iterator[None]:
-    """Runs the block with so many torch threads, `None` for as many as there are."""
+    """Runs the block with a number of torch threads; `None` leaves it as it is."""
     before = torch.get_num_threads()
     if number is not None:
         torch.set_num_threads(number)

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from types import FunctionType, ModuleType
 from typing import Any
 
+from qadv.errors import some
+
 TOOLKITS = ("art", "brevitas", "timm", "qadv")
 
 
@@ -27,8 +29,7 @@ def patched_by(packages: Iterable[str]) -> dict[str, list[str]]:
 
 def replaced(names: Sequence[str]) -> str:
     """Returns what a plugin has replaced as the end of a sentence about it."""
-    listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    return f"has replaced {listed}: what these give is not the toolkit's own any more"
+    return f"has replaced {some(names)}: what these give is not the toolkit's own any more"
 
 
 def _members(module: ModuleType) -> Iterator[tuple[str, str, Any]]:

@@ -8,6 +8,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
+from qadv.errors import some
 from qadv.process_state import Settings, put_back, read_settings
 
 _OWN_TOOLKITS = ("art", "brevitas", "matplotlib", "numpy", "ray", "scipy", "sklearn", "timm", "torch", "torchvision")
@@ -34,7 +35,7 @@ def side_effects_undone() -> Iterator[list[str]]:
 
 def in_words(names: Sequence[str]) -> str:
     """Returns what was changed as the end of a sentence about who changed it."""
-    listed = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    listed = some(names, 5)
     return f"changed {listed} while it was loaded, which was put back: do it where it is used, or leave it to the user"
 
 

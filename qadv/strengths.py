@@ -1,4 +1,4 @@
-"""How strong an attack may be: ε as a number, or written as a fraction such as 8/255, within the pixels' range."""
+"""The radius of an attack, a number or a fraction such as 8/255, within the pixels' range."""
 
 import math
 import re
@@ -19,15 +19,7 @@ def is_fraction(value: Any) -> bool:
 
 
 def number(name: str, value: Any) -> float:
-    """Returns a number that was given as one, or as text: `0.03`, `"0.03"`, `"8/255"`.
-
-    Args:
-        name: the argument's name, for the message.
-        value: what was given.
-
-    Raises:
-        InvalidInputError: it is no finite number.
-    """
+    """Returns a finite number that was given as one, or as text: `0.03`, `"0.03"`, `"8/255"`."""
     found = _parsed(value)
     if found is None:
         raise InvalidInputError(f"{name}: expected a finite number, or a fraction such as 8/255, got {value!r}")
@@ -56,7 +48,7 @@ def check_eps(
 
     Args:
         name: the argument's name, for the message.
-        eps: radius in the units of `clip_values`, see `number`; or a `Share` of their range.
+        eps: in the units of `clip_values`, a number, a text, or a `Share` of their range.
         clip_values: smallest and largest pixel value, or `None` for no limit.
         norm: of the ball, at least 1.
         nb_values: values of one image, which decide how far apart two of them can be in a norm other than L∞.

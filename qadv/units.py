@@ -104,13 +104,8 @@ def width(clip_values: Any) -> float:
 def in_pixels(name: str, length: Length, clip_values: Any) -> float:
     """Returns a length in the units of the images; what is no `Share` as it is.
 
-    Args:
-        name: the argument's name, for the message.
-        length: a number in the units of `clip_values`, or a share of their range.
-        clip_values: smallest and largest pixel value, or `None`.
-
     Raises:
-        InvalidInputError: a share, and there is no range.
+        InvalidInputError: a share, and `clip_values` is `None`.
     """
     if not isinstance(length, Share):
         return length

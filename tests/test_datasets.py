@@ -40,7 +40,7 @@ def test_missing_and_wrong_files(tmp_path):
     with pytest.raises(StorageError, match=r"cifar10: there is no file .*cifar10-train-1.npz"):
         qadv.create("dataset", "cifar10", data_dir=tmp_path)
     (tmp_path / "mnist.npz").write_bytes(b"no archive")
-    with pytest.raises(FileFormatError, match=r"is no whole .npz file"):
+    with pytest.raises(FileFormatError, match=r"is not a whole .npz file"):
         qadv.create("dataset", "mnist", data_dir=tmp_path)
     pair = {"x_train": np.zeros((2, 28, 28, 1), np.uint8), "y_train": np.zeros(2, np.uint8)}
     np.savez(tmp_path / "mnist.npz", **pair, x_test=pair["x_train"], y_test=pair["y_train"])
@@ -91,7 +91,7 @@ def test_an_array_that_claims_more_than_there_is_takes_no_memory(tmp_path):
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
     tracemalloc.start()
     try:
-        with pytest.raises(FileFormatError, match="x_train has other values than its header says"):
+        with pytest.raises(FileFormatError, match="x_train does not hold the values that its header says"):
             qadv.create("dataset", "mnist", data_dir=tmp_path)
         assert tracemalloc.get_traced_memory()[1] < 10e6
     finally:
@@ -106,7 +106,7 @@ def test_a_flipped_bit_in_an_archive_is_noticed(save, tmp_path):
     content = bytearray(path.read_bytes())
     content[content.index(b"x_train") + 600] ^= 1
     path.write_bytes(content)
-    with pytest.raises(FileFormatError, match=r"is no whole \.npz file"):
+    with pytest.raises(FileFormatError, match=r"is not a whole \.npz file"):
         qadv.create("dataset", "mnist", data_dir=tmp_path)
 
 
@@ -130,7 +130,7 @@ def test_svhn(tmp_path):
     assert data.y_test.tolist() == [0, 1, 9], "10 stands for the digit 0"
 
     (tmp_path / "test_32x32.mat").write_bytes(b"no such file")
-    with pytest.raises(FileFormatError, match=r"test_32x32.mat is no .mat file with X and y"):
+    with pytest.raises(FileFormatError, match=r"test_32x32.mat is not a .mat file with X and y"):
         qadv.create("dataset", "svhn", data_dir=tmp_path)
     (tmp_path / "test_32x32.mat").unlink()
     with pytest.raises(StorageError, match=r"svhn: there is no file .*test_32x32.mat"):

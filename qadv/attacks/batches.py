@@ -1,6 +1,5 @@
 """What an attack's function may ask for of one batch: in pixels, through the door, or as one module on [0, 1]."""
 
-import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,8 +14,8 @@ from qadv.attacks.draws import Generators, image_generators
 from qadv.estimators.module import ClassifierModule, as_module
 from qadv.estimators.oracle import Oracle, open_oracle
 from qadv.estimators.protocol import Classifier
-from qadv.estimators.random_states import global_states_kept
 from qadv.modes import evaluation_mode
+from qadv.random_states import seed_global_states, seeded
 from qadv.units import limits
 
 Images = NDArray[np.float32]
@@ -102,10 +101,7 @@ class UnitBatch(Batch):
 
     def start(self) -> None:
         """Seeds what toolkits draw from, anew for each batch, so that its images' fate hangs on it only."""
-        words = np.random.SeedSequence([self._seed, self._first]).generate_state(3)
-        np.random.seed(int(words[0]))
-        random.seed(int(words[1]))
-        torch.manual_seed(int(words[2]))
+        seed_global_states(self._seed, self._first)
 
     def images(self, found: Tensor) -> Images:
         changed = self._low + (self._high - self._low) * found.detach().float().cpu().clamp(0, 1).numpy()
@@ -132,12 +128,7 @@ def pixel_batches(estimator: Classifier, batch_size: int) -> Iterator[NewBatch]:
 @contextmanager
 def unit_batches(estimator: Classifier, batch_size: int) -> Iterator[NewBatch]:
     """Yields what makes batches in [0, 1]; arguments as of `pixel_batches`. Random states are afterwards as before."""
-    with (
-        evaluation_mode(estimator.model),
-        _parameters_left_out(estimator.model),
-        global_states_kept(),
-        torch.random.fork_rng(),
-    ):
+    with evaluation_mode(estimator.model), _parameters_left_out(estimator.model), seeded(0):
         model = as_module(estimator)
         yield lambda *given: UnitBatch(estimator, model, *given)
 

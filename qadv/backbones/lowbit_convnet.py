@@ -22,8 +22,6 @@ def lowbit_convnet(
     **Reading:** the table's "(2,2)" beside the dense layers is a leftover: pooling has no meaning there.
 
     Args:
-        nb_classes: number of logits.
-        in_channels: channels of the images.
         channels: filters of the six convolutions; the study's SVHN network has 128 in the fourth.
         dense: units of the two hidden linear layers.
         image_size: S, at least 8.

@@ -9,8 +9,6 @@ def mnist_cnn(nb_classes: int = 10, in_channels: int = 1, image_size: int = 28, 
     """Returns (N, in_channels, S, S) → (N, nb_classes) logits: two convolutions and two linear layers.
 
     Args:
-        nb_classes: number of logits.
-        in_channels: channels of the images.
         image_size: S, at least 8.
         width: filters of the first convolution; the second has twice as many.
     """

@@ -72,8 +72,6 @@ def resnet20(nb_classes: int = 10, in_channels: int = 3, aggregation: str = "sum
     """Returns a ResNet-20 for 32×32 images, 0.27 M parameters.
 
     Args:
-        nb_classes: number of logits.
-        in_channels: channels of the images.
         aggregation: `"sum"`, or `"convex"` for DQ's convex combination of shortcut and branch.
     """
     return CifarResNet(3, nb_classes, in_channels, aggregation)

@@ -17,8 +17,6 @@ def small_image_resnet(nb_classes: int = 10, in_channels: int = 3, model: str = 
     al., and most code for CIFAR). With the original first layers the last stage would see one pixel.
 
     Args:
-        nb_classes: number of logits.
-        in_channels: channels of the images.
         model: `"resnet18"`, `"resnet34"`, `"resnet50"`, `"resnet101"` or `"resnet152"`.
     """
     check_choice("model", model, _MODELS)

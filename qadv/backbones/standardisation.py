@@ -1,4 +1,4 @@
-"""The mean and std that networks of timm come with: what they were trained on is pixels standardised so."""
+"""The mean and std of timm's networks, which were trained on pixels standardised with them."""
 
 import warnings
 from functools import partial
@@ -46,7 +46,7 @@ def own_standardisation(
 
 
 def report_standardisation(model: nn.Module, nb_channels: int, clip_values: tuple[float, float] | None) -> None:
-    """Says that a timm network gets pixels that are not standardised; arguments as above.
+    """Warns where a timm network gets pixels that are not standardised; arguments as above.
 
     Warns:
         PixelRangeWarning: it does.

@@ -80,8 +80,6 @@ def wide_resnet(
     """Returns WRN-depth-width for 32×32 images.
 
     Args:
-        nb_classes: number of logits.
-        in_channels: channels of the images.
         depth: 6n + 4.
         width: widening factor.
         dropout: probability between the convolutions of a block.

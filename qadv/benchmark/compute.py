@@ -12,8 +12,8 @@ from qadv.benchmark.given import Given
 from qadv.benchmark.measure_cells import measure_cell
 from qadv.benchmark.network_cells import network_cell
 from qadv.benchmark.specs import Spec
-from qadv.estimators.random_states import seeded
 from qadv.modes import torch_threads
+from qadv.random_states import seeded
 
 _KINDS: dict[str, Callable[..., Finished]] = {
     "network": network_cell,

@@ -17,6 +17,7 @@ from qadv.benchmark.specs import AttackCellSpec, CleanSpec, MeasureSpec, Network
 from qadv.benchmark.study import AttackSpec
 from qadv.errors import InvalidInputError, QadvError
 from qadv.modes import torch_threads
+from qadv.random_states import seeded
 from qadv.registry import load
 
 _FORWARD = 0.4  # of a forward and backward pass
@@ -86,7 +87,7 @@ def _seconds_of_a_pass(name: str, shape: tuple[int, ...], nb_classes: int, optio
         given = json.loads(options)
         x = torch.zeros((8, *shape), requires_grad=True)
         try:
-            with torch.random.fork_rng(devices=[]):
+            with seeded(0):
                 model = create_backbone(name, nb_classes=nb_classes, in_channels=shape[0], **given).eval()
             model(x).sum().backward()
         except QadvError:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from art.attacks.evasion import BoundaryAttack, FastGradientMethod, ProjectedGradientDescent, ZooAttack
 from numpy.typing import NDArray
 from rich.console import Console
@@ -19,11 +18,11 @@ from qadv.demo.table import results_table
 from qadv.diagnostics.accuracy_curve import AccuracyCurve, accuracy_curve
 from qadv.diagnostics.error_amplification import ErrorAmplification, error_amplification
 from qadv.estimators.classifier import QuantizedClassifier
-from qadv.estimators.random_states import seeded
 from qadv.evaluation import AttackResult, attack_classifier
 from qadv.files import write_atomically
 from qadv.modes import torch_threads
 from qadv.quantization.summary import summarize
+from qadv.random_states import seeded
 from qadv.registry import create
 from qadv.trainers.defensive_quantization import DefensiveQuantTrainer
 
@@ -135,8 +134,7 @@ class _Demo:
         trained = self.data_dir / settings.checkpoint if settings.checkpoint and self.data_dir else None
         if trained is not None and not trained.is_file():
             trained = None
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)  # the same start weights for all networks
+        with seeded(seed):  # the same start weights for all networks
             classifier = QuantizedClassifier.from_backbone(
                 settings.backbone,
                 weights=weights,

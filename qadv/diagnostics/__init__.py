@@ -1,6 +1,7 @@
 """Measurements that explain a network's robustness, each with a function that draws it.
 
-The measurements themselves are names of `qadv`; here are the functions that draw them.
+The measurements themselves are names of `qadv`; here are the functions that draw them. Each takes what was measured, by
+name where it compares several, and `ax`, matplotlib axes to draw on (`None` makes a figure); it returns the figure.
 """
 
 from qadv.diagnostics.accuracy_curve import draw_accuracy_curve

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from qadv.checks import check_whole
 from qadv.diagnostics.attacking import check_norm, check_strengths, generate, is_right, norms, pgd
 from qadv.diagnostics.drawing import check_curves, figure_and_axes, finish_lines, marked
-from qadv.diagnostics.tables import array_of, percent
+from qadv.diagnostics.measured import Measured
+from qadv.diagnostics.tables import percent
 from qadv.errors import InvalidInputError
 from qadv.estimators.checks import check_images, check_labels
 from qadv.estimators.protocol import Classifier
@@ -21,7 +22,7 @@ _NORMS = {1.0: "L1", 2.0: "L2", np.inf: "L∞"}
 
 
 @dataclass(frozen=True)
-class AccuracyCurve:
+class AccuracyCurve(Measured):
     """Accuracy at several strengths; prints as a table.
 
     Attributes:
@@ -51,21 +52,13 @@ class AccuracyCurve:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON."""
-        return {
-            "norm": "inf" if np.isinf(self.norm) else int(self.norm),
-            "eps": list(self.eps),
-            "accuracy": self.accuracy.tolist(),
-            "worst_case": self.worst_case.tolist(),
-            "samples": self.samples,
-            "monotonic": self.monotonic,
-            "largest_rise": self.largest_rise,
-        }
+        found = {"norm": "inf" if np.isinf(self.norm) else int(self.norm)}
+        return super().to_dict() | found | {"monotonic": self.monotonic, "largest_rise": self.largest_rise}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Returns what `to_dict` was called on."""
-        curves = array_of(data["accuracy"]), array_of(data["worst_case"])
-        return cls(float(data["norm"]), tuple(data["eps"]), *curves, data["samples"])
+        return super().from_dict({**data, "norm": float(data["norm"])})
 
     def __str__(self) -> str:
         rows = [
@@ -106,9 +99,7 @@ def accuracy_curve(
         InvalidInputError: images, labels or strengths are off, or the attack leaves the ball: for attacks that look for
             the nearest adversarial image there is `accuracy_by_distance`.
     """
-    norm = check_norm(norm)
-    strengths = check_strengths(eps, classifier, norm)
-    x, labels = _images(classifier, x, y)
+    norm, strengths, x, labels = _checked(classifier, x, y, eps, norm)
     batch_size = check_whole("batch_size", batch_size)
     clean = is_right(classifier, x, labels, batch_size)
     right = []
@@ -139,7 +130,7 @@ def accuracy_by_distance(
     batch_size: int = 128,
     seed: int = 0,
 ) -> AccuracyCurve:
-    """Runs an attack that looks for the nearest adversarial image once, and counts who is broken within each distance.
+    """Runs a minimum-norm attack once, and counts the images that it breaks within each distance.
 
     Args:
         classifier, x, y, batch_size, seed: as in `accuracy_curve`.
@@ -153,9 +144,7 @@ def accuracy_by_distance(
     Raises:
         InvalidInputError: images, labels or strengths are off.
     """
-    norm = check_norm(norm)
-    strengths = check_strengths(eps, classifier, norm)
-    x, labels = _images(classifier, x, y)
+    norm, strengths, x, labels = _checked(classifier, x, y, eps, norm)
     batch_size = check_whole("batch_size", batch_size)
     adversarial = generate(attack(classifier), x, labels, seed, "attack")
     distance = norms(adversarial - x, norm)
@@ -167,9 +156,11 @@ def accuracy_by_distance(
     return AccuracyCurve(norm, strengths, accuracy, accuracy.copy(), len(x))
 
 
-def _images(classifier: Classifier, x: Any, y: Any) -> tuple[NDArray[Any], NDArray[np.int64]]:
+def _checked(classifier: Classifier, x: Any, y: Any, eps: Any, norm: Any) -> tuple[float, tuple[float, ...], Any, Any]:
+    norm = check_norm(norm)
+    strengths = check_strengths(eps, classifier, norm)
     x = check_images(x, classifier.input_shape, classifier.clip_values)
-    return x, check_labels(y, len(x), classifier.nb_classes)
+    return norm, strengths, x, check_labels(y, len(x), classifier.nb_classes)
 
 
 def draw_accuracy_curve(curves: Mapping[str, AccuracyCurve], ax: Any = None) -> Any:
@@ -177,10 +168,6 @@ def draw_accuracy_curve(curves: Mapping[str, AccuracyCurve], ax: Any = None) -> 
 
     Args:
         curves: what was measured, by name; all in one norm.
-        ax: matplotlib axes to draw on; `None` makes a figure.
-
-    Returns:
-        The matplotlib figure.
 
     Raises:
         InvalidInputError: the curves have different norms.
@@ -193,9 +180,8 @@ def draw_accuracy_curve(curves: Mapping[str, AccuracyCurve], ax: Any = None) -> 
     for index, (label, curve) in enumerate(curves.items()):
         (line,) = ax.plot(curve.eps, 100 * curve.accuracy, **marked(index), label=label)
         if (curve.worst_case < curve.accuracy).any():
-            ax.plot(
-                curve.eps, 100 * curve.worst_case, ":", color=line.get_color(), label=f"{label}, worst case up to ε"
-            )
+            name = f"{label}, worst case up to ε"
+            ax.plot(curve.eps, 100 * curve.worst_case, ":", color=line.get_color(), label=name)
     ax.set_xlabel(f"ε ({_NORMS[measured_in.pop()]})")
     finish_lines(ax, "accuracy, %")
     ax.set_ylim(0, 101)

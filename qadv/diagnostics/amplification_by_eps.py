@@ -11,6 +11,7 @@ from qadv.checks import is_whole
 from qadv.diagnostics.attacking import check_classifiers, check_strengths, generate, least_classes, pgd
 from qadv.diagnostics.drawing import check_curves, figure_and_axes, finish_lines, marked
 from qadv.diagnostics.error_amplification import DISTANCE, ErrorAmplification, error_amplification
+from qadv.diagnostics.measured import Measured
 from qadv.diagnostics.tables import number
 from qadv.errors import InvalidInputError, closest
 from qadv.estimators.checks import check_images, check_labels
@@ -19,7 +20,7 @@ from qadv.tables import text_table
 
 
 @dataclass(frozen=True)
-class AmplificationByEps:
+class AmplificationByEps(Measured):
     """Normalised distances at each strength and layer; prints as a table.
 
     Attributes:
@@ -46,14 +47,10 @@ class AmplificationByEps:
         parts = [measured.unquantized for measured in self.measured if measured.unquantized is not None]
         return np.stack(parts) if parts else None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Returns plain data for JSON."""
-        return {"eps": list(self.eps), "measured": [measured.to_dict() for measured in self.measured]}
-
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Returns what `to_dict` was called on."""
-        return cls(tuple(data["eps"]), tuple(map(ErrorAmplification.from_dict, data["measured"])))
+        return super().from_dict({**data, "measured": [*map(ErrorAmplification.from_dict, data["measured"])]})
 
     def __str__(self) -> str:
         distance, unquantized = self.distance, self.unquantized
@@ -114,10 +111,6 @@ def draw_amplification_by_eps(curves: Mapping[str, AmplificationByEps], layer: i
     Args:
         curves: what was measured, by name.
         layer: name or index of the layer; 0 is the first and -1 the last.
-        ax: matplotlib axes to draw on; `None` makes a figure.
-
-    Returns:
-        The matplotlib figure.
 
     Raises:
         InvalidInputError: one of the networks has no such layer.

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from qadv.errors import InvalidInputError
 from qadv.estimators.checks import attacks_may_leave_range, check_images
 from qadv.estimators.protocol import Classifier
-from qadv.estimators.random_states import seeded
 from qadv.modes import evaluation_mode
+from qadv.random_states import seeded
 from qadv.strengths import check_eps
 
 
@@ -26,15 +26,8 @@ def pgd(classifier: Classifier, eps: float) -> ProjectedGradientDescent:
 def generate(attack: Any, x: NDArray[Any], labels: NDArray[np.int64], seed: int, name: str) -> NDArray[np.float32]:
     """Runs an ART attack, repeatable by `seed`, and leaves the global random states as they were.
 
-    Args:
-        attack: an ART `EvasionAttack`.
-        x: images, (N, *input_shape).
-        labels: true classes, (N,).
-        seed: for the global states of numpy, Python and torch, from which ART's attacks draw.
-        name: the attack's name, for messages.
-
     Raises:
-        InvalidInputError: `attack` is no attack, or what it gives are not as many images of this shape.
+        InvalidInputError: `attack`, called `name`, is none, or what it gives are not as many images of this shape.
     """
     if not hasattr(attack, "generate"):
         raise InvalidInputError(
@@ -76,12 +69,7 @@ def check_norm(norm: Any) -> float:
 
 
 def check_strengths(eps: Any, classifier: Classifier, norm: float) -> tuple[float, ...]:
-    """Returns strengths as ascending floats.
-
-    Args:
-        eps: one or more, numbers or texts such as `"8/255"`.
-        classifier: whose pixels decide how large they may be.
-        norm: that they are measured in.
+    """Returns strengths in a norm, numbers or texts such as `"8/255"`, as ascending floats.
 
     Raises:
         InvalidInputError: there is none, or they are not finite, negative, not ascending, or too large.
@@ -109,10 +97,10 @@ def check_classifiers(classifiers: Any, name: str = "classifiers") -> dict[str, 
     first, *others = found
     for other in others:
         for attribute in ("input_shape", "clip_values"):
-            if not _equal(getattr(found[first], attribute), getattr(found[other], attribute)):
+            one, two = getattr(found[first], attribute), getattr(found[other], attribute)
+            if not np.array_equal(one, two):
                 raise InvalidInputError(
-                    f"{name}: expected one {attribute} for all, got {getattr(found[first], attribute)} of {first!r} "
-                    f"and {getattr(found[other], attribute)} of {other!r}"
+                    f"{name}: expected one {attribute} for all, got {one} of {first!r} and {two} of {other!r}"
                 )
     return found
 
@@ -120,9 +108,3 @@ def check_classifiers(classifiers: Any, name: str = "classifiers") -> dict[str, 
 def least_classes(classifiers: Sequence[Classifier]) -> int:
     """Returns the number of classes that labels may have: an ensemble that abstains has one more for that."""
     return min(int(classifier.nb_classes) for classifier in classifiers)
-
-
-def _equal(one: Any, other: Any) -> bool:
-    if one is None or other is None:
-        return one is other
-    return tuple(map(float, one)) == tuple(map(float, other))

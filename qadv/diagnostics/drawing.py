@@ -12,17 +12,15 @@ _NAMED_LAYERS = 12  # with more, their names run into each other
 
 
 def figure_and_axes(ax: Any = None, figsize: tuple[float, float] = (6.0, 4.0)) -> tuple[Any, Any]:
-    """Returns the figure of given axes and these, or a new figure with axes of its own."""
+    """Returns the given axes with their figure before them, or a new figure and its axes."""
     if ax is not None:
         return ax.figure, ax
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=figsize, layout="constrained")
-    return figure, figure.add_subplot()
+    figure, (ax,) = new_panels(1, figsize)
+    return figure, ax
 
 
 def new_panels(count: int, panel: tuple[float, float]) -> tuple[Any, list[Any]]:
-    """Returns a new figure with so many axes side by side, each of one size in inches."""
+    """Returns a new figure and `count` axes side by side, each of the size `panel` in inches."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(panel[0] * count, panel[1]), layout="constrained")
@@ -30,7 +28,7 @@ def new_panels(count: int, panel: tuple[float, float]) -> tuple[Any, list[Any]]:
 
 
 def check_curves(curves: Any) -> None:
-    """Refuses what is no mapping from names to measured data.
+    """Refuses anything but a mapping from names to what was measured.
 
     Raises:
         InvalidInputError: it is empty, or not a mapping.

@@ -1,14 +1,14 @@
-"""How often the members of an ensemble agree, and what it is worth to predict only then (docs/methods.md §5, eq.
-11-13)."""
+"""How often the members of an ensemble agree, and the accuracy where they do (docs/methods.md §5, eq. 11-13)."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qadv.diagnostics.drawing import check_curves, figure_and_axes
+from qadv.diagnostics.measured import Measured
 from qadv.diagnostics.tables import percent
 from qadv.errors import InvalidInputError
 from qadv.estimators.checks import check_labels
@@ -18,7 +18,7 @@ from qadv.tables import text_table
 
 
 @dataclass(frozen=True)
-class EnsembleAgreement:
+class EnsembleAgreement(Measured):
     """What an ensemble does that predicts only where m or more members agree; prints as a table.
 
     Abstentions are counted in both ways: as correct in `defense_accuracy`, as wrong in `accuracy`.
@@ -43,15 +43,6 @@ class EnsembleAgreement:
     accuracy: float
     accuracy_predicted: float | None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Returns plain data for JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Returns what `to_dict` was called on."""
-        return cls(**{**data, "agreement": tuple(data["agreement"])})
-
     def __str__(self) -> str:
         members = len(self.agreement)
         predicted = "–" if self.accuracy_predicted is None else percent(self.accuracy_predicted)
@@ -66,8 +57,8 @@ class EnsembleAgreement:
 
 
 @dataclass(frozen=True)
-class SourceAgreement:
-    """Table 5: how often the other members share the lot of the source.
+class SourceAgreement(Measured):
+    """Table 5: how often all other members are right where the source is, and wrong where it is wrong.
 
     Attributes:
         right: part of the images that the source classifies correctly which all other members do too; `None` where the
@@ -79,35 +70,14 @@ class SourceAgreement:
     right: float | None
     wrong: float | None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Returns plain data for JSON."""
-        return {"right": self.right, "wrong": self.wrong}
-
     def __str__(self) -> str:
         shown = ["–" if part is None else percent(part) for part in (self.right, self.wrong)]
         rows = [("the source is right", shown[0]), ("the source is wrong", shown[1])]
         return text_table("All other members likewise", ["where", "images"], rows)
 
 
-def prediction_rate(member_classes: NDArray[Any], m: int) -> float:
-    """Returns PR (eq. 12): the part of the images on which m or more members agree; see `most_voted`."""
-    _, counts = most_voted(member_classes)
-    return float((counts >= check_agreement(m, len(member_classes))).mean())
-
-
-def defense_accuracy(member_classes: NDArray[Any], y: Any, m: int) -> float:
-    """Returns d_acc (eq. 13): the part of the images that are filtered out or predicted correctly.
-
-    Args:
-        member_classes: predicted classes, (members, N).
-        y: true classes, (N,).
-        m: members that have to agree.
-    """
-    return measure_agreement(member_classes, y, m).defense_accuracy
-
-
 def measure_agreement(member_classes: NDArray[Any], y: Any, m: int) -> EnsembleAgreement:
-    """Measures an ensemble by what its members predict; arguments as in `defense_accuracy`.
+    """Measures an ensemble that predicts where m members agree, by what each predicts, (members, N), and the truth.
 
     Raises:
         InvalidInputError: the shapes do not fit, or m is no number of members.
@@ -168,7 +138,7 @@ def ensemble_agreement(
 def source_agreement(
     classifier: Classifier, x: NDArray[Any], y: Any, source: int, batch_size: int = 128
 ) -> SourceAgreement:
-    """Measures on images how often the other members of an `EnsembleClassifier` share the lot of one (table 5).
+    """Measures how often all other members of an `EnsembleClassifier` are right or wrong where one is (table 5).
 
     Args:
         classifier: an `EnsembleClassifier`.
@@ -192,14 +162,10 @@ def _member_classes(classifier: Classifier, x: NDArray[Any], batch_size: int) ->
 
 
 def draw_ensemble_agreement(measured: Mapping[str, EnsembleAgreement], ax: Any = None) -> Any:
-    """Draws one bar per set of images, divided by how many members agree, and beside it what comes of it.
+    """Draws one bar per set of images, divided by how many members agree and labelled with the outcome.
 
     Args:
         measured: what was measured, by name (`"clean"`, `"PGD"`, …), with one m and number of members.
-        ax: matplotlib axes to draw on; `None` makes a figure.
-
-    Returns:
-        The matplotlib figure.
 
     Raises:
         InvalidInputError: the ensembles have different sizes, or m differs.

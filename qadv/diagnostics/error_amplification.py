@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,18 +10,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qadv.diagnostics.drawing import check_curves, figure_and_axes, finish_lines, layer_axis, marked
+from qadv.diagnostics.measured import Measured
 from qadv.diagnostics.passes import compare_inputs
 from qadv.diagnostics.quantized_activations import clipped, quantized_activations
-from qadv.diagnostics.tables import array_of, number, plain_list
+from qadv.diagnostics.tables import number
 from qadv.errors import InvalidInputError
 from qadv.estimators.protocol import Classifier
+from qadv.modes import weight_layers
 from qadv.tables import text_table
 
 DISTANCE = "‖A − A_adv‖₂ / ‖A‖₂"
 
 
 @dataclass(frozen=True)
-class ErrorAmplification:
+class ErrorAmplification(Measured):
     """Normalised distance at each layer; prints as a table.
 
     Attributes:
@@ -35,17 +37,6 @@ class ErrorAmplification:
     layers: tuple[str, ...]
     distance: NDArray[np.float64]
     unquantized: NDArray[np.float64] | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns plain data for JSON."""
-        data = {"layers": list(self.layers), "distance": plain_list(self.distance)}
-        return data if self.unquantized is None else data | {"unquantized": plain_list(self.unquantized)}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Returns what `to_dict` was called on."""
-        unquantized = array_of(data["unquantized"]) if "unquantized" in data else None
-        return cls(tuple(data["layers"]), array_of(data["distance"]), unquantized)
 
     def __str__(self) -> str:
         columns = ["layer", DISTANCE]
@@ -80,11 +71,7 @@ def error_amplification(
         raise InvalidInputError(f"at: expected 'inputs' or 'activations', got {at!r}")
     model: nn.Module = classifier.model
     quantizers = quantized_activations(model) if at == "activations" else {}
-    modules = {
-        name: module
-        for name, module in model.named_modules()
-        if (name in quantizers if quantizers else isinstance(module, nn.modules.conv._ConvNd | nn.Linear))
-    }
+    modules = {n: m for n, m in model.named_modules() if n in quantizers} if quantizers else weight_layers(model)
     distances: dict[str, list[Tensor]] = {}
     without: dict[str, list[Tensor]] = {}
 
@@ -113,15 +100,7 @@ def _means(parts: Mapping[str, list[Tensor]]) -> NDArray[np.float64]:
 
 
 def draw_error_amplification(curves: Mapping[str, ErrorAmplification], ax: Any = None) -> Any:
-    """Draws distance against layer, one line per network, and a dashed one for what is not rounded (DQ figure 3b).
-
-    Args:
-        curves: what was measured, by name.
-        ax: matplotlib axes to draw on; `None` makes a figure.
-
-    Returns:
-        The matplotlib figure.
-    """
+    """Draws distance against layer, one line per network, and a dashed one for what is not rounded (DQ figure 3b)."""
     check_curves(curves)
     figure, ax = figure_and_axes(ax)
     for index, (label, curve) in enumerate(curves.items()):

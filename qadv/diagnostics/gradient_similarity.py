@@ -1,9 +1,8 @@
-"""Whether the input gradients of networks point the same way (docs/methods.md §5; low-bitwidth study §5.2.3,
-figure 4)."""
+"""The cosine between input gradients of networks (docs/methods.md §5; low-bitwidth study §5.2.3, figure 4)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +10,8 @@ from numpy.typing import NDArray
 from qadv.checks import check_whole
 from qadv.diagnostics.attacking import check_classifiers, least_classes
 from qadv.diagnostics.drawing import draw_matrix, figure_and_axes
-from qadv.diagnostics.tables import array_of, number, plain_list
+from qadv.diagnostics.measured import Measured
+from qadv.diagnostics.tables import number
 from qadv.errors import AttackError
 from qadv.estimators.checks import check_images, check_labels
 from qadv.estimators.protocol import Classifier
@@ -20,7 +20,7 @@ from qadv.tables import text_table
 
 
 @dataclass(frozen=True)
-class GradientSimilarity:
+class GradientSimilarity(Measured):
     """Cosine similarity of input gradients between networks; prints as a table.
 
     Attributes:
@@ -40,21 +40,6 @@ class GradientSimilarity:
         """Part of the images on which a network's gradient is exactly zero, (networks,): a sign of masking."""
         share: NDArray[np.float64] = 1 - np.diag(self.counted) / self.samples
         return share
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns plain data for JSON."""
-        return {
-            "names": list(self.names),
-            "similarity": plain_list(self.similarity),
-            "counted": self.counted.tolist(),
-            "samples": self.samples,
-        }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Returns what `to_dict` was called on."""
-        counted = np.array(data["counted"], dtype=np.int64)
-        return cls(tuple(data["names"]), array_of(data["similarity"]), counted, data["samples"])
 
     def __str__(self) -> str:
         rows = [
@@ -120,15 +105,7 @@ def _directions(name: str, classifier: Classifier, x: NDArray[Any], labels: NDAr
 
 
 def draw_gradient_similarity(measured: GradientSimilarity, ax: Any = None) -> Any:
-    """Draws the matrix of cosines (figure 4).
-
-    Args:
-        measured: what `gradient_similarity` gives.
-        ax: matplotlib axes to draw on; `None` makes a figure.
-
-    Returns:
-        The matplotlib figure.
-    """
+    """Draws the matrix of cosines (figure 4)."""
     names = measured.names
     side = 2.2 + 0.8 * len(names)
     figure, ax = figure_and_axes(ax, (side + 1, side))

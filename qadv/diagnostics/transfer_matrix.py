@@ -1,29 +1,26 @@
-"""Adversarial images made on each network, given to each (docs/methods.md §3, §5; EQ table 2b, low-bitwidth tables
-17-34)."""
+"""Adversarial images of each network given to each (docs/methods.md §3, §5; EQ table 2b, low-bitwidth tables 17-34)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qadv.checks import check_choice, check_whole
 from qadv.diagnostics.attacking import check_classifiers, generate, is_right, least_classes, norms
-from qadv.diagnostics.drawing import draw_matrix, figure_and_axes, new_panels
-from qadv.diagnostics.tables import array_of, number, percent, plain_list
+from qadv.diagnostics.drawing import draw_matrix, new_panels
+from qadv.diagnostics.measured import Measured
+from qadv.diagnostics.tables import number, percent
 from qadv.errors import InvalidInputError, closest
 from qadv.estimators.checks import check_images, check_labels
 from qadv.estimators.fingerprint import fingerprint
 from qadv.estimators.protocol import Classifier
 from qadv.tables import text_table
 
-_NAMES = ("attacks", "sources", "targets", "copied")
-_ARRAYS = ("clean", "accuracy", "success_rate", "l2", "linf", "worst_case")
-
 
 @dataclass(frozen=True)
-class TransferMatrix:
+class TransferMatrix(Measured):
     """Every attack, from every source to every target; prints as one table per attack.
 
     Arrays have the shape (attacks, sources, targets). A success is an image that the *target* classifies correctly and
@@ -55,18 +52,6 @@ class TransferMatrix:
     l2: NDArray[np.float64]
     linf: NDArray[np.float64]
     worst_case: NDArray[np.float64]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns plain data for JSON."""
-        names = {name: list(getattr(self, name)) for name in _NAMES}
-        return {**names, "samples": self.samples, **{name: plain_list(getattr(self, name)) for name in _ARRAYS}}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Returns what `to_dict` was called on."""
-        names: dict[str, Any] = {name: tuple(data[name]) for name in _NAMES}
-        arrays: dict[str, Any] = {name: array_of(data[name]) for name in _ARRAYS}
-        return cls(**names, samples=data["samples"], **arrays)
 
     def __str__(self) -> str:
         columns = ["source", *self.targets]
@@ -125,7 +110,7 @@ def transfer_matrix(
     for name, copy in copies.items():
         if fingerprint(copy) == fingerprint(targets[name]):
             raise InvalidInputError(
-                f"copies: {name!r} has the very weights of the network itself, so that nothing is transferred; train a "
+                f"copies: {name!r} has the same weights as the network itself, so that nothing is transferred; train a "
                 "second one from another start, or leave it out"
             )
     if not names or not isinstance(attacks, Mapping) or not attacks:
@@ -145,17 +130,17 @@ def transfer_matrix(
         for s, name in enumerate(names):
             made = generate(make(targets[name]), x, labels, seed, label)
             own = generate(make(copies[name]), x, labels, seed, label) if name in copies else made
-            for images, chosen in _by_target(made, own, name, targets):
-                l2, linf = norms(images - x, 2), norms(images - x, np.inf)
-                for t in chosen:
-                    after = is_right(list(targets.values())[t], images, labels, batch_size)
-                    withstood[t] &= after
-                    broken = right[t] & ~after
-                    found["accuracy"][a, s, t] = after.mean()
-                    if right[t].any():
-                        found["success_rate"][a, s, t] = broken.sum() / right[t].sum()
-                    if broken.any():
-                        found["l2"][a, s, t], found["linf"][a, s, t] = l2[broken].mean(), linf[broken].mean()
+            for t, (target_name, target) in enumerate(targets.items()):
+                images = own if target_name == name else made  # a second copy attacks nobody else
+                after = is_right(target, images, labels, batch_size)
+                withstood[t] &= after
+                broken = right[t] & ~after
+                found["accuracy"][a, s, t] = after.mean()
+                if right[t].any():
+                    found["success_rate"][a, s, t] = broken.sum() / right[t].sum()
+                if broken.any():
+                    change = (images - x)[broken]
+                    found["l2"][a, s, t], found["linf"][a, s, t] = norms(change, 2).mean(), norms(change, np.inf).mean()
     return TransferMatrix(
         attacks=tuple(attacks),
         sources=tuple(names),
@@ -168,15 +153,6 @@ def transfer_matrix(
     )
 
 
-def _by_target(
-    made: NDArray[np.float32], own: NDArray[np.float32], source: str, targets: Mapping[str, Classifier]
-) -> list[tuple[NDArray[np.float32], list[int]]]:
-    """Returns which images go to which targets: a source's own copy, if it has one, attacks nobody else."""
-    itself = list(targets).index(source)
-    others = [t for t in range(len(targets)) if t != itself]
-    return [(made, [*others, itself])] if own is made else [(made, others), (own, [itself])]
-
-
 def draw_transfer_matrix(matrix: TransferMatrix, attack: str | None = None, ax: Any = None) -> Any:
     """Draws accuracies as coloured cells, sources in rows and targets in columns, clean accuracy on top.
 
@@ -184,9 +160,6 @@ def draw_transfer_matrix(matrix: TransferMatrix, attack: str | None = None, ax: 
         matrix: what `transfer_matrix` gives.
         attack: name of the attack to draw; `None` for all, side by side.
         ax: matplotlib axes to draw one attack on; `None` makes a figure.
-
-    Returns:
-        The matplotlib figure.
 
     Raises:
         InvalidInputError: there is no such attack, or one pair of axes for several.
@@ -196,20 +169,15 @@ def draw_transfer_matrix(matrix: TransferMatrix, attack: str | None = None, ax: 
     chosen = matrix.attacks if attack is None else (attack,)
     if ax is not None and len(chosen) > 1:
         raise InvalidInputError(f"ax: one for {len(chosen)} attacks; name the attack to draw, or leave ax out")
-    if ax is None:
-        figure, panels = new_panels(len(chosen), (2.2 + 0.8 * len(matrix.targets), 2.4 + 0.6 * len(matrix.sources)))
-    else:
-        figure, ax = figure_and_axes(ax)
-        panels = [ax]
+    panel_size = 2.2 + 0.8 * len(matrix.targets), 2.4 + 0.6 * len(matrix.sources)
+    figure, panels = new_panels(len(chosen), panel_size) if ax is None else (ax.figure, [ax])
     for index, (name, panel) in enumerate(zip(chosen, panels, strict=True)):
         values = 100 * np.vstack([matrix.clean, matrix.accuracy[matrix.attacks.index(name)]])
         rows = ["(clean)", *matrix.sources]
-        marked = [
-            ["*" if source == target and target in matrix.copied else "" for target in matrix.targets]
-            for source in rows
-        ]
-        texts = [[f"{v:.0f}{m}" for v, m in zip(*pair, strict=True)] for pair in zip(values, marked, strict=True)]
-        draw_matrix(panel, values, rows, matrix.targets, texts, (0, 100), "viridis")
+        texts = np.char.mod("%.0f", values).astype(object)
+        for copied in matrix.copied:
+            texts[rows.index(copied), matrix.targets.index(copied)] += "*"
+        draw_matrix(panel, values, rows, matrix.targets, texts.tolist(), (0, 100), "viridis")
         panel.axhline(0.5, color="white", linewidth=3)
         panel.set_title(f"{name}: accuracy, %", fontsize=10)
         panel.set_xlabel("target")

@@ -6,16 +6,17 @@ Neural Networks", 2019.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from qadv.diagnostics.drawing import check_curves, figure_and_axes, finish_lines, layer_axis, marked
+from qadv.diagnostics.measured import Measured
 from qadv.diagnostics.passes import compare_inputs
 from qadv.diagnostics.quantized_activations import buckets, clipped, quantized_activations
-from qadv.diagnostics.tables import array_of, number, percent, plain_list
+from qadv.diagnostics.tables import number, percent
 from qadv.errors import InvalidInputError
 from qadv.estimators.protocol import Classifier
 from qadv.tables import text_table
@@ -27,7 +28,7 @@ _QUANTITIES = {
 
 
 @dataclass(frozen=True)
-class ValueShift:
+class ValueShift(Measured):
     """What a perturbation does to quantized activations, layer by layer; prints as a table.
 
     All shares are of single activations, over all images and units.
@@ -47,17 +48,6 @@ class ValueShift:
     moved: NDArray[np.float64]
     absorbed: NDArray[np.float64]
     steps: NDArray[np.float64]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns plain data for JSON."""
-        shares = {name: plain_list(getattr(self, name)) for name in ("changed", "moved", "absorbed", "steps")}
-        return {"layers": list(self.layers), "levels": list(self.levels), **shares}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Returns what `to_dict` was called on."""
-        shares = {name: array_of(data[name]) for name in ("changed", "moved", "absorbed", "steps")}
-        return cls(tuple(data["layers"]), tuple(data["levels"]), **shares)
 
     def __str__(self) -> str:
         rows = [
@@ -123,18 +113,13 @@ def draw_value_shift(measured: Mapping[str, ValueShift], quantity: str = "change
     Args:
         measured: what was measured, by name.
         quantity: `"changed"` or `"absorbed"`.
-        ax: matplotlib axes to draw on; `None` makes a figure.
-
-    Returns:
-        The matplotlib figure.
     """
     check_curves(measured)
     if quantity not in _QUANTITIES:
         raise InvalidInputError(f"quantity: expected 'changed' or 'absorbed', got {quantity!r}")
     figure, ax = figure_and_axes(ax)
     for index, (label, shift) in enumerate(measured.items()):
-        position = range(1, len(shift.layers) + 1)
-        ax.plot(position, 100 * getattr(shift, quantity), **marked(index), label=label)
+        ax.plot(range(1, len(shift.layers) + 1), 100 * getattr(shift, quantity), **marked(index), label=label)
     layer_axis(ax, [shift.layers for shift in measured.values()], "quantized activation")
     finish_lines(ax, _QUANTITIES[quantity])
     return figure

@@ -6,7 +6,7 @@ Source: Song, Fallon, Li: "Improving Adversarial Robustness in Weight-quantized 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,18 +16,21 @@ from torch import Tensor, nn
 
 from qadv.checks import check_number, check_whole
 from qadv.diagnostics.drawing import check_curves, figure_and_axes, finish_lines, layer_axis, marked
-from qadv.diagnostics.tables import array_of, number
+from qadv.diagnostics.measured import Measured
+from qadv.diagnostics.tables import number
 from qadv.errors import InvalidInputError, UnsupportedModelError
 from qadv.estimators.checks import check_images
 from qadv.estimators.protocol import Classifier
 from qadv.modes import evaluation_mode
+from qadv.recording import recording
 from qadv.tables import text_table
+from qadv.trainers.orthogonality import matrices_of
 
 _VECTORS = 8
 
 
 @dataclass(frozen=True)
-class WeightError:
+class WeightError(Measured):
     """Norms of the weights' quantization error; prints as a table.
 
     Attributes:
@@ -42,15 +45,6 @@ class WeightError:
     layers: tuple[str, ...]
     matrix: NDArray[np.float64]
     operator: NDArray[np.float64]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns plain data for JSON."""
-        return {"layers": list(self.layers), "matrix": self.matrix.tolist(), "operator": self.operator.tolist()}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Returns what `to_dict` was called on."""
-        return cls(tuple(data["layers"]), array_of(data["matrix"]), array_of(data["operator"]))
 
     def __str__(self) -> str:
         rows = [
@@ -97,7 +91,7 @@ def weight_error_norms(
     matrix, operator = [], []
     for name, delta in deltas.items():
         layer = modules[name]
-        matrix.append(_matrix_norm(layer, delta))
+        matrix.append(float(torch.linalg.matrix_norm(matrices_of(layer, delta), ord=2).amax()))
         if isinstance(layer, nn.Linear):
             operator.append(matrix[-1])
         else:
@@ -146,28 +140,16 @@ def _input_sizes(classifier: Classifier, x: NDArray[Any] | None, names: set[str]
     else:
         images = check_images(x, classifier.input_shape, classifier.clip_values, strict=False)
         image = torch.from_numpy(images[:1]).to(classifier.device)
-    handles = [
-        layer.register_forward_pre_hook(
-            lambda _, inputs, name=name: found.setdefault(name, tuple(inputs[0].shape)) and None
-        )
-        for name, layer in classifier.model.named_modules()
-        if name in names
-    ]
-    try:
-        with evaluation_mode(classifier.model):
-            classifier.model(image)
-    finally:
-        for handle in handles:
-            handle.remove()
+
+    def note(name: str, inputs: Any) -> None:
+        found.setdefault(name, tuple(inputs[0].shape))
+
+    layers = {name: layer for name, layer in classifier.model.named_modules() if name in names}
+    with recording(layers, entering=note), evaluation_mode(classifier.model):
+        classifier.model(image)
     if unreached := names - found.keys():
         raise UnsupportedModelError(f"no image reaches {', '.join(sorted(unreached))}, so its input has no size")
     return found
-
-
-def _matrix_norm(layer: Any, delta: Tensor) -> float:
-    groups = getattr(layer, "groups", 1)
-    matrices = delta.reshape(groups, delta.shape[0] // groups, -1)
-    return float(torch.linalg.matrix_norm(matrices, ord=2).amax())
 
 
 def _operator_norm(layer: Any, delta: Tensor, start: Tensor, max_iter: int, tol: float) -> float:
@@ -212,11 +194,7 @@ def draw_weight_error(norms: Mapping[str, WeightError], ax: Any = None, norm: st
 
     Args:
         norms: what was measured, by name.
-        ax: matplotlib axes to draw on; `None` makes a figure.
         norm: `"operator"`, `"matrix"`, or `"both"`, the matrix's as dotted lines.
-
-    Returns:
-        The matplotlib figure.
     """
     check_curves(norms)
     if norm not in ("operator", "matrix", "both"):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from qadv.checks import is_whole
 from qadv.errors import InvalidInputError, closest
+from qadv.recording import recording
 
 
 def find_layer(model: nn.Module, layer: Any, layer_names: list[str]) -> tuple[str, nn.Module]:
@@ -35,17 +36,14 @@ def output_of(name: str, module: nn.Module) -> Iterator[list[Tensor]]:
     """Collects the tensors that a layer gives while the block runs."""
     found: list[Tensor] = []
 
-    def note(_: nn.Module, __: Any, output: Any) -> None:
+    def note(name: str, _: Any, output: Any) -> None:
         output = output.value if isinstance(output, QuantTensor) else output
         if not isinstance(output, Tensor):
             raise InvalidInputError(f"layer {name!r} gives no tensor but a {type(output).__name__}; take one inside it")
         found.append(output)
 
-    handle = module.register_forward_hook(note)
-    try:
+    with recording({name: module}, leaving=note):
         yield found
-    finally:
-        handle.remove()
 
 
 def activations(network: nn.Module, x: Tensor, name: str, module: nn.Module) -> Tensor:

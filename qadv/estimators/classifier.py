@@ -37,8 +37,9 @@ from qadv.modes import evaluation_mode, held_network, in_mode, kept
 from qadv.network_lock import lock_of
 from qadv.postprocessors.softmax import Softmax, with_softmax
 from qadv.quantization.calibration import Calibration
-from qadv.quantization.convert import Schemes, quantize
+from qadv.quantization.convert import quantize
 from qadv.quantization.probe import report_bypasses
+from qadv.quantization.rules import Schemes
 from qadv.units import ClipValues, check_clip_values
 
 Array = NDArray[Any]

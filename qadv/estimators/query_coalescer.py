@@ -19,8 +19,8 @@ from qadv.checks import check_fields, check_flag, check_whole
 from qadv.errors import InvalidInputError
 from qadv.estimators.checks import check_images
 from qadv.estimators.merging import Query, answer, asking, is_asking
-from qadv.estimators.random_states import RandomStates, entropy_from_global_state, global_states_kept
 from qadv.estimators.turns import Run, Turns
+from qadv.random_states import RandomStates, entropy_from_global_state, global_states_kept
 from qadv.versions import progress_bar
 
 Array = NDArray[Any]

@@ -6,7 +6,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from qadv.errors import InvalidInputError
-from qadv.estimators.random_states import RandomStates
+from qadv.random_states import RandomStates
 
 
 class _Stopped(BaseException):

@@ -36,9 +36,6 @@ class BitDepthReduction(PixelPreprocessor):
         self.bit_depth = bit_depth
         self._check_params()
 
-    def __repr__(self) -> str:
-        return f"BitDepthReduction(bit_depth={self.bit_depth}, clip_values={self.clip_values})"
-
     def _apply(self, pixels: Tensor) -> Tensor:
         return rounded(pixels, self.bit_depth)
 

@@ -24,10 +24,8 @@ def mu_law(w: Tensor, mu: float, largest: float | Tensor | None = None) -> Tenso
     Raises:
         InvalidInputError: μ or M is not a finite number above 0.
     """
-    mu = check_number("mu", mu)
-    size = _largest(w, largest)
-    sign, magnitude = _sign_and_magnitude(w / size)
-    return size * sign * (mu * magnitude).log1p() / math.log1p(mu)
+    sign, magnitude = _sign_and_magnitude(w, mu, largest)
+    return sign * (mu * magnitude).log1p() / math.log1p(mu)
 
 
 def inverse_mu_law(w: Tensor, mu: float, largest: float | Tensor | None = None) -> Tensor:
@@ -35,20 +33,16 @@ def inverse_mu_law(w: Tensor, mu: float, largest: float | Tensor | None = None) 
 
     With the default M it undoes `mu_law`, which keeps max |w|.
     """
-    mu = check_number("mu", mu)
-    size = _largest(w, largest)
-    sign, magnitude = _sign_and_magnitude(w / size)
-    return size * sign * (magnitude * math.log1p(mu)).expm1() / mu
+    sign, magnitude = _sign_and_magnitude(w, mu, largest)
+    return sign * (magnitude * math.log1p(mu)).expm1() / mu
 
 
-def _largest(w: Tensor, largest: float | Tensor | None) -> Tensor:
+def _sign_and_magnitude(w: Tensor, mu: float, largest: float | Tensor | None) -> tuple[Tensor, Tensor]:
+    """Returns M or -M, and |w / M| with the derivative of w / M at 0 (that of `abs` is 0 there)."""
+    check_number("mu", mu)
     size = w.detach().abs().amax() if largest is None else torch.as_tensor(largest, dtype=w.dtype, device=w.device)
     if largest is not None and not bool((size.isfinite() & (size > 0)).all()):
         raise InvalidInputError(f"largest: expected a finite number above 0, got {largest!r}")
-    return torch.where(size > 0, size, 1.0)
-
-
-def _sign_and_magnitude(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns 1 or -1, and |x| with the derivative of x at 0 (that of `abs` is 0 there)."""
-    positive = x >= 0
-    return torch.where(positive, 1.0, -1.0).to(x), torch.where(positive, x, -x)
+    size = torch.where(size > 0, size, 1.0)
+    x = w / size
+    return torch.where(x >= 0, size, -size).to(x), torch.where(x >= 0, x, -x)

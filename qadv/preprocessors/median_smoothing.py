@@ -3,15 +3,14 @@
 from typing import Any
 
 import torch
-from art.defences.preprocessor.preprocessor import PreprocessorPyTorch
 from torch import Tensor
 
-from qadv.checks import check_fields, check_flag, check_whole
+from qadv.checks import check_fields, check_whole
 from qadv.errors import InvalidInputError
-from qadv.preprocessors.pixels import check_pixels
+from qadv.preprocessors.pixels import TensorPreprocessor, check_pixels
 
 
-class MedianSmoothing(PreprocessorPyTorch):
+class MedianSmoothing(TensorPreprocessor):
     """Replaces each pixel by the median of a square window, channel by channel.
 
     Forward values are those of ART's `SpatialSmoothing`, and so of the authors' code: SciPy's median filter, whose
@@ -34,13 +33,9 @@ class MedianSmoothing(PreprocessorPyTorch):
     def __init__(
         self, window_size: int = 2, apply_fit: bool = False, apply_predict: bool = True, device_type: str = "gpu"
     ) -> None:
-        apply_fit, apply_predict = check_flag("apply_fit", apply_fit), check_flag("apply_predict", apply_predict)
-        super().__init__(device_type=device_type, is_fitted=True, apply_fit=apply_fit, apply_predict=apply_predict)
+        super().__init__(apply_fit, apply_predict, device_type)
         self.window_size = window_size
         self._check_params()
-
-    def __repr__(self) -> str:
-        return f"MedianSmoothing(window_size={self.window_size})"
 
     def forward(self, x: Tensor, y: Any = None) -> tuple[Tensor, Any]:
         """Returns the smoothed images (N, C, H, W), float, and `y` as it is."""

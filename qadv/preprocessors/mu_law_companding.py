@@ -50,10 +50,6 @@ class MuLawCompanding(PixelPreprocessor):
         self.expand = expand
         self._check_params()
 
-    def __repr__(self) -> str:
-        options = f"mu={self.mu}, bits={self.bits}, expand={self.expand}, clip_values={self.clip_values}"
-        return f"MuLawCompanding({options})"
-
     def _apply(self, pixels: Tensor) -> Tensor:
         companded = mu_law(pixels, self.mu, largest=1.0)
         if self.bits is not None:

@@ -14,17 +14,22 @@ from qadv.units import check_clip_values
 MOST_BITS = 16  # of a pixel
 
 
-class PixelPreprocessor(PreprocessorPyTorch):
+class TensorPreprocessor(PreprocessorPyTorch):
+    """A step on tensors that is not fitted; `apply_fit`, `apply_predict` and `device_type` are as in ART."""
+
+    def __init__(self, apply_fit: bool, apply_predict: bool, device_type: str) -> None:
+        apply_fit, apply_predict = check_flag("apply_fit", apply_fit), check_flag("apply_predict", apply_predict)
+        super().__init__(device_type=device_type, is_fitted=True, apply_fit=apply_fit, apply_predict=apply_predict)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in self.params)})"
+
+
+class PixelPreprocessor(TensorPreprocessor):
     """A step on each pixel u = (x - low) / (high - low), gradients included; a subclass says which, in `_apply`.
 
     Nothing is clipped: values outside `clip_values`, which some attacks ask for, are continued, and pixels at the very
     ends keep their gradient.
-
-    Args:
-        clip_values: smallest and largest pixel value, (low, high).
-        apply_fit: in training as well.
-        apply_predict: in prediction and in attacks.
-        device_type: `"gpu"` or `"cpu"`, as in ART.
     """
 
     params = ["clip_values"]
@@ -32,8 +37,7 @@ class PixelPreprocessor(PreprocessorPyTorch):
     def __init__(
         self, clip_values: tuple[float, float], apply_fit: bool, apply_predict: bool, device_type: str
     ) -> None:
-        apply_fit, apply_predict = check_flag("apply_fit", apply_fit), check_flag("apply_predict", apply_predict)
-        super().__init__(device_type=device_type, is_fitted=True, apply_fit=apply_fit, apply_predict=apply_predict)
+        super().__init__(apply_fit, apply_predict, device_type)
         self.clip_values = clip_values
 
     def forward(self, x: Tensor, y: Any = None) -> tuple[Tensor, Any]:
@@ -57,17 +61,9 @@ class PixelPreprocessor(PreprocessorPyTorch):
 
 
 def check_pixels(x: Tensor, name: str, clip_values: tuple[float, float] | None = None) -> None:
-    """Refuses what is no batch of pixels in a range: whole numbers, as of 8-bit images, NaN, and other scales.
+    """Refuses anything but float pixels in a range: whole numbers, as of 8-bit images, NaN, and other scales.
 
     As classifiers do it leaves room round the range, ten times as wide, for the queries of attacks.
-
-    Args:
-        x: images.
-        name: of the preprocessor, for the message.
-        clip_values: smallest and largest pixel value; `None` for no limit.
-
-    Raises:
-        InvalidInputError: they are.
     """
     if not x.is_floating_point():
         raise InvalidInputError(f"{name}: expected float pixels, got {x.dtype}; convert 8-bit images: x / 255")

@@ -1,7 +1,6 @@
-"""What data can do for a network that was not trained with quantizers: ranges, BatchNorm statistics, biases."""
+"""Fits a network that was not trained with quantizers to data: ranges, BatchNorm statistics, biases."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,20 +10,21 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qadv.checks import check_choice, check_fields, check_flag, check_number, check_whole
-from qadv.errors import InvalidInputError
+from qadv.errors import InvalidInputError, some
 from qadv.modes import evaluation_mode
 from qadv.quantization.corrections import correct
 from qadv.quantization.layers import activation_quantizers
+from qadv.quantization.other_backward import quantizing_with
 from qadv.quantization.quantizer import ActivationQuantizer
 from qadv.quantization.ranges import Histogram, mse_range, percentile_range
 
-Images = NDArray[Any] | Tensor
+CalibrationImages = NDArray[Any] | Tensor
 _RANGES = ("mse", "percentile")
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Images, and what to do with them.
+    """Calibration images, and what they are used for.
 
     Attributes:
         images: as the network takes them (after any standardisation), (N, …) floating, N >= 2; a few hundred training
@@ -40,7 +40,7 @@ class Calibration:
         batch_size: images in one pass.
     """
 
-    images: Images
+    images: CalibrationImages
     ranges: Literal["mse", "percentile"] = "mse"
     percentile: float = 99.9
     batch_norm: bool = True
@@ -68,7 +68,7 @@ class Calibration:
         return images if isinstance(images, Tensor) else torch.from_numpy(np.ascontiguousarray(images, np.float32))
 
     @classmethod
-    def of(cls, given: "Calibration | Images") -> "Calibration":
+    def of(cls, given: "Calibration | CalibrationImages") -> "Calibration":
         """Returns `given`, or the default calibration with these images."""
         return given if isinstance(given, cls) else cls(given)  # type: ignore[arg-type]
 
@@ -81,24 +81,18 @@ class Calibration:
 
 @torch.no_grad()
 def calibrate(model: nn.Module, original: nn.Module, calibration: Calibration) -> None:
-    """Fits a quantized network to data, in place.
+    """Fits a quantized network to data, in place; `original` is the float network it was made from.
 
     Ranges are chosen on activations that are not quantized yet, behind weights that are, after corrections for those;
     then comes the correction for both.
-
-    Args:
-        model: the quantized network.
-        original: the float network it was made from, untouched.
-        calibration: the images and what to do.
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     batches = calibration.batches(device)
     with evaluation_mode(model), evaluation_mode(original):
-        free = {name: quantizer for name, quantizer in activation_quantizers(model) if quantizer.takes_range}
-        if free:
-            with _passing_through(model) as observers:
+        if free := {name: quantizer for name, quantizer in activation_quantizers(model) if quantizer.takes_range}:
+            with quantizing_with(model, lambda quantizer: quantizer.unquantized):
                 _correct(model, original, batches, calibration)
-                _choose_ranges(model, free, observers, batches, calibration)
+            _choose_ranges(model, free, batches, calibration)
         _correct(model, original, batches, calibration)
 
 
@@ -107,58 +101,35 @@ def _correct(model: nn.Module, original: nn.Module, batches: list[Tensor], calib
         correct(model, original, batches, calibration.batch_norm, calibration.bias_correction)
 
 
-class _Observer:
-    """Stands in for a quantizer's `quantize`: does what the replaced activation did, and counts what comes out."""
-
-    def __init__(self, quantizer: ActivationQuantizer) -> None:
-        self.unquantized = quantizer.unquantized
-        self.histogram: Histogram | None = None
-
-    def __call__(self, x: Tensor) -> Tensor:
-        y = self.unquantized(x)
-        if self.histogram is not None:
-            self.histogram.add(y)
-        return y
-
-
-@contextmanager
-def _passing_through(model: nn.Module) -> Iterator[dict[ActivationQuantizer, _Observer]]:
-    observers = {quantizer: _Observer(quantizer) for _, quantizer in activation_quantizers(model)}
-    for quantizer, observer in observers.items():
-        quantizer.quantize = observer  # type: ignore[method-assign]
-    try:
-        yield observers
-    finally:
-        for quantizer in observers:
-            del quantizer.quantize
-
-
 def _choose_ranges(
-    model: nn.Module,
-    free: dict[str, ActivationQuantizer],
-    observers: dict[ActivationQuantizer, _Observer],
-    batches: list[Tensor],
-    calibration: Calibration,
+    model: nn.Module, free: dict[str, ActivationQuantizer], batches: list[Tensor], calibration: Calibration
 ) -> None:
-    histograms = {name: Histogram() for name in free}
-    for name, quantizer in free.items():
-        observers[quantizer].histogram = histograms[name]
-    for _ in range(2):  # first the extremes, then the counts between them
-        for batch in batches:
-            model(batch)
-        if empty := [name for name, histogram in histograms.items() if histogram.is_empty]:
-            more = f" and {len(empty) - 3} more" if len(empty) > 3 else ""
-            raise InvalidInputError(
-                f"calibration: {', '.join(empty[:3])}{more} saw no activation, or none that is finite: the network "
-                "overflows on the images, or they never reach it. What is not used is to be left float: "
-                f"activations={{'*': …, {empty[0]!r}: 'float'}}"
-            )
-        for histogram in histograms.values():
-            histogram.finish_pass()
-    for name, quantizer in free.items():
-        histogram = histograms[name]
+    histograms = {quantizer: Histogram() for quantizer in free.values()}
+
+    def counting(quantizer: ActivationQuantizer) -> Callable[[Tensor], Tensor]:
+        def quantize(x: Tensor) -> Tensor:
+            y = quantizer.unquantized(x)
+            if quantizer in histograms:
+                histograms[quantizer].add(y)
+            return y
+
+        return quantize
+
+    with quantizing_with(model, counting):
+        for _ in range(2):  # first the extremes, then the counts between them
+            for batch in batches:
+                model(batch)
+            if empty := [name for name, quantizer in free.items() if histograms[quantizer].is_empty]:
+                raise InvalidInputError(
+                    f"calibration: {some(empty)} saw no activation, or none that is finite: the network overflows on "
+                    "the images, or they never reach it. Leave what is not used float: "
+                    f"activations={{'*': …, {empty[0]!r}: 'float'}}"
+                )
+            for histogram in histograms.values():
+                histogram.finish_pass()
+    for quantizer, histogram in histograms.items():
         if calibration.ranges == "percentile":
             high = percentile_range(histogram, calibration.percentile)
         else:
-            high = mse_range(histogram, type(quantizer).quantize, quantizer)
+            high = mse_range(histogram, quantizer)
         quantizer.set_range(min(high, quantizer.ceiling))

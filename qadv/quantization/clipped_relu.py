@@ -37,14 +37,38 @@ class _ClipRound(torch.autograd.Function):
         return mask_gradient(grad_outputs[0], ctx.saved_tensors[0], low, high), None, None, None
 
 
-class ClippedUniform(ActivationQuantizer):
-    """2^k levels of [0, c], both ends included: `c/n * round(n/c * clip(a, 0, c))`, `n = 2^k - 1`, ties to even."""
+class UniformActivation(ActivationQuantizer):
+    """2^k levels of [0, c], both ends included: `c/n * round(n/c * clip(a, 0, c))`, `n = 2^k - 1`, ties to even.
+
+    With signs there are 2^k - 1 levels of [-c, c] with zero among them (at 1 bit the two levels -c and c).
+    **Reading:** the papers quantize ReLUs only. The input of a layer that reads a sum or a linear bottleneck, or stands
+    in a network without ReLU, has both signs, so the clip is mirrored.
+    """
 
     bound: float
 
+    @property
+    def low(self) -> float:
+        return -self.bound if self.signed else 0.0
+
+    @property
+    def intervals(self) -> int:
+        return max(super().intervals - 1, 1) if self.signed else super().intervals
+
+    def grid(self) -> tuple[float, float, int]:
+        return self.low, self.bound, self.intervals
+
+    def levels(self) -> Tensor:
+        steps = torch.arange(self.intervals + 1) - (self.intervals / 2 if self.signed else 0)
+        return steps / self.intervals * (self.bound - self.low)
+
+
+class ClippedUniform(UniformActivation):
+    """Uniform levels with the bound c as a number; gradient 1 on the range, both ends included, else 0."""
+
     def __init__(self, bits: int, spec: str = "") -> None:
         super().__init__(bits, spec)
-        self.register_buffer("scale", torch.tensor(self.bound / self.intervals), persistent=False)
+        self.register_buffer("scale", torch.tensor((self.bound - self.low) / self.intervals), persistent=False)
 
     def cap(self, ceiling: float) -> None:
         """Ends the range at `ceiling` where it would go beyond; see `ActivationQuantizer.cap`."""
@@ -56,64 +80,27 @@ class ClippedUniform(ActivationQuantizer):
         self.bound = bound
         self.scale.fill_((bound - self.low) / self.intervals)
 
-    @property
-    def low(self) -> float:
-        return 0.0
-
-    @property
-    def intervals(self) -> int:
-        return int(2**self.bits - 1)
-
     def quantize(self, x: Tensor) -> Tensor:
         return _ClipRound.apply(x, self.low, self.bound, self.intervals)  # type: ignore[no-any-return]
-
-    def grid(self) -> tuple[float, float, int]:
-        return self.low, self.bound, self.intervals
-
-    def levels(self) -> Tensor:
-        steps = torch.arange(self.intervals + 1) - (self.intervals / 2 if self.low else 0)
-        return steps / self.intervals * (self.bound - self.low)
-
-
-class SignedClippedUniform(ClippedUniform):
-    """2^k - 1 levels of [-c, c] with zero among them (at 1 bit the two levels -c and c).
-
-    **Reading:** the papers quantize ReLUs only. In a network without ReLU the inputs of its layers are quantized, and
-    those have both signs, so the clip is mirrored.
-    """
-
-    signed = True
-
-    def __init__(self, bits: int, spec: str = "") -> None:
-        super().__init__(bits, spec)
-        self.scale.fill_(2 * self.bound / self.intervals)
-
-    @property
-    def low(self) -> float:
-        return -self.bound
-
-    @property
-    def intervals(self) -> int:
-        return max(int(2**self.bits - 2), 1)
 
 
 class _ReLU6(ClippedUniform):
     bound = 6.0
 
 
-class _SignedReLU6(SignedClippedUniform):
-    bound = 6.0
+class _SignedReLU6(_ReLU6):
+    signed = True
 
 
 class _ReLU1(ClippedUniform):
     bound = 1.0
 
 
-class _SignedReLU1(SignedClippedUniform):
-    bound = 1.0
+class _SignedReLU1(_ReLU1):
+    signed = True
 
 
-class _FromData(ClippedUniform):
+class _ReLU(ClippedUniform):
     """The bound c is a buffer, unknown until calibration sets it or a state dict brings it."""
 
     takes_range = True
@@ -137,12 +124,8 @@ class _FromData(ClippedUniform):
         self.set_range(self.limit.item())
 
 
-class _ReLU(_FromData):
-    pass
-
-
-class _SignedReLU(_FromData, SignedClippedUniform):
-    pass
+class _SignedReLU(_ReLU):
+    signed = True
 
 
 class ReLU(Scheme):

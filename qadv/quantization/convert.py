@@ -3,17 +3,17 @@
 import copy
 import warnings
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 from math import inf
 from typing import Any
 
 from torch import nn
 
+from qadv.backbones.float_weights import check_finite
 from qadv.checks import check_flag
-from qadv.errors import InvalidInputError, SchemeError, UnsupportedModelError, closest
+from qadv.errors import InvalidInputError, SchemeError, UnsupportedModelError, some
 from qadv.modes import held_network
-from qadv.quantization.calibration import Calibration, Images, calibrate
-from qadv.quantization.clipped_relu import SignedClippedUniform
+from qadv.quantization.calibration import Calibration, CalibrationImages, calibrate
+from qadv.quantization.clipped_relu import ClippedUniform
 from qadv.quantization.flow import Flow, input_flows
 from qadv.quantization.functional_relu import modularize_relus
 from qadv.quantization.layers import (
@@ -26,9 +26,7 @@ from qadv.quantization.layers import (
 )
 from qadv.quantization.plan import FORMAT_1, SIGNED, UNSIGNED, Plan
 from qadv.quantization.quantizer import ActivationQuantizer
-from qadv.quantization.scheme import Role, Scheme, parse_scheme
-
-Schemes = str | Mapping[str, str]
+from qadv.quantization.rules import Rules, Schemes
 
 _OTHER_ACTIVATIONS = {
     "gelu", "gelutanh", "quickgelu", "silu", "swish", "mish", "elu", "celu", "selu", "leakyrelu", "prelu", "softplus",
@@ -45,7 +43,7 @@ def quantize(
     weights: Schemes = "int:4",
     activations: Schemes = "relu6:4",
     skip_first_last: bool = True,
-    calibration: Calibration | Images | None = None,
+    calibration: Calibration | CalibrationImages | None = None,
 ) -> nn.Module:
     """Returns a Brevitas-quantized copy of a float network; the original is untouched.
 
@@ -85,33 +83,22 @@ def quantize(
     result = convert(model, weights, activations, skip_first_last, from_data=given is not None)
     if given is not None:
         calibrate(result, model, given)
-    missing = [name for name, quantizer in activation_quantizers(result) if not quantizer.has_range]
-    if missing:
-        names = ", ".join(missing[:3]) + (", …" if missing[3:] else "")
+    quantizers = activation_quantizers(result)
+    if missing := [name for name, quantizer in quantizers if not quantizer.has_range]:
         raise SchemeError(
-            f"activations={activations!r}: the ranges of {names} come from data; give some: quantize(..., "
+            f"activations={activations!r}: the ranges of {some(missing)} come from data; give some: quantize(..., "
             "calibration=images). 'relu6:4' and 'relu1:4' have fixed ranges"
         )
-    _warn_of_fixed_inputs(result, activations)
-    return result
-
-
-def _warn_of_fixed_inputs(model: nn.Module, activations: Schemes) -> None:
-    """Says where a fixed range, which is that of a ReLU, clips what is no ReLU's output."""
-    own = {
-        name: quantizer
-        for name, quantizer in activation_quantizers(model)
-        if isinstance(quantizer, SignedClippedUniform) and not quantizer.takes_range
-    }
-    if own:
-        names = ", ".join(list(own)[:3]) + (", …" if len(own) > 3 else "")
-        bound = next(iter(own.values())).bound
+    fixed = {name: q for name, q in quantizers if isinstance(q, ClippedUniform) and q.signed and not q.takes_range}
+    if fixed:  # a range that is that of a ReLU clips what is no ReLU's output
+        bound = next(iter(fixed.values())).bound
         warnings.warn(
-            f"activations={activations!r}: the inputs of {len(own)} layers ({names}) come from no ReLU but from sums, "
-            f"linear outputs or other activations, and are clipped at ±{bound:g}; for a trained network give "
-            "calibration=images, which chooses their ranges",
-            stacklevel=3,
+            f"activations={activations!r}: the inputs of {len(fixed)} layers ({some(fixed)}) come from no ReLU but "
+            f"from sums, linear outputs or other activations, and are clipped at ±{bound:g}; for a trained network "
+            "give calibration=images, which chooses their ranges",
+            stacklevel=2,
         )
+    return result
 
 
 def convert(
@@ -134,11 +121,8 @@ def convert(
     done = next((m for m in model.modules() if isinstance(m, QuantConv2d | QuantLinear | QuantActivation)), None)
     if done is not None or getattr(model, "qadv_quantization", None):
         raise InvalidInputError(f"model is quantized already ({done!r}); quantize the float network")
-    bad = [name for name, p in model.named_parameters() if not p.is_meta and not bool(p.isfinite().all())]
-    if bad:
-        raise InvalidInputError(f"model has weights that are NaN or infinite: {', '.join(bad[:5])}")
-    weight_schemes, activation_schemes = _Rules(weights, "weights"), _Rules(activations, "activations")
-
+    check_finite(model)
+    weight_schemes, activation_schemes = Rules(weights, "weights"), Rules(activations, "activations")
     try:
         result = copy.deepcopy(model)
     except Exception as error:
@@ -150,7 +134,10 @@ def convert(
         modularize_relus(result, clips=plan is None or plan.bounds)
     conversion = _Conversion(result, weight_schemes, activation_schemes, skip_first_last, fit)
     result = conversion.run(plan, from_data)
-    _describe_shares(result)
+    total = sum(p.numel() for p in result.parameters()) or 1
+    for module in result.modules():
+        if hasattr(module, "share"):
+            module.share = sum(p.numel() for p in module.parameters(recurse=False)) / total  # type: ignore[assignment]
     result.qadv_quantization = {  # type: ignore[assignment]  # plain data: what `save` needs to rebuild the network
         "weights": weights if isinstance(weights, str) else dict(weights),
         "activations": activations if isinstance(activations, str) else dict(activations),
@@ -165,76 +152,30 @@ def rebuild(model: nn.Module, recipe: Mapping[str, Any]) -> nn.Module:
 
     A recipe without a plan is of a file of format 1: it is followed by the rules of then, so that the network computes
     what it did.
-
-    Args:
-        model: the float network, untouched.
-        recipe: schemes and plan.
     """
     schemes = {key: recipe[key] for key in ("weights", "activations", "skip_first_last")}
     plan = Plan.from_dict(recipe["plan"]) if "plan" in recipe else FORMAT_1
     return convert(model, **schemes, fit=False, plan=plan)
 
 
-def check_schemes(schemes: Schemes, role: Role) -> None:
-    """Refuses what `quantize` would refuse for any network.
-
-    Raises:
-        SchemeError: neither a scheme nor a mapping to schemes, or an unknown one.
-    """
-    _Rules(schemes, role)
-
-
-class _Rules:
-    """Schemes by layer-name pattern, the last match counting."""
-
-    def __init__(self, schemes: Schemes, role: Role) -> None:
-        self.role = role
-        if not isinstance(schemes, str | Mapping) or not schemes:
-            raise SchemeError(f"{role}: expected a scheme or a mapping from layer names to schemes, got {schemes!r}")
-        table = {"*": schemes} if isinstance(schemes, str) else {str(k): v for k, v in schemes.items()}
-        self.rules = [(pattern, parse_scheme(spec, role)) for pattern, spec in table.items()]
-        self.any = any(scheme is not None for _, scheme in self.rules)
-
-    def find(self, name: str) -> tuple[str, Scheme | None]:
-        """Returns the pattern that decides for a name, and its scheme; `("", None)` without a match."""
-        matches = [(pattern, scheme) for pattern, scheme in self.rules if fnmatchcase(name, pattern)]
-        return matches[-1] if matches else ("", None)
-
-    def check_used(self, names: list[str]) -> None:
-        for pattern, _ in self.rules:
-            if pattern != "*" and not any(fnmatchcase(name, pattern) for name in names):
-                raise InvalidInputError(
-                    f"{self.role}: pattern {pattern!r} matches no layer{closest(pattern, names)} "
-                    f"Layers: {', '.join(names[:12])}{', …' if len(names) > 12 else ''}"
-                )
-
-
 class _Conversion:
     plan: Plan
 
-    def __init__(
-        self, model: nn.Module, weights: _Rules, activations: _Rules, skip_first_last: bool, fit: bool
-    ) -> None:
+    def __init__(self, model: nn.Module, weights: Rules, activations: Rules, skip_first_last: bool, fit: bool) -> None:
         self.model = model
         self.fit = fit
         self.weights = weights
         self.activations = activations
         self.skip_first_last = skip_first_last
-        inside_opaque = {
-            id(part)
-            for module in model.modules()
-            if isinstance(module, _OPAQUE)
-            for part in module.modules()
-            if part is not module
-        }
-        named = [(name, module) for name, module in model.named_modules() if id(module) not in inside_opaque]
-        self.layers = [(name, module) for name, module in named if isinstance(module, _WEIGHT_LAYERS)]
+        opaque = [module for module in model.modules() if isinstance(module, _OPAQUE)]
+        inside = {part for module in opaque for part in module.modules() if part is not module}
+        named = [(name, module) for name, module in model.named_modules() if module not in inside]
+        self.layers = {name: module for name, module in named if isinstance(module, _WEIGHT_LAYERS)}
         self.relus = {name: (module, bound) for name, module in named if (bound := _relu_bound(module)) is not None}
 
     def run(self, plan: Plan | None, from_data: bool) -> nn.Module:
-        layers = [name for name, _ in self.layers]
-        self.weights.check_used(layers)
-        self.activations.check_used([*self.relus, *layers])
+        self.weights.check_used(self.layers)
+        self.activations.check_used([*self.relus, *self.layers])
         capped = plan is None or plan.bounds
         made = {name: self._activation(name, bound if capped else inf) for name, (_, bound) in self.relus.items()}
         quantizers = {name: quantizer for name, quantizer in made.items() if quantizer is not None}
@@ -242,21 +183,22 @@ class _Conversion:
             self.plan = self._plan(quantizers, from_data)
         else:
             self.plan = self._plan_of_format_1() if plan is FORMAT_1 else plan
-        replaced: dict[int, nn.Module] = {}
+        replaced: dict[nn.Module, nn.Module] = {}
         left_over: list[str] = []
-        for name, layer in self.layers:
-            weight_scheme = self._weight_scheme(name)
+        for name, layer in self.layers.items():
+            pattern, scheme = self.weights.find(name)
+            kept = scheme is None or (name in self.plan.kept and pattern == "*")
+            weights = None if scheme is None or kept else scheme.for_weights()
             inputs = self._input(name)
-            if weight_scheme is None and inputs is None:
+            if weights is None and inputs is None:
                 continue
-            quantizer = weight_scheme.for_weights() if weight_scheme else None
-            if quantizer is not None:
-                quantizer.layer = name
-            new = quantized_layer(layer, quantizer, inputs, self.fit)
+            if weights is not None:
+                weights.layer = name
+            new = quantized_layer(layer, weights, inputs, self.fit)
             if new is None:
                 left_over.append(f"{name} ({type(layer).__name__})")
             else:
-                replaced[id(layer)] = new
+                replaced[layer] = new
         if left_over:
             example = left_over[0].partition(" ")[0]
             raise UnsupportedModelError(
@@ -267,15 +209,20 @@ class _Conversion:
             if name not in self.plan.kept or self.activations.find(name)[0] != "*":
                 relu = self.relus[name][0]
                 new = QuantActivation(activation, bool(getattr(relu, "inplace", False)))
-                replaced[id(relu)] = new.train(relu.training)
+                replaced[relu] = new.train(relu.training)
         if not replaced and (self.weights.any or self.activations.any):
             raise UnsupportedModelError(
                 f"nothing to quantize in {type(self.model).__name__}: it has {len(self.layers)} conv or linear layers "
                 f"({len(self.plan.kept)} kept float as first and last) and {len(self.relus)} ReLUs; "
                 "skip_first_last=False quantizes the first and last layer too"
             )
-        self._swap(replaced)
-        return replaced.get(id(self.model), self.model)
+        device = next((p.device for p in self.model.parameters()), None)
+        for parent in list(self.model.modules()):
+            for name, child in list(parent._modules.items()):  # one module may be registered under several names
+                if child in replaced:
+                    parent._modules[name] = new = replaced[child].to(device)
+                    take_hooks(new, child)
+        return replaced.get(self.model, self.model)
 
     def _activation(self, name: str, bound: float) -> ActivationQuantizer | None:
         _, scheme = self.activations.find(name)
@@ -289,30 +236,28 @@ class _Conversion:
         return quantizer
 
     def _plan(self, quantizers: Mapping[str, ActivationQuantizer], from_data: bool) -> Plan:
-        """Decides by where each layer's input comes from."""
-        known = {
-            name: Flow(name, non_negative=not quantizers[name].signed)
-            if name in quantizers
-            else Flow(non_negative=True, as_wished=True)
-            for name in self.relus
-        }
+        """Decides for each layer by the source of its input."""
+        known = {name: Flow(non_negative=True, as_wished=True) for name in self.relus}
+        known |= {name: Flow(name, non_negative=not quantizer.signed) for name, quantizer in quantizers.items()}
 
         def same_grid(a: str, b: str) -> bool:
             one, other = quantizers[a], quantizers[b]
             return not one.takes_range and not other.takes_range and one.grid() == other.grid() is not None
 
-        flows = input_flows(self.model, dict(self.layers), known if self.activations.any else {}, same_grid)
-        ends = {name for name, _ in (self.layers[0], self.layers[-1])} if self.layers else set()
+        flows = input_flows(self.model, self.layers, known if self.activations.any else {}, same_grid)
         images = {name for name, flow in flows.items() if flow.image}
+        ends = self._ends()
         inputs: dict[str, str] = {}
-        for name, _ in self.layers:
+        for name in self.layers:
             flow = flows[name]
             pattern, scheme = self.activations.find(name)
             if flow.grid:  # whatever the layer itself would take
                 inputs[name] = flow.grid
-            if flow.grid or scheme is None:
                 continue
-            on_purpose = self.weights.find(name)[0] != "*" and self.weights.find(name)[1] is None
+            if scheme is None:
+                continue
+            weight_pattern, weight_scheme = self.weights.find(name)
+            on_purpose = weight_pattern != "*" and weight_scheme is None
             spared = name in images or on_purpose or (self.skip_first_last and name in ends)
             if pattern != "*" or not (spared or flow.as_wished):
                 unsigned = flow.non_negative and scheme.activations is not None and not scheme.activations.signed
@@ -323,24 +268,24 @@ class _Conversion:
                     "silently stay float; use modules (nn.ReLU, nn.Hardtanh, …), or say what the input is to be: "
                     f"activations={{'*': {scheme.spec!r}, {name!r}: {scheme.spec!r}}} or 'float'"
                 )
-        kept = [name for name, _ in self.layers if name in ends | images] if self.skip_first_last else []
+        kept = [name for name in self.layers if name in ends or name in images] if self.skip_first_last else []
         return Plan((*kept, *(name for name in self.relus if name in images)), inputs, from_data=from_data)
 
     def _plan_of_format_1(self) -> Plan:
-        """Either all ReLUs or, where there is another activation, all inputs; float wherever neither stands."""
-        kept = [self.layers[0][0], self.layers[-1][0]] if self.skip_first_last and self.layers else []
+        """The plan of old files: all ReLUs are quantized, or all inputs where there is another activation."""
+        kept = self._ends() if self.skip_first_last else []
         names = {type(module).__name__.lower().replace("_", "") for module in self.model.modules()}
         inputs = {}
         if not self.relus or names & _OTHER_ACTIVATIONS:
-            found = {name: self.activations.find(name) for name, _ in self.layers}
+            found = {name: self.activations.find(name) for name in self.layers}
             inputs = {
                 n: SIGNED for n, (pattern, scheme) in found.items() if scheme and (n not in kept or pattern != "*")
             }
         return Plan(tuple(kept), inputs, bounds=False)
 
-    def _weight_scheme(self, name: str) -> Scheme | None:
-        pattern, scheme = self.weights.find(name)
-        return None if name in self.plan.kept and pattern == "*" else scheme
+    def _ends(self) -> list[str]:
+        names = list(self.layers)
+        return [names[0], names[-1]] if names else []
 
     def _input(self, name: str) -> ActivationQuantizer | None:
         own = self.plan.own_input(name)
@@ -351,31 +296,14 @@ class _Conversion:
             scheme = scheme.from_data(scheme.bits)
         return scheme.for_activation() if own == UNSIGNED else scheme.for_input()
 
-    def _swap(self, replaced: dict[int, nn.Module]) -> None:
-        """Puts the new modules in, also where one module is registered under several names."""
-        device = next((p.device for p in self.model.parameters()), None)
-        for parent in list(self.model.modules()):
-            for child_name, child in list(parent._modules.items()):
-                if child is not None and id(child) in replaced:
-                    new = replaced[id(child)].to(device)
-                    take_hooks(new, child)
-                    parent._modules[child_name] = new
-
 
 def _relu_bound(module: nn.Module) -> float | None:
     """The upper bound of a ReLU, a ReLU6, a Hardtanh or Threshold from 0 on, with torch's own code; else `None`."""
-    if isinstance(module, nn.ReLU):
-        return inf if type(module).forward is nn.ReLU.forward else None
+    for kind in (nn.ReLU, nn.Threshold, nn.Hardtanh):
+        if isinstance(module, kind) and type(module).forward is not kind.forward:
+            return None
+    if isinstance(module, nn.Hardtanh):
+        return float(module.max_val) if module.min_val == 0 else None
     if isinstance(module, nn.Threshold):
-        return inf if module.threshold == module.value == 0 and type(module).forward is nn.Threshold.forward else None
-    if isinstance(module, nn.Hardtanh) and module.min_val == 0 and type(module).forward is nn.Hardtanh.forward:
-        return float(module.max_val)
-    return None
-
-
-def _describe_shares(model: nn.Module) -> None:
-    total = sum(p.numel() for p in model.parameters()) or 1
-    for module in model.modules():
-        if hasattr(module, "share"):
-            own: Any = module
-            own.share = sum(p.numel() for p in module.parameters(recurse=False)) / total
+        return inf if module.threshold == module.value == 0 else None
+    return inf if isinstance(module, nn.ReLU) else None

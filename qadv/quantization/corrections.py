@@ -1,11 +1,13 @@
 """Corrections after quantizing: BatchNorm re-estimation and bias correction, both against the float network."""
 
-from collections import defaultdict
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from qadv.recording import recording
 
 _CONVOLUTIONS = nn.modules.conv._ConvNd
 _LAYERS = (_CONVOLUTIONS, nn.Linear)
@@ -13,14 +15,12 @@ _BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
 
 def correct(model: nn.Module, original: nn.Module, batches: list[Tensor], batch_norm: bool, bias: bool) -> None:
-    """Brings means and variances inside a quantized network back to the float network's, in place.
+    """Corrects means and variances inside a quantized network towards the float network's, in place.
 
-    One pass of each network. What is measured at a place is measured behind places that are corrected already.
+    One pass of each network, both in evaluation mode, with the same names of layers. What is measured at a place is
+    measured behind places that are corrected already.
 
     Args:
-        model: the quantized network, in evaluation mode.
-        original: the float network, with the same names of layers, in evaluation mode.
-        batches: images.
         batch_norm: gives each BatchNorm the statistics with which it normalises its new input as it did the old one.
         bias: gives each convolution and linear layer with a bias the mean output it had, per channel, and each
             BatchNorm the mean.
@@ -33,13 +33,13 @@ def correct(model: nn.Module, original: nn.Module, batches: list[Tensor], batch_
             own: Any = module
             if bias and isinstance(own, _LAYERS) and isinstance(twin, _LAYERS) and own.bias is not None:
                 shift = _Shift(own)
-                hooks.callback(twin.register_forward_hook(shift.remember).remove)
-                hooks.callback(own.register_forward_hook(shift.apply).remove)
+                hooks.enter_context(recording({name: twin}, leaving=shift.remember))
+                hooks.enter_context(recording({name: own}, leaving=shift.apply))
                 places.append(shift)
             elif isinstance(own, _BATCH_NORM) and isinstance(twin, _BATCH_NORM) and own.running_mean is not None:
                 again = _Restandardisation(twin, own, variance=batch_norm)
-                hooks.callback(twin.register_forward_pre_hook(again.remember).remove)
-                hooks.callback(own.register_forward_pre_hook(again.apply).remove)
+                hooks.enter_context(recording({name: twin}, again.remember))
+                hooks.enter_context(recording({name: own}, again.apply))
                 places.append(again)
         for batch in batches:
             original(batch)
@@ -48,19 +48,19 @@ def correct(model: nn.Module, original: nn.Module, batches: list[Tensor], batch_
         place.keep()
 
 
+@dataclass
 class _Shift:
     """The mean output of one layer, per channel, against that of its float twin."""
 
-    def __init__(self, layer: Any) -> None:
-        self.layer = layer
-        self.expected: list[Tensor] = []
-        self.missing: list[Tensor] = []
+    layer: Any
+    expected: list[Tensor] = field(default_factory=list)
+    missing: list[Tensor] = field(default_factory=list)
 
-    def remember(self, layer: nn.Module, inputs: Any, output: Tensor) -> None:
-        self.expected.append(_mean(output, _channel_dim(layer, output)))
+    def remember(self, name: str, inputs: Any, output: Tensor) -> None:
+        self.expected.append(_mean(output, self._channel_dim(output)))
 
-    def apply(self, layer: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        channels = _channel_dim(layer, output)
+    def apply(self, name: str, inputs: Any, output: Tensor) -> Tensor:
+        channels = self._channel_dim(output)
         missing = self.expected.pop(0) - _mean(output, channels)  # a layer's first call first
         self.missing.append(missing)
         return output + _expand(missing, output, channels)
@@ -69,7 +69,11 @@ class _Shift:
         if self.missing:
             self.layer.bias += torch.stack(self.missing).mean(0)
 
+    def _channel_dim(self, output: Tensor) -> int:
+        return 1 if isinstance(self.layer, _CONVOLUTIONS) else output.ndim - 1
 
+
+@dataclass
 class _Restandardisation:
     """The input of one BatchNorm, brought to the mean, and variance if asked, that its float twin's input has.
 
@@ -79,38 +83,33 @@ class _Restandardisation:
     between running statistics and those of the calibration images, on which a float network relies as well.
     """
 
-    def __init__(self, original: Any, norm: Any, variance: bool) -> None:
-        self.original = original
-        self.norm = norm
-        self.variance = variance
-        self.expected: list[tuple[Tensor, Tensor]] = []
-        self.measured: dict[str, list[Tensor]] = defaultdict(list)
+    original: Any
+    norm: Any
+    variance: bool
+    expected: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    measured: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
-    def remember(self, norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def remember(self, name: str, inputs: tuple[Tensor, ...]) -> None:
         self.expected.append((_mean(inputs[0], 1), _variance(inputs[0])))
 
-    def apply(self, norm: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
-        x = inputs[0]
+    def apply(self, name: str, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
+        norm, x = self.norm, inputs[0]
         float_mean, float_variance = self.expected.pop(0)
         mean, ratio = _mean(x, 1), torch.ones_like(float_variance)
         if self.variance:
             ratio = ((float_variance + norm.eps) / (_variance(x) + norm.eps)).sqrt()
         new_mean = mean + (self.original.running_mean - float_mean) / ratio
         new_variance = (self.original.running_var + norm.eps) / ratio.square() - norm.eps
-        self.measured["mean"].append(new_mean)
-        self.measured["variance"].append(new_variance)
+        self.measured.append((new_mean, new_variance))
         # the BatchNorm still has other statistics m', v': this input gives what it will give with the new ones
         gain = ((norm.running_var + norm.eps) / (new_variance + norm.eps)).sqrt()
         return (_expand(gain, x, 1) * (x - _expand(new_mean, x, 1)) + _expand(norm.running_mean, x, 1),)
 
     def keep(self) -> None:
         if self.measured:
-            self.norm.running_mean.copy_(torch.stack(self.measured["mean"]).mean(0))
-            self.norm.running_var.copy_(torch.stack(self.measured["variance"]).mean(0).clamp(min=0))
-
-
-def _channel_dim(layer: nn.Module, output: Tensor) -> int:
-    return 1 if isinstance(layer, _CONVOLUTIONS) else output.ndim - 1
+            mean, variance = (torch.stack(found).mean(0) for found in zip(*self.measured, strict=True))
+            self.norm.running_mean.copy_(mean)
+            self.norm.running_var.copy_(variance.clamp(min=0))
 
 
 def _mean(x: Tensor, channels: int) -> Tensor:

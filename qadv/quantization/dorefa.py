@@ -17,10 +17,6 @@ class DoReFaWeights(WeightQuantizer):
 
     fixes_range = True
 
-    @property
-    def intervals(self) -> int:
-        return int(2**self.bits - 1)
-
     def latent(self, weight: Tensor) -> Tensor:
         squashed = weight.tanh()
         largest = squashed.abs().amax()

@@ -21,7 +21,7 @@ class FrozenLayer(_QuantLayer):
     _weights: tuple[WeightQuantizer, Tensor, Tensor] | None = None
 
     def remember(self, layer: _QuantLayer, quantized: Quantized | None) -> None:
-        """Takes over a layer's parameters and quantizers, with the codes it has or with those given."""
+        """Copies a layer's parameters and quantizers, with its own codes or those given."""
         own: Any = self
         source: Any = layer
         if quantized is None and layer.weight_quantizer is not None:
@@ -61,7 +61,7 @@ class FrozenLayer(_QuantLayer):
         return codes, scale
 
     def after_step(self) -> None:
-        """Nothing is left to do: these weights are not trained."""
+        """Does nothing: these weights are not trained."""
 
     def _input(self, x: Tensor) -> Tensor:
         return x if self.input_quantizer is None else self.input_quantizer.quantize(x)

@@ -19,26 +19,26 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from qadv.errors import UnsupportedModelError
-from qadv.quantization.flow import CodeTracer, argument, attribute, called_name, left_out, undone
+from qadv.quantization.tracing import CodeTracer, argument, attribute, called_name, left_out, undone
 
 _NAMES = {"relu", "relu_", "relu6"}
 _HELD = {F.relu, torch.relu, torch.relu_, F.relu_, F.relu6}
+_PREFIX = "qadv_"
 
 
 def modularize_relus(model: nn.Module, clips: bool = True) -> None:
     """Replaces ReLUs that are called as functions by `nn.ReLU`, `nn.ReLU6` and `nn.Hardtanh` modules, in place.
 
-    Args:
-        model: the network.
-        clips: also those that are written as a clip (`F.hardtanh(x, 0, 6)`, `x.clamp(0, 6)`, `torch.maximum(x, zero)`,
-            `F.threshold(x, 0, 0)`, `x * (x > 0)`, `torch.where(x > 0, x, 0)`), and those in functions outside a class.
-            Where code with one of these can't be traced, it stays.
+    With `clips` also those that are written as a clip (`F.hardtanh(x, 0, 6)`, `x.clamp(0, 6)`, `F.threshold(x, 0, 0)`,
+    `torch.maximum(x, zero)`, `x * (x > 0)`, `torch.where(x > 0, x, 0)`), and those in functions outside a class. Where
+    code with one of these can't be traced, it stays.
 
     Raises:
         UnsupportedModelError: a class that calls a ReLU by its name can't be traced.
     """
+    foreign = ("torch.nn.", "torch.ao.", "brevitas.", "qadv.quantization.", "builtins")
     for module in list(model.modules()):
-        classes = _own_classes(module)
+        classes = [base for base in type(module).__mro__ if not base.__module__.startswith(foreign)]
         held = any(callable(value) and value in _HELD for value in vars(module).values())
         named = held or any(_calls_relu(base) for base in classes)
         if named:
@@ -48,12 +48,6 @@ def modularize_relus(model: nn.Module, clips: bool = True) -> None:
                 _rewrite(module, clips)
 
 
-def _own_classes(module: nn.Module) -> list[type]:
-    """The module's class and those it inherits from, except torch's and Brevitas's own."""
-    foreign = ("torch.nn.", "torch.ao.", "brevitas.", "qadv.quantization.", "builtins")
-    return [base for base in type(module).__mro__ if not base.__module__.startswith(foreign)]
-
-
 @cache
 def _calls_relu(module_type: Any) -> bool:
     """Whether a class calls a functional ReLU by its name in any of its methods."""
@@ -61,19 +55,13 @@ def _calls_relu(module_type: Any) -> bool:
         tree = ast.parse(textwrap.dedent(inspect.getsource(module_type)))
     except (OSError, TypeError, SyntaxError):
         return False
+    called = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
     return any(
-        isinstance(node, ast.Call)
-        and (
-            (isinstance(node.func, ast.Attribute) and node.func.attr in _NAMES and not _is_submodule(node.func))
-            or (isinstance(node.func, ast.Name) and node.func.id in _NAMES)
-        )
-        for node in ast.walk(tree)
+        (isinstance(function, ast.Name) and function.id in _NAMES)
+        # `self.relu(x)` calls a module, `F.relu(x)` and `x.relu()` do not
+        or (isinstance(function, ast.Attribute) and function.attr in _NAMES and ast.unparse(function.value) != "self")
+        for function in called
     )
-
-
-def _is_submodule(attribute: ast.Attribute) -> bool:
-    """`self.relu(x)` calls a module, `F.relu(x)` and `x.relu()` do not."""
-    return isinstance(attribute.value, ast.Name) and attribute.value.id == "self"
 
 
 class _ChildrenAreLeaves(CodeTracer):
@@ -82,32 +70,28 @@ class _ChildrenAreLeaves(CodeTracer):
 
 
 def _rewrite(module: nn.Module, clips: bool) -> None:
-    name = type(module).__name__
-    with _tracing(module, training=False) as graph:
-        if not any(_relu_of(module, node, clips) for node in graph.nodes):
-            return
-    was_training = module.training
-    traced = []
-    for training in (True, False):
+    name, was_training = type(module).__name__, module.training
+    traced: list[fx.GraphModule] = []
+    for training in (False, True):
         with _tracing(module, training) as graph:
+            if not traced and not any(_relu_of(module, node, clips) for node in graph.nodes):
+                return
             traced.append(fx.GraphModule(module, graph, name))
     _modularize_dropout(*traced)
     for graph_module in traced:
         _modularize_relus(graph_module, clips)
-    if traced[0].code != traced[1].code:
+    result = traced[0]
+    if result.code != traced[1].code:
         raise UnsupportedModelError(
             f"{name} calls a functional ReLU and behaves differently in training mode; use nn.ReLU modules there"
         )
-    result = traced[0]
     for child_name, child in result.named_children():
         if child_name.startswith(_PREFIX):
             module.add_module(child_name, child.train(was_training))
-    for constant, value in vars(result).items():
-        if constant.startswith("_tensor_constant") and isinstance(value, Tensor):
-            module.register_buffer(constant, value, persistent=False)
-    for constant, buffer in result.named_buffers(recurse=False):
-        if not hasattr(module, constant):
-            module.register_buffer(constant, buffer, persistent=False)
+    constants = {n: t for n, t in vars(result).items() if n.startswith("_tensor_constant") and isinstance(t, Tensor)}
+    added = {n: buffer for n, buffer in result.named_buffers(recurse=False) if not hasattr(module, n)}
+    for constant, tensor in (constants | added).items():
+        module.register_buffer(constant, tensor, persistent=False)
     module.forward = _Forward(type(result).forward, module)
 
 
@@ -146,19 +130,14 @@ class _Forward:
         )
 
 
-_PREFIX = "qadv_"
-
-
-def _modularize_dropout(training: fx.GraphModule, evaluation: fx.GraphModule) -> None:
+def _modularize_dropout(evaluation: fx.GraphModule, training: fx.GraphModule) -> None:
     """`F.dropout(x, p, self.training)` becomes a module, which follows train() and eval() as `self.training` did."""
-    pairs = zip(*([n for n in g.graph.nodes if n.target is F.dropout] for g in (training, evaluation)), strict=False)
-    for index, (first, second) in enumerate(list(pairs)):
-        if argument(first, 2, "training", True) is True and argument(second, 2, "training", True) is False:
-            for graph_module, node in ((training, first), (evaluation, second)):
+    pairs = zip(*([n for n in g.graph.nodes if n.target is F.dropout] for g in (evaluation, training)), strict=False)
+    for index, pair in enumerate(list(pairs)):
+        if [argument(node, 2, "training", True) for node in pair] == [False, True]:
+            for graph_module, node in zip((evaluation, training), pair, strict=True):
                 made = nn.Dropout(argument(node, 1, "p", 0.5))
-                _replace(graph_module, node, f"{_PREFIX}dropout_{index}", made, argument(node, 0, "input", None))
-    for graph_module in (training, evaluation):
-        graph_module.recompile()
+                _replace(graph_module, node, f"{_PREFIX}dropout_{index}", made, argument(node, 0, "input"))
 
 
 def _modularize_relus(graph_module: fx.GraphModule, clips: bool) -> None:
@@ -168,11 +147,8 @@ def _modularize_relus(graph_module: fx.GraphModule, clips: bool) -> None:
         if found is None:
             continue
         made, changed = found
-        in_place = (
-            called_name(node).endswith("_")
-            or node.kwargs.get("inplace") is True
-            or any(a is True for a in node.args[1:])
-        )
+        in_place = node.kwargs.get("inplace") is True or any(a is True for a in node.args[1:])
+        in_place |= called_name(node).endswith("_")
         call = _replace(graph_module, node, f"{_PREFIX}relu_{index}", made, changed)
         if in_place:  # what reads the changed tensor later reads the ReLU's output
             for user in list(changed.users):
@@ -184,29 +160,32 @@ def _modularize_relus(graph_module: fx.GraphModule, clips: bool) -> None:
 
 def _relu_of(holder: nn.Module, node: fx.Node, clips: bool) -> tuple[nn.Module, fx.Node] | None:
     """Returns the ReLU that a call computes, as a module, and what it is computed of; `None` if it is none."""
-    name, x = called_name(node).strip("_"), argument(node, 0, "input", None)
-    bounds: tuple[Any, Any] | None = None
+    name, x = called_name(node).strip("_"), argument(node, 0, "input")
+    low: Any = 0
+    high: Any = None
     if name in ("relu", "relu6"):
-        bounds = 0, 6 if name == "relu6" else None
+        high = 6 if name == "relu6" else None
     elif not clips:
         return None
     elif name == "hardtanh":
-        bounds = argument(node, 1, "min_val", -1), argument(node, 2, "max_val", 1)
-    elif name in ("clamp", "clip"):
-        bounds = argument(node, 1, "min", None), argument(node, 2, "max", None)
-    elif name == "clamp_min":
-        bounds = argument(node, 1, "min", None), None
-    elif name == "threshold":
-        bounds = argument(node, 1, "threshold", None), None
-        if not _is_zero(holder, argument(node, 2, "value", None)):
-            return None
+        low, high = argument(node, 1, "min_val", -1), argument(node, 2, "max_val", 1)
+    elif name in ("clamp", "clip", "clamp_min"):
+        low = argument(node, 1, "min")
+        high = argument(node, 2, "max") if name != "clamp_min" else None
+    elif name == "threshold" and _is_zero(holder, argument(node, 2, "value")):
+        low = argument(node, 1, "threshold")
     elif name in ("maximum", "max"):
-        x, bounds = _other_than_zero(holder, x, argument(node, 1, "other", None))
+        other = argument(node, 1, "other")
+        x = x if _is_zero(holder, other) else other if _is_zero(holder, x) else None
     elif name in ("mul", "where"):
-        x, bounds = _where_positive(holder, node, name)
-    if bounds is None or not isinstance(x, fx.Node) or not _is_zero(holder, bounds[0]):
+        x = _where_positive(holder, node, name)
+    else:
         return None
-    high = _number(holder, bounds[1])
+    if not isinstance(x, fx.Node) or not _is_zero(holder, low):
+        return None
+    held = attribute(holder, high)
+    if isinstance(held, Tensor) and not isinstance(held, nn.Parameter) and held.numel() == 1:
+        high = held.item()
     if high is None:
         return nn.ReLU(), x
     if not isinstance(high, int | float) or high <= 0:
@@ -214,20 +193,13 @@ def _relu_of(holder: nn.Module, node: fx.Node, clips: bool) -> tuple[nn.Module, 
     return (nn.ReLU6() if high == 6 else nn.Hardtanh(0.0, float(high))), x
 
 
-def _other_than_zero(holder: nn.Module, a: Any, b: Any) -> tuple[Any, tuple[Any, Any] | None]:
-    """Of `maximum(a, b)`: the one that is not zero, and the bounds of a ReLU."""
-    if _is_zero(holder, b):
-        return a, (0, None)
-    return (b, (0, None)) if _is_zero(holder, a) else (None, None)
-
-
-def _where_positive(holder: nn.Module, node: fx.Node, name: str) -> tuple[fx.Node | None, tuple[Any, Any] | None]:
-    """Of `x * (x > 0)` and `where(x > 0, x, 0)`: x, and the bounds of a ReLU."""
+def _where_positive(holder: nn.Module, node: fx.Node, name: str) -> fx.Node | None:
+    """Returns the x of `x * (x > 0)` and `where(x > 0, x, 0)`."""
     if name == "where":
-        condition, x, other = (argument(node, i, n, None) for i, n in enumerate(("condition", "input", "other")))
+        condition, x, other = (argument(node, i, n) for i, n in enumerate(("condition", "input", "other")))
         pairs = [(x, condition)] if _is_zero(holder, other) else []
     else:
-        a, b = argument(node, 0, "input", None), argument(node, 1, "other", None)
+        a, b = argument(node, 0, "input"), argument(node, 1, "other")
         pairs = [(a, b), (b, a)]
     for candidate, condition in pairs:
         while isinstance(condition, fx.Node) and called_name(condition) in ("to", "float", "type_as", "type"):
@@ -239,24 +211,15 @@ def _where_positive(holder: nn.Module, node: fx.Node, name: str) -> tuple[fx.Nod
             and condition.args[0] is candidate
             and _is_zero(holder, condition.args[1])
         ):
-            return candidate, (0, None)
-    return None, None
-
-
-def _number(holder: nn.Module, value: Any) -> Any:
-    """Returns the number that a tensor holds, if the network holds one that is not trained; else `value` itself."""
-    if isinstance(value, fx.Node) and value.op == "get_attr":
-        held = attribute(holder, str(value.target))
-        if isinstance(held, Tensor) and not isinstance(held, nn.Parameter) and held.numel() == 1:
-            return held.item()
-    return value
+            return candidate
+    return None
 
 
 def _is_zero(holder: nn.Module, value: Any) -> bool:
     """Whether an argument is 0, or a tensor of zeros that the network holds or makes."""
     if isinstance(value, fx.Node) and value.op == "get_attr":
-        value = attribute(holder, str(value.target))
-        return isinstance(value, Tensor) and not isinstance(value, nn.Parameter) and not bool(value.any())
+        held = attribute(holder, value)
+        return isinstance(held, Tensor) and not isinstance(held, nn.Parameter) and not bool(held.any())
     if isinstance(value, fx.Node):
         return called_name(value) in ("zeros_like", "zeros", "new_zeros")
     return isinstance(value, int | float) and value == 0

@@ -25,7 +25,7 @@ def clipped(quantizer: ActivationQuantizer, x: Tensor) -> Tensor:
 
 
 def soft_tanh(quantizer: ActivationQuantizer, x: Tensor) -> Tensor:
-    """A tanh from the lowest to the highest level with slope 1 between them: its gradient vanishes nowhere near."""
+    """A tanh from the lowest to the highest level, with slope 1 in the middle: its gradient vanishes slowly."""
     low, high = _ends(quantizer)
     middle, half = (low + high) / 2, (high - low) / 2
     return middle + half * torch.tanh((x - middle) / half)
@@ -53,19 +53,21 @@ def _ends(quantizer: ActivationQuantizer) -> tuple[float, float]:
 def other_backward(model: nn.Module, surrogate: Surrogate) -> Iterator[int]:
     """Gives all activations and layer inputs of a network the gradient of `surrogate`, while the block runs.
 
-    Args:
-        model: a network that `quantize` made, trainable or frozen; a float one has nothing to change.
-        surrogate: quantizer and its input, any shape, to a differentiable function of the input of that shape; only
-            its gradient is used.
-
-    Yields:
-        The number of quantizers changed. Parameters of quantizers, as PACT's α, get no gradient meanwhile.
+    A surrogate takes a quantizer and its input to a differentiable function of the input, of its shape. Yields how many
+    quantizers were changed, 0 in a float network; their parameters, as PACT's α, get no gradient meanwhile.
     """
-    changed: list[ActivationQuantizer] = []
-    for _, quantizer in activation_quantizers(model):
-        if "quantize" not in vars(quantizer):  # one quantizer may stand in several places
-            vars(quantizer)["quantize"] = partial(_with_gradient_of, surrogate, quantizer, quantizer.quantize)
-            changed.append(quantizer)
+    with quantizing_with(model, lambda own: partial(_with_gradient_of, surrogate, own, own.quantize)) as changed:
+        yield changed
+
+
+@contextmanager
+def quantizing_with(
+    model: nn.Module, make: Callable[[ActivationQuantizer], Callable[[Tensor], Tensor]]
+) -> Iterator[int]:
+    """Puts what `make` gives for each activation quantizer in the place of its `quantize`; yields their number."""
+    changed = {q: make(q) for _, q in activation_quantizers(model) if "quantize" not in vars(q)}
+    for quantizer, quantize in changed.items():
+        vars(quantizer)["quantize"] = quantize
     try:
         yield len(changed)
     finally:

@@ -1,4 +1,4 @@
-"""Integer codes as bits: what quantized weights really take on disk."""
+"""Integer codes packed into bits, as quantized weights are stored."""
 
 import numpy as np
 import torch
@@ -8,20 +8,15 @@ from qadv.errors import FileFormatError, SchemeError
 
 
 def packed_size(weights: int, bits: int) -> int:
-    """Returns the bytes that so many codes take: `bits` each, rounded up to whole bytes."""
+    """Returns the number of bytes for `weights` codes of `bits` each, rounded up."""
     return (weights * bits + 7) // 8
 
 
 def pack(codes: Tensor, code_values: Tensor, bits: int) -> Tensor:
     """Returns codes as a string of bits, (packed_size,) uint8: the index of each among all codes, its high bit first.
 
-    Args:
-        codes: any shape, values among `code_values`.
-        code_values: every possible code, ascending, (levels,), levels <= 2^bits.
-        bits: bits of one code.
-
     Raises:
-        SchemeError: the scheme gave a code it does not list, or lists more than fit into its bits.
+        SchemeError: a code is not among `code_values`, which ascend, or these are more than 2^bits.
     """
     values = code_values.cpu().to(torch.float64)
     flat = codes.detach().cpu().to(torch.float64).flatten()

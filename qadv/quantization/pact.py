@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qadv.quantization.quantizer import ActivationQuantizer
+from qadv.quantization.clipped_relu import UniformActivation
 from qadv.quantization.scheme import Scheme
 
 
@@ -37,8 +37,8 @@ class _LearnedClipRound(torch.autograd.Function):
         return inside, to_alpha.sum().to(alpha.dtype).reshape(alpha.shape), None, None
 
 
-class LearnedClip(ActivationQuantizer):
-    """2^k levels of [0, α], α learned for each layer, kept positive and below the replaced activation's own bound.
+class LearnedClip(UniformActivation):
+    """Uniform levels of [0, α], α learned for each layer, kept positive and below the replaced activation's own bound.
 
     **Reading:** at x = α the gradient goes to α alone; α starts at 6, or where calibration puts it; the penalty is
     `λ α²` with λ = 1e-4, the weight decay of the ResNet-20 training it comes from. It is the only decay of α: qadv's
@@ -59,8 +59,8 @@ class LearnedClip(ActivationQuantizer):
             self.alpha.fill_(high)
 
     @property
-    def intervals(self) -> int:
-        return int(2**self.bits - 1)
+    def bound(self) -> float:  # type: ignore[override]
+        return self.alpha.item()
 
     @property
     def scale(self) -> Tensor:  # type: ignore[override]
@@ -68,14 +68,6 @@ class LearnedClip(ActivationQuantizer):
 
     def quantize(self, x: Tensor) -> Tensor:
         return _LearnedClipRound.apply(x, self.alpha, self.intervals, self.signed)  # type: ignore[no-any-return]
-
-    def grid(self) -> tuple[float, float, int]:
-        alpha = self.alpha.item()
-        return -alpha if self.signed else 0.0, alpha, self.intervals
-
-    def levels(self) -> Tensor:
-        steps = torch.arange(self.intervals + 1, device=self.alpha.device) - (self.intervals / 2 if self.signed else 0)
-        return steps / self.intervals * (2 if self.signed else 1) * self.alpha.detach()
 
     def penalty(self) -> Tensor:
         """Returns `λ α²`, which training loops add to the loss."""
@@ -88,17 +80,9 @@ class LearnedClip(ActivationQuantizer):
 
 
 class SignedLearnedClip(LearnedClip):
-    """2^k - 1 levels of [-α, α] with zero among them (at 1 bit the two levels -α and α), for what has both signs.
-
-    **Reading:** the paper's layers read ReLUs only; the input of a layer that reads a sum or a linear bottleneck has
-    both signs, so the clip is mirrored.
-    """
+    """The same for inputs of both signs, levels of [-α, α]."""
 
     signed = True
-
-    @property
-    def intervals(self) -> int:
-        return max(int(2**self.bits - 2), 1)
 
 
 class Pact(Scheme):

@@ -1,8 +1,7 @@
 """Runs one image through a quantized network and reports what conversion could not see: code that works around it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from qadv.errors import UnsupportedModelError
 from qadv.quantization.layers import QuantActivation, activation_quantizers
 from qadv.quantization.plan import UNSIGNED, Plan
-from qadv.quantization.quantizer import ActivationQuantizer
+from qadv.recording import recording
 
 _LAYERS = {F.linear, F.conv2d, F.conv1d, F.conv3d, F.conv_transpose2d, torch.conv2d}
 _TOLERANCE = 1e-4  # of a step: what float32 leaves of a multiple
@@ -32,27 +31,10 @@ def report_bypasses(model: nn.Module) -> Iterator[None]:
     if recipe is None:
         yield
         return
-    watch = _Watch(weights=recipe["weights"] != "float")
-    plan = Plan.from_dict(recipe["plan"])
-    quantizers = dict(activation_quantizers(model))
-    handles = []
-    for name, module in model.named_modules():
-        handles.append(module.register_forward_pre_hook(lambda m, _, name=name: watch.enter(m, name)))
-        handles.append(module.register_forward_hook(lambda m, inputs, _: watch.leave(m, inputs)))
-        source = plan.inputs.get(name)
-        if source in quantizers:
-            check = partial(watch.check_levels, name, source, quantizers[source])
-        elif source == UNSIGNED:
-            check = partial(watch.check_sign, name, quantizers[name])
-        else:
-            continue
-        handles.append(module.register_forward_pre_hook(lambda _, inputs, check=check: check(inputs[0])))
-    try:
-        with watch:
-            yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    modules = dict(model.named_modules())
+    watch = _Watch(modules, Plan.from_dict(recipe["plan"]).inputs, weights=recipe["weights"] != "float")
+    with recording(modules, watch.enter, watch.leave), watch:
+        yield
     if watch.found:
         raise UnsupportedModelError(
             f"the network's code works around its quantization: {'; '.join(dict.fromkeys(watch.found))}. Use modules "
@@ -61,36 +43,38 @@ def report_bypasses(model: nn.Module) -> Iterator[None]:
 
 
 class _Watch(TorchFunctionMode):
-    def __init__(self, weights: bool) -> None:
+    def __init__(self, modules: Mapping[str, nn.Module], sources: Mapping[str, str], weights: bool) -> None:
         super().__init__()
         self.found: list[str] = []
+        self._modules = modules
+        self._sources = sources
+        self._quantizers = dict(activation_quantizers(modules[""]))
         self._functions = _LAYERS if weights else set()
-        self._stack: list[tuple[nn.Module, str]] = []
+        self._stack: list[str] = []
         self._changed: list[Tensor] = []  # inputs of what were in-place ReLUs
 
-    def enter(self, module: nn.Module, name: str) -> None:
-        self._stack.append((module, name))
+    def enter(self, name: str, inputs: tuple[Any, ...]) -> None:
+        self._stack.append(name)
+        source = self._sources.get(name)
+        if source in self._quantizers:
+            x, quantizer = inputs[0], self._quantizers[source]
+            levels = quantizer.levels().detach().to(x)
+            above = torch.bucketize(x.detach(), levels).clamp(1, len(levels) - 1)
+            distance = torch.minimum((x - levels[above]).abs(), (x - levels[above - 1]).abs())
+            if distance.max() > _TOLERANCE * quantizer.scale:
+                self.found.append(f"the input of {name} is not on the {len(levels)} levels of {source}")
+        elif source == UNSIGNED and inputs[0].min() < -_TOLERANCE * self._quantizers[name].scale:
+            self.found.append(f"the input of {name} has values below 0, which its quantizer has no levels for")
 
-    def leave(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def leave(self, name: str, inputs: tuple[Any, ...], output: Any) -> None:
         self._stack.pop()
+        module = self._modules[name]
         if isinstance(module, QuantActivation) and module.replaces_inplace:
             self._changed += [tensor for tensor in inputs if isinstance(tensor, Tensor)]
 
-    def check_levels(self, layer: str, source: str, quantizer: ActivationQuantizer, x: Tensor) -> None:
-        """Notes a layer whose input is not what an activation gave."""
-        levels = quantizer.levels().detach().to(x)
-        above = torch.bucketize(x.detach(), levels).clamp(1, len(levels) - 1)
-        distance = torch.minimum((x - levels[above]).abs(), (x - levels[above - 1]).abs())
-        if distance.max() > _TOLERANCE * quantizer.scale:
-            self.found.append(f"the input of {layer} is not on the {len(levels)} levels of {source}")
-
-    def check_sign(self, layer: str, quantizer: ActivationQuantizer, x: Tensor) -> None:
-        """Notes a layer whose input has values that its quantizer cuts off, as conversion saw none."""
-        if x.min() < -_TOLERANCE * quantizer.scale:
-            self.found.append(f"the input of {layer} has values below 0, which its quantizer has no levels for")
-
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        module, name = self._stack[-1] if self._stack else (None, "")
+        name = self._stack[-1] if self._stack else ""
+        module = self._modules[name] if self._stack else None
         own_code = module is not None and not type(module).__module__.startswith(("torch.nn.", "brevitas."))
         own_code = own_code and not isinstance(module, nn.Linear | nn.modules.conv._ConvNd | QuantActivation)
         if own_code and func in self._functions:

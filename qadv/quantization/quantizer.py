@@ -50,6 +50,11 @@ class _Quantizer(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.spec or self.bits}"
 
+    @property
+    def intervals(self) -> int:
+        """Steps between the lowest and the highest of 2^bits levels."""
+        return int(2**self.bits - 1)
+
 
 class WeightQuantizer(_Quantizer):
     """Replaces weights by `codes * scale`, with the gradient of the latent weights.
@@ -190,7 +195,7 @@ class ActivationQuantizer(_Quantizer):
         raise NotImplementedError
 
     def grid(self) -> tuple[float, float, int] | None:
-        """Returns lowest level, highest level and the number of steps between them; `None` says it is not so simple.
+        """Returns lowest level, highest level and the number of steps between them; `None` for uneven levels.
 
         With a grid, the output is the level nearest to `squash(x)` clipped to it. Exported graphs rely on that.
         """
@@ -212,7 +217,7 @@ class ActivationQuantizer(_Quantizer):
 
 
 class _WeightProxy(PlainTensors, WeightQuantProxyFromInjector):
-    """Keeps its quantizer for life: Brevitas's own makes a new one at every `load_state_dict`, losing its state.
+    """Keeps one quantizer: Brevitas's own proxy makes a new one at every `load_state_dict`, losing its state.
 
     Layers are given plain tensors; QuantTensors are made only where metadata are asked for.
     """

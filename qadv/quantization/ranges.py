@@ -1,7 +1,5 @@
 """Clipping ranges of activations, from a histogram of them."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -20,7 +18,7 @@ class Histogram:
         self.counts: Tensor | None = None
 
     def add(self, values: Tensor) -> None:
-        """Takes part of the pass's values."""
+        """Adds values of the current pass."""
         if self.counts is None:
             low, high = torch.aminmax(values)
             self.low, self.high = min(self.low, low.item()), max(self.high, high.item())
@@ -62,9 +60,7 @@ def percentile_range(histogram: Histogram, percentile: float) -> float:
     return min(float(magnitudes[index]), histogram.largest)
 
 
-def mse_range(
-    histogram: Histogram, quantize: Callable[[ActivationQuantizer, Tensor], Tensor], quantizer: ActivationQuantizer
-) -> float:
+def mse_range(histogram: Histogram, quantizer: ActivationQuantizer) -> float:
     """Returns the c, of 128 shares of the largest magnitude, whose quantizer has the smallest squared error."""
     assert histogram.counts is not None
     device = quantizer.zero_point.device
@@ -73,7 +69,7 @@ def mse_range(
     for step in range(_CANDIDATES, 0, -1):
         high = histogram.largest * step / _CANDIDATES
         quantizer.set_range(high)
-        error = ((quantize(quantizer, values) - values).double().square() * counts).sum().item()
+        error = ((quantizer.quantize(values) - values).double().square() * counts).sum().item()
         if error < least:
             best, least = high, error
     return best

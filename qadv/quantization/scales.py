@@ -1,4 +1,4 @@
-"""Which scales a quantizer can have: those of a file are compared with that before anything is computed with them."""
+"""Checks of the scales in a file against those that its scheme can have."""
 
 import copy
 
@@ -12,15 +12,10 @@ from qadv.quantization.quantizer import WeightQuantizer
 
 @torch.no_grad()
 def check_scale(quantizer: WeightQuantizer, scale: Tensor, weight: Tensor) -> None:
-    """Refuses scales that are negative, not finite, or zero where the scheme gives none that is.
-
-    Args:
-        quantizer: of the scheme.
-        scale: as `quantizer.encode` gives it.
-        weight: any weights of the layer, (c_out, …).
+    """Refuses scales, as `encode` gives them, that are negative, not finite, or zero where the scheme gives none.
 
     Raises:
-        FileFormatError: see above.
+        FileFormatError: there is one. `weight` are any weights of the layer.
     """
     fresh, zeros = copy.deepcopy(quantizer), torch.zeros_like(weight)
     fresh.fit(zeros)
@@ -34,7 +29,7 @@ def check_scales(model: nn.Module, origin: str) -> None:
     """Refuses a network with a stored scale or range that its scheme can't have.
 
     Raises:
-        FileFormatError: see above; it names the layer.
+        FileFormatError: there is one; the message names the layer.
     """
     for name, layer in model.named_modules(remove_duplicate=False):
         quantizer = layer.weight_quantizer if isinstance(layer, _QuantLayer) else None

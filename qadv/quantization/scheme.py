@@ -2,18 +2,19 @@
 
 import re
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeVar
 
 from qadv.errors import SchemeError, UnknownNameError
 from qadv.quantization.quantizer import ActivationQuantizer, WeightQuantizer
 from qadv.registry import default_registry
 
+Q = TypeVar("Q", WeightQuantizer, ActivationQuantizer)
 Role = Literal["weights", "activations"]
 _LONGEST = 1000  # characters of a scheme; Python reads no number of more than 4,300 digits
 
 
 class Scheme:
-    """One published way to quantize: what it does to weights, to activations, or to both.
+    """One published way to quantize weights, activations, or both.
 
     Subclass it, name the quantizers, and register the class as a `quantizer` component. A quantizer is called with
     `bits` and `spec` once for each layer.
@@ -53,37 +54,27 @@ class Scheme:
 
     def for_weights(self) -> WeightQuantizer:
         """Returns a new quantizer for one layer's weights."""
-        if self.weights is None:
-            raise SchemeError(f"scheme {self.spec!r} quantizes activations, not weights")
-        return self.weights(bits=self.bits, spec=self.spec)
+        return self._made(self.weights, "quantizes activations, not weights")
 
     def for_activation(self) -> ActivationQuantizer:
         """Returns a new quantizer that takes the place of one ReLU."""
-        if self.activations is None:
-            raise SchemeError(f"scheme {self.spec!r} quantizes weights, not activations")
-        return self.activations(bits=self.bits, spec=self.spec)
+        return self._made(self.activations, "quantizes weights, not activations")
 
     def for_input(self) -> ActivationQuantizer:
         """Returns a new signed quantizer for the input of one layer."""
-        if self.inputs is None:
-            raise SchemeError(
-                f"scheme {self.spec!r} has no signed form, which layers need whose input does not come from a ReLU"
-            )
-        return self.inputs(bits=self.bits, spec=self.spec)
+        return self._made(self.inputs, "has no signed form, which layers need whose input does not come from a ReLU")
+
+    def _made(self, kind: type[Q] | None, otherwise: str) -> Q:
+        if kind is None:
+            raise SchemeError(f"scheme {self.spec!r} {otherwise}")
+        return kind(bits=self.bits, spec=self.spec)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(bits={self.bits}, spec={self.spec!r})"
 
 
 def parse_scheme(spec: str, role: Role) -> Scheme | None:
-    """Turns `"name"`, `"name:bits"` or `"name(scheme)"` into a scheme.
-
-    Args:
-        spec: the scheme as written by the user; `"float"` means none.
-        role: what it is to quantize.
-
-    Returns:
-        The scheme, or `None` for `"float"`.
+    """Turns `"name"`, `"name:bits"` or `"name(scheme)"` into a scheme for weights or activations; `"float"` is none.
 
     Raises:
         SchemeError: unknown name, bits it does not exist at, or a scheme for the other role.
@@ -99,12 +90,9 @@ def parse_scheme(spec: str, role: Role) -> Scheme | None:
     wrapped = re.fullmatch(r"([^:()]+)\((.*)\)", spec)
     if not wrapped and ("(" in spec or ")" in spec):
         raise SchemeError(f"{role}={spec!r}: a scheme round another is written 'sq(bwn)', with nothing behind the ')'")
-    name, colon, bits_text = (wrapped[1], "", "") if wrapped else spec.partition(":")
-    bits: int | None = None
-    if colon:
-        if not re.fullmatch("[1-9][0-9]*|0", bits_text):
-            raise SchemeError(f"{role}={spec!r}: the part after ':' is the number of bits, e.g. '{name}:4'")
-        bits = int(bits_text)
+    name, colon, bits = (wrapped[1], "", "") if wrapped else spec.partition(":")
+    if colon and not re.fullmatch("[1-9][0-9]*|0", bits):
+        raise SchemeError(f"{role}={spec!r}: the part after ':' is the number of bits, e.g. '{name}:4'")
     try:
         factory = default_registry().load("quantizer", name)
     except UnknownNameError as error:
@@ -112,15 +100,15 @@ def parse_scheme(spec: str, role: Role) -> Scheme | None:
     if getattr(factory, "takes_scheme", False) != bool(wrapped):
         example = f"'{name}:4'" if wrapped else f"'{name}(bwn)'"
         raise SchemeError(f"{role}={spec!r}: {name} takes {'no scheme' if wrapped else 'a scheme'}, e.g. {example}")
-    if wrapped and getattr(factory, role, None) is None:
-        raise SchemeError(f"{role}={spec!r}: {name} is not for {role}")
     if wrapped:
+        if getattr(factory, role, None) is None:
+            raise SchemeError(f"{role}={spec!r}: {name} is not for {role}")
         inner = parse_scheme(wrapped[2], role)
         if inner is None:
             raise SchemeError(f"{role}={spec!r}: there is nothing to wrap round 'float'")
         scheme = factory(inner=inner, spec=spec)
     else:
-        scheme = factory(bits=bits, spec=spec)
+        scheme = factory(bits=int(bits) if colon else None, spec=spec)
     if not isinstance(scheme, Scheme):
         raise SchemeError(f"{role}={spec!r}: {factory!r} is not a subclass of qadv.quantization.Scheme")
     if getattr(scheme, role) is None:

@@ -51,9 +51,8 @@ class StochasticWeights(WeightQuantizer):
         self.inner = inner
         self.rule = rule
         self.register_buffer("real", None)
-        self.register_buffer("nb_real", torch.tensor(0))
-        self.register_buffer("seed", torch.tensor(0))
-        self.register_buffer("draws", torch.tensor(0))
+        for name in ("nb_real", "seed", "draws"):
+            self.register_buffer(name, torch.tensor(0))
 
     def encode(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         return self.inner.encode(weight)
@@ -155,11 +154,14 @@ def set_stochastic_ratio(model: nn.Module, ratio: float, seed: int | None = None
     """
     ratio = check_number("ratio", ratio, zero=True, most=1)
     seed = None if seed is None else check_whole("seed", seed, least=0, most=2**63 - 1)
-    layers = 0
-    for layer in model.modules():
-        quantizer = layer.weight_quantizer if isinstance(layer, _QuantLayer) else None
-        if not isinstance(layer, _QuantLayer) or not isinstance(quantizer, StochasticWeights):
-            continue
+    found = [
+        (layer, quantizer)
+        for layer in model.modules()
+        if isinstance(layer, _QuantLayer) and isinstance(quantizer := layer.weight_quantizer, StochasticWeights)
+    ]
+    if not found:
+        raise InvalidInputError("no layer has a stochastic scheme: quantize(model, weights='sq(bwn)') gives it one")
+    for layer, quantizer in found:
         if seed is not None:
             quantizer.seed.fill_(seed)
             quantizer.draws.zero_()
@@ -167,10 +169,7 @@ def set_stochastic_ratio(model: nn.Module, ratio: float, seed: int | None = None
         if seed is not None or int(quantizer.nb_real) != keep:
             quantizer.nb_real.fill_(keep)
             quantizer.draw(layer.weight)
-        layers += 1
-    if not layers:
-        raise InvalidInputError("no layer has a stochastic scheme: quantize(model, weights='sq(bwn)') gives it one")
-    return layers
+    return len(found)
 
 
 def nb_real_filters(ratio: float, filters: int) -> int:

@@ -8,10 +8,13 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from qadv.modes import weight_layers
 from qadv.quantization.layers import QuantActivation, _QuantLayer, activation_quantizers
 from qadv.quantization.packing import pack
 from qadv.quantization.plan import Plan
 from qadv.quantization.quantizer import ActivationQuantizer
+
+_COLUMNS = "layer", "kind", "scheme", "bits", "input", "levels used", "scale", "share", "packed", "float32"
 
 
 @dataclass(frozen=True)
@@ -76,33 +79,18 @@ class Summary:
 
     def table(self) -> Table:
         """Returns a rich table, one row per layer and one of totals."""
+        packed, full = f"{self.packed_bytes:,} B", f"{self.float_bytes:,} B ({self.compression:.1f}x)"
+        footers = {"layer": "total", "share": "100 %", "packed": packed, "float32": full}
         table = Table(show_footer=True)
-        table.add_column("layer", "total")
-        table.add_column("kind")
-        table.add_column("scheme")
-        table.add_column("bits", justify="right")
-        table.add_column("input")
-        table.add_column("levels used", justify="right")
-        table.add_column("scale", justify="right")
-        table.add_column("share", "100 %", justify="right")
-        table.add_column("packed", f"{self.packed_bytes:,} B", justify="right")
-        table.add_column("float32", f"{self.float_bytes:,} B ({self.compression:.1f}x)", justify="right")
+        for column in _COLUMNS:
+            to_the_left = column in ("layer", "kind", "scheme", "input")
+            table.add_column(column, footers.get(column, ""), justify="left" if to_the_left else "right")
         for layer in self.layers:
-            share = f"{layer.share:.1%}" if layer.parameters else ""
-            sizes = (f"{layer.packed_bytes:,} B", f"{layer.float_bytes:,} B") if layer.parameters else ("", "")
+            texts = layer.name, layer.kind, layer.scheme, str(layer.bits), layer.input_scheme
             levels = "{} of {}".format(*layer.levels) if layer.levels is not None else ""
-            row = (
-                layer.name,
-                layer.kind,
-                layer.scheme,
-                str(layer.bits),
-                layer.input_scheme,
-                levels,
-                _scale_text(layer.scale),
-                share,
-                *sizes,
-            )
-            table.add_row(*row)
+            scale = "…".join(dict.fromkeys(f"{end:.3g}" for end in layer.scale or ()))
+            sizes = f"{layer.share:.1%}", f"{layer.packed_bytes:,} B", f"{layer.float_bytes:,} B"
+            table.add_row(*texts, levels, scale, *(sizes if layer.parameters else ()))
         return table
 
     def __str__(self) -> str:
@@ -113,7 +101,7 @@ class Summary:
 
 
 def summarize(model: Any) -> Summary:
-    """Says for each layer: kind, scheme, bits, input, scale, share of parameters, and size packed against float32.
+    """Summarizes each layer: kind, scheme, bits, input, scale, share of parameters, and size packed and as float32.
 
     Args:
         model: a `torch.nn.Module`, or a classifier that holds one.
@@ -122,16 +110,14 @@ def summarize(model: Any) -> Summary:
     total = sum(p.numel() for p in module.parameters()) or 1
     rows: list[LayerSummary] = []
     inputs = _input_schemes(module)
-    counted: set[int] = set()  # a parameter tied to two layers is counted with the first
+    counted: set[nn.Parameter] = set()  # a parameter tied to two layers is counted with the first
     for name, layer in module.named_modules():
         if isinstance(layer, ActivationQuantizer):
             continue  # part of the layer it stands in
-        recurse = isinstance(layer, QuantActivation)
-        own = [p for p in layer.parameters(recurse=recurse) if id(p) not in counted]
-        if not own and not isinstance(layer, QuantActivation):
-            continue
-        counted.update(map(id, own))
-        rows.append(_row(name or "(root)", layer, own, total, inputs.get(name, "")))
+        own = set(layer.parameters(recurse=isinstance(layer, QuantActivation))) - counted
+        if own or isinstance(layer, QuantActivation):
+            counted |= own
+            rows.append(_row(name or "(root)", layer, own, total, inputs.get(name, "")))
     return Summary(tuple(rows))
 
 
@@ -142,37 +128,23 @@ def _input_schemes(model: nn.Module) -> dict[str, str]:
         return {}
     quantizers = {name: quantizer.spec for name, quantizer in activation_quantizers(model)}
     plan = Plan.from_dict(recipe["plan"])
-    return {
-        name: quantizers.get(name if plan.own_input(name) else plan.inputs.get(name, ""), "float")
-        for name, module in model.named_modules()
-        if isinstance(module, nn.modules.conv._ConvNd | nn.Linear)
-    }
+    sources = {name: name if plan.own_input(name) else plan.inputs.get(name, "") for name in weight_layers(model)}
+    return {name: quantizers.get(source, "float") for name, source in sources.items()}
 
 
 @torch.no_grad()
-def _row(name: str, layer: nn.Module, own: list[nn.Parameter], total: int, input_scheme: str) -> LayerSummary:
+def _row(name: str, layer: nn.Module, own: set[nn.Parameter], total: int, input_scheme: str) -> LayerSummary:
     parameters = sum(p.numel() for p in own)
     scheme, bits, levels, scale = "float", 32, None, None
     packed = full = 4 * parameters
     if isinstance(layer, QuantActivation):
         quantizer = layer.quantizer
         scheme, bits, scale = quantizer.spec, quantizer.bits, (quantizer.scale.item(), quantizer.scale.item())
-    elif isinstance(layer, _QuantLayer):
-        weights = layer.weight_quantizer
-        if weights is not None:
-            codes, scales = layer.quantized()
-            scheme, bits, scale = weights.spec, weights.bits, (scales.min().item(), scales.max().item())
-            levels = len(torch.unique(codes)), len(weights.code_values())
-            if any(p is layer.weight for p in own):
-                packed += pack(codes, weights.code_values(), bits).nbytes + 4 * scales.numel() - 4 * codes.numel()
-    share = parameters / total
-    return LayerSummary(
-        name, type(layer).__name__, scheme, bits, levels, input_scheme, scale, parameters, share, packed, full
-    )
-
-
-def _scale_text(scale: tuple[float, float] | None) -> str:
-    if scale is None:
-        return ""
-    low, high = scale
-    return f"{low:.3g}" if low == high else f"{low:.3g}…{high:.3g}"
+    elif isinstance(layer, _QuantLayer) and (weights := layer.weight_quantizer) is not None:
+        codes, scales = layer.quantized()
+        scheme, bits, scale = weights.spec, weights.bits, (scales.min().item(), scales.max().item())
+        levels = len(torch.unique(codes)), len(weights.code_values())
+        if layer.weight in own:
+            packed += pack(codes, weights.code_values(), bits).nbytes + 4 * scales.numel() - 4 * codes.numel()
+    kind, share = type(layer).__name__, parameters / total
+    return LayerSummary(name, kind, scheme, bits, levels, input_scheme, scale, parameters, share, packed, full)

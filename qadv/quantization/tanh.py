@@ -16,10 +16,6 @@ class TanhUniform(ActivationQuantizer):
         super().__init__(bits, spec)
         self.register_buffer("scale", torch.tensor(2 / self.intervals), persistent=False)
 
-    @property
-    def intervals(self) -> int:
-        return int(2**self.bits - 1)
-
     def grid(self) -> tuple[float, float, int]:
         return -1.0, 1.0, self.intervals
 

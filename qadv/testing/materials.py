@@ -4,7 +4,6 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-import torch
 from art.estimators.classification import PyTorchClassifier
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 import qadv
 from qadv.datasets import Images, digits
 from qadv.estimators.protocol import Classifier
-from qadv.estimators.random_states import global_states_kept
+from qadv.random_states import seeded
 from qadv.trainers.loop_trainer import LoopTrainer
 
 _BACKBONE = {"input_shape": (1, 8, 8), "image_size": 8, "width": 4}
@@ -37,16 +36,14 @@ def digits_classifier(weights: Any = "int:4", activations: Any = "relu6:4", **ar
     It is trained once per process and pair of schemes (`"float"` for none), to more than 80 % of the test images;
     `arguments` are those of `QuantizedClassifier.from_backbone`, e.g. `clip_values`."""
     state = _trained(str(weights), str(activations))
-    with global_states_kept():
-        classifier = untrained(weights, activations, **arguments)
+    classifier = untrained(weights, activations, **arguments)
     classifier.model.load_state_dict(state)
     return classifier
 
 
 def untrained(weights: Any = "int:4", activations: Any = "relu6:4", **arguments: Any) -> Any:
     """Returns the same network before its training, the same at each call."""
-    with global_states_kept():
-        torch.manual_seed(0)
+    with seeded(0):
         return qadv.QuantizedClassifier.from_backbone(
             "mnist-cnn", weights, activations, **{"device_type": "cpu", **_BACKBONE, **arguments}
         )
@@ -72,7 +69,7 @@ def accuracy(classifier: Classifier, x: NDArray[Any], y: NDArray[Any]) -> float:
 
 @cache
 def _trained(weights: str, activations: str) -> dict[str, Tensor]:
-    with global_states_kept():
+    with seeded(0):
         classifier = untrained(weights, activations)
         images = data()
         LoopTrainer(classifier, lr=0.1, verbose=False).fit(images.x_train, images.y_train, nb_epochs=6, batch_size=64)

@@ -17,12 +17,7 @@ class AdversarialQuantTrainer(LoopTrainer):
 
     Args:
         classifier: an ART `PyTorchClassifier`, float (`weights="float", activations="float"`) or quantized.
-        attack: `"pgd"`, `"r-fgsm"` or `"fgsm"`.
-        eps: L∞ bound in the units of `clip_values`, > 0; default 8/255 of their range.
-        eps_step: PGD's step; `None`: 2.5·ε / `max_iter`.
-        max_iter: PGD's steps; `None`: 10, or with `eps_step` DQ's rule, see `Adversary`.
-        sampled: ε is drawn for each image, from 0 to 2·`eps`, as in DQ.
-        ratio: share of each batch that is made adversarial, in (0, 1].
+        attack, eps, eps_step, max_iter, sampled, ratio: see `Adversary`.
         options: see `LoopTrainer`.
 
     Raises:

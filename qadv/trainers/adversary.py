@@ -10,6 +10,7 @@ from qadv.checks import check_choice, check_fields, check_flag, check_number, ch
 from qadv.errors import InvalidInputError
 from qadv.strengths import check_eps
 from qadv.trainers.network import TrainedNetwork
+from qadv.trainers.objective import Objective
 from qadv.units import Length, Share, in_pixels
 
 ATTACKS = ("fgsm", "r-fgsm", "pgd")
@@ -89,16 +90,15 @@ class Adversary:
         attacked = network.part.first(self.ratio, len(x))
         if not attacked:
             return x
+        images, y, eps, noise = x[:attacked], y[:attacked], eps[:attacked], noise[:attacked]
         with network.attacked():
-            images, y, eps, noise = x[:attacked], y[:attacked], eps[:attacked], noise[:attacked]
             if self.attack == "pgd":
                 perturbed = self._pgd(network, images, y, eps, noise)
             else:
-                start = images
                 if self.attack == "r-fgsm":
                     eps = eps / 2
-                    start = _clip(network, images + eps * noise.sign())
-                perturbed = _clip(network, start + eps * network.input_gradient(start, y).sign())
+                    images = _clip(network, images + eps * noise.sign())
+                perturbed = _clip(network, images + eps * network.input_gradient(images, y).sign())
         return torch.cat([perturbed, x[attacked:]])
 
     def _budgets(self, network: TrainedNetwork, x: Tensor) -> Tensor:
@@ -117,16 +117,15 @@ class Adversary:
 
     def _steps(self, network: TrainedNetwork, eps: Tensor) -> tuple[Tensor, Tensor]:
         """Each image's step, as `eps`, and number of steps, (N,)."""
+        count = torch.full((len(eps),), self.max_iter or 10, device=eps.device)
         if self.eps_step is None:
-            count = self.max_iter or 10
-            return 2.5 * eps / count, torch.full((len(eps),), count, device=eps.device)
+            return 2.5 * eps / (self.max_iter or 10), count
         eps_step = in_pixels("eps_step", self.eps_step, network.clip_values)
-        step = torch.full_like(eps, eps_step)
-        if self.max_iter is not None:
-            return step, torch.full((len(eps),), self.max_iter, device=eps.device)
-        ratio = (eps / eps_step).flatten()
-        # a float32 quotient may lie just below the whole number that it stands for
-        return step, torch.minimum(ratio + 4, 1.25 * ratio).add(1e-4).floor().long()
+        if self.max_iter is None:
+            ratio = (eps / eps_step).flatten()
+            # a float32 quotient may lie just below the whole number that it stands for
+            count = torch.minimum(ratio + 4, 1.25 * ratio).add(1e-4).floor().long()
+        return torch.full_like(eps, eps_step), count
 
     def _pgd(self, network: TrainedNetwork, x: Tensor, y: Tensor, eps: Tensor, noise: Tensor) -> Tensor:
         step, count = self._steps(network, eps)
@@ -147,3 +146,16 @@ class Adversary:
 
 def _clip(network: TrainedNetwork, x: Tensor) -> Tensor:
     return x if network.clip_values is None else x.clamp(*network.clip_values)
+
+
+class AdversarialInputs(Objective):
+    """Replaces each batch, or the adversary's share of it, by what the adversary makes of it."""
+
+    def __init__(self, adversary: Adversary) -> None:
+        self.adversary = adversary
+
+    def __repr__(self) -> str:
+        return f"AdversarialInputs({self.adversary})"
+
+    def inputs(self, network: TrainedNetwork, x: Tensor, y: Tensor) -> Tensor:
+        return self.adversary.perturb(network, x, y)

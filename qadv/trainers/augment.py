@@ -8,13 +8,7 @@ from torch import Tensor
 
 
 def crop_flip(x: Tensor, black: float = 0.0, padding: int = 4) -> Tensor:
-    """Pads with black, crops at random to the old size and mirrors every second image on average; one gather.
-
-    Args:
-        x: images, (N, C, H, W).
-        black: the smallest pixel value.
-        padding: pixels added on each side.
-    """
+    """Pads with black, crops at random to the old size and mirrors every second image on average; one gather."""
     n, channels, height, width = x.shape
     padded = F.pad(x, (padding,) * 4, value=black)
     top, left = torch.randint(2 * padding + 1, (2, n, 1), device=x.device)

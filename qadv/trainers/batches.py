@@ -21,7 +21,7 @@ class Batches(Protocol):
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
     def digest(self) -> str:
-        """Returns what tells these data from others."""
+        """Returns a digest of the data."""
         ...
 
 
@@ -46,12 +46,9 @@ class ArrayBatches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         order = torch.randperm(len(self._x)).to(self._x.device)
-        for step in range(len(self)):
-            chosen = order[step * self._batch_size : (step + 1) * self._batch_size]
-            yield (
-                self._x[chosen].to(self._device, non_blocking=True),
-                self._y[chosen].to(self._device, non_blocking=True),
-            )
+        for chosen in torch.split(order, self._batch_size)[: len(self)]:
+            x, y = (part[chosen].to(self._device, non_blocking=True) for part in (self._x, self._y))
+            yield x, y
 
     def digest(self) -> str:
         state = hashlib.blake2b(digest_size=16)
@@ -62,7 +59,7 @@ class ArrayBatches:
 
 
 class GeneratorBatches:
-    """The batches of an ART `DataGenerator`; what it draws and in which order is its own affair."""
+    """The batches of an ART `DataGenerator`, which decides what it draws and in which order."""
 
     def __init__(self, generator: Any, classifier: Classifier) -> None:
         if not all(hasattr(generator, name) for name in ("get_batch", "size", "batch_size")):

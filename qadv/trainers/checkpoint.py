@@ -43,16 +43,13 @@ class TrainingState:
                     tensors[f"{_OPTIMIZER}{index}.{key}"] = value
                 else:
                     numbers.setdefault(str(index), {})[key] = value
+        groups, described = optimizer["param_groups"], _described(tensors)
         header = {
             "format": FORMAT,
             "run": dict(run),
             "epochs_done": epochs_done,
             "history": history,
-            "optimizer": {
-                "numbers": numbers,
-                "param_groups": optimizer["param_groups"],
-                "tensors": _described(tensors),
-            },
+            "optimizer": {"numbers": numbers, "param_groups": groups, "tensors": described},
             "scheduler": _pack(self.scheduler.state_dict()) if hasattr(self.scheduler, "state_dict") else None,
         }
         try:
@@ -65,10 +62,7 @@ class TrainingState:
         write_tensors(path, {name: tensor.cpu() for name, tensor in tensors.items()}, header)
 
     def resume(self, path: str | os.PathLike[str], run: Mapping[str, Any]) -> tuple[int, list[dict[str, Any]]]:
-        """Loads a state, in place, if there is one.
-
-        Returns:
-            The number of finished epochs and their history; `(0, [])` without a file.
+        """Loads a state, in place, if there is one; returns the number of finished epochs and their history.
 
         Raises:
             FileFormatError: the file is damaged, or of another run; then nothing is trained with what it holds.
@@ -77,10 +71,16 @@ class TrainingState:
             return 0, []
         tensors, header = read_tensors(path)
         if not isinstance(header, dict) or header.get("format") != FORMAT:
-            raise FileFormatError(f"{os.fspath(path)} is no checkpoint of qadv; choose another path for the checkpoint")
+            raise FileFormatError(f"{os.fspath(path)} is not a checkpoint of qadv; choose another path for it")
         model = {name.removeprefix(_MODEL): t for name, t in tensors.items() if name.startswith(_MODEL)}
         try:
-            self._refuse_other_run(header["run"], run, path)
+            saved, now = header["run"], json.loads(json.dumps(run))
+            different = [f"{k}: saved {saved.get(k)!r}, now {v!r}" for k, v in now.items() if saved.get(k) != v]
+            if different:
+                raise FileFormatError(
+                    f"{os.fspath(path)} is the checkpoint of another run ({'; '.join(different)}). Delete it to start "
+                    "anew, choose another path, or restore those settings to resume"
+                )
             epochs_done, history = _progress(header, run)
             state = self._optimizer_state(header["optimizer"], tensors)
             scheduler = self._scheduler_state(header["scheduler"])
@@ -95,15 +95,6 @@ class TrainingState:
                 f"{os.fspath(path)} is damaged ({type(error).__name__}: {error}); delete it to start anew"
             ) from error
         return epochs_done, history
-
-    def _refuse_other_run(self, saved: Any, run: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-        now = json.loads(json.dumps(run))
-        different = [f"{k}: saved {saved.get(k)!r}, now {now[k]!r}" for k in now if saved.get(k) != now[k]]
-        if different:
-            raise FileFormatError(
-                f"{os.fspath(path)} is the checkpoint of another run ({'; '.join(different)}). Delete it to start "
-                "anew, choose another path, or restore those settings to resume"
-            )
 
     def _optimizer_state(self, saved: Any, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         """Returns a state dict for the optimizer after comparing it with the optimizer's parameters."""
@@ -138,7 +129,7 @@ class TrainingState:
 
 
 def _described(tensors: Mapping[str, Tensor]) -> dict[str, list[Any]]:
-    """Returns type and shape of the optimizer's tensors by name: what they have to be, the optimizer alone knows."""
+    """Returns type and shape of the optimizer's tensors by name."""
     own = (name for name in sorted(tensors) if name.startswith(_OPTIMIZER))
     return {name: [str(tensors[name].dtype), list(tensors[name].shape)] for name in own}
 

@@ -43,21 +43,11 @@ class FeedbackBatches(ArrayBatches):
     The mix has one size throughout, so that all epochs have the same number of steps: places for as many images as a
     round can add. Where it adds fewer, training images drawn at random take the places that are left.
 
-    A round is searched at the start of its first epoch, on the network as it is then, by all processes together; what
-    it draws does not touch the generator that shuffles. With a checkpoint, the steps it found (sample, direction,
-    length: 20 bytes each) are kept in a file beside it, `<checkpoint>.feedback`: a run that resumes within a round
-    takes the images from there, since the network that they were found on is gone; one that resumes at the start of a
-    round searches again.
-
-    Args:
-        x: images, (N, *shape).
-        y: labels, (N,).
-        batch_size: images per step.
-        classifier: what is trained.
-        log: gets each epoch's entry for the history; holds the settings.
-        seed: decides what the rounds draw.
-        nb_epochs: of the run; round r begins with the first epoch e for which ⌊e · rounds / nb_epochs⌋ = r.
-        checkpoint: the run's checkpoint, or `None`.
+    Round r begins with the first epoch e for which ⌊e · rounds / nb_epochs⌋ = r. It is searched at the start of that,
+    on the network as it is then, by all processes together; what it draws does not touch the generator that shuffles.
+    With a checkpoint, the steps it found (sample, direction, length: 20 bytes each) are kept in a file beside it,
+    `<checkpoint>.feedback`: a run that resumes within a round takes the images from there, since the network that they
+    were found on is gone; one that resumes at the start of a round searches again.
     """
 
     def __init__(
@@ -107,7 +97,7 @@ class FeedbackBatches(ArrayBatches):
         yield from super().__iter__()
 
     def digest(self) -> str:
-        """Returns what tells the training images from others."""
+        """Returns a digest of the training images."""
         x, y = self._x[: self._nb_images].cpu().numpy(), self._y[: self._nb_images].cpu().numpy()
         return ArrayBatches(x, y, self._batch_size, torch.device("cpu")).digest()
 
@@ -119,9 +109,8 @@ class FeedbackBatches(ArrayBatches):
             place += len(part)
         self._y[self._nb_images : place] = self._y[found.sample.to(self._y.device)]
         left = len(self._x) - place
-        drawn = torch.from_numpy(
-            np.random.default_rng([self._search.seed, round_]).integers(self._nb_images, size=left)
-        )
+        random = np.random.default_rng([self._search.seed, round_])
+        drawn = torch.from_numpy(random.integers(self._nb_images, size=left))
         self._x[place:] = self._x[drawn.to(self._x.device)]
         self._y[place:] = self._y[drawn.to(self._y.device)]
 
@@ -129,7 +118,7 @@ class FeedbackBatches(ArrayBatches):
         return epoch * self._log.settings.rounds // self._nb_epochs
 
     def _epochs_done(self) -> int:
-        """Returns where the run that begins now takes up, from the checkpoint that it has just been resumed from."""
+        """Returns the epoch at which this run starts or resumes, as its checkpoint says."""
         if self._checkpoint is None or not Path(self._checkpoint).exists():
             return 0
         header = read_tensors(self._checkpoint)[1]
@@ -138,32 +127,32 @@ class FeedbackBatches(ArrayBatches):
     def _write(self, found: Found, round_: int) -> None:
         if self._file is not None and self._processes.is_first:
             tensors = {"sample": found.sample, "direction": found.direction, "length": found.length}
-            write_tensors(self._file, tensors, {"format": FORMAT, **self._run(round_)})
+            write_tensors(self._file, tensors, self._header(round_))
 
     def _read(self, round_: int) -> Found:
         assert self._file is not None
-        expected = self._run(round_)
         hint = f"restore it, or delete {self._checkpoint} to start anew"
         if not self._file.exists():
             raise FileFormatError(f"{self._file} with the images of round {round_} is missing; {hint}")
         tensors, header = read_tensors(self._file)
-        if header is None or {**expected, "format": FORMAT} != header:
+        if header != self._header(round_):
             raise FileFormatError(f"{self._file} does not hold the images of round {round_} of this run; {hint}")
-        sample, direction, length = (tensors.get(name, torch.empty(0)) for name in ("sample", "direction", "length"))
-        found, places = Found(sample, direction, length, {}), len(self._x) - self._nb_images
+        sample, direction, length = found = [tensors.get(n, torch.empty(0)) for n in ("sample", "direction", "length")]
+        places = len(self._x) - self._nb_images
         if (
-            (sample.dtype, direction.dtype, length.dtype) != (torch.int64, torch.int64, torch.float32)
-            or not sample.shape == direction.shape == length.shape
+            [part.dtype for part in found] != [torch.int64, torch.int64, torch.float32]
+            or any(part.shape != sample.shape for part in found)
             or len(sample) > places
             or bool(((sample < 0) | (sample >= self._nb_images)).any())
         ):
             raise FileFormatError(
                 f"{self._file} is damaged: expected up to {places} steps from images there are; {hint}"
             )
-        return found
+        return Found(sample, direction, length, {})
 
-    def _run(self, round_: int) -> dict[str, Any]:
+    def _header(self, round_: int) -> dict[str, Any]:
         return {
+            "format": FORMAT,
             "round": round_,
             "settings": repr(self._log.settings),
             "seed": self._search.seed,

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -104,37 +104,21 @@ class Found(NamedTuple):
     report: dict[str, Any]
 
 
+@dataclass
 class FeedbackSearch:
-    """Searches margins of training images on a classifier as it is.
+    """Searches margins of training images on a classifier as it is, with its preprocessing, in evaluation mode.
 
-    Several processes share the images out among them, and all end with all of what is found.
-
-    Args:
-        classifier: an ART `PyTorchClassifier`; its preprocessing is applied, and its network is in evaluation mode
-            meanwhile, so that quantized weights are computed once.
-        x: training images, (N, *shape), on any device.
-        y: their labels, (N,), on the CPU.
-        settings: see `FeedbackTrainer`.
-        seed: decides what is drawn in each round.
-        processes: who searches; one process by default.
+    Several processes share the images out among them, and all end with all of what is found. The images `x` may be on
+    any device, their labels `y` are on the CPU; `seed` decides what is drawn in each round.
     """
 
-    def __init__(
-        self,
-        classifier: Classifier,
-        x: Tensor,
-        y: Tensor,
-        settings: FeedbackSettings,
-        seed: int,
-        processes: Processes | None = None,
-    ) -> None:
-        self.classifier = classifier
-        self.x = x
-        self.y = y
-        self.settings = settings
-        self.seed = seed
-        self.processes = processes or Processes()
-        self.queries = 0
+    classifier: Classifier
+    x: Tensor
+    y: Tensor
+    settings: FeedbackSettings
+    seed: int
+    processes: Processes = field(default_factory=Processes)
+    queries: int = 0
 
     def find(self, round_: int) -> Found:
         """Ranks the classes and finds steps beyond the boundary.
@@ -172,12 +156,7 @@ class FeedbackSearch:
             "mean_length": float(length[reached].mean()) if reached.any() else None,
             "queries": int(self.processes.sum(torch.tensor(self.queries, device=self.classifier.device))),
         }
-        return Found(
-            samples[:, None].expand_as(found)[reached],
-            directions[reached],
-            length[reached],
-            report,
-        )
+        return Found(samples[:, None].expand_as(found)[reached], directions[reached], length[reached], report)
 
     def images(self, found: Found, round_: int) -> Iterator[Tensor]:
         """Yields the images that steps lead to, (m, *shape) on the CPU, in order and in parts."""
@@ -208,10 +187,8 @@ class FeedbackSearch:
         settings = self.settings
         limits = self.classifier.clip_values
         own = self.processes.share(len(samples)).of(torch.from_numpy(samples))
-        values, indices = (
-            [torch.empty(0, settings.nb_nearest)],
-            [torch.empty(0, settings.nb_nearest, dtype=torch.int64)],
-        )
+        empty = torch.empty(0, settings.nb_nearest)
+        values, indices = [empty], [empty.long()]
         with open_oracle(self.classifier, settings.batch_size) as oracle:
 
             def predict_classes(images: Tensor) -> Tensor:

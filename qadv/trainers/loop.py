@@ -2,8 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,13 +15,14 @@ from qadv.errors import InvalidInputError, TrainingError
 from qadv.estimators.protocol import Classifier
 from qadv.estimators.upkeep import run_after_steps
 from qadv.modes import in_mode, one_by_one
+from qadv.random_states import seeded
 from qadv.trainers.batches import Batches, GeneratorBatches
 from qadv.trainers.checkpoint import TrainingState
 from qadv.trainers.nan_report import first_bad_layer
 from qadv.trainers.network import TrainedNetwork
 from qadv.trainers.objective import Objective
 from qadv.trainers.options import LoopOptions
-from qadv.trainers.parallel import Part, Processes
+from qadv.trainers.parallel import BatchPart, Processes
 from qadv.trainers.progress import training_progress
 from qadv.trainers.weight_decay import parameter_groups, warn_of_double_decay
 
@@ -32,11 +32,7 @@ History = list[dict[str, Any]]
 class TrainingLoop:
     """Minimises a classifier's loss plus the terms of some objectives, on batches that live on its device.
 
-    Args:
-        classifier: an ART `PyTorchClassifier`; its torch preprocessors run inside the loop, on the device.
-        objectives: what the defense adds.
-        options: see `LoopOptions`.
-        name: shown beside the progress.
+    The classifier's torch preprocessors run inside the loop. `name` is shown beside the progress.
     """
 
     def __init__(
@@ -77,31 +73,28 @@ class TrainingLoop:
         model = network.model
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise InvalidInputError(
-                "the network has no trainable parameters; a frozen one, as a packed file gives, is there to be "
+                "the network has no trainable parameters; a frozen one, as loaded from a packed file, can only be "
                 "attacked and measured: train the classifier that was exported"
             )
         optimizer = self._optimizer()
         if scheduler is not None and getattr(scheduler, "optimizer", optimizer) is not optimizer:
             raise InvalidInputError(
-                "scheduler: it steps another optimizer than the classifier's; make the classifier with that optimizer"
+                "scheduler: it steps a different optimizer than the classifier's; make the classifier with it"
             )
         processes = Processes.of_torchrun(network.device)
         if processes.size > 1 and isinstance(batches, GeneratorBatches):
-            raise InvalidInputError("a generator gives each process other batches; with several processes use fit")
+            raise InvalidInputError("a generator gives each process different batches; with several processes use fit")
         base_lrs = [group["lr"] for group in optimizer.param_groups]
         state = TrainingState(model, optimizer, scheduler)
-        done = 0
-        history = self.history = []
+        done, self.history = 0, []
         if options.checkpoint is not None:
             run = self._describe(batches, nb_epochs, optimizer, scheduler)
-            done, history = state.resume(options.checkpoint, run)
-            self.history = history
+            done, self.history = state.resume(options.checkpoint, run)
         if options.channels_last:
             model.to(memory_format=torch.channels_last)
         processes.start_alike(model)
-        image = torch.zeros((1, *self.classifier.input_shape), device=network.device)
         with torch.no_grad():
-            image = network.prepare(image)[0]
+            image = network.prepare(torch.zeros((1, *self.classifier.input_shape), device=network.device))[0]
 
         lrs = base_lrs if scheduler is None else None
         upkeep = run_after_steps(optimizer, model)
@@ -114,7 +107,7 @@ class TrainingLoop:
                 training_progress(self.name, nb_epochs, len(batches), done, shown) as report,
             ):
                 for epoch in range(done, nb_epochs):
-                    with _seeded(options.seed, epoch):
+                    with seeded(options.seed, epoch):  # a resumed run draws what an uninterrupted one does
                         entry = self._epoch(epoch, nb_epochs, batches, processes, optimizer, lrs, report)
                     with in_mode(model, training=False):
                         if validation is not None:
@@ -125,10 +118,10 @@ class TrainingLoop:
                             scheduler.step()
                         for objective in self.objectives:
                             entry.update(objective.measure(network))
-                    history.append(entry)
+                    self.history.append(entry)
                     if options.checkpoint is not None:
                         if processes.is_first:
-                            state.save(options.checkpoint, run, epoch + 1, history)
+                            state.save(options.checkpoint, run, epoch + 1, self.history)
                         processes.wait()
         finally:
             with in_mode(model, training=False):
@@ -137,7 +130,7 @@ class TrainingLoop:
                 objective.finish(network)
             for group, lr in zip(optimizer.param_groups, lrs or (), strict=False):
                 group["lr"] = lr  # the schedule is over: the user's optimizer is as it was
-        return history
+        return self.history
 
     def _epoch(
         self,
@@ -162,10 +155,8 @@ class TrainingLoop:
                     group["lr"] = base * factor
             if augment is not None:
                 x = augment(x)
-            size = len(x)
-            part = network.part = processes.part(size)
-            x, y = part.of(x), part.of(y)
-            share = len(x) / size
+            size, part = len(x), processes.part(len(x))
+            network.part, x, y = part, part.of(x), part.of(y)
             for objective in self.objectives:
                 objective.step(network, epoch * len(batches) + step, nb_epochs * len(batches))
                 x = objective.inputs(network, x, y)
@@ -179,7 +170,7 @@ class TrainingLoop:
                 terms["scheme_penalty"] = torch.stack([module.penalty() for module in penalties]).sum()
             total = loss + sum(terms.values())
             optimizer.zero_grad(set_to_none=True)
-            scaled: Tensor = total * share if share < 1 else total
+            scaled: Tensor = total * (len(x) / size) if len(x) < size else total
             scaled.backward()  # type: ignore[no-untyped-call]
             processes.add_gradients(model)
             if step % 50 == 0 or x.device.type == "cpu":  # on a GPU each look waits for the device
@@ -193,10 +184,8 @@ class TrainingLoop:
             if step % 10 == 9 or step == len(batches) - 1:
                 shown = processes.sum(torch.stack([sums["loss"], sums["accuracy"]])) / seen
                 report(epoch * len(batches) + step + 1, *shown.tolist())
-        network.part = Part()
-        names = sorted(sums)
-        means = dict(zip(names, (processes.sum(torch.stack([sums[n] for n in names])) / seen).tolist(), strict=True))
-        means = {name: means[name] for name in sums}
+        network.part = BatchPart()
+        means = dict(zip(sums, (processes.sum(torch.stack([*sums.values()])) / seen).tolist(), strict=True))
         if not np.isfinite(means["loss"]):
             raise TrainingError(f"the loss became {means['loss']} in epoch {epoch}; lower the learning rate")
         lr = optimizer.param_groups[0]["lr"]
@@ -222,13 +211,8 @@ class TrainingLoop:
         if given is not None:
             warn_of_double_decay(given, model)
             return given
-        options = self.options
-        return torch.optim.SGD(
-            parameter_groups(model),
-            lr=options.lr,
-            momentum=options.momentum,
-            weight_decay=options.weight_decay,
-        )
+        chosen = {name: getattr(self.options, name) for name in ("lr", "momentum", "weight_decay")}
+        return torch.optim.SGD(parameter_groups(model), **chosen)
 
     def _check_finite(self, total: Tensor, x: Tensor, epoch: int, step: int, terms: dict[str, Tensor]) -> None:
         if torch.isfinite(total):
@@ -243,7 +227,7 @@ class TrainingLoop:
     def _describe(
         self, batches: Batches, nb_epochs: int, optimizer: torch.optim.Optimizer, scheduler: Any
     ) -> dict[str, Any]:
-        """What determines the result of a run, to tell whose a checkpoint is."""
+        """Returns what determines the result of a run; the checkpoint of another run is refused."""
         model = self.classifier.model
         group = {key: value for key, value in optimizer.param_groups[0].items() if key != "params"}
         return {
@@ -260,11 +244,3 @@ class TrainingLoop:
             "objectives": [repr(objective) for objective in self.objectives],
             **self.options.describe(),
         }
-
-
-@contextmanager
-def _seeded(seed: int, epoch: int) -> Iterator[None]:
-    """Seeds torch for one epoch, so that a resumed run draws what an uninterrupted one does; restores it afterwards."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):  # manual_seed seeds them all
-        torch.manual_seed(int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]) >> 1)
-        yield

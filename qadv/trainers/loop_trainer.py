@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from qadv.checks import check_number
 from qadv.errors import InvalidInputError
 from qadv.estimators.checks import check_images, check_labels
-from qadv.trainers.adversarial_inputs import AdversarialInputs
-from qadv.trainers.adversary import Adversary
+from qadv.trainers.adversary import AdversarialInputs, Adversary
 from qadv.trainers.batches import ArrayBatches, Batches, GeneratorBatches
 from qadv.trainers.loop import History, TrainingLoop
 from qadv.trainers.objective import Objective

@@ -30,23 +30,19 @@ def margins(
     that it changed in is bisected. Of several changes along a direction the first that was seen counts.
 
     Args:
-        predict_classes: images (M, *shape), M up to `batch_size`, → classes (M,).
-        x: images, (N, *shape).
-        y: their labels, (N,).
+        predict_classes: up to `batch_size` images → classes.
+        x: images, (N, *shape), with labels y, (N,).
         directions: (N, K, *shape), of length 1 for margins in L2.
         max_distance: where the search ends.
         clip_values: the image at distance t is clip(x + t·direction), what a network is really fed. t is measured
             before clipping, so that the image itself may have moved less. `None` does not clip.
-        tolerance: width of the last interval as a part of the distance (of `max_distance`/1024, if that is more), 1e-5
-            to 1.
+        tolerance: width of the last interval as a part of the distance (of `max_distance`/1024, if that is more).
         nearest: only this many of an image's smallest margins are wanted; the search along a direction ends as soon as
-            it can't be one of them.
-        batch_size: images in one call of `predict_classes`.
+            it can't be one of them, and its margin is an upper bound.
 
     Returns:
         (N, K) float32: the upper ends of the last intervals, where the class differs for certain; 0 for an image that
-        is not classified as its label, inf where no change was seen up to `max_distance`. With `nearest`, margins
-        beyond the `nearest` smallest of an image are upper bounds.
+        is not classified as its label, inf where no change was seen up to `max_distance`.
     """
     nb_directions = directions.shape[1]
     steps = directions.flatten(0, 1)

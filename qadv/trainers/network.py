@@ -12,7 +12,7 @@ from qadv.estimators.protocol import Classifier
 from qadv.modes import evaluation_mode, held_network
 from qadv.quantization.quantizer import WeightQuantizer
 from qadv.trainers.options import LoopOptions
-from qadv.trainers.parallel import Part
+from qadv.trainers.parallel import BatchPart
 from qadv.units import limits
 
 
@@ -35,7 +35,7 @@ class TrainedNetwork:
         self.model: nn.Module = classifier.model
         self.clip_values = classifier.clip_values
         self.black = 0.0 if classifier.clip_values is None else limits(classifier.clip_values)[0]
-        self.part = Part()
+        self.part = BatchPart()
         self.loss = own_loss(classifier)
         self._classifier = classifier
         self._options = options

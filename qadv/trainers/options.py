@@ -30,7 +30,7 @@ class LoopOptions:
         augment: `None` or `"none"`, `"crop-flip"` (pad by 4 with the smallest pixel value, random crop, random
             horizontal flip), or a function of a batch (N, C, H, W) on the device, in pixel values, that returns one
             like it; it draws from torch's global generator.
-        seed: decides shuffling, augmentation and dropout; the run does not touch torch's global random state.
+        seed: decides shuffling, augmentation and dropout; the global random states are afterwards as before.
         amp: bfloat16 autocast.
         compile: `torch.compile` the network; a string names the backend.
         channels_last: store images and weights channels-last.

@@ -6,16 +6,17 @@ import torch
 from torch import Tensor, nn
 
 from qadv.errors import UnsupportedModelError
-from qadv.modes import evaluation_mode
+from qadv.modes import evaluation_mode, weight_layers
+from qadv.recording import recording
 from qadv.trainers.network import TrainedNetwork
 from qadv.trainers.objective import Objective
 
 
-def weight_matrices(layer: nn.Module) -> Tensor:
+def matrices_of(layer: nn.Module, weight: Any) -> Tensor:
     """Returns a conv or linear weight as matrices, (groups, c_out / groups, c_in / groups · k · k)."""
-    weight: Tensor = layer.weight  # type: ignore[assignment]
     groups = getattr(layer, "groups", 1)
-    return weight.reshape(groups, weight.shape[0] // groups, -1)
+    matrices: Tensor = weight.reshape(groups, weight.shape[0] // groups, -1)
+    return matrices
 
 
 def orthogonality_error(layer: nn.Module) -> Tensor:
@@ -24,7 +25,7 @@ def orthogonality_error(layer: nn.Module) -> Tensor:
     **Reading** (docs/methods.md §2): over the smaller of the two Gram matrices, so rows are made orthogonal where
     c_out <= c_in·k·k and columns otherwise; a grouped convolution is that many smaller ones side by side.
     """
-    matrices = weight_matrices(layer)
+    matrices = matrices_of(layer, layer.weight)
     if matrices.shape[1] > matrices.shape[2]:
         matrices = matrices.mT
     gram = matrices @ matrices.mT
@@ -51,11 +52,7 @@ class Orthogonality(Objective):
 
     def start(self, network: TrainedNetwork, image: Tensor) -> None:
         model = network.model
-        self._layers = {
-            name: layer
-            for name, layer in model.named_modules()
-            if isinstance(layer, nn.modules.conv._ConvNd | nn.Linear)
-        }
+        self._layers = weight_layers(model)
         if not self._layers:
             raise UnsupportedModelError(f"{type(model).__name__} has no convolution or linear layer to make orthogonal")
         self._batch_norms = following_batch_norms(model, self._layers, image)
@@ -63,28 +60,24 @@ class Orthogonality(Objective):
     def terms(self, network: TrainedNetwork, x: Tensor, y: Tensor, logits: Tensor) -> dict[str, Tensor]:
         if self.beta == 0:
             return {}
-        return {"penalty": self.beta / 2 * sum_of(orthogonality_error(layer) for layer in self._layers.values())}
+        return {"penalty": self.beta / 2 * self._error()}
+
+    def _error(self) -> Tensor:
+        return torch.stack([orthogonality_error(layer) for layer in self._layers.values()]).sum()
 
     @torch.no_grad()
     def measure(self, network: TrainedNetwork) -> dict[str, object]:
         return {
-            "orthogonality_error": float(sum_of(orthogonality_error(layer) for layer in self._layers.values())),
+            "orthogonality_error": float(self._error()),
             "spectral_norm": {name: spectral_norm(layer) for name, layer in self._layers.items()},
-            "spectral_norm_bn": {
-                name: spectral_norm(self._layers[name], norm) for name, norm in self._batch_norms.items()
-            },
+            "spectral_norm_bn": {n: spectral_norm(self._layers[n], norm) for n, norm in self._batch_norms.items()},
         }
-
-
-def sum_of(values: Any) -> Tensor:
-    """Sum of scalar tensors."""
-    return torch.stack(list(values)).sum()
 
 
 @torch.no_grad()
 def spectral_norm(layer: nn.Module, batch_norm: nn.Module | None = None) -> float:
     """Returns the largest singular value of a layer's weight matrix, with a BatchNorm's scale folded in if given."""
-    matrices = weight_matrices(layer)
+    matrices = matrices_of(layer, layer.weight)
     if batch_norm is not None:
         norm: Any = batch_norm
         scale = (norm.running_var + norm.eps).rsqrt() * (norm.weight if norm.weight is not None else 1.0)
@@ -101,27 +94,19 @@ def following_batch_norms(model: nn.Module, layers: dict[str, nn.Module], image:
     kept: list[Any] = []  # outputs stay alive, so that no two have the same id
     found: dict[str, nn.Module] = {}
 
-    def note_output(name: str, output: Any) -> None:
+    def note_output(name: str, _: Any, output: Any) -> None:
         kept.append(output)
         made_by[id(output)] = name
 
-    def note_input(norm: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def note_input(name: str, inputs: tuple[Any, ...]) -> None:
         if inputs and id(inputs[0]) in made_by:
-            found[made_by[id(inputs[0])]] = norm
+            found[made_by[id(inputs[0])]] = norms[name]
 
-    handles = [
-        layer.register_forward_hook(lambda _m, _i, output, name=name: note_output(name, output))
-        for name, layer in layers.items()
-    ]
-    handles += [
-        module.register_forward_pre_hook(note_input)
-        for module in model.modules()
+    norms = {
+        name: module
+        for name, module in model.named_modules()
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
-    ]
-    try:
-        with evaluation_mode(model):
-            model(image)
-    finally:
-        for handle in handles:
-            handle.remove()
+    }
+    with recording(layers, leaving=note_output), recording(norms, entering=note_input), evaluation_mode(model):
+        model(image)
     return found

@@ -1,15 +1,16 @@
-"""Pairing of activations, docs/methods.md §3 (EQ eq. 6, 7): clean and adversarial images should give close
-activations."""
+"""Pairing: clean and adversarial images should give close activations, docs/methods.md §3 (EQ eq. 6, 7)."""
 
 import math
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from qadv.checks import check_choice, check_number
 from qadv.errors import InvalidInputError, closest
+from qadv.recording import recording
 from qadv.trainers.adversary import Adversary
 from qadv.trainers.network import TrainedNetwork
 from qadv.trainers.objective import Objective
@@ -19,14 +20,9 @@ _FLOOR = 1e-6
 
 
 def relative_distance(clean: Tensor, adversarial: Tensor, norm: float = 2) -> Tensor:
-    """Returns `D(x, x′) = ‖F(x) - F(x′)‖ / ‖F(x)‖` of each sample, (N,); gradients flow through both.
+    """Returns `D(x, x′) = ‖F(x) - F(x′)‖ / ‖F(x)‖` of each sample, (N,), in norm 2 or inf; gradients flow through both.
 
     **Reading:** the denominator is at least 1e-6, since dead activations have none.
-
-    Args:
-        clean: activations of clean images, (N, …).
-        adversarial: those of their adversarial versions, as `clean`.
-        norm: 2, or `math.inf`.
     """
     clean, adversarial = clean.flatten(1), adversarial.flatten(1)
     size = torch.linalg.vector_norm(clean, norm, dim=1).clamp(min=_FLOOR)
@@ -38,12 +34,8 @@ class Pairing(Objective):
     """Adds `Σ_l λ_l · D_l(x, x + δ)`, the mean over the batch, δ found by an adversary in the same step.
 
     Both passes are in training mode, so that BatchNorm works with the statistics of its batch in both. History: each
-    epoch's mean `distance` of every paired module, as `distance/NAME`, and the whole term as `pairing`.
-
-    Args:
-        lambdas: λ > 0 by module name; `"logits"` is the network's output.
-        norm: 2, or `math.inf`.
-        adversary: finds δ.
+    epoch's mean `distance` of every paired module, as `distance/NAME`, and the whole term as `pairing`. The λ > 0 are
+    by module name; `"logits"` is the network's output.
 
     Raises:
         InvalidInputError: a λ or the norm is off.
@@ -58,7 +50,8 @@ class Pairing(Objective):
         }
         self.norm = norm
         self.adversary = adversary
-        self._handles: list[Any] = []
+        self._hooks = ExitStack()
+        self._modules: dict[str, nn.Module] = {}
         self._outputs: dict[str, Tensor] = {}
         self._adversarial: Tensor | None = None
         self._distances: dict[str, list[Tensor]] = {}
@@ -67,16 +60,16 @@ class Pairing(Objective):
         return f"Pairing({self.lambdas}, norm={self.norm}, {self.adversary})"
 
     def start(self, network: TrainedNetwork, image: Tensor) -> None:
-        modules = dict(network.model.named_modules())
-        for name in self.lambdas:
-            if name == LOGITS:
-                continue
-            if name not in modules or not name:
+        modules = {name: module for name, module in network.model.named_modules() if name}
+        paired = [name for name in self.lambdas if name != LOGITS]
+        for name in paired:
+            if name not in modules:
                 raise InvalidInputError(
-                    f"lambdas: the network has no module {name!r}{closest(name, [LOGITS, *filter(None, modules)])} "
+                    f"lambdas: the network has no module {name!r}{closest(name, [LOGITS, *modules])} "
                     "See [name for name, _ in classifier.model.named_modules()]"
                 )
-            self._handles.append(modules[name].register_forward_hook(self._keep(name)))
+        self._modules = {name: modules[name] for name in paired}
+        self._hooks.enter_context(recording(self._modules, leaving=self._keep))
 
     def inputs(self, network: TrainedNetwork, x: Tensor, y: Tensor) -> Tensor:
         self._adversarial = self.adversary.perturb(network, x, y)
@@ -101,13 +94,9 @@ class Pairing(Objective):
         return {f"distance/{name}": torch.stack(values).mean().item() for name, values in distances.items()}
 
     def finish(self, network: TrainedNetwork) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles, self._outputs, self._adversarial, self._distances = [], {}, None, {}
+        self._hooks.close()
+        self._modules, self._outputs, self._adversarial, self._distances = {}, {}, None, {}
 
-    def _keep(self, name: str) -> Any:
-        def keep(module: Any, inputs: Any, output: Any) -> None:
-            if module.training and isinstance(output, Tensor):
-                self._outputs[name] = output
-
-        return keep
+    def _keep(self, name: str, _: Any, output: Any) -> None:
+        if self._modules[name].training and isinstance(output, Tensor):
+            self._outputs[name] = output

@@ -23,7 +23,7 @@ from qadv.errors import InvalidInputError, UnsupportedModelError
 
 
 @dataclass(frozen=True)
-class Part:
+class BatchPart:
     """Images `start` to `stop` of a batch of `size`; the default stands for a whole batch of any size."""
 
     start: int = 0
@@ -43,17 +43,12 @@ class Part:
         return min(max(round(ratio * self.total(own)) - self.start, 0), own)
 
 
+@dataclass(frozen=True)
 class Processes:
-    """This process among those that train together; one alone does nothing here.
+    """This process, number `rank` from 0, among `size` that train together; one alone does nothing here."""
 
-    Attributes:
-        rank: number of this process, from 0.
-        size: how many there are.
-    """
-
-    def __init__(self, rank: int = 0, size: int = 1) -> None:
-        self.rank = rank
-        self.size = size
+    rank: int = 0
+    size: int = 1
 
     @classmethod
     def of_torchrun(cls, device: torch.device) -> Self:
@@ -71,29 +66,24 @@ class Processes:
         """Whether this process shows progress and writes files."""
         return self.rank == 0
 
-    def part(self, size: int) -> Part:
+    def part(self, size: int) -> BatchPart:
         """Returns this process's part of a batch.
 
         Raises:
             InvalidInputError: there are fewer images than processes.
         """
         if self.size == 1:
-            return Part()
+            return BatchPart()
         if size < self.size:
             raise InvalidInputError(f"batch_size: a batch of {size} images can't be shared by {self.size} processes")
         return self.share(size)
 
-    def share(self, size: int) -> Part:
+    def share(self, size: int) -> BatchPart:
         """Returns this process's part of `size` rows, which is empty where there are fewer rows than processes."""
-        return Part(self.rank * size // self.size, (self.rank + 1) * size // self.size, size)
+        return BatchPart(self.rank * size // self.size, (self.rank + 1) * size // self.size, size)
 
     def gather(self, own: Tensor, size: int) -> Tensor:
-        """Returns the rows of all processes, (size, …), the same to the bit in each.
-
-        Args:
-            own: the rows of this process's `share(size)`, on the device that the processes talk through.
-            size: how many rows there are.
-        """
+        """Returns the rows of all processes, (size, …), the same to the bit in each; `own` is its share."""
         if self.size == 1:
             return own
         whole = own.new_zeros(size, *own.shape[1:])

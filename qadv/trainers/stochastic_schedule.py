@@ -1,5 +1,4 @@
-"""The schedule of stochastic quantization, docs/methods.md §3 (EQ §5.1): the share of quantized filters grows in
-stages."""
+"""The share of filters that stochastic quantization quantizes grows in stages, docs/methods.md §3 (EQ §5.1)."""
 
 from collections.abc import Sequence
 
@@ -13,12 +12,8 @@ from qadv.trainers.objective import Objective
 class StochasticSchedule(Objective):
     """Sets the ratio of `sq(…)` schemes in the course of the training; without such a scheme it does nothing.
 
-    Each ratio holds for an equal part of the steps, and the last step always has the last ratio. Each epoch logs the
-    `sq_ratio` that it ended with.
-
-    Args:
-        ratios: shares of the filters to quantize, one per stage, the last 1.
-        seed: decides which filters stay real.
+    Each ratio, of filters to quantize, holds for an equal part of the steps; the last step always has the last, 1. Each
+    epoch logs the `sq_ratio` that it ended with.
     """
 
     def __init__(self, ratios: Sequence[float], seed: int) -> None:
@@ -32,7 +27,6 @@ class StochasticSchedule(Objective):
 
     def start(self, network: TrainedNetwork, image: Tensor) -> None:
         self._ratio = None
-
         self._used = any(isinstance(module, StochasticWeights) for module in network.model.modules())
 
     def step(self, network: TrainedNetwork, step: int, nb_steps: int) -> None:

@@ -13,9 +13,6 @@ def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
 
     The own parameters of modules with a `penalty()` are a group without weight decay: the training loop adds the
     penalty to the loss, and with both PACT's α would shrink twice.
-
-    Args:
-        model: the network.
     """
     apart = {id(parameter): parameter for _, parameter in _penalised(model)}
     others = [parameter for parameter in model.parameters() if id(parameter) not in apart]

@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 from torch import nn
 
 from qadv.checks import check_fields, check_number
-from qadv.errors import InvalidInputError, UnsupportedModelError, closest
+from qadv.errors import InvalidInputError, UnsupportedModelError
 from qadv.estimators.checks import check_images
 from qadv.estimators.door import prepare
-from qadv.modes import evaluation_mode, held_network
+from qadv.modes import evaluation_mode, held_network, weight_layers
 from qadv.preprocessors.companding import mu_law
 from qadv.quantization.calibration import Calibration
 from qadv.quantization.corrections import correct
 from qadv.quantization.frozen import is_frozen
+from qadv.quantization.rules import check_patterns
 from qadv.transformers.network_transformer import NetworkTransformer
 
 Layers = str | Sequence[str]
@@ -38,6 +39,9 @@ class MuLawWeightMapping(NetworkTransformer):
     **Readings** (docs/methods.md §4): biases and BatchNorm stay as they are, M is taken per tensor. In a layer that is
     quantized already, the latent weights are mapped, and what a scheme found from the weights is found again.
 
+    Called with images x, a few hundred from training, it gives each BatchNorm behind a mapped layer the statistics with
+    which it normalises its new input as it did the old one. Without, the paper's way, it does not.
+
     Args:
         classifier: a trained ART `PyTorchClassifier`.
         mu: μ > 0. The paper does not give its own; the default is the choice of the sweep in docs/defenses/mu-law.md.
@@ -45,7 +49,8 @@ class MuLawWeightMapping(NetworkTransformer):
             three; anything else is a layer's name or a pattern of names (`"layer3.*"`), or several of them.
 
     Raises:
-        InvalidInputError: μ or `layers` is off, or a pattern matches no layer.
+        InvalidInputError: μ or `layers` is off, a pattern matches no layer, or, when called, weights or images are off.
+        UnsupportedModelError: when called: the network is frozen, or a layer's weights are computed from others.
     """
 
     params = ["mu", "layers"]
@@ -56,23 +61,6 @@ class MuLawWeightMapping(NetworkTransformer):
         self.mu = mu
         self.layers = layers
         self._check_params()
-
-    def __call__(
-        self, x: NDArray[Any] | None = None, transformed_classifier: PyTorchClassifier | None = None
-    ) -> PyTorchClassifier:
-        """Returns a classifier with mapped weights.
-
-        Args:
-            x: images (N, *input_shape) within `clip_values`, a few hundred from training: each BatchNorm behind a
-                mapped layer gets the statistics with which it normalises its new input as it did the old one. With
-                `None`, the paper's way, it does not. Without a BatchNorm behind a mapped layer, it makes no difference.
-            transformed_classifier: see `NetworkTransformer`.
-
-        Raises:
-            UnsupportedModelError: the network is frozen, or a layer's weights are computed from something else.
-            InvalidInputError: weights or images are off.
-        """
-        return super().__call__(x, transformed_classifier)
 
     @torch.no_grad()
     def _network(self, classifier: PyTorchClassifier, x: NDArray[Any] | None) -> nn.Module:
@@ -108,31 +96,22 @@ class MuLawWeightMapping(NetworkTransformer):
 
 def chosen_layers(model: nn.Module, layers: Layers) -> dict[str, nn.Module]:
     """Returns the convolution and linear layers that `layers` means, by name; see `MuLawWeightMapping`."""
-    weight_layers = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.modules.conv._ConvNd | nn.Linear)
-    }
-    if not weight_layers:
+    found = weight_layers(model)
+    if not found:
         raise UnsupportedModelError(f"{type(model).__name__} has no convolution or linear layer to map")
-    names = list(weight_layers)
+    names = list(found)
     if isinstance(layers, str) and (layers == "last" or layers.startswith("last:")):
         number = layers.partition(":")[2] or "1"
         if number not in {str(count) for count in range(1, len(names) + 1)}:
             raise InvalidInputError(
                 f"layers: expected 'last', or 'last:1' to 'last:{len(names)}' for this network, got {layers!r}"
             )
-        return {name: weight_layers[name] for name in names[-int(number) :]}
+        return {name: found[name] for name in names[-int(number) :]}
     patterns = [layers] if isinstance(layers, str) else layers
     if not isinstance(patterns, Sequence) or not patterns or not all(isinstance(p, str) for p in patterns):
         raise InvalidInputError(f"layers: expected 'last', 'last:3', or names or patterns of layers, got {layers!r}")
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise InvalidInputError(
-                f"layers: {pattern!r} matches no layer{closest(pattern, names)} "
-                f"Layers: {', '.join(names[:12])}{', …' if len(names) > 12 else ''}"
-            )
-    return {name: layer for name, layer in weight_layers.items() if any(fnmatchcase(name, p) for p in patterns)}
+    check_patterns("layers", patterns, names)
+    return {name: layer for name, layer in found.items() if any(fnmatchcase(name, p) for p in patterns)}
 
 
 def prepared(classifier: PyTorchClassifier, x: NDArray[Any]) -> NDArray[Any]:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from qadv.checks import check_fields, check_flag
 from qadv.errors import InvalidInputError
 from qadv.quantization.calibration import Calibration
-from qadv.quantization.convert import Schemes, check_schemes, quantize
+from qadv.quantization.convert import quantize
+from qadv.quantization.rules import Rules, Schemes
 from qadv.transformers.mu_law import prepared
 from qadv.transformers.network_transformer import NetworkTransformer
 
@@ -28,6 +29,9 @@ class PostTrainingQuantization(NetworkTransformer):
     enters calibration. Here the calibration images are replaced by adversarial ones against the float classifier, so
     that ranges, BatchNorm statistics and biases fit what an attacked network sees.
 
+    Called with images x, (N, *input_shape) within `clip_values`, it takes those in place of the ones in `calibration`,
+    whose other settings count.
+
     Args:
         classifier: a trained float ART `PyTorchClassifier`.
         weights: scheme or schemes by layer, see `qadv.quantize`; `"float"` quantizes activations only.
@@ -39,7 +43,9 @@ class PostTrainingQuantization(NetworkTransformer):
         attack: an ART evasion attack on the float classifier, for robust calibration.
 
     Raises:
-        InvalidInputError: an argument is off.
+        InvalidInputError: an argument is off, or, when called, the images, or the network is quantized already.
+        SchemeError: an unknown scheme, or, when called, one that needs calibration.
+        UnsupportedModelError: when called: a layer would silently stay float.
     """
 
     params = ["weights", "activations", "skip_first_last", "calibration", "attack"]
@@ -62,23 +68,6 @@ class PostTrainingQuantization(NetworkTransformer):
         self.attack = attack
         self._check_params()
 
-    def __call__(
-        self, x: NDArray[Any] | None = None, transformed_classifier: PyTorchClassifier | None = None
-    ) -> PyTorchClassifier:
-        """Returns the quantized classifier.
-
-        Args:
-            x: calibration images, (N, *input_shape) within `clip_values`, in place of those in `calibration`, whose
-                other settings count.
-            transformed_classifier: see `NetworkTransformer`.
-
-        Raises:
-            SchemeError: an unknown scheme, or one that needs calibration.
-            UnsupportedModelError: a layer would silently stay float.
-            InvalidInputError: the network is quantized already, or the images are off.
-        """
-        return super().__call__(x, transformed_classifier)
-
     def _network(self, classifier: PyTorchClassifier, x: NDArray[Any] | None) -> nn.Module:
         calibration = self._calibration(x)
         if calibration is not None:
@@ -100,8 +89,8 @@ class PostTrainingQuantization(NetworkTransformer):
         return np.asarray(self.attack.generate(x=images), dtype=np.float32)
 
     def _check_params(self) -> None:
-        check_schemes(self.weights, "weights")
-        check_schemes(self.activations, "activations")
+        Rules(self.weights, "weights")
+        Rules(self.activations, "activations")
         check_fields(self, check_flag, "skip_first_last")
         if self.attack is not None and not isinstance(self.attack, EvasionAttack):
             raise InvalidInputError(

@@ -107,7 +107,7 @@ def test_a_second_copy_attacks_the_network_itself_and_nobody_else():
 def test_a_copy_has_other_weights_than_the_network_itself(copied):
     networks = {"low": brightness(0.4), "high": brightness(0.6)}
     copy = networks["high"] if copied == "the same" else brightness(0.6)
-    with pytest.raises(InvalidInputError, match="copies: 'high' has the very weights of the network itself"):
+    with pytest.raises(InvalidInputError, match="copies: 'high' has the same weights as the network itself"):
         qadv.transfer_matrix(networks, X, Y, {"brighten": Brighten}, copies={"high": copy})
     assert Brighten.runs == 0
 

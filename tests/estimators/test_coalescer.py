@@ -30,7 +30,7 @@ from torch import nn
 
 from qadv import QueryCoalescer
 from qadv.errors import InvalidInputError
-from qadv.estimators.random_states import RandomStates, entropy_from_global_state, global_states_kept
+from qadv.random_states import RandomStates, entropy_from_global_state, global_states_kept
 
 RANDOM_ATTACKS = {
     "zoo": lambda net: ZooAttack(

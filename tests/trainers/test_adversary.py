@@ -14,7 +14,7 @@ from qadv.errors import InvalidInputError
 from qadv.trainers.adversary import Adversary
 from qadv.trainers.network import TrainedNetwork
 from qadv.trainers.options import LoopOptions
-from qadv.trainers.parallel import Part
+from qadv.trainers.parallel import BatchPart
 
 MIDDLE = 0.5  # a random start that is none
 
@@ -112,7 +112,7 @@ def test_two_halves_of_a_batch_are_perturbed_as_the_whole(attack, trained, digit
     whole = adversary.perturb(network, x, y)
     assert torch.equal(whole[23:], x[23:])
     assert not torch.equal(whole[22], x[22])
-    for part in (Part(0, 16, 33), Part(16, 33, 33), Part(30, 33, 33)):
+    for part in (BatchPart(0, 16, 33), BatchPart(16, 33, 33), BatchPart(30, 33, 33)):
         network.part = part
         torch.manual_seed(5)
         torch.testing.assert_close(

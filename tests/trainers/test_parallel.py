@@ -12,7 +12,7 @@ import torch
 import qadv
 from qadv.files import read_tensors
 from qadv.trainers.loop_trainer import LoopTrainer
-from qadv.trainers.parallel import Part, Processes
+from qadv.trainers.parallel import BatchPart, Processes
 from tests.trainers import two_processes
 
 ROOT = Path(__file__).parents[2]
@@ -102,7 +102,7 @@ def test_parts_cover_a_batch():
     whole = torch.arange(32)
     assert torch.equal(torch.cat([part.of(whole) for part in parts]), whole)
     assert sum(part.first(0.4, len(part.of(whole))) for part in parts) == 13
-    assert Part().of(whole) is not None
-    assert Part().total(7) == 7
+    assert BatchPart().of(whole) is not None
+    assert BatchPart().total(7) == 7
     with pytest.raises(ValueError, match="can't be shared by 3 processes"):
         Processes(0, 3).part(2)

@@ -19,7 +19,7 @@ from qadv.diagnostics.audit.settings import Settings
 from qadv.diagnostics.audit.target import Flags, Images, Labels, Target
 from qadv.errors import AttackError, MaskedGradientWarning
 from qadv.estimators.checks import attacks_may_leave_range
-from qadv.estimators.random_states import seeded
+from qadv.random_states import seeded
 
 Attack = Callable[[Images, Labels], Any]
 

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qadv.recording import recording
+
 
 @dataclass
 class Cost:
@@ -30,18 +32,14 @@ class Cost:
         """Counts the passes through a network while the block runs."""
         # ART calls the parts of an `nn.Sequential` one by one
         parts = list(model.children()) if isinstance(model, nn.Sequential) else [model]
-        handles = [parts[0].register_forward_pre_hook(self._enter), parts[-1].register_forward_hook(self._leave)]
-        try:
+        with recording({"": parts[0]}, entering=self._enter), recording({"": parts[-1]}, leaving=self._leave):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
-    def _enter(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def _enter(self, name: str, inputs: tuple[Any, ...]) -> None:
         if not torch.compiler.is_compiling():  # a graph that is exported must not depend on the number of images
             self.forward += len(inputs[0])
 
-    def _leave(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    def _leave(self, name: str, inputs: Any, output: Any) -> None:
         if isinstance(output, Tensor) and output.requires_grad:
             output.register_hook(self._came_back)  # type: ignore[no-untyped-call]
 

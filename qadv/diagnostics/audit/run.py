@@ -23,9 +23,9 @@ from qadv.errors import InvalidInputError
 from qadv.estimators.checks import check_images, check_labels
 from qadv.estimators.fingerprint import fingerprint
 from qadv.estimators.protocol import Classifier
-from qadv.estimators.random_states import seeded
 from qadv.modes import evaluation_mode
 from qadv.quantization.layers import activation_quantizers
+from qadv.random_states import seeded
 from qadv.strengths import check_eps
 from qadv.units import Length, Share
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from qadv.estimators.random_states import seeded
+from qadv.random_states import seeded
 
 DRAWS = {
     "numpy": lambda: np.random.rand(),
@@ -39,3 +39,12 @@ def test_states_are_put_back_also_after_an_error():
         raise RuntimeError
     assert state() == before
     assert np.random.RandomState().rand() != np.random.RandomState().rand()
+
+
+def test_further_numbers_make_other_draws_and_the_same_at_each_call():
+    def drawn(*numbers):
+        with seeded(*numbers):
+            return torch.rand(1).item(), np.random.rand(), random.random()
+
+    assert drawn(0, 1) == drawn(0, 1)
+    assert len({drawn(0), drawn(1), drawn(0, 0), drawn(0, 1), drawn(1, 0)}) == 5
