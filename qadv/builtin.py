@@ -6,6 +6,7 @@ from typing import TypeVar
 from qadv import __version__
 from qadv.components import (
     Attack,
+    AuditCheck,
     Backbone,
     Component,
     Dataset,
@@ -185,6 +186,27 @@ def qadv_datasets() -> Iterator[Dataset]:
         "svhn": ("datasets:svhn", "house numbers, 3x32x32, from DATA_DIR/{train,test}_32x32.mat"),
     }
     yield from _components(Dataset, "qadv", own)
+
+
+@hookimpl
+def qadv_audit_checks() -> Iterator[AuditCheck]:
+    own = {
+        "zero-gradients": ("zero_gradients:ZeroGradients", "1: gradients lead somewhere"),
+        "answers-repeat": ("answers_repeat:AnswersRepeat", "2: no noise in the network"),
+        "black-box": ("black_box:BlackBox", "3: without gradients nothing more is found"),
+        "no-bound": ("no_bound:NoBound", "4: without a bound every image is broken"),
+        "strength": ("strength:Strength", "5: larger eps and more steps break more"),
+        "convergence": ("convergence:Convergence", "6: PGD has climbed to the end"),
+        "transfer": ("transfer:Transfer", "7: images of other networks find nothing more"),
+        "other-gradients": (
+            "other_gradients:OtherGradients",
+            "8: other straight-through estimators and temperatures find nothing more",
+        ),
+        "more-work": ("more_work:MoreWork", "9: more steps and starts find nothing more"),
+        "adaptive-attack": ("adaptive:AdaptiveAttack", "10: an attack on the defense's own objective"),
+        "exported-model": ("exported:ExportedModel", "11: the exported integer model answers alike"),
+    }
+    yield from _components(AuditCheck, "qadv.diagnostics.audit.checks", own)
 
 
 @hookimpl

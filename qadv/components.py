@@ -165,6 +165,10 @@ class Diagnostic(Component):
     """A measurement; target: `(classifier, x, …) -> data`, or `({name: classifier}, x, …)` for one on several."""
 
 
+class AuditCheck(Component):
+    """A reason to disbelieve a figure of `qadv.audit`; target: a class with `name`, `rule` and `examine(case)`."""
+
+
 KINDS: dict[str, type[Component]] = {component.kind: component for component in Component.__subclasses__()}
 
 

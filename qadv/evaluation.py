@@ -1,14 +1,80 @@
-"""What an attack does to a classifier, in the figures that papers report."""
+"""What an attack does to a classifier: who was broken, how far, and the figures that papers report."""
 
 import time
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qadv.estimators.checks import attacks_may_leave_range, check_images, check_labels
 from qadv.estimators.protocol import Classifier
+from qadv.modes import evaluation_mode
+
+
+def predicted(classifier: Classifier, x: NDArray[Any], batch_size: int = 128) -> NDArray[np.int64]:
+    """Returns the classes of images (N, *input_shape), (N,); every module keeps its mode."""
+    with evaluation_mode(classifier.model):
+        classes: NDArray[np.int64] = classifier.predict(x, batch_size=batch_size).argmax(axis=1)
+    return classes
+
+
+def norms(change: NDArray[Any], norm: float) -> NDArray[np.float64]:
+    """Returns the L1, L2 or L∞ norm of each image, (N,); `norm` is 1, 2 or `np.inf`."""
+    flat = change.reshape(len(change), -1).astype(np.float64)
+    lengths: NDArray[np.float64] = np.linalg.norm(flat, ord=norm, axis=1)
+    return lengths
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What became of N images under an attack.
+
+    Attributes:
+        change: what the attack added to each, (N, *input_shape).
+        clean: which were classified correctly before, (N,) bool.
+        classes: what the attacked ones are classified as, (N,).
+        right: which of these are correct, (N,) bool.
+    """
+
+    change: NDArray[np.float32]
+    clean: NDArray[np.bool_]
+    classes: NDArray[np.int64]
+    right: NDArray[np.bool_]
+
+    @classmethod
+    def of(
+        cls,
+        classifier: Classifier,
+        x: NDArray[Any],
+        labels: NDArray[np.int64],
+        adversarial: NDArray[Any],
+        clean: NDArray[np.bool_] | None = None,
+        batch_size: int = 128,
+    ) -> Self:
+        """Asks a classifier about adversarial images, and about the clean ones unless `clean` is known."""
+        if clean is None:
+            clean = predicted(classifier, x, batch_size) == labels
+        classes = predicted(classifier, adversarial, batch_size)
+        return cls(adversarial - x, clean, classes, classes == labels)
+
+    @property
+    def broken(self) -> NDArray[np.bool_]:
+        """Which were right before and are wrong now, (N,)."""
+        return self.clean & ~self.right
+
+    @property
+    def success_rate(self) -> float | None:
+        """Those broken as a part of those right before; `None` if there were none."""
+        return float(self.broken.sum() / self.clean.sum()) if self.clean.any() else None
+
+    def distance(self, norm: float) -> NDArray[np.float64]:
+        """Returns how far each image was moved, (N,), broken or not."""
+        return norms(self.change, norm)
+
+    def mean_distance(self, norm: float) -> float | None:
+        """Returns how far those that were broken were moved on average; `None` if there were none."""
+        return float(norms(self.change[self.broken], norm).mean()) if self.broken.any() else None
 
 
 @dataclass(frozen=True)
@@ -62,18 +128,15 @@ def attack_classifier(
     with attacks_may_leave_range(classifier):
         adversarial = np.asarray(attack.generate(x=x, y=np.eye(classifier.nb_classes, dtype=np.float32)[labels]))
     seconds = time.perf_counter() - started
-    before = classifier.predict(x).argmax(1) == labels
-    after = classifier.predict(adversarial).argmax(1) == labels
-    broken = before & ~after
-    change = (adversarial - x).reshape(len(x), -1)[broken]
+    outcome = Outcome.of(classifier, x, labels, adversarial)
     result = AttackResult(
         attack=name,
         samples=len(x),
-        clean_accuracy=float(before.mean()),
-        adversarial_accuracy=float(after.mean()),
-        success_rate=float(broken.sum() / before.sum()) if before.any() else None,
-        mean_l2=float(np.linalg.norm(change, axis=1).mean()) if broken.any() else None,
-        mean_linf=float(np.abs(change).max(axis=1).mean()) if broken.any() else None,
+        clean_accuracy=float(outcome.clean.mean()),
+        adversarial_accuracy=float(outcome.right.mean()),
+        success_rate=outcome.success_rate,
+        mean_l2=outcome.mean_distance(2),
+        mean_linf=outcome.mean_distance(np.inf),
         seconds=seconds,
     )
     return result, adversarial.astype(np.float32)

@@ -169,3 +169,20 @@ def qadv_diagnostics() -> Iterable[components.Diagnostic]:
 
     The target is a function whose first arguments are the classifier, or several by name, and the images.
     """
+
+
+@hookspec
+def qadv_audit_checks() -> Iterable[components.AuditCheck]:
+    """Checks of `qadv.audit`, besides its own eleven: each finds a reason to disbelieve the worst case, or none.
+
+        import qadv
+        from qadv.components import AuditCheck
+
+        @qadv.hookimpl
+        def qadv_audit_checks():
+            yield AuditCheck(name="my-check", target="my_package.check:MyCheck", summary="blur against no blur")
+
+    The target is a class, made without arguments, with texts `name` and `rule` (when it passes) and a method
+    `examine(case)` that returns a `qadv.diagnostics.Finding`; `case` is the `qadv.diagnostics.AuditCase`
+    that all checks share.
+    """

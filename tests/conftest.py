@@ -2,7 +2,6 @@
 
 import os
 import sys
-from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -83,7 +82,8 @@ def trained(digits):
 @pytest.fixture
 def short(monkeypatch):
     """Lets scripts run as they stand in a second: trainings end after three epochs, audits take a few steps."""
-    from qadv.diagnostics.audit import run, settings
+    from qadv.diagnostics.audit import run
+    from qadv.diagnostics.audit.settings import FEW_STEPS
     from qadv.trainers.loop_trainer import LoopTrainer
 
     fit = LoopTrainer.fit
@@ -92,15 +92,19 @@ def short(monkeypatch):
         fit(self, x, y, validation_data, batch_size, min(nb_epochs, 3), **kwargs)
 
     monkeypatch.setattr(LoopTrainer, "fit", fit_shortly)
-    monkeypatch.setattr(run, "QUICK", few_steps(settings.QUICK))
+    monkeypatch.setattr(run, "QUICK", FEW_STEPS)
 
 
-def few_steps(quick):
-    """Returns the settings of an audit with a few steps of each attack, for what does not depend on strength."""
-    return replace(
-        quick, steps=4, restarts=1, apgd_steps=4, square_steps=4, spsa_steps=2, spsa_samples=2, n_attack_steps=2,
-        n_attack_samples=2, noise_draws=2, unbounded_steps=4,
-    )  # fmt: skip
+@pytest.fixture
+def only_checks(monkeypatch):
+    """Lets audits run some of their checks only: those whose numbers a function says yes to."""
+    from qadv.diagnostics.audit import run
+
+    def choose(wanted):
+        found = [check for check in run.numbered_checks() if wanted(check.number)]
+        monkeypatch.setattr(run, "numbered_checks", lambda: found)
+
+    return choose
 
 
 @pytest.fixture(autouse=True)

@@ -63,7 +63,7 @@ def test_the_written_tests_pass(kind, importable):
     spec = importlib.util.spec_from_file_location(f"written_{kind}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    test = getattr(module, f"test_my_{kind}")
+    test = getattr(module, f"test_my_{kind.replace('-', '_')}")
     (mark,) = test.pytestmark
     assert [each.id for each in mark.args[1]] == [check.name for check in checks(kind)]
     skipped = []

@@ -6,7 +6,7 @@ against the registry.
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from art.attacks.evasion import FastGradientMethod
 import qadv
 from qadv.diagnostics.audit import run as audit_run
 from qadv.diagnostics.audit.checks import black_box
-from qadv.diagnostics.audit.settings import Settings
+from qadv.diagnostics.audit.settings import FEW_STEPS
 from qadv.registry import default_registry
 from qadv.testing.materials import data, digits_classifier
 from qadv.trainers.adversary import ATTACKS
@@ -30,10 +30,7 @@ RANGES = [(-1.0, 1.0), (0.0, 255.0)]
 NETWORKS = {"float": ("float", "float"), "4 bit": ("int:4", "relu6:4")}
 FEW = {"batch_size": 64, "seed": 0, "verbose": False}
 TRAINED = {"lr": 0.005, "seed": 0, "verbose": False}
-SMALL_AUDIT = Settings(
-    steps=4, restarts=2, apgd_steps=3, apgd_restarts=1, square_steps=3, spsa_steps=3, spsa_samples=4, n_attack_steps=3,
-    n_attack_samples=4, noise_draws=2, unbounded_steps=4, passes=2, draws=2,
-)  # fmt: skip
+SMALL_AUDIT = replace(FEW_STEPS, spsa_steps=3, spsa_samples=4, n_attack_steps=3, n_attack_samples=4)
 
 
 class Setting(NamedTuple):
@@ -116,7 +113,8 @@ def audited(name: str, network: str, limits: tuple[float, float], **options: Any
     here = setting(network, limits)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(audit_run, "QUICK", SMALL_AUDIT)
-        patch.setattr(audit_run, "CHECKS", [check for check in audit_run.CHECKS if check.number != 11])  # the graph's
+        checks = [check for check in audit_run.numbered_checks() if check.number != 11]  # the graph's
+        patch.setattr(audit_run, "numbered_checks", lambda: checks)
         worst = qadv.audit(here.classifier, here.x, here.y, **here.given(options), verbose=False).worst_case
     return Outcome(here.in_unit_range(worst.adversarial), worst.robust)
 
@@ -258,10 +256,10 @@ def test_every_augmentation_is_for_any_range():
 
 
 @pytest.mark.parametrize("eps", [0.02, 0.1])
-def test_the_lengths_of_the_audits_black_box_attacks_are_shares_of_the_range(eps, monkeypatch):
+def test_the_lengths_of_the_audits_black_box_attacks_are_shares_of_the_range(eps, monkeypatch, only_checks):
     made = []
     monkeypatch.setattr(audit_run, "QUICK", SMALL_AUDIT)
-    monkeypatch.setattr(audit_run, "CHECKS", [check for check in audit_run.CHECKS if check.number == 3])
+    only_checks(lambda number: number == 3)
     monkeypatch.setattr(black_box, "SPSA", lambda *args, **options: made.append(options) or qadv.SPSA(*args, **options))
     for limits in (UNIT, *RANGES):
         here = setting("float", limits)

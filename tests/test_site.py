@@ -130,8 +130,8 @@ def test_hooks_commands_and_components_are_those_of_the_code(site):
     hooks = (site / "reference" / "hooks.html").read_text(encoding="utf-8")
     commands = (site / "reference" / "command-line.html").read_text(encoding="utf-8")
     components = (site / "reference" / "components.html").read_text(encoding="utf-8")
-    for kind in KINDS:
-        assert f'id="qadv_{kind}s"' in hooks
+    for kind, component_type in KINDS.items():
+        assert f'id="{component_type.hook}"' in hooks
         assert f'id="{kind}"' in components
     assert "def encode(" in re.sub(r"<.*?>", "", hooks)  # the example plugin's quantizer
     for command, option in (("audit", "--float-parent"), ("bench", "--dry-run"), ("new-plugin", "--kind")):

@@ -1,10 +1,11 @@
-"""Data sets and diagnostics that break one rule each are caught."""
+"""Data sets, diagnostics and checks of audits that break one rule each are caught."""
 
 import dataclasses
 
 import numpy as np
 
 from qadv.datasets import Images
+from qadv.diagnostics import Finding
 from qadv.errors import StorageError
 from qadv.estimators.checks import check_images, check_labels
 from qadv.testing import conformance
@@ -185,3 +186,53 @@ def cuts_to_the_labels(classifier, x, y):
 
 test_diagnostic_caught = DIAGNOSTICS.test()
 test_all_diagnostic_checks_have_an_offender = DIAGNOSTICS.test_all_checks_have_one()
+
+AUDIT_CHECKS = Offenders("audit-check")
+
+
+class Brighter:
+    """Makes all pixels brighter by ε."""
+
+    name = "brighter images"
+    rule = "break nothing"
+
+    def examine(self, case):
+        gain = int(case.attack("brighter", lambda x, y: x + np.float32(case.eps), case.survivors).sum())
+        return Finding.of(gain == 0, f"{gain} more", gain=gain)
+
+
+test_sound_audit_check = conformance("audit-check", Brighter)
+
+
+@AUDIT_CHECKS.breaks("contract", "None")
+class HasNoRule(Brighter):
+    rule = None
+
+
+@AUDIT_CHECKS.breaks("contract", "bool")
+class SaysYesOrNo(Brighter):
+    def examine(self, case):
+        return super().examine(case).verdict == "passed"
+
+
+@AUDIT_CHECKS.breaks("plain-values", "not JSON serializable")
+class KeepsAnArray(Brighter):
+    def examine(self, case):
+        return Finding.of(True, "survivors", left=case.survivors)
+
+
+@AUDIT_CHECKS.breaks("classifiers-untouched", "the network")
+class TurnsTheNetworkOver(Brighter):
+    def examine(self, case):
+        next(case.target.classifier.model.parameters()).data.neg_()
+        return super().examine(case)
+
+
+@AUDIT_CHECKS.breaks("nothing-left", "ZeroDivisionError")
+class DividesByTheRest(Brighter):
+    def examine(self, case):
+        return Finding.of(True, f"{100 // int(case.survivors.sum())} % each")
+
+
+test_audit_check_caught = AUDIT_CHECKS.test()
+test_all_audit_check_checks_have_an_offender = AUDIT_CHECKS.test_all_checks_have_one()

@@ -91,6 +91,13 @@ test_diagnostic_accuracy_curve = little("diagnostic", "accuracy-curve", eps=(0.0
 test_diagnostic_accuracy_by_distance = little("diagnostic", "accuracy-by-distance", eps=(0.1, 1.0), attack=fgsm)
 test_diagnostic_audit = pytest.mark.usefixtures("short")(little("diagnostic", "audit", eps=0.1, verbose=False))
 
+for name in (
+    "zero-gradients", "answers-repeat", "black-box", "no-bound", "strength", "convergence", "transfer",
+    "other-gradients", "adaptive-attack",
+):  # fmt: skip
+    globals()[f"test_audit_check_{name}"] = little("audit-check", name)
+test_audit_check_more_work = conformance("audit-check", "more-work")
+
 SMALL = {"input_shape": (1, 8, 8)}
 test_backbone_mnist_cnn = conformance("backbone", "mnist-cnn", image_size=8, width=4, **SMALL)
 test_backbone_resnet20 = little("backbone", "resnet20", **SMALL)
@@ -113,6 +120,7 @@ NOT_ALL = {
     ("dataset", "cifar10"): "tests/test_datasets.py reads it",
     ("dataset", "cifar100"): "its files are not here; tests/test_datasets.py reads small ones",
     ("dataset", "svhn"): "its files are not here; tests/test_datasets.py reads small ones",
+    ("audit-check", "exported-model"): "exporting takes seconds; tests/diagnostics/test_audit.py does it",
     ("attack", "art"): "a family; one of its members is here",
     ("backbone", "timm"): "a family; one of its members is here",
 }

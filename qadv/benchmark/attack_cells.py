@@ -15,12 +15,13 @@ from qadv.benchmark.network_cells import load_network
 from qadv.benchmark.signatures import arguments
 from qadv.benchmark.specs import AttackCellSpec, CleanSpec, ImagesSpec, TransferSpec
 from qadv.benchmark.study import AttackSpec
-from qadv.diagnostics.attacking import generate, norms
+from qadv.diagnostics.attacking import generate
 from qadv.diagnostics.audit.cost import Cost
 from qadv.errors import InvalidInputError
 from qadv.estimators.fingerprint import fingerprint
 from qadv.estimators.protocol import Classifier
 from qadv.estimators.query_coalescer import QueryCoalescer
+from qadv.evaluation import Outcome, norms
 from qadv.files import InMemory, read_tensors
 from qadv.postprocessors.softmax import with_softmax
 from qadv.registry import load
@@ -100,14 +101,13 @@ def build_attack(spec: AttackSpec, seed: int, classifier: Classifier, eps: float
 
 
 def _outcome(classifier: Classifier, x: Any, y: Any, clean: Any, adversarial: Any) -> dict[str, Any]:
-    classes = classifier.predict(adversarial).argmax(1)
-    right = classes == y
+    outcome = Outcome.of(classifier, x, y, adversarial, clean)
     return {
-        "accuracy": right.mean(),
+        "accuracy": outcome.right.mean(),
         "clean_accuracy": clean.mean(),
-        "classes": classes,
-        "right": right,
+        "classes": outcome.classes,
+        "right": outcome.right,
         "clean_right": clean,
-        "l2": norms(adversarial - x, 2).astype(float).round(6),
-        "linf": norms(adversarial - x, np.inf).astype(float).round(6),
+        "l2": outcome.distance(2).round(6),
+        "linf": outcome.distance(np.inf).round(6),
     }

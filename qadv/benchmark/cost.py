@@ -21,7 +21,7 @@ from qadv.random_states import seeded
 from qadv.registry import load
 
 _FORWARD = 0.4  # of a forward and backward pass
-_AUDIT = {False: 3000.0, True: 60000.0}
+_AUDIT = {False: 1500.0, True: 60000.0}
 _REPEATS = (
     "max_iter", "num_random_init", "nb_random_init", "nb_restarts", "binary_search_steps", "nb_samples", "nb_parallel",
 )  # fmt: skip

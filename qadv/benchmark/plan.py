@@ -315,7 +315,13 @@ def _quantizers(schemes: str | dict[str, str]) -> set[str]:
 
 
 def _plugin(kind: str, name: str) -> dict[str, str]:
-    """Returns the version, and a hash of the code, of the plugin that a component comes from; nothing of qadv's own."""
+    """Returns the version, and a hash of the code, of the plugin that a component comes from; nothing of qadv's own.
+
+    An audit runs the checks of all plugins.
+    """
     registry = default_registry()
-    origin = registry.find(kind, name)[0].distribution
-    return {p.distribution: code_version(p) for p in registry.plugins if p.distribution == origin != OWN_DISTRIBUTION}
+    entry, _ = registry.find(kind, name)
+    origins = {entry.distribution}
+    if entry.qualified_name == f"{OWN_DISTRIBUTION}/audit" and kind == "diagnostic":
+        origins |= {check.distribution for check in registry.entries("audit-check")}
+    return {p.distribution: code_version(p) for p in registry.plugins if p.distribution in origins - {OWN_DISTRIBUTION}}

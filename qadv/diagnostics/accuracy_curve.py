@@ -8,13 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qadv.checks import check_whole
-from qadv.diagnostics.attacking import check_norm, check_strengths, generate, is_right, norms, pgd
+from qadv.diagnostics.attacking import check_norm, check_strengths, generate, pgd
 from qadv.diagnostics.drawing import check_curves, figure_and_axes, finish_lines, marked
 from qadv.diagnostics.measured import Measured
 from qadv.diagnostics.tables import percent
 from qadv.errors import InvalidInputError
 from qadv.estimators.checks import check_images, check_labels
 from qadv.estimators.protocol import Classifier
+from qadv.evaluation import Outcome, predicted
 from qadv.tables import text_table
 from qadv.units import width
 
@@ -101,20 +102,21 @@ def accuracy_curve(
     """
     norm, strengths, x, labels = _checked(classifier, x, y, eps, norm)
     batch_size = check_whole("batch_size", batch_size)
-    clean = is_right(classifier, x, labels, batch_size)
+    clean = predicted(classifier, x, batch_size) == labels
     right = []
     for strength in strengths:
         if strength == 0:
             right.append(clean)
             continue
         adversarial = generate(attack(classifier, strength), x, labels, seed, "attack")
-        farthest = float(norms(adversarial - x, norm).max())
+        outcome = Outcome.of(classifier, x, labels, adversarial, clean, batch_size)
+        farthest = float(outcome.distance(norm).max())
         if farthest > strength * 1.001 + 1e-6 * width(classifier.clip_values):
             raise InvalidInputError(
                 f"attack: expected changes within {_NORMS[norm]} {strength:g}, got {farthest:g}; say which norm it "
                 "keeps to, or use accuracy_by_distance for an attack without a bound"
             )
-        right.append(is_right(classifier, adversarial, labels, batch_size))
+        right.append(outcome.right)
     found = np.stack(right)
     withstood = np.logical_and.accumulate(found & clean)
     return AccuracyCurve(norm, strengths, found.mean(axis=1), withstood.mean(axis=1), len(x))
@@ -147,9 +149,9 @@ def accuracy_by_distance(
     norm, strengths, x, labels = _checked(classifier, x, y, eps, norm)
     batch_size = check_whole("batch_size", batch_size)
     adversarial = generate(attack(classifier), x, labels, seed, "attack")
-    distance = norms(adversarial - x, norm)
-    distance[is_right(classifier, adversarial, labels, batch_size)] = np.inf
-    distance[~is_right(classifier, x, labels, batch_size)] = 0
+    outcome = Outcome.of(classifier, x, labels, adversarial, batch_size=batch_size)
+    distance = np.where(outcome.right, np.inf, outcome.distance(norm))
+    distance[~outcome.clean] = 0
     # a distance found in float32 may be a hair above the strength that was asked for
     broken = np.searchsorted(np.sort(distance), np.array(strengths) * (1 + 1e-6), side="right")
     accuracy = 1 - broken / len(x)

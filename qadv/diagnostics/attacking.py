@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from qadv.errors import InvalidInputError
 from qadv.estimators.checks import attacks_may_leave_range, check_images
 from qadv.estimators.protocol import Classifier
-from qadv.modes import evaluation_mode
 from qadv.random_states import seeded
 from qadv.strengths import check_eps
 
@@ -41,20 +40,6 @@ def generate(attack: Any, x: NDArray[Any], labels: NDArray[np.int64], seed: int,
     if adversarial.shape != x.shape:
         raise InvalidInputError(f"attack {name!r}: expected images of shape {x.shape}, got {adversarial.shape}")
     return adversarial
-
-
-def is_right(classifier: Classifier, x: NDArray[Any], labels: NDArray[np.int64], batch_size: int) -> NDArray[np.bool_]:
-    """Returns which images are classified correctly, (N,)."""
-    with evaluation_mode(classifier.model):
-        right: NDArray[np.bool_] = classifier.predict(x, batch_size=batch_size).argmax(axis=1) == labels
-    return right
-
-
-def norms(change: NDArray[Any], norm: float) -> NDArray[np.float64]:
-    """Returns the L1, L2 or L∞ norm of each image, (N,); `norm` is 1, 2 or `np.inf`."""
-    flat = change.reshape(len(change), -1).astype(np.float64)
-    lengths: NDArray[np.float64] = np.linalg.norm(flat, ord=norm, axis=1)
-    return lengths
 
 
 def check_norm(norm: Any) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qadv.checks import check_choice, check_whole
-from qadv.diagnostics.attacking import check_classifiers, generate, is_right, least_classes, norms
+from qadv.diagnostics.attacking import check_classifiers, generate, least_classes
 from qadv.diagnostics.drawing import draw_matrix, new_panels
 from qadv.diagnostics.measured import Measured
 from qadv.diagnostics.tables import number, percent
@@ -16,6 +16,7 @@ from qadv.errors import InvalidInputError, closest
 from qadv.estimators.checks import check_images, check_labels
 from qadv.estimators.fingerprint import fingerprint
 from qadv.estimators.protocol import Classifier
+from qadv.evaluation import Outcome, predicted
 from qadv.tables import text_table
 
 
@@ -122,7 +123,7 @@ def transfer_matrix(
     labels = check_labels(y, len(x), least_classes([*targets.values(), *copies.values()]))
     batch_size = check_whole("batch_size", batch_size)
 
-    right = np.stack([is_right(target, x, labels, batch_size) for target in targets.values()])
+    right = np.stack([predicted(target, x, batch_size) == labels for target in targets.values()])
     withstood = right.copy()
     shape = (len(attacks), len(names), len(targets))
     found = {key: np.full(shape, np.nan) for key in ("accuracy", "success_rate", "l2", "linf")}
@@ -132,15 +133,12 @@ def transfer_matrix(
             own = generate(make(copies[name]), x, labels, seed, label) if name in copies else made
             for t, (target_name, target) in enumerate(targets.items()):
                 images = own if target_name == name else made  # a second copy attacks nobody else
-                after = is_right(target, images, labels, batch_size)
-                withstood[t] &= after
-                broken = right[t] & ~after
-                found["accuracy"][a, s, t] = after.mean()
-                if right[t].any():
-                    found["success_rate"][a, s, t] = broken.sum() / right[t].sum()
-                if broken.any():
-                    change = (images - x)[broken]
-                    found["l2"][a, s, t], found["linf"][a, s, t] = norms(change, 2).mean(), norms(change, np.inf).mean()
+                outcome = Outcome.of(target, x, labels, images, right[t], batch_size)
+                withstood[t] &= outcome.right
+                found["accuracy"][a, s, t] = outcome.right.mean()
+                figures = outcome.success_rate, outcome.mean_distance(2), outcome.mean_distance(np.inf)
+                for key, figure in zip(("success_rate", "l2", "linf"), figures, strict=True):
+                    found[key][a, s, t] = np.nan if figure is None else figure
     return TransferMatrix(
         attacks=tuple(attacks),
         sources=tuple(names),

@@ -10,6 +10,7 @@ came, and what to do.
 
 from qadv.testing import (  # noqa: F401
     attacks,
+    audit_checks,
     backbones,
     common,
     datasets,

@@ -93,7 +93,7 @@ def seeds(case: ConformanceCase) -> None:
         expect_same(results[0], results[2], "a result that `seed` alone decides", do, where)
 
 
-@check("attack", "trainer", "transformer", "preprocessor", "postprocessor", "detector", "diagnostic")
+@check("attack", "trainer", "transformer", "preprocessor", "postprocessor", "detector", "diagnostic", "audit-check")
 def inputs_untouched(case: ConformanceCase) -> None:
     """The arrays it is given are not written to."""
     inputs = case.inputs()

@@ -61,9 +61,9 @@ def classifiers_untouched(case: DiagnosticCase) -> None:
     """The networks that it measures are the same afterwards, and no hooks are left on them."""
     arguments = case.arguments(case.inputs())
     given = arguments.get("classifiers") or {"": arguments["classifier"]}
-    before = {name: (state(each), _hooks(each)) for name, each in given.items()}
+    before = {name: traces(each) for name, each in given.items()}
     case.target(**{**arguments, **case.options})
-    after = {name: (state(each), _hooks(each)) for name, each in given.items()}
+    after = {name: traces(each) for name, each in given.items()}
     do = "remove hooks in a `finally`; use evaluation mode"
     expect_same(before, after, "the same weights, buffers and hooks", do, "the network")
 
@@ -85,8 +85,8 @@ def bad_input(case: DiagnosticCase) -> None:
     check_refused(lambda x, y: case.run({**case.inputs(), "x": x, "y": y}), labels="y" in case.parameters)
 
 
-def _hooks(classifier: Classifier) -> list[int]:
-    return [
-        len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks)
-        for m in (classifier.model, *classifier.model.modules())
-    ]
+def traces(classifier: Classifier) -> Any:
+    """Returns what a measurement must leave as it is: a network's weights and buffers, and how many hooks it has."""
+    modules = (classifier.model, *classifier.model.modules())
+    hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in modules]
+    return state(classifier), hooks

@@ -6,6 +6,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from qadv.attacks.pgd import ball, between, step
 from qadv.checks import check_choice, check_fields, check_flag, check_number, check_whole
 from qadv.errors import InvalidInputError
 from qadv.strengths import check_eps
@@ -128,19 +129,19 @@ class Adversary:
         return torch.full_like(eps, eps_step), count
 
     def _pgd(self, network: TrainedNetwork, x: Tensor, y: Tensor, eps: Tensor, noise: Tensor) -> Tensor:
-        step, count = self._steps(network, eps)
+        size, count = self._steps(network, eps)
         # images with many steps first: those that are done leave the batch from its end
         order = count.argsort(descending=True, stable=True)
-        x, y, eps, step = x[order], y[order], eps[order], step[order]
-        low, high = x - eps, x + eps
-        adversarial = _clip(network, x + eps * noise[order])
+        x, y, eps, size = x[order], y[order], eps[order], size[order]
+        low, high = ball(x, eps, network.clip_values)
+        adversarial = between(x + eps * noise[order], low, high)
         counts = count[order].tolist()
         for iteration in range(counts[0] if counts else 0):
             left = sum(number > iteration for number in counts)
             current = adversarial[:left]
-            moved = current + step[:left] * network.input_gradient(current, y[:left]).sign()
-            moved = torch.minimum(torch.maximum(moved, low[:left]), high[:left])
-            adversarial = torch.cat([_clip(network, moved), adversarial[left:]])
+            slope = network.input_gradient(current, y[:left])
+            moved = step(current, slope, size[:left], low[:left], high[:left])
+            adversarial = torch.cat([moved, adversarial[left:]])
         return adversarial[order.argsort()]
 
 

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from qadv.benchmark import plan
 from qadv.benchmark.plugin_code import code_version
-from qadv.components import Attack
+from qadv.components import Attack, AuditCheck
 from qadv.plugins import PluginInfo
+from qadv.registry import default_registry
 
 
 @pytest.fixture
@@ -96,3 +98,11 @@ def test_the_order_in_which_a_folder_lists_its_files_does_not_matter(package, mo
     before, rglob = code_version(plugin()), Path.rglob
     monkeypatch.setattr(Path, "rglob", lambda *given: sorted(rglob(*given), reverse=True))
     assert code_version(plugin()) == before
+
+
+def test_the_key_of_an_audit_depends_on_the_plugins_whose_checks_it_runs(monkeypatch):
+    check = AuditCheck(name="mine", target="json:dumps", summary="a check")
+    plugins = [*default_registry().plugins, PluginInfo("mine", "mine", "1", components=[check])]
+    monkeypatch.setattr(default_registry(), "plugins", plugins)
+    assert set(plan._plugin("diagnostic", "audit")) == {"mine"}
+    assert plan._plugin("diagnostic", "value-shift") == {}

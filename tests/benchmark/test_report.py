@@ -127,15 +127,15 @@ def test_the_worst_case_is_taken_image_by_image_over_the_attacks_of_one_ball(pag
     assert not any("far" in row[6] for row in rows)
 
 
-def test_a_failed_check_marks_the_worst_case_as_an_upper_bound(page):
+def test_a_failed_check_stands_beside_the_worst_case_with_the_grade(page):
     rows = table(page, "Share of images")[1:]
-    assert {row[3] for row in rows if row[0] == W4} == {"upper bound only: check 3 failed"}
+    assert {row[3] for row in rows if row[0] == W4} == {"not converged: check 3 failed"}
     assert {row[3] for row in rows if row[0] == "float"} == {"not audited"}
     head, row = table(page, "Checks for masked")
     assert head[1:] == ["1 zero gradients", "2 answers repeat", "3 black-box against white-box"]
     assert row == [f"{W4} · seed 0", "passed", "not evaluated", "failed"]
     cost = table(page, "What the audits say")[1]
-    assert cost[1].endswith("upper bound only, check 3 failed")
+    assert cost[1].endswith("not converged (check 3 failed)")
     assert cost[4:] == ["1,200", "800", "1.5"]
 
 

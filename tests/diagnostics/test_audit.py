@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import random
 import re
 import sys
@@ -12,24 +13,28 @@ import numpy as np
 import pytest
 import torch
 from art.attacks.evasion import FastGradientMethod, HopSkipJump, ProjectedGradientDescent
+from art.defences.preprocessor.preprocessor import PreprocessorPyTorch
 from torch import nn
 
 import qadv
+from qadv.components import AuditCheck
+from qadv.diagnostics import Finding
 from qadv.diagnostics.audit import command, run
 from qadv.diagnostics.audit.ascent import ascend
-from qadv.diagnostics.audit.checks import CHECKS
 from qadv.diagnostics.audit.command import made_preprocessor
 from qadv.diagnostics.audit.cost import Cost
-from qadv.diagnostics.audit.losses import cross_entropy, dlr, typical_margin
-from qadv.diagnostics.audit.settings import QUICK
+from qadv.diagnostics.audit.losses import cross_entropy, margin_towards, typical_margin
+from qadv.diagnostics.audit.repair import lost_steps, mended
+from qadv.diagnostics.audit.result import Grade, Verdict, interval
+from qadv.diagnostics.audit.settings import FEW_STEPS, QUICK
 from qadv.diagnostics.audit.target import Target
 from qadv.errors import InvalidInputError, QadvError
+from qadv.plugins import PluginInfo
+from qadv.registry import default_registry
 from qadv.units import to_range
-from tests.conftest import few_steps
 
-SMALL = few_steps(QUICK)
 # a third of the quick setting's work
-MODERATE = replace(QUICK, steps=20, restarts=2, square_steps=100)
+MODERATE = replace(QUICK, steps=20, long_steps=40, blocks=2, square_steps=100, square_runs=2)
 
 
 class Rounded(nn.Module):
@@ -41,6 +46,56 @@ class Rounded(nn.Module):
 
     def forward(self, x):
         return self.network(torch.round(8 * x) / 8)
+
+
+class Backward(torch.autograd.Function):
+    """The identity, whose gradient is multiplied by a factor for each pixel."""
+
+    @staticmethod
+    def forward(ctx, x, factor):
+        ctx.save_for_backward(factor)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, slope):
+        return slope * ctx.saved_tensors[0], None
+
+
+class Spoilt(nn.Module):
+    """Leaves images as they are, and spoils the gradient pixel by pixel."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x):
+        return Backward.apply(x, self.factor)
+
+
+class Opaque(nn.Module):
+    """Loses the gradient inside, where no module begins or ends."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.networks = [network]
+
+    def forward(self, x):
+        with torch.no_grad():
+            logits = self.networks[0](x)
+        return logits + 0 * x.flatten(1).sum(dim=1, keepdim=True)
+
+
+class Hashed(nn.Module):
+    """Adds noise that the pixels themselves decide."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        seeds = (1e6 * x.detach().double().flatten(1) @ torch.arange(1.0, 65.0, dtype=torch.float64)).long() % 2**31
+        drawn = [torch.randn(x.shape[1:], generator=torch.Generator().manual_seed(int(seed))) for seed in seeds]
+        return self.network(x + 0.1 * torch.stack(drawn))
 
 
 class Scaled(nn.Module):
@@ -80,7 +135,7 @@ def verdicts(result):
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(run, "QUICK", SMALL)
+    monkeypatch.setattr(run, "QUICK", FEW_STEPS)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)  # exporting takes longer than all the rest
 
 
@@ -108,10 +163,11 @@ def float_parent(digits):
 def test_an_undefended_network_passes(trained, float_parent, digits):
     result = audited(trained, digits, eps=0.3, float_parent=float_parent)
     assert result.passed, result
+    assert result.grade == "nothing against it"
     assert result.worst_case.accuracy == 0
     assert verdicts(result)[7] == "passed"
     assert verdicts(result)[10] == "not evaluated"
-    assert "upper bound" not in str(result)
+    assert result.checks[0].values["agreement"] > 0.2, "a sound gradient agrees with finite differences"
 
 
 @pytest.mark.slow
@@ -120,17 +176,174 @@ def test_a_network_trained_with_pgd_passes(make_classifier, digits, moderate):
     trainer = qadv.AdversarialQuantTrainer(classifier, "pgd", eps=0.1, max_iter=3, lr=0.1, verbose=False)
     trainer.fit(digits.x_train, digits.y_train, nb_epochs=4, batch_size=64)
     result = audited(classifier, digits, eps=0.03, nb_samples=25)
-    # one image more that further work breaks is as many as check 9 allows in 25; which it is, another processor decides
-    assert set(result.failed) <= {9}, result
+    assert result.passed, result
     assert verdicts(result)[11] == "passed" or re.search("pip install|torch 2.8", result.checks[10].figure)
     assert result.worst_case.accuracy > 0.6
 
 
 def test_rounding_without_a_gradient_is_caught(trained, digits, moderate, onnx_missing):
     result = audited(wrapped(Rounded(trained.model)), digits, eps=0.15, nb_samples=12)
-    assert {1, 3} <= set(result.failed), result
-    assert result.checks[0].values["counts"]["cross-entropy"]["zero"] == result.checks[0].values["images"]
-    assert "upper bound only" in str(result)
+    found = result.checks[0].values
+    assert 1 in result.failed, result
+    assert found["counts"]["cross-entropy"]["zero"] == found["images"] == found["flat"]
+    assert result.repaired == ("between the input of Rounded and the input of AttackedNetwork",)
+    assert f"gradient repaired: {result.repaired[0]}" in result.headline
+    assert result.grade == "not converged", "attacks had a gradient all the same"
+    assert result.worst_case.accuracy == 0
+    assert result.attacks[0].cost.backward > 0
+
+
+def hidden(share):
+    """Returns factors of which a share is zero."""
+    return (torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(0)) >= share).float()
+
+
+def test_a_mask_on_some_of_the_pixels_is_found_and_taken_off(trained, digits, moderate, onnx_missing):
+    factor = hidden(0.6)
+    result = audited(wrapped(nn.Sequential(Spoilt(factor), trained.model)), digits, eps=0.15, nb_samples=12)
+    assert result.failed[0] == 1, result
+    assert result.checks[0].values["hidden"] == int((factor == 0).sum())
+    assert result.checks[0].values["repaired"] == ["Spoilt"]
+    assert result.worst_case.accuracy == 0
+
+
+def test_a_preprocessor_without_a_gradient_is_repaired(trained, digits, moderate, onnx_missing):
+    class Coarse(PreprocessorPyTorch):
+        def __init__(self):
+            super().__init__(is_fitted=True, apply_fit=False, apply_predict=True)
+
+        def forward(self, x, y=None):
+            return (8 * x).round() / 8, y
+
+    classifier = qadv.QuantizedClassifier(
+        trained.model, nn.CrossEntropyLoss(), (1, 8, 8), 10, preprocessing_defences=[Coarse()]
+    )
+    result = audited(classifier, digits, eps=0.15, nb_samples=12)
+    assert result.repaired == ("Coarse",)
+    assert result.worst_case.accuracy == 0
+    (step,) = classifier.preprocessing_defences
+    assert "forward" not in vars(step)
+
+
+def test_where_no_gradient_leads_square_has_the_work(trained, digits, moderate, onnx_missing):
+    network = trained.model
+    result = audited(wrapped(Opaque(network)), digits, eps=0.1, nb_samples=12)
+    assert result.grade == "gradients unusable"
+    assert "gradients unusable, the figure means nothing (check" in result.headline
+    assert {number for number, verdict in verdicts(result).items() if verdict == "not evaluated"} >= {4, 5, 6, 8}
+    names = [attack.name for attack in result.attacks if attack.cost.backward]
+    assert names == [], "none that follows a gradient"
+    first = next(attack for attack in result.attacks if attack.name.startswith("Square"))
+    assert first.name == f"Square, {5 * MODERATE.square_steps} queries"
+    assert result.worst_case.accuracy < result.worst_case.clean_accuracy
+
+
+def test_a_gradient_that_points_the_wrong_way_is_unusable(trained, digits, moderate, onnx_missing):
+    signs = 2 * hidden(0.5) - 1
+    result = audited(wrapped(nn.Sequential(Spoilt(signs), trained.model)), digits, eps=0.15, nb_samples=20)
+    assert result.grade == "gradients unusable", result
+    assert result.repaired == ()
+    runs = [attack for attack in result.attacks if attack.name.startswith("Square")]
+    assert [attack.name for attack in runs] == ["Square, 100 queries", "Square, 200 queries"]
+    assert runs[0].first, "it goes on while it breaks images"
+
+
+def test_repairs_leave_values_and_network_as_they_are(trained, digits):
+    network = nn.Sequential(Spoilt(hidden(0.6)), trained.model)
+    classifier = wrapped(network)
+    x, y = digits.x_test[:31], digits.y_test[:31]
+    images, labels = torch.from_numpy(x), torch.from_numpy(y)
+    target, before = Target(classifier, 64), classifier.predict(x)
+    steps = lost_steps(target, images, labels, lambda: True)
+    assert [str(step) for step in steps] == ["Spoilt"]
+    with mended(steps):
+        assert np.array_equal(classifier.predict(x), before)
+        slope = target.gradient(images, labels, cross_entropy)[2]
+    honest = Target(trained, 64).gradient(images, labels, cross_entropy)[2]
+    torch.testing.assert_close(slope, honest)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in classifier.model.modules())
+    assert torch.equal(
+        target.gradient(images, labels, cross_entropy)[2] == 0, (honest == 0) | (hidden(0.6) == 0).expand_as(honest)
+    )
+
+
+def test_pixels_that_do_not_matter_or_matter_only_when_moved_are_no_mask(trained, digits, only_checks):
+    class Dark(nn.Module):
+        """A ReLU that only dark pixels moved by all of ε switch on, and one column that is not looked at."""
+
+        def forward(self, x):
+            lit = torch.where(x <= 0.1, 100 * torch.relu(x - 0.0995), x)
+            return torch.cat([lit[..., :-1], torch.zeros_like(lit[..., -1:])], dim=-1)
+
+    only_checks(lambda number: number == 1)
+    classifier = wrapped(nn.Sequential(Dark(), trained.model))
+    result = audited(classifier, digits, eps=0.1)
+    assert result.passed, result
+    assert result.checks[0].values["hidden"] == 0
+
+
+def test_noise_that_the_pixels_decide_is_caught(trained, digits, only_checks):
+    only_checks(lambda number: number == 2)
+    result = audited(wrapped(Hashed(trained.model)), digits, eps=0.1)
+    assert result.failed == (2,)
+    assert result.checks[0].values["spread"] == 0
+    assert audited(trained, digits, eps=0.1).passed
+
+
+def test_work_goes_on_while_it_finds_something_and_is_judged_by_its_last_part(
+    trained, digits, monkeypatch, only_checks
+):
+    only_checks(lambda number: number == 9)
+    monkeypatch.setattr(run, "QUICK", replace(FEW_STEPS, steps=2, long_steps=2, blocks=3))
+    result = audited(trained, digits, eps=0.04, nb_samples=100)
+    found = result.checks[0].values
+    blocks = [attack for attack in result.attacks if attack.name.startswith("PGD, block")]
+    assert found["by_block"] == [attack.first for attack in blocks]
+    assert all(found["by_block"][1:-1]), "it ends with the first that finds nothing"
+    assert len(blocks) == 3 or found["by_block"][-1] == 0
+    assert found["last"] >= found["by_block"][-1]
+    assert result.passed == (max(found["last"], found["noise"]) <= 1)
+    assert 0 <= found["expected"] <= found["gain"]
+    nowhere = audited(trained, digits, eps=1e-4, nb_samples=20).checks[0].values
+    assert nowhere["by_block"] == [0, 0]
+
+
+def test_intervals_are_those_of_clopper_and_pearson():
+    # sums of the binomial distribution at the ends are 2.5 %
+    for count, samples in ((0, 25), (3, 100), (97, 100), (50, 50)):
+        low, high = interval(count, samples)
+        tails = [
+            sum(math.comb(samples, k) * p**k * (1 - p) ** (samples - k) for k in numbers)
+            for p, numbers in ((low, range(count, samples + 1)), (high, range(count + 1)))
+        ]
+        assert (low, high) != (0.0, 1.0)
+        assert tails[0] == pytest.approx(0.025, abs=1e-6) or (count == 0 and low == 0)
+        assert tails[1] == pytest.approx(0.025, abs=1e-6) or (count == samples and high == 1)
+    assert interval(0, 0) == (0.0, 1.0)
+
+
+def test_the_grade_is_that_of_the_worst_check_that_failed(trained, digits, small):
+    result = audited(trained, digits, eps=0.1, nb_samples=12)
+    found = [Finding.of(True, ""), Finding.of(False, ""), Finding.of(False, "", grade=Grade.UNUSABLE)]
+    for count, grade in ((1, "nothing against it"), (2, "not converged"), (3, "gradients unusable")):
+        checks = tuple(
+            replace(check, verdict=finding.verdict, grade=finding.grade)
+            for check, finding in zip(result.checks, found[:count], strict=False)
+        )
+        assert replace(result, checks=checks).grade == grade
+        assert replace(result, checks=checks).to_dict()["grade"] == grade
+        assert grade in replace(result, checks=checks).headline
+
+
+def test_an_attack_towards_a_class_arrives_there(trained, digits):
+    x, y = digits.x_test[:30], digits.y_test[:30]
+    goals = (y + 3) % 10
+    found = ascend(
+        Target(trained, 16), x, y, loss=cross_entropy, goals=goals, eps=0.4, steps=20, seed=0, leave=False
+    ).highest
+    assert (trained.predict(found).argmax(1) == goals).mean() > 0.8
+    logits = torch.tensor([[1.0, 5.0, 2.0], [4.0, 0.0, 9.0]])
+    assert margin_towards(torch.tensor([2, 0]))(logits, torch.tensor([1, 2])).tolist() == [-3.0, -5.0]
 
 
 def test_scaled_logits_are_caught(trained, digits, moderate, onnx_missing):
@@ -138,14 +351,18 @@ def test_scaled_logits_are_caught(trained, digits, moderate, onnx_missing):
     assert 1 in result.failed, result
     counts = result.checks[0].values["counts"]
     assert counts["cross-entropy"]["zero"] > 0.9 * result.checks[0].values["images"], "the softmax is saturated"
-    assert counts["DLR"]["zero"] == 0, "which does not depend on the scale"
+    assert counts["margin"]["zero"] == 0, "which does not depend on the scale"
+    assert result.grade == "not converged", "attacks go by the margin"
+    assert result.worst_case.accuracy == 0
+    assert result.attacks[1].name == "PGD"
+    assert result.attacks[1].broken > 0.9 * result.attacks[1].samples, "the first of them too"
 
 
 def test_a_random_network_is_caught(trained, digits, small):
     result = audited(wrapped(Noisy(trained.model)), digits, eps=0.15, nb_samples=16)
     assert 2 in result.failed, result
-    assert result.draws == SMALL.draws
-    assert f"means of {SMALL.draws} passes" in str(result)
+    assert result.draws == FEW_STEPS.draws
+    assert f"means of {FEW_STEPS.draws} passes" in str(result)
     assert verdicts(result)[11] == "not evaluated"
 
 
@@ -153,8 +370,9 @@ def test_the_tanh_quantizer_is_caught(make_classifier, digits, moderate, onnx_mi
     classifier = make_classifier(activations="tanh:1")
     trainer = qadv.DefensiveQuantTrainer(classifier, beta=0.0, lr=0.1, verbose=False)
     trainer.fit(digits.x_train, digits.y_train, nb_epochs=8, batch_size=64)
-    result = audited(classifier, digits, eps=0.04, nb_samples=100)
-    assert {3, 8} <= set(result.failed), result
+    result = audited(classifier, digits, eps=0.04, nb_samples=60)
+    assert 3 in result.failed, result
+    assert result.checks[0].values["agreement"] < 0.2, "a gradient that has little to do with the logits"
 
 
 def test_fgsm_training_is_caught(make_classifier, digits, moderate, onnx_missing):
@@ -209,10 +427,54 @@ def test_result_is_plain_data_and_one_table(trained, digits, small):
     assert max(map(len, text.splitlines())) <= 120
     assert "\x1b" not in text
     assert result.headline.split(" within")[0] in " ".join(text.split())
-    assert [check.number for check in result.checks] == list(range(1, 12)) == [check.number for check in CHECKS]
+    assert [check.number for check in result.checks] == list(range(1, 12))
     assert all(check.figure and check.rule for check in result.checks)
     assert result.cost.forward > result.cost.backward > 0
     assert sum(attack.cost.backward for attack in result.attacks) < result.cost.backward
+
+
+class Brighter:
+    """A plugin's check."""
+
+    name = "brighter images"
+    rule = "break nothing new"
+
+    def examine(self, case):
+        gain = int(case.attack("brighter", lambda x, y: x + np.float32(case.eps), case.survivors).sum())
+        return Finding.of(gain == 0, f"{gain} more", gain=gain)
+
+
+class Raises(Brighter):
+    def examine(self, case):
+        raise ZeroDivisionError("no image")
+
+
+class SaysYes(Brighter):
+    def examine(self, case):
+        return True
+
+
+def test_a_plugins_checks_stand_beside_qadvs_own_and_can_not_take_the_audit_down(trained, digits, small):
+    checks = [
+        AuditCheck(name=name, target=f"{__name__}:{target}", summary="a rule")
+        for name, target in (("brighter", "Brighter"), ("gone", "NotThere"), ("raises", "Raises"), ("yes", "SaysYes"))
+    ]
+    plugin = PluginInfo("qadv-brighter", "brighter", "1.0", components=checks)
+    default_registry().plugins.append(plugin)
+    try:
+        result = audited(trained, digits, eps=0.1, nb_samples=12)
+    finally:
+        default_registry().plugins.remove(plugin)
+    own, found, gone, raised, yes = result.checks[10:]
+    assert (own.number, found.number, found.name, found.rule) == (11, 12, "brighter images", "break nothing new")
+    assert found.verdict == ("passed" if found.values["gain"] == 0 else "failed")
+    assert "brighter" in [attack.name for attack in result.attacks]
+    assert {each.verdict.value for each in (gone, raised, yes)} == {"not evaluated"}
+    assert "qadv-brighter/gone failed: PluginError" in gone.figure
+    assert raised.figure == "qadv-brighter/raises failed: ZeroDivisionError: no image"
+    assert "expected a Finding, got bool" in yes.figure
+    assert "12" in str(result)
+    assert result.to_dict()["checks"][11]["name"] == "brighter images"
 
 
 def test_adaptive_attack_joins_the_worst_case(trained, digits, small):
@@ -237,7 +499,7 @@ def test_exported_model_needs_a_quantized_network_and_onnxruntime(trained, float
 
 
 def test_exported_model_agrees(trained, digits, monkeypatch):
-    monkeypatch.setattr(run, "QUICK", SMALL)
+    monkeypatch.setattr(run, "QUICK", FEW_STEPS)
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     if not hasattr(torch.onnx, "ops"):
@@ -257,7 +519,7 @@ def test_an_ensemble_that_abstains_is_not_broken_by_it(trained, float_parent, di
     assert (predicted[broken] != digits.y_test[:30][broken]).all()
 
 
-def test_two_classes_have_no_dlr_and_gradients_may_be_infinite(digits, small):
+def test_there_may_be_two_classes_and_infinite_gradients(digits, small):
     class Root(nn.Module):
         """Has no finite slope where a pixel is 0."""
 
@@ -275,7 +537,8 @@ def test_two_classes_have_no_dlr_and_gradients_may_be_infinite(digits, small):
     assert 1 in result.failed
     counts = result.checks[0].values["counts"]
     assert {name: count["non_finite"] for name, count in counts.items()} == {"cross-entropy": 12, "margin": 12}
-    assert "PGD, margin" in [attack.name for attack in result.attacks]
+    assert {"PGD, margin", "PGD, other class 1"} <= {attack.name for attack in result.attacks}
+    assert "PGD, other class 2" not in [attack.name for attack in result.attacks]
 
 
 @pytest.mark.parametrize(
@@ -316,8 +579,8 @@ def test_classifiers_it_can_not_read_are_refused(make_classifier, digits):
         qadv.audit(make_classifier(clip_values=None), x, y)
 
 
-def test_a_network_that_gives_probabilities_is_told_so_before_anything_is_attacked(trained, digits, monkeypatch):
-    monkeypatch.setattr(run, "CHECKS", ())
+def test_a_network_that_gives_probabilities_is_told_so_before_anything_is_attacked(trained, digits, only_checks):
+    only_checks(lambda number: False)
     softmax = wrapped(nn.Sequential(copy.deepcopy(trained.model), nn.Softmax(dim=1)))
     with pytest.raises(InvalidInputError, match=r"classifier: the network gives probabilities.*take the softmax off"):
         audited(softmax, digits, eps=0.1)
@@ -334,7 +597,7 @@ def test_weights_that_are_not_finite_are_named(trained, digits):
         audited(broken, digits, eps=0.1)
 
 
-def test_the_seed_decides_what_arts_attacks_draw_and_nothing_else_does(trained, digits, small, monkeypatch):
+def test_the_seed_decides_what_arts_attacks_draw_and_nothing_else_does(trained, digits, small, only_checks):
     class Kept(HopSkipJump):
         def generate(self, x, y=None, **kwargs):
             self.made = super().generate(x, y, **kwargs)
@@ -346,7 +609,7 @@ def test_the_seed_decides_what_arts_attacks_draw_and_nothing_else_does(trained, 
         audited(trained, digits, eps=0.1, nb_samples=3, seed=seed, adaptive=attack)
         return attack.made
 
-    monkeypatch.setattr(run, "CHECKS", [check for check in CHECKS if check.number == 10])
+    only_checks(lambda number: number == 10)
     attack = Kept(trained, max_iter=1, max_eval=20, init_eval=5, init_size=20, verbose=False)
     np.testing.assert_array_equal(found(0), found(0))
     assert not np.array_equal(found(0), found(1))
@@ -364,8 +627,8 @@ class SomeFlat(nn.Module):
 
 
 @pytest.mark.parametrize(("flat", "verdict"), [(1, "passed"), (12, "failed")])
-def test_one_image_with_a_zero_gradient_is_no_masking(flat, verdict, trained, digits, monkeypatch):
-    monkeypatch.setattr(run, "CHECKS", CHECKS[:1])
+def test_one_image_with_a_zero_gradient_is_no_masking(flat, verdict, trained, digits, only_checks):
+    only_checks(lambda number: number == 1)
     classifier = wrapped(SomeFlat(trained.model))
     x = digits.x_test[:40].copy()
     x[:flat, 0, 0, 0] = 1
@@ -376,10 +639,14 @@ def test_one_image_with_a_zero_gradient_is_no_masking(flat, verdict, trained, di
 
 def test_the_headline_has_its_label_beside_it(trained, digits, small):
     result = audited(trained, digits, eps=0.1, nb_samples=12)
-    unseen = sum(check.verdict == "not evaluated" for check in result.checks)
-    passed = replace(result, checks=tuple(check for check in result.checks if check.verdict != "failed"))
-    assert passed.headline.endswith(f": no check failed, {unseen} not evaluated")
-    assert replace(result, checks=result.checks[:0]).headline.endswith(": no check failed")
+    low, high = result.interval
+    assert f"(95 %: {100 * low:.1f} to {100 * high:.1f}) of 12 images" in result.headline
+    sound = replace(result, checks=result.checks[:0])
+    assert ": nothing against it; no adaptive attack was given; no transfer source was given; 12 " in sound.headline
+    assert sound.headline.endswith("12 images can't show what befalls less than 26 %")
+    assert replace(sound, samples=100, not_given=()).headline.endswith(": nothing against it")
+    failed = replace(result.checks[0], verdict=Verdict.FAILED, grade=Grade.NOT_CONVERGED)
+    assert ": not converged (check 1 failed)" in replace(sound, checks=(failed,)).headline
 
 
 def test_one_step_of_the_ascent_is_fgsm(trained, digits):
@@ -407,15 +674,7 @@ def test_ascent_keeps_to_the_ball_and_says_what_it_saw(trained, digits):
     assert np.array_equal(whole.missed, target.broken(whole.images, y) & ~target.broken(whole.highest, y))
 
 
-def test_dlr_against_numpy(digits):
-    logits = np.random.default_rng(0).normal(size=(50, 10)).astype(np.float32)
-    y = digits.y_test[:50]
-    for factor in (1, 1e4):
-        found = dlr(torch.from_numpy(factor * logits), torch.from_numpy(y)).numpy()
-        for row, label, value in zip(logits, y, found, strict=True):
-            ordered = np.sort(row)[::-1]
-            other = np.delete(row, label).max()
-            assert value == pytest.approx(-(row[label] - other) / (ordered[0] - ordered[2]), rel=1e-4)
+def test_a_typical_margin_is_never_zero():
     assert typical_margin(torch.zeros(3, 4), torch.zeros(3, dtype=torch.long)) == 1.0
 
 

@@ -9,6 +9,8 @@ from qadv.benchmark.report.numbers import ABSENT, percent, plain_eps
 from qadv.benchmark.report.results import Network, StudyResults
 
 _NEEDED = {"headline", "checks", "worst_case", "eps"}
+_UNGRADED = "upper bound only"  # of audits from before there were grades
+_GRADES = ("gradients unusable", "not converged", _UNGRADED, "nothing against it")
 _TONES = {"passed": "good", "failed": "bad", "not evaluated": "muted"}
 
 
@@ -73,7 +75,9 @@ def verdict(results: StudyResults, network: Network, audited: bool, headline: fl
     failed = sorted({number for audit in found for number in audit.failed})
     if failed:
         numbers = ", ".join(map(str, failed))
-        return Value(f"upper bound only: check{'s' * (len(failed) > 1)} {numbers} failed", tone="bad")
+        grades = [audit.result.get("grade", _UNGRADED) for audit in found if audit.result and audit.failed]
+        worst = min(grades, key=_GRADES.index)
+        return Value(f"{worst}: check{'s' * (len(failed) > 1)} {numbers} failed", tone="bad")
     if not audited:
         why = "not audited in this ball" if headline is None else f"without the audit; with it {percent(headline)}"
         return Value(why, tone="muted")

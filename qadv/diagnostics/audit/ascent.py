@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qadv.attacks.draws import Generators, image_generators, uniform
-from qadv.diagnostics.audit.losses import Loss
+from qadv.attacks.pgd import ball, between, step
+from qadv.diagnostics.audit.losses import Loss, margin_towards
 from qadv.diagnostics.audit.target import Flags, Images, Labels, Target
 
 _RETURNS = (1 / 2, 3 / 4, 7 / 8)
@@ -24,12 +25,16 @@ class Ascent:
         highest: the point of greatest loss, as `images`.
         missed: adversarial somewhere on the path, and not at the point of greatest loss, (N,).
         losses: loss at the start and after each step, (steps + 1, N); NaN after an image has left.
+        flat: share of the points on its path at which an image's gradient was zero in all pixels, 0 to 1, (N,).
+        live: pixels in which some image's gradient was not zero somewhere on its path, (*input_shape) bool.
     """
 
     images: Images
     highest: Images
     missed: Flags
     losses: NDArray[np.float32]
+    flat: NDArray[np.float32]
+    live: NDArray[np.bool_]
 
 
 def ascend(
@@ -41,6 +46,7 @@ def ascend(
     eps: float,
     steps: int,
     seed: int,
+    goals: Labels | None = None,
     random_start: bool = True,
     leave: bool = True,
 ) -> Ascent:
@@ -54,22 +60,28 @@ def ascend(
         target: whose gradients are followed.
         x: images, (N, *input_shape).
         y: labels, (N,).
-        loss: what is made large.
+        loss: what is made large, where there are no `goals`.
+        goals: classes, (N,), of which each image's logit is made large against that of its label.
         eps: radius.
         steps: number of steps.
         seed: decides, with an image's place in `x`, where it starts.
         random_start: start anywhere in the ball, not at the image.
         leave: an image that is adversarial makes no further steps.
     """
-    parts = []
+    if not len(x):
+        none = np.zeros(0, dtype=np.float32)
+        return Ascent(x, x, none > 0, none.reshape(0, steps + 1).T, none, np.zeros(x.shape[1:], dtype=bool))
+    parts: list[tuple[Tensor, ...]] = []
     for first in range(0, len(x), target.batch_size):
         rows = slice(first, first + target.batch_size)
         images, labels = torch.from_numpy(x[rows]).to(target.device), torch.from_numpy(y[rows]).to(target.device)
         generators = image_generators(seed, range(first, first + len(images)), target.device)
-        parts.append(_ascend(target, images, labels, loss, eps, steps, generators if random_start else None, leave))
-    points, highest, missed, losses = zip(*parts, strict=True)
-    joined = torch.cat(points), torch.cat(highest), torch.cat(missed), torch.cat(losses, dim=1)
-    return Ascent(*(tensor.cpu().numpy() for tensor in joined))
+        aims = None if goals is None else torch.from_numpy(goals[rows]).to(target.device)
+        starts = generators if random_start else None
+        parts.append(_ascend(target, images, labels, loss, aims, eps, steps, starts, leave))
+    points, highest, missed, losses, flat, live = zip(*parts, strict=True)
+    joined = [*map(torch.cat, (points, highest, missed)), torch.cat(losses, dim=1), torch.cat(flat)]
+    return Ascent(*(tensor.cpu().numpy() for tensor in (*joined, torch.stack(live).any(dim=0))))
 
 
 def _ascend(
@@ -77,21 +89,27 @@ def _ascend(
     x: Tensor,
     y: Tensor,
     loss: Loss,
+    goals: Tensor | None,
     eps: float,
     steps: int,
     generators: Generators | None,
     leave: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    low, high = (x - eps).clamp(min=target.low), (x + eps).clamp(max=target.high)
-    current = x.clone() if generators is None else _between(x + eps * uniform(generators, x.shape[1:]), low, high)
+) -> tuple[Tensor, ...]:
+    low, high = ball(x, eps, (target.low, target.high))
+    current = x.clone() if generators is None else between(x + eps * uniform(generators, x.shape[1:]), low, high)
     found, hit = current.clone(), torch.zeros(len(x), dtype=torch.bool, device=x.device)
     highest, slopes, hit_there = current.clone(), torch.zeros_like(x), hit.clone()
     most = torch.full((len(x),), -torch.inf, device=x.device)
     losses = torch.full((steps + 1, len(x)), torch.nan, device=x.device)
     active = torch.arange(len(x), device=x.device)
+    flat, seen, live = torch.zeros_like(most), torch.zeros_like(most), torch.zeros_like(x[0], dtype=torch.bool)
     returns = {round(part * steps) for part in _RETURNS}
     for number in range(steps + 1):
-        logits, values, slope = target.gradient(current[active], y[active], loss)
+        aimed = loss if goals is None else margin_towards(goals[active])
+        logits, values, slope = target.gradient(current[active], y[active], aimed)
+        flat[active] += (slope == 0).flatten(1).all(dim=1)
+        seen[active] += 1
+        live |= (slope != 0).any(dim=0)
         losses[number, active] = values
         won = target.wins(logits, y[active])
         new = active[won & ~hit[active]]
@@ -106,11 +124,7 @@ def _ascend(
             break
         if number in returns:
             current[active], slope = highest[active], slopes[active]
-        step = eps * (1 + math.cos(math.pi * number / steps)) / 2
-        current[active] = _between(current[active] + step * slope.nan_to_num(0.0).sign(), low[active], high[active])
+        size = eps * (1 + math.cos(math.pi * number / steps)) / 2
+        current[active] = step(current[active], slope.nan_to_num(0.0), size, low[active], high[active])
     by_image = hit.view(-1, *[1] * (x.ndim - 1))
-    return torch.where(by_image, found, highest), highest, hit & ~hit_there, losses
-
-
-def _between(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    return torch.minimum(torch.maximum(x, low), high)
+    return torch.where(by_image, found, highest), highest, hit & ~hit_there, losses, flat / seen, live

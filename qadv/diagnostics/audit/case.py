@@ -8,23 +8,29 @@ from typing import Any
 
 import numpy as np
 import torch
-from art.attacks.evasion import AutoProjectedGradientDescent, FastGradientMethod
-from tqdm.auto import tqdm
+from art.attacks.evasion import FastGradientMethod
 
+from qadv.attacks.square import Square
 from qadv.diagnostics.audit.ascent import Ascent, ascend
 from qadv.diagnostics.audit.cost import Cost
-from qadv.diagnostics.audit.losses import Loss, cross_entropy, dlr, negative_margin
-from qadv.diagnostics.audit.result import AttackRecord, WorstCase
+from qadv.diagnostics.audit.gradients import MOST_IMAGES, Gradients, gradients_of
+from qadv.diagnostics.audit.losses import Loss, cross_entropy, negative_margin
+from qadv.diagnostics.audit.repair import LostStep, lost_steps, mended
+from qadv.diagnostics.audit.result import AttackRecord, WorstCase, interval
 from qadv.diagnostics.audit.settings import Settings
 from qadv.diagnostics.audit.target import Flags, Images, Labels, Target
 from qadv.errors import AttackError, MaskedGradientWarning
 from qadv.estimators.checks import attacks_may_leave_range
 from qadv.random_states import seeded
 
+NEAREST = 2
+_INSTEAD = 5
+_MOST_CLASSES = 9
+_STARTS = 1000
 Attack = Callable[[Images, Labels], Any]
 
 
-class Case:
+class AuditCase:
     """One classifier under audit.
 
     Args:
@@ -36,7 +42,7 @@ class Case:
         sources: other classifiers, by name, whose adversarial images are tried.
         adaptive: makes an ART attack from the classifier, or `None`.
         cost: where passes are counted.
-        progress: a bar that is told of each attack.
+        progress: is told of each attack.
 
     Attributes:
         clean: which images are classified correctly, (N,).
@@ -50,17 +56,17 @@ class Case:
         *,
         eps: float,
         settings: Settings,
-        seed: int,
-        sources: Mapping[str, Target],
-        adaptive: Callable[[Any], Any] | None,
-        cost: Cost,
-        progress: "tqdm[Any]",
+        seed: int = 0,
+        sources: Mapping[str, Target] | None = None,
+        adaptive: Callable[[Any], Any] | None = None,
+        cost: Cost | None = None,
+        progress: Callable[[str], None] | None = None,
     ) -> None:
         self.target = target
         self.x, self.y, self.eps = x, y, eps
         self.settings, self.seed = settings, seed
-        self.sources, self.adaptive = sources, adaptive
-        self.cost, self.progress = cost, progress
+        self.sources, self.adaptive = dict(sources or {}), adaptive
+        self.cost, self._progress = cost or Cost(), progress
         self.clean: Flags = ~target.broken(x, y)
         self.attacks: list[AttackRecord] = []
         self._broken_by = np.where(self.clean, "", "clean").astype(object)
@@ -87,8 +93,10 @@ class Case:
         return np.asarray(self._broken_by == "", dtype=bool)
 
     def points(self, images: int) -> str:
-        """Returns a number of images, and what share of all it is."""
-        return f"{images} image{'' if images == 1 else 's'} ({100 * images / len(self.x):.1f} points)"
+        """Returns a number of images, and what share of all it is, with its Clopper-Pearson interval."""
+        low, high = interval(images, len(self.x))
+        share = f"{100 * images / len(self.x):.1f} points, 95 %: {100 * low:.1f} to {100 * high:.1f}"
+        return f"{images} image{'' if images == 1 else 's'} ({share})"
 
     def outside(self, name: str, attack: Attack, on: Flags) -> Flags:
         """Runs an attack on the images `on` and returns which it broke, (N,); the worst case does not count it."""
@@ -116,12 +124,14 @@ class Case:
         return broken
 
     def _run(self, name: str, attack: Attack, on: Flags, eps: float | None = None) -> tuple[Flags, Images]:
-        self.progress.set_postfix_str(f"{name}, {int(on.sum())} images")
+        if self._progress is not None:
+            self._progress(f"{name}, {int(on.sum())} images")
         broken, points = np.zeros(len(self.x), dtype=bool), self.x.copy()
         if on.any():
             x, y = self.x[on], self.y[on]
             with (
                 seeded(self.seed),
+                mended(self.repaired),
                 attacks_may_leave_range(self.target.classifier),
                 warnings.catch_warnings(),
             ):
@@ -137,47 +147,37 @@ class Case:
             broken[on], points[on] = self.target.broken(found, y), found
         return broken, points
 
-    def ascent(
-        self, x: Images, y: Labels, *, steps: int, restart: int = 0, eps: float | None = None, **options: Any
-    ) -> Ascent:
-        """Follows the gradients of the classifier, by default those of the cross-entropy; see `ascend`."""
-        return ascend(
-            options.pop("target", self.target),
-            x,
-            y,
-            loss=options.pop("loss", cross_entropy),
-            eps=self.eps if eps is None else eps,
-            steps=steps,
-            seed=self.seed + restart,
-            **options,
-        )
+    def ascent(self, x: Images, y: Labels, *, start: int = 0, eps: float | None = None, **options: Any) -> Ascent:
+        """Follows the gradients of the classifier, by default those of `self.loss`; see `ascend`."""
+        given = {"target": self.target, "loss": self.loss, "eps": self.eps if eps is None else eps, **options}
+        return ascend(x=x, y=y, seed=self.seed + start, **given)
 
-    def pgd(self, restarts: int, steps: int, *losses: Loss, eps: float | None = None) -> Attack:
-        """Returns PGD with random starts, as `attack` takes it; a broken image makes no further steps.
+    def pgd(self, steps: int, loss: Loss | None = None, start: int = 1, eps: float | None = None) -> Attack:
+        """Returns PGD, as `attack` takes it; a broken image makes no further steps.
 
         Args:
-            restarts: number of starts.
-            steps: steps from each.
-            losses: what is made large, in turn; default cross-entropy.
+            steps: number of steps.
+            loss: what is made large, by default `self.loss`.
+            start: number of the random start, from 1.
             eps: radius, by default the audit's.
         """
+        return lambda x, y: self.ascent(x, y, steps=steps, loss=loss or self.loss, start=start, eps=eps).images
+
+    def towards(self, rank: int, start: int = 1) -> Attack:
+        """Returns PGD towards the class whose logit is the largest (0), second, … but the label's, as `pgd`."""
 
         def run(x: Images, y: Labels) -> Images:
-            result, left = x.copy(), np.arange(len(x))
-            for restart in range(restarts):
-                loss = losses[restart % len(losses)] if losses else cross_entropy
-                points = self.ascent(x[left], y[left], steps=steps, restart=restart + 1, loss=loss, eps=eps).images
-                result[left] = points
-                left = left[~self.target.broken(points, y[left])]
-                if len(left) == 0:
-                    break
-            return result
+            logits = self.target.logits(x)
+            logits[np.arange(len(y)), y] = -np.inf
+            goals = np.argsort(-logits, axis=1, kind="stable")[:, rank]
+            return self.ascent(x, y, steps=self.settings.steps, start=_STARTS * (rank + 1) + start, goals=goals).images
 
         return run
 
-    def restarted(self, restarts: int) -> Attack:
-        """Returns PGD on the margin and on the cross-entropy in turn."""
-        return self.pgd(restarts, self.settings.steps, negative_margin, cross_entropy)
+    @property
+    def ranks(self) -> range:
+        """Ranks of the classes that `towards` goes for: all but the label, nine at most."""
+        return range(min(self.target.classifier.nb_classes - 1, _MOST_CLASSES))
 
     def fgsm(self, eps: float) -> Attack:
         """Returns ART's FGSM with radius `eps`."""
@@ -189,21 +189,40 @@ class Case:
         return np.eye(self.target.classifier.nb_classes, dtype=np.float32)[y]
 
     @cached_property
-    def gradients(self) -> dict[str, tuple[int, int]]:
-        """Images classified correctly at which a loss's gradient is all zero, and not finite somewhere, by loss."""
-        scale_free = ("DLR", dlr) if self.target.classifier.nb_classes > 2 else ("margin", negative_margin)
-        return {name: self._count(loss) for name, loss in (("cross-entropy", cross_entropy), scale_free)}
+    def gradients(self) -> Gradients:
+        """What the gradients are like at the images that are classified correctly."""
+        return self._looked_at()
 
-    def _count(self, loss: Loss) -> tuple[int, int]:
-        zero = bad = 0
-        x, y = self.x[self.clean], self.y[self.clean]
-        for start in range(0, len(x), self.target.batch_size):
-            rows = slice(start, start + self.target.batch_size)
-            images, labels = (torch.from_numpy(array[rows]).to(self.target.device) for array in (x, y))
-            slope = self.target.gradient(images, labels, loss)[2].flatten(1)
-            zero += int((slope == 0).all(dim=1).sum())
-            bad += int((~slope.isfinite()).any(dim=1).sum())
-        return zero, bad
+    @cached_property
+    def repair(self) -> list[LostStep]:
+        """The steps that lost the gradient and have that of the identity while attacks run; none where it leads."""
+        if self.gradients.leads(self.allowance) or not self.clean.any():
+            return []
+        x, y = (torch.from_numpy(array[self.clean][:MOST_IMAGES]).to(self.target.device) for array in (self.x, self.y))
+        return lost_steps(self.target, x, y, lambda: self._looked_at().leads(self.allowance))
+
+    @property
+    def repaired(self) -> list[LostStep]:
+        """The steps of `repair`, none before it was asked for."""
+        found: list[LostStep] = vars(self).get("repair", [])
+        return found
+
+    @cached_property
+    def leads(self) -> bool:
+        """Whether attacks can follow the gradient, repaired where it had to be."""
+        if not self.repair:
+            return self.gradients.leads(self.allowance)
+        with mended(self.repair):
+            return self._looked_at().leads(self.allowance)
+
+    def _looked_at(self) -> Gradients:
+        return gradients_of(self.target, self.x[self.clean], self.y[self.clean], self.eps, self.seed)
+
+    @cached_property
+    def loss(self) -> Loss:
+        """Cross-entropy, or the margin where the softmax is so sure that cross-entropy has no gradient."""
+        sure = self.gradients.zero["cross-entropy"] > self.allowance
+        return negative_margin if sure else cross_entropy
 
     @cached_property
     def first_ascent(self) -> tuple[Ascent, Flags]:
@@ -215,10 +234,7 @@ class Case:
             return kept[0].images
 
         broken = self.attack("PGD", run, self.clean)
-        if not kept:
-            none = self.x[:0]
-            kept.append(Ascent(none, none, np.zeros(0, bool), np.zeros((self.settings.steps + 1, 0), np.float32)))
-        return kept[0], broken
+        return kept[0] if kept else self.ascent(self.x[:0], self.y[:0], steps=self.settings.steps), broken
 
     @cached_property
     def one_step(self) -> Flags:
@@ -227,32 +243,43 @@ class Case:
 
     @cached_property
     def direct(self) -> Flags:
-        """Images that hold out against all attacks with the classifier's own gradients, (N,)."""
-        _ = self.one_step, self.first_ascent
-        settings = self.settings
-        if settings.restarts > 1:
-            self.attack("PGD, restarts", self.restarted(settings.restarts - 1), self.survivors)
-        finite = not any(bad for _, bad in self.gradients.values())
-        if finite and self.target.classifier.nb_classes > 2:
-            self.attack("APGD-DLR", self._apgd, self.survivors)
-        else:  # DLR takes three classes, and ART's APGD finite gradients
-            margin = self.pgd(settings.apgd_restarts, settings.apgd_steps, negative_margin)
-            self.attack("PGD, margin", margin, self.survivors)
+        """Images that hold out against all attacks with the classifier's own gradients, (N,).
+
+        Where these lead nowhere, what is left is left to attacks without gradients.
+        """
+        if self.leads:
+            _ = self.one_step, self.first_ascent
+        if self.leads or self.repair:  # a repair that brings back a part of the gradient may lead somewhere
+            self.attack("PGD, margin", self.pgd(self.settings.steps, negative_margin), self.survivors)
+        if self.leads:
+            for rank in self.ranks[:NEAREST]:
+                self.attack(f"PGD, other class {rank + 1}", self.towards(rank), self.survivors)
         return self.survivors
 
-    def _apgd(self, x: Images, y: Labels) -> Images:
-        attack = AutoProjectedGradientDescent(
-            self.target.classifier,
-            eps=self.eps,
-            eps_step=2 * self.eps,
-            max_iter=self.settings.apgd_steps,
-            nb_random_init=self.settings.apgd_restarts,
-            batch_size=self.target.batch_size,
-            loss_type="difference_logits_ratio",
-            verbose=False,
-        )
-        found: Images = attack.generate(x, self.one_hot(y))
-        return found
+    @cached_property
+    def square(self) -> tuple[Flags, int]:
+        """Which images Square broke that no attack with gradients breaks, (N,), and how many its last run did.
+
+        Runs follow each other, each twice as long as the one before, until one breaks nothing. Where no gradient
+        leads, the first has the passes of the attacks that follow gradients.
+        """
+        gained, found = self.direct & False, 0
+        steps = self.settings.square_steps * (1 if self.leads else _INSTEAD)
+        for run in range(self.settings.square_runs):
+            left = self.direct & ~gained
+            attack = Square(
+                self.target.classifier,
+                eps=self.eps,
+                max_iter=steps * 2**run,
+                batch_size=max(self.target.batch_size, 256),
+                seed=self.seed + run,
+                verbose=False,
+            )
+            broken = self.attack(f"Square, {steps * 2**run} queries", attack.generate, left)
+            gained, found = gained | broken, int(broken.sum())
+            if not found:
+                break
+        return gained, found
 
     def worst_case(self) -> WorstCase:
         """Returns what all attacks together leave."""

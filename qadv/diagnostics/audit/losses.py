@@ -9,7 +9,6 @@ from torch import Tensor
 from qadv.attacks.goal import margin
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-_TINY = 1e-12
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
@@ -17,18 +16,14 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(logits, y, reduction="none")
 
 
-def dlr(logits: Tensor, y: Tensor) -> Tensor:
-    """Returns the difference of logits ratio, (N,): `-(z_y - max_{c≠y} z_c) / (z_1st - z_3rd)`, three classes or more.
-
-    It does not depend on the logits' scale (Croce, Hein 2020, eq. 6).
-    """
-    ordered = logits.topk(3, dim=1).values
-    return -margin(logits, y, targeted=False) / (ordered[:, 0] - ordered[:, 2] + _TINY)
-
-
 def negative_margin(logits: Tensor, y: Tensor) -> Tensor:
-    """Returns `max_{c≠y} z_c - z_y`, (N,)."""
+    """Returns `max_{c≠y} z_c - z_y`, (N,); its gradient does not depend on the logits' scale but by a factor."""
     return -margin(logits, y, targeted=False)
+
+
+def margin_towards(goals: Tensor) -> Loss:
+    """Returns the loss `z_goal - z_y`, with a class for each image, (N,)."""
+    return lambda logits, y: (logits.gather(1, goals[:, None]) - logits.gather(1, y[:, None]))[:, 0]
 
 
 def at_temperature(temperature: float) -> Loss:

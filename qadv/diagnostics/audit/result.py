@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 
 from qadv.diagnostics.audit.cost import Cost
 from qadv.diagnostics.audit.settings import Settings
@@ -19,6 +20,29 @@ class Verdict(StrEnum):
     NOT_EVALUATED = "not evaluated"
 
 
+class Grade(StrEnum):
+    """What a worst case is worth, from the worst to the best."""
+
+    UNUSABLE = "gradients unusable"
+    NOT_CONVERGED = "not converged"
+    NOTHING = "nothing against it"
+
+
+_ENOUGH = 100
+NO_GRADIENT = "no gradient leads anywhere (check 1): attacks that follow it were left out"
+
+
+def interval(count: int, samples: int) -> tuple[float, float]:
+    """Returns the Clopper-Pearson interval, 95 %, of a share of which `count` of `samples` were seen; 0 to 1 of none.
+
+    Clopper, Pearson 1934, "The use of confidence or fiducial limits illustrated in the case of the binomial".
+    """
+    if not samples:
+        return 0.0, 1.0
+    found = binomtest(count, samples).proportion_ci(0.95, "exact")
+    return float(found.low), float(found.high)
+
+
 @dataclass(frozen=True)
 class Finding:
     """What a check returns.
@@ -27,16 +51,20 @@ class Finding:
         verdict: passed, failed or not evaluated.
         figure: what was measured, in words; why, where it was not.
         values: the same as plain data.
+        grade: what the worst case is worth at most, if this is all that is against it.
     """
 
     verdict: Verdict
     figure: str
     values: dict[str, Any] = field(default_factory=dict)
+    grade: Grade = Grade.NOTHING
 
     @classmethod
-    def of(cls, passed: bool, figure: str, **values: Any) -> "Finding":
-        """Returns a finding that passed or failed."""
-        return cls(Verdict.PASSED if passed else Verdict.FAILED, figure, values)
+    def of(cls, passed: bool, figure: str, grade: Grade = Grade.NOT_CONVERGED, **values: Any) -> "Finding":
+        """Returns a finding that passed, or that failed and leaves a worst case of this grade."""
+        if passed:
+            return cls(Verdict.PASSED, figure, values)
+        return cls(Verdict.FAILED, figure, values, grade)
 
     @classmethod
     def none(cls, reason: str) -> "Finding":
@@ -54,10 +82,11 @@ class CheckResult:
     verdict: Verdict
     figure: str
     values: dict[str, Any]
+    grade: Grade = Grade.NOTHING
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON."""
-        return {**asdict(self), "verdict": self.verdict.value}
+        return {**asdict(self), "verdict": self.verdict.value, "grade": self.grade.value}
 
 
 @dataclass(frozen=True)
@@ -129,6 +158,8 @@ class AuditResult:
         draws: passes averaged for each answer; 1 for a network whose answers repeat.
         cost: passes through all networks that took part.
         seconds: wall time.
+        repaired: steps of the network that lost the gradient, and had the identity's while attacks ran (check 1).
+        not_given: what the user could have given and did not: an adaptive attack, networks to transfer from.
     """
 
     worst_case: WorstCase
@@ -143,6 +174,19 @@ class AuditResult:
     draws: int
     cost: Cost
     seconds: float
+    repaired: tuple[str, ...] = ()
+    not_given: tuple[str, ...] = ()
+
+    @property
+    def grade(self) -> Grade:
+        """What the worst case is worth, by the checks that failed."""
+        order = list(Grade)
+        return min((check.grade for check in self.checks), key=order.index, default=Grade.NOTHING)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The Clopper-Pearson interval of the worst case, 95 %: what other images as these may give, 0 to 1."""
+        return interval(int(self.worst_case.robust.sum()), self.samples)
 
     @property
     def passed(self) -> bool:
@@ -157,22 +201,31 @@ class AuditResult:
     @property
     def headline(self) -> str:
         """The worst case in one line, and beside it what the checks say of it."""
-        worst = self.worst_case
+        worst, (low, high) = self.worst_case, self.interval
         text = (
-            f"Worst case: {100 * worst.accuracy:.1f} % of {self.samples} images within L∞ {self.eps:.4g} "
-            f"(clean {100 * worst.clean_accuracy:.1f} %)"
+            f"Worst case: {100 * worst.accuracy:.1f} % (95 %: {100 * low:.1f} to {100 * high:.1f}) of {self.samples} "
+            f"images within L∞ {self.eps:.4g} (clean {100 * worst.clean_accuracy:.1f} %): {self.grade}"
         )
-        if self.passed:
-            unseen = sum(check.verdict is Verdict.NOT_EVALUATED for check in self.checks)
-            return f"{text}: no check failed{f', {unseen} not evaluated' if unseen else ''}"
-        numbers = ", ".join(map(str, self.failed))
-        return f"{text}: upper bound only, {'checks' if len(self.failed) > 1 else 'check'} {numbers} failed"
+        if self.grade is Grade.UNUSABLE:
+            text += ", the figure means nothing"
+        if self.failed:
+            text += f" (check{'s' * (len(self.failed) > 1)} {', '.join(map(str, self.failed))} failed)"
+        notes = [f"gradient repaired: {', '.join(self.repaired)}"] if self.repaired else []
+        notes += [f"no {what} was given" for what in self.not_given]
+        if self.samples < _ENOUGH:
+            unseen = 100 * interval(0, self.samples)[1]
+            notes.append(f"{self.samples} images can't show what befalls less than {unseen:.0f} %")
+        return "; ".join([text, *notes])
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON, without the images."""
         return {
             "headline": self.headline,
             "passed": self.passed,
+            "grade": self.grade.value,
+            "interval": list(self.interval),
+            "repaired": list(self.repaired),
+            "not_given": list(self.not_given),
             "worst_case": self.worst_case.to_dict(),
             "checks": [check.to_dict() for check in self.checks],
             "attacks": [attack.to_dict() for attack in self.attacks],

@@ -12,11 +12,11 @@ from tqdm.auto import tqdm
 
 from qadv.checks import check_flag, check_whole
 from qadv.diagnostics.attacking import check_classifiers
-from qadv.diagnostics.audit.case import Case
-from qadv.diagnostics.audit.checks import CHECKS
+from qadv.diagnostics.audit.case import AuditCase
 from qadv.diagnostics.audit.checks.answers_repeat import is_random
+from qadv.diagnostics.audit.checks.check import numbered_checks
 from qadv.diagnostics.audit.cost import Cost
-from qadv.diagnostics.audit.result import AuditResult, CheckResult
+from qadv.diagnostics.audit.result import AuditResult
 from qadv.diagnostics.audit.settings import QUICK, THOROUGH
 from qadv.diagnostics.audit.target import Target
 from qadv.errors import InvalidInputError
@@ -86,19 +86,19 @@ def audit(
                 f"{name}: it has the very weights of the audited network, so that nothing is transferred; give another "
                 "network, or leave it out"
             )
-    settings = THOROUGH if thorough else QUICK
+    settings, numbered = THOROUGH if thorough else QUICK, numbered_checks()
     cost, started = Cost(), time.perf_counter()
     with ExitStack() as stack:
         for each in {id(t.classifier.model): t for t in (target, *sources.values())}.values():
             stack.enter_context(evaluation_mode(each.classifier.model))
             stack.enter_context(cost.counted(each.classifier.model))
         stack.enter_context(seeded(seed))
-        progress = stack.enter_context(tqdm(total=len(CHECKS), desc="audit", unit="check", disable=not verbose))
+        progress = stack.enter_context(tqdm(total=len(numbered), desc="audit", unit="check", disable=not verbose))
         for each in (target, *sources.values()):
             each.check_logits(x)
         if is_random(target, x, settings.passes):
             target.draws = settings.draws
-        case = Case(
+        case = AuditCase(
             target,
             x,
             labels,
@@ -108,14 +108,11 @@ def audit(
             sources=sources,
             adaptive=_factory(adaptive),
             cost=cost,
-            progress=progress,
+            progress=progress.set_postfix_str,
         )
         checks = []
-        for check in CHECKS:
-            finding = check.examine(case)
-            checks.append(
-                CheckResult(check.number, check.name, check.rule, finding.verdict, finding.figure, finding.values)
-            )
+        for check in numbered:
+            checks.append(check.run(case))
             progress.update()
         worst = case.worst_case()
     return AuditResult(
@@ -131,7 +128,14 @@ def audit(
         draws=target.draws,
         cost=cost,
         seconds=time.perf_counter() - started,
+        repaired=tuple(map(str, case.repaired)),
+        not_given=_not_given(adaptive, sources),
     )
+
+
+def _not_given(adaptive: Any, sources: Mapping[str, Any]) -> tuple[str, ...]:
+    missing = {"adaptive attack": adaptive is None, "transfer source": not sources}
+    return tuple(what for what, is_missing in missing.items() if is_missing)
 
 
 def _named(float_parent: Classifier | None, others: Mapping[str, Classifier] | Iterable[Classifier]) -> dict[str, Any]:

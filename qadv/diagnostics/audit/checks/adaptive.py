@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from qadv.diagnostics.audit.case import Case
+from qadv.diagnostics.audit.case import AuditCase
 from qadv.diagnostics.audit.result import Finding
 
 
@@ -13,7 +13,7 @@ class AdaptiveAttack:
     name = "adaptive attack"
     rule = "an attack on the defense's own objective is given, and its successes are in the worst case"
 
-    def examine(self, case: Case) -> Finding:
+    def examine(self, case: AuditCase) -> Finding:
         if case.adaptive is None:
             return Finding.none("no attack on the defense's own objective given (adaptive=)")
         attack: Any = case.adaptive(case.target.classifier)

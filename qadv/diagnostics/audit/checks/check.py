@@ -1,24 +1,63 @@
-"""What a check is."""
+"""What a check is, and which there are: qadv's own by their numbers, then those of plugins."""
 
+from dataclasses import dataclass
 from typing import Protocol
 
-from qadv.diagnostics.audit.case import Case
-from qadv.diagnostics.audit.result import Finding
+from qadv.diagnostics.audit.case import AuditCase
+from qadv.diagnostics.audit.result import CheckResult, Finding
+from qadv.errors import describe
+from qadv.plugins import OWN_DISTRIBUTION
+from qadv.registry import Entry, default_registry
 
 
-class Check(Protocol):
-    """One reason to disbelieve a figure of robustness.
+class MaskingCheck(Protocol):
+    """One reason to disbelieve a figure of robustness; made without arguments.
 
     Attributes:
-        number: its number in the documentation and in tables.
         name: what is looked at.
         rule: when it passes.
     """
 
-    number: int
     name: str
     rule: str
 
-    def examine(self, case: Case) -> Finding:
+    def examine(self, case: AuditCase) -> Finding:
         """Returns what was found; runs the attacks it needs through the case, which shares them."""
         ...
+
+
+@dataclass(frozen=True)
+class NumberedCheck:
+    """A check of the registry under the number that tables show."""
+
+    number: int
+    entry: Entry
+
+    def run(self, case: AuditCase) -> CheckResult:
+        """Returns what the check found. A plugin's that fails is not evaluated, and costs the audit no other finding.
+
+        Its random draws are those of the audit's seed, whatever was drawn before it.
+        """
+        own = self.entry.distribution == OWN_DISTRIBUTION
+        name, rule = self.entry.qualified_name, self.entry.component.summary
+        try:
+            check: MaskingCheck = self.entry.load()()
+            name, rule = str(check.name), str(check.rule)
+            finding = check.examine(case)
+            if not isinstance(finding, Finding):
+                raise TypeError(f"expected a Finding, got {type(finding).__name__}")
+        except Exception as error:
+            if own:
+                raise
+            finding = Finding.none(f"{self.entry.qualified_name} failed: {describe(error)}")
+        return CheckResult(self.number, name, rule, finding.verdict, finding.figure, finding.values, finding.grade)
+
+
+def numbered_checks() -> list[NumberedCheck]:
+    """Returns all installed checks, those of plugins by distribution and name, numbered after qadv's own."""
+    entries = default_registry().entries("audit-check")
+    own = [entry for entry in entries if entry.distribution == OWN_DISTRIBUTION]
+    others = [entry for entry in entries if entry.distribution != OWN_DISTRIBUTION]
+    own.sort(key=lambda entry: entry.load().number)
+    ordered = own + sorted(others, key=lambda entry: (entry.distribution, entry.component.name))
+    return [NumberedCheck(number, entry) for number, entry in enumerate(ordered, 1)]

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from qadv.diagnostics.audit.case import Case
-from qadv.diagnostics.audit.result import Finding
+from qadv.diagnostics.audit.case import AuditCase
+from qadv.diagnostics.audit.result import NO_GRADIENT, Finding
 
 _LATE = 0.1
 _MOST_LATE_RISE = 0.05
@@ -20,7 +20,9 @@ class Convergence:
     name = "PGD has converged"
     rule = "the last tenth of the steps brings ≤ 5 % of the rise of the loss; ≤ 1 point adversarial on the path only"
 
-    def examine(self, case: Case) -> Finding:
+    def examine(self, case: AuditCase) -> Finding:
+        if not case.leads:
+            return Finding.none(NO_GRADIENT)
         ascent, broken = case.first_ascent
         missed = int(ascent.missed.sum())
         held_out = ~broken[case.clean]

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from qadv.deployment.agreement import agreement, import_onnxruntime
 from qadv.deployment.export import export
-from qadv.diagnostics.audit.case import Case
-from qadv.diagnostics.audit.result import Finding
+from qadv.diagnostics.audit.case import AuditCase
+from qadv.diagnostics.audit.result import Finding, Grade
 from qadv.errors import QadvError
 from qadv.quantization.layers import _QuantLayer, activation_quantizers
 
@@ -18,7 +18,7 @@ class ExportedModel:
     name = "exported integer model"
     rule = "same class as the simulated network on all but 1 point, clean and under PGD"
 
-    def examine(self, case: Case) -> Finding:
+    def examine(self, case: AuditCase) -> Finding:
         classifier = case.target.classifier
         weights = [m for m in classifier.model.modules() if isinstance(m, _QuantLayer) and m.weight_quantizer]
         if not weights and not activation_quantizers(classifier.model):
@@ -32,10 +32,12 @@ class ExportedModel:
                 export(classifier, path, to="onnx")
                 pair = agreement(classifier, path, case.x, case.y, eps=case.eps, batch_size=case.target.batch_size)
         except QadvError as error:
-            return Finding.none(str(error))
+            return Finding.none(str(error).splitlines()[0])
         except Exception as error:  # whatever exporter and runtime raise must not cost the audit its other findings
             reason = str(error).splitlines()[0] if str(error) else ""
             return Finding.none(f"the exported graph does not run: {type(error).__name__}: {reason}")
         others = [round((1 - each.same_class) * each.samples) for each in pair]
         figure = f"another class on {case.points(others[0])} clean, {case.points(others[1])} under PGD"
-        return Finding.of(max(others) <= case.allowance, figure, agreement=[each.to_dict() for each in pair])
+        return Finding.of(
+            max(others) <= case.allowance, figure, grade=Grade.NOTHING, agreement=[each.to_dict() for each in pair]
+        )

@@ -1,12 +1,9 @@
 """Check 4: without a bound every image can be turned into another class; an attack that can't do it is stuck."""
 
-from contextlib import suppress
-
 from qadv.attacks.ddn import DDN
-from qadv.diagnostics.audit.case import Case
+from qadv.diagnostics.audit.case import AuditCase
 from qadv.diagnostics.audit.losses import cross_entropy, negative_margin
-from qadv.diagnostics.audit.result import Finding
-from qadv.errors import AttackError
+from qadv.diagnostics.audit.result import NO_GRADIENT, Finding, Grade
 
 
 class NoBound:
@@ -16,11 +13,13 @@ class NoBound:
     name = "attack without a bound"
     rule = "breaks every image"
 
-    def examine(self, case: Case) -> Finding:
+    def examine(self, case: AuditCase) -> Finding:
+        if not case.leads:
+            return Finding.none(NO_GRADIENT)
         left = case.direct.copy()
         steps = case.settings.unbounded_steps
         for name, loss in (("cross-entropy", cross_entropy), ("margin", negative_margin)):
-            left &= ~case.outside(f"PGD without a bound, {name}", case.pgd(1, steps, loss, eps=case.width), left)
+            left &= ~case.outside(f"PGD without a bound, {name}", case.pgd(steps, loss, eps=case.width), left)
         ddn = DDN(
             case.target.classifier,
             init_eps=case.width,
@@ -29,7 +28,6 @@ class NoBound:
             seed=case.seed,
             verbose=False,
         )
-        with suppress(AttackError):  # gradients that are not finite; the first check counts them
-            left &= ~case.outside("DDN", ddn.generate, left)
+        left &= ~case.outside("DDN", ddn.generate, left)
         remaining = int(left.sum())
-        return Finding.of(remaining == 0, f"{case.points(remaining)} left", left=remaining)
+        return Finding.of(remaining == 0, f"{case.points(remaining)} left", grade=Grade.UNUSABLE, left=remaining)

@@ -4,9 +4,9 @@ from typing import Any
 
 import torch
 
-from qadv.diagnostics.audit.case import Attack, Case
+from qadv.diagnostics.audit.case import Attack, AuditCase
 from qadv.diagnostics.audit.losses import at_temperature, typical_margin
-from qadv.diagnostics.audit.result import Finding
+from qadv.diagnostics.audit.result import NO_GRADIENT, Finding
 from qadv.diagnostics.audit.target import Images, Labels
 from qadv.quantization.layers import activation_quantizers
 from qadv.quantization.other_backward import SURROGATES, Surrogate, other_backward
@@ -24,7 +24,9 @@ class OtherGradients:
     name = "other straight-through choices, temperatures"
     rule = "the worst of them breaks at most 1 point that no direct attack breaks"
 
-    def examine(self, case: Case) -> Finding:
+    def examine(self, case: AuditCase) -> Finding:
+        if not case.leads:
+            return Finding.none(NO_GRADIENT)
         left = case.direct
         model = case.target.classifier.model
         attacks: dict[str, Attack] = {}
@@ -39,8 +41,13 @@ class OtherGradients:
         return Finding.of(gain <= case.allowance, figure, worst=worst, gains=gains)
 
 
-def _with_backward(case: Case, surrogate: Surrogate) -> Attack:
-    attack = case.pgd(1, case.settings.steps)
+def _steps(case: AuditCase) -> int:
+    """Returns half the steps of other attacks: a gradient that leads further does so early."""
+    return max(1, case.settings.steps // 2)
+
+
+def _with_backward(case: AuditCase, surrogate: Surrogate) -> Attack:
+    attack = case.pgd(_steps(case))
 
     def run(x: Images, y: Labels) -> Any:
         with other_backward(case.target.classifier.model, surrogate):
@@ -49,9 +56,9 @@ def _with_backward(case: Case, surrogate: Surrogate) -> Attack:
     return run
 
 
-def _at_temperatures(case: Case) -> dict[str, Attack]:
+def _at_temperatures(case: AuditCase) -> dict[str, Attack]:
     unit = typical_margin(torch.from_numpy(case.target.logits(case.x)), torch.from_numpy(case.y))
     return {
-        f"PGD, temperature {factor * unit:.2g}": case.pgd(1, case.settings.steps, at_temperature(factor * unit))
+        f"PGD, temperature {factor * unit:.2g}": case.pgd(_steps(case), at_temperature(factor * unit))
         for factor in _TEMPERATURES
     }

@@ -4,8 +4,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from qadv.diagnostics.audit.case import Case
-from qadv.diagnostics.audit.result import Finding
+from qadv.diagnostics.audit.case import AuditCase
+from qadv.diagnostics.audit.result import NO_GRADIENT, Finding
 from qadv.diagnostics.audit.target import Flags
 
 _PGD_SIZES = (0.25, 0.5, 2.0, 4.0)
@@ -30,13 +30,15 @@ class Strength:
         "accuracy falls with ε (PGD: rises ≤ 1 point; FGSM: ≤ chance); PGD at least as strong as FGSM, within 1 point"
     )
 
-    def examine(self, case: Case) -> Finding:
+    def examine(self, case: AuditCase) -> Finding:
+        if not case.leads:
+            return Finding.none(NO_GRADIENT)
         pgd = {1.0: case.first_ascent[1]}
         fgsm = {1.0: case.one_step}
         for size in _PGD_SIZES:
             eps = size * case.eps
             broken = case.attack if size < 1 else case.outside
-            pgd[size] = broken(f"PGD, {size:g} ε", case.pgd(1, case.settings.steps, eps=eps), case.clean)
+            pgd[size] = broken(f"PGD, {size:g} ε", case.pgd(case.settings.steps, eps=eps), case.clean)
         for size in _FGSM_SIZES:
             fgsm[size] = case.attack(f"FGSM, {size:g} ε", case.fgsm(size * case.eps), case.clean | True)
         pgd = {size: broken | ~case.clean for size, broken in pgd.items()}

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from qadv.diagnostics.audit.case import Attack, Case
+from qadv.diagnostics.audit.case import Attack, AuditCase
 from qadv.diagnostics.audit.result import Finding
 from qadv.diagnostics.audit.target import Images, Labels, Target
 
@@ -14,7 +14,7 @@ class Transfer:
     name = "transfer against direct"
     rule = "images made on the float parent or another network break at most 1 point that no direct attack breaks"
 
-    def examine(self, case: Case) -> Finding:
+    def examine(self, case: AuditCase) -> Finding:
         if not case.sources:
             return Finding.none("no other network given (float_parent=, others=)")
         left = case.direct
@@ -31,7 +31,7 @@ class Transfer:
         return Finding.of(gain <= case.allowance, figure, gain=gain, by_source=gains)
 
 
-def _attacks(case: Case, source: Target) -> dict[str, Attack]:
+def _attacks(case: AuditCase, source: Target) -> dict[str, Attack]:
     steps = case.settings.steps
 
     def one_step(x: Images, y: Labels) -> Images:

@@ -1,0 +1,238 @@
+"""How strong the audit is: networks whose truth is known, against the official AutoAttack, in passes and in figures.
+
+    python benchmarks/audit_strength.py --data-dir DATA --out FOLDER [--network NAME]... [--method NAME]...
+
+DATA holds mnist.npz. Networks are trained in minutes: a small CNN with float, 4-bit and 2-bit weights and activations,
+with and without PGD training. Masks are planted in front of or behind the 4-bit one that was trained with PGD: what
+they hide is known, since a *reference* attack goes round them: PGD on the margin against the network without the mask,
+judged by the network with it. Methods: "quick" and "thorough" audits, "autoattack" (through the plugin
+qadv-autoattack) and "reference". Passes are forward and backward passes of one image, per image that is classified
+correctly.
+
+Each network, and what each method found on it, is a file in FOLDER: an interrupted run goes on where it stopped, and
+the table is made of what is there.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+import qadv
+from qadv.diagnostics.audit.cost import Cost
+
+EPS = 0.2
+BASES = {
+    "float": ("float", "float", None),
+    "4 bit": ("int:4", "relu6:4", None),
+    "float, PGD": ("float", "float", "pgd"),
+    "4 bit, PGD": ("int:4", "relu6:4", "pgd"),
+    "2 bit, PGD": ("int:2", "relu6:2", "pgd"),
+}
+MASKED = "4 bit, PGD"
+METHODS = ("quick", "thorough", "autoattack", "reference")
+
+
+class Masked(nn.Module):
+    """A network behind a step whose values, gradient or both are spoilt."""
+
+    def __init__(self, network: nn.Module, step: Callable[[Tensor], Tensor], after: bool = False) -> None:
+        super().__init__()
+        self.network, self.step, self.after = network, Step(step), after
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.step(self.network(x)) if self.after else self.network(self.step(x))
+
+
+class Step(nn.Module):
+    """The spoilt step, a module of its own."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+class SpoiltBackward(torch.autograd.Function):
+    """The identity, with a gradient that is multiplied by a fixed factor for each pixel."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: Tensor) -> Tensor:
+        ctx.save_for_backward(factor)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> Any:
+        (factor,) = ctx.saved_tensors
+        return slopes[0] * factor, None
+
+
+def rounded(x: Tensor) -> Tensor:
+    """Rounds to 15 steps; the gradient is zero."""
+    return (15 * x).round() / 15
+
+
+def hidden_pixels(x: Tensor) -> Tensor:
+    """Gives no gradient for 60 % of the pixels, always the same."""
+    kept = torch.rand(x.shape[1:], generator=torch.Generator().manual_seed(0)) > 0.6
+    return SpoiltBackward.apply(x, kept.to(x))
+
+
+def wrong_signs(x: Tensor) -> Tensor:
+    """Turns the gradient of half of the pixels round, always the same."""
+    right = torch.rand(x.shape[1:], generator=torch.Generator().manual_seed(1)) > 0.5
+    return SpoiltBackward.apply(x, 2 * right.to(x) - 1)
+
+
+def saturated(logits: Tensor) -> Tensor:
+    """Logits so large that the softmax has no gradient, as after distillation."""
+    return 1000 * logits
+
+
+def noisy(x: Tensor) -> Tensor:
+    """Adds noise, anew at each pass."""
+    return x + 0.1 * torch.randn_like(x)
+
+
+def hashed(x: Tensor) -> Tensor:
+    """Adds noise that the pixels themselves decide."""
+    weights = torch.rand(x[0].numel(), generator=torch.Generator().manual_seed(2)) + 1
+    seeds = (x.detach().flatten(1).double() @ weights.double() * 1e6).long() % 2**31
+    drawn = [torch.randn(x.shape[1:], generator=torch.Generator().manual_seed(int(seed))) for seed in seeds]
+    return x + 0.1 * torch.stack(drawn)
+
+
+MASKS: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "rounding": lambda network: Masked(network, rounded),
+    "60 % of pixels": lambda network: Masked(network, hidden_pixels),
+    "half of the signs": lambda network: Masked(network, wrong_signs),
+    "saturated softmax": lambda network: Masked(network, saturated, after=True),
+    "noise": lambda network: Masked(network, noisy),
+    "noise by hash": lambda network: Masked(network, hashed),
+}
+
+
+def wrapped(network: nn.Module) -> Any:
+    return qadv.QuantizedClassifier(network, nn.CrossEntropyLoss(), (1, 28, 28), 10)
+
+
+def base(name: str, data: Any, out: Path, seed: int, nb_train: int, nb_epochs: int) -> Any:
+    """Returns a trained classifier, from its file where there is one."""
+    path = out / f"{name} {seed}.safetensors"
+    if path.exists():
+        return qadv.QuantizedClassifier.load(path)
+    weights, activations, attack = BASES[name]
+    torch.manual_seed(seed)
+    classifier = qadv.QuantizedClassifier.from_backbone(
+        "mnist-cnn", weights, activations, input_shape=(1, 28, 28), width=8
+    )
+    adversary = None if attack is None else qadv.Adversary(attack, eps=EPS, max_iter=5)
+    trainer = qadv.DefensiveQuantTrainer(
+        classifier, beta=0.0, lr=0.1, adversary=adversary, seed=seed, verbose=False
+    )  # fmt: skip
+    trainer.fit(data.x_train[:nb_train], data.y_train[:nb_train], nb_epochs=nb_epochs, batch_size=128)
+    classifier.save(path)
+    return classifier
+
+
+def audited(classifier: Any, x: Any, y: Any, seed: int, thorough: bool) -> dict[str, Any]:
+    result = qadv.audit(classifier, x, y, eps=EPS, seed=seed, thorough=thorough, verbose=False)
+    grade = getattr(result, "grade", None) or f"{result.failed} failed"
+    parts = [[each.name, each.samples, each.first, each.cost.to_dict()] for each in result.attacks]
+    return {"robust": result.worst_case.robust.tolist(), "grade": str(grade), "headline": result.headline,
+            "failed": list(result.failed), "figures": {each.name: each.figure for each in result.checks},
+            "cost": result.cost.to_dict(), "seconds": result.seconds, "attacks": parts}  # fmt: skip
+
+
+def attacked(classifier: Any, x: Any, y: Any, seed: int) -> dict[str, Any]:
+    """The official AutoAttack, version "standard"."""
+    cost = Cost()
+    with cost.counted(classifier.model):
+        attack = qadv.create("attack", "qadv-autoattack/autoattack", classifier, eps=EPS, seed=seed, verbose=False)
+        attack.generate(x, y)
+    return {"robust": attack.robust.tolist(), "cost": cost.to_dict()}
+
+
+def referenced(classifier: Any, inner: Any, x: Any, y: Any, seed: int) -> dict[str, Any]:
+    """PGD of 100 steps on every other class's margin, on the network without its mask; judged with it."""
+    from qadv.diagnostics.audit.ascent import ascend
+    from qadv.diagnostics.audit.target import Target
+
+    target = Target(inner, 128)
+    robust = ~Target(classifier, 128).broken(x, y)
+    for turn in range(20):
+
+        def loss(logits: Tensor, labels: Tensor, turn: int = turn) -> Tensor:
+            own = logits.gather(1, labels[:, None])
+            others = logits.scatter(1, labels[:, None], -torch.inf).sort(dim=1, descending=True).values
+            return (others[:, :9] if turn < 2 else others[:, (turn - 2) % 9, None]).amax(dim=1) - own[:, 0]
+
+        left = np.flatnonzero(robust)
+        if len(left) == 0:
+            break
+        found = ascend(target, x[left], y[left], loss=loss, eps=EPS, steps=100, seed=seed + 1000 + turn, leave=False)
+        for points in (found.images, found.highest):
+            robust[left] &= ~Target(classifier, 128).broken(points, y[left])
+    return {"robust": robust.tolist()}
+
+
+def main(
+    data_dir: Annotated[Path, typer.Option(help="the folder with mnist.npz")],
+    out: Annotated[Path, typer.Option(help="the folder for networks and findings")],
+    network: Annotated[list[str] | None, typer.Option(help="one of them, by name; all without it")] = None,
+    method: Annotated[list[str] | None, typer.Option(help=f"one of {', '.join(METHODS)}")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="seeds of training and attacks; 0 1 2 without it")] = None,
+    nb_samples: Annotated[int, typer.Option(help="test images, those after the first thousand")] = 100,
+    nb_train: Annotated[int, typer.Option(help="training images")] = 20000,
+    nb_epochs: Annotated[int, typer.Option(help="of training")] = 4,
+) -> None:
+    """Compares audits with AutoAttack and with a reference that goes round each mask."""
+    out.mkdir(parents=True, exist_ok=True)
+    data = qadv.create("dataset", "mnist", data_dir=data_dir)
+    x, y = data.x_test[1000 : 1000 + nb_samples], data.y_test[1000 : 1000 + nb_samples]
+    rows: dict[tuple[str, int], dict[str, Any]] = {}
+    for each in seed or (0, 1, 2):
+        for name in network or [*BASES, *MASKS]:
+            inner = base(name if name in BASES else MASKED, data, out, each, nb_train, nb_epochs)
+            classifier = wrapped(MASKS[name](inner.network)) if name in MASKS else inner
+            row = rows[name, each] = {"clean": float((classifier.predict(x).argmax(1) == y).mean())}
+            for how in method or METHODS:
+                path = out / f"{name} {each} {how} {nb_samples}.json"
+                if not path.exists():
+                    torch.manual_seed(each)
+                    if how == "reference":
+                        found = referenced(classifier, inner, x, y, each)
+                    elif how == "autoattack":
+                        found = attacked(classifier, x, y, each)
+                    else:
+                        found = audited(classifier, x, y, each, thorough=how == "thorough")
+                    path.write_text(json.dumps(found))
+                row[how] = json.loads(path.read_text())
+    Console(width=160).print(table(rows))
+
+
+def table(rows: dict[tuple[str, int], dict[str, Any]]) -> Table:
+    """Returns a row for each network: accuracies in %, passes per image classified correctly, grade of the audit."""
+    made = Table("network", "seed", "clean", *METHODS, "passes: quick", "thorough", "AutoAttack", "grade, quick")
+    for (name, seed), row in rows.items():
+        figures = [f"{100 * np.mean(row[how]['robust']):.0f}" if how in row else "–" for how in METHODS]
+        passes = [
+            f"{sum(row[how]['cost'].values()) / len(row[how]['robust']) / row['clean']:,.0f}" if how in row else "–"
+            for how in METHODS[:3]
+        ]
+        grade = row["quick"]["grade"] if "quick" in row else "–"
+        made.add_row(name, str(seed), f"{100 * row['clean']:.0f}", *figures, *passes, grade)
+    return made
+
+
+if __name__ == "__main__":
+    typer.run(main)
