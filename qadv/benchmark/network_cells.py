@@ -53,7 +53,8 @@ def network_cell(spec: NetworkSpec, needed: Mapping[str, Finished], given: Given
         path = Path(folder) / WEIGHTS
         classifier.save(path)
         content = path.read_bytes()
-    record: dict[str, Any] = {"history": history, "seconds": time.perf_counter() - started}
+    form = classifier.model.form_options.to_dict()  # how all cells that read the file compute the network
+    record: dict[str, Any] = {"history": history, "seconds": time.perf_counter() - started, "form": form}
     if not spec.members:
         summary = summarize(classifier)
         record |= {"bytes": {"packed": summary.packed_bytes, "float32": summary.float_bytes}}

@@ -164,7 +164,7 @@ class _Layer(nn.Module):
         if isinstance(layer, FrozenLinear):
             product = nn.functional.linear(x, weight)
             return product if self.bias is None else product + self.bias
-        if layer.same_padding:
+        if layer.is_same_padded_strided:
             x = pad_same(x, list(layer.kernel_size), list(layer.stride), list(layer.dilation))
         y: Tensor = layer._conv_forward(x, weight, None)
         return y if self.bias is None else y + self.bias.reshape(-1, 1, 1)

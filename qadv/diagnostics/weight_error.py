@@ -182,7 +182,7 @@ def _orthonormal(vectors: Tensor) -> Tensor:
 
 def _convolve(layer: Any, x: Tensor, weight: Tensor) -> Tensor:
     """Returns what the layer gives with this weight and no bias."""
-    if getattr(layer, "is_same_padded_strided", False) or getattr(layer, "same_padding", False):
+    if getattr(layer, "is_same_padded_strided", False):
         padded: Tensor = conv2d_same(x, weight, None, layer.stride, (0, 0), layer.dilation, layer.groups)
         return padded
     convolved: Tensor = layer._conv_forward(x, weight, None)

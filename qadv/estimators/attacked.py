@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from qadv.errors import InvalidInputError
 from qadv.network_lock import lock_of
+from qadv.quantization.form import Form, FormOptions
+from qadv.quantization.stand_ins import NoFormError
 
-_OWN = ("_network", "_mine")
+_OWN = ("_network", "_form", "_mine")
 
 
 class AttackedNetwork(nn.Module):
@@ -19,14 +21,17 @@ class AttackedNetwork(nn.Module):
 
     What attacks rely on and the network does not do lives here, so that it is there as well in a plain
     `PyTorchClassifier` that ART rebuilds from `classifier.model`: images of float64 and float16, which some attacks
-    make, become float32. The network itself gets no hook, no flag and no attribute.
+    make, become float32; in evaluation mode the network's form computes what it does. The network itself gets no hook,
+    no flag and no attribute.
 
     Args:
         network: the user's network; an `AttackedNetwork` is not held again, see `of`.
+        options: how the arithmetic is done in evaluation mode; the default is the network's own to the bit.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, options: FormOptions = FormOptions()) -> None:  # noqa: B008  (frozen)
         vars(self)["_network"] = network
+        vars(self)["_form"] = Form(network, options)
         super().__init__()
         vars(self).update({name: vars(network)[name] for name in ("_modules", "_parameters", "_buffers")})
         vars(self)["_mine"] = frozenset(vars(self))
@@ -42,6 +47,16 @@ class AttackedNetwork(nn.Module):
         held: nn.Module = vars(self)["_network"]
         return held
 
+    @property
+    def form_options(self) -> FormOptions:
+        """How the arithmetic is done in evaluation mode."""
+        form: Form = vars(self)["_form"]
+        return form.options
+
+    def compute_by(self, form: Form) -> None:
+        """Takes another form of the network for evaluation mode."""
+        self._form = form
+
     def forward(self, x: Any) -> Any:
         """Images (N, …) → logits (N, classes); float64 and float16 become float32. Threads pass one by one."""
         network = self.held_network
@@ -52,10 +67,18 @@ class AttackedNetwork(nn.Module):
         lock = lock_of(network)
         with lock:
             if not network.training:
-                return network(x)
+                return self.evaluated(x)
             if torch.is_grad_enabled():
                 lock.trained_by = weakref.ref(threading.current_thread())
             return _logits(network(x))
+
+    def evaluated(self, x: Any, method: str = "__call__") -> Any:
+        """What the network's form gives for images, by this method; the network itself where only that can answer."""
+        with lock_of(self.held_network):
+            try:
+                return self._form(x, method)
+            except NoFormError:
+                return getattr(self.held_network, method)(x)
 
     @property
     def training(self) -> bool:
@@ -128,7 +151,7 @@ class AttackedNetwork(nn.Module):
         return iter(self.held_network)  # type: ignore[call-overload,no-any-return]
 
     def __reduce__(self) -> Any:
-        return AttackedNetwork, (self.held_network,)
+        return AttackedNetwork, (self.held_network, self.form_options)
 
 
 def _logits(output: Any) -> Any:

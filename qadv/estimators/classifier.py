@@ -28,6 +28,7 @@ from qadv.estimators.arguments import (
 )
 from qadv.estimators.attacked import AttackedNetwork
 from qadv.estimators.checks import check_images, check_labels, check_targets, check_tensor, report_range
+from qadv.estimators.form_choice import choose_form
 from qadv.estimators.forms import labels_as_array, outermost
 from qadv.estimators.logits import Logits, other_dtypes
 from qadv.estimators.masked_gradients import report_masking
@@ -70,11 +71,15 @@ class QuantizedClassifier(PyTorchClassifier):
         device_type: `"gpu"` (falls back to the CPU where there is none) or `"cpu"`.
         probabilities: `predict` returns probabilities, for the attacks that ask for them; a `Softmax` goes before the
             other postprocessors. Gradients stay those of the logits.
+        fold: in evaluation mode a network that `qadv.quantize` made is computed with its BatchNorms folded into the
+            layers before them and channels last, if it then answers as it did (`model.form_options` says so); a module
+            that another classifier holds goes on as there. `False` keeps the network's own arithmetic, to the bit.
 
     Raises:
         InvalidInputError: the model does not map such images to that many logits, or another argument is off.
 
     Warns:
+        UserWarning: the network is not the same function with BatchNorm folded, and so is computed as it is.
         PixelRangeWarning: no `preprocessing` was given, and the model is a timm one, which comes with mean and std.
     """
 
@@ -94,6 +99,7 @@ class QuantizedClassifier(PyTorchClassifier):
         preprocessing: Any = None,
         device_type: str = "gpu",
         probabilities: bool = False,
+        fold: bool = True,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise InvalidInputError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
@@ -110,7 +116,7 @@ class QuantizedClassifier(PyTorchClassifier):
         if check_flag("probabilities", probabilities):
             postprocessing_defences = with_softmax(postprocessing_defences)
         super().__init__(
-            model=AttackedNetwork.of(model),
+            model=AttackedNetwork.of(model) if fold else AttackedNetwork(held_network(model)),
             loss=check_loss(loss),
             input_shape=shape,
             nb_classes=nb_classes,
@@ -125,6 +131,8 @@ class QuantizedClassifier(PyTorchClassifier):
         self._limits = limits
         lock_of(self.network)  # from now on, of one thread at a time
         self._check_model()
+        if fold and not isinstance(model, AttackedNetwork):
+            choose_form(self)
         if optimizer is not None:
             run_after_steps(optimizer, self.network)
 
@@ -147,6 +155,7 @@ class QuantizedClassifier(PyTorchClassifier):
         preprocessing: Any = None,
         device_type: str = "gpu",
         probabilities: bool = False,
+        fold: bool = True,
         **options: Any,
     ) -> Self:
         """Makes a classifier from a backbone's name.
@@ -165,7 +174,8 @@ class QuantizedClassifier(PyTorchClassifier):
             optimizer: see the class; it can only be made from `classifier.model` afterwards, so usually `None` here.
             preprocessing: (mean, std), see the class; `None` for those that the backbone comes with: timm's own, which
                 are scaled to `clip_values`, and none for qadv's backbones.
-            clip_values, preprocessing_defences, postprocessing_defences, device_type, probabilities: see the class.
+            clip_values, preprocessing_defences, postprocessing_defences, device_type, probabilities, fold: see the
+                class.
             options: passed to the backbone, e.g. `aggregation="convex"`, `depth=16`, `pretrained=True` (timm).
         """
         model = create_backbone(name, nb_classes=nb_classes, in_channels=input_shape[0], **options)
@@ -182,7 +192,7 @@ class QuantizedClassifier(PyTorchClassifier):
             model = quantize(model, weights, activations, skip_first_last, calibration)
         elif calibration is not None:
             raise InvalidInputError("calibration: there is nothing to calibrate in a float network; leave it out")
-        return cls(
+        classifier = cls(
             model,
             loss if loss is not None else nn.CrossEntropyLoss(),
             input_shape,
@@ -194,7 +204,11 @@ class QuantizedClassifier(PyTorchClassifier):
             preprocessing=preprocessing,
             device_type=device_type,
             probabilities=probabilities,
+            fold=fold and calibration is None,
         )
+        if fold and calibration is not None:
+            choose_form(classifier, Calibration.of(calibration).images)
+        return classifier
 
     @property
     def network(self) -> nn.Module:

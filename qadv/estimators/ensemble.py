@@ -10,6 +10,7 @@ from torch import nn
 
 from qadv.backbones.standardisation import report_standardisation
 from qadv.errors import InvalidInputError
+from qadv.estimators.attacked import AttackedNetwork
 from qadv.estimators.classifier import QuantizedClassifier
 from qadv.estimators.door import in_batches
 from qadv.estimators.ensemble_network import EnsembleNetwork, Standardised
@@ -36,7 +37,7 @@ class EnsembleClassifier(QuantizedClassifier):
         InvalidInputError: the model is no `EnsembleNetwork`, or another argument is off.
     """
 
-    model: EnsembleNetwork
+    model: Any  # an `AttackedNetwork` that holds an `EnsembleNetwork`
 
     @classmethod
     def of(
@@ -61,7 +62,7 @@ class EnsembleClassifier(QuantizedClassifier):
             loss: default `torch.nn.CrossEntropyLoss()`.
             input_shape, nb_classes: of bare networks; otherwise those of the classifiers.
             options: as in `QuantizedClassifier`: `optimizer`, `clip_values`, `preprocessing_defences`,
-                `postprocessing_defences`, `device_type`, `probabilities`.
+                `postprocessing_defences`, `device_type`, `probabilities`, `fold`.
 
         Raises:
             InvalidInputError: members do not fit together, or have defences of their own.
@@ -81,7 +82,7 @@ class EnsembleClassifier(QuantizedClassifier):
     @property
     def nb_members(self) -> int:
         """Number of members."""
-        return self.model.nb_members
+        return int(self.model.nb_members)
 
     @property
     def members(self) -> tuple[QuantizedClassifier, ...]:
@@ -95,7 +96,7 @@ class EnsembleClassifier(QuantizedClassifier):
                 preprocessing = mean + std * own_mean, std * own_std
                 network = network.network
             member = QuantizedClassifier(
-                network,
+                AttackedNetwork(network, self.model.form_options),
                 self.loss,
                 self.input_shape,
                 self._nb_member_classes,
@@ -114,7 +115,7 @@ class EnsembleClassifier(QuantizedClassifier):
             combine, abstain_below: as in `of`.
         """
         return type(self)(
-            EnsembleNetwork(self.model.members, combine, abstain_below),
+            AttackedNetwork(EnsembleNetwork(self.model.members, combine, abstain_below), self.model.form_options),
             self.loss,
             self.input_shape,
             self._nb_member_classes + (abstain_below is not None),
@@ -137,7 +138,9 @@ class EnsembleClassifier(QuantizedClassifier):
         """
         x = self._checked_images(x)
         with in_mode(self.model, training=False):
-            return in_batches(self, x, batch_size, lambda batch: self.model.member_logits(batch.float()), axis=1)
+            return in_batches(
+                self, x, batch_size, lambda batch: self.model.evaluated(batch.float(), "member_logits"), axis=1
+            )
 
     def member_predictions(self, x: Array, batch_size: int = 128) -> NDArray[np.int64]:
         """Returns the class that each member predicts, (members, N); arguments as in `member_logits`."""
@@ -186,7 +189,7 @@ def _plain(value: Any) -> Any:
 def _network(member: Any, index: int) -> nn.Module:
     """Returns a member's network, with its preprocessing inside."""
     if isinstance(member, nn.Module):
-        return member
+        return held_network(member)
     if not isinstance(member, PyTorchClassifier):
         raise InvalidInputError(
             f"members: expected ART PyTorchClassifiers or torch.nn.Modules, member {index} is a {type(member).__name__}"

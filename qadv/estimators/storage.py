@@ -14,12 +14,14 @@ from qadv import __version__
 from qadv.backbones.create import create_backbone
 from qadv.backbones.float_weights import Shape, check_finite, load_state
 from qadv.errors import FileFormatError, InvalidInputError, QadvError
+from qadv.estimators.attacked import AttackedNetwork
 from qadv.estimators.ensemble_network import EnsembleNetwork, Standardised
 from qadv.estimators.outline import check_outline
 from qadv.files import read_tensors, write_tensors
 from qadv.postprocessors.softmax import Softmax
 from qadv.quantization import packed
 from qadv.quantization.convert import rebuild
+from qadv.quantization.form import FormOptions
 from qadv.quantization.frozen import is_frozen
 from qadv.quantization.scales import check_scales
 from qadv.units import limits
@@ -95,6 +97,7 @@ def write(
             "clip_values": None if classifier.clip_values is None else list(limits(classifier.clip_values)),
             "preprocessing": [mean.tolist(), std.tolist()],
             "probabilities": classifier.probabilities,
+            "form": classifier.model.form_options.to_dict(),
         },
         **more,
     }
@@ -165,6 +168,8 @@ def load(cls: type[C], path: str | os.PathLike[str], model: nn.Module | None, ar
     tensors, header = _read(path)
     with _damage_named(path):
         network = _network(model, header, tensors, path)
+        if "form" in header["classifier"] and "fold" not in arguments:
+            network = AttackedNetwork(network, FormOptions.from_dict(header["classifier"]["form"]))
         settings = {**_settings(header), **arguments}
         if "input_shape" not in arguments:
             _check_shape(header["classifier"]["input_shape"])

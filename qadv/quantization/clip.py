@@ -30,6 +30,8 @@ def inclusive_clip(x: Tensor, low: float, high: float) -> Tensor:
 
 def mask_gradient(gradient: Tensor, x: Tensor, low: float, high: float) -> Tensor:
     """Returns `gradient` where `low <= x <= high`, and 0 elsewhere, in one fused kernel."""
+    if x.ndim == 4 and not x.is_contiguous():  # channels last: the kernel is slow where the two lie otherwise in memory
+        gradient = gradient.movedim(1, -1).contiguous().movedim(-1, 1)
     # the kernel masks out the ends themselves, so they are moved outwards by one float
     low, high = _next_float(low, -1, x.dtype), _next_float(high, 1, x.dtype)
     return torch.ops.aten.hardtanh_backward(gradient, x, low, high)  # type: ignore[no-any-return]

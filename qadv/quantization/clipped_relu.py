@@ -18,17 +18,18 @@ class _ClipRound(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, low: float, high: float, intervals: int) -> Tensor:
         ctx.save_for_backward(x)
         ctx.bounds = low, high
+        steps = float(intervals)  # of an int torch would make a tensor of another type first
         y = x.clamp(low, high)
         if low:
             y.sub_(low)
-        y.mul_(intervals)
+        y.mul_(steps)
         if high - low != 1:
             y.div_(high - low)
         y.round_()
         if low:
-            y.sub_(intervals / 2)
+            y.sub_(steps / 2)
         # dividing before multiplying keeps zero and both ends exact: they are 0, n / n and ±(n / 2) / n of the width
-        y.div_(intervals)
+        y.div_(steps)
         return y if high - low == 1 else y.mul_(high - low)
 
     @staticmethod

@@ -63,24 +63,21 @@ class FrozenLayer(_QuantLayer):
     def after_step(self) -> None:
         """Does nothing: these weights are not trained."""
 
-    def _input(self, x: Tensor) -> Tensor:
-        return x if self.input_quantizer is None else self.input_quantizer.quantize(x)
-
 
 class FrozenConv2d(FrozenLayer, nn.Conv2d):
     """A plain convolution with quantized weights."""
 
-    same_padding = False
+    is_same_padded_strided = False
 
     def forward(self, x: Tensor) -> Tensor:
-        return convolve(self, self._input(x), self.weight, self.same_padding)
+        return convolve(self, self.quantized_input(x), self.weight, self.bias)
 
 
 class FrozenLinear(FrozenLayer, nn.Linear):
     """A plain linear layer with quantized weights."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.Linear.forward(self, self._input(x))
+        return nn.Linear.forward(self, self.quantized_input(x))
 
 
 class FrozenActivation(QuantActivation):
@@ -147,7 +144,7 @@ def _frozen_layer(layer: Any, quantized: Quantized | None) -> nn.Module:
     new: Any
     if isinstance(layer, QuantConv2d):
         new = FrozenConv2d(**sizes(layer), device="meta")
-        new.same_padding = layer.is_same_padded_strided
+        new.is_same_padded_strided = layer.is_same_padded_strided
     else:
         new = FrozenLinear(**sizes(layer), device="meta")
     new.remember(layer, quantized)

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from qadv.errors import SchemeError
-from qadv.quantization.kept_weight import KeptWeight
 from qadv.quantization.packing import packed_size
 from qadv.quantization.quantizer import ActivationQuantizer, WeightQuantizer
 
@@ -32,6 +31,10 @@ class _QuantLayer:
     @property
     def input_quantizer(self) -> ActivationQuantizer | None:
         return _activation_quantizer(getattr(self, "input_quant"))  # noqa: B009
+
+    def quantized_input(self, x: Tensor) -> Tensor:
+        """Returns what the layer reads, (N, …): its input, quantized where no activation has done so."""
+        return x if self.input_quantizer is None else self.input_quantizer.quantize(x)
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -105,7 +108,7 @@ class _BrevitasLayer(nn.Module):
         return self if self.training == mode else super().train(mode)  # ART sets the mode at every query
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("_modules", "_kept")}
+        return {name: value for name, value in vars(self).items() if name != "_modules"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
@@ -116,60 +119,57 @@ class _BrevitasLayer(nn.Module):
 class _TrainableLayer(_QuantLayer, _BrevitasLayer):
     """Mixed into Brevitas's weight layers; in evaluation mode weights are quantized once and kept."""
 
-    _kept: KeptWeight | None = None
-
     def __reduce__(self) -> tuple[Any, ...]:
         return _quant_layer, (type(self), sizes(self), self.weight_quantizer, self.input_quantizer), self.__getstate__()
 
-    def _constant_weight(self, x: Any) -> Tensor | None:
-        """Returns the quantized weight in evaluation mode, if Brevitas has nothing else to do."""
-        weight, proxy, quantizer = self.weight, getattr(self, "weight_quant"), self.weight_quantizer  # noqa: B009
-        if (
-            self.training
-            or type(x) is not Tensor
-            or not isinstance(weight, nn.Parameter)  # a replica, or put there by functional_call
-            or getattr(self, "export_mode")  # noqa: B009
-            or torch.compiler.is_compiling()
-            or (quantizer is not None and not proxy.is_quant_enabled)
-        ):
-            return None
-        if quantizer is None:
-            return weight
-        if self._kept is None or not self._kept.holds_for(weight, quantizer):
-            self._kept = KeptWeight.of(weight, quantizer)
-        return self._kept.of_latent(weight)
+    @property
+    def proxies(self) -> tuple[Any, Any]:
+        """Brevitas's own parts in front of the quantizers of weights and of inputs."""
+        return getattr(self, "weight_quant"), getattr(self, "input_quant")  # noqa: B009
 
-    def _quantized_input(self, x: Tensor) -> Tensor:
-        proxy = getattr(self, "input_quant")  # noqa: B009
-        quantizer = _activation_quantizer(proxy)
-        return x if quantizer is None or not proxy.is_quant_enabled else quantizer.quantize(x)
+    def is_plain(self) -> bool:
+        """Whether it is in evaluation mode and Brevitas has nothing else to do than quantize by schemes of qadv."""
+        quantizers = self.weight_quantizer, self.input_quantizer
+        return not (self.training or getattr(self, "export_mode")) and all(  # noqa: B009
+            bool(proxy.is_quant_enabled) == (quantizer is not None)
+            for proxy, quantizer in zip(self.proxies, quantizers, strict=True)
+        )
+
+    def quantized_weight(self, x: Any) -> Tensor | None:
+        """Returns the weight in evaluation mode, without Brevitas's proxies where they have nothing else to do."""
+        weight: Any = self.weight  # a replica's, or what functional_call puts there, is no parameter
+        if type(x) is not Tensor or not isinstance(weight, nn.Parameter) or torch.compiler.is_compiling():
+            return None
+        if not self.is_plain():
+            return None
+        value: Tensor = weight if self.weight_quantizer is None else self.weight_quantizer(weight)[0]
+        return value
 
 
 class QuantConv2d(_TrainableLayer, qnn.QuantConv2d):
     """A 2-d convolution with quantized weights, and inputs where the network has no ReLU."""
 
     def forward(self, x: Any) -> Any:
-        weight = self._constant_weight(x)
-        if weight is None:
-            return super().forward(x)
-        return convolve(self, self._quantized_input(x), weight, bool(self.is_same_padded_strided))
+        weight = self.quantized_weight(x)
+        bias: Any = self.bias
+        return super().forward(x) if weight is None else convolve(self, self.quantized_input(x), weight, bias)
 
 
 class QuantLinear(_TrainableLayer, qnn.QuantLinear):
     """A linear layer with quantized weights, and inputs where the network has no ReLU."""
 
     def forward(self, x: Any) -> Any:
-        weight = self._constant_weight(x)
+        weight = self.quantized_weight(x)
         bias: Any = self.bias
-        return super().forward(x) if weight is None else F.linear(self._quantized_input(x), weight, bias)
+        return super().forward(x) if weight is None else F.linear(self.quantized_input(x), weight, bias)
 
 
-def convolve(layer: nn.Conv2d, x: Tensor, weight: Tensor, same_padding: bool) -> Tensor:
-    """Returns what a convolution gives with this weight in place of its own."""
-    if same_padding:
-        padded: Tensor = conv2d_same(x, weight, layer.bias, layer.stride, (0, 0), layer.dilation, layer.groups)
+def convolve(layer: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Returns what a convolution gives with this weight and bias in place of its own."""
+    if getattr(layer, "is_same_padded_strided", False):
+        padded: Tensor = conv2d_same(x, weight, bias, layer.stride, (0, 0), layer.dilation, layer.groups)
         return padded
-    convolved: Tensor = layer._conv_forward(x, weight, layer.bias)
+    convolved: Tensor = layer._conv_forward(x, weight, bias)
     return convolved
 
 
@@ -241,7 +241,7 @@ def layer_bytes(layer: nn.Module) -> tuple[int, int]:
     return packed + 4 * layer.scale.numel() + 4 * (total - weights), full
 
 
-_HOOKS = (
+HOOKS = (
     "_forward_hooks",
     "_forward_hooks_with_kwargs",
     "_forward_hooks_always_called",
@@ -254,7 +254,7 @@ _HOOKS = (
 
 def take_hooks(new: nn.Module, old: nn.Module) -> None:
     """Gives a module that takes another one's place its hooks."""
-    for hooks in _HOOKS:
+    for hooks in HOOKS:
         setattr(new, hooks, getattr(old, hooks))
     new._is_full_backward_hook = old._is_full_backward_hook
 

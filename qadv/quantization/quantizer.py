@@ -74,27 +74,12 @@ class WeightQuantizer(_Quantizer):
 
     layer = ""
     fixes_range: ClassVar[bool] = False
-    _changes = 0
+    _changes = 0  # grows whenever an attribute is set: what is computed with this quantizer is out of date then
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
         if name != "training":
             self.__dict__["_changes"] = self._changes + 1
-
-    def state(self) -> tuple[int, list[Tensor]]:
-        """Returns all that quantized weights depend on besides the latent ones: if it is the same, so are they.
-
-        A number that grows whenever an attribute of this quantizer or of one in it is set, and their buffers and
-        parameters.
-        """
-        changes = 0
-        tensors: list[Tensor] = []
-        for module in self.modules():
-            changes += getattr(module, "_changes", 0)
-            constant = module._non_persistent_buffers_set
-            tensors += [b for name, b in module._buffers.items() if b is not None and name not in constant]
-            tensors += [parameter for parameter in module._parameters.values() if parameter is not None]
-        return changes, tensors
 
     def encode(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Returns integer codes shaped as `weight`, (c_out, …), and a scale that broadcasts to it; no gradient.

@@ -51,8 +51,7 @@ def test_the_network_is_as_it_was(make, quantized):
     classifier.loss_gradient(x, y)
     assert classifier.network is network
     for name, module in network.named_modules():
-        added = set(vars(module)) - before[name] - {"_kept"}  # `_kept`: weights that a quantized layer has computed
-        assert not added, name
+        assert set(vars(module)) == before[name], name
         hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
         assert not any(hooks)
     assert all(parameter.requires_grad and parameter.grad is None for parameter in network.parameters())

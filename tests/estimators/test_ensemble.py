@@ -23,7 +23,11 @@ STANDARDISATIONS = [(0.0, 1.0), (0.3, 0.4), ([0.2], [0.5]), (0.0, 2.0)]
 def members(make_classifier):
     """Four classifiers of different bit widths, each with a preprocessing of its own."""
     pairs = zip(SCHEMES, STANDARDISATIONS, strict=True)
-    return [make_classifier(*schemes, seed=seed, preprocessing=pair) for seed, (schemes, pair) in enumerate(pairs)]
+    made = [make_classifier(*schemes, seed=seed, preprocessing=pair) for seed, (schemes, pair) in enumerate(pairs)]
+    for module in (module for each in made for module in each.model.modules()):
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):  # as a training would: no activation is exactly 0
+            nn.init.normal_(module.bias, std=0.05)
+    return made
 
 
 def softmax(z):

@@ -12,7 +12,7 @@ from torch import nn
 
 import qadv
 from qadv.errors import FileFormatError, InvalidInputError, TrainingError
-from qadv.quantization.kept_weight import KeptWeight
+from qadv.quantization.kept_weights import KeptWeights
 from qadv.trainers.feedback_search import FeedbackSearch, FeedbackSettings
 from qadv.trainers.margins import margins, unit_directions
 from qadv.trainers.orthogonality import Orthogonality
@@ -188,9 +188,9 @@ def test_misclassified_samples_and_small_classes(trained, digits):
 
 def test_queries_are_counted_and_weights_are_quantized_once(trained, digits, monkeypatch):
     seen, quantized = [], []
-    of = KeptWeight.of.__func__
-    monkeypatch.setattr(KeptWeight, "of", classmethod(lambda cls, *given: quantized.append(1) or of(cls, *given)))
-    hook = trained.model[0].register_forward_pre_hook(
+    keep = KeptWeights._keep
+    monkeypatch.setattr(KeptWeights, "_keep", lambda self: quantized.append(1) or keep(self))
+    hook = trained.model.register_forward_pre_hook(
         lambda module, inputs: seen.append((len(inputs[0]), module.training))
     )
     try:

@@ -1,4 +1,4 @@
-"""Whether a network still answers as another one: logits, gradients, predicted classes, and how fast."""
+"""Whether a network answers as another way of computing it does: logits, gradients, classes, and how fast."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+Network = Callable[[Tensor], Tensor]
 _ROUNDS = 5
 
 
@@ -19,7 +20,7 @@ class OptionCheck:
     cross-entropy, towards the second most likely class, with respect to the image.
 
     Attributes:
-        option: its name; the first is `"frozen"`, the copy without any.
+        option: its name; the first is `"kept_weights"`, the network with its weights quantized once.
         kept: whether the result has it.
         logits_error: largest error of an image's logits.
         gradient_error: largest error of an image's gradient.
@@ -55,7 +56,7 @@ class Answers:
     classes: Tensor
 
     @classmethod
-    def of(cls, network: nn.Module, batches: Sequence[Tensor], classes: Tensor | None = None) -> "Answers":
+    def of(cls, network: Network, batches: Sequence[Tensor], classes: Tensor | None = None) -> "Answers":
         """Asks a network in evaluation mode.
 
         Args:
@@ -70,7 +71,7 @@ class Answers:
         return cls(logits, gradients, labels)
 
 
-def logits_and_gradient(network: nn.Module, x: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def logits_and_gradient(network: Network, x: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Returns logits, the gradient of each image's cross-entropy, and the labels, by default the second most likely.
 
     Towards these the gradient does not vanish where the network is sure, and is not the difference of two numbers
@@ -88,8 +89,8 @@ def logits_and_gradient(network: nn.Module, x: Tensor, labels: Tensor | None = N
 
 def compared(
     option: str,
-    network: nn.Module,
-    before: nn.Module,
+    network: Network,
+    before: Network,
     batches: Sequence[Tensor],
     expected: Answers,
     bound: float,
@@ -124,14 +125,14 @@ def errors(found: Tensor, expected: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _logits(network: nn.Module, x: Tensor) -> Tensor:
+def _logits(network: Network, x: Tensor) -> Tensor:
     logits: Tensor = network(x)
     return logits
 
 
-def _seconds_ratio(a: nn.Module, b: nn.Module, ask: Callable[..., Tensor], *given: Any) -> float:
+def _seconds_ratio(a: Network, b: Network, ask: Callable[..., Tensor], *given: Any) -> float:
     """Returns the time that `a` takes divided by that of `b`: the shortest of a few turns each."""
-    times: dict[nn.Module, list[float]] = {a: [], b: []}
+    times: dict[Network, list[float]] = {a: [], b: []}
     for _ in range(_ROUNDS):
         for network, taken in times.items():
             started = time.perf_counter()

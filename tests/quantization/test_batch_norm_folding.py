@@ -7,8 +7,11 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 
 import qadv
-from qadv.deployment.batch_norm_folding import fold_batch_norms
+from qadv.quantization.batch_norm_folding import can_be_folded, foldable, folded
+from qadv.quantization.form import Form, FormOptions
 from qadv.quantization.frozen import freeze
+
+LAYERS = nn.Conv1d | nn.Conv2d | nn.Linear
 
 
 def randomised(model):
@@ -25,6 +28,17 @@ def randomised(model):
     return model.eval()
 
 
+def folded_norms(model, x):
+    """Returns the names of the BatchNorms that can be folded."""
+    layers = [module for module in model.modules() if isinstance(module, LAYERS)]
+    found = foldable(model, layers, [module for module in model.modules() if can_be_folded(module)], x[:1])
+    return [name for name, module in model.named_modules() if module in found.values()]
+
+
+def form(model):
+    return Form(model, FormOptions(fold_batch_norm=True))
+
+
 @pytest.mark.parametrize(
     ("layer", "norm", "shape"),
     [
@@ -39,9 +53,8 @@ def test_outputs_in_float64_are_the_same(layer, norm, shape):
     model = randomised(nn.Sequential(layer, norm)).double()
     x = torch.randn(3, *shape, dtype=torch.float64)
     expected = model(x).detach()
-    assert fold_batch_norms(model, x[:1]) == ["1"]
-    assert isinstance(model[1], nn.Identity)
-    torch.testing.assert_close(model(x), expected, rtol=1e-12, atol=1e-12)
+    assert folded_norms(model, x) == ["1"]
+    torch.testing.assert_close(form(model)(x), expected, rtol=1e-12, atol=1e-12)
     assert expected.std() > 0.1
 
 
@@ -50,9 +63,9 @@ def test_weights_and_bias_are_those_of_the_formula():
     w, b = (p.detach().double().numpy() for p in (model[0].weight, model[0].bias))
     norm = {name: value.detach().double().numpy() for name, value in model[1].state_dict().items()}
     gain = norm["weight"] / np.sqrt(norm["running_var"] + 1e-5)
-    fold_batch_norms(model, torch.rand(1, 2, 4, 4))
-    np.testing.assert_allclose(model[0].weight.numpy(), w * gain[:, None, None, None], rtol=1e-7)
-    np.testing.assert_allclose(model[0].bias.numpy(), gain * (b - norm["running_mean"]) + norm["bias"], rtol=1e-6)
+    weight, bias = (value.detach().numpy() for value in folded(model[0].weight, model[0].bias, model[1]))
+    np.testing.assert_allclose(weight, w * gain[:, None, None, None], rtol=1e-7)
+    np.testing.assert_allclose(bias, gain * (b - norm["running_mean"]) + norm["bias"], rtol=1e-6)
 
 
 class Network(nn.Module):
@@ -84,26 +97,24 @@ def test_what_can_not_be_folded_is_left_alone(together):
     model = randomised(Network(together))
     x = torch.rand(2, 3, 5, 5)
     expected = model(x)
-    assert fold_batch_norms(model, x[:1]) == []
-    assert torch.equal(model(x), expected)
+    assert folded_norms(model, x) == []
+    assert torch.equal(form(model)(x), expected)
 
 
-def test_norms_without_running_statistics_layers_with_hooks_and_sequences_of_features_are_left_alone():
+def test_norms_without_running_statistics_or_in_training_and_sequences_of_features_are_left_alone():
     x = torch.rand(2, 3, 5, 5)
-    assert fold_batch_norms(Network(lambda c, n, x: n(c(x)), nn.BatchNorm2d(3, track_running_stats=False)), x) == []
-    hooked = Network(lambda c, n, x: n(c(x)))
-    hooked.convolution.register_forward_hook(lambda module, inputs, output: None)
-    assert fold_batch_norms(hooked, x) == []
-    assert fold_batch_norms(nn.Sequential(nn.Linear(5, 5), nn.BatchNorm1d(3), nn.Flatten()), torch.rand(2, 3, 5)) == []
+    assert folded_norms(Network(lambda c, n, x: n(c(x)), nn.BatchNorm2d(3, track_running_stats=False)).eval(), x) == []
+    assert folded_norms(Network(lambda c, n, x: n(c(x))), x) == []
+    sequence = nn.Sequential(nn.Linear(5, 5), nn.BatchNorm1d(3), nn.Flatten()).eval()
+    assert folded_norms(sequence, torch.rand(2, 3, 5)) == []
 
 
 def test_timms_batch_norms_keep_their_activation():
     model = randomised(nn.Sequential(nn.Conv2d(3, 4, 3), BatchNormAct2d(4), nn.Flatten())).double()
     x = torch.randn(2, 3, 5, 5, dtype=torch.float64)
-    expected = model(x)
-    assert fold_batch_norms(model, x[:1]) == ["1"]
-    torch.testing.assert_close(model(x), expected, rtol=1e-12, atol=1e-12)
-    assert (model(x) >= 0).all()
+    assert folded_norms(model, x) == ["1"]
+    torch.testing.assert_close(form(model)(x), model(x), rtol=1e-12, atol=1e-12)
+    assert (form(model)(x) >= 0).all()
 
 
 @pytest.mark.parametrize("name", ["resnet20", "vgg16"])
@@ -114,6 +125,5 @@ def test_every_batch_norm_of_these_backbones_is_folded_and_float64_outputs_stay(
     frozen = freeze(quantized.eval()).double()
     x = torch.rand(2, 3, 32, 32, dtype=torch.float64)
     expected = frozen(x)
-    assert len(fold_batch_norms(frozen, x[:1])) == sum(isinstance(m, nn.BatchNorm2d) for m in quantized.modules())
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in frozen.modules())
-    torch.testing.assert_close(frozen(x), expected, rtol=1e-6, atol=1e-6 * float(expected.abs().max()))
+    assert len(folded_norms(frozen, x)) == sum(isinstance(m, nn.BatchNorm2d) for m in quantized.modules())
+    torch.testing.assert_close(form(frozen)(x), expected, rtol=1e-6, atol=1e-6 * float(expected.abs().max()))

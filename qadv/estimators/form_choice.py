@@ -1,0 +1,87 @@
+"""How a classifier's network is computed in evaluation mode: with BatchNorm folded, if its answers stay."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from qadv.estimators.answers import Answers, errors
+from qadv.estimators.attacked import AttackedNetwork
+from qadv.estimators.forms import outermost
+from qadv.estimators.random_states import global_states_kept
+from qadv.modes import evaluation_mode
+from qadv.network_lock import lock_of
+from qadv.quantization.form import Form, FormOptions
+from qadv.quantization.layers import QuantActivation, _QuantLayer
+from qadv.quantization.stand_ins import NoFormError
+
+_TRIED = (FormOptions(fold_batch_norm=True, channels_last=True), FormOptions(fold_batch_norm=True))
+_NB_IMAGES = 4
+_BOUND = 1e-3
+_COSINE = 0.5
+
+
+def choose_form(classifier: Any, images: Tensor | np.ndarray[Any, Any] | None = None) -> None:
+    """Lets a quantized network be computed with BatchNorm folded and channels last, if it stays the same function.
+
+    Verified on images drawn uniformly from the pixel range, always the same, and on `images`. At least half of them
+    have to have the same class, logits within 0.1 % of the largest, and a gradient in about the same direction: a
+    single activation on a threshold of its quantizer may fall to the other side. What fails is left off.
+
+    Args:
+        classifier: a `QuantizedClassifier`; nothing happens if its network is not quantized, or random.
+        images: more images, as the network takes them, (N, *input_shape); the first few count.
+
+    Warns:
+        UserWarning: the network is not the same function with BatchNorm folded.
+    """
+    model: AttackedNetwork = classifier.model
+    network = model.held_network
+    if not any(isinstance(module, _QuantLayer | QuantActivation) for module in network.modules()):
+        return
+    batch = _images(classifier, images)
+    with lock_of(network), evaluation_mode(model), global_states_kept():
+        expected = _answers(network, batch)
+        if expected is None or not bool(expected.logits.isfinite().all() & expected.gradients.isfinite().all()):
+            return
+        for options in _TRIED:
+            form = Form(network, options)
+            if _share_of_same(_answers(form, batch, expected.classes), expected) >= 0.5:
+                model.compute_by(form)
+                return
+        again = _answers(network, batch, expected.classes)
+    if again is not None and _share_of_same(again, expected) == 1:
+        warnings.warn(
+            "the network is not the same function with its BatchNorms folded into the layers before them, so it is "
+            "attacked as it is, more slowly; fold=False says so from the start",
+            stacklevel=4,
+        )
+
+
+def _images(classifier: Any, images: Any) -> Tensor:
+    low, high = outermost(classifier.clip_values) or (0.0, 1.0)
+    drawn = np.random.default_rng(0).uniform(low, high, (_NB_IMAGES, *classifier.input_shape)).astype(np.float32)
+    if hasattr(classifier.preprocessing, "mean"):
+        drawn = classifier.preprocessing(drawn)[0].astype(np.float32)
+    parts = [torch.from_numpy(drawn)] + ([] if images is None else [torch.as_tensor(images[:_NB_IMAGES]).float()])
+    return torch.cat([part.to(classifier.device) for part in parts])
+
+
+def _answers(network: Any, batch: Tensor, classes: Tensor | None = None) -> Answers | None:
+    """Returns `None` where a network can't be asked so: its code depends on the order in memory, or has no gradient."""
+    try:
+        return Answers.of(network, [batch], classes)
+    except (RuntimeError, NoFormError):
+        return None
+
+
+def _share_of_same(found: Answers | None, expected: Answers) -> float:
+    if found is None:
+        return 0.0
+    same = found.logits.argmax(dim=1) == expected.logits.argmax(dim=1)
+    close = errors(found.logits, expected.logits) <= _BOUND
+    a, b = found.gradients.flatten(1), expected.gradients.flatten(1)
+    along = (nn.functional.cosine_similarity(a, b) >= _COSINE) | (a == b).all(dim=1)
+    return float((same & close & along).float().mean())

@@ -1,0 +1,163 @@
+"""Weights that are computed once for a whole network, and kept for as long as nothing they come from has changed."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from operator import is_
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qadv.quantization.batch_norm_folding import folded
+from qadv.quantization.quantizer import WeightQuantizer
+from qadv.quantization.stand_ins import NoFormError
+
+
+@dataclass(frozen=True)
+class Source:
+    """A layer, with the quantizer of its weights and the BatchNorm that is folded into it, if any."""
+
+    layer: Any
+    quantizer: WeightQuantizer | None = None
+    norm: Any = None
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        """Those that the layer's weight and bias are computed from."""
+        norm = [] if self.norm is None else [self.norm]
+        return [self.layer, *norm, *(() if self.quantizer is None else self.quantizer.modules())]
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """What these hold that weight and bias depend on: all but constants and what counts batches."""
+        return [
+            tensor
+            for module in self.modules
+            for name, tensor in (*module._parameters.items(), *module._buffers.items())
+            if tensor is not None and name not in {"num_batches_tracked", *module._non_persistent_buffers_set}
+        ]
+
+    def values(self) -> tuple[Tensor, Tensor | None]:
+        """Returns weight and bias as the layer uses them, differentiable."""
+        weight = self.layer.weight if self.quantizer is None else self.quantizer(self.layer.weight)[0]
+        return (weight, self.layer.bias) if self.norm is None else folded(weight, self.layer.bias, self.norm)
+
+
+class KeptWeights:
+    """Weights and biases of a network's layers, with a copy of all that they were computed from.
+
+    Contents are compared: version counters miss changes through `.data` and NumPy. On a GPU that is one wait for it.
+
+    Args:
+        sources: the layers.
+        channels_last: whether weights of two dimensions in space lie in memory with their channels last.
+    """
+
+    def __init__(self, sources: Sequence[Source], channels_last: bool) -> None:
+        self._sources = sources
+        self._format = torch.channels_last if channels_last else torch.preserve_format
+        modules = [module for source in sources for module in source.modules]
+        self._attributes = [vars(module) for module in modules]
+        self._dicts = [each for own in self._attributes for each in (own["_parameters"], own["_buffers"])]
+        self._objects: list[Any] | None = None
+        self._tensors: list[Tensor] = []
+        self._values: list[tuple[Tensor, Tensor | None]] = []
+
+    def __call__(self) -> list[tuple[Tensor, Tensor | None]]:
+        """Returns each layer's weight and bias, in the graph of their latent ones where gradients are recorded."""
+        if not self._hold():
+            self._keep()
+        if not torch.is_grad_enabled() or not any(tensor.requires_grad for tensor in self._tensors):
+            return self._values
+        present = [value for pair in self._values for value in pair if value is not None]
+        found = iter(_FromLatent.apply(self._sources, present, *self._tensors))
+        return [(next(found), None if bias is None else next(found)) for _, bias in self._values]
+
+    def _hold(self) -> bool:
+        if self._objects is None or not same_objects(self._objects, self._found()):
+            return False
+        return self._layout == [_place(tensor) for tensor in self._tensors] and _equal(self._copy, self._contents())
+
+    def _found(self) -> list[Any]:
+        """Returns what the weights come from: tensors, and what says that an attribute of a quantizer was set."""
+        found: list[Any] = [own.get("_changes") for own in self._attributes]
+        found += [own.get("eps") for own in self._attributes]
+        found += chain.from_iterable(map(dict.values, self._dicts))
+        return found
+
+    @torch.inference_mode(False)  # a tensor made in inference mode could not be part of a gradient's graph later
+    @torch.no_grad()
+    def _keep(self) -> None:
+        parameters = chain.from_iterable(map(dict.values, self._dicts[::2]))
+        if not all(isinstance(each, nn.Parameter) for each in parameters if each is not None):
+            raise NoFormError  # put there by functional_call, for this pass only
+        self._objects = self._found()
+        self._tensors = list(dict.fromkeys(tensor for source in self._sources for tensor in source.tensors))
+        self._layout = [_place(tensor) for tensor in self._tensors]
+        self._pieces: dict[torch.device, list[Any]] = {}
+        self._scattered = []
+        for tensor in self._tensors:
+            piece = self._pieces.setdefault(tensor.device, [])
+            if not tensor.is_contiguous():
+                self._scattered.append((piece, len(piece), tensor))
+            piece.append(_bytes(tensor))
+        self._copy = self._contents()
+        self._values = [tuple(map(self._kept, source.values())) for source in self._sources]  # type: ignore[misc]
+
+    def _kept(self, value: Tensor | None) -> Tensor | None:
+        if value is None:
+            return None
+        value = value.detach()
+        return value.contiguous(memory_format=self._format) if value.ndim == 4 else value
+
+    def _contents(self) -> list[Any]:
+        """Returns copies of the tensors' bytes, in one piece for each device."""
+        for piece, index, tensor in self._scattered:
+            piece[index] = _bytes(tensor)
+        return [b"".join(piece) if at.type == "cpu" else torch.cat(piece) for at, piece in self._pieces.items()]
+
+
+def same_objects(a: list[Any], b: list[Any]) -> bool:
+    """Whether two lists have the very same objects in them."""
+    return len(a) == len(b) and all(map(is_, a, b))
+
+
+def _place(tensor: Tensor) -> tuple[Any, ...]:
+    """Returns where a tensor lies in memory: there its bytes are read."""
+    return tensor.data_ptr(), tensor.shape, tensor.stride()
+
+
+def _bytes(tensor: Tensor) -> Any:
+    """Returns the memory of a contiguous tensor, to be read again and again, or a copy of another's."""
+    flat = tensor.detach().flatten().view(torch.uint8)
+    return flat.numpy() if tensor.device.type == "cpu" else flat
+
+
+def _equal(a: Iterable[Any], b: Iterable[Any]) -> bool:
+    return all(x == y if isinstance(x, bytes) else torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+class _FromLatent(torch.autograd.Function):
+    """Values that are known, with the gradient of what computes them, which is done again when it is asked for."""
+
+    @staticmethod
+    def forward(ctx: Any, sources: Sequence[Source], values: Sequence[Tensor], *tensors: Tensor) -> Any:
+        ctx.sources = sources
+        ctx.save_for_backward(*tensors)
+        ctx.set_materialize_grads(False)
+        return tuple(value.view_as(value) for value in values)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor | None) -> Any:
+        tensors = ctx.saved_tensors  # an error, if one has changed since
+        differentiable = torch.is_grad_enabled()  # for gradients of gradients, this step is part of their graph
+        with torch.enable_grad():
+            values = [value for source in ctx.sources for value in source.values() if value is not None]
+            pairs = zip(values, grad_outputs, strict=True)
+            asked = [(value, gradient) for value, gradient in pairs if value.requires_grad and gradient is not None]
+            wanted = [tensor for tensor in tensors if tensor.requires_grad]
+            outputs, gradients = zip(*asked, strict=True) if asked else ((), ())
+            found = torch.autograd.grad(outputs, wanted, gradients, allow_unused=True, create_graph=differentiable)
+        of = dict(zip(wanted, found, strict=True))
+        return None, None, *(of.get(tensor) for tensor in tensors)
