@@ -15,7 +15,6 @@ from qadv.modes import evaluation_mode
 from qadv.network_lock import lock_of
 from qadv.quantization.form import Form, FormOptions
 from qadv.quantization.layers import QuantActivation, _QuantLayer
-from qadv.quantization.stand_ins import NoFormError
 
 _TRIED = (FormOptions(fold_batch_norm=True, channels_last=True), FormOptions(fold_batch_norm=True))
 _NB_IMAGES = 4
@@ -56,7 +55,7 @@ def choose_form(classifier: Any, images: Tensor | np.ndarray[Any, Any] | None = 
         warnings.warn(
             "the network is not the same function with its BatchNorms folded into the layers before them, so it is "
             "attacked as it is, more slowly; fold=False says so from the start",
-            stacklevel=4,
+            stacklevel=3,
         )
 
 
@@ -70,10 +69,10 @@ def _images(classifier: Any, images: Any) -> Tensor:
 
 
 def _answers(network: Any, batch: Tensor, classes: Tensor | None = None) -> Answers | None:
-    """Returns `None` where a network can't be asked so: its code depends on the order in memory, or has no gradient."""
+    """Returns `None` where it can't be asked so: its code depends on the order in memory, or gives no gradient."""
     try:
         return Answers.of(network, [batch], classes)
-    except (RuntimeError, NoFormError):
+    except Exception:
         return None
 
 

@@ -61,10 +61,14 @@ class _Probe:
         self.runs: Counter[nn.Module] = Counter()
 
 
-class _ProbedLayer(StandIn):
+class _Probed(StandIn):
     __slots__ = ("module", "probe")
     module: nn.Module
     probe: _Probe
+
+
+class _ProbedLayer(_Probed):
+    __slots__ = ()
 
     def forward(self, x: Tensor) -> Any:
         output = super().forward(x)  # type: ignore[misc]
@@ -74,10 +78,8 @@ class _ProbedLayer(StandIn):
         return output
 
 
-class _ProbedNorm(StandIn):
-    __slots__ = ("module", "probe")
-    module: nn.Module
-    probe: _Probe
+class _ProbedNorm(_Probed):
+    __slots__ = ()
 
     def forward(self, x: Tensor) -> Any:
         self.probe.runs[self.module] += 1

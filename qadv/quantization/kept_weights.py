@@ -1,17 +1,20 @@
 """Weights that are computed once for a whole network, and kept for as long as nothing they come from has changed."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, compress
 from operator import is_
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from qadv.quantization.batch_norm_folding import folded
 from qadv.quantization.quantizer import WeightQuantizer
 from qadv.quantization.stand_ins import NoFormError
+
+_LARGE = 2**14  # bytes: below, calls cost more than copies
 
 
 @dataclass(frozen=True)
@@ -68,16 +71,28 @@ class KeptWeights:
         """Returns each layer's weight and bias, in the graph of their latent ones where gradients are recorded."""
         if not self._hold():
             self._keep()
-        if not torch.is_grad_enabled() or not any(tensor.requires_grad for tensor in self._tensors):
+        trained = [any(tensor.requires_grad for tensor in tensors) for tensors in self._tensors_of]
+        if not torch.is_grad_enabled() or not any(trained):
             return self._values
-        present = [value for pair in self._values for value in pair if value is not None]
-        found = iter(_FromLatent.apply(self._sources, present, *self._tensors))
-        return [(next(found), None if bias is None else next(found)) for _, bias in self._values]
+        present = [value for pair in compress(self._values, trained) for value in pair if value is not None]
+        tensors = dict.fromkeys(chain.from_iterable(compress(self._tensors_of, trained)))
+        found = iter(_FromLatent.apply(list(compress(self._sources, trained)), present, *tensors))
+        return [
+            (next(found), None if bias is None else next(found)) if asked else (weight, bias)
+            for asked, (weight, bias) in zip(trained, self._values, strict=True)
+        ]
 
     def _hold(self) -> bool:
+        """Whether the values are what computing them would give: first what is quick to see."""
         if self._objects is None or not same_objects(self._objects, self._found()):
             return False
-        return self._layout == [_place(tensor) for tensor in self._tensors] and _equal(self._copy, self._contents())
+        if self._layout != [_place(tensor) for tensor in self._tensors]:
+            return False
+        same = all((now == then).all() for now, then in self._large)
+        return same and all(
+            now == then if isinstance(now, bytes) else torch.equal(now, then)
+            for now, then in zip(self._joined(), self._copy, strict=True)
+        )
 
     def _found(self) -> list[Any]:
         """Returns what the weights come from: tensors, and what says that an attribute of a quantizer was set."""
@@ -93,16 +108,23 @@ class KeptWeights:
         if not all(isinstance(each, nn.Parameter) for each in parameters if each is not None):
             raise NoFormError  # put there by functional_call, for this pass only
         self._objects = self._found()
-        self._tensors = list(dict.fromkeys(tensor for source in self._sources for tensor in source.tensors))
+        self._tensors_of = [source.tensors for source in self._sources]
+        self._tensors = list(dict.fromkeys(chain.from_iterable(self._tensors_of)))
         self._layout = [_place(tensor) for tensor in self._tensors]
         self._pieces: dict[torch.device, list[Any]] = {}
-        self._scattered = []
+        self._scattered: list[tuple[list[Any], int, Tensor]] = []
+        self._large: list[tuple[Any, Any]] = []
         for tensor in self._tensors:
+            own = _bytes(tensor)
             piece = self._pieces.setdefault(tensor.device, [])
             if not tensor.is_contiguous():
                 self._scattered.append((piece, len(piece), tensor))
-            piece.append(_bytes(tensor))
-        self._copy = self._contents()
+            elif tensor.device.type == "cpu" and len(own) >= _LARGE and len(own) % 8 == 0:
+                words = own.view(np.int64)
+                self._large.append((words, words.copy()))
+                continue
+            piece.append(own)
+        self._copy = self._joined()
         self._values = [tuple(map(self._kept, source.values())) for source in self._sources]  # type: ignore[misc]
 
     def _kept(self, value: Tensor | None) -> Tensor | None:
@@ -111,8 +133,8 @@ class KeptWeights:
         value = value.detach()
         return value.contiguous(memory_format=self._format) if value.ndim == 4 else value
 
-    def _contents(self) -> list[Any]:
-        """Returns copies of the tensors' bytes, in one piece for each device."""
+    def _joined(self) -> list[Any]:
+        """Returns copies of the bytes of all tensors but large ones on a processor, in one piece for each device."""
         for piece, index, tensor in self._scattered:
             piece[index] = _bytes(tensor)
         return [b"".join(piece) if at.type == "cpu" else torch.cat(piece) for at, piece in self._pieces.items()]
@@ -132,10 +154,6 @@ def _bytes(tensor: Tensor) -> Any:
     """Returns the memory of a contiguous tensor, to be read again and again, or a copy of another's."""
     flat = tensor.detach().flatten().view(torch.uint8)
     return flat.numpy() if tensor.device.type == "cpu" else flat
-
-
-def _equal(a: Iterable[Any], b: Iterable[Any]) -> bool:
-    return all(x == y if isinstance(x, bytes) else torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
 class _FromLatent(torch.autograd.Function):
