@@ -140,11 +140,11 @@ def attacked(case: QuantizerCase) -> None:
 
 @check("quantizer")
 def frozen_twin(case: QuantizerCase) -> None:
-    """The frozen network, which is what attacks run on, gives the same logits and input gradients."""
+    """The frozen network, which is what is exported, gives the same logits and input gradients."""
     x = torch.from_numpy(few()[0])
     with case.specs() as specs:
         for spec in specs:
-            model = case.quantized(spec).model.eval()
+            model = case.quantized(spec).network.eval()
             results = []
             for network in (model, freeze(model).eval()):
                 leaf = x.clone().requires_grad_()

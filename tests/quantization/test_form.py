@@ -362,6 +362,13 @@ def test_functional_call_uses_the_weights_given():
         found = torch.func.functional_call(model, given, x)
         assert torch.equal(torch.func.functional_call(held, given, x), found)
         assert torch.equal(held(x), before)
+    leaves = {name: value.requires_grad_() for name, value in given.items()}
+    own, gradients = (
+        torch.autograd.grad(torch.func.functional_call(each, leaves, x).sum(), list(leaves.values()))
+        for each in (model, held)
+    )
+    assert all(map(torch.equal, own, gradients))
+    with torch.no_grad():
         model.load_state_dict({**model.state_dict(), **given})
         torch.testing.assert_close(held(x), found)
 
@@ -380,24 +387,30 @@ def test_hooks_inside_run_and_see_the_network_itself():
     assert len(seen) == 4
 
 
-class TwoWays(nn.Module):
-    """Goes past its BatchNorm if a switch says so."""
+class SeveralWays(nn.Module):
+    """Goes past its BatchNorm, or changes what comes to it, if a switch says so."""
 
     def __init__(self):
         super().__init__()
         self.convolution, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
         self.relu, self.end = nn.ReLU(), nn.Linear(4, 2)
-        self.past = False
+        self.way = "ordinary"
         self.calls = 0
 
     def forward(self, x):
         self.calls += 1
         self.features = self.convolution(x)
-        return self.end(self.relu(self.features if self.past else self.norm(self.features)).mean((2, 3)))
+        normalised = {
+            "ordinary": lambda: self.norm(self.features),
+            "past": lambda: self.features,
+            "changed": lambda: self.norm(self.features + 1),
+            "twice": lambda: self.norm(self.convolution(x)),
+        }[self.way]()
+        return self.end(self.relu(normalised).mean((2, 3)))
 
 
 def test_another_way_through_the_network_is_followed_and_its_attributes_are_its_own():
-    model = with_statistics(qadv.quantize(TwoWays(), "int:4", skip_first_last=False)).eval()
+    model = with_statistics(qadv.quantize(SeveralWays(), "int:4", "float", skip_first_last=False)).eval()
     held, x = AttackedNetwork(model, FOLDED), torch.rand(2, 3, 6, 6)
     held(x)
     calls = model.calls
@@ -405,8 +418,8 @@ def test_another_way_through_the_network_is_followed_and_its_attributes_are_its_
     assert model.calls == calls + 2
     held(x)
     features = model.features
-    model.past = True
-    assert torch.equal(held(x), model(x))
+    for model.way in ("past", "changed", "twice"):
+        assert torch.equal(held(x), model(x))
     assert features is not model.features
 
 
