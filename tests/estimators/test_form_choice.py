@@ -81,12 +81,14 @@ def test_networks_that_are_random_or_give_no_gradient_run_as_they_are_without_a_
             torch.set_rng_state(state)
 
 
-def test_making_a_classifier_draws_no_random_number_but_the_networks():
-    network = qadv.quantize(Network(), skip_first_last=False)
-    before = torch.get_rng_state(), np.random.get_state()[1].copy()
-    classifier_of(network, None)
-    assert torch.equal(torch.get_rng_state(), before[0])
-    np.testing.assert_array_equal(np.random.get_state()[1], before[1])
+def test_the_choice_leaves_the_random_states_as_they_were():
+    network = qadv.quantize(Network(lambda y: y.mean((2, 3)) + torch.randn(len(y), 4)), skip_first_last=False)
+    states = []
+    for fold in (False, True):
+        torch.manual_seed(0)
+        classifier_of(network, None, fold=fold)
+        states.append(torch.get_rng_state())
+    assert torch.equal(*states)
 
 
 @pytest.mark.parametrize("fold", [True, False])
@@ -134,7 +136,8 @@ def test_calibration_images_are_among_those_that_decide(digits, monkeypatch):
 
 
 def test_ensembles_are_folded_with_their_members_and_share_the_decision(make_classifier, digits):
-    members = [make_classifier(weights, seed=seed) for seed, weights in enumerate(("int:2", "int:4", "float"))]
+    schemes = [("int:2", "relu6:4"), ("int:4", "relu6:4"), ("float", "float")]
+    members = [make_classifier(*pair, seed=seed) for seed, pair in enumerate(schemes)]
     ensemble = qadv.EnsembleClassifier.of(members)
     assert ensemble.model.form_options == FOLDED
     assert all(member.model.form_options == FOLDED for member in ensemble.members)
