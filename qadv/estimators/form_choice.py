@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from qadv.estimators.answers import Answers, errors
 from qadv.estimators.attacked import AttackedNetwork
 from qadv.estimators.forms import outermost
-from qadv.estimators.random_states import global_states_kept
 from qadv.modes import evaluation_mode
 from qadv.network_lock import lock_of
 from qadv.quantization.form import Form, FormOptions
 from qadv.quantization.layers import QuantActivation, _QuantLayer
+from qadv.random_states import global_states_kept
 
 _TRIED = (FormOptions(fold_batch_norm=True, channels_last=True), FormOptions(fold_batch_norm=True))
 _NB_IMAGES = 4
