@@ -67,21 +67,16 @@ def seeded(seed: int, *more: int) -> Iterator[None]:
         seed: a whole number of at least 0.
         more: others, as the number of a batch or an epoch: each makes the draws different ones.
     """
-    with global_states_kept(), entropy_from_global_state(_NoThread):
-        seed_global_states(seed, *more)
-        yield
-
-
-def seed_global_states(seed: int, *more: int) -> None:
-    """Seeds as `seeded` does, inside such a block: nothing is put back here."""
     seed = check_whole("seed", seed, least=0)
     if more:
         seed = int(np.random.SeedSequence([seed, *more]).generate_state(1, np.uint64)[0]) >> 1
-    np.random.seed(seed % 2**32)
-    random.seed(seed)
-    torch.default_generator.manual_seed(seed % 2**63)
-    if _cuda.is_initialized():  # else its generators would be changed later, when nobody puts them back
-        torch.cuda.manual_seed_all(seed % 2**63)
+    with global_states_kept(), entropy_from_global_state(_NoThread):
+        np.random.seed(seed % 2**32)
+        random.seed(seed)
+        torch.default_generator.manual_seed(seed % 2**63)
+        if _cuda.is_initialized():  # else its generators would be changed later, when nobody puts them back
+            torch.cuda.manual_seed_all(seed % 2**63)
+        yield
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """What an attack's function may ask for of one batch: in pixels, through the door, or as one module on [0, 1]."""
 
+import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from qadv.estimators.module import ClassifierModule, as_module
 from qadv.estimators.oracle import Oracle, open_oracle
 from qadv.estimators.protocol import Classifier
 from qadv.modes import evaluation_mode
-from qadv.random_states import seed_global_states, seeded
+from qadv.random_states import seeded
 from qadv.units import limits
 
 Images = NDArray[np.float32]
@@ -101,7 +102,10 @@ class UnitBatch(Batch):
 
     def start(self) -> None:
         """Seeds what toolkits draw from, anew for each batch, so that its images' fate hangs on it only."""
-        seed_global_states(self._seed, self._first)
+        words = np.random.SeedSequence([self._seed, self._first]).generate_state(3)
+        np.random.seed(int(words[0]))
+        random.seed(int(words[1]))
+        torch.manual_seed(int(words[2]))
 
     def images(self, found: Tensor) -> Images:
         changed = self._low + (self._high - self._low) * found.detach().float().cpu().clamp(0, 1).numpy()

@@ -9,6 +9,8 @@ from torch import nn
 
 import qadv
 from qadv.benchmark.network_cells import _train
+from qadv.benchmark.specs import NetworkSpec
+from qadv.benchmark.study import DefenseSpec
 from qadv.trainers import LoopTrainer, parameter_groups
 
 DECAY, LR = 0.5, 0.1  # so large that it can't be overlooked
@@ -65,14 +67,14 @@ def test_an_optimizer_of_ones_own_does_too_with_parameter_groups(expected, digit
 
 
 def test_a_study_does_too(expected, digits, tmp_path):
-    defense = {
-        "trainer": "dq",
-        "options": {"beta": 0.0, "lr_schedule": "constant"},
-        "optimizer": {"name": "SGD", "options": {"lr": LR, "weight_decay": DECAY}},
-        "fit": {"nb_epochs": 1, "batch_size": 32},
-    }
+    defense = DefenseSpec(
+        trainer="dq",
+        options={"beta": 0.0, "lr_schedule": "constant"},
+        optimizer={"name": "SGD", "options": {"lr": LR, "weight_decay": DECAY}},
+        fit={"nb_epochs": 1, "batch_size": 32},
+    )
     made = classifier()
-    _train(made, {"defense": defense, "seed": 0, "nb_train": 32}, digits, tmp_path)
+    _train(made, NetworkSpec.model_construct(defense=defense, seed=0, nb_train=32), digits, tmp_path)
     check(made.model, expected)
 
 
