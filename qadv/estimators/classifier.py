@@ -108,6 +108,7 @@ class QuantizedClassifier(PyTorchClassifier):
                 "model: TorchScript hides its layers; give the torch.nn.Module that it was made from"
             )
         nb_classes = check_whole("nb_classes", nb_classes, least=2)
+        fold = check_flag("fold", fold)
         shape = check_input_shape(input_shape)
         limits = check_clip_values(clip_values, shape)
         if preprocessing is None:
@@ -178,6 +179,7 @@ class QuantizedClassifier(PyTorchClassifier):
                 class.
             options: passed to the backbone, e.g. `aggregation="convex"`, `depth=16`, `pretrained=True` (timm).
         """
+        fold = check_flag("fold", fold)
         model = create_backbone(name, nb_classes=nb_classes, in_channels=input_shape[0], **options)
         if preprocessing is None:
             own = own_standardisation(

@@ -14,7 +14,6 @@ from torch import nn
 
 import qadv
 from qadv.errors import InvalidInputError
-from qadv.random_states import seeded
 from qadv.testing import conformance, digits_classifier
 from qadv.testing.compare import difference
 from qadv.testing.global_state import random_states, set_random_states
@@ -55,8 +54,8 @@ def digits():
 
 def by_hand(classifier, x, y, seed, start=0):
     """One step with ART's gradient and the same coins."""
-    with seeded(seed, start):
-        coins = (torch.rand(len(x), 1, 1, 1) * 0.5 + 0.5).numpy()
+    torch.manual_seed(int(np.random.SeedSequence([seed, start]).generate_state(3)[2]))
+    coins = (torch.rand(len(x), 1, 1, 1) * 0.5 + 0.5).numpy()
     return np.clip(x + 0.1 * coins * np.sign(classifier.loss_gradient(x, y)), *classifier.clip_values)
 
 
