@@ -17,15 +17,15 @@ from tqdm.auto import tqdm
 
 from qadv.attacks.batches import Batch, pixel_batches, unit_batches
 from qadv.attacks.options import Count, Seed, check_option, is_length, shown
-from qadv.errors import InvalidInputError, MaskedGradientWarning
+from qadv.errors import AttackError, InvalidInputError, MaskedGradientWarning
 from qadv.estimators.checks import check_images, check_labels
 from qadv.estimators.masked_gradients import said_of_zeros
 from qadv.estimators.module import check_module
-from qadv.units import Length, in_pixels, width
+from qadv.units import Length, in_pixels, limits, width
 
 _ASKED = ("self", "x", "y", "generators", "clip_values", "limits", "logits", "gradient", "model")
 _SHARED = {"targeted": bool, "batch_size": Count, "seed": Seed, "verbose": bool}
-_ATTRIBUTES = ("estimator", "run", "generate", "partial", "queries", "given", "signature_options", "attack_params")
+_ATTRIBUTES = ("estimator", "partial", "queries")
 _NAMED = Parameter.POSITIONAL_OR_KEYWORD
 
 
@@ -135,7 +135,8 @@ class FunctionAttack(EvasionAttack):
         """Makes the constructor from options; those of every attack come last, where they are not among them."""
         taken = {option.name: option for option in options}
         for name, option in taken.items():
-            if option.kind in (option.VAR_POSITIONAL, option.VAR_KEYWORD) or name in _ATTRIBUTES:
+            known = name in _ATTRIBUTES or (name not in _SHARED and hasattr(FunctionAttack, name))
+            if option.kind in (option.VAR_POSITIONAL, option.VAR_KEYWORD) or known:
                 raise TypeError(f"{cls.__name__}.run: {option} can't be an option of an attack; give it another name")
         kind = max((option.kind for option in taken.values()), default=_NAMED)
         for name in ("batch_size", "seed", "verbose"):
@@ -156,7 +157,7 @@ class FunctionAttack(EvasionAttack):
 
         Raises:
             InvalidInputError: images or labels are off, targets are missing, or there is an argument besides.
-            AttackError: the network's logits or gradients are not finite.
+            AttackError: the network's logits or gradients are not finite, or the images that were found.
         """
         name = type(self).__name__
         if kwargs:
@@ -197,6 +198,9 @@ class FunctionAttack(EvasionAttack):
         if without_gradient:
             said = f"{said_of_zeros(without_gradient, len(x))} Attack without gradients too (SPSA)"
             warnings.warn(f"{name}: {said}", MaskedGradientWarning, stacklevel=2)
+        if not np.isfinite(self.partial).all():
+            raise AttackError(f"{name}.run: its images are NaN or infinite; what it found says nothing")
+        np.clip(self.partial, *limits(self.estimator.clip_values), out=self.partial)
         return self.partial
 
     def images_at_once(self) -> int:
@@ -244,11 +248,31 @@ class FunctionAttack(EvasionAttack):
         batch.start()
         result = self.run(**arguments)
         if isinstance(result, Tensor):
-            yield Found(result)
-        elif isinstance(result, Found):
-            yield result
-        else:
-            yield from result
+            result = Found(result)
+        got = "no step"
+        for found in (result,) if isinstance(result, Found) or not isinstance(result, Iterable) else result:
+            images = getattr(found, "adversarial", None)
+            if not isinstance(found, Found) or not isinstance(images, Tensor) or images.shape != batch.x.shape:
+                got = f"a tensor of shape {tuple(images.shape)}" if isinstance(images, Tensor) else type(found).__name__
+                break
+            got = ""
+            yield found
+        if not got:
+            return
+        raise InvalidInputError(
+            f"{type(self).__name__}.run: expected adversarial images of shape {tuple(batch.x.shape)}, a tensor or in a "
+            f"Found, or one Found at least as steps; got {got}"
+        )
+
+    def set_params(self, **kwargs: Any) -> None:
+        """Takes values of options by name, all of them or, if one is off, none."""
+        before = {name: getattr(self, name) for name in kwargs if name in self._options}
+        try:
+            super().set_params(**kwargs)
+        except InvalidInputError:
+            for name, value in before.items():
+                setattr(self, name, value)
+            raise
 
     def _check_params(self) -> None:
         for name, option in self._options.items():

@@ -132,8 +132,8 @@ class QuantizedClassifier(PyTorchClassifier):
         self._limits = limits
         lock_of(self.network)  # from now on, of one thread at a time
         self._check_model()
-        if fold and not isinstance(model, AttackedNetwork):
-            choose_form(self)
+        if not isinstance(model, AttackedNetwork):
+            choose_form(self, fold=fold)
         if optimizer is not None:
             run_after_steps(optimizer, self.network)
 

@@ -22,8 +22,11 @@ _BOUND = 1e-3
 _COSINE = 0.5
 
 
-def choose_form(classifier: Any, images: Tensor | np.ndarray[Any, Any] | None = None) -> None:
+def choose_form(classifier: Any, images: Tensor | np.ndarray[Any, Any] | None = None, fold: bool = True) -> None:
     """Lets a quantized network be computed with BatchNorm folded and channels last, if it stays the same function.
+
+    Without folding, modules stand in for quantized layers; a network that is another then, as one whose code asks for
+    `type(self)`, computes itself.
 
     Verified on images drawn uniformly from the pixel range, always the same, and on `images`. At least half of them
     have to have the same class, logits within 0.1 % of the largest, and a gradient in about the same direction: a
@@ -32,9 +35,10 @@ def choose_form(classifier: Any, images: Tensor | np.ndarray[Any, Any] | None = 
     Args:
         classifier: a `QuantizedClassifier`; nothing happens if its network is not quantized, or random.
         images: more images, as the network takes them, (N, *input_shape); the first few count.
+        fold: whether folding is tried.
 
     Warns:
-        UserWarning: the network is not the same function with BatchNorm folded.
+        UserWarning: the network is not the same function with BatchNorm folded, or with modules that stand in.
     """
     model: AttackedNetwork = classifier.model
     network = model.held_network
@@ -45,16 +49,22 @@ def choose_form(classifier: Any, images: Tensor | np.ndarray[Any, Any] | None = 
         expected = _answers(network, batch)
         if expected is None or not bool(expected.logits.isfinite().all() & expected.gradients.isfinite().all()):
             return
-        for options in _TRIED:
+        for options in _TRIED if fold else ():
             form = Form(network, options)
             if _share_of_same(_answers(form, batch, expected.classes), expected) >= 0.5:
                 model.compute_by(form)
                 return
         again = _answers(network, batch, expected.classes)
-    if again is not None and _share_of_same(again, expected) == 1:
+        if _share_of_same(again, expected) < 1:
+            return  # random: nothing to compare with
+        as_it_is = _share_of_same(_answers(model, batch, expected.classes), expected) < 0.5
+        if as_it_is:
+            model.compute_by(Form(network, FormOptions(as_it_is=True)))
+    if as_it_is or fold:
+        what = "other modules standing in for its quantized layers" if as_it_is else "its BatchNorms folded"
+        said = "" if as_it_is else "; fold=False says so from the start"
         warnings.warn(
-            "the network is not the same function with its BatchNorms folded into the layers before them, so it is "
-            "attacked as it is, more slowly; fold=False says so from the start",
+            f"the network is not the same function with {what}, so it is attacked as it is, more slowly{said}",
             stacklevel=3,
         )
 

@@ -40,11 +40,11 @@ def can_be_folded(norm: Any) -> bool:
 class FoldedNorm(StandIn):
     """In the place of a BatchNorm that is part of the layer before it: timm's have an activation of their own."""
 
-    __slots__ = ("layer",)
-    layer: Any
+    __slots__ = ("_qadv_layer",)
+    _qadv_layer: Any
 
     def forward(self, x: Tensor) -> Tensor:
-        self.layer.hand_over(x)
+        x = self._qadv_layer.hand_over(x)
         own: Any = self
         return own.act(own.drop(x)) if isinstance(self, BatchNormAct2d) else x
 
@@ -62,9 +62,9 @@ class _Probe:
 
 
 class _Probed(StandIn):
-    __slots__ = ("module", "probe")
-    module: nn.Module
-    probe: _Probe
+    __slots__ = ("_qadv_module", "_qadv_probe")
+    _qadv_module: nn.Module
+    _qadv_probe: _Probe
 
 
 class _ProbedLayer(_Probed):
@@ -72,9 +72,9 @@ class _ProbedLayer(_Probed):
 
     def forward(self, x: Tensor) -> Any:
         output = super().forward(x)  # type: ignore[misc]
-        self.probe.runs[self.module] += 1
+        self._qadv_probe.runs[self._qadv_module] += 1
         if isinstance(output, Tensor) and output.grad_fn is not None:
-            self.probe.made_by[output.grad_fn] = self.module
+            self._qadv_probe.made_by[output.grad_fn] = self._qadv_module
         return output
 
 
@@ -82,11 +82,11 @@ class _ProbedNorm(_Probed):
     __slots__ = ()
 
     def forward(self, x: Tensor) -> Any:
-        self.probe.runs[self.module] += 1
-        layer = self.probe.made_by.get(x.grad_fn)
+        self._qadv_probe.runs[self._qadv_module] += 1
+        layer = self._qadv_probe.made_by.get(x.grad_fn)
         # a linear layer's features are its last dimension, the channels of a BatchNorm the second
         if layer is not None and (x.ndim == 2 or not isinstance(layer, nn.Linear)):
-            self.probe.taken_by[x.grad_fn] = self.module
+            self._qadv_probe.taken_by[x.grad_fn] = self._qadv_module
         return super().forward(x)  # type: ignore[misc]
 
 
@@ -110,7 +110,7 @@ def foldable(
     probed: dict[nn.Module, StandIn] = {}
     for kind, modules in ((_ProbedLayer, layers), (_ProbedNorm, norms)):
         for module in modules:
-            probed[module] = stand_in(kind, module, module=module, probe=probe)
+            probed[module] = stand_in(kind, module, _qadv_module=module, _qadv_probe=probe)
     output = with_stand_ins(network, probed)[0](image.detach().clone().requires_grad_())
     uses = _uses(output.grad_fn)
     pairs = ((probe.made_by[node], norm, uses[node]) for node, norm in probe.taken_by.items())

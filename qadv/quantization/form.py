@@ -28,14 +28,16 @@ class FormOptions:
     Attributes:
         fold_batch_norm: BatchNorms are part of the layers before them.
         channels_last: images and weights of two dimensions in space lie in memory with their channels last.
+        as_it_is: the network computes itself; for one that is another where modules stand in for its own.
     """
 
     fold_batch_norm: bool = False
     channels_last: bool = False
+    as_it_is: bool = False
 
     def to_dict(self) -> dict[str, bool]:
-        """Returns plain data for JSON."""
-        return asdict(self)
+        """Returns plain data for JSON; `as_it_is`, which is rare, only where it is set."""
+        return {name: value for name, value in asdict(self).items() if value or name != "as_it_is"}
 
     @classmethod
     def from_dict(cls, data: Any) -> Self:
@@ -49,26 +51,35 @@ class FormOptions:
         return cls(**data)
 
 
+class _Promised(Tensor):
+    """In the place of a folded layer's output, which only the BatchNorm may take: who else asks finds no form."""
+
+    @classmethod
+    def __torch_function__(cls, *args: Any, **kwargs: Any) -> Any:
+        raise NoFormError("the output of a layer whose BatchNorm is folded in is not there; make it with fold=False")
+
+
 class _Given:
     """What a layer computes with, and what it gave where the BatchNorm that is folded in has not taken it yet."""
 
-    __slots__ = ("bias", "inputs", "output", "weight")
+    __slots__ = ("bias", "inputs", "output", "promised", "weight")
     weight: Tensor
     bias: Tensor | None
     output: Tensor | None
 
     def __init__(self, inputs: ActivationQuantizer | None) -> None:
         self.inputs = inputs
+        self.promised = Tensor._make_subclass(_Promised, torch.empty(0))
 
 
 class _Layer(StandIn):
     """A convolution or linear layer with a weight and a bias that it is given."""
 
-    __slots__ = ("given",)
-    given: _Given
+    __slots__ = ("_qadv_given",)
+    _qadv_given: _Given
 
     def forward(self, x: Tensor) -> Tensor:
-        given = self.given
+        given = self._qadv_given
         if given.inputs is not None:
             x = given.inputs.quantize(x)
         if isinstance(self, nn.Linear):
@@ -82,15 +93,19 @@ class _FoldedLayer(_Layer):
     __slots__ = ()
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.given.output is not None:
+        given = self._qadv_given
+        if given.output is not None:
             raise NoFormError
-        self.given.output = super().forward(x)
-        return self.given.output
+        given.output = super().forward(x)
+        return given.promised
 
-    def hand_over(self, x: Tensor) -> None:
-        if x is not self.given.output:
+    def hand_over(self, x: Tensor) -> Tensor:
+        given = self._qadv_given
+        output = given.output
+        if x is not given.promised or output is None:
             raise NoFormError
-        self.given.output = None
+        given.output = None
+        return output
 
 
 class _ChannelsLast(torch.autograd.Function):
@@ -130,7 +145,7 @@ class Form:
                 on which the BatchNorm of a layer did not follow.
         """
         hooked: bool = any(self._hooks) or _has_any_global_hook()  # type: ignore[no-untyped-call]
-        if hooked or type(x) is not Tensor or not len(x) or torch._C._get_tracing_state():
+        if hooked or type(x) is not Tensor or not len(x) or torch._C._get_tracing_state() or self.options.as_it_is:
             raise NoFormError
         if self._structure is None or not same_objects(self._structure, self._structure_now()):
             self._build(x)
@@ -162,6 +177,8 @@ class Form:
             raise NoFormError  # computed by a hook, as pruning does, or put there by functional_call
         layers = [layer for layer in candidates if _can_be_kept(layer)]
         norms = [module for module in modules if fold and isinstance(module, BATCH_NORMS)]
+        if norms and not x.is_floating_point():
+            raise NoFormError  # what can be folded is found by a gradient
         pairs = foldable(self._network, layers, [norm for norm in norms if can_be_folded(norm)], x[:1]) if norms else {}
         sources: list[Source] = []
         given: list[_Given] = []
@@ -172,15 +189,15 @@ class Form:
                 quantizer = layer.weight_quantizer if isinstance(layer, _TrainableLayer) else None
                 sources.append(Source(layer, quantizer, pairs.get(layer)))
                 given.append(_Given(inputs))
-                others[layer] = stand_in(_FoldedLayer if layer in pairs else _Layer, layer, given=given[-1])
+                others[layer] = stand_in(_FoldedLayer if layer in pairs else _Layer, layer, _qadv_given=given[-1])
             if layer in pairs:
-                others[pairs[layer]] = stand_in(FoldedNorm, pairs[layer], layer=others[layer])
+                others[pairs[layer]] = stand_in(FoldedNorm, pairs[layer], _qadv_layer=others[layer])
         self._root, containers = with_stand_ins(self._network, others)
         self._weights = KeptWeights(sources, self.options.channels_last)
         self._given = given
         proxies = [proxy for layer in candidates if isinstance(layer, _TrainableLayer) for proxy in layer.proxies]
         quantizers = [module for source in sources if source.quantizer for module in source.quantizer.modules()]
-        self._hooks = _hooks_of([*containers, *others])
+        self._hooks = _hooks_of([*containers, *others, *quantizers])
         self._watched = [*containers, *candidates, *norms, *proxies, *quantizers]
         self._attributes = [vars(module) for module in self._watched]
         self._parts = [own["_modules"] for own in self._attributes]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from qadv.quantization.batch_norm_folding import folded
+from qadv.quantization.batch_norm_folding import can_be_folded, folded
 from qadv.quantization.quantizer import WeightQuantizer
 from qadv.quantization.stand_ins import NoFormError
 
@@ -33,12 +33,12 @@ class Source:
 
     @property
     def tensors(self) -> list[Tensor]:
-        """What these hold that weight and bias depend on: all but constants and what counts batches."""
+        """What these hold that weight and bias depend on: all but what counts batches."""
         return [
             tensor
             for module in self.modules
             for name, tensor in (*module._parameters.items(), *module._buffers.items())
-            if tensor is not None and name not in {"num_batches_tracked", *module._non_persistent_buffers_set}
+            if tensor is not None and name != "num_batches_tracked"
         ]
 
     def values(self) -> tuple[Tensor, Tensor | None]:
@@ -107,7 +107,10 @@ class KeptWeights:
         parameters = chain.from_iterable(map(dict.values, self._dicts[::2]))
         if not all(isinstance(each, nn.Parameter) for each in parameters if each is not None):
             raise NoFormError  # put there by functional_call, for this pass only
-        self._objects = self._found()
+        if not all(can_be_folded(source.norm) for source in self._sources if source.norm is not None):
+            raise NoFormError  # its statistics are gone: those of each batch count
+        self._objects = None  # until all that follows is done, which an interruption or an error may end
+        objects = self._found()
         self._tensors_of = [source.tensors for source in self._sources]
         self._tensors = list(dict.fromkeys(chain.from_iterable(self._tensors_of)))
         self._layout = [_place(tensor) for tensor in self._tensors]
@@ -126,6 +129,7 @@ class KeptWeights:
             piece.append(own)
         self._copy = self._joined()
         self._values = [tuple(map(self._kept, source.values())) for source in self._sources]  # type: ignore[misc]
+        self._objects = objects
 
     def _kept(self, value: Tensor | None) -> Tensor | None:
         if value is None:

@@ -14,9 +14,15 @@ class NoFormError(Exception):
 
 
 class StandIn:
-    """Mixed in front of a module's class: the same attributes and parameters, in the same dict, another forward."""
+    """Mixed in front of a module's class: the same attributes and parameters, in the same dict, another forward.
+
+    Slots have a prefix, since a network's own attributes would not be seen behind them.
+    """
 
     __slots__ = ()
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Nothing: the network's class, which stands behind this one, is not told of classes that nobody wrote."""
 
 
 S = TypeVar("S", bound=StandIn)
@@ -25,21 +31,23 @@ S = TypeVar("S", bound=StandIn)
 class _Container(StandIn):
     """A module some of whose parts have others standing in for them."""
 
-    __slots__ = ("parts",)
-    parts: dict[str, nn.Module | None]
+    __slots__ = ("_qadv_parts",)
+    _qadv_parts: dict[str, nn.Module | None]
 
     @property
     def _modules(self) -> dict[str, nn.Module | None]:
-        return self.parts
+        return self._qadv_parts
 
     def __getattr__(self, name: str) -> Any:
-        return self.parts[name] if name in self.parts else super().__getattr__(name)  # type: ignore[misc]
+        parts = self._qadv_parts
+        return parts[name] if name in parts else super().__getattr__(name)  # type: ignore[misc]
 
 
 def stand_in(kind: type[S], module: nn.Module, /, **own_state: Any) -> S:
     """Returns an object of the kind and of the module's class that shares everything with the module but its slots."""
     own = type(module)
-    names = {"__module__": own.__module__, "__qualname__": own.__qualname__}
+    # code that makes another of its kind, as Sequential does of a slice, makes one of the network's own class
+    names = {"__module__": own.__module__, "__qualname__": own.__qualname__, "__class__": property(lambda self: own)}
     made = types.new_class(own.__name__, (kind, own), exec_body=lambda body: body.update(names))
     new: Any = object.__new__(made)
     for name, value in {"__dict__": vars(module), **own_state}.items():
@@ -65,7 +73,7 @@ def with_stand_ins(network: nn.Module, others: Mapping[nn.Module, StandIn]) -> t
             children = module._modules.items()
             parts = {name: None if child is None else of(held_network(child)) for name, child in children}
             if any(part is not module._modules[name] for name, part in parts.items()):
-                done[module] = stand_in(_Container, module, parts=parts)
+                done[module] = stand_in(_Container, module, _qadv_parts=parts)
                 containers.append(module)
         return done[module]
 

@@ -17,7 +17,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 import qadv
 from qadv.attacks import Count, Eps, Found, FunctionAttack, Length, OneOf, Part, Positive, Radius, signs, wins
-from qadv.errors import InvalidInputError
+from qadv.errors import AttackError, InvalidInputError
 from qadv.testing import conformance, digits_classifier
 from tests.attacks.networks import SHAPE, linear_case, plain, smooth_network
 
@@ -310,3 +310,40 @@ def test_it_pickles_and_copies():
     assert pickle.loads(pickle.dumps(SignNoise)) is SignNoise
     again = pickle.loads(pickle.dumps(SignNoise(digits_classifier(), 0.2)))
     assert again.given() == {"eps": 0.2, "nb_draws": 3}
+
+
+@pytest.mark.parametrize(
+    ("result", "got"),
+    [
+        (lambda x: None, "NoneType"),
+        (lambda x: x.numpy(), "ndarray"),
+        (lambda x: x[:, :, 1:], "a tensor of shape"),
+        (lambda x: iter([]), "no step"),
+        (lambda x: iter([x]), "Tensor"),
+    ],
+)
+def test_what_is_no_result_is_refused(result, got, digits):
+    with pytest.raises(InvalidInputError, match=f"Made.run: expected adversarial images of shape .*{got}"):
+        made(result).generate(*digits)
+
+
+def test_results_are_clipped_to_the_range_of_pixels_and_nan_is_refused(digits):
+    found = made(lambda x: 3 * x - 1).generate(*digits)
+    np.testing.assert_array_equal(found, np.clip(3 * digits[0] - 1, 0, 1))
+    with pytest.raises(AttackError, match="NaN"):
+        made(lambda x: x * torch.nan).generate(*digits)
+
+
+def test_of_values_that_are_set_all_are_taken_or_none():
+    attack = SignNoise(digits_classifier(), 0.2, verbose=False)
+    with pytest.raises(InvalidInputError, match="nb_draws"):
+        attack.set_params(eps=0.1, nb_draws=True)
+    assert attack.given() == {"eps": 0.2, "nb_draws": 3}
+    attack.set_params(eps="1/4")
+    assert attack.given() == {"eps": 0.25, "nb_draws": 3}
+
+
+def test_what_an_attack_has_can_not_be_an_option():
+    for name in ("estimator", "partial", "in_pixels", "set_params", "summary_writer"):
+        with pytest.raises(TypeError, match=f"{name}.* can't be an option"):
+            exec(f"def run(x, {name}=1): return x\nmade(run)", {"made": made})

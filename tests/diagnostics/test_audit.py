@@ -454,10 +454,34 @@ class SaysYes(Brighter):
         return True
 
 
+class Graded(Brighter):
+    def examine(self, case):
+        return Finding("failed", "by a grade that there is not", {}, "bogus")
+
+
+class NoData(Brighter):
+    def examine(self, case):
+        return Finding("passed", "values that JSON does not have", {"gain": np.float32(1)})
+
+
+class Draws(Brighter):
+    def examine(self, case):
+        return Finding("passed", "numbers", {"drawn": [np.random.rand(), torch.rand(1).item()]})
+
+
 def test_a_plugins_checks_stand_beside_qadvs_own_and_can_not_take_the_audit_down(trained, digits, small):
     checks = [
         AuditCheck(name=name, target=f"{__name__}:{target}", summary="a rule")
-        for name, target in (("brighter", "Brighter"), ("gone", "NotThere"), ("raises", "Raises"), ("yes", "SaysYes"))
+        for name, target in (
+            ("brighter", "Brighter"),
+            ("gone", "NotThere"),
+            ("raises", "Raises"),
+            ("yes", "SaysYes"),
+            ("a-grade", "Graded"),
+            ("a-value", "NoData"),
+            ("draws", "Draws"),
+            ("draws-again", "Draws"),
+        )
     ]
     plugin = PluginInfo("qadv-brighter", "brighter", "1.0", components=checks)
     default_registry().plugins.append(plugin)
@@ -465,16 +489,19 @@ def test_a_plugins_checks_stand_beside_qadvs_own_and_can_not_take_the_audit_down
         result = audited(trained, digits, eps=0.1, nb_samples=12)
     finally:
         default_registry().plugins.remove(plugin)
-    own, found, gone, raised, yes = result.checks[10:]
-    assert (own.number, found.number, found.name, found.rule) == (11, 12, "brighter images", "break nothing new")
+    own, graded, valued, found, draws, again, gone, raised, yes = result.checks[10:]
+    assert (own.number, found.number, found.name, found.rule) == (11, 14, "brighter images", "break nothing new")
     assert found.verdict == ("passed" if found.values["gain"] == 0 else "failed")
     assert "brighter" in [attack.name for attack in result.attacks]
-    assert {each.verdict.value for each in (gone, raised, yes)} == {"not evaluated"}
+    assert {each.verdict.value for each in (gone, raised, yes, graded, valued)} == {"not evaluated"}
+    assert "bogus" in graded.figure
+    assert "float32" in valued.figure
+    assert draws.values == again.values, "the seed decides, whatever was drawn before"
     assert "qadv-brighter/gone failed: PluginError" in gone.figure
     assert raised.figure == "qadv-brighter/raises failed: ZeroDivisionError: no image"
     assert "expected a Finding, got bool" in yes.figure
-    assert "12" in str(result)
-    assert result.to_dict()["checks"][11]["name"] == "brighter images"
+    assert "14" in str(result)
+    assert result.to_dict()["checks"][13]["name"] == "brighter images"
 
 
 def test_adaptive_attack_joins_the_worst_case(trained, digits, small):

@@ -70,6 +70,23 @@ def test_what_changes_the_function_is_dropped_with_a_word(monkeypatch):
         assert classifier_of(Network()).model.form_options == FormOptions()
 
 
+class OfItsType(Network):
+    """Is another network for whoever derives from it."""
+
+    def forward(self, x):
+        return super().forward(x) * (type(self) is OfItsType)
+
+
+@pytest.mark.parametrize("fold", [True, False])
+def test_a_network_that_is_another_with_modules_standing_in_computes_itself_with_a_word(fold):
+    with pytest.warns(UserWarning, match="not the same function with other modules"):
+        classifier = classifier_of(OfItsType(), fold=fold)
+    x = torch.rand(3, 1, 8, 8)
+    for made in (classifier, copy.deepcopy(classifier)):
+        assert made.model.form_options == FormOptions(as_it_is=True)
+        assert torch.equal(made.model(x), classifier.network(x))
+
+
 def test_networks_that_are_random_or_give_no_gradient_run_as_they_are_without_a_word():
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "the network is not the same function")
@@ -96,7 +113,8 @@ def test_copies_files_and_wrapping_again_share_the_decision(fold, tmp_path, make
     classifier = make_classifier(fold=fold)
     classifier.save(tmp_path / "net.safetensors")
     qadv.export(classifier, tmp_path / "packed.safetensors")
-    monkeypatch.setattr("qadv.estimators.classifier.choose_form", None)  # nobody decides again
+    decided = "qadv.estimators.classifier.choose_form"  # nobody decides again
+    monkeypatch.setattr(decided, lambda made, fold: fold and pytest.fail("it is decided already"))
     others = [
         copy.deepcopy(classifier),
         qadv.QuantizedClassifier.load(tmp_path / "net.safetensors"),
@@ -128,7 +146,7 @@ def test_calibration_images_are_among_those_that_decide(digits, monkeypatch):
     monkeypatch.setattr(form_choice, "_images", lambda *given: seen.append(real(*given)) or seen[-1])
     options = {"input_shape": (1, 8, 8), "image_size": 8, "width": 4, "preprocessing": (0.5, 0.25)}
     qadv.QuantizedClassifier.from_backbone("mnist-cnn", calibration=digits.x_train[:32], **options)
-    (batch,) = seen
+    batch = seen[-1]
     np.testing.assert_allclose(batch[-4:].numpy(), (digits.x_train[:4] - 0.5) / 0.25, rtol=1e-6)
     assert batch[:4].min() >= -2
     assert batch[:4].max() <= 2

@@ -14,6 +14,7 @@ from qadv.estimators.upkeep import run_after_steps
 from qadv.quantization.form import FormOptions
 from qadv.quantization.kept_weights import KeptWeights
 from qadv.quantization.pwlq import PiecewiseWeights
+from qadv.quantization.stand_ins import NoFormError
 from qadv.quantization.uniform import IntWeights
 
 WEIGHTS = ["int:4", "int-per-tensor:3", "bwn", "twn", "binary-connect", "binary-net", "dorefa:3", "pwlq:3", "sq(bwn)"]
@@ -405,6 +406,9 @@ class SeveralWays(nn.Module):
             "past": lambda: self.features,
             "changed": lambda: self.norm(self.features + 1),
             "twice": lambda: self.norm(self.convolution(x)),
+            "besides": lambda: self.norm(self.features) + self.features,
+            "without graph": lambda: self.norm(self.features) * self.features.detach().mean((2, 3), keepdim=True),
+            "in place": lambda: self.norm(self.features.mul_(2)),
         }[self.way]()
         return self.end(self.relu(normalised).mean((2, 3)))
 
@@ -418,9 +422,73 @@ def test_another_way_through_the_network_is_followed_and_its_attributes_are_its_
     assert model.calls == calls + 2
     held(x)
     features = model.features
-    for model.way in ("past", "changed", "twice"):
+    for model.way in ("past", "changed", "twice", "besides", "without graph", "in place"):
         assert torch.equal(held(x), model(x))
     assert features is not model.features
+    with pytest.raises(NoFormError, match="fold=False"):
+        features.mean()
+
+
+class InSlices(nn.Module):
+    """Runs slices of its layers, has attributes of any name, and registers classes that derive from it."""
+
+    derived = []
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten())
+        self.parts = self.layer = 2
+
+    def __init_subclass__(cls):
+        InSlices.derived.append(cls)
+
+    def forward(self, x):
+        return self.parts * self.layer * self.layers[3:](self.layers[:3](x))
+
+
+@pytest.mark.parametrize("options", [PLAIN, FOLDED], ids=["plain", "folded"])
+def test_modules_that_stand_in_are_taken_for_the_networks_own(options):
+    model = with_statistics(qadv.quantize(InSlices(), "int:4", "relu6:4", skip_first_last=False)).eval()
+    x = torch.rand(2, 3, 6, 6)
+    torch.testing.assert_close(AttackedNetwork(model, options)(x), model(x))
+    assert not InSlices.derived
+
+
+@pytest.mark.parametrize("options", [PLAIN, FOLDED], ids=["plain", "folded"])
+def test_an_interrupted_pass_leaves_nothing_out_of_date(options, monkeypatch):
+    model, x = network()
+    held = AttackedNetwork(with_statistics(model), options)
+    held(x)
+    layers(model)[1].weight.data.mul_(-1)
+    with monkeypatch.context() as patch:
+        patch.setattr(IntWeights, "encode", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            held(x)
+    torch.testing.assert_close(held(x), model(x))
+
+
+def test_statistics_that_are_taken_away_are_those_of_the_batch():
+    model, x = network()
+    held = AttackedNetwork(with_statistics(model), FOLDED)
+    held(x)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean = module.running_var = None
+    for _ in range(2):
+        assert torch.equal(held(x), model(x))
+
+
+@pytest.mark.parametrize("options", [PLAIN, FOLDED], ids=["plain", "folded"])
+def test_a_hook_on_a_quantizer_and_a_buffer_that_is_not_saved_are_seen(options):
+    model, x = network()
+    held = AttackedNetwork(with_statistics(model), options)
+    norm = next(module for module in model.modules() if isinstance(module, nn.BatchNorm2d))
+    norm.register_buffer("running_mean", norm.running_mean, persistent=False)
+    held(x)
+    norm.running_mean.add_(1)
+    torch.testing.assert_close(held(x), model(x))
+    layers(model)[0].weight_quantizer.register_forward_hook(lambda module, given, out: (out[0] / 2, *out[1:]))
+    assert torch.equal(held(x), model(x))
 
 
 def test_a_form_leaves_nothing_in_the_network():

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from qadv.attacks.pgd import ball, between
 from qadv.diagnostics.audit.ascent import ascend
@@ -109,6 +109,6 @@ def _agreement(target: Target, x: Tensor, y: Tensor, eps: float, seed: int) -> f
         difference = [negative_margin(_asked(target, each), y.cpu()) for each in (ahead, behind)]
         differences.append(difference[0] - difference[1])
         slopes.append((slope * (ahead - behind).flatten(1)).sum(dim=1).cpu())
-    one, other = (torch.stack(each) - torch.stack(each).mean(dim=0) for each in (differences, slopes))
-    sizes = one.norm(dim=0) * other.norm(dim=0)
-    return float(((one * other).sum(dim=0) / sizes.clamp(min=1e-30)).nan_to_num().median())
+    stacked = (torch.stack(each).double() for each in (differences, slopes))  # gradients may be tiny
+    one, other = (nn.functional.normalize(each - each.mean(dim=0), dim=0, eps=1e-300) for each in stacked)
+    return float((one * other).sum(dim=0).nan_to_num().median())

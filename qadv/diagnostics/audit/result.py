@@ -59,6 +59,11 @@ class Finding:
     values: dict[str, Any] = field(default_factory=dict)
     grade: Grade = Grade.NOTHING
 
+    def __post_init__(self) -> None:
+        """A verdict and a grade may be given as text; a ValueError says that there is no such."""
+        object.__setattr__(self, "verdict", Verdict(self.verdict))
+        object.__setattr__(self, "grade", Grade(self.grade))
+
     @classmethod
     def of(cls, passed: bool, figure: str, grade: Grade = Grade.NOT_CONVERGED, **values: Any) -> "Finding":
         """Returns a finding that passed, or that failed and leaves a worst case of this grade."""
@@ -212,9 +217,12 @@ class AuditResult:
             text += f" (check{'s' * (len(self.failed) > 1)} {', '.join(map(str, self.failed))} failed)"
         notes = [f"gradient repaired: {', '.join(self.repaired)}"] if self.repaired else []
         notes += [f"no {what} was given" for what in self.not_given]
+        if worst.clean_accuracy == 0:
+            notes.append("no image is classified correctly, so that nothing could be attacked")
         if self.samples < _ENOUGH:
             unseen = 100 * interval(0, self.samples)[1]
-            notes.append(f"{self.samples} images can't show what befalls less than {unseen:.0f} %")
+            images = "1 image" if self.samples == 1 else f"{self.samples} images"
+            notes.append(f"{images} can't show what befalls less than {unseen:.0f} %")
         return "; ".join([text, *notes])
 
     def to_dict(self) -> dict[str, Any]:
