@@ -307,11 +307,11 @@ def main(
         }
         for name, peer in case.peers.items():
             contestants[name] = partial(peer, module, *tensors)
+        if case.one_by_one:
+            del contestants["rebuilt"]  # another attack, without `QueryCoalescer`
         times: dict[str, list[float]] = {name: [] for name in contestants}
         costs: list[tuple[float, float]] = []
         results, passes = {}, {}
-        if case.one_by_one:
-            del contestants["rebuilt"]  # another attack, without `QueryCoalescer`
         counted = {"ART": stock.model, "unfolded": unfolded.model}
         for round_ in range(rounds):
             costs.append(cost_of_a_row(floor_net, tensors[0]))
