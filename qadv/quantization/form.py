@@ -1,5 +1,6 @@
 """What a quantized network computes in evaluation mode, with its weights quantized once: the network's *form*."""
 
+import re
 from dataclasses import asdict, dataclass
 from itertools import chain
 from operator import itemgetter
@@ -8,7 +9,7 @@ from typing import Any, Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.modules import module as of_all_modules
 
 from qadv.quantization.batch_norm_folding import BATCH_NORMS, FoldedNorm, can_be_folded, foldable
 from qadv.quantization.frozen import FrozenConv2d, FrozenLinear
@@ -18,6 +19,10 @@ from qadv.quantization.quantizer import ActivationQuantizer
 from qadv.quantization.stand_ins import NoFormError, StandIn, stand_in, with_stand_ins
 
 _PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+# of all modules there are; torch fills and empties these, and never replaces them
+_GLOBAL_HOOKS = [
+    value for name, value in vars(of_all_modules).items() if re.fullmatch(r"_global_(for|back)ward(_pre)?_hooks", name)
+]
 _QUANTIZED = (QuantConv2d, QuantLinear, FrozenConv2d, FrozenLinear)
 
 
@@ -144,7 +149,7 @@ class Form:
             NoFormError: only the network itself can answer: a module has hooks, or the pass is traced, or took a way
                 on which the BatchNorm of a layer did not follow.
         """
-        hooked: bool = any(self._hooks) or _has_any_global_hook()  # type: ignore[no-untyped-call]
+        hooked = any(self._hooks) or any(_GLOBAL_HOOKS)
         if hooked or type(x) is not Tensor or not len(x) or torch._C._get_tracing_state() or self.options.as_it_is:
             raise NoFormError
         if self._structure is None or not same_objects(self._structure, self._structure_now()):
