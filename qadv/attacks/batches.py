@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from qadv.attacks.draws import Generators, image_generators
 from qadv.estimators.module import ClassifierModule, as_module
@@ -132,19 +132,6 @@ def pixel_batches(estimator: Classifier, batch_size: int) -> Iterator[NewBatch]:
 @contextmanager
 def unit_batches(estimator: Classifier, batch_size: int) -> Iterator[NewBatch]:
     """Yields what makes batches in [0, 1]; arguments as of `pixel_batches`. Random states are afterwards as before."""
-    with evaluation_mode(estimator.model), _parameters_left_out(estimator.model), seeded(0):
+    with evaluation_mode(estimator.model), seeded(0):
         model = as_module(estimator)
         yield lambda *given: UnitBatch(estimator, model, *given)
-
-
-@contextmanager
-def _parameters_left_out(model: nn.Module) -> Iterator[None]:
-    """Toolkits that call `backward` would pay for the weights' gradients, and leave them in `.grad`."""
-    held = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in held:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in held:
-            parameter.requires_grad_(True)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 
@@ -21,6 +20,7 @@ from qadv.estimators.classifier import QuantizedClassifier
 from qadv.estimators.door import prepare
 from qadv.modes import evaluation_mode
 from qadv.quantization.form import Form, FormOptions
+from qadv.tables import as_text
 
 
 class AcceleratedClassifier(QuantizedClassifier):
@@ -46,10 +46,7 @@ class AcceleratedClassifier(QuantizedClassifier):
         return table
 
     def __str__(self) -> str:
-        console = Console(width=120)
-        with console.capture() as captured:
-            console.print(self.table())
-        return captured.get()
+        return as_text(self.table(), width=120)
 
 
 def accelerate(

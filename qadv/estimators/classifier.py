@@ -195,7 +195,7 @@ class QuantizedClassifier(PyTorchClassifier):
         elif calibration is not None:
             raise InvalidInputError("calibration: there is nothing to calibrate in a float network; leave it out")
         classifier = cls(
-            model,
+            AttackedNetwork(model),  # whose form is chosen below, once, by the calibration images too
             loss if loss is not None else nn.CrossEntropyLoss(),
             input_shape,
             nb_classes,
@@ -206,10 +206,8 @@ class QuantizedClassifier(PyTorchClassifier):
             preprocessing=preprocessing,
             device_type=device_type,
             probabilities=probabilities,
-            fold=fold and calibration is None,
         )
-        if fold and calibration is not None:
-            choose_form(classifier, Calibration.of(calibration).images)
+        choose_form(classifier, None if calibration is None else Calibration.of(calibration).images, fold)
         return classifier
 
     @property

@@ -4,7 +4,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 
@@ -13,6 +12,7 @@ from qadv.quantization.layers import QuantActivation, _QuantLayer, activation_qu
 from qadv.quantization.packing import pack
 from qadv.quantization.plan import Plan
 from qadv.quantization.quantizer import ActivationQuantizer
+from qadv.tables import as_text
 
 _COLUMNS = "layer", "kind", "scheme", "bits", "input", "levels used", "scale", "share", "packed", "float32"
 
@@ -94,10 +94,7 @@ class Summary:
         return table
 
     def __str__(self) -> str:
-        console = Console(width=140)
-        with console.capture() as capture:
-            console.print(self.table())
-        return capture.get()
+        return as_text(self.table(), width=140)
 
 
 def summarize(model: Any) -> Summary:

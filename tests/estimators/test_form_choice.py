@@ -146,7 +146,7 @@ def test_calibration_images_are_among_those_that_decide(digits, monkeypatch):
     monkeypatch.setattr(form_choice, "_images", lambda *given: seen.append(real(*given)) or seen[-1])
     options = {"input_shape": (1, 8, 8), "image_size": 8, "width": 4, "preprocessing": (0.5, 0.25)}
     qadv.QuantizedClassifier.from_backbone("mnist-cnn", calibration=digits.x_train[:32], **options)
-    batch = seen[-1]
+    (batch,) = seen
     np.testing.assert_allclose(batch[-4:].numpy(), (digits.x_train[:4] - 0.5) / 0.25, rtol=1e-6)
     assert batch[:4].min() >= -2
     assert batch[:4].max() <= 2
