@@ -370,7 +370,7 @@ def test_the_tanh_quantizer_is_caught(make_classifier, digits, moderate, onnx_mi
     classifier = make_classifier(activations="tanh:1")
     trainer = qadv.DefensiveQuantTrainer(classifier, beta=0.0, lr=0.1, verbose=False)
     trainer.fit(digits.x_train, digits.y_train, nb_epochs=8, batch_size=64)
-    result = audited(classifier, digits, eps=0.04, nb_samples=60)
+    result = audited(classifier, digits, eps=0.04, nb_samples=100)  # 7 to 12 images, where check 3 allows one
     assert 3 in result.failed, result
     assert result.checks[0].values["agreement"] < 0.2, "a gradient that has little to do with the logits"
 
