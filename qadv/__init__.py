@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from qadv.estimators.ensemble import EnsembleClassifier as EnsembleClassifier
     from qadv.estimators.module import as_module as as_module
     from qadv.estimators.query_coalescer import QueryCoalescer as QueryCoalescer
+    from qadv.frontends.summary import summarize as summarize
     from qadv.hookspecs import hookimpl as hookimpl
     from qadv.preprocessors.bit_depth import BitDepthReduction as BitDepthReduction
     from qadv.preprocessors.median_smoothing import MedianSmoothing as MedianSmoothing
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from qadv.quantization.calibration import Calibration as Calibration
     from qadv.quantization.convert import quantize as quantize
     from qadv.quantization.stochastic import set_stochastic_ratio as set_stochastic_ratio
-    from qadv.quantization.summary import summarize as summarize
     from qadv.registry import create as create
     from qadv.registry import list_components as list_components
     from qadv.registry import load as load
@@ -97,7 +97,7 @@ _PUBLIC = {
     "load": "qadv.registry",
     "quantize": "qadv.quantization.convert",
     "set_stochastic_ratio": "qadv.quantization.stochastic",
-    "summarize": "qadv.quantization.summary",
+    "summarize": "qadv.frontends.summary",
     "transfer_matrix": "qadv.diagnostics.transfer_matrix",
     "value_shift": "qadv.diagnostics.value_shift",
     "weight_error_norms": "qadv.diagnostics.weight_error",

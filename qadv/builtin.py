@@ -12,6 +12,7 @@ from qadv.components import (
     Dataset,
     Detector,
     Diagnostic,
+    Frontend,
     Postprocessor,
     Preprocessor,
     Quantizer,
@@ -255,3 +256,9 @@ def qadv_diagnostics() -> Iterator[Diagnostic]:
         ),
     }
     yield from _components(Diagnostic, "qadv.diagnostics", own)
+
+
+@hookimpl
+def qadv_frontends() -> Iterator[Frontend]:
+    own = {"qadv": ("own:OwnFrontend", "networks that qadv.quantize or freeze made")}
+    yield from _components(Frontend, "qadv.frontends", own)

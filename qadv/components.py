@@ -169,6 +169,10 @@ class AuditCheck(Component):
     """A reason to disbelieve a figure of `qadv.audit`; target: a class with `name`, `rule` and `examine(case)`."""
 
 
+class Frontend(Component):
+    """How networks of one origin are read; target: a subclass of `qadv.frontends.NetworkFrontend`."""
+
+
 KINDS: dict[str, type[Component]] = {component.kind: component for component in Component.__subclasses__()}
 
 

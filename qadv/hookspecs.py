@@ -157,6 +157,21 @@ def qadv_datasets() -> Iterable[components.Dataset]:
 
 
 @hookspec
+def qadv_frontends() -> Iterable[components.Frontend]:
+    """Quantized networks of other origins, for everything that asks a network how it is quantized.
+
+        import qadv
+        from qadv.components import Frontend
+
+        @qadv.hookimpl
+        def qadv_frontends():
+            yield Frontend(name="my-toolkit", target="my_package.frontend:MyFrontend", summary="layers of my toolkit")
+
+    The target subclasses `qadv.frontends.NetworkFrontend`; it is made without arguments, once.
+    """
+
+
+@hookspec
 def qadv_diagnostics() -> Iterable[components.Diagnostic]:
     """Measurements on a classifier.
 

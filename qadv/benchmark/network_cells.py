@@ -19,7 +19,7 @@ from qadv.estimators.door import give_optimizer
 from qadv.estimators.ensemble import EnsembleClassifier
 from qadv.estimators.storage import ENSEMBLE_FORMAT, read_header
 from qadv.files import InMemory
-from qadv.quantization.summary import summarize
+from qadv.frontends.summary import summarize
 from qadv.registry import create, load
 from qadv.trainers.adversary import Adversary
 from qadv.trainers.weight_decay import parameter_groups

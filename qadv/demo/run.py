@@ -20,8 +20,8 @@ from qadv.diagnostics.error_amplification import ErrorAmplification, error_ampli
 from qadv.estimators.classifier import QuantizedClassifier
 from qadv.evaluation import AttackResult, attack_classifier
 from qadv.files import write_atomically
+from qadv.frontends.summary import summarize
 from qadv.modes import torch_threads
-from qadv.quantization.summary import summarize
 from qadv.random_states import seeded
 from qadv.registry import create
 from qadv.trainers.defensive_quantization import DefensiveQuantTrainer

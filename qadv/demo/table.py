@@ -7,7 +7,7 @@ from rich.table import Column, Table
 
 from qadv.benchmark.report.numbers import plain_eps
 from qadv.demo.settings import DemoSettings
-from qadv.quantization.summary import summarize
+from qadv.frontends.summary import summarize
 from qadv.tables import right, table
 
 if TYPE_CHECKING:

@@ -81,7 +81,7 @@ def error_amplification(
         if quantizers:
             quantizer = quantizers[name]
             without.setdefault(name, []).append(_distance(clipped(quantizer, clean), clipped(quantizer, moved)))
-            clean, moved = quantizer.quantize(clean), quantizer.quantize(moved)
+            clean, moved = quantizer.function()(clean), quantizer.function()(moved)
         distances.setdefault(name, []).append(_distance(clean, moved))
 
     compare_inputs(classifier, x, x_adversarial, modules, compare, batch_size)

@@ -4,17 +4,17 @@ import torch
 from torch import Tensor, nn
 
 from qadv.errors import UnsupportedModelError
-from qadv.quantization.layers import activation_quantizers
-from qadv.quantization.quantizer import ActivationQuantizer
+from qadv.frontends import find
+from qadv.frontends.frontend import QuantizedActivation
 
 
-def quantized_activations(model: nn.Module) -> dict[str, ActivationQuantizer]:
-    """Returns the quantizers of activations and layer inputs, by the name of the module they stand in.
+def quantized_activations(model: nn.Module) -> dict[str, QuantizedActivation]:
+    """Returns the quantizers of activations and layer inputs, by the name of the module that their input enters.
 
     Raises:
         UnsupportedModelError: none is quantized.
     """
-    found = dict(activation_quantizers(model))
+    found = {quantizer.at or quantizer.layer: quantizer for quantizer in find.quantized_activations(model)}
     if not found:
         raise UnsupportedModelError(
             f"no activation of {type(model).__name__} is quantized; to see what rounding alone does, quantize only "
@@ -23,14 +23,13 @@ def quantized_activations(model: nn.Module) -> dict[str, ActivationQuantizer]:
     return found
 
 
-def clipped(quantizer: ActivationQuantizer, x: Tensor) -> Tensor:
+def clipped(quantizer: QuantizedActivation, x: Tensor) -> Tensor:
     """Returns what the quantizer rounds: `x` as its scheme transforms it, clipped to the lowest and highest level."""
-    levels = quantizer.levels()
-    return quantizer.squash(x).clamp(float(levels[0]), float(levels[-1]))
+    return quantizer.squash(x).clamp(float(quantizer.levels[0]), float(quantizer.levels[-1]))
 
 
-def buckets(quantizer: ActivationQuantizer, x: Tensor) -> Tensor:
+def buckets(quantizer: QuantizedActivation, x: Tensor) -> Tensor:
     """Returns the index of the level that each value becomes, shaped as `x`."""
-    levels = quantizer.levels().to(x.device, torch.float32)
+    levels = quantizer.levels.to(x.device, torch.float32)
     middles = (levels[1:] + levels[:-1]) / 2
-    return torch.bucketize(quantizer.quantize(x).float(), middles)
+    return torch.bucketize(quantizer.function()(x).float(), middles)

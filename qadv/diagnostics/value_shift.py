@@ -99,7 +99,7 @@ def value_shift(
     total, changed, moved, steps = np.array(list(counts.values()), dtype=np.float64).T
     return ValueShift(
         layers=tuple(counts),
-        levels=tuple(len(quantizers[name].levels()) for name in counts),
+        levels=tuple(len(quantizers[name].levels) for name in counts),
         changed=changed / total,
         moved=moved / total,
         absorbed=_ratio(moved - changed, moved),

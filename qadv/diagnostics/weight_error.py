@@ -21,6 +21,7 @@ from qadv.diagnostics.tables import number
 from qadv.errors import InvalidInputError, UnsupportedModelError
 from qadv.estimators.checks import check_images
 from qadv.estimators.protocol import Classifier
+from qadv.frontends.find import quantized_weights
 from qadv.modes import evaluation_mode
 from qadv.recording import recording
 from qadv.tables import text_table
@@ -103,33 +104,28 @@ def weight_error_norms(
 
 def _weight_errors(model: nn.Module, reference: nn.Module | None) -> dict[str, Tensor]:
     """Returns Q(W) - W by layer, float64."""
-    others = {} if reference is None else dict(reference.named_modules())
-    errors = {}
-    for name, module in model.named_modules():
-        layer: Any = module
-        if getattr(layer, "weight_quantizer", None) is None:
-            continue
-        used = _used_weight(layer)
-        if reference is None:
-            if not hasattr(layer, "weight_quant"):
-                raise UnsupportedModelError(
-                    "a frozen network has no latent weights: give the classifier it was made from as reference"
-                )
-            other = layer.weight
-        else:
-            other = _used_weight(others[name]) if hasattr(others.get(name), "weight") else None
-            if other is None or other.shape != used.shape:
-                raise InvalidInputError(f"reference: expected a layer {name!r} with weights {tuple(used.shape)}")
-        errors[name] = (used - other.to(used.device)).double()
-    if not errors:
+    found = {quantizer.layer: quantizer for quantizer in quantized_weights(model)}
+    if not found:
         raise UnsupportedModelError(f"no layer of {type(model).__name__} has quantized weights; quantize it first")
+    others = {} if reference is None else _weights(reference)
+    errors = {}
+    for name, quantizer in found.items():
+        other = quantizer.latent if reference is None else others.get(name)
+        if reference is None and other is None:
+            raise UnsupportedModelError(
+                "a frozen network has no latent weights: give the classifier it was made from as reference"
+            )
+        if other is None or other.shape != quantizer.value.shape:
+            shape = tuple(quantizer.value.shape)
+            raise InvalidInputError(f"reference: expected a layer {name!r} with weights {shape}")
+        errors[name] = (quantizer.value - other.to(quantizer.value.device)).double()
     return errors
 
 
-def _used_weight(layer: Any) -> Tensor:
-    quantized = getattr(layer, "weight_quantizer", None) is not None
-    weight: Tensor = layer.decoded() if quantized else layer.weight
-    return weight.detach()
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    """Returns what each layer computes with: quantized weights where it has them, else its own."""
+    own = {n: m.weight.detach() for n, m in model.named_modules() if isinstance(getattr(m, "weight", None), Tensor)}
+    return own | {quantizer.layer: quantizer.value for quantizer in quantized_weights(model)}
 
 
 def _input_sizes(classifier: Classifier, x: NDArray[Any] | None, names: set[str]) -> dict[str, tuple[int, ...]]:

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from qadv.errors import InvalidInputError
+from qadv.frontends.find import frontend_of
+from qadv.frontends.frontend import EvaluationForm
 from qadv.network_lock import lock_of
-from qadv.quantization.form import Form, FormOptions
+from qadv.quantization.form import FormOptions
 from qadv.quantization.stand_ins import NoFormError
 
 _OWN = ("_network", "_form", "_mine")
@@ -31,7 +33,7 @@ class AttackedNetwork(nn.Module):
 
     def __init__(self, network: nn.Module, options: FormOptions = FormOptions()) -> None:  # noqa: B008  (frozen)
         vars(self)["_network"] = network
-        vars(self)["_form"] = Form(network, options)
+        vars(self)["_form"] = frontend_of(network).form(network, options)
         super().__init__()
         vars(self).update({name: vars(network)[name] for name in ("_modules", "_parameters", "_buffers")})
         vars(self)["_mine"] = frozenset(vars(self))
@@ -50,10 +52,10 @@ class AttackedNetwork(nn.Module):
     @property
     def form_options(self) -> FormOptions:
         """How the arithmetic is done in evaluation mode."""
-        form: Form = vars(self)["_form"]
+        form: EvaluationForm = vars(self)["_form"]
         return form.options
 
-    def compute_by(self, form: Form) -> None:
+    def compute_by(self, form: EvaluationForm) -> None:
         """Takes another form of the network for evaluation mode."""
         self._form = form
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from qadv.estimators.answers import Answers, errors
 from qadv.estimators.attacked import AttackedNetwork
 from qadv.estimators.forms import outermost
+from qadv.frontends.find import frontend_of
 from qadv.modes import evaluation_mode
 from qadv.network_lock import lock_of
-from qadv.quantization.form import Form, FormOptions
-from qadv.quantization.layers import QuantActivation, _QuantLayer
+from qadv.quantization.form import FormOptions
 from qadv.random_states import global_states_kept
 
 _TRIED = (FormOptions(fold_batch_norm=True, channels_last=True), FormOptions(fold_batch_norm=True))
@@ -42,15 +42,17 @@ def choose_form(classifier: Any, images: Tensor | np.ndarray[Any, Any] | None = 
     """
     model: AttackedNetwork = classifier.model
     network = model.held_network
-    if not any(isinstance(module, _QuantLayer | QuantActivation) for module in network.modules()):
+    frontend = frontend_of(network)
+    if not frontend.recognises(network):
         return
+    tried = _TRIED if fold and frontend.folds else ()
     batch = _images(classifier, images)
     with lock_of(network), evaluation_mode(model), global_states_kept():
         expected = _answers(network, batch)
         if expected is None or not bool(expected.logits.isfinite().all() & expected.gradients.isfinite().all()):
             return
-        for options in _TRIED if fold else ():
-            form = Form(network, options)
+        for options in tried:
+            form = frontend.form(network, options)
             if _share_of_same(_answers(form, batch, expected.classes), expected) >= 0.5:
                 model.compute_by(form)
                 return
@@ -59,8 +61,8 @@ def choose_form(classifier: Any, images: Tensor | np.ndarray[Any, Any] | None = 
             return  # random: nothing to compare with
         as_it_is = _share_of_same(_answers(model, batch, expected.classes), expected) < 0.5
         if as_it_is:
-            model.compute_by(Form(network, FormOptions(as_it_is=True)))
-    if as_it_is or fold:
+            model.compute_by(frontend.form(network, FormOptions(as_it_is=True)))
+    if as_it_is or tried:
         what = "other modules standing in for its quantized layers" if as_it_is else "its BatchNorms folded"
         said = "" if as_it_is else "; fold=False says so from the start"
         warnings.warn(

@@ -5,16 +5,13 @@ from qadv.quantization.convert import quantize
 from qadv.quantization.quantizer import ActivationQuantizer, WeightQuantizer
 from qadv.quantization.scheme import Scheme, parse_scheme
 from qadv.quantization.stochastic import set_stochastic_ratio
-from qadv.quantization.summary import Summary, summarize
 
 __all__ = [
     "ActivationQuantizer",
     "Calibration",
     "Scheme",
-    "Summary",
     "WeightQuantizer",
     "parse_scheme",
     "quantize",
     "set_stochastic_ratio",
-    "summarize",
 ]

@@ -1,6 +1,7 @@
 """Fits a network that was not trained with quantizers to data: ranges, BatchNorm statistics, biases."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,7 +15,6 @@ from qadv.errors import InvalidInputError, some
 from qadv.modes import evaluation_mode
 from qadv.quantization.corrections import correct
 from qadv.quantization.layers import activation_quantizers
-from qadv.quantization.other_backward import quantizing_with
 from qadv.quantization.quantizer import ActivationQuantizer
 from qadv.quantization.ranges import Histogram, mse_range, percentile_range
 
@@ -90,7 +90,7 @@ def calibrate(model: nn.Module, original: nn.Module, calibration: Calibration) -
     batches = calibration.batches(device)
     with evaluation_mode(model), evaluation_mode(original):
         if free := {name: quantizer for name, quantizer in activation_quantizers(model) if quantizer.takes_range}:
-            with quantizing_with(model, lambda quantizer: quantizer.unquantized):
+            with _quantizing_with(model, lambda quantizer: quantizer.unquantized):
                 _correct(model, original, batches, calibration)
             _choose_ranges(model, free, batches, calibration)
         _correct(model, original, batches, calibration)
@@ -99,6 +99,21 @@ def calibrate(model: nn.Module, original: nn.Module, calibration: Calibration) -
 def _correct(model: nn.Module, original: nn.Module, batches: list[Tensor], calibration: Calibration) -> None:
     if calibration.batch_norm or calibration.bias_correction:
         correct(model, original, batches, calibration.batch_norm, calibration.bias_correction)
+
+
+@contextmanager
+def _quantizing_with(
+    model: nn.Module, make: Callable[[ActivationQuantizer], Callable[[Tensor], Tensor]]
+) -> Iterator[None]:
+    """Puts what `make` gives for each activation quantizer in the place of its `quantize`."""
+    changed = {quantizer: make(quantizer) for _, quantizer in activation_quantizers(model)}
+    for quantizer, quantize in changed.items():
+        vars(quantizer)["quantize"] = quantize
+    try:
+        yield
+    finally:
+        for quantizer in changed:
+            del vars(quantizer)["quantize"]
 
 
 def _choose_ranges(
@@ -115,7 +130,7 @@ def _choose_ranges(
 
         return quantize
 
-    with quantizing_with(model, counting):
+    with _quantizing_with(model, counting):
         for _ in range(2):  # first the extremes, then the counts between them
             for batch in batches:
                 model(batch)

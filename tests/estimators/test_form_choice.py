@@ -63,9 +63,9 @@ def test_memory_that_can_not_lie_otherwise_is_left_as_it_lies():
 
 
 def test_what_changes_the_function_is_dropped_with_a_word(monkeypatch):
-    from qadv.quantization import kept_weights
+    from qadv.quantization import kept_values
 
-    monkeypatch.setattr(kept_weights, "folded", lambda weight, bias, norm: (2 * weight, bias))
+    monkeypatch.setattr(kept_values, "folded", lambda weight, bias, norm: (2 * weight, bias))
     with pytest.warns(UserWarning, match="not the same function with its BatchNorms folded"):
         assert classifier_of(Network()).model.form_options == FormOptions()
 

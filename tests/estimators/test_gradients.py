@@ -116,13 +116,13 @@ def test_tensors_give_tensors(x, y):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_an_attack_leaves_the_parameters_out_unless_art_calls_backward_itself(name, x, y, monkeypatch):
-    from qadv.quantization import kept_weights
+    from qadv.quantization import kept_values
 
     classifier = classifier_of(NETWORKS[name]())
     asked = []
-    real = kept_weights._FromLatent.backward
+    real = kept_values._FromLatent.backward
     monkeypatch.setattr(
-        kept_weights._FromLatent, "backward", staticmethod(lambda ctx, *g: asked.append(1) or real(ctx, *g))
+        kept_values._FromLatent, "backward", staticmethod(lambda ctx, *g: asked.append(1) or real(ctx, *g))
     )
     before = classifier.loss_gradient(x, y)
     classifier.class_gradient(x)

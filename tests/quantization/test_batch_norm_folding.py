@@ -10,6 +10,7 @@ import qadv
 from qadv.quantization.batch_norm_folding import can_be_folded, foldable, folded
 from qadv.quantization.form import Form, FormOptions
 from qadv.quantization.frozen import freeze
+from qadv.quantization.own_parts import own_parts
 
 LAYERS = nn.Conv1d | nn.Conv2d | nn.Linear
 
@@ -36,7 +37,7 @@ def folded_norms(model, x):
 
 
 def form(model):
-    return Form(model, FormOptions(fold_batch_norm=True))
+    return Form(model, FormOptions(fold_batch_norm=True), own_parts)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from qadv.backbones import create_backbone
 from qadv.estimators.attacked import AttackedNetwork
 from qadv.estimators.upkeep import run_after_steps
 from qadv.quantization.form import FormOptions
-from qadv.quantization.kept_weights import KeptWeights
+from qadv.quantization.kept_values import KeptValues
 from qadv.quantization.pwlq import PiecewiseWeights
 from qadv.quantization.stand_ins import NoFormError
 from qadv.quantization.uniform import IntWeights
@@ -78,8 +78,8 @@ def test_outputs_and_gradients_are_those_of_the_network_to_the_bit_or_when_folde
     model, x = network(name, weights, activations)
     with_statistics(model)
     kept = []
-    keep = KeptWeights._keep
-    monkeypatch.setattr(KeptWeights, "_keep", lambda self: kept.append(len(self._sources)) or keep(self))
+    keep = KeptValues._keep
+    monkeypatch.setattr(KeptValues, "_keep", lambda self: kept.append(len(self._sources)) or keep(self))
     expected = outputs_and_gradients(model, x)
     assert kept == []
     held = AttackedNetwork(model)

@@ -12,7 +12,7 @@ from torch import nn
 
 import qadv
 from qadv.errors import FileFormatError, InvalidInputError, TrainingError
-from qadv.quantization.kept_weights import KeptWeights
+from qadv.quantization.kept_values import KeptWeights
 from qadv.trainers.feedback_search import FeedbackSearch, FeedbackSettings
 from qadv.trainers.margins import margins, unit_directions
 from qadv.trainers.orthogonality import Orthogonality

@@ -23,8 +23,8 @@ from qadv.errors import InvalidInputError
 from qadv.estimators.checks import check_images, check_labels
 from qadv.estimators.fingerprint import fingerprint
 from qadv.estimators.protocol import Classifier
+from qadv.frontends.find import quantized_activations
 from qadv.modes import evaluation_mode
-from qadv.quantization.layers import activation_quantizers
 from qadv.random_states import seeded
 from qadv.strengths import check_eps
 from qadv.units import Length, Share
@@ -162,7 +162,7 @@ def _factory(adaptive: Any) -> Callable[[Any], Any] | None:
 
 
 def _gradient(classifier: Classifier) -> str:
-    specs = {quantizer.spec or f"{quantizer.bits} bit" for _, quantizer in activation_quantizers(classifier.model)}
+    specs = {quantizer.scheme or f"{quantizer.bits} bit" for quantizer in quantized_activations(classifier.model)}
     parts = [f"straight-through in the activations ({', '.join(sorted(specs))})"] if specs else ["the network's own"]
     parts += [f"through {type(defence).__name__}" for defence in classifier.preprocessing_defences or []]
     return ", ".join(parts)

@@ -8,7 +8,7 @@ from qadv.deployment.export import export
 from qadv.diagnostics.audit.case import AuditCase
 from qadv.diagnostics.audit.result import Finding, Grade
 from qadv.errors import QadvError
-from qadv.quantization.layers import _QuantLayer, activation_quantizers
+from qadv.frontends.find import quantizers
 
 
 class ExportedModel:
@@ -20,8 +20,7 @@ class ExportedModel:
 
     def examine(self, case: AuditCase) -> Finding:
         classifier = case.target.classifier
-        weights = [m for m in classifier.model.modules() if isinstance(m, _QuantLayer) and m.weight_quantizer]
-        if not weights and not activation_quantizers(classifier.model):
+        if not quantizers(classifier.model):
             return Finding.none("the network is not quantized")
         if case.target.draws > 1:
             return Finding.none("the network's answers are random")

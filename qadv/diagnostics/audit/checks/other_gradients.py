@@ -8,8 +8,8 @@ from qadv.diagnostics.audit.case import Attack, AuditCase
 from qadv.diagnostics.audit.losses import at_temperature, typical_margin
 from qadv.diagnostics.audit.result import NO_GRADIENT, Finding
 from qadv.diagnostics.audit.target import Images, Labels
-from qadv.quantization.layers import activation_quantizers
-from qadv.quantization.other_backward import SURROGATES, Surrogate, other_backward
+from qadv.frontends.find import quantized_activations
+from qadv.frontends.other_backward import SURROGATES, Surrogate, other_backward
 
 _TEMPERATURES = (0.1, 1.0, 10.0)
 
@@ -30,7 +30,7 @@ class OtherGradients:
         left = case.direct
         model = case.target.classifier.model
         attacks: dict[str, Attack] = {}
-        if activation_quantizers(model):
+        if quantized_activations(model):
             attacks |= {f"PGD, {name} backward": _with_backward(case, other) for name, other in SURROGATES.items()}
         attacks |= _at_temperatures(case)
         gains = {name: int(case.attack(name, attack, left).sum()) for name, attack in attacks.items()}

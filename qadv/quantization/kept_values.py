@@ -1,10 +1,10 @@
-"""Weights that are computed once for a whole network, and kept for as long as nothing they come from has changed."""
+"""Values that are computed once for a whole network, and kept for as long as nothing they come from has changed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, compress
 from operator import is_
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,9 +17,24 @@ from qadv.quantization.stand_ins import NoFormError
 _LARGE = 2**14  # bytes: below, calls cost more than copies
 
 
+class Source(Protocol):
+    """Where a few tensors that a network computes with come from, as a layer's quantized weight and its bias.
+
+    Attributes:
+        modules: those whose parameters and buffers the tensors depend on.
+    """
+
+    @property
+    def modules(self) -> Sequence[nn.Module]: ...
+
+    def values(self) -> tuple[Tensor | None, ...]:
+        """Returns the tensors, differentiable; with `None`, always in the same places."""
+        ...
+
+
 @dataclass(frozen=True)
-class Source:
-    """A layer, with the quantizer of its weights and the BatchNorm that is folded into it, if any."""
+class LayerSource:
+    """A layer's weight and bias, with the quantizer of its weights and the BatchNorm that is folded into it, if any."""
 
     layer: Any
     quantizer: WeightQuantizer | None = None
@@ -27,33 +42,33 @@ class Source:
 
     @property
     def modules(self) -> list[nn.Module]:
-        """Those that the layer's weight and bias are computed from."""
         norm = [] if self.norm is None else [self.norm]
         return [self.layer, *norm, *(() if self.quantizer is None else self.quantizer.modules())]
 
-    @property
-    def tensors(self) -> list[Tensor]:
-        """What these hold that weight and bias depend on: all but what counts batches."""
-        return [
-            tensor
-            for module in self.modules
-            for name, tensor in (*module._parameters.items(), *module._buffers.items())
-            if tensor is not None and name != "num_batches_tracked"
-        ]
-
     def values(self) -> tuple[Tensor, Tensor | None]:
-        """Returns weight and bias as the layer uses them, differentiable."""
+        if self.norm is not None and not can_be_folded(self.norm):
+            raise NoFormError  # its statistics are gone: those of each batch count
         weight = self.layer.weight if self.quantizer is None else self.quantizer(self.layer.weight)[0]
         return (weight, self.layer.bias) if self.norm is None else folded(weight, self.layer.bias, self.norm)
 
 
-class KeptWeights:
-    """Weights and biases of a network's layers, with a copy of all that they were computed from.
+def _tensors(source: Source) -> list[Tensor]:
+    """Returns what a source's modules hold that its values depend on: all but what counts batches."""
+    return [
+        tensor
+        for module in source.modules
+        for name, tensor in (*module._parameters.items(), *module._buffers.items())
+        if tensor is not None and name != "num_batches_tracked"
+    ]
+
+
+class KeptValues:
+    """What a network's layers compute with, and a copy of all that it was computed from.
 
     Contents are compared: version counters miss changes through `.data` and NumPy. On a GPU that is one wait for it.
 
     Args:
-        sources: the layers.
+        sources: one for each layer.
         channels_last: whether weights of two dimensions in space lie in memory with their channels last.
     """
 
@@ -65,21 +80,21 @@ class KeptWeights:
         self._dicts = [each for own in self._attributes for each in (own["_parameters"], own["_buffers"])]
         self._objects: list[Any] | None = None
         self._tensors: list[Tensor] = []
-        self._values: list[tuple[Tensor, Tensor | None]] = []
+        self._values: list[tuple[Tensor | None, ...]] = []
 
-    def __call__(self) -> list[tuple[Tensor, Tensor | None]]:
-        """Returns each layer's weight and bias, in the graph of their latent ones where gradients are recorded."""
+    def __call__(self) -> list[tuple[Tensor | None, ...]]:
+        """Returns each source's values, in the graph of the latent ones where gradients are recorded."""
         if not self._hold():
             self._keep()
         trained = [any(tensor.requires_grad for tensor in tensors) for tensors in self._tensors_of]
         if not torch.is_grad_enabled() or not any(trained):
             return self._values
-        present = [value for pair in compress(self._values, trained) for value in pair if value is not None]
+        present = [value for values in compress(self._values, trained) for value in values if value is not None]
         tensors = dict.fromkeys(chain.from_iterable(compress(self._tensors_of, trained)))
         found = iter(_FromLatent.apply(list(compress(self._sources, trained)), present, *tensors))
         return [
-            (next(found), None if bias is None else next(found)) if asked else (weight, bias)
-            for asked, (weight, bias) in zip(trained, self._values, strict=True)
+            tuple(None if value is None else next(found) for value in values) if asked else values
+            for asked, values in zip(trained, self._values, strict=True)
         ]
 
     def _hold(self) -> bool:
@@ -107,11 +122,9 @@ class KeptWeights:
         parameters = chain.from_iterable(map(dict.values, self._dicts[::2]))
         if not all(isinstance(each, nn.Parameter) for each in parameters if each is not None):
             raise NoFormError  # put there by functional_call, for this pass only
-        if not all(can_be_folded(source.norm) for source in self._sources if source.norm is not None):
-            raise NoFormError  # its statistics are gone: those of each batch count
         self._objects = None  # until all that follows is done, which an interruption or an error may end
         objects = self._found()
-        self._tensors_of = [source.tensors for source in self._sources]
+        self._tensors_of = list(map(_tensors, self._sources))
         self._tensors = list(dict.fromkeys(chain.from_iterable(self._tensors_of)))
         self._layout = [_place(tensor) for tensor in self._tensors]
         self._pieces: dict[torch.device, list[Any]] = {}
@@ -128,7 +141,7 @@ class KeptWeights:
                 continue
             piece.append(own)
         self._copy = self._joined()
-        self._values = [tuple(map(self._kept, source.values())) for source in self._sources]  # type: ignore[misc]
+        self._values = [tuple(map(self._kept, source.values())) for source in self._sources]
         self._objects = objects
 
     def _kept(self, value: Tensor | None) -> Tensor | None:

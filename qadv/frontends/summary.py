@@ -7,11 +7,11 @@ import torch
 from rich.table import Table
 from torch import nn
 
-from qadv.modes import weight_layers
-from qadv.quantization.layers import QuantActivation, _QuantLayer, activation_quantizers
-from qadv.quantization.packing import pack
+from qadv.frontends.find import quantizers
+from qadv.frontends.frontend import QuantizedTensor, QuantizedWeights
+from qadv.modes import held_network, weight_layers
+from qadv.quantization.packing import packed_size
 from qadv.quantization.plan import Plan
-from qadv.quantization.quantizer import ActivationQuantizer
 from qadv.tables import as_text
 
 _COLUMNS = "layer", "kind", "scheme", "bits", "input", "levels used", "scale", "share", "packed", "float32"
@@ -103,45 +103,55 @@ def summarize(model: Any) -> Summary:
     Args:
         model: a `torch.nn.Module`, or a classifier that holds one.
     """
-    module = model if isinstance(model, nn.Module) else model.model
+    module = held_network(model if isinstance(model, nn.Module) else model.model)
     total = sum(p.numel() for p in module.parameters()) or 1
+    found: dict[str, list[QuantizedTensor]] = {}
+    for quantizer in quantizers(module):
+        found.setdefault(quantizer.layer, []).append(quantizer)
+    inputs = _input_schemes(module, found)
+    parts = {part for name in found for part in module.get_submodule(name).modules()} - set(
+        map(module.get_submodule, found)
+    )
     rows: list[LayerSummary] = []
-    inputs = _input_schemes(module)
     counted: set[nn.Parameter] = set()  # a parameter tied to two layers is counted with the first
     for name, layer in module.named_modules():
-        if isinstance(layer, ActivationQuantizer):
-            continue  # part of the layer it stands in
-        own = set(layer.parameters(recurse=isinstance(layer, QuantActivation))) - counted
-        if own or isinstance(layer, QuantActivation):
+        if layer in parts:
+            continue  # of the quantized layer that it stands in
+        own = set(layer.parameters(recurse=name in found)) - counted
+        if own or any(quantizer.role == "output" for quantizer in found.get(name, ())):
             counted |= own
-            rows.append(_row(name or "(root)", layer, own, total, inputs.get(name, "")))
+            rows.append(_row(name or "(root)", layer, own, total, inputs.get(name, ""), found.get(name, [])))
     return Summary(tuple(rows))
 
 
-def _input_schemes(model: nn.Module) -> dict[str, str]:
-    """Returns the scheme of each convolution's and linear layer's input, as `quantize` planned it."""
+def _input_schemes(model: nn.Module, found: dict[str, list[QuantizedTensor]]) -> dict[str, str]:
+    """Returns the scheme of each convolution's and linear layer's input: its own, or as `quantize` planned it."""
+    schemes = {q.layer: {q.role: q.scheme} for quantizers in found.values() for q in quantizers if q.role != "weights"}
+    own = {name: roles["input"] for name, roles in schemes.items() if "input" in roles}
     recipe = getattr(model, "qadv_quantization", None)
     if recipe is None:
-        return {}
-    quantizers = {name: quantizer.spec for name, quantizer in activation_quantizers(model)}
+        return own
     plan = Plan.from_dict(recipe["plan"])
-    sources = {name: name if plan.own_input(name) else plan.inputs.get(name, "") for name in weight_layers(model)}
-    return {name: quantizers.get(source, "float") for name, source in sources.items()}
+    outputs = {name: roles["output"] for name, roles in schemes.items() if "output" in roles}
+    return {name: own.get(name) or outputs.get(plan.inputs.get(name, ""), "float") for name in weight_layers(model)}
 
 
 @torch.no_grad()
-def _row(name: str, layer: nn.Module, own: set[nn.Parameter], total: int, input_scheme: str) -> LayerSummary:
+def _row(
+    name: str, layer: nn.Module, own: set[nn.Parameter], total: int, input_scheme: str, found: list[QuantizedTensor]
+) -> LayerSummary:
     parameters = sum(p.numel() for p in own)
-    scheme, bits, levels, scale = "float", 32, None, None
+    by_role = {quantizer.role: quantizer for quantizer in found}
+    shown = by_role.get("weights") or by_role.get("output")
+    levels = None
     packed = full = 4 * parameters
-    if isinstance(layer, QuantActivation):
-        quantizer = layer.quantizer
-        scheme, bits, scale = quantizer.spec, quantizer.bits, (quantizer.scale.item(), quantizer.scale.item())
-    elif isinstance(layer, _QuantLayer) and (weights := layer.weight_quantizer) is not None:
-        codes, scales = layer.quantized()
-        scheme, bits, scale = weights.spec, weights.bits, (scales.min().item(), scales.max().item())
-        levels = len(torch.unique(codes)), len(weights.code_values())
-        if layer.weight in own:
-            packed += pack(codes, weights.code_values(), bits).nbytes + 4 * scales.numel() - 4 * codes.numel()
+    if isinstance(shown, QuantizedWeights):
+        if shown.codes is not None:
+            levels = len(torch.unique(shown.codes)), shown.nb_codes
+        if shown.parameter is None or shown.parameter in own:
+            scales = 0 if shown.scale is None else shown.scale.numel()
+            packed += packed_size(shown.value.numel(), shown.bits) + 4 * scales - 4 * shown.value.numel()
+    scheme, bits = ("float", 32) if shown is None else (shown.scheme, shown.bits)
+    scale = None if shown is None or shown.scale is None else (shown.scale.min().item(), shown.scale.max().item())
     kind, share = type(layer).__name__, parameters / total
     return LayerSummary(name, kind, scheme, bits, levels, input_scheme, scale, parameters, share, packed, full)

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 import qadv
+from qadv.frontends.other_backward import SURROGATES, other_backward
 from qadv.quantization.frozen import freeze
 from qadv.quantization.layers import activation_quantizers
-from qadv.quantization.other_backward import SURROGATES, other_backward
 
 POINTS = np.linspace(-8, 8, 65, dtype=np.float64)
 

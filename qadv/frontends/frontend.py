@@ -1,0 +1,148 @@
+"""What a front end says of a network: how it is quantized, and how it is computed in evaluation mode."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol
+
+from torch import Tensor, nn
+
+from qadv.quantization.form import Form, FormOptions, Part
+
+Function = Callable[[Tensor], Tensor]
+
+
+def _as_it_is(function: Function) -> Function:
+    return function
+
+
+class EvaluationForm(Protocol):
+    """Computes what a network does in evaluation mode: images (N, …) → logits, or what another of its methods gives.
+
+    Attributes:
+        options: how the arithmetic is done.
+    """
+
+    options: FormOptions
+
+    def __call__(self, x: Any, method: str = "__call__") -> Any: ...
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class QuantizedTensor:
+    """One quantizer of a network.
+
+    Attributes:
+        layer: name of the module whose weights, input or output it quantizes, as in `network.named_modules()`.
+        role: which of these.
+        scheme: what its users call it, e.g. `"int:4"` or `"Int8WeightPerTensorFloat"`.
+        bits: of one code.
+        scale: distance of two neighbouring levels, one or one for each filter; `None` where there is no such number.
+        estimator: what stands for the derivative of the rounding, e.g. `"straight-through, clipped"`.
+        origin: name of the front end.
+    """
+
+    layer: str
+    role: Literal["weights", "input", "output"]
+    scheme: str
+    bits: int
+    scale: Tensor | None
+    estimator: str = "straight-through"
+    origin: str = ""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class QuantizedWeights(QuantizedTensor):
+    """Weights as a layer computes with them.
+
+    Attributes:
+        value: the quantized weights, shaped as the layer's, without gradient.
+        codes: the integer code of each weight, same shape; `None` where they are not stored as integers.
+        nb_codes: how many codes the scheme has.
+        latent: the weights that are quantized; `None` where only the quantized ones are there.
+        parameter: the parameter that holds the latent weights, or `None`.
+    """
+
+    value: Tensor
+    codes: Tensor | None = None
+    nb_codes: int = 0
+    latent: Tensor | None = None
+    parameter: nn.Parameter | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class QuantizedActivation(QuantizedTensor):
+    """What quantizes activations, or the input of a layer.
+
+    Attributes:
+        levels: all values that it can give, ascending, (levels,).
+        at: name of the module that what is quantized enters first; `""` for `layer`.
+        place: object and attribute where the function that quantizes is found; another one put there is called instead.
+        adapted: makes of a function of a tensor what is called in that place, which may return more than a tensor.
+    """
+
+    levels: Tensor
+    place: tuple[object, str]
+    at: str = ""
+    adapted: Callable[[Function], Callable[..., Any]] = _as_it_is
+
+    def function(self) -> Function:
+        """Returns what quantizes now, (N, …) → the same shape, with the network's own gradient."""
+        owner, name = self.place
+        found: Function = getattr(owner, name)
+        return found
+
+    def squash(self, x: Tensor) -> Tensor:
+        """Returns what is rounded, shaped as `x`: `x` itself."""
+        return x
+
+    def unquantized(self, x: Tensor) -> Tensor:
+        """Returns what the float network has in this place, shaped as `x`: `x` itself."""
+        return x
+
+    @contextmanager
+    def replaced_by(self, function: Function) -> Iterator[None]:
+        """Lets the network quantize by another function, for the time of a block."""
+        owner, name = self.place
+        vars(owner)[name] = self.adapted(function)
+        try:
+            yield
+        finally:
+            del vars(owner)[name]
+
+
+class NetworkFrontend(ABC):
+    """How networks of one origin are read; everything in qadv that asks what is quantized asks a front end.
+
+    Attributes:
+        name: for people, as `"brevitas"`.
+        folds: whether a form may have BatchNorm folded in without being asked for it.
+    """
+
+    name: ClassVar[str] = ""
+    folds: bool = False
+
+    @abstractmethod
+    def recognises(self, network: nn.Module) -> bool:
+        """Whether some module of the network is of this origin; quick, and without importing its toolkit."""
+
+    @abstractmethod
+    def quantizers(self, network: nn.Module) -> list[QuantizedTensor]:
+        """Returns all quantizers of this origin, in order of registration; the network stays as it is."""
+
+    def objection(self, network: nn.Module) -> str:
+        """Returns why a network can't be attacked in the state that it is in, and what to do; `""` if it can."""
+        return ""
+
+    def parts(self, network: nn.Module, options: FormOptions, x: Tensor) -> list[Part]:
+        """Returns what stands in for the network's modules in its form, by default nothing.
+
+        Raises:
+            NoFormError: the network has to compute itself.
+        """
+        return []
+
+    def form(self, network: nn.Module, options: FormOptions) -> EvaluationForm:
+        """Returns what computes the network in evaluation mode: values to the bit, gradients the network's own."""
+        return Form(network, options, self.parts)

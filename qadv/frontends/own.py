@@ -1,0 +1,86 @@
+"""Networks that `qadv.quantize` or `freeze` made."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qadv.frontends.frontend import NetworkFrontend, QuantizedActivation, QuantizedTensor, QuantizedWeights
+from qadv.quantization.form import FormOptions, Part
+from qadv.quantization.frozen import FrozenLayer
+from qadv.quantization.layers import QuantActivation, _QuantLayer
+from qadv.quantization.own_parts import own_parts
+from qadv.quantization.quantizer import ActivationQuantizer
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _OwnActivation(QuantizedActivation):
+    quantizer: ActivationQuantizer
+
+    @property
+    def squash(self) -> Callable[[Tensor], Tensor]:
+        return self.quantizer.squash
+
+    @property
+    def unquantized(self) -> Callable[[Tensor], Tensor]:
+        return self.quantizer.unquantized
+
+
+class OwnFrontend(NetworkFrontend):
+    """Reads layers that describe themselves; their form has BatchNorm folded in where that is asked for."""
+
+    name = "qadv"
+    folds = True
+
+    def recognises(self, network: nn.Module) -> bool:
+        return any(isinstance(module, _QuantLayer | QuantActivation) for module in network.modules())
+
+    def quantizers(self, network: nn.Module) -> list[QuantizedTensor]:
+        found: list[QuantizedTensor] = []
+        for name, module in network.named_modules():
+            if isinstance(module, QuantActivation):
+                found.append(_activation(name, module.quantizer, "output"))
+            elif isinstance(module, _QuantLayer):
+                if module.input_quantizer is not None:
+                    found.append(_activation(name, module.input_quantizer, "input"))
+                if module.weight_quantizer is not None:
+                    found.append(_weights(name, module))
+        return found
+
+    def parts(self, network: nn.Module, options: FormOptions, x: Tensor) -> list[Part]:
+        return own_parts(network, options, x)
+
+
+def _activation(name: str, quantizer: ActivationQuantizer, role: Any) -> QuantizedActivation:
+    return _OwnActivation(
+        layer=name,
+        role=role,
+        scheme=quantizer.spec,
+        bits=quantizer.bits,
+        scale=quantizer.scale.detach(),
+        origin=OwnFrontend.name,
+        levels=quantizer.levels().detach(),
+        place=(quantizer, "quantize"),
+        quantizer=quantizer,
+    )
+
+
+@torch.no_grad()
+def _weights(name: str, layer: Any) -> QuantizedWeights:
+    quantizer = layer.weight_quantizer
+    codes, scale = layer.quantized()
+    return QuantizedWeights(
+        layer=name,
+        role="weights",
+        scheme=quantizer.spec,
+        bits=quantizer.bits,
+        scale=scale,
+        origin=OwnFrontend.name,
+        value=quantizer.decode(codes, scale),
+        codes=codes,
+        nb_codes=len(quantizer.code_values()),
+        latent=None if isinstance(layer, FrozenLayer) else layer.weight.detach(),
+        parameter=layer.weight,
+    )
