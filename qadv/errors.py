@@ -52,6 +52,10 @@ class AttackError(QadvError, ArithmeticError):
     """An attack can't go on: logits or gradients are not finite."""
 
 
+class NoGradientError(AttackError):
+    """A network has no gradient of its logits with respect to its images."""
+
+
 class MaskedGradientWarning(UserWarning):
     """A gradient at the input is exactly zero: attacks by gradients say nothing about these images."""
 

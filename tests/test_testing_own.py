@@ -98,6 +98,8 @@ for name in (
     globals()[f"test_audit_check_{name}"] = little("audit-check", name)
 test_audit_check_more_work = conformance("audit-check", "more-work")
 
+test_frontend_qadv = conformance("frontend", "qadv", network=lambda: digits_classifier().network)
+
 SMALL = {"input_shape": (1, 8, 8)}
 test_backbone_mnist_cnn = conformance("backbone", "mnist-cnn", image_size=8, width=4, **SMALL)
 test_backbone_resnet20 = little("backbone", "resnet20", **SMALL)

@@ -11,13 +11,15 @@ from tests import (
     test_testing_common,
     test_testing_data,
     test_testing_defences,
+    test_testing_frontends,
     test_testing_networks,
 )
 from tests.planted import Offenders
 
 PAGE = Path(__file__).parent.parent / "docs" / "conformance.md"
 MODULES = (
-    test_testing_attacks, test_testing_common, test_testing_data, test_testing_defences, test_testing_networks,
+    test_testing_attacks, test_testing_common, test_testing_data, test_testing_defences,
+    test_testing_frontends, test_testing_networks,
 )  # fmt: skip
 ON_DISK = {
     "listed": ["a component without summary", "a plugin with a fault"],

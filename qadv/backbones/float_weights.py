@@ -1,5 +1,6 @@
 """Loads the weights of a float network from a safetensors file."""
 
+import copy
 import os
 from collections.abc import Collection, Mapping
 
@@ -10,6 +11,7 @@ from qadv.errors import FileFormatError, InvalidInputError, some
 from qadv.files import read_tensors
 
 Shape = tuple[int, ...]
+_PLAIN_LOADING = (nn.Module._load_from_state_dict, nn.modules.batchnorm._NormBase._load_from_state_dict)
 _FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
@@ -22,12 +24,15 @@ def load_float_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
 def load_state(model: nn.Module, tensors: dict[str, Tensor], origin: str) -> None:
     """`load_state_dict` that compares names, shapes, types and values first, and names the first differences.
 
-    Only BatchNorm's `num_batches_tracked` may be missing.
+    Only BatchNorm's `num_batches_tracked` may be missing. Modules that load in a way of their own, as Brevitas's whose
+    state grows while they are trained, decide themselves what fits; a copy of the model is tried first.
 
     Raises:
         FileFormatError: the tensors do not fit the model, which is as it was.
     """
     expected = model.state_dict()
+    if expected.keys() != tensors.keys() and any(map(_loads_itself, model.modules())):
+        expected = _state_after(copy.deepcopy(model), tensors)
     shapes, found = ({name: tensor.shape for name, tensor in state.items()} for state in (expected, tensors))
     differences = {
         "tensors missing": missing(shapes, found),
@@ -45,6 +50,22 @@ def load_state(model: nn.Module, tensors: dict[str, Tensor], origin: str) -> Non
         raise FileFormatError(f"{origin}: {bad}")
     with torch.no_grad():
         model.load_state_dict(tensors, strict=False)
+
+
+def _loads_itself(module: nn.Module) -> bool:
+    return type(module)._load_from_state_dict not in _PLAIN_LOADING
+
+
+def _state_after(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the state that is expected of a model which takes these tensors, by what loading them says."""
+    try:
+        with torch.no_grad():
+            result = model.load_state_dict(dict(tensors), strict=False)
+    except RuntimeError:  # shapes, which are compared by the caller
+        return model.state_dict()
+    state = model.state_dict()
+    taken = {name: state.get(name, tensor) for name, tensor in tensors.items() if name not in result.unexpected_keys}
+    return taken | {name: state[name] for name in result.missing_keys if name in state}
 
 
 def missing(expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> list[str]:

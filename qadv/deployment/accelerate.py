@@ -18,7 +18,7 @@ from qadv.estimators.attacked import AttackedNetwork
 from qadv.estimators.checks import check_images
 from qadv.estimators.classifier import QuantizedClassifier
 from qadv.estimators.door import prepare
-from qadv.frontends.find import frontend_of
+from qadv.frontends.find import form_of
 from qadv.frontends.frontend import EvaluationForm
 from qadv.modes import evaluation_mode
 from qadv.quantization.form import FormOptions
@@ -106,10 +106,9 @@ def accelerate(
     with evaluation_mode(network):
         expected = Answers.of(network, batches)
         before: nn.Module | EvaluationForm = network
-        frontend = frontend_of(network)
         for option in (name for name, asked in wanted.items() if asked):
             tried = kept if option == "kept_weights" else replace(kept, **{option: True})
-            form = frontend.form(network, tried)
+            form = form_of(network, tried)
             check = compared(option, form, before, batches, expected, bound, share)
             checks.append(check)
             if check.kept:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qadv.frontends.outputs import logits_of
+
 Network = Callable[[Tensor], Tensor]
 _ROUNDS = 5
 
@@ -79,7 +81,7 @@ def logits_and_gradient(network: Network, x: Tensor, labels: Tensor | None = Non
     """
     x = x.detach().clone().requires_grad_()
     with torch.enable_grad():
-        logits = network(x)
+        logits = logits_of(network(x))
         if labels is None:
             labels = logits.detach().topk(2).indices[:, 1]
         loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
@@ -126,8 +128,7 @@ def errors(found: Tensor, expected: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _logits(network: Network, x: Tensor) -> Tensor:
-    logits: Tensor = network(x)
-    return logits
+    return logits_of(network(x))
 
 
 def _seconds_ratio(a: Network, b: Network, ask: Callable[..., Tensor], *given: Any) -> float:

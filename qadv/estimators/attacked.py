@@ -8,14 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qadv.errors import InvalidInputError
-from qadv.frontends.find import frontend_of
+from qadv.frontends.find import form_of
 from qadv.frontends.frontend import EvaluationForm
+from qadv.frontends.outputs import logits_of
+from qadv.frontends.twins import TwinForm, value_without_gradient
 from qadv.network_lock import lock_of
-from qadv.quantization.form import FormOptions
+from qadv.quantization.form import Form, FormOptions
 from qadv.quantization.stand_ins import NoFormError
 
-_OWN = ("_network", "_form", "_mine")
+_OWN = ("_network", "_form", "_mine", "_surrogate")
 
 
 class AttackedNetwork(nn.Module):
@@ -29,11 +30,18 @@ class AttackedNetwork(nn.Module):
     Args:
         network: the user's network; an `AttackedNetwork` is not held again, see `of`.
         options: how the arithmetic is done in evaluation mode; the default is the network's own to the bit.
+        surrogate: gives the gradients in evaluation mode, images (N, …) → logits; `None` for the network's own.
     """
 
-    def __init__(self, network: nn.Module, options: FormOptions = FormOptions()) -> None:  # noqa: B008  (frozen)
+    def __init__(
+        self,
+        network: nn.Module,
+        options: FormOptions = FormOptions(),  # noqa: B008  (frozen)
+        surrogate: nn.Module | None = None,
+    ) -> None:
         vars(self)["_network"] = network
-        vars(self)["_form"] = frontend_of(network).form(network, options)
+        vars(self)["_surrogate"] = surrogate
+        vars(self)["_form"] = form_of(network, options)
         super().__init__()
         vars(self).update({name: vars(network)[name] for name in ("_modules", "_parameters", "_buffers")})
         vars(self)["_mine"] = frozenset(vars(self))
@@ -48,6 +56,17 @@ class AttackedNetwork(nn.Module):
         """The network that is held."""
         held: nn.Module = vars(self)["_network"]
         return held
+
+    @property
+    def surrogate_network(self) -> nn.Module | None:
+        """The network whose gradients are taken, `None` for its own."""
+        found: nn.Module | None = vars(self)["_surrogate"]
+        return found
+
+    @property
+    def computes_itself(self) -> bool:
+        """Whether values and gradients come from two networks, which a network that this is a part of has to keep."""
+        return self.surrogate_network is not None or not isinstance(vars(self)["_form"], Form)
 
     @property
     def form_options(self) -> FormOptions:
@@ -65,14 +84,14 @@ class AttackedNetwork(nn.Module):
         if isinstance(x, Tensor) and x.dtype in (torch.float64, torch.float16):  # bfloat16 is left to autocast
             x = x.float()
         if torch.compiler.is_compiling():
-            return network(x)
+            return logits_of(network(x))
         lock = lock_of(network)
         with lock:
             if not network.training:
-                return self.evaluated(x)
+                return self._evaluated_logits(x)
             if torch.is_grad_enabled():
                 lock.trained_by = weakref.ref(threading.current_thread())
-            return _logits(network(x))
+            return logits_of(network(x))
 
     def evaluated(self, x: Any, method: str = "__call__") -> Any:
         """What the network's form gives for images, by this method; the network itself where only that can answer."""
@@ -81,6 +100,15 @@ class AttackedNetwork(nn.Module):
                 return self._form(x, method)
             except NoFormError:
                 return getattr(self.held_network, method)(x)
+
+    def _evaluated_logits(self, x: Any) -> Tensor:
+        """What `evaluated` gives, with the gradients of the surrogate if there is one."""
+        asked = torch.is_grad_enabled() and isinstance(x, Tensor) and x.requires_grad
+        if asked and self.surrogate_network is not None:
+            joined = TwinForm(self.evaluated, self.surrogate_network, self.form_options)
+            return logits_of(joined(x))
+        logits = logits_of(self.evaluated(x))
+        return logits if logits.requires_grad or not asked else value_without_gradient(logits, x)
 
     @property
     def training(self) -> bool:
@@ -109,7 +137,8 @@ class AttackedNetwork(nn.Module):
         self.held_network._load_from_state_dict(*args, **kwargs)
 
     def _apply(self, *args: Any, **kwargs: Any) -> "AttackedNetwork":
-        self.held_network._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
+        for network in filter(None, (self.held_network, self.surrogate_network)):
+            network._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
         return self
 
     def extra_repr(self) -> str:
@@ -153,15 +182,4 @@ class AttackedNetwork(nn.Module):
         return iter(self.held_network)  # type: ignore[call-overload,no-any-return]
 
     def __reduce__(self) -> Any:
-        return AttackedNetwork, (self.held_network, self.form_options)
-
-
-def _logits(output: Any) -> Any:
-    """Refuses what networks with auxiliary heads give in training mode, and in evaluation mode they do not."""
-    if isinstance(output, Tensor):
-        return output
-    raise InvalidInputError(
-        f"the model gives a {type(output).__name__} in training mode, and logits in evaluation mode; expected logits. "
-        "Switch auxiliary heads off (torchvision: aux_logits=False), or put the model into a module whose forward "
-        "returns the logits alone, as model(x)[0]"
-    )
+        return AttackedNetwork, (self.held_network, self.form_options, self.surrogate_network)

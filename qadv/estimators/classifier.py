@@ -11,12 +11,13 @@ import torch
 from art.estimators.classification import PyTorchClassifier
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from qadv.backbones.create import create_backbone
 from qadv.backbones.float_weights import load_float_weights
 from qadv.backbones.standardisation import own_standardisation, report_standardisation
 from qadv.checks import check_flag, check_whole
-from qadv.errors import InvalidInputError, QadvError
+from qadv.errors import InvalidInputError, QadvError, UnsupportedModelError, some
 from qadv.estimators import door, storage
 from qadv.estimators.activations import activations, find_layer
 from qadv.estimators.arguments import (
@@ -34,6 +35,7 @@ from qadv.estimators.logits import Logits, other_dtypes
 from qadv.estimators.masked_gradients import report_masking
 from qadv.estimators.oracle import asks_the_network
 from qadv.estimators.upkeep import run_after_steps
+from qadv.frontends.find import frontend_of
 from qadv.modes import evaluation_mode, held_network, in_mode, kept
 from qadv.network_lock import lock_of
 from qadv.postprocessors.softmax import Softmax, with_softmax
@@ -46,6 +48,14 @@ from qadv.units import ClipValues, check_clip_values
 Array = NDArray[Any]
 _LEAST_VALUES_PER_BATCH = 2**19
 _FEW_ROWS = 16
+
+
+def _attacked(model: nn.Module, fold: bool, surrogate: nn.Module | None) -> AttackedNetwork:
+    if surrogate is not None and not isinstance(surrogate, nn.Module):
+        raise InvalidInputError(f"surrogate: expected a torch.nn.Module, got {type(surrogate).__name__}")
+    if surrogate is None and fold:
+        return AttackedNetwork.of(model)
+    return AttackedNetwork(held_network(model), surrogate=None if surrogate is None else held_network(surrogate))
 
 
 @asks_the_network
@@ -74,6 +84,8 @@ class QuantizedClassifier(PyTorchClassifier):
         fold: in evaluation mode a network that `qadv.quantize` made is computed with its BatchNorms folded into the
             layers before them and channels last, if it then answers as it did (`model.form_options` says so); a module
             that another classifier holds goes on as there. `False` keeps the network's own arithmetic, to the bit.
+        surrogate: a network, images → logits, whose gradients are taken in evaluation mode for those of a network that
+            has none or bad ones (backward pass differentiable approximation); values stay the network's own.
 
     Raises:
         InvalidInputError: the model does not map such images to that many logits, or another argument is off.
@@ -100,6 +112,7 @@ class QuantizedClassifier(PyTorchClassifier):
         device_type: str = "gpu",
         probabilities: bool = False,
         fold: bool = True,
+        surrogate: nn.Module | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise InvalidInputError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
@@ -117,7 +130,7 @@ class QuantizedClassifier(PyTorchClassifier):
         if check_flag("probabilities", probabilities):
             postprocessing_defences = with_softmax(postprocessing_defences)
         super().__init__(
-            model=AttackedNetwork.of(model) if fold else AttackedNetwork(held_network(model)),
+            model=_attacked(model, fold, surrogate),
             loss=check_loss(loss),
             input_shape=shape,
             nb_classes=nb_classes,
@@ -131,6 +144,8 @@ class QuantizedClassifier(PyTorchClassifier):
         )
         self._limits = limits
         lock_of(self.network)  # from now on, of one thread at a time
+        if objection := frontend_of(self.network).objection(self.network):
+            raise UnsupportedModelError(objection)
         self._check_model()
         if not isinstance(model, AttackedNetwork):
             choose_form(self, fold=fold)
@@ -389,6 +404,7 @@ class QuantizedClassifier(PyTorchClassifier):
         low, high = self._limits if self._limits is not None else (0.0, 1.0)
         grey = np.broadcast_to((low + high) / 2, (1, *self.input_shape)).astype(np.float32)
         image = torch.from_numpy(grey).to(self.device)
+        before = _state(self.network)
         try:
             with torch.no_grad(), evaluation_mode(self.model), report_bypasses(self.model):
                 output = self.model(image)
@@ -399,6 +415,12 @@ class QuantizedClassifier(PyTorchClassifier):
                 f"the model fails on one image of input_shape {self.input_shape}: {type(error).__name__}: {error}"
                 f"{other_dtypes(self.network)}"
             ) from error
+        if changed := _changed(before, _state(self.network)):
+            raise UnsupportedModelError(
+                f"the network changes when it is asked in evaluation mode: {some(changed)}; so each query of an attack "
+                "would meet another network. Run one image through it first, if it only sets itself up then, and "
+                "switch off what observes"
+            )
         if not isinstance(output, Tensor) or tuple(output.shape) != (1, self.nb_classes):
             got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise InvalidInputError(
@@ -420,3 +442,14 @@ class QuantizedClassifier(PyTorchClassifier):
             rows = check_targets(y.detach().cpu().numpy(), nb_samples, self.nb_classes)
             return torch.as_tensor(rows, device=y.device) if y.ndim == 1 else y.float()
         return check_targets(y, nb_samples, self.nb_classes)
+
+
+def _state(network: nn.Module) -> dict[str, Tensor]:
+    """Returns copies of all parameters and buffers by name."""
+    tensors = (*network.named_parameters(), *network.named_buffers())
+    return {name: tensor.detach().clone() for name, tensor in tensors if not is_lazy(tensor)}
+
+
+def _changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> list[str]:
+    """Returns the names of tensors that were there before and are others now."""
+    return [name for name, tensor in before.items() if name not in after or not torch.equal(tensor, after[name])]

@@ -96,7 +96,7 @@ class EnsembleClassifier(QuantizedClassifier):
                 preprocessing = mean + std * own_mean, std * own_std
                 network = network.network
             member = QuantizedClassifier(
-                AttackedNetwork(network, self.model.form_options),
+                network if isinstance(network, AttackedNetwork) else AttackedNetwork(network, self.model.form_options),
                 self.loss,
                 self.input_shape,
                 self._nb_member_classes,
@@ -189,7 +189,7 @@ def _plain(value: Any) -> Any:
 def _network(member: Any, index: int) -> nn.Module:
     """Returns a member's network, with its preprocessing inside."""
     if isinstance(member, nn.Module):
-        return held_network(member)
+        return _part(member)
     if not isinstance(member, PyTorchClassifier):
         raise InvalidInputError(
             f"members: expected ART PyTorchClassifiers or torch.nn.Modules, member {index} is a {type(member).__name__}"
@@ -206,8 +206,14 @@ def _network(member: Any, index: int) -> nn.Module:
             "ensemble, or put them inside the member's network"
         )
     mean, std = mean_std(member)
-    network = held_network(member.model)
+    network = _part(member.model)
     return network if (mean == 0).all() and (std == 1).all() else Standardised(network, mean, std)
+
+
+def _part(model: nn.Module) -> nn.Module:
+    """Returns the network itself, or what holds it where its gradients are another's."""
+    attacked = AttackedNetwork.of(model)
+    return attacked if attacked.computes_itself else attacked.held_network
 
 
 def _describe(member: QuantizedClassifier) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from qadv.checks import check_choice, check_whole
 from qadv.errors import InvalidInputError
+from qadv.frontends.outputs import logits_of
 from qadv.quantization.quantizer import straight_through
 
 Classes = NDArray[np.int64]
@@ -134,7 +135,7 @@ class EnsembleNetwork(nn.Module):
 
     def member_logits(self, x: Tensor) -> Tensor:
         """Returns the logits of each member, (members, N, classes)."""
-        return torch.stack([member(x) for member in self.members])
+        return torch.stack([logits_of(member(x)) for member in self.members])
 
     def forward(self, x: Tensor) -> Tensor:
         output: Tensor = self.combination(self.member_logits(x))

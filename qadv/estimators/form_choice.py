@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from qadv.estimators.answers import Answers, errors
 from qadv.estimators.attacked import AttackedNetwork
 from qadv.estimators.forms import outermost
-from qadv.frontends.find import frontend_of
+from qadv.frontends.find import form_of, frontend_of
 from qadv.modes import evaluation_mode
 from qadv.network_lock import lock_of
 from qadv.quantization.form import FormOptions
@@ -52,7 +52,7 @@ def choose_form(classifier: Any, images: Tensor | np.ndarray[Any, Any] | None = 
         if expected is None or not bool(expected.logits.isfinite().all() & expected.gradients.isfinite().all()):
             return
         for options in tried:
-            form = frontend.form(network, options)
+            form = form_of(network, options)
             if _share_of_same(_answers(form, batch, expected.classes), expected) >= 0.5:
                 model.compute_by(form)
                 return
@@ -61,7 +61,7 @@ def choose_form(classifier: Any, images: Tensor | np.ndarray[Any, Any] | None = 
             return  # random: nothing to compare with
         as_it_is = _share_of_same(_answers(model, batch, expected.classes), expected) < 0.5
         if as_it_is:
-            model.compute_by(frontend.form(network, FormOptions(as_it_is=True)))
+            model.compute_by(form_of(network, FormOptions(as_it_is=True)))
     if as_it_is or tried:
         what = "other modules standing in for its quantized layers" if as_it_is else "its BatchNorms folded"
         said = "" if as_it_is else "; fold=False says so from the start"

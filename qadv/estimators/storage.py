@@ -98,6 +98,7 @@ def write(
             "preprocessing": [mean.tolist(), std.tolist()],
             "probabilities": classifier.probabilities,
             "form": classifier.model.form_options.to_dict(),
+            "surrogate": getattr(classifier.model, "surrogate_network", None) is not None,
         },
         **more,
     }
@@ -178,6 +179,11 @@ def load(cls: type[C], path: str | os.PathLike[str], model: nn.Module | None, ar
         raise InvalidInputError(
             f"{os.fspath(path)} was saved with the defences {defences}, which are not in the file; pass them as "
             "load(..., preprocessing_defences=, postprocessing_defences=), or None to do without"
+        )
+    if header["classifier"].get("surrogate", False) and "surrogate" not in arguments:
+        raise InvalidInputError(
+            f"{os.fspath(path)} was saved with a surrogate for its gradients, which is not in the file; pass it as "
+            "load(..., surrogate=network), or None to do without"
         )
     if "loss" not in settings:
         raise InvalidInputError(f"{os.fspath(path)} was saved with a loss of its own; pass it to load(..., loss=...)")

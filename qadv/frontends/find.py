@@ -60,6 +60,14 @@ def frontend_of(network: nn.Module) -> NetworkFrontend:
     return found[0] if len(found) == 1 else _Together(found) if found else OwnFrontend()
 
 
+def form_of(network: nn.Module, options: FormOptions) -> EvaluationForm:
+    """Returns a network's form; a part that computes itself, as an ensemble's member with a twin, does so in it."""
+    frontend = frontend_of(network)
+    if any(getattr(module, "computes_itself", False) for module in network.modules()):
+        return Form(network, options, frontend.parts)
+    return frontend.form(network, options)
+
+
 def quantizers(model: Any) -> list[QuantizedTensor]:
     """Returns all quantizers of a network, or of the one that a classifier's `model` holds, as front ends see them."""
     network = held_network(model)

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qadv.errors import AttackError
+from qadv.errors import NoGradientError
+from qadv.frontends.outputs import logits_of
 from qadv.quantization.form import FormOptions
 
 _NONE = (
@@ -37,7 +38,12 @@ class _NoGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
-        raise AttackError(_NONE)
+        raise NoGradientError(_NONE)
+
+
+def value_without_gradient(value: Tensor, x: Tensor) -> Tensor:
+    """Returns logits whose backward pass towards the images `x` says that there is none."""
+    return _NoGradient.apply(value, x)  # type: ignore[no-any-return]
 
 
 class TwinForm:
@@ -51,7 +57,7 @@ class TwinForm:
         options: for the form's users; nothing is done differently.
     """
 
-    def __init__(self, values: Callable[[Tensor], Tensor], twin: nn.Module | None, options: FormOptions) -> None:
+    def __init__(self, values: Callable[[Tensor], Any], twin: nn.Module | None, options: FormOptions) -> None:
         self.options = options
         self.twin = twin
         self._values = values
@@ -60,13 +66,13 @@ class TwinForm:
         """Images (N, …) → logits.
 
         Raises:
-            AttackError: in the backward pass, where there is no twin.
+            NoGradientError: in the backward pass, where there is no twin.
         """
         with torch.no_grad():
-            value = self._values(x)
+            value = logits_of(self._values(x))
         if not torch.is_grad_enabled() or not x.requires_grad:
             return value
         if self.twin is None:
-            return _NoGradient.apply(value, x)
+            return value_without_gradient(value, x)
         self.twin.eval()
-        return _ValueOfOne.apply(value, self.twin(x))
+        return _ValueOfOne.apply(value, logits_of(self.twin(x)))

@@ -70,6 +70,8 @@ def with_stand_ins(network: nn.Module, others: Mapping[nn.Module, StandIn]) -> t
     def of(module: nn.Module) -> Any:
         if module not in done:
             done[module] = module
+            if getattr(module, "computes_itself", False):
+                return module
             children = module._modules.items()
             parts = {name: None if child is None else of(held_network(child)) for name, child in children}
             if any(part is not module._modules[name] for name, part in parts.items()):

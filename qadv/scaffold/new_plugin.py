@@ -56,10 +56,11 @@ def new_plugin(name: str, kind: str = "attack", out: str | os.PathLike[str] = ".
         loader=PackageLoader("qadv.scaffold"), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
     )
     code = environment.get_template(f"components/{kind}.py.jinja")
-    # a template says what `conformance` needs besides the name, and whether its target is a class or a function
+    # a template says what `conformance` needs besides the name, and what its target is
     parts = code.make_module(values)
     target, options = str(getattr(parts, "target")), str(getattr(parts, "options", ""))  # noqa: B009
     values |= {"target": target, "options": options, "summary": str(getattr(parts, "summary"))}  # noqa: B009
+    values["imports"] = f"{imports}\n" if (imports := str(getattr(parts, "imports", ""))) else ""
     files = {
         "pyproject.toml": "pyproject.toml.jinja",
         "README.md": "README.md.jinja",

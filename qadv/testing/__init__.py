@@ -16,6 +16,7 @@ from qadv.testing import (  # noqa: F401
     datasets,
     detectors,
     diagnostics,
+    frontends,
     postprocessors,
     preprocessors,
     quantizers,

@@ -1,17 +1,19 @@
 """One door to a classifier's network: what it answers, and that nobody goes round it."""
 
+import copy
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from art.attacks.evasion import FastGradientMethod
 from art.defences.preprocessor import SpatialSmoothing
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
 import qadv
-from qadv.errors import AttackError, InvalidInputError, MaskedGradientWarning
+from qadv.errors import AttackError, InvalidInputError, NoGradientError
 from qadv.estimators import door
 from qadv.estimators.oracle import open_oracle
 
@@ -21,8 +23,8 @@ MEAN, STD = 0.4, 0.5
 ROOT = Path(__file__).parents[2]
 
 
-def network():
-    torch.manual_seed(0)
+def network(seed=0):
+    torch.manual_seed(seed)
     return nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 3))
 
 
@@ -74,18 +76,39 @@ def test_random_networks_are_asked_several_times_for_the_mean():
     assert not torch.equal(single[0][2], single[1][2])
 
 
-def test_where_nothing_depends_on_the_image_the_gradient_is_zero_and_that_is_said():
+def test_a_network_without_gradient_says_so_and_which_attacks_need_none():
     class Detached(nn.Sequential):
         def forward(self, x):
             return super().forward(x).detach()
 
     classifier = classifier_of(model=Detached(network()))
-    with pytest.warns(MaskedGradientWarning, match="5 of 5"):
-        assert not classifier.loss_gradient(X, Y).any()
-    assert not classifier.class_gradient(X).any()
-    assert classifier.class_gradient(X).shape == (5, 3, 1, 4, 4)
-    with pytest.warns(MaskedGradientWarning, match="5 of 5"):
-        qadv.DDN(classifier, max_iter=2, verbose=False).generate(X, Y)
+    for ask in (
+        lambda: classifier.loss_gradient(X, Y),
+        lambda: classifier.class_gradient(X),
+        lambda: qadv.DDN(classifier, max_iter=2, verbose=False).generate(X, Y),
+        lambda: FastGradientMethod(classifier).generate(X, Y),
+    ):
+        with pytest.raises(NoGradientError, match=r"no gradient.*Square.*surrogate="):
+            ask()
+    assert qadv.Square(classifier, max_iter=3, verbose=False).generate(X, Y).shape == X.shape
+
+
+def test_a_surrogate_gives_the_gradients_and_the_network_its_values():
+    values, gradients = network(seed=1), network(seed=2)
+
+    class Detached(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x).detach()
+
+    classifier = classifier_of(model=Detached(values), surrogate=gradients)
+    plain, other = classifier_of(model=values), classifier_of(model=gradients)
+    rebuilt = classifier_of(PyTorchClassifier, classifier.model)
+    for asked in (classifier, rebuilt, copy.deepcopy(classifier)):
+        assert np.array_equal(asked.predict(X), plain.predict(X))
+        assert not np.allclose(asked.predict(X), other.predict(X))
+        assert np.allclose(asked.class_gradient(X), other.class_gradient(X))
+    with pytest.raises(InvalidInputError, match=r"surrogate: expected a torch\.nn\.Module"):
+        classifier_of(model=values, surrogate=other)
 
 
 def test_weights_that_change_meanwhile_are_reported_whoever_asks():

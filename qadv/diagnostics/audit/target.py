@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qadv.backbones.float_weights import check_finite
-from qadv.errors import InvalidInputError
+from qadv.errors import InvalidInputError, NoGradientError
 from qadv.estimators.door import Loss, gradient, mean_of
 from qadv.estimators.ensemble_network import EnsembleNetwork
 from qadv.estimators.module import check_module
@@ -87,6 +87,13 @@ class Target:
         return (predicted != y) & (predicted != self._abstention)
 
     def gradient(self, x: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns logits (N, classes), losses (N,) and the losses' gradients at the images, as `x`; one batch."""
+        """Returns logits (N, classes), losses (N,) and the losses' gradients at the images, as `x`; one batch.
+
+        The gradient of a network that has none is zero.
+        """
         with in_mode(self.classifier.model, training=False):
-            return gradient(self.classifier, x, y, loss, self.draws)
+            try:
+                return gradient(self.classifier, x, y, loss, self.draws)
+            except NoGradientError:
+                answers = torch.from_numpy(self.logits(x.numpy(force=True)))
+                return answers, loss(answers, y), torch.zeros_like(x)
