@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import inf
 from typing import Any
 
@@ -184,7 +184,7 @@ class _Conversion:
         else:
             self.plan = self._plan_of_format_1() if plan is FORMAT_1 else plan
         replaced: dict[nn.Module, nn.Module] = {}
-        left_over: list[str] = []
+        left_over: dict[str, str] = {}
         for name, layer in self.layers.items():
             pattern, scheme = self.weights.find(name)
             kept = scheme is None or (name in self.plan.kept and pattern == "*")
@@ -196,14 +196,19 @@ class _Conversion:
                 weights.layer = name
             new = quantized_layer(layer, weights, inputs, self.fit)
             if new is None:
-                left_over.append(f"{name} ({type(layer).__name__})")
+                left_over[name] = f"{name} ({type(layer).__name__})"
             else:
                 replaced[layer] = new
         if left_over:
-            example = left_over[0].partition(" ")[0]
+            example = f"weights={{'*': 'int:4', {next(iter(left_over))!r}: 'float'}}"
+            if toolkit := _toolkit(map(self.layers.__getitem__, left_over)):
+                raise UnsupportedModelError(
+                    f"these layers are quantized already, by {toolkit}: {some(left_over.values())}. Attack the network "
+                    f"as it is, QuantizedClassifier(model, ...); to quantize others, leave these alone: {example}"
+                )
             raise UnsupportedModelError(
-                f"these layers would silently stay in full precision: {', '.join(left_over)}. Expected nn.Conv2d or "
-                f"nn.Linear; to leave them float on purpose, say so: weights={{'*': 'int:4', {example!r}: 'float'}}"
+                f"these layers would silently stay in full precision: {', '.join(left_over.values())}. Expected "
+                f"nn.Conv2d or nn.Linear; to leave them float on purpose, say so: {example}"
             )
         for name, activation in quantizers.items():
             if name not in self.plan.kept or self.activations.find(name)[0] != "*":
@@ -307,3 +312,10 @@ def _relu_bound(module: nn.Module) -> float | None:
     if isinstance(module, nn.Threshold):
         return inf if module.threshold == module.value == 0 else None
     return inf if isinstance(module, nn.ReLU) else None
+
+
+def _toolkit(layers: Iterable[nn.Module]) -> str:
+    """Returns the toolkit that quantized a layer, `""` for none."""
+    packages = {type(layer).__module__ for layer in layers}
+    toolkits = ("brevitas", "torchao", "torch.ao")
+    return next((each for each in toolkits if any(package.startswith(f"{each}.") for package in packages)), "")

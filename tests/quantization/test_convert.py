@@ -2,6 +2,7 @@
 
 import copy
 
+import brevitas.nn as qnn
 import pytest
 import torch
 import torch.nn.functional as F
@@ -279,3 +280,12 @@ def test_copies_and_state_dicts_keep_their_quantizers():
     with torch.no_grad():
         twin[3].weight.mul_(-1)
     assert not torch.equal(result(x), twin(x))
+
+
+def test_layers_of_another_toolkit_are_named_and_can_be_left_alone():
+    model = nn.Sequential(nn.Flatten(), qnn.QuantLinear(16, 8, bias=True, weight_bit_width=4), nn.Linear(8, 4))
+    with pytest.raises(UnsupportedModelError, match=r"already, by brevitas: 1 \(QuantLinear\).*'1': 'float'"):
+        qadv.quantize(model, "int:4", "float", skip_first_last=False)
+    quantized = qadv.quantize(model, {"2": "int:3"}, "float")
+    assert isinstance(quantized[2], QuantLinear)
+    assert not isinstance(quantized[1], QuantLinear)
