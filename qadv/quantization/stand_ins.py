@@ -68,12 +68,13 @@ def with_stand_ins(network: nn.Module, others: Mapping[nn.Module, StandIn]) -> t
     containers = []
 
     def of(module: nn.Module) -> Any:
+        if getattr(module, "computes_itself", False):
+            return module
+        module = held_network(module)
         if module not in done:
             done[module] = module
-            if getattr(module, "computes_itself", False):
-                return module
             children = module._modules.items()
-            parts = {name: None if child is None else of(held_network(child)) for name, child in children}
+            parts = {name: None if child is None else of(child) for name, child in children}
             if any(part is not module._modules[name] for name, part in parts.items()):
                 done[module] = stand_in(_Container, module, _qadv_parts=parts)
                 containers.append(module)

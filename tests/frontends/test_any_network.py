@@ -1,0 +1,153 @@
+"""Networks that qadv did not make, as classifiers: what they return, keep, save and combine to."""
+
+import copy
+from collections import OrderedDict, namedtuple
+
+import brevitas.nn as qnn
+import numpy as np
+import pytest
+import torch
+from art.estimators.classification import PyTorchClassifier
+from torch import nn
+
+import qadv
+from qadv.errors import FileFormatError, InvalidInputError, UnsupportedModelError
+
+X = np.random.default_rng(0).random((6, 1, 4, 4)).astype(np.float32)
+Y = np.arange(6) % 3
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def classifier_of(model, **options):
+    return qadv.QuantizedClassifier(model, nn.CrossEntropyLoss(), (1, 4, 4), 3, **options)
+
+
+class Gives(nn.Module):
+    """A network that returns its logits in something."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.network, self.how = network(), how
+
+    def forward(self, x):
+        return self.how(self.network(x), x)
+
+
+class ModelOutput(OrderedDict):
+    """As transformers' outputs are: entries are attributes too."""
+
+    def __getattr__(self, name):
+        return self[name]
+
+
+Quantized = namedtuple("Quantized", ["value", "scale", "zero_point"])
+TAKEN = {
+    "logits": lambda logits, x: ModelOutput(loss=torch.zeros(()), logits=logits, hidden=x.flatten(1)),
+    "value": lambda logits, x: Quantized(logits, torch.ones(()), torch.zeros(())),
+    "tuple of one": lambda logits, x: (logits,),
+    "list": lambda logits, x: [x, logits, torch.zeros(())],
+    "dict": lambda logits, x: {"features": x, "scores": logits},
+}
+
+
+@pytest.mark.parametrize("how", TAKEN.values(), ids=TAKEN)
+def test_logits_are_found_in_what_a_network_returns(how):
+    model = Gives(how)
+    classifier, plain = classifier_of(model), classifier_of(model.network)
+    rebuilt = PyTorchClassifier(classifier.model, nn.CrossEntropyLoss(), (1, 4, 4), 3)
+    for asked in (classifier, rebuilt):
+        assert np.array_equal(asked.predict(X), plain.predict(X))
+        assert np.array_equal(asked.loss_gradient(X, np.eye(3)[Y]), plain.loss_gradient(X, Y))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    trained = classifier_of(model, optimizer=optimizer)
+    trained.fit(X, Y, nb_epochs=1)
+    qadv.DefensiveQuantTrainer(classifier_of(model), verbose=False).fit(X, Y, nb_epochs=1)
+
+
+@pytest.mark.parametrize("how", [lambda y, x: (y, 2 * y), lambda y, x: {"a": y, "b": y}, lambda y, x: None])
+def test_outputs_with_no_or_several_logits_are_refused(how):
+    with pytest.raises(InvalidInputError, match=r"tensors that may be the logits.*model\(x\)\[0\]"):
+        classifier_of(Gives(how))
+
+
+class Counts(nn.Module):
+    """Changes at each query."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = network()
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x):
+        self.seen += len(x)
+        return self.network(x)
+
+
+def test_a_network_that_changes_when_it_is_asked_is_refused():
+    with pytest.raises(UnsupportedModelError, match="changes when it is asked in evaluation mode: seen"):
+        classifier_of(Counts())
+
+
+class Brevitas(nn.Module):
+    """Layers of Brevitas whose state grows while they are trained."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = qnn.QuantConv2d(1, 4, 3, padding=1, weight_bit_width=4)
+        self.act = qnn.QuantReLU(bit_width=4)
+        self.last = qnn.QuantLinear(64, 3, bias=True, weight_bit_width=4)
+
+    def forward(self, x):
+        return self.last(self.act(self.conv(x)).flatten(1))
+
+
+def trained_brevitas():
+    torch.manual_seed(0)
+    classifier = classifier_of(Brevitas())
+    qadv.DefensiveQuantTrainer(classifier, lr=0.05, verbose=False).fit(X, Y, nb_epochs=3)
+    return classifier
+
+
+def test_state_that_appears_in_training_is_saved_and_loaded(tmp_path):
+    classifier = trained_brevitas()
+    classifier.save(tmp_path / "net.safetensors")
+    loaded = qadv.QuantizedClassifier.load(tmp_path / "net.safetensors", model=Brevitas())
+    assert np.array_equal(loaded.predict(X), classifier.predict(X))
+    other = Brevitas()
+    other.conv = qnn.QuantConv2d(1, 5, 3, padding=1, weight_bit_width=4)
+    before = copy.deepcopy(other.state_dict())
+    with pytest.raises(FileFormatError, match=r"conv\.weight is \(4, 1, 3, 3\), expected \(5, 1, 3, 3\)"):
+        qadv.QuantizedClassifier.load(tmp_path / "net.safetensors", model=other)
+    assert all(torch.equal(before[name], tensor) for name, tensor in other.state_dict().items())
+    with pytest.raises(FileFormatError, match=r"unknown: .*act_quant"):
+        qadv.QuantizedClassifier.load(tmp_path / "net.safetensors", model=network_with_names())
+
+
+def network_with_names():
+    return nn.ModuleDict({"conv": nn.Conv2d(1, 4, 3, bias=False), "last": nn.Linear(64, 3)})
+
+
+def test_a_surrogate_is_asked_for_when_a_classifier_is_loaded(tmp_path):
+    classifier_of(network(), surrogate=network(1)).save(tmp_path / "net.safetensors")
+    with pytest.raises(InvalidInputError, match=r"saved with a surrogate.*surrogate=network"):
+        qadv.QuantizedClassifier.load(tmp_path / "net.safetensors", model=network(2))
+    loaded = qadv.QuantizedClassifier.load(tmp_path / "net.safetensors", model=network(2), surrogate=network(1))
+    assert np.array_equal(loaded.predict(X), classifier_of(network()).predict(X))
+    assert np.allclose(loaded.class_gradient(X), classifier_of(network(1)).class_gradient(X))
+
+
+def test_an_ensemble_of_mixed_origins():
+    own = classifier_of(qadv.quantize(network(), "int:4", "float", skip_first_last=False))
+    rounded = classifier_of(Gives(lambda y, x: (y * 8).round() / 8), surrogate=network(), preprocessing=(0.5, 2.0))
+    members = [own, trained_brevitas(), rounded]
+    ensemble = qadv.EnsembleClassifier.of(members)
+    each = np.stack([member.predict(X) for member in members])
+    assert np.allclose(ensemble.member_logits(X), each, atol=1e-6)
+    assert np.allclose(ensemble.predict(X), each.mean(axis=0), atol=1e-6)
+    gradients = np.mean([member.class_gradient(X) for member in members], axis=0)
+    assert np.allclose(ensemble.class_gradient(X), gradients, atol=1e-6)
+    assert all(np.allclose(a.predict(X), b, atol=1e-6) for a, b in zip(ensemble.members, each, strict=True))
