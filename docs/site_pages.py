@@ -42,7 +42,6 @@ def hooks_page() -> str:
     for component in KINDS.values():
         hook = getattr(hookspecs, component.hook)
         parts += [f"## `{hook.__name__}`", _fenced(inspect.getdoc(hook) or "", "python")]
-        parts += [f"It yields `qadv.components.{component.__name__}`: {_text(component)}"]
     parts += ["## What a descriptor says", _arguments(Component), "## A complete plugin"]
     parts += [f"[`examples/own_plugin`]({SOURCE}examples/own_plugin) is installed and tested as it stands here."]
     example = ROOT / "examples" / "own_plugin"

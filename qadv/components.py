@@ -130,11 +130,14 @@ class Quantizer(Component):
 
 
 class Backbone(Component):
-    """A float network; target: a function `(nb_classes, in_channels, **options) -> torch.nn.Module`."""
+    """A float network; target: a function `(nb_classes=10, in_channels=3, **options) -> torch.nn.Module`."""
 
 
 class Trainer(Component):
-    """A training defense; target: a subclass of `art.defences.trainer.Trainer`."""
+    """A training defense; target: a subclass of `art.defences.trainer.Trainer`.
+
+    It has `__init__(classifier, ...)` and `fit(x, y, ...)`.
+    """
 
 
 class Transformer(Component):
@@ -142,11 +145,18 @@ class Transformer(Component):
 
 
 class Preprocessor(Component):
-    """A defense on the input; target: a subclass of `art.defences.preprocessor.Preprocessor`."""
+    """A defense on the input; target: a subclass of ART's `Preprocessor`, best of its `PreprocessorPyTorch`.
+
+    A step that is not differentiable puts its straight-through estimator inside `forward`: ART never calls
+    `estimate_forward` on the all-torch path.
+    """
 
 
 class Postprocessor(Component):
-    """A defense on the output; target: a subclass of `art.defences.postprocessor.Postprocessor`."""
+    """A defense on the output; target: a subclass of `art.defences.postprocessor.Postprocessor`.
+
+    ART runs it in `predict` only, so no gradient attack sees it.
+    """
 
 
 class Detector(Component):
@@ -154,7 +164,7 @@ class Detector(Component):
 
 
 class Attack(Component):
-    """An evasion attack; target: a subclass of `art.attacks.EvasionAttack`."""
+    """An evasion attack; target: a subclass of `art.attacks.EvasionAttack`, easiest by `qadv.FunctionAttack`."""
 
 
 class Dataset(Component):
@@ -166,7 +176,11 @@ class Diagnostic(Component):
 
 
 class AuditCheck(Component):
-    """A reason to disbelieve a figure of `qadv.audit`; target: a class with `name`, `rule` and `examine(case)`."""
+    """A reason to disbelieve a figure of `qadv.audit`; target: a class with `name`, `rule` and `examine(case)`.
+
+    It is made without arguments; `rule` says when it passes, and `examine` takes the `qadv.diagnostics.AuditCase` that
+    all checks share and returns a `qadv.diagnostics.Finding`.
+    """
 
 
 class Frontend(Component):
