@@ -1,5 +1,6 @@
 """The command line, `qadv`."""
 
+import inspect
 import json
 import sys
 from collections.abc import Iterable
@@ -13,7 +14,8 @@ from rich.markup import escape
 from rich.text import Text
 
 from qadv import __version__
-from qadv.components import KINDS
+from qadv.command_options import AuditOptions, BenchOptions, ExportOptions, Json, Seed
+from qadv.components import KINDS, import_target
 from qadv.entry_points import find_entry_points
 from qadv.errors import QadvError, describe
 from qadv.plugins import PluginInfo, note_patches
@@ -21,7 +23,6 @@ from qadv.registry import Entry, default_registry
 from qadv.tables import table
 
 app = typer.Typer(help="Attack and defend quantized networks through ART.", no_args_is_help=True, add_completion=False)
-Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
 @app.callback(invoke_without_command=True)
@@ -104,7 +105,7 @@ def demo(
     data_dir: Annotated[Path | None, typer.Option(help="folder with mnist.npz or cifar10-*.npz")] = None,
     out: Annotated[Path, typer.Option(help="folder for results.json and the figures")] = Path("demo-results"),
     nb_epochs: Annotated[int | None, typer.Option(help="epochs for each network")] = None,
-    seed: Annotated[int, typer.Option(help="decides everything random")] = 0,
+    seed: Seed = 0,
 ) -> None:
     """Train a float, a vanilla 4-bit and a DQ 4-bit network, attack each with ART, and show what happened."""
     from qadv.demo import run_demo
@@ -112,84 +113,21 @@ def demo(
     run_demo(dataset=dataset, data_dir=data_dir, out=out, nb_epochs=nb_epochs, seed=seed)
 
 
-@app.command()
-def export(
-    model: Annotated[Path, typer.Argument(help="a file that QuantizedClassifier.save wrote")],
-    to: Annotated[str, typer.Option(help="packed or onnx")] = "packed",
-    out: Annotated[Path | None, typer.Option(help="the file to write; next to MODEL without it")] = None,
-    dataset: Annotated[str | None, typer.Option(help="test images on which an ONNX graph is compared")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="folder with that dataset's files")] = None,
-    nb_samples: Annotated[int | None, typer.Option(help="number of those images; 1,000 without it")] = None,
-    eps: Annotated[
-        str | None, typer.Option(help="radius of PGD on them, e.g. 8/255; without it 8/255 of the range")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Write a quantized network as packed weights or as an ONNX graph (QCDQ), and measure the result."""
-    from qadv.deployment.command import ExportOptions, run_export
+def _face(name: str, options: type[Any], run: str, status: int = 1) -> None:
+    """Adds a command made from the options of a function, `"module:name"`; it ends with `status` on `False`."""
 
-    run_export(ExportOptions(model, to, out, dataset, data_dir, nb_samples, eps, as_json))
+    def command(**given: Any) -> None:
+        if import_target(run)(options(**given)) is False:
+            raise typer.Exit(status)
+
+    command.__doc__, command.__annotations__ = options.__doc__, options.__annotations__
+    command.__signature__ = inspect.signature(options)  # type: ignore[attr-defined]
+    app.command(name)(command)
 
 
-@app.command()
-def audit(
-    model: Annotated[Path, typer.Argument(help="a file that QuantizedClassifier.save wrote")],
-    dataset: Annotated[str, typer.Option(help="its test images are attacked")],
-    data_dir: Annotated[Path | None, typer.Option(help="folder with that dataset's files")] = None,
-    nb_samples: Annotated[int, typer.Option(help="number of those images")] = 100,
-    eps: Annotated[str | None, typer.Option(help="radius, L-inf, e.g. 8/255; without it 8/255 of the range")] = None,
-    float_parent: Annotated[
-        Path | None, typer.Option(help="the float network it was made from, saved likewise")
-    ] = None,
-    other: Annotated[list[Path] | None, typer.Option(help="another network whose images are tried")] = None,
-    preprocessor: Annotated[
-        list[str] | None, typer.Option(help="put in front of the network: NAME, or e.g. 'bit-depth:bit_depth=3'")
-    ] = None,
-    thorough: Annotated[bool, typer.Option("--thorough", help="larger budgets")] = False,
-    seed: Annotated[int, typer.Option(help="decides everything random")] = 0,
-    as_json: Json = False,
-) -> None:
-    """Attack a network in many ways and check whether its gradients are masked; status 2 if a check failed."""
-    from qadv.diagnostics.audit.command import AuditOptions, run_audit
-
-    options = AuditOptions(
-        model,
-        dataset,
-        data_dir,
-        nb_samples,
-        eps,
-        float_parent,
-        other or [],
-        preprocessor or [],
-        thorough,
-        seed,
-        as_json,
-    )
-    if not run_audit(options):
-        raise typer.Exit(2)
-
-
-@app.command()
-def bench(
-    study: Annotated[Path, typer.Argument(help="a study file, e.g. one of examples/studies")],
-    out: Annotated[Path, typer.Option(help="folder for the results; studies share what they have in common")] = Path(
-        "qadv-results"
-    ),
-    data_dir: Annotated[Path | None, typer.Option(help="folder with the images and trained float networks")] = None,
-    small: Annotated[bool, typer.Option("--small", help="with the settings of the study's table [small]")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="list the cells and a rough estimate of their cost")
-    ] = False,
-    jobs: Annotated[int, typer.Option(help="cells computed at a time")] = 1,
-    threads: Annotated[int, typer.Option(help="torch threads of each")] = 1,
-    engine: Annotated[str, typer.Option(help="local or ray")] = "local",
-    address: Annotated[str | None, typer.Option(help="of a Ray cluster; without it one is started here")] = None,
-) -> None:
-    """Run a study: datasets × backbones × quantizers × defenses × attacks. Interrupt it as you like; it goes on."""
-    from qadv.benchmark.command import BenchOptions, run_bench
-
-    if not run_bench(BenchOptions(study, out, data_dir, small, dry_run, jobs, threads, engine, address)):
-        raise typer.Exit(1)
+_face("export", ExportOptions, "qadv.deployment.command:run_export")
+_face("audit", AuditOptions, "qadv.diagnostics.audit.command:run_audit", status=2)
+_face("bench", BenchOptions, "qadv.benchmark.command:run_bench")
 
 
 @app.command()

@@ -2,7 +2,6 @@
 
 import os
 import platform
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,25 +22,11 @@ from qadv.benchmark.plan import plan
 from qadv.benchmark.store import Store
 from qadv.benchmark.study_file import StudyFile, read_study
 from qadv.checks import check_choice, check_whole
+from qadv.command_options import BenchOptions
 from qadv.errors import InvalidInputError, QadvError
 from qadv.tables import table
 
 _SHOWN = 500  # characters of a message; all of it is in the folder
-
-
-@dataclass(frozen=True)
-class BenchOptions:
-    """The options of `qadv bench`; see there."""
-
-    study: Path
-    out: Path
-    data_dir: Path | None
-    small: bool
-    dry_run: bool
-    jobs: int
-    threads: int
-    engine: str
-    address: str | None
 
 
 def run_bench(options: BenchOptions, console: Console | None = None) -> bool:

@@ -1,7 +1,6 @@
 """What `qadv export` does and prints."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from qadv.checks import check_whole
+from qadv.command_options import ExportOptions
 from qadv.deployment.agreement import agreement, import_onnxruntime
 from qadv.deployment.export import Exported, export
 from qadv.errors import InvalidInputError
@@ -22,20 +22,6 @@ from qadv.units import Share, to_range
 
 _SUFFIXES = {"onnx": ".onnx", "packed": ".packed.safetensors"}
 _NB_SAMPLES = 1000
-
-
-@dataclass(frozen=True)
-class ExportOptions:
-    """The options of `qadv export`; see there."""
-
-    model: Path
-    to: str
-    out: Path | None
-    dataset: str | None
-    data_dir: Path | None
-    nb_samples: int | None
-    eps: str | None
-    as_json: bool
 
 
 def run_export(options: ExportOptions) -> None:

@@ -4,13 +4,13 @@ import inspect
 import json
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from qadv.checks import check_whole
+from qadv.command_options import AuditOptions
 from qadv.diagnostics.audit.run import audit
 from qadv.errors import InvalidInputError
 from qadv.estimators.classifier import QuantizedClassifier
@@ -18,23 +18,6 @@ from qadv.estimators.storage import read_header
 from qadv.registry import create, load
 from qadv.strengths import check_eps
 from qadv.units import Share, to_range
-
-
-@dataclass(frozen=True)
-class AuditOptions:
-    """The options of `qadv audit`; see there."""
-
-    model: Path
-    dataset: str
-    data_dir: Path | None
-    nb_samples: int
-    eps: str | None
-    float_parent: Path | None
-    others: list[Path]
-    preprocessors: list[str]
-    thorough: bool
-    seed: int
-    as_json: bool
 
 
 def run_audit(options: AuditOptions) -> bool:
@@ -46,7 +29,7 @@ def run_audit(options: AuditOptions) -> bool:
     """
     check_whole("--nb-samples", options.nb_samples)
     clip_values = read_header(options.model)["classifier"]["clip_values"]
-    classifier = _load(options.model, [made_preprocessor(text, clip_values) for text in options.preprocessors])
+    classifier = _load(options.model, [made_preprocessor(text, clip_values) for text in options.preprocessor or ()])
     data = create("dataset", options.dataset, data_dir=options.data_dir)
     x, y = data.x_test[: options.nb_samples], data.y_test[: options.nb_samples]
     if x.shape[1:] != classifier.input_shape:
@@ -59,7 +42,7 @@ def run_audit(options: AuditOptions) -> bool:
         y,
         eps=Share(8 / 255) if options.eps is None else check_eps("--eps", options.eps, classifier.clip_values),
         float_parent=None if options.float_parent is None else _load(options.float_parent),
-        others={path.name: _load(path) for path in options.others},
+        others={path.name: _load(path) for path in options.other or ()},
         thorough=options.thorough,
         seed=options.seed,
         verbose=not options.as_json,
