@@ -8,11 +8,11 @@ from art.attacks import EvasionAttack
 
 from qadv.estimators.protocol import Classifier
 from qadv.testing.case import Arrays, ConformanceCase
-from qadv.testing.check import NotApplicable, check, expect, expect_same, expect_subclass, refused
+from qadv.testing.check import NotApplicable, check, expect, expect_array, expect_same, expect_subclass, refused
 from qadv.testing.global_state import set_random_states
-from qadv.testing.materials import accuracy, digits_classifier, few, plain
+from qadv.testing.materials import accuracy, digits_classifier, few, plain, state
 from qadv.testing.use import check_range, check_refused
-from qadv.units import width
+from qadv.units import to_range, width
 
 
 class AttackCase(ConformanceCase):
@@ -22,11 +22,10 @@ class AttackCase(ConformanceCase):
         return self.make(**changes).generate(inputs["x"], inputs["y"])
 
     def seeded(self, *arguments: Any, classifier: Classifier | None = None, **changes: Any) -> Any:
-        """Returns what `generate` gives after the global states were seeded."""
-        target = self.classifier() if classifier is None else classifier
-        attack = self.target(target, **{**self.options, **changes})
+        """Returns what `generate` gives from seeded states, of `inputs()` or of other `arguments`."""
+        attack = self.target(self.classifier() if classifier is None else classifier, **{**self.options, **changes})
         set_random_states(0)
-        return attack.generate(*arguments)
+        return attack.generate(*(arguments or self.inputs().values()))
 
 
 @check("attack")
@@ -46,27 +45,20 @@ def contract(case: AttackCase) -> None:
 @check("attack")
 def shape_and_dtype(case: AttackCase) -> None:
     """float32 images in, as many float32 images of that shape out, all finite; also for a single image."""
-    x, y = few()
+    x, y = case.inputs().values()
     for images, labels in ((x, y), (x[:1], y[:1])):
-        made = case.make().generate(images.copy(), np.eye(10, dtype=np.float32)[labels])
-        expect(isinstance(made, np.ndarray), "a numpy array", type(made).__name__, "return tensor.cpu().numpy()")
-        came = f"{made.shape}, {made.dtype}"
-        expect(made.shape == images.shape, f"shape {images.shape}", came, "return one image for each")
-        expect(made.dtype == np.float32, "float32", came, "result.astype(np.float32)")
-        expect(np.isfinite(made).all(), "finite pixels", "NaN or infinity", "look for divisions by zero norms")
+        made = case.make().generate(images.copy(), labels)
+        expect_array(made, images.shape, "return one image for each, tensor.cpu().numpy().astype(np.float32)")
 
 
 @check("attack")
 def range_of_pixels(case: AttackCase) -> None:
     """Adversarial images stay within the estimator's `clip_values`, whatever these are."""
-    x, y = few()
-    tries = [(case.classifier(), x)]
-    if case.own_classifier is None:
-        low, high = -1.0, 0.5
-        tries.append((digits_classifier(clip_values=(low, high)), (low + (high - low) * x).astype(np.float32)))
-    for classifier, images in tries:
+    x, y = case.inputs().values()
+    for limits in [None] if case.own_classifier else [None, (-1.0, 0.5)]:
+        classifier = digits_classifier(clip_values=limits) if limits else case.classifier()
+        made = case.seeded(to_range(x, limits), y, classifier=classifier)
         low, high = classifier.clip_values
-        made = case.seeded(images, np.eye(10, dtype=np.float32)[y], classifier=classifier)
         check_range(made, low, high, "np.clip(x, *self.estimator.clip_values); do not assume 0 to 1")
 
 
@@ -99,9 +91,8 @@ def changes(case: AttackCase) -> None:
 def labels(case: AttackCase) -> None:
     """`y` is taken as indices and as one-hot rows, with one result, and may be missing in an untargeted attack."""
     x, y = few()
-    one_hot = case.seeded(x.copy(), np.eye(10, dtype=np.float32)[y])
     do = "np.argmax(y, axis=1) where y.ndim == 2; see qadv.estimators.checks"
-    expect_same(one_hot, case.seeded(x.copy(), y), "one result", do)
+    expect_same(case.seeded(), case.seeded(x.copy(), y), "one result", do)
     if not case.make().targeted:
         made = case.seeded(x.copy())
         expect(made.shape == x.shape, f"images {x.shape} without y", made.shape, "take the network's own predictions")
@@ -110,21 +101,19 @@ def labels(case: AttackCase) -> None:
 @check("attack")
 def estimators(case: AttackCase) -> None:
     """It works on ART's own `PyTorchClassifier` as on `QuantizedClassifier`."""
-    x, y = few()
-    made = case.seeded(x.copy(), np.eye(10, dtype=np.float32)[y], classifier=plain(case.classifier()))
-    expect(made.shape == x.shape, f"images {x.shape}", made.shape, "use only what ART's estimators have")
+    made = case.seeded(classifier=plain(case.classifier()))
+    expect(made.shape == few()[0].shape, "as many images", made.shape, "use only what ART's estimators have")
 
 
 @check("attack")
 def estimator_untouched(case: AttackCase) -> None:
     """The network's weights, buffers and `requires_grad` are as before."""
     classifier = case.classifier()
-    before = copy.deepcopy(classifier.model.state_dict())
+    before = state(classifier)
     grads = [p.requires_grad for p in classifier.model.parameters()]
-    x, y = few()
-    case.seeded(x, np.eye(10, dtype=np.float32)[y], classifier=classifier)
+    case.seeded(classifier=classifier)
     do = "keep the network in evaluation mode; change a deep copy"
-    expect_same(dict(before), dict(classifier.model.state_dict()), "the same weights", do, "the state dict")
+    expect_same(before, state(classifier), "the same weights", do, "the state dict")
     after = [p.requires_grad for p in classifier.model.parameters()]
     expect(grads == after, "the same requires_grad", "others", "use torch.autograd.grad(loss, x)")
 
@@ -134,13 +123,10 @@ def batches(case: AttackCase) -> None:
     """A number of images that `batch_size` does not divide is attacked to the last one."""
     if "batch_size" not in case.parameters:
         raise NotApplicable("it has no batch_size")
-    x, y = few()
-    made = case.seeded(x.copy(), np.eye(10, dtype=np.float32)[y], batch_size=4)
+    x, made, whole = few()[0], case.seeded(batch_size=4), case.seeded(batch_size=8)
     do = "range(0, len(x), batch_size), the last part shorter"
     expect(made.shape == x.shape, f"images {x.shape}", made.shape, do)
-    unchanged = [i for i in range(4, len(x)) if (made[i] == x[i]).all()]
-    whole = case.seeded(x.copy(), np.eye(10, dtype=np.float32)[y], batch_size=8)
-    left_out = [i for i in unchanged if (whole[i] != x[i]).any()]
+    left_out = [i for i in range(4, len(x)) if (made[i] == x[i]).all() and (whole[i] != x[i]).any()]
     expect(len(left_out) < 2, "images of the last batch changed", f"{left_out} are not", "attack the last batch too")
 
 

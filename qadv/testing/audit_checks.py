@@ -10,10 +10,10 @@ from qadv.diagnostics.audit.result import Finding
 from qadv.diagnostics.audit.settings import FEW_STEPS
 from qadv.diagnostics.audit.target import Target
 from qadv.testing.case import Arrays, ConformanceCase
-from qadv.testing.check import check, expect, expect_same
+from qadv.testing.check import check, expect
 from qadv.testing.compare import difference
-from qadv.testing.diagnostics import traces
 from qadv.testing.materials import few
+from qadv.testing.use import untouched
 
 _EPS = 0.05
 
@@ -23,14 +23,12 @@ class AuditCheckCase(ConformanceCase):
     of_classifier = False
 
     def inputs(self) -> Arrays:
-        x, y = few()
-        return {"x": x, "y": y}
+        return dict(zip(("x", "y"), few(), strict=True))
 
-    def audited(self, inputs: Arrays | None = None, classifier: Any = None) -> AuditCase:
+    def audited(self, inputs: Arrays | None = None) -> AuditCase:
         """Returns what the check examines: a small classifier, and attacks of a few steps."""
-        inputs = self.inputs() if inputs is None else inputs
-        target = Target(self.classifier() if classifier is None else classifier, batch_size=64)
-        return AuditCase(target, inputs["x"], inputs["y"], eps=_EPS, settings=FEW_STEPS)
+        target = Target(self.classifier(), batch_size=64)
+        return AuditCase(target, **(inputs or self.inputs()), eps=_EPS, settings=FEW_STEPS)
 
     def use(self, inputs: Arrays, **changes: Any) -> Any:
         finding = self.make(**changes).examine(self.audited(inputs))
@@ -65,10 +63,8 @@ def plain_values(case: AuditCheckCase) -> None:
 def classifiers_untouched(case: AuditCheckCase) -> None:
     """The network that it looks at is the same afterwards, and no hooks are left on it."""
     audited = case.audited()
-    before = traces(audited.target.classifier)
-    case.make().examine(audited)
-    do = "undo in a `finally` what you change"
-    expect_same(before, traces(audited.target.classifier), "the same weights, buffers and hooks", do, "the network")
+    with untouched(audited.target.classifier, do="undo in a `finally` what you change"):
+        case.make().examine(audited)
 
 
 @check("audit-check")

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qadv.components import KINDS
 from qadv.errors import InvalidInputError
@@ -15,7 +14,7 @@ from qadv.plugins import PluginInfo
 from qadv.registry import default_registry
 from qadv.testing.materials import digits_classifier, few
 
-Arrays = dict[str, NDArray[Any]]
+Arrays = dict[str, Any]
 
 
 class ConformanceCase(ABC):

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+import numpy as np
+
 from qadv.components import KINDS, component_type
 from qadv.errors import QadvError, UnknownNameError, closest, describe
 from qadv.testing.compare import difference
@@ -72,21 +74,13 @@ def check(*kinds: str) -> Callable[[Callable[[Any], None]], Callable[[Any], None
 
 
 def checks(kind: str) -> list[Check]:
-    """Returns the checks for components of a kind, those that other kinds share first.
-
-    Raises:
-        UnknownNameError: there is no such kind.
-    """
+    """Returns the checks for components of a kind, those that other kinds share first; no such kind is an error."""
     component_type(kind)
     return sorted((each for each in _CHECKS if kind in each.kinds), key=lambda each: len(each.kinds) == 1)
 
 
 def find_check(kind: str, name: str) -> Check:
-    """Returns the check of a kind by its name.
-
-    Raises:
-        UnknownNameError: there is no such kind or check; the message has the closest names.
-    """
+    """Returns the check of a kind by its name, or names the closest ones in an `UnknownNameError`."""
     known = {each.name: each for each in checks(kind)}
     if name not in known:
         raise UnknownNameError(f"no check {name!r} for {kind}{closest(name, known)} Checks: {', '.join(known)}")
@@ -103,6 +97,15 @@ def expect_same(a: Any, b: Any, expected: str, do: str, where: str = "result") -
     """Fails the check unless two results are equal to the bit."""
     changed = difference(a, b, where)
     expect(changed is None, expected, changed, do)
+
+
+def expect_array(made: Any, shape: tuple[int, ...], do: str, kind: Any = np.ndarray) -> None:
+    """Fails the check unless something is an array, or a tensor, of finite float32 numbers of this shape."""
+    came = f"{type(made).__name__} {tuple(getattr(made, 'shape', ()))}, {getattr(made, 'dtype', '')}"
+    right = isinstance(made, kind) and made.shape == shape and str(made.dtype).removeprefix("torch.") == "float32"
+    expect(right, f"{kind.__name__} {shape}, float32", came, do)
+    finite = np.isfinite(np.asarray(made)).all()
+    expect(finite, "finite numbers", "NaN or infinity", "look for divisions by zero and for overflow")
 
 
 def expect_subclass(made: object, base: type, do: str) -> None:

@@ -11,8 +11,6 @@ from qadv.datasets import Images
 from qadv.testing.case import Arrays, ConformanceCase
 from qadv.testing.check import NotApplicable, check, expect, expect_subclass
 
-_PARTS = ("train", "test")
-
 
 class DatasetCase(ConformanceCase):
     kind = "dataset"
@@ -20,6 +18,10 @@ class DatasetCase(ConformanceCase):
 
     def use(self, inputs: Arrays, **changes: Any) -> Any:
         return self.make(**changes)
+
+    def parts(self, images: Images) -> list[tuple[str, Any, Any]]:
+        """Returns the two parts by name."""
+        return [("train", images.x_train, images.y_train), ("test", images.x_test, images.y_test)]
 
 
 @check("dataset")
@@ -36,8 +38,7 @@ def contract(case: DatasetCase) -> None:
 def shape_and_dtype(case: DatasetCase) -> None:
     """Images are (N, C, H, W) float32, labels (N,) int64, in both parts of one size."""
     images = case.make()
-    for part in _PARTS:
-        x, y = getattr(images, f"x_{part}"), getattr(images, f"y_{part}")
+    for part, x, y in case.parts(images):
         came = f"x_{part} {x.shape} {x.dtype}, y_{part} {y.shape} {y.dtype}"
         right = x.ndim == 4 and x.dtype == np.float32 and y.shape == (len(x),) and y.dtype == np.int64 and len(x) > 0
         expect(right, "(N, C, H, W) float32 and (N,) int64, N > 0", came, "x.transpose(0, 3, 1, 2).astype(np.float32)")
@@ -48,13 +49,10 @@ def shape_and_dtype(case: DatasetCase) -> None:
 @check("dataset")
 def range_of_pixels(case: DatasetCase) -> None:
     """Pixels lie within 0 and 1 and use most of that range."""
-    images = case.make()
-    for part in _PARTS:
-        x = getattr(images, f"x_{part}")
-        low, high = float(x.min()), float(x.max())
-        came = f"x_{part} from {low:g} to {high:g}"
-        expect(low >= 0 and high <= 1, "values from 0 to 1", came, "divide by 255; do not standardise")
-        expect(high > 0.1, "values up to 1", came, "divide by 255 once")
+    for part, x, _ in case.parts(case.make()):
+        came = f"x_{part} from {x.min():g} to {x.max():g}"
+        expect(x.min() >= 0 and x.max() <= 1, "values from 0 to 1", came, "divide by 255; do not standardise")
+        expect(x.max() > 0.1, "values up to 1", came, "divide by 255 once")
 
 
 @check("dataset")
@@ -62,8 +60,7 @@ def labels(case: DatasetCase) -> None:
     """Labels are indices into `classes`, and each class is in the training part."""
     images = case.make()
     number = len(images.classes)
-    for part in _PARTS:
-        y = getattr(images, f"y_{part}")
+    for part, _, y in case.parts(images):
         came = f"y_{part} from {y.min()} to {y.max()}"
         expect(y.min() >= 0 and y.max() < number, f"labels from 0 to {number - 1}", came, "count classes from 0")
     missing = sorted(set(range(number)) - set(images.y_train.tolist()))

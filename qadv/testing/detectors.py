@@ -8,7 +8,7 @@ from art.defences.detector.evasion import EvasionDetector
 from qadv.testing.case import Arrays, ConformanceCase
 from qadv.testing.check import check, expect, expect_same, expect_subclass
 from qadv.testing.global_state import set_random_states
-from qadv.testing.materials import data, few
+from qadv.testing.materials import few, trained_on
 from qadv.testing.use import check_classifier_refused, check_refused
 
 
@@ -17,9 +17,8 @@ class DetectorCase(ConformanceCase):
 
     def fitted(self, **changes: Any) -> Any:
         """Returns a detector after `fit` on a few training images."""
-        images = data()
         detector = self.make(**changes)
-        detector.fit(images.x_train[:64].copy(), np.eye(10, dtype=np.float32)[images.y_train[:64]], nb_epochs=1)
+        detector.fit(*trained_on().values(), nb_epochs=1)
         return detector
 
     def use(self, inputs: Arrays, **changes: Any) -> Any:
@@ -32,9 +31,7 @@ def contract(case: DetectorCase) -> None:
     detector = case.fitted()
     expect_subclass(detector, EvasionDetector, "class MyDetector(EvasionDetector)")
     for number in (6, 1):
-        x, _ = few(number)
-        result = detector.detect(x)
-        do = "return report, flagged"
+        result, do = detector.detect(few(number)[0]), "return report, flagged"
         expect(isinstance(result, tuple) and len(result) == 2, "a pair (report, flagged)", type(result).__name__, do)
         report, flagged = result
         expect(isinstance(report, dict), "a dict as report", type(report).__name__, do)
@@ -48,17 +45,12 @@ def batches(case: DetectorCase) -> None:
     """What is flagged does not depend on `batch_size`."""
     set_random_states(0)
     detector = case.fitted()
-    x, _ = few()
     results = []
     for size in (128, 4):
         set_random_states(0)
-        results.append(detector.detect(x, batch_size=size)[1])
-    expect_same(
-        results[0],
-        results[1],
-        "the same flags for any batch_size",
-        "take no statistics over a batch; keep the last one",
-    )
+        results.append(detector.detect(few()[0], batch_size=size)[1])
+    do = "take no statistics over a batch; keep the last one"
+    expect_same(results[0], results[1], "the same flags for any batch_size", do)
 
 
 @check("detector")

@@ -7,12 +7,10 @@ from typing import Any
 import numpy as np
 
 from qadv.errors import InvalidInputError
-from qadv.estimators.protocol import Classifier
 from qadv.testing.case import Arrays, ConformanceCase
 from qadv.testing.check import check, expect, expect_same
 from qadv.testing.materials import digits_classifier, few
-from qadv.testing.trainers import state
-from qadv.testing.use import check_refused
+from qadv.testing.use import check_refused, untouched
 
 
 class DiagnosticCase(ConformanceCase):
@@ -25,15 +23,11 @@ class DiagnosticCase(ConformanceCase):
 
     def arguments(self, inputs: Arrays) -> dict[str, Any]:
         """Returns what the function asks for by name: `classifier` or `classifiers`, `x`, `y`, `x_adversarial`."""
-        parameters = self.parameters
-        given: dict[str, Any] = {name: array for name, array in inputs.items() if name in parameters}
-        if "classifier" in parameters:
-            given["classifier"] = self.classifier()
-        if "classifiers" in parameters:
-            given["classifiers"] = {"4 bit": self.classifier(), "float": digits_classifier("float", "float")}
-        needed = {name for name, each in parameters.items() if each.default is inspect.Parameter.empty}
-        missing = needed - set(given) - set(self.options)
-        if missing:
+        several = {"4 bit": self.classifier(), "float": digits_classifier("float", "float")}
+        known = {**inputs, "classifier": several["4 bit"], "classifiers": several}
+        given = {name: known[name] for name in self.parameters if name in known}
+        needed = {name for name, each in self.parameters.items() if each.default is inspect.Parameter.empty}
+        if missing := needed - set(given) - set(self.options):
             raise InvalidInputError(
                 f"{self.name} needs {', '.join(sorted(missing))}: give it as an option, "
                 f"conformance('diagnostic', {self.name!r}, {min(missing)}=...)"
@@ -61,11 +55,8 @@ def classifiers_untouched(case: DiagnosticCase) -> None:
     """The networks that it measures are the same afterwards, and no hooks are left on them."""
     arguments = case.arguments(case.inputs())
     given = arguments.get("classifiers") or {"": arguments["classifier"]}
-    before = {name: traces(each) for name, each in given.items()}
-    case.target(**{**arguments, **case.options})
-    after = {name: traces(each) for name, each in given.items()}
-    do = "remove hooks in a `finally`; use evaluation mode"
-    expect_same(before, after, "the same weights, buffers and hooks", do, "the network")
+    with untouched(*given.values(), do="remove hooks in a `finally`; use evaluation mode"):
+        case.target(**{**arguments, **case.options})
 
 
 @check("diagnostic")
@@ -83,10 +74,3 @@ def result(case: DiagnosticCase) -> None:
 def bad_input(case: DiagnosticCase) -> None:
     """Images of another shape or with NaN are refused, and labels of another number where it takes labels."""
     check_refused(lambda x, y: case.run({**case.inputs(), "x": x, "y": y}), labels="y" in case.parameters)
-
-
-def traces(classifier: Classifier) -> Any:
-    """Returns what a measurement must leave as it is: a network's weights and buffers, and how many hooks it has."""
-    modules = (classifier.model, *classifier.model.modules())
-    hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in modules]
-    return state(classifier), hooks

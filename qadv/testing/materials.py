@@ -35,9 +35,8 @@ def digits_classifier(weights: Any = "int:4", activations: Any = "relu6:4", **ar
 
     It is trained once per process and pair of schemes (`"float"` for none), to more than 80 % of the test images;
     `arguments` are those of `QuantizedClassifier.from_backbone`, e.g. `clip_values`."""
-    state = _trained(str(weights), str(activations))
     classifier = untrained(weights, activations, **arguments)
-    classifier.model.load_state_dict(state)
+    classifier.model.load_state_dict(_trained(str(weights), str(activations)))
     return classifier
 
 
@@ -47,6 +46,17 @@ def untrained(weights: Any = "int:4", activations: Any = "relu6:4", **arguments:
         return qadv.QuantizedClassifier.from_backbone(
             "mnist-cnn", weights, activations, **{"device_type": "cpu", **_BACKBONE, **arguments}
         )
+
+
+def trained_on(number: int = 64) -> dict[str, Any]:
+    """Returns training images and their classes, one-hot, as fresh arrays `x` and `y`."""
+    images = data()
+    return {"x": images.x_train[:number].copy(), "y": np.eye(10, dtype=np.float32)[images.y_train[:number]]}
+
+
+def state(classifier: Classifier) -> dict[str, Tensor]:
+    """Returns a copy of what a network has learned."""
+    return {name: tensor.clone() for name, tensor in classifier.model.state_dict().items()}
 
 
 def plain(classifier: Classifier) -> PyTorchClassifier:
@@ -69,11 +79,9 @@ def accuracy(classifier: Classifier, x: NDArray[Any], y: NDArray[Any]) -> float:
 
 @cache
 def _trained(weights: str, activations: str) -> dict[str, Tensor]:
-    with seeded(0):
-        classifier = untrained(weights, activations)
-        images = data()
-        LoopTrainer(classifier, lr=0.1, verbose=False).fit(images.x_train, images.y_train, nb_epochs=6, batch_size=64)
-    return {name: tensor.clone() for name, tensor in classifier.model.state_dict().items()}
+    classifier, images = untrained(weights, activations), data()
+    LoopTrainer(classifier, lr=0.1, verbose=False).fit(images.x_train, images.y_train, nb_epochs=6, batch_size=64)
+    return state(classifier)
 
 
 @cache

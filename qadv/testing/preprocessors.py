@@ -9,7 +9,7 @@ import torch
 from art.defences.preprocessor.preprocessor import Preprocessor, PreprocessorPyTorch
 
 from qadv.testing.case import Arrays, ConformanceCase
-from qadv.testing.check import NotApplicable, check, expect, expect_same, expect_subclass
+from qadv.testing.check import NotApplicable, check, expect, expect_array, expect_same, expect_subclass
 from qadv.testing.gradients import disagreement
 from qadv.testing.materials import digits_classifier, few
 from qadv.testing.use import check_attackable, check_range, check_slope
@@ -49,11 +49,8 @@ def shape_and_dtype(case: PreprocessorCase) -> None:
     made = case.make()
     x, _ = few()
     result = made(x)[0]
-    came = f"{result.shape}, {result.dtype}"
-    right = isinstance(result, np.ndarray) and len(result) == len(x)
-    expect(right, f"{len(x)} images, numpy", came, "return an image for each")
-    expect(result.dtype == np.float32, "float32", came, "no float64 constants: np.float32(0.1), tensor.to(x.dtype)")
-    expect(np.isfinite(result).all(), "finite pixels", "NaN or infinity", "look for divisions by zero")
+    do = "return an image for each; no float64 constants: np.float32(0.1), tensor.to(x.dtype)"
+    expect_array(result, (len(x), *result.shape[1:]), do)
     singly = np.concatenate([made(x[i : i + 1])[0] for i in range(len(x))])
     came = f"differences of up to {np.abs(result - singly).max():.3g}"
     do = "take means and ranges over single images, not over the batch"

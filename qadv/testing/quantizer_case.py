@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import qadv
-from qadv.quantization import ActivationQuantizer, Scheme, WeightQuantizer
+from qadv.quantization import ActivationQuantizer, WeightQuantizer
 from qadv.testing.case import Arrays, ConformanceCase, registered
 from qadv.testing.check import NotApplicable
 from qadv.testing.materials import data, digits_classifier, few
@@ -23,7 +23,7 @@ class QuantizerCase(ConformanceCase):
     def scheme(self, bits: int | None = None, **options: Any) -> Any:
         """Returns the scheme at a bit width, the largest it exists at without."""
         if self.target.takes_scheme:
-            return self.target(inner=_inner(), **options)
+            return self.target(inner=qadv.create("quantizer", "int", bits=4, spec="int:4"), **options)
         if self.target.takes_bits:
             return self.target(bits=self.widths[-1] if bits is None else bits, **options)
         return self.target(**options)
@@ -80,11 +80,6 @@ class QuantizerCase(ConformanceCase):
             if quantizer.takes_range:
                 quantizer.set_range(2.0)
         return made
-
-
-def _inner() -> Scheme:
-    found: Scheme = qadv.create("quantizer", "int", bits=4, spec="int:4")
-    return found
 
 
 def weights() -> Tensor:

@@ -1,22 +1,19 @@
 """The checks for quantization schemes."""
 
-import copy
 import tempfile
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 import qadv
 from qadv.estimators.protocol import Classifier
 from qadv.quantization import ActivationQuantizer, Scheme, WeightQuantizer
 from qadv.quantization.frozen import freeze
-from qadv.testing.check import NotApplicable, check, expect, expect_same, refused
+from qadv.testing.check import NotApplicable, check, expect, expect_array, expect_same, refused
 from qadv.testing.global_state import set_random_states
 from qadv.testing.gradients import disagreement
-from qadv.testing.materials import data, few
+from qadv.testing.materials import accuracy, data, few, state
 from qadv.testing.quantizer_case import QuantizerCase, activations, weights
 from qadv.testing.use import check_attackable, check_saved
 from qadv.trainers.loop_trainer import LoopTrainer
@@ -69,13 +66,11 @@ def weight_values(case: QuantizerCase) -> None:
         with torch.no_grad():
             value = quantizer(weights())[0]
             decoded = quantizer.decode(*quantizer.encode(quantizer.latent(weights())))
-        came = f"{tuple(value.shape)}, {value.dtype}"
-        right = value.shape == weights().shape and value.dtype == torch.float32
-        expect(right, f"{tuple(weights().shape)}, float32", came, "keep shape and dtype")
-        bad = [i for i, part in enumerate(value) if not bool(part.isfinite().all())]
-        names = {1: "zero", 2: "constant", 3: "tiny"}
-        came = f"NaN or infinity in filters that are {', '.join(names.get(i, 'normal') for i in bad)}"
+        names = ("normal", "zero", "constant", "tiny", "normal", "normal")
+        bad = [name for name, part in zip(names, value, strict=True) if not bool(part.isfinite().all())]
+        came = f"NaN or infinity in filters that are {', '.join(bad)}"
         expect(not bad, "finite weights", came, "divide by torch.where(scale > 0, scale, 1.0)")
+        expect_array(value, weights().shape, "keep shape and dtype", torch.Tensor)
         do = "compute values in decode alone"
         expect_same(value, decoded, "the value that codes and scale stand for", do, "the value")
 
@@ -110,24 +105,15 @@ def gradient(case: QuantizerCase) -> None:
     if case.target.weights is not None:
         w = weights()[[0, 4, 5]].double()
         for quantizer in case.weight_quantizers(w.float()):
-            wrong = disagreement(partial(_value, quantizer), w, quantizer.latent)
+            wrong = disagreement(lambda weight, of=quantizer: of(weight)[0], w, quantizer.latent)  # type: ignore[misc]
             expect(wrong is None, f"the slope of `latent` at {quantizer.bits} bits", wrong, do)
     if case.target.activations is not None:
         for each in case.activation_quantizers():
-            if each.grid() is None:
+            if (grid := each.grid()) is None:
                 continue
-            wrong = disagreement(each.quantize, activations().double()[1:], partial(_clipped, each))
+            clipped = lambda x, of=each, ends=grid[:2]: of.squash(x).clamp(*ends)  # noqa: E731
+            wrong = disagreement(each.quantize, activations().double()[1:], clipped)
             expect(wrong is None, f"the slope of the clip at {each.bits} bits", wrong, do)
-
-
-def _value(quantizer: WeightQuantizer, weight: Tensor) -> Tensor:
-    return quantizer(weight)[0]  # type: ignore[no-any-return]
-
-
-def _clipped(quantizer: ActivationQuantizer, x: Tensor) -> Tensor:
-    grid = quantizer.grid()
-    assert grid is not None
-    return quantizer.squash(x).clamp(grid[0], grid[1])
 
 
 @check("quantizer")
@@ -162,9 +148,9 @@ def trains(case: QuantizerCase) -> None:
     with case.specs() as specs:
         for spec in specs:
             classifier = case.quantized(spec)
-            before = copy.deepcopy(dict(classifier.model.state_dict()))
+            before = state(classifier)
             _train(classifier, nb_epochs=4, images=300)
-            after = dict(classifier.model.state_dict())
+            after = state(classifier)
             learned = dict(classifier.model.named_parameters())
             names = list(learned)  # a bias before a BatchNorm has no gradient
             stuck = [name for name in names if learned[name].ndim > 1 and torch.equal(before[name], after[name])]
@@ -172,7 +158,7 @@ def trains(case: QuantizerCase) -> None:
             expect(not stuck, f"weights that change with {spec}", f"{stuck} do not", do)
             bad = [name for name in names if not bool(after[name].isfinite().all())]
             expect(not bad, "finite weights", f"NaN or infinity in {bad}", "guard divisions")
-            share = float((classifier.predict(data().x_train[:300]).argmax(1) == data().y_train[:300]).mean())
+            share = accuracy(classifier, data().x_train[:300], data().y_train[:300])
             enough = share > 0.3 or spec != specs[-1]
             expect(enough, f"an accuracy above 30 % with {spec}", f"{share:.0%}", "look at its scale and range")
 

@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from art.defences.trainer import Trainer
 
 from qadv.estimators.protocol import Classifier
@@ -10,40 +9,31 @@ from qadv.testing.case import Arrays, ConformanceCase
 from qadv.testing.check import check, expect, expect_same, expect_subclass
 from qadv.testing.compare import difference
 from qadv.testing.global_state import set_random_states
-from qadv.testing.materials import accuracy, data, untrained
+from qadv.testing.materials import accuracy, state, trained_on, untrained
 from qadv.testing.use import check_attackable, check_classifier_refused, check_refused, check_saved
 
 if TYPE_CHECKING:
     from qadv.testing.transformers import TransformerCase
-
-_TRAINED = 300
 
 
 class TrainerCase(ConformanceCase):
     kind = "trainer"
 
     def inputs(self) -> Arrays:
-        images = data()
-        return {"x": images.x_train[:64].copy(), "y": np.eye(10, dtype=np.float32)[images.y_train[:64]]}
+        return trained_on()
 
     def use(self, inputs: Arrays, **changes: Any) -> Any:
-        return state(self.trained(inputs["x"], inputs["y"], **changes))
+        return state(self.trained(**inputs, **changes))
 
     def result(self) -> Any:
         """Returns the trained classifier."""
-        inputs = self.inputs()
-        return self.trained(inputs["x"], inputs["y"])
+        return self.trained(**self.inputs())
 
     def trained(self, x: Any, y: Any, nb_epochs: int = 1, classifier: Classifier | None = None, **changes: Any) -> Any:
         """Returns the classifier after `fit`."""
         trainer = self.target(self.classifier() if classifier is None else classifier, **{**self.options, **changes})
         trainer.fit(x, y, nb_epochs=nb_epochs, batch_size=32)
         return trainer.get_classifier()
-
-
-def state(classifier: Classifier) -> dict[str, Any]:
-    """Returns a copy of what a network has learned."""
-    return {name: tensor.clone() for name, tensor in classifier.model.state_dict().items()}
 
 
 @check("trainer")
@@ -55,8 +45,7 @@ def contract(case: TrainerCase) -> None:
     do = "call super().__init__(classifier), and train classifier.model in place"
     expect(trainer.get_classifier() is classifier, "get_classifier() to return the classifier", "another", do)
     before = state(classifier)
-    inputs = case.inputs()
-    trainer.fit(inputs["x"], inputs["y"], nb_epochs=1, batch_size=32)
+    trainer.fit(**case.inputs(), nb_epochs=1, batch_size=32)
     after = state(classifier)
     same = list(before) == list(after)
     expect(same, "the same parameters and buffers", list(after), "replace no modules of the network")
@@ -70,12 +59,10 @@ def contract(case: TrainerCase) -> None:
 @check("trainer")
 def learns(case: TrainerCase) -> None:
     """From random weights it gets the network above 40 % of the digits it is trained on, in 8 epochs."""
-    images = data()
-    x, y = images.x_train[:_TRAINED].copy(), images.y_train[:_TRAINED]
-    classifier = untrained() if case.own_classifier is None else case.classifier()
+    classifier, images = untrained() if case.own_classifier is None else case.classifier(), trained_on(300)
     set_random_states(0)
-    trained = case.trained(x, np.eye(10, dtype=np.float32)[y], nb_epochs=8, classifier=classifier)
-    share = accuracy(trained, x, y)
+    trained = case.trained(**images, nb_epochs=8, classifier=classifier)
+    share = accuracy(trained, images["x"], images["y"].argmax(1))
     do = "go down the loss of the labels too; try other options"
     expect(share > 0.4, "an accuracy above 40 %", f"{share:.0%}", do)
 
@@ -83,10 +70,9 @@ def learns(case: TrainerCase) -> None:
 @check("trainer")
 def labels(case: TrainerCase) -> None:
     """`y` is taken as indices and as one-hot rows, with one result."""
-    images = data()
-    x, y = images.x_train[:64].copy(), images.y_train[:64]
+    x, y = case.inputs().values()
     results = []
-    for given in (y, np.eye(10, dtype=np.float32)[y]):
+    for given in (y.argmax(1), y):
         set_random_states(0)
         results.append(state(case.trained(x, given)))
     expect_same(results[0], results[1], "the same weights", "check_labels of qadv.estimators.checks takes both")

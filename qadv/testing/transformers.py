@@ -8,7 +8,7 @@ from art.estimators.classification import PyTorchClassifier
 from qadv.testing.case import Arrays, ConformanceCase
 from qadv.testing.check import check, expect, expect_same, expect_subclass
 from qadv.testing.compare import difference
-from qadv.testing.trainers import state
+from qadv.testing.materials import state
 from qadv.testing.use import check_classifier_refused
 
 

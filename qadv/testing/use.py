@@ -1,6 +1,7 @@
 """How ART uses a classifier, for the checks on components that make or change one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,8 +12,8 @@ from art.attacks.evasion import FastGradientMethod, ProjectedGradientDescent
 from qadv.estimators.classifier import QuantizedClassifier
 from qadv.estimators.protocol import Classifier
 from qadv.testing.case import ConformanceCase
-from qadv.testing.check import NotApplicable, expect, expect_same, refused
-from qadv.testing.materials import few
+from qadv.testing.check import NotApplicable, expect, expect_array, expect_same, refused
+from qadv.testing.materials import few, state
 
 _DO = "return what ART made: a PyTorchClassifier round a torch.nn.Module that gives logits"
 
@@ -21,18 +22,15 @@ def check_attackable(classifier: Classifier, images: Any = None) -> None:
     """Fails unless a classifier gives logits, and a gradient that ART's FGSM and PGD follow."""
     x = few()[0] if images is None else images
     logits = classifier.predict(x)
-    came = f"{getattr(logits, 'shape', None)}, {getattr(logits, 'dtype', None)}"
-    expect(logits.shape == (len(x), classifier.nb_classes), f"logits ({len(x)}, {classifier.nb_classes})", came, _DO)
-    expect(logits.dtype == np.float32 and np.isfinite(logits).all(), "finite float32 logits", came, _DO)
+    expect_array(logits, (len(x), classifier.nb_classes), _DO)
     gradient = classifier.loss_gradient(x, np.eye(classifier.nb_classes, dtype=np.float32)[logits.argmax(1)])
     expect(gradient.shape == x.shape, f"an input gradient {x.shape}", gradient.shape, _DO)
     live = (np.abs(gradient).reshape(len(x), -1).max(axis=1) > 0).mean()
     came = f"zero for {1 - live:.0%} of the images"
     do = "what is not differentiable needs a straight-through estimator; no softmax before the loss"
     expect(live > 0.3, "an input gradient that is not zero", came, do)
-    fgsm = FastGradientMethod(classifier, eps=0.1)
     pgd = ProjectedGradientDescent(classifier, eps=0.1, eps_step=0.03, max_iter=3, verbose=False)
-    for attack in (fgsm, pgd):
+    for attack in (FastGradientMethod(classifier, eps=0.1), pgd):
         changed = (attack.generate(x) != x).any()
         expect(changed, f"{type(attack).__name__} to change images", "it changes none", _DO)
 
@@ -41,7 +39,7 @@ def check_saved(classifier: Classifier) -> None:
     """Fails unless a classifier that was saved and loaded gives the same logits."""
     if not isinstance(classifier, QuantizedClassifier):
         raise NotApplicable(f"{type(classifier).__name__} is not qadv's to save")
-    x = few()[0] if classifier.input_shape == (1, 8, 8) else _noise(classifier.input_shape)
+    x = np.random.default_rng(0).random((4, *classifier.input_shape), dtype=np.float32)
     before = classifier.predict(x)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "classifier.safetensors"
@@ -49,6 +47,20 @@ def check_saved(classifier: Classifier) -> None:
         loaded = QuantizedClassifier.load(path, device_type="cpu")
     do = "keep all that decides the logits in parameters and buffers, and nothing in plain attributes"
     expect_same(before, loaded.predict(x), "the logits from before saving", do, "the output")
+
+
+@contextmanager
+def untouched(*classifiers: Classifier, do: str) -> Iterator[None]:
+    """Fails unless the block leaves the weights, buffers and hooks of classifiers as they are."""
+
+    def traces() -> Any:
+        models = [m for each in classifiers for m in (each.model, *each.model.modules())]
+        hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in models]
+        return [state(each) for each in classifiers], hooks
+
+    before = traces()
+    yield
+    expect_same(before, traces(), "the same weights, buffers and hooks", do, "the network")
 
 
 def check_slope(wrong: str | None, do: str) -> None:
@@ -78,7 +90,3 @@ def check_refused(call: Callable[[Any, Any], Any], labels: bool = True) -> None:
 def check_classifier_refused(case: ConformanceCase) -> None:
     """Fails unless a component refuses what is no classifier."""
     refused(lambda: case.target(object(), **case.options), "a classifier that is none", "check it in __init__")
-
-
-def _noise(shape: tuple[int, ...]) -> Any:
-    return np.random.default_rng(0).random((2, *shape), dtype=np.float32)
