@@ -65,11 +65,7 @@ def attack_cell(spec: AttackCellSpec, needed: Mapping[str, Finished], given: Giv
 
 
 def transfer_cell(spec: TransferSpec, needed: Mapping[str, Finished], given: Given) -> Finished:
-    """Gives the images made on one network to another.
-
-    Raises:
-        InvalidInputError: the other is the same network, and the study does not say that it may be.
-    """
+    """Gives the images made on one network to another, which is the same one only where the study says `itself`."""
     made = needed[spec.made]
     classifier = load_network(needed[spec.network])
     if made.record["made_on"] == fingerprint(classifier) and not spec.itself:

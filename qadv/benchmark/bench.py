@@ -44,13 +44,9 @@ class Event:
 def run_cells(
     cells: Sequence[Cell], store: Store, engine: Engine, tell: Callable[[Event], None] = lambda event: None
 ) -> BenchResult:
-    """Computes what is missing and writes each cell as soon as it is done.
+    """Computes what is missing of a study's cells, each after those it needs, and writes each as soon as it is done.
 
-    A cell that fails does not stop the others; those that need it are left out. `tell` is called at each event; the
-    engine is left open.
-
-    Args:
-        cells: of the study, each after those it needs.
+    A cell that fails does not stop the others; those that need it are left out. The engine is left open.
     """
     run = _Run(cells, store, engine, tell)
     began = time.perf_counter()
@@ -76,7 +72,7 @@ class _Run:
         self.running: dict[str, float] = {}
         self.done: set[str] = set()
         self.dead: set[str] = set()
-        self.cache: dict[str, Finished] = {}
+        self.cache: dict[str, Finished] = {}  # a few that others may need too
         self.healed = False  # whether the last look found an input that has to be computed again
         for key, cell in self.cells.items():
             damage = store.damage(key)
@@ -94,11 +90,8 @@ class _Run:
                 del self.waiting[key]
                 self.result.left_out.append(cell.label)
                 self.tell(Event("left out", cell, message="needs a cell that failed"))
-            elif len(self.running) < self.engine.slots and not any(
-                need in self.waiting or need in self.running for need in cell.needs
-            ):
-                needed = self._needed(cell)
-                if needed is None:
+            elif len(self.running) < self.engine.slots and not (self.waiting | self.running).keys() & {*cell.needs}:
+                if (needed := self._needed(cell)) is None:
                     continue
                 self.engine.submit(cell, needed)
                 self.running[key] = time.perf_counter()
@@ -125,10 +118,12 @@ class _Run:
 
     def _needed(self, cell: Cell) -> dict[str, Finished] | None:
         """Returns the results that a cell needs; `None` where one is damaged and has to be computed again first."""
-        found = {}
         for need in cell.needs:
             try:
-                found[need] = self._read(need)
+                if need not in self.cache:
+                    while len(self.cache) >= max(_KEPT, len(cell.needs)):
+                        self.cache.pop(next(key for key in self.cache if key not in cell.needs))
+                    self.cache[need] = self.store.read(need)
             except FileFormatError as error:
                 self.healed = True
                 if self.cells[need].label in self.result.damaged:  # it was computed again: that does not help
@@ -136,17 +131,9 @@ class _Run:
                 else:
                     self._compute_again(self.cells[need], str(error))
                 return None
-        return found
+        return {need: self.cache[need] for need in cell.needs}
 
     def _compute_again(self, cell: Cell, damage: str) -> None:
         self.waiting[cell.key] = cell
         self.result.damaged[cell.label] = damage
         self.tell(Event("damaged", cell, message=damage))
-
-    def _read(self, key: str) -> Finished:
-        """Reads a cell that several others need once, and keeps a few in memory."""
-        if key not in self.cache:
-            if len(self.cache) >= _KEPT:
-                self.cache.pop(next(iter(self.cache)))
-            self.cache[key] = self.store.read(key)
-        return self.cache[key]

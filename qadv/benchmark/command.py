@@ -4,11 +4,10 @@ import os
 import platform
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -30,13 +29,13 @@ _SHOWN = 500  # characters of a message; all of it is in the folder
 
 
 def run_bench(options: BenchOptions, console: Console | None = None) -> bool:
-    """Plans a study and computes what is missing of it; returns whether every cell is there now.
-
-    Raises:
-        QadvError: the study, an option or a folder is off.
-    """
+    """Plans a study and computes what is missing of it; returns whether every cell is there now."""
     console = console or Console()
-    _check(options)
+    for name, value in (("--jobs", options.jobs), ("--threads", options.threads)):
+        check_whole(name, value)
+    check_choice("--engine", options.engine, ("local", "ray"))
+    if options.address is not None and options.engine != "ray":
+        raise InvalidInputError("--address is that of a Ray cluster: add --engine ray")
     file, data_dir = read_study(options.study, options.small), options.data_dir
     cells = planned(file, data_dir)
     store, seconds = Store(options.out), estimated(file, cells)
@@ -63,26 +62,14 @@ def run_bench(options: BenchOptions, console: Console | None = None) -> bool:
     return result.complete
 
 
-def _check(options: BenchOptions) -> None:
-    for name, value in (("--jobs", options.jobs), ("--threads", options.threads)):
-        check_whole(name, value)
-    check_choice("--engine", options.engine, ("local", "ray"))
-    if options.address is not None and options.engine != "ray":
-        raise InvalidInputError("--address is that of a Ray cluster: add --engine ray")
-
-
 def planned(file: StudyFile, data_dir: Path | None) -> list[Cell]:
     """Returns the cells of a study; arguments and errors as of `qadv.benchmark.plan.plan`."""
-    check_names(file)
+    check_names(file)  # before a data set is read
     return plan(file, {name: read_dataset(name, data_dir)[0] for name in file.study.datasets}, data_dir)
 
 
 def estimated(file: StudyFile, cells: list[Cell]) -> dict[str, float]:
-    """Returns the seconds that each cell may take, by key.
-
-    Raises:
-        StudyError: a network can't be made, or does not take the images.
-    """
+    """Returns the seconds that each cell may take, by key; a network that can't be made is a `StudyError`."""
     estimate, seconds = Estimate(cells), {}
     for cell in cells:
         try:
@@ -93,25 +80,19 @@ def estimated(file: StudyFile, cells: list[Cell]) -> dict[str, float]:
 
 
 def _plan_content(file: StudyFile, cells: list[Cell]) -> dict[str, object]:
-    shown = [(cell.key, cell.kind, cell.label, dict(cell.place), list(cell.needs)) for cell in cells]
     return {
         "file": file.path.name,
         "text": file.text,
         "small": file.small,
         "study": file.study.model_dump(mode="json"),
-        "environment": _environment(),
-        "cells": [dict(zip(("key", "kind", "label", "place", "needs"), cell, strict=True)) for cell in shown],
-    }
-
-
-def _environment() -> dict[str, Any]:
-    """Returns what a report says about the machine."""
-    return {
-        "versions": versions(),
-        "system": f"{platform.system()} {platform.release()}",
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+        "environment": {
+            "versions": versions(),
+            "system": f"{platform.system()} {platform.release()}",
+            "machine": platform.machine(),
+            "cores": os.cpu_count(),
+            "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+        },
+        "cells": [{key: getattr(cell, key) for key in ("key", "kind", "label", "place", "needs")} for cell in cells],
     }
 
 
@@ -125,16 +106,16 @@ def _engine(options: BenchOptions, given: Given) -> Engine:
     return Processes(options.jobs, given, options.threads)
 
 
-class _Shown:
+class _Shown(Progress):
     """Progress with the time left: by the estimates, scaled by how far off they were so far."""
 
     def __init__(self, console: Console, missing: list[Cell], seconds: dict[str, float], slots: int) -> None:
-        self.console, self.seconds, self.slots = console, seconds, slots
+        self.seconds, self.slots = seconds, slots
         self.missing = {cell.key for cell in missing}
         self.left = sum(seconds[cell.key] for cell in missing)
         self.done = self.took = 0.0
         self.running: dict[str, str] = {}
-        self.progress = Progress(
+        super().__init__(
             TextColumn("{task.completed}/{task.total} cells"),
             BarColumn(),
             TimeElapsedColumn(),
@@ -143,14 +124,7 @@ class _Shown:
             console=console,
             disable=not console.is_terminal,
         )
-        self.task: TaskID = self.progress.add_task("", total=len(missing), left="")
-
-    def __enter__(self) -> "_Shown":
-        self.progress.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.progress.stop()
+        self.task = self.add_task("", total=len(missing), left="")
 
     def tell(self, event: Event) -> None:
         """Shows an event of `run_cells`."""
@@ -162,7 +136,7 @@ class _Shown:
             if key not in self.missing:  # it showed when another cell needed it
                 self.missing.add(key)
                 self.left += self.seconds[key]
-                self.progress.update(self.task, total=len(self.missing))
+                self.update(self.task, total=len(self.missing))
         else:
             self.running.pop(key, None)
             self.left -= self.seconds[key]
@@ -171,14 +145,10 @@ class _Shown:
                 self.done, self.took = self.done + self.seconds[key], self.took + event.seconds
                 text = Text.assemble(label, (f"  {event.seconds:.1f} s", "dim"))
             self.console.print(text, soft_wrap=True)
-            self.progress.advance(self.task)
-        self.progress.update(self.task, description="; ".join(self.running.values()), left=self._time_left())
-
-    def _time_left(self) -> str:
-        if not self.took:
-            return ""
+            self.advance(self.task)
         scale = self.took / self.done if self.done else 1.0
-        return f"about {_duration(max(self.left, 0) * scale / self.slots)} left"
+        left = f"about {_duration(max(self.left, 0) * scale / self.slots)} left" if self.took else ""
+        self.update(self.task, description="; ".join(self.running.values()), left=left)
 
 
 def _cells_table(file: StudyFile, cells: list[Cell], seconds: dict[str, float], missing: set[str]) -> Table:

@@ -25,11 +25,7 @@ _KINDS: dict[str, Callable[..., Finished]] = {
 
 
 def compute(spec: Spec, needed: Mapping[str, Finished], given: Given, threads: int = 1) -> Finished:
-    """Computes one cell from its spec, the results that it needs by their keys, and what this machine has.
-
-    Raises:
-        QadvError: what is wrong with the cell.
-    """
+    """Computes one cell from its spec, the results that it needs by their keys, and what this machine has."""
     with torch_threads(threads), seeded(spec.seed):
         result = _KINDS[spec.kind](spec, needed, given)
     return Finished({"spec": plain(spec), **plain(result.record)}, result.files)

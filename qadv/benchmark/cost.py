@@ -29,11 +29,7 @@ _ONCE = {"FastGradientMethod": 1.0, "r-fgsm": 1.0, "uniform-noise": 0.0, "gaussi
 
 
 class Estimate:
-    """Estimates the seconds that cells take.
-
-    Args:
-        cells: of the study.
-    """
+    """Estimates the seconds that the cells of a study take."""
 
     def __init__(self, cells: list[Cell]) -> None:
         self.specs: dict[str, Any] = {cell.key: cell.spec for cell in cells}
@@ -42,7 +38,7 @@ class Estimate:
         """Returns the estimate for one cell; it may be several times too low or too high."""
         match cell.spec:
             case NetworkSpec() as spec:
-                return self._unit(spec) * _training(spec)
+                return self._of(cell.key) * _training(spec)
             case TransferSpec() as spec:
                 made: AttackCellSpec = self.specs[spec.made]
                 return self._of(spec.network) * _FORWARD * 2 * made.images.nb_test
@@ -55,10 +51,8 @@ class Estimate:
         raise TypeError(cell.kind)
 
     def _of(self, network: str) -> float:
-        return self._unit(self.specs[network])
-
-    def _unit(self, spec: NetworkSpec) -> float:
         """Returns the seconds of one image's forward and backward pass."""
+        spec: NetworkSpec = self.specs[network]
         if spec.members:
             return sum(map(self._of, spec.members))
         quantized = 1.0 if spec.quantizer.weights == spec.quantizer.activations == "float" else 1.2
@@ -109,16 +103,13 @@ def _seconds_of_a_pass(name: str, shape: tuple[int, ...], nb_classes: int, optio
 
 def _extra(trainer: str, options: Mapping[str, Any]) -> float:
     """Returns the forward and backward passes per image besides the step itself."""
-    adversary = options.get("adversary")
-    if trainer == "adversarial":
-        adversary = {"attack": "pgd", **options}
     if trainer == "eq":
         return float(options.get("max_iter", 10)) + 1
+    adversary = options if trainer == "adversarial" else options.get("adversary")
     if adversary is None:
         return 0.0
-    kind = adversary if isinstance(adversary, str) else adversary.get("attack", "pgd")
-    steps = None if isinstance(adversary, str) else adversary.get("max_iter")
-    return float(steps or 10) if kind == "pgd" else 1.0
+    said = {"attack": adversary} if isinstance(adversary, str) else adversary
+    return float(said.get("max_iter") or 10) if said.get("attack", "pgd") == "pgd" else 1.0
 
 
 def _passes(spec: AttackSpec) -> float:

@@ -12,22 +12,13 @@ from qadv.registry import create
 
 @dataclass(frozen=True)
 class Given:
-    """Folders of one machine.
-
-    Attributes:
-        data_dir: folder with the images and checkpoints.
-        scratch: folder for the checkpoints of trainings, which resume there after an interruption.
-    """
+    """Folders of one machine: with the images and checkpoints, and for trainings to resume from."""
 
     data_dir: Path | None
     scratch: Path
 
     def images(self, wanted: DatasetSpec) -> Images:
-        """Returns the images of a spec.
-
-        Raises:
-            InvalidInputError: they are not the ones that the study was planned with.
-        """
+        """Returns the images of a spec, and refuses others than the study was planned with."""
         images, found = read_dataset(wanted.name, self.data_dir)
         if found != wanted.digest:
             raise InvalidInputError(

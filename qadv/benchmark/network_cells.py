@@ -90,7 +90,7 @@ def _start(spec: NetworkSpec, needed: Mapping[str, Finished], data_dir: Path | N
 
 def _quantized(classifier: QuantizedClassifier, spec: NetworkSpec, data: Images) -> QuantizedClassifier:
     quantizer = spec.quantizer
-    wanted = {"weights": quantizer.weights, "activations": quantizer.activations}
+    wanted = quantizer.model_dump(include={"weights", "activations"})
     done = getattr(classifier.model, "qadv_quantization", None)
     if done is not None and {key: done[key] for key in wanted} != wanted:
         raise InvalidInputError(
@@ -100,9 +100,8 @@ def _quantized(classifier: QuantizedClassifier, spec: NetworkSpec, data: Images)
     if done is not None or wanted == {"weights": "float", "activations": "float"}:
         return classifier
     calibration = data.x_train[: quantizer.calibration] if quantizer.calibration else None
-    made = PostTrainingQuantization(
-        classifier, quantizer.weights, quantizer.activations, quantizer.skip_first_last, calibration
-    )
+    schemes = quantizer.weights, quantizer.activations
+    made = PostTrainingQuantization(classifier, *schemes, quantizer.skip_first_last, calibration)
     return made()  # type: ignore[no-any-return]
 
 

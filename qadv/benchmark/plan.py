@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,10 +57,7 @@ def plan(file: StudyFile, datasets: dict[str, Images], data_dir: Path | None) ->
     """Returns the cells of a study, each after those it needs; images by name, checkpoints from `data_dir`.
 
     One that the study calls by several names (an attack that is also the source of a transfer) is there once for each
-    name, with the same key.
-
-    Raises:
-        StudyError: names or options that do not exist, or combinations that can't be; each with its line.
+    name, with the same key. What does not exist or can't be combined is a `StudyError`, with its line.
     """
     check_names(file)
     return _Planner(file, datasets, data_dir).plan()
@@ -80,18 +77,19 @@ class _Planner:
         jobs = [(node, grid) for grid in grids for node in self._nodes(grid)]
         chosen = list(dict.fromkeys(node for node, _ in jobs))
         for node in chosen:
-            self._network(node)
-            self._add(self._clean(node))
+            key, images = self._network(node).key, self._images(node, None)
+            spec = CleanSpec(versions=versions(), network=key, images=images, seed=node.seed)
+            self._add(Cell("clean", spec, f"clean images, {self._label(node)}", node._asdict(), (key,)))
         for node, grid in jobs:
             for name in _axis(grid.attacks, self.study.attacks):
                 for cell in self._attacks(node, name, chosen):
                     self._add(cell)
         for node, grid in jobs:
             for name in _axis(grid.measures, self.study.measures):
-                if not self._is_joint(name):
+                if not self._takes("classifiers", name):
                     self._add(self._measure(name, [node]))
         for grid in grids:
-            joint = filter(self._is_joint, _axis(grid.measures, self.study.measures))
+            joint = filter(partial(self._takes, "classifiers"), _axis(grid.measures, self.study.measures))
             for name, dataset, seed in product(joint, _axis(grid.datasets, self.study.datasets), self.study.seeds):
                 nodes = [node for node in self._nodes(grid) if (node.dataset, node.seed) == (dataset, seed)]
                 self._add(self._measure(name, nodes))
@@ -114,7 +112,7 @@ class _Planner:
         self.underway.append(node)
         backbone, quantizer = self.study.backbones[node.backbone], self.study.quantizers[node.quantizer]
         defense = self.study.defenses[node.defense]
-        start = self._start(node, defense)
+        start = self._start(node)
         members = [self._network(node._replace(quantizer=each, defense=str(defense.of))) for each in defense.members]
         data = self.datasets[node.dataset]
         nb_train = (defense.fit.nb_train if defense.fit else None) or self.study.nb_train or len(data.x_train)
@@ -140,19 +138,17 @@ class _Planner:
 
     def _plugins(self, backbone: str, quantizer: StudyQuantizer, defense: Defense) -> dict[str, str]:
         used = [("backbone", backbone), *([("trainer", defense.trainer)] if defense.trainer else [])]
-        used += [
-            ("quantizer", each) for each in sorted(_quantizers(quantizer.weights) | _quantizers(quantizer.activations))
-        ]
+        used += [("quantizer", each) for each in sorted(_quantizers(quantizer))]
         used += [("transformer", each.name) for each in defense.transformers]
         used += [("preprocessor", each.name) for each in defense.preprocessors]
         return {name: version for each in used for name, version in self.plugin(*each).items()}
 
-    def _start(self, node: Node, defense: Defense) -> Cell | None:
-        start = self._start_node(node, defense)
+    def _start(self, node: Node) -> Cell | None:
+        start = self._start_node(node)
         return None if start is None else self._network(start)
 
-    def _start_node(self, node: Node, defense: Defense) -> Node | None:
-        chosen = defense.start
+    def _start_node(self, node: Node) -> Node | None:
+        chosen = self.study.defenses[node.defense].start
         if isinstance(chosen, str):
             chosen = Start(defense=chosen, quantizer=self.study.float_quantizer)
         return None if chosen is None else node._replace(**chosen.model_dump())
@@ -160,7 +156,7 @@ class _Planner:
     def _weights(self, node: Node) -> str:
         """Returns a hash of all that a network's weights come from: its start's, where nothing is done to it."""
         defense = self.study.defenses[node.defense]
-        start = self._start_node(node, defense)
+        start = self._start_node(node)
         if start and not defense.trainer and not defense.transformers:
             before, after = (self.study.quantizers[each.quantizer] for each in (start, node))
             if (before.weights, before.activations) == (after.weights, after.activations):
@@ -189,12 +185,6 @@ class _Planner:
         nb_test = min(wanted or self.study.nb_test, self.study.nb_test, len(self.datasets[node.dataset].x_test))
         return ImagesSpec(name=node.dataset, digest=self.digests[node.dataset], nb_test=nb_test)
 
-    def _clean(self, node: Node) -> Cell:
-        network = self._network(node)
-        images = self._images(node, None)
-        spec = CleanSpec(versions=versions(), network=network.key, images=images, seed=node.seed)
-        return Cell("clean", spec, f"clean images, {self._label(node)}", node._asdict(), (network.key,))
-
     def _attack(self, node: Node, name: str) -> Cell:
         attack, network = self.study.attacks[name], self._network(node)
         spec = AttackCellSpec(
@@ -213,23 +203,19 @@ class _Planner:
         if source is None:
             yield self._attack(node, name)
             return
-        if source == "each":
-            sources = [n for n in chosen if (n.dataset, n.seed) == (node.dataset, node.seed)]
-        else:
-            sources = [_source(node, source)]
-        for other in sources:
+        alike = [n for n in chosen if (n.dataset, n.seed) == (node.dataset, node.seed)]
+        for other in alike if source == "each" else [_source(node, source)]:
             made = self._add(self._attack(other, name))
             if other != node or source != "each":  # each network is attacked from itself too, openly
                 self._check_source(name, other, node)
             if other == node:
                 yield made
                 continue
-            network = self._network(node)
-            itself = self.study.attacks[name].itself
-            spec = TransferSpec(versions=versions(), network=network.key, made=made.key, itself=itself, seed=node.seed)
+            key, itself = self._network(node).key, self.study.attacks[name].itself
+            spec = TransferSpec(versions=versions(), network=key, made=made.key, itself=itself, seed=node.seed)
             place = node._asdict() | {"attack": name, "source": other._asdict()}
             label = f"{name} on {self._label(other)} → {self._label(node)}"
-            yield Cell("transfer", spec, label, place, (network.key, made.key))
+            yield Cell("transfer", spec, label, place, (key, made.key))
 
     def _check_source(self, name: str, source: Node, target: Node) -> None:
         if not self.study.attacks[name].itself and self._weights(source) == self._weights(target):
@@ -240,19 +226,16 @@ class _Planner:
                 "another start_seed, leave one out of the grid, or say itself = true",
             )])  # fmt: skip
 
-    def _takes(self, measure: str) -> set[str]:
-        return arguments(load("diagnostic", self.study.measures[measure].diagnostic or measure)) or set()
-
-    def _is_joint(self, measure: str) -> bool:
-        return "classifiers" in self._takes(measure)
+    def _takes(self, argument: str, measure: str) -> bool:
+        return argument in (arguments(load("diagnostic", self.study.measures[measure].diagnostic or measure)) or ())
 
     def _measure(self, name: str, nodes: list[Node]) -> Cell:
         measure, node = self.study.measures[name], nodes[0]
-        diagnostic, joint, takes = measure.diagnostic or name, self._is_joint(name), self._takes(name)
+        diagnostic, joint = measure.diagnostic or name, self._takes("classifiers", name)
         networks = [self._network(each) for each in nodes]
         needs = [network.key for network in networks]
         made = start = None
-        if "x_adversarial" in takes or measure.attacked:
+        if measure.attacked or self._takes("x_adversarial", name):
             if measure.attack is None:
                 raise self.file.complain([(("measures", name), "it compares with attacked images: say attack = …")])
             source = self.study.attacks[measure.attack].source
@@ -261,7 +244,7 @@ class _Planner:
                 self._check_source(measure.attack, other, node)
             made = self._add(self._attack(other, measure.attack)).key
             needs.append(made)
-        if "float_parent" in takes and (parent := self._start(node, self.study.defenses[node.defense])):
+        if self._takes("float_parent", name) and (parent := self._start(node)):
             start = parent.key
             needs.append(start)
         spec = MeasureSpec(
@@ -308,9 +291,10 @@ def _source(node: Node, source: Source) -> Node:
     return node._replace(**source.model_dump(exclude_none=True))
 
 
-def _quantizers(schemes: str | dict[str, str]) -> set[str]:
+def _quantizers(quantizer: StudyQuantizer) -> set[str]:
     """Returns the names in schemes, e.g. `sq` and `bwn` of `sq(bwn)`."""
-    texts = [schemes] if isinstance(schemes, str) else schemes.values()
+    schemes = (quantizer.weights, quantizer.activations)
+    texts = [text for each in schemes for text in ([each] if isinstance(each, str) else each.values())]
     return {name for text in texts for name in re.split("[:()]", text) if name and not name.isdigit()} - {"float"}
 
 

@@ -38,12 +38,7 @@ class Store:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Makes the folder, and keeps a second bench out of it while the block runs.
-
-        Raises:
-            InvalidInputError: one is running.
-            StorageError: the folder can't be made.
-        """
+        """Makes the folder, and keeps a second bench out of it while the block runs."""
         try:
             for folder in (self.cells, self.failures, self.studies, self.scratch):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -78,11 +73,7 @@ class Store:
         return ""
 
     def read(self, key: str, files: bool = True) -> Finished:
-        """Returns a finished cell.
-
-        Args:
-            key: of the cell.
-            files: `False` for the record alone.
+        """Returns a finished cell, or with `files=False` its record alone.
 
         Raises:
             FileFormatError: it is damaged: its files are not those that were written for it.
@@ -93,25 +84,25 @@ class Store:
             content = read_json(folder / _RECORD)
             if not isinstance(content, dict):
                 raise FileFormatError(f"{_RECORD} holds no record")
-            record, digests = (
-                _opened(content, key) if content.get("format") == FORMAT else self._opened_old(content, key)
-            )
+            if content.get("format") != FORMAT:
+                record, digests = self._opened_old(content, key)
+            elif content["key"] == key:  # its digest has been compared
+                record, digests = content["record"], content["files"]
+            else:
+                raise FileFormatError(f"it is cell {content['key']} in another one's place")
             found = {name: (folder / name).read_bytes() for name in digests} if files else {}
+            for name, data in found.items():
+                if digests[name] not in (None, digest_of(io.BytesIO(data))):
+                    raise FileFormatError(f"{name} is not what was written")
         except (OSError, QadvError) as error:
-            raise _damaged(key, _reason(error)) from error
-        for name, data in found.items():
-            if digests[name] not in (None, digest_of(io.BytesIO(data))):
-                raise _damaged(key, f"{name} is not what was written")
+            why = f"cell {key} is damaged: {_reason(error)}; the same bench computes it again"
+            raise FileFormatError(why) from error
         if files:
             self._whole.add(key)
         return Finished(record, found)
 
     def write(self, key: str, finished: Finished) -> None:
-        """Writes a cell, whole or not at all; a damaged one gives way.
-
-        Raises:
-            StorageError: the disk is full, or the folder can't be written.
-        """
+        """Writes a cell, whole or not at all; a damaged one gives way."""
         target, part = self.cells / key, self.cells / f".{key}.{uuid.uuid4().hex}"
         digests = {name: digest_of(io.BytesIO(data)) for name, data in finished.files.items()}
         record = {"format": FORMAT, "key": key, "files": digests, "record": finished.record}
@@ -157,18 +148,14 @@ class Store:
         return sorted(path.stem for path in self.studies.glob("*.json"))
 
     def plan(self, name: str) -> dict[str, Any]:
-        """Returns a study as it was planned.
-
-        Raises:
-            FileFormatError: it is damaged.
-        """
+        """Returns a study as it was planned; a damaged one is a `FileFormatError`."""
         path = self.studies / f"{name}.json"
         try:
             found = read_json(path)
+            if not isinstance(found, dict):
+                raise FileFormatError("it holds no plan")
         except QadvError as error:
             raise FileFormatError(f"{path} is damaged ({_reason(error)}); run its bench again") from error
-        if not isinstance(found, dict):
-            raise FileFormatError(f"{path} is damaged (it holds no plan); run its bench again")
         return found
 
     def _opened_old(self, record: dict[str, Any], key: str) -> tuple[dict[str, Any], dict[str, str | None]]:
@@ -191,17 +178,6 @@ class Store:
                 stacklevel=3,
             )
         return record, dict.fromkeys(names)
-
-
-def _opened(content: dict[str, Any], key: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """Returns the record, and the digests of the files by name; the content's own digest has been compared."""
-    if content["key"] != key:
-        raise FileFormatError(f"it is cell {content['key']} in another one's place")
-    return content["record"], content["files"]
-
-
-def _damaged(key: str, why: str) -> FileFormatError:
-    return FileFormatError(f"cell {key} is damaged: {why}; the same bench computes it again")
 
 
 def _reason(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, time
@@ -17,7 +18,8 @@ from qadv.errors import FileFormatError, QadvError, StorageError, closest
 Place = tuple[str | int, ...]
 SMALL = "small"
 _DEEPEST, _LARGEST, _SHOWN, _LONGEST = 20, 2**63, 200, 2000
-_ENTRY = 3  # below table.name.key pydantic says which type of a union it tried
+_ENTRY = 3  # below table.name.key pydantic says which type of a union it tried:
+_ALTERNATIVE = re.compile(r"(str|float|int|Start|Source|(dict|list|literal)\[.*)")
 
 
 class StudyError(FileFormatError):
@@ -44,15 +46,9 @@ class StudyFile:
 
 
 def read_study(path: str | Path, small: bool = False) -> StudyFile:
-    """Reads a study.
+    """Reads a study from a TOML file; what it can't say is a `StudyError`, with its line.
 
-    Args:
-        path: a TOML file.
-        small: with the settings of its table `[small]`, which replace those of the same name; tables are merged.
-
-    Raises:
-        StudyError: the file is no TOML, or says something that a study does not have.
-        StorageError: it can't be read.
+    With `small`, the settings of its table `[small]` replace those of the same name; tables are merged.
     """
     path = Path(path)
     try:
@@ -144,7 +140,7 @@ def _leaves(annotation: Any) -> list[Any]:
 def _error(path: Path, text: str, small: bool, faults: Iterable[tuple[Place, str]]) -> StudyError:
     lines = []
     for place, message in faults:
-        known = [part for index, part in enumerate(place) if index < _ENTRY or not _is_alternative(part)]
+        known = [part for index, part in enumerate(place) if index < _ENTRY or not _ALTERNATIVE.fullmatch(str(part))]
         line = (line_of(text, (SMALL, *known), exact=True) if small else None) or line_of(text, known)
         name = ".".join(str(part) for part in known)
         if len(message) > _LONGEST:  # it quotes a text without end
@@ -153,11 +149,6 @@ def _error(path: Path, text: str, small: bool, faults: Iterable[tuple[Place, str
         if entry not in lines:
             lines.append(entry)
     return StudyError("\n".join(lines))
-
-
-def _is_alternative(part: str | int) -> bool:
-    """Whether pydantic added this part, to say which type of a union it tried."""
-    return isinstance(part, str) and bool(re.fullmatch(r"(str|float|int|Start|Source|(dict|list|literal)\[.*)", part))
 
 
 def line_of(text: str, place: Sequence[str | int], exact: bool = False) -> int | None:
@@ -169,16 +160,13 @@ def line_of(text: str, place: Sequence[str | int], exact: bool = False) -> int |
     """
     best, depth = 1, 0
     table: tuple[str | int, ...] = ()
-    counts: dict[tuple[str, ...], int] = {}
+    counts: Counter[tuple[str, ...]] = Counter()
     wanted = tuple(place)
     for number, line in enumerate(text.splitlines(), 1):
-        header = re.match(r"\s*(\[\[?)\s*([^\]]+?)\s*\]\]?", line)
-        if header:
-            names = _split(header[2])
-            table = tuple(names)
-            if header[1] == "[[":
-                counts[tuple(names)] = counts.get(tuple(names), -1) + 1
-                table = (*names, counts[tuple(names)])
+        if header := re.match(r"\s*(\[\[?)\s*([^\]]+?)\s*\]\]?", line):
+            names = tuple(_split(header[2]))
+            table = (*names, counts[names]) if header[1] == "[[" else names
+            counts[names] += 1
             found: tuple[str | int, ...] = table
         elif key := re.match(r"\s*((?:[\w-]+|\"[^\"]*\"|'[^']*')(?:\s*\.\s*(?:[\w-]+|\"[^\"]*\"|'[^']*'))*)\s*=", line):
             found = (*table, *_split(key[1]))

@@ -355,7 +355,7 @@ def test_names_and_messages_that_look_like_markup(tmp_path, monkeypatch):
     cell = Cell("network", {}, "network [/x]", {})
     with _Shown(console, [cell], {cell.key: 1.0}, 1) as shown:
         shown.tell(Event("started", cell))
-        shown.progress.refresh()
+        shown.refresh()
     report = build_report(given.out)
     page, tables = report.page.read_text(), report.tables[0].read_text()
     assert all(name in page for name in ODD_NAMES)

@@ -1,9 +1,9 @@
 """Tables of accuracies: networks × attacks, the worst case, and what the attacks did and cost."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qadv.benchmark.report.audits import verdict
 from qadv.benchmark.report.content import Block, Note, Row, Section, Table, Value
@@ -52,9 +52,11 @@ def worst_case_section(results: StudyResults) -> Section | None:
             label = verdict(results, network, worst.audited, headlines.get(worst.threat))
             shares = [100 * share for share in worst.accuracy]
             clean = [100 * share for share in worst.clean]
+            some = len(worst.seeds) < len(results.study.seeds)
+            alone = f" (seed{'s' * (len(worst.seeds) > 1)} {', '.join(map(str, worst.seeds))} alone)" if some else ""
             rows.append([
                 network.label, str(worst.threat), Value(spread(shares)), label,
-                f"{worst.samples:,}", Value(spread(clean)), worst.over + _of_seeds(results, worst.seeds),
+                f"{worst.samples:,}", Value(spread(clean)), worst.over + alone,
             ])  # fmt: skip
     if not rows:
         return None
@@ -75,10 +77,12 @@ def strength_section(results: StudyResults) -> Section | None:
     """Returns what attacks did and cost: distances of the successes, passes, seconds."""
     rows: list[Row] = []
     for network in results.networks:
+        named = (name for name, attack in results.study.attacks.items() if attack.source is None)
+        own = {cell.key for name in named for cell in results.attacked(network, name)}
         for name, attack in results.study.attacks.items():
             for source in [None] if attack.source == "each" else results.sources(network, name):
                 cells = [cell for cell in results.attacked(network, name, source) if cell.there]
-                if cells and not (attack.source == "each" and _is_repeated(results, network, name)):
+                if cells and not (attack.source == "each" and {cell.key for cell in cells} & own):
                     made_on = "itself" if source is None else results.label(source)
                     rows.append([network.label, name, made_on, *_strength(cells)])
     if not rows:
@@ -95,10 +99,9 @@ def strength_section(results: StudyResults) -> Section | None:
     return Section("Strength and cost of the attacks", (table,))
 
 
-def broken(cell: CellResult) -> NDArray[np.bool_]:
+def broken(cell: CellResult) -> Any:
     """Returns which images were right without the attack and are not with it, (N,) bool."""
-    lost: NDArray[np.bool_] = cell.record["clean_right"] & ~cell.record["right"]
-    return lost
+    return cell.record["clean_right"] & ~cell.record["right"]
 
 
 def distance(cell: CellResult, norm: str) -> float | None:
@@ -119,13 +122,6 @@ def _strength(cells: Sequence[CellResult]) -> Row:
     return [f"{samples:,}", spread(rates), l2, linf, *costs]
 
 
-def _is_repeated(results: StudyResults, network: Network, name: str) -> bool:
-    """Whether the attack on the network itself is there under another name too."""
-    keys = {cell.key for cell in results.attacked(network, name)}
-    others = (other for other, attack in results.study.attacks.items() if attack.source is None)
-    return any(cell.key in keys for other in others for cell in results.attacked(network, other))
-
-
 def _under(results: StudyResults, network: Network, name: str, published: str) -> Value:
     cells = results.from_all_sources(network, name)
     if results.study.attacks[name].source != "each" or not cells:
@@ -137,12 +133,6 @@ def _under(results: StudyResults, network: Network, name: str, published: str) -
     rights = [[cell.record["right"] for cell in of_seed] for of_seed in whole]
     text = spread([100 * float(np.logical_and.reduce(right).mean()) for right in rights])
     return Value(text + ("" if len(whole) == len(by_seed) else f" ({len(whole)} of {len(by_seed)} seeds)"), published)
-
-
-def _of_seeds(results: StudyResults, seeds: tuple[int, ...]) -> str:
-    if len(seeds) == len(results.study.seeds):
-        return ""
-    return f" (seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))} alone)"
 
 
 def _with_images(name: str, cells: Sequence[CellResult]) -> str:

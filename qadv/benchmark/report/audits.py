@@ -49,8 +49,8 @@ def audits_of(results: StudyResults, network: Network) -> list[Audit]:
     return [
         Audit(
             measure,
-            results.seed_label(cell.axes, cell.place["seed"]),
-            cell.place["seed"],
+            results.seed_label(cell.axes, seed := cell.place["seed"]),
+            seed,
             cell.state,
             cell.record["result"] if cell.there else None,
         )
@@ -92,9 +92,7 @@ def audit_section(results: StudyResults) -> Section | None:
         return None
     numbers = {check["number"]: check["name"] for audit in audits for check in audit.checks}
     several = len({audit.measure for audit in audits}) > 1
-    rows: list[Row] = []
-    headlines: list[Row] = []
-    found: list[Row] = []
+    rows, headlines, found = list[Row](), list[Row](), list[Row]()
     for audit in audits:
         label = f"{audit.label} ({audit.measure})" if several else audit.label
         by_number = {check["number"]: check for check in audit.checks}
@@ -104,30 +102,27 @@ def audit_section(results: StudyResults) -> Section | None:
             continue
         verdicts = (by_number[number]["verdict"] if number in by_number else "–" for number in sorted(numbers))
         rows.append([label, *(Value(text, tone=_TONES.get(text, "muted")) for text in verdicts)])
-        headlines.append(_headline(label, audit.result))
+        cost, seconds = audit.result.get("cost", {}), audit.result.get("seconds")
+        headlines.append(
+            [
+                label,
+                Value(audit.result["headline"], tone="" if audit.result.get("passed") else "bad"),
+                plain_eps(audit.result["eps"]),
+                "thorough" if audit.result.get("thorough") else "quick",
+                *(f"{cost[way]:,}" if way in cost else "–" for way in ("forward", "backward")),
+                "–" if seconds is None else f"{seconds / 60:.1f}",
+            ]
+        )
         found += [
             [label, f"{check['number']} {check['name']}", check["rule"], check["figure"],
              Value(check["verdict"], tone=_TONES.get(check["verdict"], ""))]
             for check in audit.checks
         ]  # fmt: skip
     columns = ["network", *(f"{number} {numbers[number]}" for number in sorted(numbers))]
-    cost = ["network", "headline", "ε (L∞)", "setting", "forward passes", "backward passes", "minutes"]
-    tables = [Table.of("What the audits say, and what they cost in passes of one image", cost, headlines)]
+    said = ["network", "headline", "ε (L∞)", "setting", "forward passes", "backward passes", "minutes"]
+    tables = [Table.of("What the audits say, and what they cost in passes of one image", said, headlines)]
     if numbers:
         tables.append(Table.of("Checks for masked gradients", columns, rows))
         rule = ["network", "check", "rule", "figure", "verdict"]
         tables.append(Table.of("What each check found", rule, found, folded=True))
     return Section("Audits", tuple(tables))
-
-
-def _headline(label: str, result: Mapping[str, Any]) -> Row:
-    cost = result.get("cost", {})
-    return [
-        label,
-        Value(result["headline"], tone="" if result.get("passed") else "bad"),
-        plain_eps(result["eps"]),
-        "thorough" if result.get("thorough") else "quick",
-        f"{cost['forward']:,}" if "forward" in cost else "–",
-        f"{cost['backward']:,}" if "backward" in cost else "–",
-        f"{result['seconds'] / 60:.1f}" if "seconds" in result else "–",
-    ]

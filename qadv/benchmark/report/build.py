@@ -42,12 +42,6 @@ def build_report(
         folder: of `qadv bench`.
         out: where to write; without it `folder/report`.
         study: name of the one study to report, as in `folder/studies`; without it, all.
-
-    Raises:
-        InvalidInputError: there are no results.
-        UnknownNameError: there is no such study.
-        FileFormatError: the plan of every study asked for is damaged.
-        StorageError: the report can't be written.
     """
     store = Store(folder)
     names = store.plan_names()
@@ -68,8 +62,7 @@ def build_report(
     target = store.folder / "report" if out is None else Path(out)
     pages, tables, models = [], [], []
     for results in chosen:
-        page = study_page(results, store)
-        pages.append(page)
+        pages.append(page := study_page(results, store))
         tables.append(_write(target / f"{results.name}.md", markdown_page(page)))
         for name, content in model_files(results):
             text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
@@ -81,32 +74,21 @@ def build_report(
 
 def study_page(results: StudyResults, store: Store) -> StudyPage:
     """Returns what a report says about a study."""
-    study, sections = (
-        results.study,
-        (
-            missing_section(results),
-            worst_case_section(results),
-            accuracy_section(results),
-            audit_section(results),
-            transfer_section(results),
-            *diagnostic_sections(results),
-            example_section(results, store),
-            strength_section(results),
-            networks_section(results),
-            training_section(results),
-            source_section(results),
-        ),
+    sections = (
+        missing_section(results),
+        worst_case_section(results),
+        accuracy_section(results),
+        audit_section(results),
+        transfer_section(results),
+        *diagnostic_sections(results),
+        example_section(results, store),
+        strength_section(results),
+        networks_section(results),
+        training_section(results),
+        source_section(results),
     )
-    return StudyPage(
-        results.name,
-        study.title,
-        study.paper,
-        study.about,
-        tuple(study.claims),
-        bool(results.plan.get("small")),
-        facts(results),
-        tuple(section for section in sections if section is not None),
-    )
+    there = tuple(section for section in sections if section is not None)
+    return StudyPage(results.name, results.study, bool(results.plan.get("small")), facts(results), there)
 
 
 def _write(path: Path, text: str) -> Path:

@@ -1,22 +1,18 @@
 """What a report consists of, as plain data: the templates only lay it out."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
+
+from qadv.benchmark.study import Study
 
 _NUMBER = re.compile(r"[-+−]?\d[\d,.]*(e[-+]?\d+)?(/\d+)?( |$)")
 
 
 @dataclass(frozen=True)
 class Value:
-    """What stands in one place of a table.
-
-    Attributes:
-        text: ours.
-        published: the paper's, beside it.
-        tone: `"good"`, `"bad"`, `"muted"` or none.
-    """
+    """What stands in one place of a table, with the paper's beside it; `tone`: `"good"`, `"bad"`, `"muted"` or none."""
 
     text: str
     published: str = ""
@@ -84,18 +80,10 @@ class Note:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One image: what it is, and a `data:` address."""
-
-    label: str
-    source: str
-
-
-@dataclass(frozen=True)
 class Example:
-    """One attacked image and those beside it, with what the network says."""
+    """One attacked image and those beside it, `data:` addresses by what they show, with what the network says."""
 
-    pictures: tuple[Picture, ...]
+    pictures: Mapping[str, str]
     caption: str
     tone: str = ""
 
@@ -130,10 +118,7 @@ class StudyPage:
     """A study's page: its plan's name, what the study says of itself, its settings by name, and what was found."""
 
     name: str
-    title: str
-    paper: str
-    about: str
-    claims: tuple[str, ...]
+    study: Study
     small: bool
     facts: tuple[tuple[str, str], ...]
     sections: tuple[Section, ...]

@@ -29,30 +29,23 @@ def _blocks(results: StudyResults, measure: str, diagnostic: str, cells: Sequenc
     absent = [f"{cell.label} ({cell.state})" for cell in cells if not cell.there]
     if absent:
         yield Note(f"Not there: {', '.join(absent)}.", "bad")
+    found = default_registry().match("diagnostic", diagnostic)
+    summary = f": {found[0].component.summary}" if found else ""
     for (dataset, seed), members in groups.items():
         where = [dataset] if len(results.study.datasets) > 1 else []
         where += [f"seed {seed}"] if len(results.study.seeds) > 1 else []
-        there = {_label(results, cell): cell for cell in members if cell.there}
+        labels = (results.label(cell.axes) if len(cell.axes) > 1 else cell.label for cell in members)
+        there = {label: cell for label, cell in zip(labels, members, strict=True) if cell.there}
         for start in range(0, len(there), _LINES):
             part = dict(list(there.items())[start : start + _LINES])
             for address in drawn(diagnostic, {label: cell.record for label, cell in part.items()}):
                 folded = seed != results.study.seeds[0]
-                yield Figure(" · ".join([f"{measure}{_summary(diagnostic)}", *where]), address, folded)
-        texts = [
-            f"{label}\n{cell.record['text']}" if len(there) > 1 else cell.record["text"]
-            for label, cell in there.items()
-        ]
+                yield Figure(" · ".join([f"{measure}{summary}", *where]), address, folded)
+        texts = [cell.record["text"] for cell in there.values()]
+        if len(there) > 1:
+            texts = [f"{label}\n{text}" for label, text in zip(there, texts, strict=True)]
         if texts:
             yield Text(" · ".join([f"{measure} as tables", *where]), "\n\n".join(texts))
-
-
-def _summary(diagnostic: str) -> str:
-    found = default_registry().match("diagnostic", diagnostic)
-    return f": {found[0].component.summary}" if found else ""
-
-
-def _label(results: StudyResults, cell: CellResult) -> str:
-    return results.label(cell.axes) if len(cell.axes) > 1 else cell.label
 
 
 def drawn(diagnostic: str, records: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -62,20 +55,13 @@ def drawn(diagnostic: str, records: Mapping[str, Mapping[str, Any]]) -> list[str
     with a function `draw_…` that takes one result, or a mapping from labels to results.
     """
     try:
-        made = _result_class(diagnostic)
-        if made is None:
-            return []
+        made = get_type_hints(load("diagnostic", diagnostic))["return"]
         results = {label: made.from_dict(record["result"]) for label, record in records.items()}
         draw, together = _drawing(made)
         figures = [draw(results)] if together else [draw(result) for result in results.values()]
         return [embedded_figure(figure) for figure in figures]
-    except Exception:  # a plugin's drawing must not cost the report: its text is there in any case
+    except Exception:  # nothing that draws, or a plugin's that fails: its text is there in any case
         return []
-
-
-def _result_class(diagnostic: str) -> Any:
-    found = get_type_hints(load("diagnostic", diagnostic)).get("return")
-    return found if isinstance(found, type) and hasattr(found, "from_dict") else None
 
 
 def _drawing(made: type) -> tuple[Callable[[Any], Any], bool]:

@@ -1,6 +1,6 @@
 """Attacked images beside the clean ones."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -8,9 +8,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 
 from qadv.benchmark.attack_cells import IMAGES
-from qadv.benchmark.report.content import Example, Gallery, Note, Picture, Section
+from qadv.benchmark.report.content import Example, Gallery, Note, Section
 from qadv.benchmark.report.embedding import embedded_image
-from qadv.benchmark.report.results import CellResult, Network, StudyResults
+from qadv.benchmark.report.results import Network, StudyResults
 from qadv.benchmark.report.threats import threat_of
 from qadv.benchmark.report.worst_case import attack_spec
 from qadv.benchmark.store import Store
@@ -47,7 +47,7 @@ def _gallery(results: StudyResults, store: Store, network: Network, name: str) -
             return
         if images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) != len(cell.record["right"]):
             return
-        answers = _answers(results, network, cell)
+        answers = _answers(cell.record)
         examples = [
             _example(images[index], clean[index] if index < len(clean) else None, *answers[index])
             for index in range(min(_EXAMPLES, len(images)))
@@ -55,9 +55,8 @@ def _gallery(results: StudyResults, store: Store, network: Network, name: str) -
         yield Gallery(results.seed_label(cell.axes, cell.place["seed"]), tuple(examples))
 
 
-def _answers(results: StudyResults, network: Network, cell: CellResult) -> list[tuple[str, str]]:
+def _answers(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Returns a caption and a tone for each image."""
-    record = cell.record
     names = record.get("class_names")
     found = []
     for index, right in enumerate(record["right"]):
@@ -66,21 +65,17 @@ def _answers(results: StudyResults, network: Network, cell: CellResult) -> list[
         if right:
             end, tone = "withstood", "good"
         if "classes" in record:
-            true, before, after = (_class(names, record[key][index]) for key in ("labels", "clean_classes", "classes"))
+            shown = (record[key][index] for key in ("labels", "clean_classes", "classes"))
+            true, before, after = (names[each] if names else each for each in shown)
             end = f"true {true}; predicted {before}, attacked {after}: {end}"
         found.append((end, tone))
     return found
 
 
-def _class(names: Any, index: int) -> str:
-    return str(names[index]) if names else str(index)
-
-
 def _example(image: Any, clean: Any, caption: str, tone: str) -> Example:
-    pictures = [Picture("attacked", embedded_image(image))]
+    pictures = {"attacked": image}
     if clean is not None:
-        change = image - clean
-        largest = float(np.abs(change).max()) or 1.0
-        pictures.insert(0, Picture("clean", embedded_image(clean)))
-        pictures.append(Picture(f"difference × {0.5 / largest:.2g}", embedded_image(0.5 + change / (2 * largest))))
-    return Example(tuple(pictures), caption, tone)
+        largest = float(np.abs(image - clean).max()) or 1.0
+        magnified = 0.5 + (image - clean) / (2 * largest)
+        pictures = {"clean": clean, "attacked": image, f"difference × {0.5 / largest:.2g}": magnified}
+    return Example({label: embedded_image(picture) for label, picture in pictures.items()}, caption, tone)

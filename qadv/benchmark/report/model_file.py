@@ -37,6 +37,8 @@ def _content(results: StudyResults, network: Network, made: CellResult, clean: C
     audited = [audit for audit in audits if audit.result is not None]
     threat = ball or next((Threat(float("inf"), a.result["eps"]) for a in audits if a.result), None)
     threat = threat or (worst[0].threat if worst else None)
+    given_by_paper = (published_number(results, network, name) for name in study.attacks)
+    reported = min((value for value in given_by_paper if value is not None), default=None)
     return {
         "name": f"{study.title}: {network.label}",
         "authors": None,
@@ -45,7 +47,7 @@ def _content(results: StudyResults, network: Network, made: CellResult, clean: C
         "architecture": made_of.backbone or backbone,
         "eps": plain_eps(threat.eps) if threat else None,
         "clean_acc": percent(clean.record["accuracy"]) if clean.there else None,
-        "reported": _reported(results, network),
+        "reported": None if reported is None else f"{reported:g}",
         "autoattack_acc": auto,
         "additional_data": None if made_of.checkpoint is not None or made_of.options.get("pretrained") else False,
         "number_forward_passes": len(given.members) or 1,
@@ -62,7 +64,12 @@ def _content(results: StudyResults, network: Network, made: CellResult, clean: C
             "transformers": [each.model_dump() for each in given.transformers],
             "preprocessors": [each.model_dump() for each in given.preprocessors],
             "bytes": made.record.get("bytes"),
-            "accuracy": _accuracies(results, network),
+            "accuracy": {
+                name if cell.source is None else f"{name} from {results.label(cell.source)}": cell.record["accuracy"]
+                for name in study.attacks
+                for cell in results.from_all_sources(network, name)
+                if cell.there
+            },
             "worst_case": [
                 {
                     "norm": "inf" if case.threat.norm == float("inf") else int(case.threat.norm),
@@ -104,19 +111,3 @@ def _auto_attack(results: StudyResults, network: Network) -> tuple[str | None, T
                     inside = ball is not None and keeps_to(ball, cell.record)
                     return percent(cell.record["accuracy"]), ball if inside else None
     return None, None
-
-
-def _reported(results: StudyResults, network: Network) -> str | None:
-    """Returns the lowest accuracy under an attack that the paper gives."""
-    found = [published_number(results, network, name) for name in results.study.attacks]
-    lowest = min((value for value in found if value is not None), default=None)
-    return None if lowest is None else f"{lowest:g}"
-
-
-def _accuracies(results: StudyResults, network: Network) -> dict[str, float]:
-    return {
-        name if cell.source is None else f"{name} from {results.label(cell.source)}": float(cell.record["accuracy"])
-        for name in results.study.attacks
-        for cell in results.from_all_sources(network, name)
-        if cell.there
-    }

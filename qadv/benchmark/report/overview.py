@@ -1,8 +1,5 @@
 """Settings of a study, its missing cells, its networks and attacks, and the sources of its figures."""
 
-import json
-from typing import Any
-
 from qadv.benchmark.report.content import Block, Note, Row, Section, Table, Text, Value
 from qadv.benchmark.report.numbers import ABSENT, mean_value, plain_options
 from qadv.benchmark.report.results import CellResult, StudyResults
@@ -52,11 +49,14 @@ def networks_section(results: StudyResults) -> Section:
         _, backbone, quantizer, defense = network.axes
         schemes, given = results.study.quantizers[quantizer], results.study.defenses[defense]
         made = [cell for cell in results.made(network) if cell.there]
+        ensemble = f"ensemble of {', '.join(given.members)}" if given.members else "–"
+        used = [*given.transformers, *given.preprocessors]
+        beside = [f"{each.name} ({plain_options(each.options)})" if each.options else each.name for each in used]
         sizes = [cell.record["bytes"] for cell in made if "bytes" in cell.record]
         rows.append([
             network.label, results.study.backbones[backbone].backbone or backbone,
-            _scheme(schemes.weights), _scheme(schemes.activations), given.trainer or _made_of(given),
-            plain_options(given.options) if given.trainer else "–", _beside(given),
+            _scheme(schemes.weights), _scheme(schemes.activations), given.trainer or ensemble,
+            plain_options(given.options) if given.trainer else "–", ", ".join(beside) or "–",
             f"{sizes[0]['packed']:,}" if sizes else "–", f"{sizes[0]['float32']:,}" if sizes else "–",
             mean_value([cell.record["seconds"] for cell in made]) if made else ABSENT,
         ])  # fmt: skip
@@ -92,13 +92,14 @@ def _attacks(results: StudyResults) -> list[Row]:
 def source_section(results: StudyResults) -> Section:
     """Returns where the figures come from: machine, versions, the study's text, and the key of every cell."""
     environment = results.plan.get("environment", {})
-    told = {name: _plain(value) for name, value in environment.items() if name != "versions" and value is not None}
-    told |= {name: str(version) for name, version in environment.get("versions", {}).items()}
-    told |= dict(sorted(_plugins(results).items()))
+    told = {name: value for name, value in environment.items() if name != "versions" and value is not None}
+    plugins = [cell.record.get("spec", {}).get("plugins", {}) for cell in results.cells]
+    used = {f"{name} (plugin)": version for each in plugins for name, version in each.items()}
+    told |= environment.get("versions", {}) | dict(sorted(used.items()))
     keys: list[Row] = [
         [cell.label, cell.kind, cell.key, Value(cell.state, tone="" if cell.there else "bad")] for cell in results.cells
     ]
-    machine: list[Row] = [[name, value] for name, value in told.items()]
+    machine: list[Row] = [[name, str(value)] for name, value in told.items()]
     blocks = (
         Table.of("Machine and versions of the last bench of this study", ["name", "value"], machine),
         Text(f"The study's file, {results.plan.get('file', '')}", str(results.plan.get("text", ""))),
@@ -107,26 +108,5 @@ def source_section(results: StudyResults) -> Section:
     return Section("Where the figures come from", blocks)
 
 
-def _plugins(results: StudyResults) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for cell in results.cells:
-        found |= cell.record.get("spec", {}).get("plugins", {})
-    return {f"{name} (plugin)": version for name, version in found.items()}
-
-
 def _scheme(scheme: str | dict[str, str]) -> str:
     return scheme if isinstance(scheme, str) else ", ".join(f"{layers}: {name}" for layers, name in scheme.items())
-
-
-def _made_of(defense: Any) -> str:
-    return f"ensemble of {', '.join(defense.members)}" if defense.members else "–"
-
-
-def _beside(defense: Any) -> str:
-    used = [*defense.transformers, *defense.preprocessors]
-    named = [f"{each.name} ({plain_options(each.options)})" if each.options else each.name for each in used]
-    return ", ".join(named) or "–"
-
-
-def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)

@@ -29,11 +29,8 @@ class PublishedFigures:
         return [f"[{_letter(index)}] {note}" for index, note in enumerate(self.used)]
 
     def _mark(self, note: str) -> str:
-        if not note:
-            return ""
-        if note not in self.used:
-            self.used.append(note)
-        return f" [{_letter(self.used.index(note))}]"
+        self.used += [note] if note and note not in self.used else []
+        return f" [{_letter(self.used.index(note))}]" if note else ""
 
 
 def published_number(results: StudyResults, network: Network, column: str) -> float | None:

@@ -1,5 +1,6 @@
 """The results of one study: its plan, and what became of each cell."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -56,11 +57,6 @@ class Network:
 
     label: str
     axes: tuple[str, ...]
-
-    @property
-    def dataset(self) -> str:
-        """Name of its images."""
-        return self.axes[0]
 
 
 @dataclass(frozen=True)
@@ -130,20 +126,16 @@ class StudyResults:
 
     @cached_property
     def _index(self) -> dict[tuple[str, tuple[str, ...], str, tuple[str, ...] | None], list[CellResult]]:
-        found: dict[tuple[str, tuple[str, ...], str, tuple[str, ...] | None], list[CellResult]] = {}
+        found = defaultdict(list)
         for cell in self.cells:
             if cell.kind != "measure":
                 kind = "attack" if cell.kind == "transfer" else cell.kind
-                found.setdefault((kind, cell.axes, str(cell.place.get("attack", "")), cell.source), []).append(cell)
-        return found
+                found[kind, cell.axes, str(cell.place.get("attack", "")), cell.source].append(cell)
+        return dict(found)
 
 
 def gather(store: Store, name: str, plan: Mapping[str, Any]) -> StudyResults:
-    """Reads the results of a study.
-
-    Raises:
-        FileFormatError: its plan is not one of this version.
-    """
+    """Reads the results of a study; a plan that is not one of this version is a `FileFormatError`."""
     try:
         study = Study.model_validate(plan["study"])
         cells = tuple(_cells(store, plan))
@@ -171,12 +163,8 @@ def _cells(store: Store, plan: Mapping[str, Any]) -> Iterator[CellResult]:
 
 
 _BY_IMAGE: dict[str, Any] = {
-    **dict.fromkeys(("right", "clean_right"), bool),
-    **dict.fromkeys(("l2", "linf"), float),
-    **dict.fromkeys(("classes", "clean_classes", "labels"), int),
-}
-
-
+    "right": bool, "clean_right": bool, "l2": float, "linf": float, "classes": int, "clean_classes": int, "labels": int,
+}  # fmt: skip
 _NEEDED: dict[str, set[str]] = {
     "network": {"spec", "seconds"},
     "clean": {"accuracy", "right"},
@@ -187,11 +175,7 @@ _NEEDED["transfer"] = _NEEDED["attack"]
 
 
 def _compact(kind: str, record: dict[str, Any]) -> dict[str, Any]:
-    """Returns a record with what it says image by image as arrays: a tenth of the memory; not finite is NaN.
-
-    Raises:
-        FileFormatError: it is not a record of such a cell.
-    """
+    """Returns a record with what it says image by image as arrays: a tenth of the memory; not finite is NaN."""
     if absent := _NEEDED.get(kind, set()) - record.keys():
         raise FileFormatError(f"its record has no {', '.join(sorted(absent))}")
     try:

@@ -33,8 +33,7 @@ class Threat:
 def threat_of(attack: Mapping[str, Any]) -> Threat | None:
     """Returns the ball that an attack's options say, else the defaults of its class; `None` for one without a bound.
 
-    Args:
-        attack: `attack`, its name, and `options`, as in the spec of a cell.
+    `attack` has the attack's name and its `options`, as the spec of a cell has.
     """
     defaults = _defaults(str(attack["attack"]))
     options = attack["options"]

@@ -23,7 +23,7 @@ def transfer_section(results: StudyResults) -> Section | None:
         if attack.source is None:
             continue
         for dataset in results.study.datasets:
-            targets = [n for n in results.networks if n.dataset == dataset and results.sources(n, name)]
+            targets = [n for n in results.networks if n.axes[0] == dataset and results.sources(n, name)]
             sources = list(dict.fromkeys(s or target.axes for target in targets for s in results.sources(target, name)))
             if targets:
                 caption = f"{name}: {dataset}" if len(results.study.datasets) > 1 else name

@@ -50,8 +50,8 @@ def worst_cases(results: StudyResults, network: Network) -> list[WorstCase]:
     """
     found: dict[tuple[Threat, int, str, bool], list[tuple[int, float, float]]] = {}
     for seed in results.study.seeds:
-        clean = _clean(results, network, seed)
-        if clean is None:
+        of_seed = (cell for cell in results.clean(network) if cell.there and cell.place["seed"] == seed)
+        if (clean := next((cell.record["right"] for cell in of_seed), None)) is None:
             continue
         for threat, attempts in sorted(_attempts(results, network, seed).items(), key=lambda pair: pair[0]):
             for count in sorted({min(len(attempt.right), len(clean)) for attempt in attempts}, reverse=True):
@@ -74,11 +74,6 @@ def outside(results: StudyResults) -> list[str]:
     return list(
         dict.fromkeys(cell.label for cell, ball in found if ball is not None and not keeps_to(ball, cell.record))
     )
-
-
-def _clean(results: StudyResults, network: Network, seed: int) -> NDArray[np.bool_] | None:
-    of_seed = (cell for cell in results.clean(network) if cell.there and cell.place["seed"] == seed)
-    return next((cell.record["right"] for cell in of_seed), None)
 
 
 def _attempts(results: StudyResults, network: Network, seed: int) -> dict[Threat, list[Attempt]]:
