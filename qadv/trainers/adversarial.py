@@ -19,9 +19,6 @@ class AdversarialQuantTrainer(LoopTrainer):
         classifier: an ART `PyTorchClassifier`, float (`weights="float", activations="float"`) or quantized.
         attack, eps, eps_step, max_iter, sampled, ratio: see `Adversary`.
         options: see `LoopTrainer`.
-
-    Raises:
-        InvalidInputError: an argument is off.
     """
 
     def __init__(

@@ -72,22 +72,15 @@ class Adversary:
         return cls(adversary)
 
     def check_range(self, clip_values: Any) -> None:
-        """Refuses an ε larger than the range of the pixels.
-
-        Raises:
-            InvalidInputError: it is.
-        """
+        """Refuses an ε larger than the range of the pixels."""
         check_eps("eps", self.eps, clip_values)
 
     def perturb(self, network: TrainedNetwork, x: Tensor, y: Tensor) -> Tensor:
-        """Returns adversarial images, shaped as `x`, within ε of it and within `clip_values`.
-
-        Args:
-            network: what is attacked.
-            x: images in pixel values, (N, *input_shape).
-            y: labels, (N,).
-        """
-        eps, noise = self._budgets(network, x), self._noise(network, x)
+        """Returns adversarial versions of images (N, *input_shape) with labels (N,), within ε and `clip_values`."""
+        eps = self._budgets(network, x)
+        # where the attack starts, in units of ε: uniform in [-1, 1] for PGD, normal numbers for R+FGSM
+        noise = x if self.attack == "fgsm" else network.draw(torch.rand if self.attack == "pgd" else torch.randn, x)
+        noise = 2 * noise - 1 if self.attack == "pgd" else noise
         attacked = network.part.first(self.ratio, len(x))
         if not attacked:
             return x
@@ -109,12 +102,6 @@ class Adversary:
             return torch.full((len(x),), float(eps), device=x.device).reshape(shape)
         normal = network.draw(torch.randn, x, 1)
         return (eps * normal.abs()).clamp(max=2 * eps).reshape(shape)
-
-    def _noise(self, network: TrainedNetwork, x: Tensor) -> Tensor:
-        """Where the attack starts, in units of ε: uniform in [-1, 1] for PGD, normal numbers for R+FGSM."""
-        if self.attack == "pgd":
-            return 2 * network.draw(torch.rand, x) - 1
-        return network.draw(torch.randn, x) if self.attack == "r-fgsm" else x
 
     def _steps(self, network: TrainedNetwork, eps: Tensor) -> tuple[Tensor, Tensor]:
         """Each image's step, as `eps`, and number of steps, (N,)."""

@@ -16,13 +16,11 @@ from qadv.estimators.protocol import Classifier
 
 
 class Batches(Protocol):
-    """One epoch's batches, `(x, y)` on the device: images (N, *input_shape), labels (N,) int64."""
+    """One epoch's batches, `(x, y)` on the device, images (N, *input_shape), labels (N,) int64; and their digest."""
 
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
-    def digest(self) -> str:
-        """Returns a digest of the data."""
-        ...
+    def digest(self) -> str: ...
 
 
 class ArrayBatches:
@@ -66,8 +64,7 @@ class GeneratorBatches:
             raise InvalidInputError(
                 f"generator: expected an ART DataGenerator (art.data_generators), got {type(generator).__name__}"
             )
-        self._generator = generator
-        self._classifier = classifier
+        self._generator, self._classifier = generator, classifier
 
     def __len__(self) -> int:
         return max(1, int(self._generator.size) // int(self._generator.batch_size))

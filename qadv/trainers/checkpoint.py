@@ -29,11 +29,7 @@ class TrainingState:
     def save(
         self, path: str | os.PathLike[str], run: Mapping[str, Any], epochs_done: int, history: list[dict[str, Any]]
     ) -> None:
-        """Writes the state atomically.
-
-        Raises:
-            StorageError: the file could not be written; the last one is untouched.
-        """
+        """Writes the state atomically: where that fails, the last one is untouched."""
         optimizer = self.optimizer.state_dict()
         tensors: dict[str, Tensor] = {_MODEL + name: tensor for name, tensor in self.model.state_dict().items()}
         numbers: dict[str, dict[str, Any]] = {}
@@ -81,9 +77,15 @@ class TrainingState:
                     f"{os.fspath(path)} is the checkpoint of another run ({'; '.join(different)}). Delete it to start "
                     "anew, choose another path, or restore those settings to resume"
                 )
-            epochs_done, history = _progress(header, run)
+            epochs_done, history = header["epochs_done"], header["history"]
+            epochs, most = [entry["epoch"] for entry in history], run.get("nb_epochs", epochs_done)
+            if type(epochs_done) is not int or epochs != list(range(epochs_done)) or epochs_done > most:
+                raise ValueError(f"epochs_done is {epochs_done!r}, and the history has the epochs {epochs}")
             state = self._optimizer_state(header["optimizer"], tensors)
-            scheduler = self._scheduler_state(header["scheduler"])
+            scheduler: Any = _unpack(header["scheduler"]) if hasattr(self.scheduler, "load_state_dict") else None
+            own = {} if scheduler is None else self.scheduler.state_dict()
+            if isinstance(own, dict) and (lacking := own.keys() - (scheduler or {}).keys()):
+                raise ValueError(f"the scheduler's state lacks {', '.join(sorted(lacking))}")
             load_state(self.model, model, os.fspath(path))
             self.optimizer.load_state_dict(state)
             if scheduler is not None:
@@ -119,28 +121,11 @@ class TrainingState:
             raise ValueError(f"it has the states of {len(state)} parameters, the optimizer has {len(parameters)}")
         return {"state": state, "param_groups": groups}
 
-    def _scheduler_state(self, saved: Any) -> Any:
-        if saved is None or not hasattr(self.scheduler, "load_state_dict"):
-            return None
-        state, own = _unpack(saved), self.scheduler.state_dict()
-        if isinstance(own, dict) and not own.keys() <= state.keys():
-            raise ValueError(f"the scheduler's state lacks {', '.join(sorted(own.keys() - state.keys()))}")
-        return state
-
 
 def _described(tensors: Mapping[str, Tensor]) -> dict[str, list[Any]]:
     """Returns type and shape of the optimizer's tensors by name."""
     own = (name for name in sorted(tensors) if name.startswith(_OPTIMIZER))
     return {name: [str(tensors[name].dtype), list(tensors[name].shape)] for name in own}
-
-
-def _progress(header: Mapping[str, Any], run: Mapping[str, Any]) -> tuple[int, list[dict[str, Any]]]:
-    """Returns the finished epochs and their history, which have to agree."""
-    done, history = header["epochs_done"], header["history"]
-    epochs = [entry["epoch"] for entry in history]
-    if type(done) is not int or epochs != list(range(done)) or done > run.get("nb_epochs", done):
-        raise ValueError(f"epochs_done is {done!r}, and the history has the epochs {epochs}")
-    return done, history
 
 
 def _pack(value: Any) -> Any:

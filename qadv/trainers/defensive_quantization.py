@@ -22,9 +22,6 @@ class DefensiveQuantTrainer(LoopTrainer):
             quantization-aware training.
         options: see `LoopTrainer`; `adversary=Adversary("r-fgsm", sampled=True)` is the paper's
             combination with adversarial training.
-
-    Raises:
-        InvalidInputError: β is negative or not finite, or an option is off.
     """
 
     def __init__(self, classifier: PyTorchClassifier, beta: float = 2e-3, **options: Any) -> None:

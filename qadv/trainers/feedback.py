@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any, NoReturn
 
 import numpy as np
@@ -57,9 +58,6 @@ class FeedbackTrainer(LoopTrainer):
         search_batch_size: images in one forward pass of the search.
         objectives: other defenses to combine with.
         options: see `LoopOptions`; `lr` defaults to 0.1, which is much for a trained network.
-
-    Raises:
-        InvalidInputError: a parameter or an option is off.
     """
 
     def __init__(
@@ -79,24 +77,14 @@ class FeedbackTrainer(LoopTrainer):
         objectives: Sequence[Objective] = (),
         **options: Any,
     ) -> None:
+        given = {**locals(), "batch_size": search_batch_size}
         super().__init__(classifier, objectives, **options)
         if max_distance is None:
             if classifier.clip_values is None:
                 raise InvalidInputError("max_distance: expected a number, since the classifier has no clip_values")
-            max_distance = width(classifier.clip_values) * math.sqrt(math.prod(classifier.input_shape)) / 2
-        self.settings = FeedbackSettings(
-            rounds=rounds,
-            nb_directions=nb_directions,
-            nb_nearest=nb_nearest,
-            samples_per_class=samples_per_class,
-            robust_share=robust_share,
-            weak_share=weak_share,
-            kappa=kappa,
-            ranking_samples=ranking_samples,
-            max_distance=max_distance,
-            tolerance=tolerance,
-            batch_size=search_batch_size,
-        )
+            diagonal = width(classifier.clip_values) * math.sqrt(math.prod(classifier.input_shape))
+            given["max_distance"] = diagonal / 2
+        self.settings = FeedbackSettings(**{field.name: given[field.name] for field in fields(FeedbackSettings)})
         self._log = FeedbackLog(self.settings)
         self.objectives.append(self._log)
 

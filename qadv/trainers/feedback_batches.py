@@ -66,23 +66,28 @@ class FeedbackBatches(ArrayBatches):
         mix = np.zeros((len(x) + places, *x.shape[1:]), dtype=np.float32)
         mix[: len(x)] = x
         super().__init__(mix, np.concatenate([y, np.zeros(places, np.int64)]), batch_size, classifier.device)
-        own_images, own_labels = self._x[: len(x)], torch.from_numpy(y)
         self._processes = Processes.of_torchrun(classifier.device)
-        self._search = FeedbackSearch(classifier, own_images, own_labels, log.settings, seed, self._processes)
-        self._log = log
-        self._nb_epochs = nb_epochs
-        self._checkpoint = checkpoint
+        images = self._x[: len(x)], torch.from_numpy(y)
+        self._search = FeedbackSearch(classifier, *images, log.settings, seed, self._processes)
+        self._log, self._nb_epochs, self._checkpoint = log, nb_epochs, checkpoint
         self._file = None if checkpoint is None else Path(f"{os.fspath(checkpoint)}.feedback")
         self._epoch: int | None = None
         self._round = -1
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        self._epoch = self._epochs_done() if self._epoch is None else self._epoch + 1
+        if self._epoch is not None:
+            self._epoch += 1
+        elif self._checkpoint is None or not Path(self._checkpoint).exists():
+            self._epoch = 0
+        else:  # where the run resumes
+            self._epoch = int((read_tensors(self._checkpoint)[1] or {"epochs_done": 0})["epochs_done"])
         round_ = self._round_of(self._epoch)
         self._log.entry = {"round": round_}
         if self._epoch == 0 or self._round_of(self._epoch - 1) < round_:
             found = self._search.find(round_)
-            self._write(found, round_)
+            if self._file is not None and self._processes.is_first:
+                tensors = {name: getattr(found, name) for name in ("sample", "direction", "length")}
+                write_tensors(self._file, tensors, self._header(round_))
             self._log.entry.update(found.report)
             if not len(found.length):
                 warnings.warn(
@@ -116,18 +121,6 @@ class FeedbackBatches(ArrayBatches):
 
     def _round_of(self, epoch: int) -> int:
         return epoch * self._log.settings.rounds // self._nb_epochs
-
-    def _epochs_done(self) -> int:
-        """Returns the epoch at which this run starts or resumes, as its checkpoint says."""
-        if self._checkpoint is None or not Path(self._checkpoint).exists():
-            return 0
-        header = read_tensors(self._checkpoint)[1]
-        return 0 if header is None else int(header["epochs_done"])
-
-    def _write(self, found: Found, round_: int) -> None:
-        if self._file is not None and self._processes.is_first:
-            tensors = {"sample": found.sample, "direction": found.direction, "length": found.length}
-            write_tensors(self._file, tensors, self._header(round_))
 
     def _read(self, round_: int) -> Found:
         assert self._file is not None

@@ -121,11 +121,7 @@ class FeedbackSearch:
     queries: int = 0
 
     def find(self, round_: int) -> Found:
-        """Ranks the classes and finds steps beyond the boundary.
-
-        Raises:
-            TrainingError: the network's logits are NaN.
-        """
+        """Ranks the classes and finds steps beyond the boundary."""
         settings, self.queries = self.settings, 0
         classes = self.classifier.nb_classes
         try:

@@ -38,10 +38,8 @@ class TrainingLoop:
     def __init__(
         self, classifier: Classifier, objectives: Sequence[Objective], options: LoopOptions, name: str
     ) -> None:
-        self.classifier = classifier
-        self.objectives = list(objectives)
-        self.options = options
-        self.name = name
+        self.classifier, self.objectives = classifier, list(objectives)
+        self.options, self.name = options, name
         self.history: History = []  # also while running, and after an interruption
         self.network = TrainedNetwork(classifier, options)
 
@@ -52,21 +50,11 @@ class TrainingLoop:
         validation: tuple[NDArray[Any], NDArray[np.int64]] | None = None,
         scheduler: Any = None,
     ) -> History:
-        """Trains, and leaves the network in evaluation mode.
-
-        Args:
-            batches: one epoch's batches.
-            nb_epochs: number of epochs.
-            validation: images and labels to evaluate after each epoch.
-            scheduler: any object with `.step()`, called after each epoch; it then owns the learning rate.
+        """Trains, and leaves the network in evaluation mode; arguments and errors as of `LoopTrainer.fit`.
 
         Returns:
             One dict per epoch: `epoch`, `loss`, each term by name, `accuracy` (on the training batches as they came),
             `lr`, `seconds`, `val_loss` and `val_accuracy` where there are validation data, and what objectives measure.
-
-        Raises:
-            TrainingError: the loss is not finite; says epoch, step and layer.
-            StorageError, FileFormatError: the checkpoint can't be written, or is of another run.
         """
         nb_epochs = check_whole("nb_epochs", nb_epochs)
         network, options = self.network, self.options
@@ -76,7 +64,12 @@ class TrainingLoop:
                 "the network has no trainable parameters; a frozen one, as loaded from a packed file, can only be "
                 "attacked and measured: train the classifier that was exported"
             )
-        optimizer = self._optimizer()
+        optimizer: torch.optim.Optimizer | None = self.classifier.optimizer
+        if optimizer is None:
+            chosen = {name: getattr(options, name) for name in ("lr", "momentum", "weight_decay")}
+            optimizer = torch.optim.SGD(parameter_groups(model), **chosen)
+        else:
+            warn_of_double_decay(optimizer, model)
         if scheduler is not None and getattr(scheduler, "optimizer", optimizer) is not optimizer:
             raise InvalidInputError(
                 "scheduler: it steps a different optimizer than the classifier's; make the classifier with it"
@@ -204,15 +197,6 @@ class TrainingLoop:
             loss += self.network.loss(logits, targets).item() * len(part)
             correct += int((logits.argmax(1) == labels).sum())
         return {"val_loss": loss / len(x), "val_accuracy": correct / len(x)}
-
-    def _optimizer(self) -> torch.optim.Optimizer:
-        """The classifier's optimizer, or a new SGD."""
-        model, given = self.classifier.model, self.classifier.optimizer
-        if given is not None:
-            warn_of_double_decay(given, model)
-            return given
-        chosen = {name: getattr(self.options, name) for name in ("lr", "momentum", "weight_decay")}
-        return torch.optim.SGD(parameter_groups(model), **chosen)
 
     def _check_finite(self, total: Tensor, x: Tensor, epoch: int, step: int, terms: dict[str, Tensor]) -> None:
         if torch.isfinite(total):

@@ -1,7 +1,7 @@
 """The classifier in training, as the loop and its objectives see it: images in pixel values in, logits out."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -52,10 +52,7 @@ class TrainedNetwork:
     def prepare(self, x: Tensor, y: Tensor | None = None, fit: bool = True) -> tuple[Tensor, Any]:
         """Returns what the network and `loss` take: images through ART's torch preprocessors, and labels as rows.
 
-        Args:
-            x: images in pixel values, (N, *input_shape).
-            y: labels, (N,).
-            fit: whether those for training are applied, or those for prediction.
+        They are the preprocessors for training, or with `fit=False` for prediction; `y` are indices, (N,).
         """
         targets = None if y is None else nn.functional.one_hot(y, self._classifier.nb_classes).float()
         return prepare(self._classifier, x, targets, fit)
@@ -64,7 +61,7 @@ class TrainedNetwork:
         """Returns logits, (N, nb_classes) float32, of images that are prepared."""
         if self._options.channels_last and inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-        with self._autocast():
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._options.amp):
             return self._forward(inputs).float()
 
     def logits(self, x: Tensor) -> Tensor:
@@ -92,15 +89,9 @@ class TrainedNetwork:
             yield
 
     def draw(self, sampler: Callable[..., Tensor], x: Tensor, *shape: int) -> Tensor:
-        """Returns random numbers for images: this process's part of those for the whole batch, by torch's generator.
+        """Returns this process's part of what `torch.rand` or `torch.randn` draws for all images of the batch.
 
-        Args:
-            sampler: `torch.rand` or `torch.randn`.
-            x: images, (N, *input_shape).
-            shape: shape for one image, by default that of an image.
+        `shape` is that of the numbers for one image, by default the image's own.
         """
         numbers = sampler(self.part.total(len(x)), *(shape or x.shape[1:]), device=x.device)
         return self.part.of(numbers)
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16) if self._options.amp else nullcontext()

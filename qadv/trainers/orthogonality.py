@@ -78,29 +78,25 @@ class Orthogonality(Objective):
 def spectral_norm(layer: nn.Module, batch_norm: nn.Module | None = None) -> float:
     """Returns the largest singular value of a layer's weight matrix, with a BatchNorm's scale folded in if given."""
     matrices = matrices_of(layer, layer.weight)
-    if batch_norm is not None:
-        norm: Any = batch_norm
+    norm: Any = batch_norm
+    if norm is not None:
         scale = (norm.running_var + norm.eps).rsqrt() * (norm.weight if norm.weight is not None else 1.0)
         matrices = matrices * scale.reshape(*matrices.shape[:2], 1)
-    if matrices.shape[1] > matrices.shape[2]:
-        matrices = matrices.mT
-    return float(torch.linalg.eigvalsh((matrices @ matrices.mT).double()).amax().clamp(min=0).sqrt())
+    return float(torch.linalg.matrix_norm(matrices.double(), ord=2).amax())
 
 
 @torch.no_grad()
 def following_batch_norms(model: nn.Module, layers: dict[str, nn.Module], image: Tensor) -> dict[str, nn.Module]:
     """Returns, by layer name, the BatchNorm that is applied to the layer's very output; found by running one image."""
-    made_by: dict[int, str] = {}
-    kept: list[Any] = []  # outputs stay alive, so that no two have the same id
+    made_by: dict[int, tuple[str, Any]] = {}
     found: dict[str, nn.Module] = {}
 
     def note_output(name: str, _: Any, output: Any) -> None:
-        kept.append(output)
-        made_by[id(output)] = name
+        made_by[id(output)] = name, output  # which stays alive, so that no two have the same id
 
     def note_input(name: str, inputs: tuple[Any, ...]) -> None:
         if inputs and id(inputs[0]) in made_by:
-            found[made_by[id(inputs[0])]] = norms[name]
+            found[made_by[id(inputs[0])][0]] = norms[name]
 
     norms = {
         name: module

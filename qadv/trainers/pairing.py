@@ -36,9 +36,6 @@ class Pairing(Objective):
     Both passes are in training mode, so that BatchNorm works with the statistics of its batch in both. History: each
     epoch's mean `distance` of every paired module, as `distance/NAME`, and the whole term as `pairing`. The λ > 0 are
     by module name; `"logits"` is the network's output.
-
-    Raises:
-        InvalidInputError: a λ or the norm is off.
     """
 
     def __init__(self, lambdas: Mapping[str, float], norm: float, adversary: Adversary) -> None:
@@ -48,8 +45,7 @@ class Pairing(Objective):
         self.lambdas = {
             str(name): float(check_number(f"lambdas: λ of {name!r}", value)) for name, value in lambdas.items()
         }
-        self.norm = norm
-        self.adversary = adversary
+        self.norm, self.adversary = norm, adversary
         self._hooks = ExitStack()
         self._modules: dict[str, nn.Module] = {}
         self._outputs: dict[str, Tensor] = {}
@@ -61,14 +57,12 @@ class Pairing(Objective):
 
     def start(self, network: TrainedNetwork, image: Tensor) -> None:
         modules = {name: module for name, module in network.model.named_modules() if name}
-        paired = [name for name in self.lambdas if name != LOGITS]
-        for name in paired:
-            if name not in modules:
-                raise InvalidInputError(
-                    f"lambdas: the network has no module {name!r}{closest(name, [LOGITS, *modules])} "
-                    "See [name for name, _ in classifier.model.named_modules()]"
-                )
-        self._modules = {name: modules[name] for name in paired}
+        for name in self.lambdas.keys() - {LOGITS, *modules}:
+            raise InvalidInputError(
+                f"lambdas: the network has no module {name!r}{closest(name, [LOGITS, *modules])} "
+                "See [name for name, _ in classifier.model.named_modules()]"
+            )
+        self._modules = {name: modules[name] for name in self.lambdas if name != LOGITS}
         self._hooks.enter_context(recording(self._modules, leaving=self._keep))
 
     def inputs(self, network: TrainedNetwork, x: Tensor, y: Tensor) -> Tensor:

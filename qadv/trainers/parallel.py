@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from qadv.errors import InvalidInputError, UnsupportedModelError
 
@@ -67,11 +68,7 @@ class Processes:
         return self.rank == 0
 
     def part(self, size: int) -> BatchPart:
-        """Returns this process's part of a batch.
-
-        Raises:
-            InvalidInputError: there are fewer images than processes.
-        """
+        """Returns this process's part of a batch, of as many images as there are processes or more."""
         if self.size == 1:
             return BatchPart()
         if size < self.size:
@@ -115,19 +112,13 @@ class Processes:
         if self.size == 1:
             return
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        flat = parameters_to_vector(gradients)
         dist.all_reduce(flat)
-        sizes = [gradient.numel() for gradient in gradients]
-        for gradient, summed in zip(gradients, torch.split(flat, sizes), strict=True):
-            gradient.copy_(summed.view_as(gradient))
+        vector_to_parameters(flat, gradients)
 
     @contextmanager
     def common_batch_norms(self, model: nn.Module) -> Iterator[None]:
-        """While training: BatchNorm takes its statistics from the whole batch.
-
-        Raises:
-            UnsupportedModelError: a BatchNorm with code of its own, which can't be told to.
-        """
+        """While training: BatchNorm takes its statistics from the whole batch; one with code of its own is refused."""
         norms = [module for module in model.modules() if isinstance(module, _BatchNorm)] if self.size > 1 else []
         odd = [type(norm).__name__ for norm in norms if type(norm).forward is not _BatchNorm.forward]
         if odd:

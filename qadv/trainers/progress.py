@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import nan
+from typing import Any
 
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -22,15 +24,14 @@ def training_progress(
         TimeRemainingColumn(),
     )
     with progress_bar(*columns, shown=verbose and epochs_done < nb_epochs) as progress:
-        task = progress.add_task(
-            name,
-            total=nb_epochs * steps_per_epoch,
-            completed=epochs_done * steps_per_epoch,
-            epoch=min(epochs_done + 1, nb_epochs),
-            epochs=nb_epochs,
-            loss=float("nan"),
-            accuracy=float("nan"),
-        )
+        shown: dict[str, Any] = {
+            "epoch": min(epochs_done + 1, nb_epochs),
+            "epochs": nb_epochs,
+            "loss": nan,
+            "accuracy": nan,
+        }
+        done, total = epochs_done * steps_per_epoch, nb_epochs * steps_per_epoch
+        task = progress.add_task(name, completed=done, total=total, epoch=min(epochs_done + 1, nb_epochs), **shown)
 
         def report(steps: int, loss: float, accuracy: float) -> None:
             epoch = (steps - 1) // steps_per_epoch + 1
