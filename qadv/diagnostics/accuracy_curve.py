@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qadv.checks import check_whole
-from qadv.diagnostics.attacking import check_norm, check_strengths, generate, pgd
-from qadv.diagnostics.drawing import check_curves, figure_and_axes, finish_lines, marked
+from qadv.diagnostics.attacking import check_strengths, generate, pgd
+from qadv.diagnostics.drawing import check_curves, draw_lines, finish_lines
 from qadv.diagnostics.measured import Measured
 from qadv.diagnostics.tables import percent
 from qadv.errors import InvalidInputError
@@ -97,11 +97,10 @@ def accuracy_curve(
         seed: decides what the attack draws, the same at each strength.
 
     Raises:
-        InvalidInputError: images, labels or strengths are off, or the attack leaves the ball: for attacks that look for
-            the nearest adversarial image there is `accuracy_by_distance`.
+        InvalidInputError: the attack leaves the ball: for attacks that look for the nearest adversarial image there is
+            `accuracy_by_distance`.
     """
-    norm, strengths, x, labels = _checked(classifier, x, y, eps, norm)
-    batch_size = check_whole("batch_size", batch_size)
+    order, strengths, x, labels, batch_size = _checked(classifier, x, y, eps, norm, batch_size)
     clean = predicted(classifier, x, batch_size) == labels
     right = []
     for strength in strengths:
@@ -110,16 +109,16 @@ def accuracy_curve(
             continue
         adversarial = generate(attack(classifier, strength), x, labels, seed, "attack")
         outcome = Outcome.of(classifier, x, labels, adversarial, clean, batch_size)
-        farthest = float(outcome.distance(norm).max())
+        farthest = float(outcome.distance(order).max())
         if farthest > strength * 1.001 + 1e-6 * width(classifier.clip_values):
             raise InvalidInputError(
-                f"attack: expected changes within {_NORMS[norm]} {strength:g}, got {farthest:g}; say which norm it "
+                f"attack: expected changes within {_NORMS[order]} {strength:g}, got {farthest:g}; say which norm it "
                 "keeps to, or use accuracy_by_distance for an attack without a bound"
             )
         right.append(outcome.right)
     found = np.stack(right)
     withstood = np.logical_and.accumulate(found & clean)
-    return AccuracyCurve(norm, strengths, found.mean(axis=1), withstood.mean(axis=1), len(x))
+    return AccuracyCurve(order, strengths, found.mean(axis=1), withstood.mean(axis=1), len(x))
 
 
 def accuracy_by_distance(
@@ -142,48 +141,39 @@ def accuracy_by_distance(
 
     Returns:
         The curve, monotonic by construction. An image that the attack does not break is right at every strength.
-
-    Raises:
-        InvalidInputError: images, labels or strengths are off.
     """
-    norm, strengths, x, labels = _checked(classifier, x, y, eps, norm)
-    batch_size = check_whole("batch_size", batch_size)
+    order, strengths, x, labels, batch_size = _checked(classifier, x, y, eps, norm, batch_size)
     adversarial = generate(attack(classifier), x, labels, seed, "attack")
     outcome = Outcome.of(classifier, x, labels, adversarial, batch_size=batch_size)
-    distance = np.where(outcome.right, np.inf, outcome.distance(norm))
+    distance = np.where(outcome.right, np.inf, outcome.distance(order))
     distance[~outcome.clean] = 0
     # a distance found in float32 may be a hair above the strength that was asked for
     broken = np.searchsorted(np.sort(distance), np.array(strengths) * (1 + 1e-6), side="right")
     accuracy = 1 - broken / len(x)
-    return AccuracyCurve(norm, strengths, accuracy, accuracy.copy(), len(x))
+    return AccuracyCurve(order, strengths, accuracy, accuracy.copy(), len(x))
 
 
-def _checked(classifier: Classifier, x: Any, y: Any, eps: Any, norm: Any) -> tuple[float, tuple[float, ...], Any, Any]:
-    norm = check_norm(norm)
-    strengths = check_strengths(eps, classifier, norm)
+def _checked(classifier: Classifier, x: Any, y: Any, eps: Any, norm: Any, batch_size: Any) -> tuple[Any, ...]:
+    if norm not in ("inf", np.inf, 1, 2):
+        raise InvalidInputError(f"norm: expected 1, 2, np.inf or 'inf', got {norm!r}")
+    strengths = check_strengths(eps, classifier, float(norm))
     x = check_images(x, classifier.input_shape, classifier.clip_values)
-    return norm, strengths, x, check_labels(y, len(x), classifier.nb_classes)
+    labels = check_labels(y, len(x), classifier.nb_classes)
+    return float(norm), strengths, x, labels, check_whole("batch_size", batch_size)
 
 
 def draw_accuracy_curve(curves: Mapping[str, AccuracyCurve], ax: Any = None) -> Any:
-    """Draws accuracy against strength, one line per network or attack; dotted, the worst case where it is lower.
-
-    Args:
-        curves: what was measured, by name; all in one norm.
-
-    Raises:
-        InvalidInputError: the curves have different norms.
-    """
+    """Draws accuracy against strength, all in one norm; dotted, the worst case where it is lower."""
     check_curves(curves)
     measured_in = {curve.norm for curve in curves.values()}
     if len(measured_in) > 1:
         raise InvalidInputError(f"expected curves of one norm, got {', '.join(_NORMS[n] for n in sorted(measured_in))}")
-    figure, ax = figure_and_axes(ax)
-    for index, (label, curve) in enumerate(curves.items()):
-        (line,) = ax.plot(curve.eps, 100 * curve.accuracy, **marked(index), label=label)
-        if (curve.worst_case < curve.accuracy).any():
-            name = f"{label}, worst case up to ε"
-            ax.plot(curve.eps, 100 * curve.worst_case, ":", color=line.get_color(), label=name)
+
+    def lower(curve: AccuracyCurve) -> Any:
+        return 100 * curve.worst_case if (curve.worst_case < curve.accuracy).any() else None
+
+    suffix = ", worst case up to ε"
+    figure, ax = draw_lines(curves, ax, lambda c: c.eps, lambda c: 100 * c.accuracy, lower, ":", suffix)
     ax.set_xlabel(f"ε ({_NORMS[measured_in.pop()]})")
     finish_lines(ax, "accuracy, %")
     ax.set_ylim(0, 101)

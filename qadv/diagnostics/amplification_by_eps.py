@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from qadv.checks import is_whole
 from qadv.diagnostics.attacking import check_classifiers, check_strengths, generate, least_classes, pgd
-from qadv.diagnostics.drawing import check_curves, figure_and_axes, finish_lines, marked
+from qadv.diagnostics.drawing import check_curves, draw_lines, finish_lines
 from qadv.diagnostics.error_amplification import DISTANCE, ErrorAmplification, error_amplification
 from qadv.diagnostics.measured import Measured
 from qadv.diagnostics.tables import number
@@ -86,10 +86,6 @@ def amplification_by_eps(
         at: `"inputs"` or `"activations"`, as in `error_amplification`.
         batch_size: images per pass of the measurement.
         seed: decides what the attack draws.
-
-    Raises:
-        InvalidInputError: images, labels, strengths or another argument are off.
-        UnsupportedModelError: `at="activations"`, and none is quantized.
     """
     strengths = check_strengths(eps, classifier, np.inf if attack is pgd else 1)  # of others the norm is not known
     attacked = classifier if source is None else source
@@ -98,9 +94,7 @@ def amplification_by_eps(
     labels = check_labels(y, len(x), least_classes([classifier, attacked]))
     measured = []
     for strength in strengths:
-        adversarial = x
-        if strength > 0:
-            adversarial = generate(attack(attacked, strength), x, labels, seed, "attack")
+        adversarial = generate(attack(attacked, strength), x, labels, seed, "attack") if strength > 0 else x
         measured.append(error_amplification(classifier, x, adversarial, batch_size, at))
     return AmplificationByEps(strengths, tuple(measured))
 
@@ -111,19 +105,16 @@ def draw_amplification_by_eps(curves: Mapping[str, AmplificationByEps], layer: i
     Args:
         curves: what was measured, by name.
         layer: name or index of the layer; 0 is the first and -1 the last.
-
-    Raises:
-        InvalidInputError: one of the networks has no such layer.
     """
     check_curves(curves)
-    chosen = {label: _index(curve.layers, layer) for label, curve in curves.items()}
-    figure, ax = figure_and_axes(ax)
-    for index, (label, curve) in enumerate(curves.items()):
-        layer_index = chosen[label]
-        (line,) = ax.plot(curve.eps, curve.distance[:, layer_index], **marked(index), label=label)
-        if (without := curve.unquantized) is not None:
-            ax.plot(curve.eps, without[:, layer_index], "--", color=line.get_color())
-    names = {curve.layers[chosen[label]]: None for label, curve in curves.items()}
+    names = {curve.layers[_index(curve.layers, layer)]: None for curve in curves.values()}
+
+    def at_layer(values: NDArray[np.float64] | None, curve: AmplificationByEps) -> Any:
+        return None if values is None else values[:, _index(curve.layers, layer)]
+
+    figure, ax = draw_lines(
+        curves, ax, lambda c: c.eps, lambda c: at_layer(c.distance, c), lambda c: at_layer(c.unquantized, c)
+    )
     ax.set_xlabel("ε")
     rounded = any(curve.unquantized is not None for curve in curves.values())
     ax.set_title(f"{'activation' if rounded else 'input of layer'} {', '.join(names)}", fontsize=10)

@@ -23,11 +23,7 @@ def pgd(classifier: Classifier, eps: float) -> ProjectedGradientDescent:
 
 
 def generate(attack: Any, x: NDArray[Any], labels: NDArray[np.int64], seed: int, name: str) -> NDArray[np.float32]:
-    """Runs an ART attack, repeatable by `seed`, and leaves the global random states as they were.
-
-    Raises:
-        InvalidInputError: `attack`, called `name`, is none, or what it gives are not as many images of this shape.
-    """
+    """Runs an ART attack, called `name`, repeatable by `seed`; leaves the global random states as they were."""
     if not hasattr(attack, "generate"):
         raise InvalidInputError(
             f"attack {name!r}: expected a function that returns an ART attack, got {type(attack).__name__} from it"
@@ -42,23 +38,8 @@ def generate(attack: Any, x: NDArray[Any], labels: NDArray[np.int64], seed: int,
     return adversarial
 
 
-def check_norm(norm: Any) -> float:
-    """Returns 1, 2 or infinity.
-
-    Raises:
-        InvalidInputError: it is another norm.
-    """
-    if norm in ("inf", np.inf, 1, 2):
-        return float(norm)
-    raise InvalidInputError(f"norm: expected 1, 2, np.inf or 'inf', got {norm!r}")
-
-
 def check_strengths(eps: Any, classifier: Classifier, norm: float) -> tuple[float, ...]:
-    """Returns strengths in a norm, numbers or texts such as `"8/255"`, as ascending floats.
-
-    Raises:
-        InvalidInputError: there is none, or they are not finite, negative, not ascending, or too large.
-    """
+    """Returns strengths in a norm, ascending numbers or texts such as `"8/255"`, as floats."""
     clip_values, nb_values = classifier.clip_values, math.prod(classifier.input_shape)
     values = np.asarray(eps, dtype=object).ravel()
     strengths = tuple(check_eps("eps", value, clip_values, norm, nb_values, zero=True) for value in values)
@@ -68,11 +49,7 @@ def check_strengths(eps: Any, classifier: Classifier, norm: float) -> tuple[floa
 
 
 def check_classifiers(classifiers: Any, name: str = "classifiers") -> dict[str, Classifier]:
-    """Returns classifiers by name, all for images of one shape and range.
-
-    Raises:
-        InvalidInputError: it is no mapping, is empty, or the classifiers take different images.
-    """
+    """Returns classifiers by name, one or more, which have to be for images of one shape and range."""
     if not isinstance(classifiers, Mapping) or not classifiers:
         raise InvalidInputError(
             f"{name}: expected one or more classifiers by name, e.g. {{'float': a, '4 bit': b}}, got "

@@ -1,6 +1,6 @@
 """What the drawing functions share. Figures are matplotlib's own objects: no pyplot, so nothing is left open."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,11 +28,7 @@ def new_panels(count: int, panel: tuple[float, float]) -> tuple[Any, list[Any]]:
 
 
 def check_curves(curves: Any) -> None:
-    """Refuses anything but a mapping from names to what was measured.
-
-    Raises:
-        InvalidInputError: it is empty, or not a mapping.
-    """
+    """Refuses anything but a mapping from names to what was measured, one or more."""
     if not hasattr(curves, "items") or not curves:
         raise InvalidInputError(
             f"expected a mapping from names to what was measured, e.g. {{'4 bit': measured}}, got "
@@ -40,15 +36,39 @@ def check_curves(curves: Any) -> None:
         )
 
 
-def marked(index: int) -> dict[str, Any]:
-    """Returns the marker of one line of several: later ones are smaller, so that none hides another."""
-    return {"marker": "osD^vP"[index % 6], "markersize": max(8 - 1.2 * index, 3)}
+def draw_lines(
+    curves: Mapping[str, Any],
+    ax: Any,
+    x: Callable[[Any], Any],
+    y: Callable[[Any], Any],
+    second: Callable[[Any], Any] = lambda curve: None,
+    style: str = "--",
+    suffix: str = "",
+) -> tuple[Any, Any]:
+    """Draws `y` against `x` of each curve, and a `second` line of its colour where there is one, named with a suffix.
+
+    Returns:
+        The figure and its axes.
+    """
+    check_curves(curves)
+    figure, ax = figure_and_axes(ax)
+    for index, (label, curve) in enumerate(curves.items()):
+        size = max(8 - 1.2 * index, 3)  # later markers are smaller, so that none hides another
+        (line,) = ax.plot(x(curve), y(curve), marker="osD^vP"[index % 6], markersize=size, label=label)
+        if (other := second(curve)) is not None:
+            ax.plot(x(curve), other, style, color=line.get_color(), label=f"{label}{suffix}" if suffix else None)
+    return figure, ax
 
 
-def layer_axis(ax: Any, layers: Sequence[Sequence[str]], label: str, order: str = "execution") -> None:
+def positions(curve: Any) -> range:
+    """Returns where the layers of a measurement stand on the x axis: 1, 2, …"""
+    return range(1, len(curve.layers) + 1)
+
+
+def layer_axis(ax: Any, curves: Mapping[str, Any], label: str, order: str = "execution") -> None:
     """Labels the x axis with layers: their names, if all curves have the same few, or their numbers from 1 on."""
-    names = layers[0]
-    if all(tuple(other) == tuple(names) for other in layers) and len(names) <= _NAMED_LAYERS:
+    names, *others = {tuple(curve.layers): None for curve in curves.values()}
+    if not others and len(names) <= _NAMED_LAYERS:
         turned = {"rotation": 30, "ha": "right"} if max(map(len, names)) > 4 else {}
         ax.set_xticks(range(1, len(names) + 1), names, fontsize=8, **turned)
         ax.set_xlabel(label)
@@ -76,11 +96,7 @@ def draw_matrix(
     limits: tuple[float, float],
     colors: str,
 ) -> Any:
-    """Draws a matrix as coloured cells with a text in each, bold where row and column are the same.
-
-    Returns:
-        The image, for a colour bar.
-    """
+    """Draws a matrix as coloured cells with texts, bold where row and column are the same; returns the image."""
     image = ax.imshow(values, vmin=limits[0], vmax=limits[1], cmap=colors, aspect="auto")
     ax.set_xticks(range(len(columns)), columns, rotation=30, ha="right")
     ax.set_yticks(range(len(rows)), rows)

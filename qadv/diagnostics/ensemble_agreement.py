@@ -77,11 +77,7 @@ class SourceAgreement(Measured):
 
 
 def measure_agreement(member_classes: NDArray[Any], y: Any, m: int) -> EnsembleAgreement:
-    """Measures an ensemble that predicts where m members agree, by what each predicts, (members, N), and the truth.
-
-    Raises:
-        InvalidInputError: the shapes do not fit, or m is no number of members.
-    """
+    """Measures an ensemble that predicts where m members agree, by what each predicts, (members, N), and the truth."""
     classes = check_member_classes(member_classes)
     m = check_agreement(m, len(classes))
     labels = _check_true(y, classes)
@@ -126,9 +122,6 @@ def ensemble_agreement(
         y: true classes, indices or one-hot.
         m: members that have to agree.
         batch_size: images per pass.
-
-    Raises:
-        InvalidInputError: it is no ensemble, or images, labels or m are off.
     """
     classes = _member_classes(classifier, x, batch_size)
     labels = check_labels(y, len(x), classifier.nb_classes)
@@ -146,9 +139,6 @@ def source_agreement(
         y: true classes, indices or one-hot.
         source: index of that member.
         batch_size: images per pass.
-
-    Raises:
-        InvalidInputError: it is no ensemble, or images, labels or the index are off.
     """
     classes = _member_classes(classifier, x, batch_size)
     return agreement_with_source(classes, check_labels(y, len(x), classifier.nb_classes), source)
@@ -164,11 +154,7 @@ def _member_classes(classifier: Classifier, x: NDArray[Any], batch_size: int) ->
 def draw_ensemble_agreement(measured: Mapping[str, EnsembleAgreement], ax: Any = None) -> Any:
     """Draws one bar per set of images, divided by how many members agree and labelled with the outcome.
 
-    Args:
-        measured: what was measured, by name (`"clean"`, `"PGD"`, …), with one m and number of members.
-
-    Raises:
-        InvalidInputError: the ensembles have different sizes, or m differs.
+    `measured` is by name (`"clean"`, `"PGD"`, …), all with one m and number of members.
     """
     check_curves(measured)
     sizes = {(len(found.agreement), found.m) for found in measured.values()}
@@ -179,20 +165,13 @@ def draw_ensemble_agreement(measured: Mapping[str, EnsembleAgreement], ax: Any =
     import matplotlib
 
     shades = matplotlib.colormaps["Blues"](np.linspace(0.25, 0.9, members))
-    parts = 100 * np.array([found.agreement for found in measured.values()])
+    parts = 100 * np.array([found.agreement for found in measured.values()]).T
     left = np.zeros(len(measured))
-    for votes in range(1, members + 1):
-        passes = votes >= m
-        ax.barh(
-            range(len(measured)),
-            parts[:, votes - 1],
-            left=left,
-            color=shades[votes - 1],
-            hatch=None if passes else "///",
-            edgecolor="white",
-            label=f"{votes} of {members}{'' if passes else ', filtered out'}",
-        )
-        left += parts[:, votes - 1]
+    for votes, (part, shade) in enumerate(zip(parts, shades, strict=True), start=1):
+        filtered = {"hatch": "///"} if votes < m else {}
+        label = f"{votes} of {members}{', filtered out' if filtered else ''}"
+        ax.barh(range(len(measured)), part, left=left, color=shade, edgecolor="white", label=label, **filtered)
+        left += part
     names = [
         f"{name}\n{100 * found.accuracy:.0f}% right, {100 * (1 - found.defense_accuracy):.0f}% wrong, "
         f"{100 * (1 - found.prediction_rate):.0f}% filtered out"

@@ -9,12 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from qadv.diagnostics.drawing import check_curves, figure_and_axes, finish_lines, layer_axis, marked
+from qadv.checks import check_choice
+from qadv.diagnostics.drawing import draw_lines, finish_lines, layer_axis, positions
 from qadv.diagnostics.measured import Measured
 from qadv.diagnostics.passes import compare_inputs
 from qadv.diagnostics.quantized_activations import clipped, quantized_activations
 from qadv.diagnostics.tables import number
-from qadv.errors import InvalidInputError
 from qadv.estimators.protocol import Classifier
 from qadv.modes import weight_layers
 from qadv.tables import text_table
@@ -39,13 +39,11 @@ class ErrorAmplification(Measured):
     unquantized: NDArray[np.float64] | None = None
 
     def __str__(self) -> str:
-        columns = ["layer", DISTANCE]
-        values = [self.distance]
+        columns = {DISTANCE: self.distance}
         if self.unquantized is not None:
-            columns.append("without rounding")
-            values.append(self.unquantized)
-        rows = [[name, *(number(v[index]) for v in values)] for index, name in enumerate(self.layers)]
-        return text_table("Error amplification", columns, rows)
+            columns["without rounding"] = self.unquantized
+        rows = [[name, *map(number, values)] for name, *values in zip(self.layers, *columns.values(), strict=True)]
+        return text_table("Error amplification", ["layer", *columns], rows)
 
 
 def error_amplification(
@@ -64,11 +62,9 @@ def error_amplification(
             first run.
 
     Raises:
-        InvalidInputError: the two differ in shape, are no images of this classifier, or another argument is off.
         UnsupportedModelError: `at="activations"`, and none is quantized.
     """
-    if at not in ("inputs", "activations"):
-        raise InvalidInputError(f"at: expected 'inputs' or 'activations', got {at!r}")
+    check_choice("at", at, ("inputs", "activations"))
     model: nn.Module = classifier.model
     quantizers = quantized_activations(model) if at == "activations" else {}
     modules = {n: m for n, m in model.named_modules() if n in quantizers} if quantizers else weight_layers(model)
@@ -101,14 +97,8 @@ def _means(parts: Mapping[str, list[Tensor]]) -> NDArray[np.float64]:
 
 def draw_error_amplification(curves: Mapping[str, ErrorAmplification], ax: Any = None) -> Any:
     """Draws distance against layer, one line per network, and a dashed one for what is not rounded (DQ figure 3b)."""
-    check_curves(curves)
-    figure, ax = figure_and_axes(ax)
-    for index, (label, curve) in enumerate(curves.items()):
-        position = range(1, len(curve.layers) + 1)
-        (line,) = ax.plot(position, curve.distance, **marked(index), label=label)
-        if curve.unquantized is not None:
-            ax.plot(position, curve.unquantized, "--", color=line.get_color())
+    figure, ax = draw_lines(curves, ax, positions, lambda c: c.distance, lambda c: c.unquantized)
     inputs = all(curve.unquantized is None for curve in curves.values())
-    layer_axis(ax, [curve.layers for curve in curves.values()], "layer (input of)" if inputs else "activation")
+    layer_axis(ax, curves, "layer (input of)" if inputs else "activation")
     finish_lines(ax, DISTANCE, None if inputs else "without rounding")
     return figure

@@ -38,17 +38,15 @@ class GradientSimilarity(Measured):
     @property
     def zero(self) -> NDArray[np.float64]:
         """Part of the images on which a network's gradient is exactly zero, (networks,): a sign of masking."""
-        share: NDArray[np.float64] = 1 - np.diag(self.counted) / self.samples
-        return share
+        return 1 - np.diag(self.counted) / self.samples
 
     def __str__(self) -> str:
         rows = [
             [name, *(number(value, 2) for value in row), f"{100 * zero:.1f}%"]
             for name, row, zero in zip(self.names, self.similarity, self.zero, strict=True)
         ]
-        return text_table(
-            f"Cosine similarity of input gradients, {self.samples} images", ["", *self.names, "zero"], rows
-        )
+        title = f"Cosine similarity of input gradients, {self.samples} images"
+        return text_table(title, ["", *self.names, "zero"], rows)
 
 
 def gradient_similarity(
@@ -66,7 +64,6 @@ def gradient_similarity(
         batch_size: images per pass; gradients of all networks are kept for one batch.
 
     Raises:
-        InvalidInputError: classifiers, images or labels are off.
         AttackError: a gradient is not finite.
     """
     networks = check_classifiers(classifiers)

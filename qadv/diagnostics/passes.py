@@ -32,9 +32,6 @@ def compare_inputs(
     `call` counts the runs of a module in one pass, from 0: a ReLU may run several times. What the clean images give is
     kept for one batch, what the adversarial ones give is compared at once and forgotten. Two passes, and not one over
     both: then equal images are equal to the bit.
-
-    Raises:
-        InvalidInputError: images or `batch_size` are off.
     """
     for name, images in (("x", x), ("x_adversarial", x_adversarial)):
         check_images(images, classifier.input_shape, classifier.clip_values, name, strict=False)

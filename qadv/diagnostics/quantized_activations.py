@@ -9,18 +9,13 @@ from qadv.frontends.frontend import QuantizedActivation
 
 
 def quantized_activations(model: nn.Module) -> dict[str, QuantizedActivation]:
-    """Returns the quantizers of activations and layer inputs, by the name of the module that their input enters.
-
-    Raises:
-        UnsupportedModelError: none is quantized.
-    """
-    found = {quantizer.at or quantizer.layer: quantizer for quantizer in find.quantized_activations(model)}
-    if not found:
-        raise UnsupportedModelError(
-            f"no activation of {type(model).__name__} is quantized; to see what rounding alone does, quantize only "
-            "those: qadv.quantize(model, weights='float', activations='relu6:3')"
-        )
-    return found
+    """Returns the quantizers of activations and layer inputs, one or more, by the module that their input enters."""
+    if found := {quantizer.at or quantizer.layer: quantizer for quantizer in find.quantized_activations(model)}:
+        return found
+    raise UnsupportedModelError(
+        f"no activation of {type(model).__name__} is quantized; to see what rounding alone does, quantize only "
+        "those: qadv.quantize(model, weights='float', activations='relu6:3')"
+    )
 
 
 def clipped(quantizer: QuantizedActivation, x: Tensor) -> Tensor:

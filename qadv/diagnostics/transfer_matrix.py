@@ -60,18 +60,16 @@ class TransferMatrix(Measured):
         for a, attack in enumerate(self.attacks):
             rows = [["(clean)", *map(percent, self.clean)]]
             for s, source in enumerate(self.sources):
-                rows.append([source, *(self._cell(a, s, t) for t in range(len(self.targets)))])
+                copied = {self.targets.index(source)} if source in self.copied else ()
+                figures = zip(self.accuracy[a, s], self.l2[a, s], self.linf[a, s], strict=True)
+                cells = (f"{percent(share)} / {number(l2, 2)} / {number(linf, 2)}" for share, l2, linf in figures)
+                rows.append([source, *(cell + "*" * (t in copied) for t, cell in enumerate(cells))])
             title = f"{attack}, {self.samples} images: accuracy of each target / mean L2 / mean L∞ of the successes"
             tables.append(text_table(title, columns, rows))
-        tables.append(
-            text_table("Worst case over all of them", ["", *self.targets], [["", *map(percent, self.worst_case)]])
-        )
+        worst = ["", *map(percent, self.worst_case)]
+        tables.append(text_table("Worst case over all of them", ["", *self.targets], [worst]))
         note = f"* {', '.join(self.copied)}: attacked from a second copy" if self.copied else ""
         return "\n".join([*tables, note]).rstrip()
-
-    def _cell(self, a: int, s: int, t: int) -> str:
-        text = f"{percent(self.accuracy[a, s, t])} / {number(self.l2[a, s, t], 2)} / {number(self.linf[a, s, t], 2)}"
-        return f"{text}*" if self.targets[t] in self.copied and self.sources[s] == self.targets[t] else text
 
 
 def transfer_matrix(
@@ -98,8 +96,7 @@ def transfer_matrix(
         seed: decides what each attack draws: the same for each source.
 
     Raises:
-        InvalidInputError: classifiers, images, labels, or names are off, a copy has the weights of the network itself,
-            or an attack gives something else than images.
+        InvalidInputError: a copy has the weights of the network itself, or an attack gives something else than images.
     """
     targets = check_classifiers(classifiers)
     copies = dict(copies or {})
@@ -158,9 +155,6 @@ def draw_transfer_matrix(matrix: TransferMatrix, attack: str | None = None, ax: 
         matrix: what `transfer_matrix` gives.
         attack: name of the attack to draw; `None` for all, side by side.
         ax: matplotlib axes to draw one attack on; `None` makes a figure.
-
-    Raises:
-        InvalidInputError: there is no such attack, or one pair of axes for several.
     """
     if attack is not None:
         check_choice("attack", attack, matrix.attacks)
@@ -182,7 +176,6 @@ def draw_transfer_matrix(matrix: TransferMatrix, attack: str | None = None, ax: 
         if index == 0:
             panel.set_ylabel("source")
     if matrix.copied:
-        panels[-1].annotate(
-            "* from a second copy", (1, -0.02), xycoords="axes fraction", ha="right", va="top", fontsize=7
-        )
+        where: dict[str, Any] = {"xycoords": "axes fraction", "ha": "right", "va": "top"}
+        panels[-1].annotate("* from a second copy", (1, -0.02), **where, fontsize=7)
     return figure

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qadv.diagnostics.drawing import check_curves, figure_and_axes, finish_lines, layer_axis, marked
+from qadv.checks import check_choice
+from qadv.diagnostics.drawing import draw_lines, finish_lines, layer_axis, positions
 from qadv.diagnostics.measured import Measured
 from qadv.diagnostics.passes import compare_inputs
 from qadv.diagnostics.quantized_activations import buckets, clipped, quantized_activations
 from qadv.diagnostics.tables import number, percent
-from qadv.errors import InvalidInputError
 from qadv.estimators.protocol import Classifier
 from qadv.tables import text_table
 
@@ -50,15 +50,9 @@ class ValueShift(Measured):
     steps: NDArray[np.float64]
 
     def __str__(self) -> str:
-        rows = [
-            [
-                name,
-                str(self.levels[i]),
-                *map(percent, (self.changed[i], self.moved[i], self.absorbed[i])),
-                number(self.steps[i]),
-            ]
-            for i, name in enumerate(self.layers)
-        ]
+        shares = zip(self.changed, self.moved, self.absorbed, strict=True)
+        found = zip(self.layers, self.levels, shares, self.steps, strict=True)
+        rows = [[name, str(levels), *map(percent, share), number(steps)] for name, levels, share, steps in found]
         return text_table("Value shift", ["activation", "levels", "changed", "moved", "absorbed", "steps"], rows)
 
 
@@ -79,7 +73,6 @@ def value_shift(
         batch_size: images per pass.
 
     Raises:
-        InvalidInputError: the two differ in shape, or are no images of this classifier.
         UnsupportedModelError: no activation is quantized.
     """
     quantizers = quantized_activations(classifier.model)
@@ -114,13 +107,9 @@ def draw_value_shift(measured: Mapping[str, ValueShift], quantity: str = "change
         measured: what was measured, by name.
         quantity: `"changed"` or `"absorbed"`.
     """
-    check_curves(measured)
-    if quantity not in _QUANTITIES:
-        raise InvalidInputError(f"quantity: expected 'changed' or 'absorbed', got {quantity!r}")
-    figure, ax = figure_and_axes(ax)
-    for index, (label, shift) in enumerate(measured.items()):
-        ax.plot(range(1, len(shift.layers) + 1), 100 * getattr(shift, quantity), **marked(index), label=label)
-    layer_axis(ax, [shift.layers for shift in measured.values()], "quantized activation")
+    check_choice("quantity", quantity, _QUANTITIES)
+    figure, ax = draw_lines(measured, ax, positions, lambda shift: 100 * getattr(shift, quantity))
+    layer_axis(ax, measured, "quantized activation")
     finish_lines(ax, _QUANTITIES[quantity])
     return figure
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from timm.layers import conv2d_same
 from torch import Tensor, nn
 
-from qadv.checks import check_number, check_whole
-from qadv.diagnostics.drawing import check_curves, figure_and_axes, finish_lines, layer_axis, marked
+from qadv.checks import check_choice, check_number, check_whole
+from qadv.diagnostics.drawing import draw_lines, finish_lines, layer_axis, positions
 from qadv.diagnostics.measured import Measured
 from qadv.diagnostics.tables import number
 from qadv.errors import InvalidInputError, UnsupportedModelError
@@ -85,8 +85,8 @@ def weight_error_norms(
         InvalidInputError: `reference` lacks a layer, or has another size there.
     """
     deltas = _weight_errors(classifier.model, None if reference is None else reference.model)
-    sizes = _input_sizes(classifier, x, set(deltas))
-    modules = dict(classifier.model.named_modules())
+    modules = {name: layer for name, layer in classifier.model.named_modules() if name in deltas}
+    sizes = _input_sizes(classifier, x, modules)
     max_iter, tol = check_whole("max_iter", max_iter), check_number("tol", tol, zero=True)
     generator = torch.Generator().manual_seed(check_whole("seed", seed, least=0))
     matrix, operator = [], []
@@ -128,7 +128,9 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
     return own | {quantizer.layer: quantizer.value for quantizer in quantized_weights(model)}
 
 
-def _input_sizes(classifier: Classifier, x: NDArray[Any] | None, names: set[str]) -> dict[str, tuple[int, ...]]:
+def _input_sizes(
+    classifier: Classifier, x: NDArray[Any] | None, layers: dict[str, nn.Module]
+) -> dict[str, tuple[int, ...]]:
     """Runs one image and returns the shape of what enters each layer."""
     found: dict[str, tuple[int, ...]] = {}
     if x is None:
@@ -140,10 +142,9 @@ def _input_sizes(classifier: Classifier, x: NDArray[Any] | None, names: set[str]
     def note(name: str, inputs: Any) -> None:
         found.setdefault(name, tuple(inputs[0].shape))
 
-    layers = {name: layer for name, layer in classifier.model.named_modules() if name in names}
     with recording(layers, entering=note), evaluation_mode(classifier.model):
         classifier.model(image)
-    if unreached := names - found.keys():
+    if unreached := layers.keys() - found.keys():
         raise UnsupportedModelError(f"no image reaches {', '.join(sorted(unreached))}, so its input has no size")
     return found
 
@@ -192,19 +193,13 @@ def draw_weight_error(norms: Mapping[str, WeightError], ax: Any = None, norm: st
         norms: what was measured, by name.
         norm: `"operator"`, `"matrix"`, or `"both"`, the matrix's as dotted lines.
     """
-    check_curves(norms)
-    if norm not in ("operator", "matrix", "both"):
-        raise InvalidInputError(f"norm: expected 'operator', 'matrix' or 'both', got {norm!r}")
-    figure, ax = figure_and_axes(ax)
-    for index, (label, measured) in enumerate(norms.items()):
-        position = range(1, len(measured.layers) + 1)
-        first = measured.matrix if norm == "matrix" else measured.operator
-        (line,) = ax.plot(position, first, **marked(index), label=label)
-        if norm == "both":
-            ax.plot(position, measured.matrix, ":", color=line.get_color(), label=f"{label}, as a matrix")
+    check_choice("norm", norm, ("operator", "matrix", "both"))
+    first, both = "operator" if norm == "both" else norm, norm == "both"
+    second = lambda measured: measured.matrix if both else None  # noqa: E731
+    figure, ax = draw_lines(norms, ax, positions, lambda each: getattr(each, first), second, ":", ", as a matrix")
     ax.axhline(1, color="grey", linewidth=0.8, linestyle="--")
-    layer_axis(ax, [measured.layers for measured in norms.values()], "layer", "registration")
-    finish_lines(ax, f"‖ΔW‖₂ of the {'operator' if norm == 'both' else norm} (dashed: 1)")
+    layer_axis(ax, norms, "layer", "registration")
+    finish_lines(ax, f"‖ΔW‖₂ of the {first} (dashed: 1)")
     if all((measured.operator > 0).all() and (measured.matrix > 0).all() for measured in norms.values()):
         ax.set_ylim(auto=True)
         ax.set_yscale("log")  # bit widths are orders of magnitude apart

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import nan
-from typing import Any
 
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -24,14 +23,8 @@ def training_progress(
         TimeRemainingColumn(),
     )
     with progress_bar(*columns, shown=verbose and epochs_done < nb_epochs) as progress:
-        shown: dict[str, Any] = {
-            "epoch": min(epochs_done + 1, nb_epochs),
-            "epochs": nb_epochs,
-            "loss": nan,
-            "accuracy": nan,
-        }
-        done, total = epochs_done * steps_per_epoch, nb_epochs * steps_per_epoch
-        task = progress.add_task(name, completed=done, total=total, epoch=min(epochs_done + 1, nb_epochs), **shown)
+        done, total, epoch = epochs_done * steps_per_epoch, nb_epochs * steps_per_epoch, min(epochs_done + 1, nb_epochs)
+        task = progress.add_task(name, True, total, done, epoch=epoch, epochs=nb_epochs, loss=nan, accuracy=nan)
 
         def report(steps: int, loss: float, accuracy: float) -> None:
             epoch = (steps - 1) // steps_per_epoch + 1

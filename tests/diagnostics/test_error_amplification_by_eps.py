@@ -114,7 +114,7 @@ def test_strengths_are_checked(trained, digits, eps):
 
 def test_wrong_places_are_refused(trained, digits, make_classifier):
     x = digits.x_test[:2]
-    with pytest.raises(InvalidInputError, match="'inputs' or 'activations'"):
+    with pytest.raises(InvalidInputError, match="expected one of inputs, activations, got 'outputs'"):
         qadv.error_amplification(trained, x, x, at="outputs")
     with pytest.raises(UnsupportedModelError, match="relu6:3"):
         qadv.error_amplification(make_classifier("int:4", "float"), x, x, at="activations")
