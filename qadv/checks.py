@@ -1,7 +1,7 @@
 """Checks of arguments, with one rule for all of them: numpy's numbers are numbers, True and text are none.
 
 Each returns the value as Python's own, so that what is stored, compared and written to JSON is the same whichever came;
-each message names the argument, what was expected and what came.
+everything else is an `InvalidInputError`, whose message names the argument, what was expected and what came.
 """
 
 import math
@@ -30,19 +30,7 @@ def plain_number(value: Any) -> float | None:
 def check_number(
     name: str, value: Any, below: float = math.inf, zero: bool = False, most: float = math.inf, least: float = 0
 ) -> float:
-    """Returns a finite number above `least`, 0 by default, below `below` and of at most `most`.
-
-    Args:
-        name: the argument's name, for the message.
-        value: what was given.
-        below: what it must be smaller than.
-        zero: whether `least` itself will do.
-        most: what it may be at most.
-        least: what it must be larger than.
-
-    Raises:
-        InvalidInputError: it is something else.
-    """
+    """Returns a finite number above `least`, or with `zero` of at least that, below `below` and of at most `most`."""
     number = plain_number(value)
     if number is not None and least <= number <= most and number < below and (zero or number > least):
         return number
@@ -52,11 +40,7 @@ def check_number(
 
 
 def check_whole(name: str, value: Any, least: float = 1, most: int | None = None) -> int:
-    """Returns a whole number of at least `least`, and at most `most`.
-
-    Raises:
-        InvalidInputError: it is something else.
-    """
+    """Returns a whole number of at least `least`, and at most `most`."""
     if is_whole(value) and least <= value and (most is None or value <= most):
         return int(value)
     expected = f" from {least} to {most}" if most is not None else f" of at least {least}" if least > -math.inf else ""
@@ -64,22 +48,14 @@ def check_whole(name: str, value: Any, least: float = 1, most: int | None = None
 
 
 def check_flag(name: str, value: Any) -> bool:
-    """Returns `True` or `False`.
-
-    Raises:
-        InvalidInputError: it is something else, also 0 or 1.
-    """
+    """Returns `True` or `False`; 0 and 1 are none."""
     if isinstance(value, bool | np.bool_):
         return bool(value)
     raise InvalidInputError(f"{name}: expected True or False, got {value!r}")
 
 
 def check_choice(name: str, value: Any, choices: Iterable[Any]) -> Any:
-    """Returns a value that is one of `choices`, texts or numbers.
-
-    Raises:
-        InvalidInputError: it is something else; `True` is not 1.
-    """
+    """Returns a value that is one of `choices`, texts or numbers; `True` is not 1."""
     known = list(choices)
     if isinstance(value, str | int | float | np.number) and not isinstance(value, bool) and value in known:
         return value
@@ -89,14 +65,6 @@ def check_choice(name: str, value: Any, choices: Iterable[Any]) -> Any:
 
 
 def check_fields(settings: Any, check: Any, *names: str, prefix: str = "", **bounds: Any) -> None:
-    """Checks attributes of an object, also a frozen one, and sets each to what `check` returns.
-
-    Args:
-        settings: whose attributes they are.
-        check: one of the checks above.
-        names: of the attributes.
-        prefix: put before each name in messages.
-        bounds: see `check`.
-    """
+    """Sets attributes of an object, also a frozen one, to what `check` returns; in messages after a prefix."""
     for name in names:
         object.__setattr__(settings, name, check(prefix + name, getattr(settings, name), **bounds))

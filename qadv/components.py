@@ -7,6 +7,7 @@ import importlib
 import re
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any, ClassVar
@@ -80,16 +81,13 @@ class Component:
             requirement = Requirement(text)
             if requirement.marker is not None and not requirement.marker.evaluate():
                 continue
-            try:
+            found = "not installed"
+            with suppress(metadata.PackageNotFoundError, InvalidVersion):
                 installed = metadata_field(metadata.distribution(requirement.name), "Version") or "damaged"
-                met = requirement.specifier.contains(installed, prereleases=True)
-            except metadata.PackageNotFoundError:
-                unmet.append(f"{text} (not installed)")
-                continue
-            except InvalidVersion:
-                met = False
-            if not met:
-                unmet.append(f"{text} (installed: {installed})")
+                found = f"installed: {installed}"
+                if requirement.specifier.contains(installed, prereleases=True):
+                    continue
+            unmet.append(f"{text} ({found})")
         return unmet
 
     def load(self) -> Any:
@@ -191,11 +189,7 @@ KINDS: dict[str, type[Component]] = {component.kind: component for component in 
 
 
 def component_type(kind: str) -> type[Component]:
-    """Returns the descriptor of a kind.
-
-    Raises:
-        UnknownNameError: there is no such kind.
-    """
+    """Returns the descriptor of a kind, or names the kinds in an `UnknownNameError`."""
     if kind not in KINDS:
         raise UnknownNameError(f"no component kind {kind!r}{closest(kind, KINDS)} Kinds: {', '.join(KINDS)}")
     return KINDS[kind]

@@ -63,19 +63,14 @@ _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hor
 
 
 def digits(data_dir: str | os.PathLike[str] | None = None) -> Images:
-    """Returns scikit-learn's digits, 1×8×8: 1,437 to train, 360 to test, a fixed stratified split.
-
-    Args:
-        data_dir: not needed, the images come with scikit-learn.
-    """
+    """Returns scikit-learn's digits, 1×8×8: 1,437 to train, 360 to test, a fixed stratified split, without files."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
     x, y = load_digits(return_X_y=True)
     x = (x / 16).astype(np.float32).reshape(-1, 1, 8, 8)
-    x_train, x_test, y_train, y_test = train_test_split(
-        x, y.astype(np.int64), test_size=360, random_state=0, stratify=y
-    )
+    split = train_test_split(x, y.astype(np.int64), test_size=360, random_state=0, stratify=y)
+    x_train, x_test, y_train, y_test = split
     return Images("digits", x_train, y_train, x_test, y_test, _DIGITS)
 
 
@@ -92,10 +87,8 @@ def cifar10(data_dir: str | os.PathLike[str] | None = None) -> Images:
     test, *train = _paths(data_dir, "cifar10", names)
     parts = [_npz_part(path, "train", (3, 32, 32)) for path in train]
     x, y = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    x_test, y_test = _npz_part(test, "test", (3, 32, 32))
-    return Images(
-        "cifar10", *_scaled(x, y, 10, "cifar10-train-*.npz"), *_scaled(x_test, y_test, 10, test.name), _CIFAR10
-    )
+    tested = _scaled(*_npz_part(test, "test", (3, 32, 32)), 10, test.name)
+    return Images("cifar10", *_scaled(x, y, 10, "cifar10-train-*.npz"), *tested, _CIFAR10)
 
 
 def cifar100(data_dir: str | os.PathLike[str] | None = None) -> Images:
@@ -156,11 +149,7 @@ def _paths(data_dir: str | os.PathLike[str] | None, name: str, files: list[str])
 
 
 def _npz_part(path: Path, part: str, shape: tuple[int, ...]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Reads `x_PART` and `y_PART` of an .npz file and nothing else of it, after looking at their types and shapes.
-
-    Raises:
-        FileFormatError: they are not there, or not images of this shape with a label each, or damaged.
-    """
+    """Reads `x_PART` and `y_PART` of an .npz file and nothing else of it, after looking at their types and shapes."""
     x_name, y_name = f"x_{part}", f"y_{part}"
     try:
         with zipfile.ZipFile(path) as archive:
@@ -171,7 +160,9 @@ def _npz_part(path: Path, part: str, shape: tuple[int, ...]) -> tuple[NDArray[An
                     f"{path.name}: expected uint8 images (N, {', '.join(map(str, shape))}) in {x_name} and N labels "
                     f"in {y_name}, got {x_type} {x_shape} and {y_type} {y_shape}"
                 )
-            return _npy_values(archive, x_name), _npy_values(archive, y_name)
+            x, y = (archive.open(f"{name}.npy") for name in (x_name, y_name))
+            with x, y:  # which compare their check sums at their end
+                return np.lib.format.read_array(x, allow_pickle=False), np.lib.format.read_array(y, allow_pickle=False)
     except FileFormatError:
         raise
     except Exception as error:
@@ -191,12 +182,6 @@ def _npy_header(archive: zipfile.ZipFile, name: str) -> tuple[np.dtype[Any], tup
         if archive.getinfo(f"{name}.npy").file_size != file.tell() + prod(shape) * dtype.itemsize:
             raise ValueError(f"{name} does not hold the values that its header says, {dtype} {shape}")
     return dtype, shape
-
-
-def _npy_values(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
-    with archive.open(f"{name}.npy") as file:  # which compares the check sum at its end
-        values: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
-    return values
 
 
 def _images(

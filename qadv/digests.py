@@ -32,9 +32,6 @@ def check(header: Any, file: BinaryIO, name: str) -> Any:
     """Returns the header of a file without the digest, after comparing that with the content, read from its start.
 
     A header of format 1 comes back as one of format 2, which says the same, with a warning: it has no digest.
-
-    Raises:
-        FileFormatError: the digest is missing or does not match.
     """
     if not isinstance(header, dict):
         return header  # whoever asked for it says what is wrong

@@ -109,18 +109,9 @@ class AttackResult:
 def attack_classifier(
     name: str, attack: Any, classifier: Classifier, x: NDArray[Any], y: NDArray[Any]
 ) -> tuple[AttackResult, NDArray[np.float32]]:
-    """Runs an untargeted ART attack and measures it.
+    """Runs an untargeted ART attack, called `name`, on a classifier and measures it.
 
-    Args:
-        name: how to call the attack in the result.
-        attack: an ART `EvasionAttack` on `classifier`.
-        classifier: what is attacked.
-        x: images, (N, *input_shape).
-        y: labels, indices or one-hot.
-
-    Returns:
-        The result, and the adversarial images, as `x`. A success is an image that was classified correctly before and
-        is not afterwards.
+    Images are (N, *input_shape), labels indices or one-hot. Returns the result, and the adversarial images, as `x`.
     """
     x = check_images(x, classifier.input_shape, classifier.clip_values)
     labels = check_labels(y, len(x), classifier.nb_classes)

@@ -32,11 +32,7 @@ class InMemory(os.PathLike[str]):
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
-    """Writes a file so that a reader sees the old one or the new one, never a part.
-
-    Raises:
-        StorageError: the disk is full, or the folder can't be written; what was there before is untouched.
-    """
+    """Writes a file so that a reader sees the old one or the new one, never a part."""
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
     try:
@@ -82,9 +78,8 @@ def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], h
 def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     """Reads the tensors, on the CPU, and the header of a safetensors file; `None` where qadv did not write it.
 
-    Raises:
-        FileFormatError: not a safetensors file, truncated, or damaged, as its digest says.
-        StorageError: there is no such file, or it can't be read.
+    A file that is cut off, or damaged as its digest says, is a `FileFormatError`; one that can't be read a
+    `StorageError`.
     """
     name = os.fspath(path)
     if not isinstance(path, InMemory):
@@ -136,12 +131,7 @@ def json_content(content: Mapping[str, Any]) -> bytes:
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """Reads a JSON file; what `write_json` wrote is compared with its digest.
-
-    Raises:
-        FileFormatError: it is no JSON, or damaged.
-        StorageError: there is no such file, or it can't be read.
-    """
+    """Reads a JSON file; what `write_json` wrote is compared with its digest. Errors as of `read_tensors`."""
     check_is_file(path)
     try:
         content = Path(path).read_bytes()
@@ -151,12 +141,8 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 
 def parse_json(text: str | bytes, name: str) -> Any:
-    """Returns what a JSON text says.
-
-    Raises:
-        FileFormatError: it is none, or one that no program wrote: nested too deep, a number with thousands of digits.
-    """
+    """Returns what a JSON text says."""
     try:
         return json.loads(text)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # no JSON, a number with thousands of digits, nested too deep
         raise FileFormatError(f"{name} is damaged: {error}") from error

@@ -3,7 +3,6 @@
 import os
 import threading
 import weakref
-from collections import deque
 
 from torch import nn
 
@@ -24,43 +23,31 @@ class NetworkLock:
         self.trained_by: weakref.ref[threading.Thread] | None = None
         self.evaluated_by: list[threading.Thread] = []
         self.left_behind: set[nn.Module] = set()
-        self._owner: int | None = None
         self._depth = 0
-        self._waiting: deque[tuple[int, threading.Lock]] = deque()
-        self._mutex = threading.Lock()
+        self._queue: list[int] = []  # the first of these threads has the lock
+        self._changed = threading.Condition()
 
     def __enter__(self) -> None:
         current = threading.get_ident()
-        if self._owner == current:
+        with self._changed:
+            if current not in self._queue[:1]:
+                self._queue.append(current)
+                try:
+                    self._changed.wait_for(lambda: self._queue[0] == current)
+                except BaseException:  # Ctrl-C
+                    self._leave(current)
+                    raise
             self._depth += 1
-            return
-        with self._mutex:
-            if self._owner is None:
-                self._owner, self._depth = current, 1
-                return
-            turn = threading.Lock()
-            turn.acquire()
-            self._waiting.append((current, turn))
-        try:
-            turn.acquire()
-        except BaseException:  # Ctrl-C
-            with self._mutex:
-                is_waiting = (current, turn) in self._waiting
-                if is_waiting:
-                    self._waiting.remove((current, turn))
-            if not is_waiting:
-                self.__exit__()
-            raise
 
     def __exit__(self, *_: object) -> None:
-        self._depth -= 1
-        if self._depth:
-            return
-        with self._mutex:
-            self._owner = None
-            if self._waiting:
-                (self._owner, turn), self._depth = self._waiting.popleft(), 1
-                turn.release()
+        with self._changed:
+            self._depth -= 1
+            if not self._depth:
+                self._leave(self._queue[0])
+
+    def _leave(self, thread: int) -> None:
+        self._queue.remove(thread)
+        self._changed.notify_all()
 
     def is_trained_by_another(self) -> bool:
         """Whether another thread is training, or may go on with it."""

@@ -75,13 +75,8 @@ def discover(entry_points: Iterable[metadata.EntryPoint] | None = None) -> list[
         One `PluginInfo` per plugin, qadv's own first. With `QADV_STRICT_PLUGINS=1` the first fault is raised instead of
         noted; `QADV_DISABLE_PLUGINS=a,b` leaves out the plugins or distributions of those names. A plugin that takes
         longer than `QADV_PLUGIN_SECONDS`, 60 without it, to import or to list its components is ended.
-
-    Raises:
-        PluginError: in strict mode, at the first fault, with its cause chained.
     """
-    unreadable: list[Origin] = []
-    if entry_points is None:
-        entry_points, unreadable = find_entry_points()
+    entry_points, unreadable = find_entry_points() if entry_points is None else (entry_points, [])
     loader = _Loader(
         disabled={name.strip() for name in os.environ.get("QADV_DISABLE_PLUGINS", "").split(",") if name.strip()},
         seconds=_seconds(os.environ.get("QADV_PLUGIN_SECONDS", "")),
@@ -227,9 +222,6 @@ def note_patches(plugins: Sequence[PluginInfo]) -> list[PluginInfo]:
     """Adds what plugins have replaced in the toolkits to their faults, and returns those that have.
 
     It takes longer than loading them, and is for when plugins are listed.
-
-    Raises:
-        PluginError: in strict mode, for the first.
     """
     packages = [{plugin.package, *(top_package(each.target) for each in plugin.components)} for plugin in plugins]
     patched = patched_by(set().union(*packages))

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache, partial
@@ -60,11 +60,7 @@ class Registry:
         self.plugins = list(plugins)
 
     def entries(self, kind: str) -> list[Entry]:
-        """Returns all components of a kind, by name and distribution.
-
-        Raises:
-            UnknownNameError: there is no such kind.
-        """
+        """Returns all components of a kind, by name and distribution."""
         wanted = component_type(kind)
         found = [Entry(p.distribution, c) for p in self.plugins for c in p.components if isinstance(c, wanted)]
         return sorted(found, key=lambda entry: (entry.component.name, entry.distribution))
@@ -101,8 +97,9 @@ class Registry:
             choices = [e.qualified_name for e in found]
             if entry.distribution != OWN_DISTRIBUTION and name not in choices:
                 # a plugin's bare name that one of qadv's own families stands for, e.g. an attack of ART's
-                own = (f for f in families if f.distribution == OWN_DISTRIBUTION)
-                choices += [f"{f.qualified_name}/{name}" for f in own if name in _members_if_installed(f)]
+                for own in (f for f in families if f.distribution == OWN_DISTRIBUTION):
+                    with suppress(QadvError):  # what its names are taken from is not installed
+                        choices += [f"{own.qualified_name}/{name}"] if name in own.members() else []
             _refuse_several(kind, name, choices)
             return entry, ""
 
@@ -133,14 +130,6 @@ def _refuse_several(kind: str, name: str, choices: list[str]) -> None:
         raise AmbiguousNameError(f"{kind} {name!r} is provided by several distributions; name one: {named}")
 
 
-def _members_if_installed(family: Entry) -> list[str]:
-    """Returns the names that a family stands for, none where what it takes them from is not installed."""
-    try:
-        return family.members()
-    except QadvError:
-        return []
-
-
 @cache
 def default_registry() -> Registry:
     """The components of all installed plugins, discovered once per process."""
@@ -151,9 +140,6 @@ def list_components(kind: str, pattern: str = "*") -> list[str]:
     """Returns the names of the components of a kind that match a wildcard pattern, as timm's `list_models` does.
 
     A name that several distributions claim is listed once per distribution, qualified.
-
-    Raises:
-        UnknownNameError: there is no such kind.
     """
     entries = default_registry().match(kind, pattern)
     names = [entry.component.name for entry in entries]

@@ -63,15 +63,11 @@ class _Watch(MetaPathFinder):
             try:
                 before = read_settings()  # imports parts of torch itself
                 execute(module)
-                self._accept(before, read_settings())
+                # what the plugin itself had changed by then stays to be put back
+                accepted = {k: v for k, v in read_settings().items() if self.before.get(k) == before.get(k)}
+                self.before |= accepted
             finally:
                 self._importing = False
 
         loader.exec_module = watched
         return spec
-
-    def _accept(self, before: Settings, after: Settings) -> None:
-        for setting in {**before, **after}:
-            # what the plugin itself had changed by then stays to be put back
-            if self.before.get(setting) == before.get(setting) and setting in after:
-                self.before[setting] = after[setting]

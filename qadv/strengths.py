@@ -44,7 +44,7 @@ def check_eps(
     nb_values: int = 1,
     zero: bool = False,
 ) -> float:
-    """Returns an attack's radius as a number.
+    """Returns an attack's radius as a number above 0, or with `zero` 0, of at most the largest distance that there is.
 
     Args:
         name: the argument's name, for the message.
@@ -53,9 +53,6 @@ def check_eps(
         norm: of the ball, at least 1.
         nb_values: values of one image, which decide how far apart two of them can be in a norm other than L∞.
         zero: whether 0 is a radius too.
-
-    Raises:
-        InvalidInputError: it is no finite number above 0, or above the largest distance that there is.
     """
     radius = _parsed(in_pixels(name, eps, clip_values))
     if radius is None or radius < 0 or (radius == 0 and not zero):
@@ -72,11 +69,8 @@ def check_eps(
             f"{name}: expected at most {largest:.4g}, the largest L{norm:g} distance of two images of pixels from "
             f"{low:g} to {high:g}, got {eps!r}"
         )
-    hint = ""
-    if radius <= 255 and (low, high) == (0, 1):
-        hint = f"; did you mean {radius:g}/255?"
-    elif radius <= 255:
-        hint = f"; did you mean {radius:g}/255 of it, {radius / 255 * (high - low):.4g}?"
+    of_range = "" if (low, high) == (0, 1) else f" of it, {radius / 255 * (high - low):.4g}"
+    hint = f"; did you mean {radius:g}/255{of_range}?" if radius <= 255 else ""
     raise InvalidInputError(
         f"{name}: expected at most {largest:g}, the range of the pixels ({low:g} to {high:g}), got {eps!r}{hint}"
     )

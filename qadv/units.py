@@ -22,9 +22,6 @@ class Share:
 
     Args:
         of_range: 8 / 255 is 8/255 with `clip_values=(0, 1)`, and 8 with (0, 255). At least 0; norms may exceed 1.
-
-    Raises:
-        InvalidInputError: it is no finite number of at least 0.
     """
 
     of_range: float
@@ -44,9 +41,6 @@ def check_clip_values(clip_values: Any, input_shape: tuple[int, ...] | None = No
         clip_values: two numbers; or two arrays, one value for each channel or pixel, which become numbers where all
             values are the same.
         input_shape: shape of one image, for arrays of different values; `None` refuses those.
-
-    Raises:
-        InvalidInputError: something else, or min is not below max.
     """
     if clip_values is None:
         return None
@@ -81,8 +75,7 @@ def _by_channel(values: NDArray[Any], input_shape: tuple[int, ...]) -> NDArray[A
 def limits(clip_values: Any) -> tuple[float, float]:
     """Returns the smallest and largest pixel value of ART's `clip_values`; infinite ones for `None`.
 
-    Raises:
-        InvalidInputError: they are arrays, one value for each channel or pixel, which only a classifier takes.
+    Arrays, one value for each channel or pixel, which only a classifier takes, are refused.
     """
     if clip_values is None:
         return -math.inf, math.inf
@@ -102,11 +95,7 @@ def width(clip_values: Any) -> float:
 
 
 def in_pixels(name: str, length: Length, clip_values: Any) -> float:
-    """Returns a length in the units of the images; what is no `Share` as it is.
-
-    Raises:
-        InvalidInputError: a share, and `clip_values` is `None`.
-    """
+    """Returns a length in the units of the images; what is no `Share` as it is. A share needs `clip_values`."""
     if not isinstance(length, Share):
         return length
     if clip_values is None:

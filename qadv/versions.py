@@ -36,13 +36,7 @@ def progress_bar(*columns: "ProgressColumn", shown: bool) -> "Progress":
 
 
 def require_onnx_export() -> None:
-    """Raises where torch can't write operators such as QuantizeLinear into an ONNX graph.
-
-    torch 2.4 to 2.7 have no `torch.onnx.ops`.
-
-    Raises:
-        MissingRequirementError: torch is older than 2.8.
-    """
+    """Raises where torch can't write operators such as QuantizeLinear into an ONNX graph: 2.4 to 2.7."""
     import torch
 
     if not hasattr(torch.onnx, "ops"):

@@ -261,7 +261,7 @@ def test_threads_get_a_network_in_the_order_in_which_they_ask():
     for index in range(5):
         threads.append(threading.Thread(target=ask, args=[index]))
         threads[-1].start()
-        while len(lock._waiting) <= index:
+        while len(lock._queue) <= index + 1:
             time.sleep(0.001)
     with lock:  # it may ask again
         pass
