@@ -1,43 +1,14 @@
 """qadv's own components, registered through the same hooks as any plugin's."""
 
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import Any
 
 from qadv import __version__
-from qadv.components import (
-    Attack,
-    AuditCheck,
-    Backbone,
-    Component,
-    Dataset,
-    Detector,
-    Diagnostic,
-    Frontend,
-    Postprocessor,
-    Preprocessor,
-    Quantizer,
-    Trainer,
-    Transformer,
-)
+from qadv.components import KINDS, Component
 from qadv.hookspecs import hookimpl
 
-C = TypeVar("C", bound=Component)
-
-
-def _components(kind: type[C], package: str, found: dict[str, tuple[str, str]]) -> Iterator[C]:
-    """Yields components of a kind from their names, targets within the package, and summaries."""
-    for name, (target, summary) in found.items():
-        yield kind(name=name, target=f"{package}.{target}", summary=summary)
-
-
-def version() -> str:
-    """The version that `qadv plugins` shows for the built-ins."""
-    return __version__
-
-
-@hookimpl
-def qadv_quantizers() -> Iterator[Quantizer]:
-    own = {
+_OWN = {  # by kind and name: the target, within the kind's package, and the summary
+    ("quantizer", "qadv.quantization"): {
         "int": ("uniform:Int", "weights, 2-8 bits: symmetric uniform, per filter"),
         "bwn": ("binary:BWN", "weights, 1 bit: mean |W| x sign(W)"),
         "twn": ("ternary:TWN", "weights, ternary: 0 below 0.7 mean |W|"),
@@ -59,13 +30,8 @@ def qadv_quantizers() -> Iterator[Quantizer]:
         "relu": ("clipped_relu:ReLU", "activations, 1-8 bits: [0, c], c from calibration"),
         "relu6": ("clipped_relu:ReLU6", "activations, 1-8 bits: uniform levels of [0, 6]"),
         "relu1": ("clipped_relu:ReLU1", "activations, 1-8 bits: uniform levels of [0, 1]"),
-    }
-    yield from _components(Quantizer, "qadv.quantization", own)
-
-
-@hookimpl
-def qadv_backbones() -> Iterator[Backbone]:
-    own = {
+    },
+    ("backbone", "qadv.backbones"): {
         "resnet20": ("resnet:resnet20", "ResNet-20, option-A shortcuts, 32x32"),
         "wide-resnet": ("wide_resnet:wide_resnet", "WRN-depth-width, 32x32"),
         "vgg16": ("vgg:vgg16", "VGG-16 with BatchNorm, 32x32"),
@@ -78,19 +44,12 @@ def qadv_backbones() -> Iterator[Backbone]:
             "small_image_resnet:small_image_resnet",
             "timm's ResNet-18 to -152 with a first layer for 32x32",
         ),
-    }
-    yield from _components(Backbone, "qadv.backbones", own)
-    yield Backbone(
-        name="timm",
-        target="qadv.backbones.timm_models:create",
-        family="qadv.backbones.timm_models:names",
-        summary="any name of timm.list_models(); 'timm/vgg16' where a built-in has the name too",
-    )
-
-
-@hookimpl
-def qadv_trainers() -> Iterator[Trainer]:
-    own = {
+        "timm": (
+            "timm_models:create",
+            "any name of timm.list_models(); 'timm/vgg16' where a built-in has the name too",
+        ),
+    },
+    ("trainer", "qadv.trainers"): {
         "dq": (
             "defensive_quantization:DefensiveQuantTrainer",
             "Defensive Quantization: orthogonal weights keep the network non-expansive",
@@ -107,25 +66,15 @@ def qadv_trainers() -> Iterator[Trainer]:
             "feedback:FeedbackTrainer",
             "feedback learning: images from beyond the nearest decision boundaries, most for the weakest classes",
         ),
-    }
-    yield from _components(Trainer, "qadv.trainers", own)
-
-
-@hookimpl
-def qadv_transformers() -> Iterator[Transformer]:
-    own = {
+    },
+    ("transformer", "qadv.transformers"): {
         "mu-law": ("mu_law:MuLawWeightMapping", "maps the weights of the last layers by the mu-law, after training"),
         "ptq": (
             "post_training_quantization:PostTrainingQuantization",
             "quantizes a trained float classifier, calibrated on natural or adversarial images",
         ),
-    }
-    yield from _components(Transformer, "qadv.transformers", own)
-
-
-@hookimpl
-def qadv_preprocessors() -> Iterator[Preprocessor]:
-    own = {
+    },
+    ("preprocessor", "qadv.preprocessors"): {
         "bit-depth": ("bit_depth:BitDepthReduction", "fewer bits for each pixel, with BPDA"),
         "median-smoothing": (
             "median_smoothing:MedianSmoothing",
@@ -135,31 +84,17 @@ def qadv_preprocessors() -> Iterator[Preprocessor]:
             "mu_law_companding:MuLawCompanding",
             "pixels on a mu-law scale, which spreads the dark ones",
         ),
-    }
-    yield from _components(Preprocessor, "qadv.preprocessors", own)
-
-
-@hookimpl
-def qadv_postprocessors() -> Iterator[Postprocessor]:
-    yield Postprocessor(
-        name="softmax",
-        target="qadv.postprocessors.softmax:Softmax",
-        summary="probabilities instead of logits, for the attacks that ask for them",
-    )
-
-
-@hookimpl
-def qadv_detectors() -> Iterator[Detector]:
-    yield Detector(
-        name="ensemble-agreement",
-        target="qadv.detectors.ensemble_agreement:EnsembleAgreementDetector",
-        summary="flags images on which fewer than m members of an ensemble agree",
-    )
-
-
-@hookimpl
-def qadv_attacks() -> Iterator[Attack]:
-    own = {
+    },
+    ("postprocessor", "qadv.postprocessors"): {
+        "softmax": ("softmax:Softmax", "probabilities instead of logits, for the attacks that ask for them"),
+    },
+    ("detector", "qadv.detectors"): {
+        "ensemble-agreement": (
+            "ensemble_agreement:EnsembleAgreementDetector",
+            "flags images on which fewer than m members of an ensemble agree",
+        ),
+    },
+    ("attack", "qadv.attacks"): {
         "spsa": ("spsa:SPSA", "black-box, L-inf: Adam on estimated gradients"),
         "n-attack": ("n_attack:NAttack", "black-box, L-inf or L2: learns a distribution"),
         "square": ("square:Square", "black-box, L-inf: random squares, a query a step"),
@@ -167,31 +102,16 @@ def qadv_attacks() -> Iterator[Attack]:
         "r-fgsm": ("random_fgsm:RandomFGSM", "white-box, L-inf: random step, then FGSM"),
         "uniform-noise": ("noise:UniformNoise", "uniform in [-eps, eps]"),
         "gaussian-noise": ("noise:GaussianNoise", "normal, by standard deviation"),
-    }
-    yield from _components(Attack, "qadv.attacks", own)
-    yield Attack(
-        name="art",
-        target="qadv.attacks.art_catalogue:create",
-        family="qadv.attacks.art_catalogue:names",
-        summary="any class of art.attacks.evasion, e.g. 'ProjectedGradientDescent'",
-    )
-
-
-@hookimpl
-def qadv_datasets() -> Iterator[Dataset]:
-    own = {
+        "art": ("art_catalogue:create", "any class of art.attacks.evasion, e.g. 'ProjectedGradientDescent'"),
+    },
+    ("dataset", "qadv"): {
         "digits": ("datasets:digits", "scikit-learn's 1,797 digits, 1x8x8"),
         "mnist": ("datasets:mnist", "MNIST, 1x28x28, from DATA_DIR/mnist.npz"),
         "cifar10": ("datasets:cifar10", "CIFAR-10, 3x32x32, from DATA_DIR/cifar10-*.npz"),
         "cifar100": ("datasets:cifar100", "CIFAR-100, 3x32x32, from DATA_DIR/cifar-100-binary/*.bin"),
         "svhn": ("datasets:svhn", "house numbers, 3x32x32, from DATA_DIR/{train,test}_32x32.mat"),
-    }
-    yield from _components(Dataset, "qadv", own)
-
-
-@hookimpl
-def qadv_audit_checks() -> Iterator[AuditCheck]:
-    own = {
+    },
+    ("audit-check", "qadv.diagnostics.audit.checks"): {
         "zero-gradients": ("zero_gradients:ZeroGradients", "1: gradients lead somewhere"),
         "answers-repeat": ("answers_repeat:AnswersRepeat", "2: no noise in the network"),
         "black-box": ("black_box:BlackBox", "3: without gradients nothing more is found"),
@@ -206,13 +126,8 @@ def qadv_audit_checks() -> Iterator[AuditCheck]:
         "more-work": ("more_work:MoreWork", "9: more steps and starts find nothing more"),
         "adaptive-attack": ("adaptive:AdaptiveAttack", "10: an attack on the defense's own objective"),
         "exported-model": ("exported:ExportedModel", "11: the exported integer model answers alike"),
-    }
-    yield from _components(AuditCheck, "qadv.diagnostics.audit.checks", own)
-
-
-@hookimpl
-def qadv_diagnostics() -> Iterator[Diagnostic]:
-    own = {
+    },
+    ("diagnostic", "qadv.diagnostics"): {
         "audit": ("audit.run:audit", "worst case over many attacks, and eleven checks for masked gradients"),
         "error-amplification": (
             "error_amplification:error_amplification",
@@ -254,11 +169,27 @@ def qadv_diagnostics() -> Iterator[Diagnostic]:
             "accuracy_curve:accuracy_by_distance",
             "accuracy against distance, from one run of an attack that looks for the nearest image",
         ),
-    }
-    yield from _components(Diagnostic, "qadv.diagnostics", own)
+    },
+    ("frontend", "qadv.frontends"): {
+        "qadv": ("own:OwnFrontend", "networks that qadv.quantize or freeze made"),
+    },
+}
+_FAMILIES = ("timm", "art")  # whose members a function `names` beside the target lists
 
 
-@hookimpl
-def qadv_frontends() -> Iterator[Frontend]:
-    own = {"qadv": ("own:OwnFrontend", "networks that qadv.quantize or freeze made")}
-    yield from _components(Frontend, "qadv.frontends", own)
+def version() -> str:
+    """The version that `qadv plugins` shows for the built-ins."""
+    return __version__
+
+
+def _hook(kind: type[Component], package: str, own: dict[str, tuple[str, str]]) -> Any:
+    def hook() -> Iterator[Component]:
+        for name, (target, summary) in own.items():
+            family = f"{package}.{target.partition(':')[0]}:names" if name in _FAMILIES else ""
+            yield kind(name=name, target=f"{package}.{target}", summary=summary, family=family)
+
+    hook.__name__ = kind.hook
+    return hookimpl(hook)
+
+
+globals().update({KINDS[kind].hook: _hook(KINDS[kind], package, own) for (kind, package), own in _OWN.items()})

@@ -182,7 +182,10 @@ class AuditCheck(Component):
 
 
 class Frontend(Component):
-    """How networks of one origin are read; target: a subclass of `qadv.frontends.NetworkFrontend`."""
+    """How networks of one origin are read; target: a subclass of `qadv.frontends.NetworkFrontend`.
+
+    It is made without arguments, once, for everything that asks a network how it is quantized.
+    """
 
 
 KINDS: dict[str, type[Component]] = {component.kind: component for component in Component.__subclasses__()}

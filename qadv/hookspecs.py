@@ -31,7 +31,7 @@ _EXAMPLES = {  # name, target and summary of a component of each kind
     "dataset": ("my-images", "data:load", "1,000 images, 3x32x32"),
     "diagnostic": ("my-measure", "measure:measure", "mean logit margin"),
     "audit-check": ("my-check", "check:MyCheck", "blur against no blur"),
-    "frontend": ("my-toolkit", "networks:MyFrontend", "my toolkit's networks"),
+    "frontend": ("my-toolkit", "frontend:MyFrontend", "layers of my toolkit"),
 }
 _DOCSTRING = """{about}
 

@@ -23,26 +23,18 @@ def names() -> list[str]:
 def create(name: str, *args: Any, **options: Any) -> Any:
     """Returns `art.attacks.evasion.<name>(*args, **options)`; `eps` and `eps_step` may be texts such as `"8/255"`.
 
-    Raises:
-        InvalidInputError: `eps` is no number, or larger than the range of the classifier's pixels.
+    An `eps` that is larger than the range of the classifier's pixels is refused.
     """
     attack = getattr(art.attacks.evasion, name)
     for length in ("eps", "eps_step"):
         if isinstance(options.get(length), str):
             options[length] = number(length, options[length])
     estimator: Any = args[0] if args else options.get("estimator", options.get("classifier"))
-    norm = _NORMS.get(options.get("norm", _default_norm(attack)))
+    signatures = (inspect.signature(layer).parameters for layer in attack.__mro__ if "__init__" in vars(layer))
+    default = next((found["norm"].default for found in signatures if "norm" in found), None)  # its own, or inherited
+    norm = _NORMS.get(options.get("norm", default))
     eps = options.get("eps")
     if norm is not None and (np.isscalar(eps) or isinstance(eps, Share)) and hasattr(estimator, "clip_values"):
         nb_values = math.prod(estimator.input_shape)
         options["eps"] = check_eps("eps", eps, estimator.clip_values, norm, nb_values, zero=True)
     return attack(*args, **options)
-
-
-def _default_norm(attack: type) -> Any:
-    """Returns the norm of an attack that has one, of its own or of the class that it is made from."""
-    for layer in attack.__mro__:
-        norm = inspect.signature(layer).parameters.get("norm") if "__init__" in vars(layer) else None
-        if norm is not None:
-            return norm.default
-    return None

@@ -25,13 +25,7 @@ NewBatch = Callable[[Images, Labels | None, int, int], "Batch"]
 
 
 class Batch(ABC):
-    """N images; its public attributes are what a function may ask for.
-
-    Args:
-        images: as given, (N, *input_shape).
-        labels: (N,), or `None` for the network's own predictions.
-        first: index of the first image among all.
-        seed: of the attack.
+    """N images, the first of them number `first` of all; its public attributes are what a function may ask for.
 
     Attributes:
         x: the images, on `device`.
@@ -67,8 +61,7 @@ class Batch(ABC):
         """Returns what a function has made of `x`, as the images were given."""
 
     @abstractmethod
-    def _logits(self) -> Tensor:
-        """Returns the logits of `x`."""
+    def _logits(self) -> Tensor: ...
 
 
 class PixelBatch(Batch):
@@ -119,12 +112,7 @@ class UnitBatch(Batch):
 
 @contextmanager
 def pixel_batches(estimator: Classifier, batch_size: int) -> Iterator[NewBatch]:
-    """Yields what makes batches in pixels; the network is in evaluation mode meanwhile.
-
-    Args:
-        estimator: what is attacked.
-        batch_size: rows of one forward pass.
-    """
+    """Yields what makes batches in pixels, `batch_size` rows to a pass; the network is in evaluation mode meanwhile."""
     with open_oracle(estimator, batch_size) as oracle:
         yield lambda *given: PixelBatch(estimator, oracle, *given)
 

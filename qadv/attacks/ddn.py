@@ -27,22 +27,14 @@ def ddn(
     quantize: bool = False,
     targeted: bool = False,
 ) -> Iterator[Found]:
-    """White-box attack for the smallest L2 perturbation that is adversarial.
+    """White-box attack for the smallest L2 perturbation that is adversarial; docs/attacks/ddn.md has the equations.
 
-    From δ = 0 and ε = ε₀, in each of the K = `max_iter` steps k = 0, 1, …, with the gradient g of the cross-entropy at
-    x + δ,
+    In each step δ goes along the gradient of the cross-entropy, or in a random direction where that is zero, and its
+    norm is made smaller where x + δ was adversarial, else larger. The result is the nearest adversarial image, the
+    original itself if it is adversarial; **where none was found, it is the original**. All steps are made for all
+    images: one query and one gradient each.
 
-        δ ← δ + α_k g/‖g‖₂ (minus for a target),   α_k = 0.01 + 0.99 · (1 + cos(πk/K)) / 2,
-        ε ← (1 - γ)ε if x + δ was adversarial, else (1 + γ)ε, at most the distance to the farthest corner,
-        δ ← ε δ/‖δ‖₂, clipped so that x + δ is within `clip_values`, and rounded where asked for.
-
-    Lengths are for pixels in [0, 1]; with other `clip_values`, α_k is that share of their range. Where g is zero its
-    place is taken by a random direction. The result is the adversarial image with the smallest
-    ‖δ‖₂, the original itself if it is adversarial; **where none was found, it is the original**. All steps are made for
-    all images: one query and one gradient each.
-
-    Source: Rony, Hafemann, Oliveira, Ben Ayed, Sabourin, Granger, "Decoupling Direction and Norm for Efficient
-    Gradient-Based L2 Adversarial Attacks and Defenses", CVPR 2019, arXiv:1811.09600, algorithm 1.
+    Source: Rony et al., CVPR 2019, arXiv:1811.09600, algorithm 1.
 
     Args:
         init_eps: ε₀, first L2 norm, in pixel values, above 0; default the width of the pixels' range.
@@ -50,9 +42,6 @@ def ddn(
         max_iter: steps, at least 1; the first sees the original image.
         quantize: round to the 256 levels of 8-bit images in each step, so that the result can be stored as one.
         others: see `FunctionAttack`.
-
-    Warns:
-        UserWarning: the gradient at some of the original images is zero.
     """
     low, high = clip_values
     by_image = (-1, *[1] * (x.ndim - 1))

@@ -86,10 +86,6 @@ class FunctionAttack(EvasionAttack):
         partial: the images as far as they were found, also after an interrupted `generate`, (N, *input_shape) float32;
             those that were not reached yet are as given.
         signature_options: of the class, its options by name, without those of every attack.
-
-    Raises:
-        TypeError: an option is missing, or does not exist.
-        InvalidInputError: an option is off, or the estimator is not what `run` asks for.
     """
 
     run: ClassVar[Callable[..., Any]]
@@ -179,7 +175,7 @@ class FunctionAttack(EvasionAttack):
             for first in range(0, len(x), at_once):
                 rows = slice(first, first + at_once)
                 batch = new_batch(x[rows], None if labels is None else labels[rows], first, seed)
-                arguments = self._arguments(batch)
+                arguments = {name: self._argument(name, batch) for name in self._asked}
                 queries[rows] += batch.predicted
                 found = None
                 try:
@@ -208,15 +204,7 @@ class FunctionAttack(EvasionAttack):
         return self.batch_size
 
     def in_pixels(self, name: str, length: Length) -> float:
-        """Returns a length in the units of `clip_values`: numbers as they are, a `Share` of the range times its width.
-
-        Args:
-            name: the option's name, for the message.
-            length: as given, or the default.
-
-        Raises:
-            InvalidInputError: a share, and the estimator has no `clip_values`.
-        """
+        """Returns a length called `name` in the units of `clip_values`: numbers as they are, shares of the range."""
         return in_pixels(name, length, self.estimator.clip_values)
 
     def in_unit_range(self, distance: Length) -> float:
@@ -224,11 +212,7 @@ class FunctionAttack(EvasionAttack):
         return float(self.in_pixels("distance", distance)) / width(self.estimator.clip_values)
 
     def given(self, unit_range: bool = False) -> dict[str, Any]:
-        """Returns the options by name, without those of every attack.
-
-        Args:
-            unit_range: lengths are for pixels in [0, 1], not in the units of `clip_values`.
-        """
+        """Returns the options by name, without those of every attack; lengths for pixels in [0, 1] if asked for."""
         return {name: self._value(name, unit_range) for name in self.signature_options}
 
     def _value(self, name: str, unit_range: bool) -> Any:
@@ -237,12 +221,11 @@ class FunctionAttack(EvasionAttack):
             return self.in_unit_range(value)
         return value
 
-    def _arguments(self, batch: Batch) -> dict[str, Any]:
-        """Returns what `run` asks for."""
-        asked = {name: getattr(batch, name) for name in self._asked if name in _ASKED and name != "y"}
-        if "y" in self._asked:
-            asked["y"] = batch.y if batch.labelled or self._needs_labels else None
-        return asked | {name: self._value(name, "model" in self._asked) for name in self._asked if name not in _ASKED}
+    def _argument(self, name: str, batch: Batch) -> Any:
+        """Returns what `run` asks for by a name."""
+        if name == "y" and not (batch.labelled or self._needs_labels):
+            return None
+        return getattr(batch, name) if name in _ASKED else self._value(name, "model" in self._asked)
 
     def _steps(self, batch: Batch, arguments: dict[str, Any]) -> Iterator[Found]:
         batch.start()
@@ -252,13 +235,13 @@ class FunctionAttack(EvasionAttack):
         got = "no step"
         for found in (result,) if isinstance(result, Found) or not isinstance(result, Iterable) else result:
             images = getattr(found, "adversarial", None)
+            got = f"a tensor of shape {tuple(images.shape)}" if isinstance(images, Tensor) else type(found).__name__
             if not isinstance(found, Found) or not isinstance(images, Tensor) or images.shape != batch.x.shape:
-                got = f"a tensor of shape {tuple(images.shape)}" if isinstance(images, Tensor) else type(found).__name__
                 break
-            got = ""
             yield found
-        if not got:
-            return
+        else:
+            if got != "no step":
+                return
         raise InvalidInputError(
             f"{type(self).__name__}.run: expected adversarial images of shape {tuple(batch.x.shape)}, a tensor or in a "
             f"Found, or one Found at least as steps; got {got}"

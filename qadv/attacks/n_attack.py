@@ -31,18 +31,12 @@ def n_attack(
 ) -> Iterator[Found]:
     """Black-box L∞ or L2 attack that moves the mean of a population of images to where the margin is small.
 
-    With u ~ N(0, I), n = `nb_samples` times per step, and the range of pixels taken as [0, 1],
-
-        z = μ + σu,   x′ = ½ (tanh(atanh(2x - 1) + z) + 1), projected on the ball,
-        μ ← μ - lr/(nσ) · Σ (ℓ - mean ℓ) / std ℓ · u,   ℓ = max(0, z_y - max_{c≠y} z_c)  (z's negated for a target).
-
-    The mean is tried with each population. The first adversarial one, the mean before the others, ends the search for
-    an image, as in the authors' code; where there is none, the result is the last mean. An image that holds out costs
+    The population is normal before a tanh that keeps it in the range; docs/attacks/n-attack.md has the equations. The
+    mean is tried with each population. The first adversarial one, the mean before the others, ends the search for an
+    image, as in the authors' code; where there is none, the result is the last mean. An image that holds out costs
     `max_iter · (nb_samples + 1)` queries. Pixels at the ends of the range hardly move: tanh is flat there.
 
-    Source: Li, Li, Wang, Zhang, Gong, "NATTACK: Learning the Distributions of Adversarial Examples for an Improved
-    Black-Box Attack on Deep Neural Networks", ICML 2019, arXiv:1905.00441, algorithm 1. The mean starts at 0, in the
-    authors' code at a random point near it.
+    Source: Li et al., ICML 2019, arXiv:1905.00441, algorithm 1. The mean starts at 0, in the authors' code near it.
 
     Args:
         norm: `inf`, `numpy.inf`, or 2.

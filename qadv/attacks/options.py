@@ -108,9 +108,6 @@ def check_option(name: str, value: Any, annotation: Any, attack: Any) -> Any:
         annotation: flags, whole numbers, numbers and lengths, with bounds of pydantic's `Field`, `Radius` and `OneOf`;
             everything else that pydantic understands, or a class, strictly. None at all takes everything.
         attack: whose option it is.
-
-    Raises:
-        InvalidInputError: the value is something else.
     """
     kind = _Type.of(annotation)
     if isinstance(value, Share):
@@ -128,12 +125,8 @@ def check_option(name: str, value: Any, annotation: Any, attack: Any) -> Any:
         least = ends.get("ge", ends.get("gt", -math.inf) + 1)
         value = check_whole(name, value, least, ends.get("le", ends["lt"] - 1 if "lt" in ends else None))
     elif kind.parts <= {int, float}:
-        least, below, most = (
-            ends.get("ge", ends.get("gt", -math.inf)),
-            ends.get("lt", math.inf),
-            ends.get("le", math.inf),
-        )
-        value = check_number(name, value, below, "ge" in ends, most, least)
+        below, most = ends.get("lt", math.inf), ends.get("le", math.inf)
+        value = check_number(name, value, below, "ge" in ends, most, ends.get("ge", ends.get("gt", -math.inf)))
     elif Share in kind.parts:
         value = _length(name, value, "gt" not in ends, marks.get(Radius), attack)
     else:

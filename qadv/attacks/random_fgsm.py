@@ -26,16 +26,12 @@ def random_fgsm(
 
     Both points are clipped to `clip_values`, as in the authors' code. One query and one gradient for each image.
 
-    Source: Tramèr, Kurakin, Papernot, Goodfellow, Boneh, McDaniel, "Ensemble Adversarial Training: Attacks and
-    Defenses", ICLR 2018, arXiv:1705.07204; Defensive Quantization uses it with ε₁ = ε/2.
+    Source: Tramèr et al., ICLR 2018, arXiv:1705.07204; Defensive Quantization uses it with ε₁ = ε/2.
 
     Args:
         eps: ε, radius of the L∞ ball, in pixel values, at least 0; default 8/255 of their range.
         random_eps: ε₁, the random step, from 0 to `eps`; `None` is `eps / 2`.
         others: see `FunctionAttack`.
-
-    Warns:
-        UserWarning: the gradient at x′ is zero for some of the images.
     """
     random_eps = eps / 2 if random_eps is None else random_eps
     start = (x + random_eps * normal(generators, x.shape[1:]).sign()).clamp(*limits)

@@ -14,11 +14,7 @@ _BETA1, _BETA2, _TINY = 0.9, 0.999, 1e-8  # Adam's, whose tiny number is for pix
 def spsa_gradient(loss: Callable[[Tensor], Tensor], x: Tensor, v: Tensor, delta: float) -> Tensor:
     """Estimates gradients by finite differences along random signs: `mean_v (L(x + δv) - L(x - δv)) / (2δ) · v`.
 
-    Args:
-        loss: images (M, *shape) to losses (M,), image by image.
-        x: where, (N, *shape).
-        v: n directions for each image, entries -1 and +1, (N, n, *shape).
-        delta: δ, in pixel values.
+    `loss` takes images (M, *shape) to losses (M,); `v` are n directions for each image, -1 and +1, (N, n, *shape).
     """
     probes = torch.cat([x[:, None] + delta * v, x[:, None] - delta * v], dim=1)
     plus, minus = loss(probes.flatten(0, 1)).view(len(x), 2, -1).unbind(dim=1)
@@ -42,22 +38,16 @@ def spsa(
 ) -> Iterator[Found]:
     """Black-box L∞ attack that minimises the margin of the logits along estimated gradients.
 
-    Each step estimates the gradient at the current image from `nb_samples` random directions v in {-1, +1}^d,
+    Each step takes `spsa_gradient` at the current image, a step of Adam, and projects on ε-ball and `clip_values`. All
+    steps are made for all images, `max_iter · 2 · nb_samples` queries each, and the result is where they end: far
+    beyond the boundary, so that it fools other networks too. Defaults are those of the low-bitwidth study, table 13.
 
-        g = mean_v (L(x + δv) - L(x - δv)) / (2δ) · v,   L = z_y - max_{c≠y} z_c  (negated for a target),
-
-    takes a step of Adam from the clean image on, and projects on the ε-ball and on `clip_values`. All steps are made
-    for all images, `max_iter · 2 · nb_samples` queries each, and the result is where they end: far beyond the boundary,
-    so that it fools other networks too. Defaults are those of the low-bitwidth study, table 13.
-
-    Source: Uesato, O'Donoghue, van den Oord, Kohli 2018, "Adversarial Risk and the Dangers of Evaluating Against Weak
-    Attacks", arXiv:1802.05666.
+    Source: Uesato et al. 2018, arXiv:1802.05666; docs/attacks/spsa.md.
 
     Args:
         eps: radius of the L∞ ball, in pixel values, at least 0; default 0.03 of their range.
         delta: how far the probes are from the image in each pixel, above 0, default 0.01 of the range; probes are not
-            clipped. A network with few activation levels is a staircase: probes that are too near see no slope
-            (docs/attacks/spsa.md).
+            clipped. A network with few activation levels is a staircase: probes that are too near see no slope.
         learning_rate: Adam's step in each pixel, above 0, default 0.01 of the range.
         max_iter: steps, at least 1.
         nb_samples: directions per step, at least 1; each costs two queries.

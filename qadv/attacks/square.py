@@ -27,14 +27,11 @@ def square(
 ) -> Iterator[Found]:
     """Black-box L∞ attack that tries squares at the edge of the ball and keeps what lowers the margin.
 
-    Starts at vertical stripes of ±ε. Each step changes one square of random place and, in each channel, random sign by
-    2ε, projects on the ball and the range of pixels, and keeps the image if the margin `z_y - max_{c≠y} z_c` (its
-    negative for a target) is smaller. The square's share of the image falls from `p_init` by halves. Each image has
-    squares of its own. One query a step, and none after the first success.
+    Starts at vertical stripes of ±ε; each step changes one square of the image's own, of random place and sign, and the
+    squares get smaller. One query a step, and none after the first success. docs/attacks/square.md says it in full.
 
-    Source: Andriushchenko, Croce, Flammarion, Hein, "Square Attack: a query-efficient black-box adversarial attack via
-    random search", ECCV 2020, arXiv:1912.00049, algorithms 1 and 2, with the authors' schedule. **Reading:** the margin
-    is the loss of a targeted attack too, where the authors' code takes the cross-entropy.
+    Source: Andriushchenko et al., ECCV 2020, arXiv:1912.00049, algorithms 1 and 2, with the authors' schedule.
+    **Reading:** the margin is the loss of a targeted attack too, where the authors' code takes the cross-entropy.
 
     Args:
         eps: radius of the L∞ ball, in pixel values, at least 0; default 8/255 of their range.

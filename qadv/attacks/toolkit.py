@@ -30,9 +30,6 @@ class ToolkitAttack(FunctionAttack):
     Args:
         estimator: an ART `PyTorchClassifier` with `clip_values`, e.g. a `QuantizedClassifier`.
         targeted, batch_size, seed, verbose: see `FunctionAttack`.
-
-    Raises:
-        InvalidInputError: a parameter is off, or the estimator can't be one torch module.
     """
 
     def run(self, model: nn.Module, x: Tensor, y: Tensor, targeted: bool = False) -> Tensor:
@@ -73,9 +70,6 @@ class SignatureAttack(ToolkitAttack):
             options: its parameters besides those of `ToolkitAttack`, see `FunctionAttack`. A number whose default is a
                 `Share` is a length, as is one called `eps`, which is bounded by what two images can differ by.
             members: what else the class has, e.g. `__doc__`, `__module__`.
-
-        Raises:
-            InvalidInputError: an option has the name of one of `ToolkitAttack`.
         """
         shared = {each: option.replace(kind=Parameter.KEYWORD_ONLY) for each, option in ToolkitAttack._options.items()}
         taken = [_as_length(option).replace(kind=Parameter.KEYWORD_ONLY) for option in options]

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from qadv.errors import InvalidInputError
+from qadv.checks import check_choice
 
 
 class Sum(nn.Module):
@@ -37,7 +37,4 @@ class ConvexSum(nn.Module):
 
 def make_aggregation(name: str) -> nn.Module:
     """Returns a new `"sum"` or `"convex"` aggregation."""
-    kinds: dict[str, type[nn.Module]] = {"sum": Sum, "convex": ConvexSum}
-    if name not in kinds:
-        raise InvalidInputError(f"aggregation: expected 'sum' or 'convex', got {name!r}")
-    return kinds[name]()
+    return Sum() if check_choice("aggregation", name, ("sum", "convex")) == "sum" else ConvexSum()

@@ -41,7 +41,8 @@ def load_state(model: nn.Module, tensors: dict[str, Tensor], origin: str) -> Non
         "types differ": [
             f"{name} is {tensor.dtype}, expected {expected[name].dtype}"
             for name, tensor in tensors.items()
-            if name in expected and not _fits(tensor.dtype, expected[name].dtype)
+            if name in expected
+            and tensor.dtype not in {expected[name].dtype, *(_FLOATS if expected[name].is_floating_point() else ())}
         ],
     }
     if problems := [f"{len(names)} {what}: {some(names)}" for what, names in differences.items() if names]:
@@ -82,11 +83,6 @@ def different_shapes(expected: Mapping[str, Shape], found: Mapping[str, Shape]) 
     ]
 
 
-def _fits(found: torch.dtype, expected: torch.dtype) -> bool:
-    """Whether one type may be read as another: the same, or a float of 16 bits or more where a float is expected."""
-    return found == expected or (expected.is_floating_point and found in _FLOATS)
-
-
 def _finite_names(model: nn.Module) -> set[str]:
     """Returns the tensors that have to be finite: parameters and running statistics. Other buffers may be masks."""
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
@@ -98,26 +94,13 @@ def not_finite(tensors: Mapping[str, Tensor], finite: Collection[str]) -> str:
 
     Those whose names are in `finite` have to be finite. Others may be infinite, as masks are, but not NaN.
     """
-    bad = [
-        name
-        for name, tensor in tensors.items()
-        if tensor.is_floating_point()
-        and not tensor.is_meta
-        and bool((~tensor.isfinite() if name in finite else tensor.isnan()).any())
-    ]
-    if not bad:
-        return ""
-    return (
-        f"NaN or infinite values in {some(bad)}: the training has diverged, or a file was damaged; go "
-        "back to weights that are finite"
-    )
+    floats = {name: t for name, t in tensors.items() if t.is_floating_point() and not t.is_meta}
+    bad = [name for name, t in floats.items() if bool((~t.isfinite() if name in finite else t.isnan()).any())]
+    why = "the training has diverged, or a file was damaged; go back to weights that are finite"
+    return f"NaN or infinite values in {some(bad)}: {why}" if bad else ""
 
 
 def check_finite(model: nn.Module, name: str = "model") -> None:
-    """Refuses a network with weights that are NaN or infinite.
-
-    Raises:
-        InvalidInputError: some are; names their layers.
-    """
+    """Refuses a network with weights that are NaN or infinite, and names them."""
     if bad := not_finite(model.state_dict(), _finite_names(model)):
         raise InvalidInputError(f"{name}: {bad}")

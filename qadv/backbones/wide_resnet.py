@@ -1,5 +1,7 @@
 """Wide residual networks (Zagoruyko & Komodakis 2016), pre-activation: WRN-28-10 and WRN-16-4 are DQ's networks."""
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 
 from qadv.backbones.aggregation import make_aggregation
@@ -42,19 +44,12 @@ class WideResNet(nn.Module):
         blocks = (depth - 4) // 6
         channels = [16, 16 * width, 32 * width, 64 * width]
         self.conv1 = nn.Conv2d(in_channels, channels[0], 3, padding=1, bias=False)
-        self.stages = nn.Sequential(
-            *(
-                WideBlock(
-                    channels[stage] if block == 0 else channels[stage + 1],
-                    channels[stage + 1],
-                    2 if block == 0 and stage > 0 else 1,
-                    dropout,
-                    aggregation,
-                )
-                for stage in range(3)
-                for block in range(blocks)
-            )
-        )
+        self.stages = nn.Sequential()
+        for stage, (before, after) in enumerate(pairwise(channels)):
+            for block in range(blocks):
+                first = block == 0
+                shape = (before if first else after), after, 2 if first and stage > 0 else 1
+                self.stages.append(WideBlock(*shape, dropout, aggregation))
         self.bn = nn.BatchNorm2d(channels[3])
         self.relu = nn.ReLU()
         self.pool = nn.AdaptiveAvgPool2d(1)

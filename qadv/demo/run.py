@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from art.attacks.evasion import BoundaryAttack, FastGradientMethod, ProjectedGradientDescent, ZooAttack
+from art.attacks.evasion import BoundaryAttack, FastGradientMethod, ZooAttack
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -16,6 +16,7 @@ from qadv.demo import figures
 from qadv.demo.settings import DemoSettings, demo_settings
 from qadv.demo.table import results_table
 from qadv.diagnostics.accuracy_curve import AccuracyCurve, accuracy_curve
+from qadv.diagnostics.attacking import pgd
 from qadv.diagnostics.error_amplification import ErrorAmplification, error_amplification
 from qadv.estimators.classifier import QuantizedClassifier
 from qadv.evaluation import AttackResult, attack_classifier
@@ -49,10 +50,7 @@ class NetworkResult:
         """Returns plain data for JSON."""
         summary = summarize(self.classifier)
         return {
-            "label": self.label,
-            "weights": self.weights,
-            "activations": self.activations,
-            "beta": self.beta,
+            **{name: getattr(self, name) for name in ("label", "weights", "activations", "beta")},
             "bytes": {"packed": summary.packed_bytes, "float32": summary.float_bytes},
             "clean_accuracy": self.clean_accuracy,
             "attacks": [attack.to_dict() for attack in self.attacks],
@@ -132,8 +130,7 @@ class _Demo:
         """Trains a network and measures it."""
         data, settings, seed = self.data, self.settings, self.seed
         trained = self.data_dir / settings.checkpoint if settings.checkpoint and self.data_dir else None
-        if trained is not None and not trained.is_file():
-            trained = None
+        trained = trained if trained is not None and trained.is_file() else None
         with seeded(seed):  # the same start weights for all networks
             classifier = QuantizedClassifier.from_backbone(
                 settings.backbone,
@@ -145,14 +142,12 @@ class _Demo:
                 preprocessing=settings.preprocessing,
                 **settings.options,
             )
-        history: list[dict[str, Any]] = []
         checkpoint = self.checkpoint(label)
+        options = {"lr": settings.lr, "augment": settings.augment, "seed": seed, "checkpoint": checkpoint}
+        trainer = DefensiveQuantTrainer(classifier, beta=beta, **options)
         if trained is None or weights != "float":
-            options = {"lr": settings.lr, "augment": settings.augment, "seed": seed, "checkpoint": checkpoint}
-            trainer = DefensiveQuantTrainer(classifier, beta=beta, **options)
             self.console.print(f"[bold]{label}[/bold]: training with β = {beta:g}")
             trainer.fit(data.x_train, data.y_train, batch_size=settings.batch_size, nb_epochs=settings.nb_epochs)
-            history = trainer.history
         else:
             self.console.print(f"[bold]{label}[/bold]: trained weights from {trained}")
         classifier.save(checkpoint.with_suffix(".safetensors"))
@@ -166,10 +161,10 @@ class _Demo:
             activations=activations,
             beta=beta,
             classifier=classifier,
-            history=history,
+            history=trainer.history,
             clean_accuracy=float((classifier.predict(data.x_test).argmax(1) == data.y_test).mean()),
             attacks=attacks,
-            curve=accuracy_curve(classifier, x, y, (0.0, *settings.eps_curve), _pgd, seed=seed),
+            curve=accuracy_curve(classifier, x, y, (0.0, *settings.eps_curve), seed=seed),
             amplification=error_amplification(classifier, x[:128], pgd_images[:128]),
             shown=pgd_images[: figures.IMAGES_SHOWN],
         )
@@ -182,20 +177,12 @@ def _attacks(
     few, many = settings.nb_black_box, settings.nb_gradient
     plan = (
         ("FGSM", FastGradientMethod(classifier, eps=settings.eps, batch_size=128), many),
-        ("PGD", _pgd(classifier, settings.eps), many),
+        ("PGD", pgd(classifier, settings.eps), many),
         ("ZOO", ZooAttack(classifier, verbose=False, **settings.zoo), few),
         ("Boundary", BoundaryAttack(classifier, targeted=False, verbose=False, **settings.boundary), few),
     )
-    results = []
-    images: dict[str, NDArray[np.float32]] = {}
+    found = {}
     for name, attack, count in plan:
         with seeded(seed):
-            result, images[name] = attack_classifier(name, attack, classifier, data.x_test[:count], data.y_test[:count])
-        results.append(result)
-    return results, images["PGD"]
-
-
-def _pgd(classifier: QuantizedClassifier, eps: float) -> ProjectedGradientDescent:
-    return ProjectedGradientDescent(
-        classifier, eps=eps, eps_step=eps / 8, max_iter=20, num_random_init=1, batch_size=128, verbose=False
-    )
+            found[name] = attack_classifier(name, attack, classifier, data.x_test[:count], data.y_test[:count])
+    return [result for result, _ in found.values()], found["PGD"][1]

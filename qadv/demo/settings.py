@@ -36,23 +36,14 @@ class DemoSettings:
 
 
 _ZOO = {
-    "confidence": 0.0,
     "learning_rate": 0.05,
     "binary_search_steps": 3,
     "initial_const": 1.0,
     "use_resize": False,
     "use_importance": False,
     "variable_h": 0.05,
-    "nb_parallel": 128,
 }
-_BOUNDARY: dict[str, Any] = {
-    "max_iter": 200,
-    "delta": 0.1,
-    "epsilon": 0.1,
-    "num_trial": 10,
-    "sample_size": 10,
-    "init_size": 100,
-}
+_BOUNDARY: dict[str, Any] = {"max_iter": 200, "delta": 0.1, "epsilon": 0.1, "num_trial": 10, "sample_size": 10}
 
 _SETTINGS = {
     "digits": DemoSettings(

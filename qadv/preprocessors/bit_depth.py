@@ -17,9 +17,6 @@ class BitDepthReduction(PixelPreprocessor):
         bit_depth: k, 1 to 16; Defensive Quantization's baseline takes 5, with a 2×2 median behind it.
         clip_values: smallest and largest pixel value.
         apply_fit, apply_predict, device_type: as in ART.
-
-    Raises:
-        InvalidInputError: an argument is off.
     """
 
     params = ["bit_depth", *PixelPreprocessor.params]

@@ -20,9 +20,6 @@ def mu_law(w: Tensor, mu: float, largest: float | Tensor | None = None) -> Tenso
         w: any shape, floating.
         mu: μ > 0; as μ goes to 0, the mapping becomes the identity.
         largest: M, > 0; `None` is max |w|, for which a tensor of zeros stays as it is.
-
-    Raises:
-        InvalidInputError: μ or M is not a finite number above 0.
     """
     sign, magnitude = _sign_and_magnitude(w, mu, largest)
     return sign * (mu * magnitude).log1p() / math.log1p(mu)

@@ -22,10 +22,6 @@ class MedianSmoothing(TensorPreprocessor):
     Args:
         window_size: side of the window in pixels, 1 to 9; Defensive Quantization's baseline takes 2.
         apply_fit, apply_predict, device_type: as in ART.
-
-    Raises:
-        InvalidInputError: an argument is off; or, when called, images are not (N, C, H, W) with sides of the window or
-        more.
     """
 
     params = ["window_size"]

@@ -27,9 +27,6 @@ class MuLawCompanding(PixelPreprocessor):
         expand: apply F⁻¹ after rounding.
         clip_values: smallest and largest pixel value, whose smallest is u = 0.
         apply_fit, apply_predict, device_type: as in ART.
-
-    Raises:
-        InvalidInputError: an argument is off, or `expand` without `bits`, which does nothing.
     """
 
     params = ["mu", "bits", "expand", *PixelPreprocessor.params]

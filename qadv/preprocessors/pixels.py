@@ -41,11 +41,7 @@ class PixelPreprocessor(TensorPreprocessor):
         self.clip_values = clip_values
 
     def forward(self, x: Tensor, y: Any = None) -> tuple[Tensor, Any]:
-        """Returns the images, shaped as `x`, any shape, in the same range; and `y` as it is.
-
-        Raises:
-            InvalidInputError: pixels are no floats, NaN, or on another scale than `clip_values`.
-        """
+        """Returns the images, shaped as `x`, any shape, in the same range; and `y` as it is."""
         low, high = self.clip_values
         check_pixels(x, type(self).__name__, (low, high))
         return low + (high - low) * self._apply((x - low) / (high - low)), y

@@ -27,19 +27,13 @@ def new_plugin(name: str, kind: str = "attack", out: str | os.PathLike[str] = ".
 
     Returns:
         The distribution's folder, `out/name`.
-
-    Raises:
-        InvalidInputError: the name is malformed, or taken by a component or a module.
-        UnknownNameError: there is no such kind.
-        StorageError: the folder exists, or can't be written.
     """
     descriptor = component_type(kind)
     words = _words(name, kind)
     folder = Path(out) / name
     if folder.exists():
         raise StorageError(f"{folder} exists already; choose another name, or another folder with --out")
-    package, component = name.replace("-", "_"), "-".join(words)
-    module = "_".join(words)
+    package, component, module = name.replace("-", "_"), "-".join(words), "_".join(words)
     values = {
         "name": name,
         "package": package,
@@ -68,10 +62,12 @@ def new_plugin(name: str, kind: str = "attack", out: str | os.PathLike[str] = ".
         f"src/{package}/{module}.py": f"components/{kind}.py.jinja",
         "tests/test_conformance.py": "test_conformance.py.jinja",
     }
+    texts = {path: environment.get_template(template).render(values).lstrip("\n") for path, template in files.items()}
+    texts[f"src/{package}/__init__.py"] = f'"""The {kind} `{component}` for qadv."""\n'
     try:
-        for path, template in files.items():
-            _write(folder / path, environment.get_template(template).render(values).lstrip("\n"))
-        _write(folder / f"src/{package}/__init__.py", f'"""The {kind} `{component}` for qadv."""\n')
+        for path, text in texts.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_text(text, encoding="utf-8")
     except OSError as error:
         raise StorageError(f"{folder} can't be written: {error}; choose another folder with --out") from error
     return folder
@@ -83,7 +79,8 @@ def _words(name: str, kind: str) -> list[str]:
         raise InvalidInputError(f"NAME: expected lower case words joined by hyphens, as 'qadv-blur', got {name!r}")
     component = name.removeprefix("qadv-")
     package, module = name.replace("-", "_"), component.replace("-", "_")
-    if not module[0].isalpha() or any(_is_taken(each) for each in {package, module}):
+    taken = {*keyword.kwlist, *sys.stdlib_module_names, *_TAKEN}
+    if not module[0].isalpha() or {package, module} & taken:
         raise InvalidInputError(
             f"NAME: {name!r} can't be a Python module's name, or hides another module; try 'qadv-my-{component}'"
         )
@@ -93,12 +90,3 @@ def _words(name: str, kind: str) -> list[str]:
             f"try 'qadv-my-{component}'"
         )
     return component.split("-")
-
-
-def _is_taken(module: str) -> bool:
-    return keyword.iskeyword(module) or module in sys.stdlib_module_names or module in _TAKEN
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")

@@ -49,7 +49,6 @@ class MuLawWeightMapping(NetworkTransformer):
             three; anything else is a layer's name or a pattern of names (`"layer3.*"`), or several of them.
 
     Raises:
-        InvalidInputError: μ or `layers` is off, a pattern matches no layer, or, when called, weights or images are off.
         UnsupportedModelError: when called: the network is frozen, or a layer's weights are computed from others.
     """
 
@@ -67,7 +66,7 @@ class MuLawWeightMapping(NetworkTransformer):
         if is_frozen(classifier.model):
             raise UnsupportedModelError("a frozen network has no latent weights to map; map it before it is frozen")
         model: nn.Module = copy.deepcopy(held_network(classifier.model))
-        done: set[int] = set()
+        done: set[nn.Parameter] = set()
         for name, layer in chosen_layers(model, self.layers).items():
             weight: Any = layer.weight
             if not isinstance(weight, nn.Parameter):
@@ -76,11 +75,10 @@ class MuLawWeightMapping(NetworkTransformer):
                 )
             if not bool(weight.isfinite().all()):
                 raise InvalidInputError(f"{name}: some weights are NaN or infinite")
-            if id(weight) not in done:  # two layers may share their weights
-                done.add(id(weight))
+            if weight not in done:  # two layers may share their weights
+                done.add(weight)
                 weight.copy_(mu_law(weight, self.mu))
-            quantizer = getattr(layer, "weight_quantizer", None)
-            if quantizer is not None:
+            if (quantizer := getattr(layer, "weight_quantizer", None)) is not None:
                 quantizer.fit(weight)
         if x is not None:
             images = prepared(classifier, x)

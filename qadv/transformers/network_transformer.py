@@ -58,28 +58,15 @@ class NetworkTransformer(Transformer):
 
 
 def rebuilt(classifier: C, model: nn.Module) -> C:
-    """Returns a classifier of the same class round another network, without optimizer.
-
-    Raises:
-        InvalidInputError: the class can't be made from the arguments of `PyTorchClassifier`.
-    """
-    defences = {
-        name: None if getattr(classifier, name) is None else list(getattr(classifier, name))
-        for name in ("preprocessing_defences", "postprocessing_defences")
-    }
+    """Returns a classifier of the same class round another network, without optimizer."""
+    kept = (
+        "loss", "input_shape", "nb_classes", "channels_first", "clip_values", "preprocessing", "device_type",
+        "preprocessing_defences", "postprocessing_defences",
+    )  # fmt: skip
+    given = {name: getattr(classifier, name) for name in kept}
+    given |= {name: list(value) for name, value in given.items() if name.endswith("_defences") and value is not None}
     try:
-        new: C = type(classifier)(
-            model=model,
-            loss=classifier.loss,
-            input_shape=classifier.input_shape,
-            nb_classes=classifier.nb_classes,
-            optimizer=None,
-            channels_first=classifier.channels_first,
-            clip_values=classifier.clip_values,
-            preprocessing=classifier.preprocessing,
-            device_type=classifier.device_type,
-            **defences,
-        )
+        new: C = type(classifier)(model=model, optimizer=None, **given)
     except TypeError as error:
         raise InvalidInputError(
             f"a {type(classifier).__name__} can't be made again round another network ({error}); transform the plain "

@@ -24,10 +24,9 @@ class PostTrainingQuantization(NetworkTransformer):
     A pipeline of the study is: a float classifier that was trained naturally or adversarially; calibration on natural
     images, or on adversarial ones with `attack`; weights, activations or both; their bits.
 
-    **Reading** (docs/methods.md §6): what text of the paper we have names the stages at which robustness can
-    enter, not how it
-    enters calibration. Here the calibration images are replaced by adversarial ones against the float classifier, so
-    that ranges, BatchNorm statistics and biases fit what an attacked network sees.
+    **Reading** (docs/methods.md §6): what text of the paper we have names the stages at which robustness can enter, not
+    how it enters calibration. Here the calibration images are replaced by adversarial ones against the float
+    classifier, so that ranges, BatchNorm statistics and biases fit what an attacked network sees.
 
     Called with images x, (N, *input_shape) within `clip_values`, it takes those in place of the ones in `calibration`,
     whose other settings count.
@@ -43,7 +42,6 @@ class PostTrainingQuantization(NetworkTransformer):
         attack: an ART evasion attack on the float classifier, for robust calibration.
 
     Raises:
-        InvalidInputError: an argument is off, or, when called, the images, or the network is quantized already.
         SchemeError: an unknown scheme, or, when called, one that needs calibration.
         UnsupportedModelError: when called: a layer would silently stay float.
     """
@@ -69,24 +67,19 @@ class PostTrainingQuantization(NetworkTransformer):
         self._check_params()
 
     def _network(self, classifier: PyTorchClassifier, x: NDArray[Any] | None) -> nn.Module:
-        calibration = self._calibration(x)
+        own = self.calibration
+        calibration = None if own is None else Calibration.of(own)
+        if x is not None:
+            calibration = replace(own, images=x) if isinstance(own, Calibration) else Calibration(x)
         if calibration is not None:
-            calibration = replace(calibration, images=prepared(classifier, self._images(calibration)))
+            given = calibration.images
+            images = np.asarray(given.numpy(force=True) if isinstance(given, Tensor) else given, dtype=np.float32)
+            if self.attack is not None:
+                images = np.asarray(self.attack.generate(x=images), dtype=np.float32)
+            calibration = replace(calibration, images=prepared(classifier, images))
         elif self.attack is not None:
             raise InvalidInputError("attack: robust calibration needs images; give some as x, or as calibration=")
         return quantize(classifier.model, self.weights, self.activations, self.skip_first_last, calibration)
-
-    def _calibration(self, x: NDArray[Any] | None) -> Calibration | None:
-        if x is None:
-            return None if self.calibration is None else Calibration.of(self.calibration)
-        return replace(self.calibration, images=x) if isinstance(self.calibration, Calibration) else Calibration(x)
-
-    def _images(self, calibration: Calibration) -> NDArray[Any]:
-        given = calibration.images
-        images = np.asarray(given.numpy(force=True) if isinstance(given, Tensor) else given, dtype=np.float32)
-        if self.attack is None:
-            return images
-        return np.asarray(self.attack.generate(x=images), dtype=np.float32)
 
     def _check_params(self) -> None:
         Rules(self.weights, "weights")

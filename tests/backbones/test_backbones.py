@@ -39,7 +39,7 @@ def test_wide_resnet_28_10_has_the_papers_size():
 def test_wrong_options_are_explained():
     with pytest.raises(InvalidInputError, match=r"depth: expected 6n \+ 4"):
         create_backbone("wide-resnet", depth=20)
-    with pytest.raises(InvalidInputError, match="aggregation: expected 'sum' or 'convex'"):
+    with pytest.raises(InvalidInputError, match="aggregation: expected one of sum, convex, got 'mean'"):
         create_backbone("resnet20", aggregation="mean")
     with pytest.raises(InvalidInputError, match="unexpected keyword argument 'depht'"):
         create_backbone("wide-resnet", depht=28)
