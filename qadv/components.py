@@ -43,9 +43,6 @@ class Component:
         family: set on a component that stands for many names (`timm` for every timm model):
             `"package.module:attribute"` of a function that takes no argument and returns those names. The target is
             then called with the name as its first argument.
-
-    Raises:
-        ValueError: name, target, family or a requirement is malformed.
     """
 
     kind: ClassVar[str] = ""
@@ -91,12 +88,7 @@ class Component:
         return unmet
 
     def load(self) -> Any:
-        """Imports the target and returns it.
-
-        Raises:
-            MissingRequirementError: a requirement is not met; the message has the pip command.
-            PluginError: the import failed, or the attribute does not exist.
-        """
+        """Imports the target and returns it; says which requirement is not met, or why the import failed."""
         return self._import(self.target)
 
     def members(self) -> list[str]:

@@ -22,13 +22,9 @@ class Images:
     """A data set.
 
     Attributes:
-        name: its name.
         x_train, x_test: images, (N, C, H, W) float32 in [0, 1].
-        y_train, y_test: class indices, (N,) int64.
+        y_train, y_test: class indices, (N,) int64, one for each image.
         classes: the classes' names.
-
-    Raises:
-        InvalidInputError: not one label for each image, or one that is no class.
     """
 
     name: str

@@ -14,13 +14,7 @@ ENTRY_POINT_GROUP = "qadv"
 
 @dataclass(frozen=True)
 class Origin:
-    """The distribution that declares a plugin.
-
-    Attributes:
-        distribution: its name, that of its folder where the metadata do not say it.
-        version: empty where it is not known.
-        fault: what is wrong with its metadata, or `""`.
-    """
+    """The distribution that declares a plugin, what is not known of it empty, and what is wrong with its metadata."""
 
     distribution: str
     version: str

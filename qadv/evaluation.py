@@ -79,17 +79,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class AttackResult:
-    """One attack on one classifier.
+    """One attack on `samples` images, with accuracies and rates from 0 to 1.
 
-    Attributes:
-        attack: the attack's name.
-        samples: number of attacked images, N.
-        clean_accuracy: accuracy on the N images, 0 to 1.
-        adversarial_accuracy: accuracy on their adversarial versions, 0 to 1.
-        success_rate: part of the correctly classified images that the attack broke; `None` if there were none.
-        mean_l2: mean L2 norm of the perturbations that broke an image; `None` if there were none.
-        mean_linf: their mean L∞ norm.
-        seconds: wall time of the attack.
+    A success is an image that was classified correctly before and is not afterwards: `success_rate` is their part of
+    those that were, L2 and L∞ are means over them, and all three are `None` where there are none.
     """
 
     attack: str

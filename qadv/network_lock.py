@@ -11,12 +11,8 @@ class NetworkLock:
     """A re-entrant lock for networks that have modules in common, and who is at work on them.
 
     Threads get it in the order in which they ask: Python's own locks would let one that asks in a loop keep out a
-    training for good.
-
-    Attributes:
-        trained_by: the thread that last had the networks in training mode with gradients.
-        evaluated_by: the threads that have them in evaluation mode for a while, as often as they do.
-        left_behind: what these threads found in training mode, for the last of them to put back.
+    training for good. `trained_by` last had the networks in training mode with gradients; those of `evaluated_by` have
+    them in evaluation mode for a while, and `left_behind` is what they found in training mode, to be put back.
     """
 
     def __init__(self) -> None:

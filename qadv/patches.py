@@ -14,9 +14,7 @@ def patched_by(packages: Iterable[str]) -> dict[str, list[str]]:
     """Returns the names in the toolkits' modules that are a package's own, e.g. after `ART.fit = my_fit`, by package.
 
     Looks at functions, methods and classes. Toolkits that were not imported cost nothing, and can't have been patched.
-
-    Args:
-        packages: top-level names of plugins' packages, e.g. `"qadv_blur"`.
+    `packages` are the top-level names of plugins' packages.
     """
     found: dict[str, set[str]] = {name: set() for name in {*packages} - {"", *TOOLKITS, *sys.stdlib_module_names}}
     for name, module in list(sys.modules.items()) if found else ():

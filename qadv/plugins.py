@@ -34,13 +34,9 @@ class PluginInfo:
 
     Attributes:
         distribution: the installed distribution that declares it.
-        name: name of its entry point.
-        version: the distribution's version.
-        hooks: the hooks it implements, sorted.
-        components: what the hooks returned.
+        name: name of its entry point, which is in `package`.
         faults: what is wrong with it, one sentence each; its sound parts stay in use.
         disabled: switched off by `QADV_DISABLE_PLUGINS`.
-        package: top-level name of the package that its entry point names.
     """
 
     distribution: str
@@ -66,15 +62,12 @@ class PluginInfo:
 
 
 def discover(entry_points: Iterable[metadata.EntryPoint] | None = None) -> list[PluginInfo]:
-    """Loads every plugin and collects its components.
+    """Loads every plugin and collects its components; returns what is known of each, qadv's own first.
 
-    Args:
-        entry_points: what to load; `None` for the installed ones of group `qadv`.
-
-    Returns:
-        One `PluginInfo` per plugin, qadv's own first. With `QADV_STRICT_PLUGINS=1` the first fault is raised instead of
-        noted; `QADV_DISABLE_PLUGINS=a,b` leaves out the plugins or distributions of those names. A plugin that takes
-        longer than `QADV_PLUGIN_SECONDS`, 60 without it, to import or to list its components is ended.
+    `entry_points` are those to load, `None` for the installed ones of group `qadv`. With `QADV_STRICT_PLUGINS=1` the
+    first fault is raised instead of noted; `QADV_DISABLE_PLUGINS=a,b` leaves out the plugins or distributions of those
+    names. A plugin that takes longer than `QADV_PLUGIN_SECONDS`, 60 without it, to import or to list its components is
+    ended.
     """
     entry_points, unreadable = find_entry_points() if entry_points is None else (entry_points, [])
     loader = _Loader(

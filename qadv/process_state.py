@@ -15,11 +15,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Setting:
-    """Something that the whole process reads.
+    """Something that the whole process reads, named as a person would look it up.
 
-    Attributes:
-        name: as a person would look it up.
-        write: sets it, to `None` where it was not there.
+    `write` sets it, to `None` where it was not there.
     """
 
     name: str

@@ -61,11 +61,8 @@ def seeded(seed: int, *more: int) -> Iterator[None]:
     """Seeds everything that draws numbers in this thread, and leaves the global random states as they were.
 
     That is `numpy.random`, `random` and torch on all devices in use; and what is made without a seed meanwhile,
-    `np.random.RandomState()` and `np.random.default_rng()`, as ART's Boundary and HopSkipJump do.
-
-    Args:
-        seed: a whole number of at least 0.
-        more: others, as the number of a batch or an epoch: each makes the draws different ones.
+    `np.random.RandomState()` and `np.random.default_rng()`, as ART's Boundary and HopSkipJump do. Where there are
+    `more` numbers, as that of a batch or an epoch, each makes the draws different ones.
     """
     seed = check_whole("seed", seed, least=0)
     if more:

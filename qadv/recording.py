@@ -13,14 +13,10 @@ def recording(
     entering: Callable[[str, Any], Any] | None = None,
     leaving: Callable[[str, Any, Any], Any] | None = None,
 ) -> Iterator[None]:
-    """Calls functions with the inputs and outputs of modules while the block runs; hooks are removed also on errors.
+    """Calls functions with the inputs and outputs of modules, by name, while the block runs.
 
-    Args:
-        modules: modules by name.
-        entering: called before a module runs, with its name and the tuple of its inputs. What it returns, if not
-            `None`, replaces the inputs.
-        leaving: called after a module has run, with its name, its inputs and its output. What it returns, if not
-            `None`, replaces the output.
+    `entering` is called before a module runs, with its name and the tuple of its inputs, `leaving` after it, with its
+    name, inputs and output. What they return, if not `None`, replaces inputs or output.
     """
     with ExitStack() as hooks:
         for name, module in modules.items():

@@ -81,13 +81,8 @@ class Registry:
     def find(self, kind: str, name: str) -> tuple[Entry, str]:
         """Returns the component of a name, and which member of it is meant where it is a family.
 
-        Args:
-            kind: a component kind, e.g. `"attack"`.
-            name: `name`, `distribution/name`, or a name that a family stands for, bare or as `family/name`.
-
-        Raises:
-            UnknownNameError: there is no such component; the message has the closest names.
-            AmbiguousNameError: several distributions provide the bare name.
+        A name is `name`, `distribution/name`, or one that a family stands for, bare or as `family/name`. One that
+        nobody has is an `UnknownNameError`, a bare one that several distributions have an `AmbiguousNameError`.
         """
         name = str(name)
         entries = self.entries(kind)

@@ -14,15 +14,12 @@ class TookTooLong(BaseException):
 
 @contextmanager
 def time_limit(seconds: float, warning: str) -> Iterator[None]:
-    """Ends what runs inside when it takes longer than `seconds`.
+    """Ends what runs inside when it takes longer than `seconds`, by a `TookTooLong`, again each second if caught.
 
     The code stays in this thread, because imports hold locks: in another thread, a module that asks qadv for something
     while it is imported would wait for itself. So it is ended by an alarm signal, which reaches Python code and waiting
     calls, in the main thread of a Unix process whose alarm nobody else uses. Elsewhere nothing can end it, and
     `warning` is written to stderr, so that whoever waits knows for what.
-
-    Raises:
-        TookTooLong: inside, and again each second where it is caught.
     """
     if not _alarm_is_free():
         watch = threading.Timer(seconds, print, [warning], {"file": sys.stderr})

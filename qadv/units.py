@@ -37,10 +37,8 @@ ClipValues = tuple[Any, Any]  # numbers, or arrays of an image's shape
 def check_clip_values(clip_values: Any, input_shape: tuple[int, ...] | None = None) -> ClipValues | None:
     """Returns (min, max), or `None` for no limit.
 
-    Args:
-        clip_values: two numbers; or two arrays, one value for each channel or pixel, which become numbers where all
-            values are the same.
-        input_shape: shape of one image, for arrays of different values; `None` refuses those.
+    Two arrays, one value for each channel or pixel, become numbers where all values are the same; different values need
+    the `input_shape` of one image.
     """
     if clip_values is None:
         return None

@@ -27,10 +27,7 @@ NewBatch = Callable[[Images, Labels | None, int, int], "Batch"]
 class Batch(ABC):
     """N images, the first of them number `first` of all; its public attributes are what a function may ask for.
 
-    Attributes:
-        x: the images, on `device`.
-        labelled: whether there are labels.
-        predicted: whether the network's predictions had to take their place.
+    `predicted` says whether the network's predictions had to take the place of labels.
     """
 
     x: Tensor

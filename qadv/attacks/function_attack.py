@@ -152,7 +152,6 @@ class FunctionAttack(EvasionAttack):
                 network's own predictions.
 
         Raises:
-            InvalidInputError: images or labels are off, targets are missing, or there is an argument besides.
             AttackError: the network's logits or gradients are not finite, or the images that were found.
         """
         name = type(self).__name__

@@ -43,7 +43,6 @@ def gaussian_noise(
     Args:
         std: standard deviation, in pixel values, at least 0; default 8/255 of their range.
         max_iter: as of `uniform_noise`.
-        others: see `FunctionAttack`.
     """
     return _noise(logits, x, y, limits, generators, lambda own: std * normal(own, x.shape[1:]), max_iter)
 

@@ -26,9 +26,7 @@ _ENDS = ("gt", "ge", "lt", "le")
 class Radius:
     """Says of a `Length` that it is a distance of images: none is larger than that of two corners of their range.
 
-    Args:
-        norm: 1, 2 or infinity; or the name of the attribute that says so. Where that is something else, what L1 allows
-            is allowed.
+    `norm` is 1, 2 or infinity, or the name of the attribute that says so; anything else may be as far as L1 allows.
     """
 
     norm: float | str = math.inf
@@ -100,14 +98,10 @@ def shown(annotation: Any) -> Any:
 
 
 def check_option(name: str, value: Any, annotation: Any, attack: Any) -> Any:
-    """Returns an option as it is stored: numbers as Python's own, lengths in the units of `clip_values`.
+    """Returns an option of an attack as it is stored: numbers as Python's own, lengths in the units of `clip_values`.
 
-    Args:
-        name: of the option.
-        value: what was given.
-        annotation: flags, whole numbers, numbers and lengths, with bounds of pydantic's `Field`, `Radius` and `OneOf`;
-            everything else that pydantic understands, or a class, strictly. None at all takes everything.
-        attack: whose option it is.
+    The annotation is of flags, whole numbers, numbers and lengths, with bounds of pydantic's `Field`, `Radius` and
+    `OneOf`; everything else that pydantic understands, or a class, strictly. None at all takes everything.
     """
     kind = _Type.of(annotation)
     if isinstance(value, Share):

@@ -27,9 +27,7 @@ class ToolkitAttack(FunctionAttack):
             def perturb(self, model, x, y):
                 return x + self.in_unit_range(self.eps) * torch.randn_like(x).sign()
 
-    Args:
-        estimator: an ART `PyTorchClassifier` with `clip_values`, e.g. a `QuantizedClassifier`.
-        targeted, batch_size, seed, verbose: see `FunctionAttack`.
+    The estimator is an ART `PyTorchClassifier` with `clip_values`; other arguments are those of `FunctionAttack`.
     """
 
     def run(self, model: nn.Module, x: Tensor, y: Tensor, targeted: bool = False) -> Tensor:
@@ -37,15 +35,12 @@ class ToolkitAttack(FunctionAttack):
 
     @abstractmethod
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        """Attacks one batch.
+        """Returns adversarial versions of one batch, as `x`; what is outside [0, 1] is clipped.
 
         Args:
             model: the classifier, images in [0, 1] → logits (N, nb_classes), in evaluation mode.
             x: images, (N, *input_shape) float32 in [0, 1], on the classifier's device.
             y: labels, or targets of a targeted attack, (N,) int64.
-
-        Returns:
-            Adversarial images, as `x`; those outside [0, 1] are clipped.
         """
 
 

@@ -14,11 +14,7 @@ class Sum(nn.Module):
 
 
 class ConvexSum(nn.Module):
-    """`a * shortcut + b * branch` with a, b >= 0 and a + b = 1 (DQ §4, after Parseval networks).
-
-    Learned; starts at a = b = 1/2. After each optimizer step a training loop calls `after_step`, which projects (a, b)
-    on the simplex.
-    """
+    """`a * shortcut + b * branch`, learned from 1/2 on, a, b >= 0 and a + b = 1 (DQ §4, after Parseval networks)."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -17,10 +17,6 @@ def create_backbone(name: str, nb_classes: int = 10, in_channels: int = 3, **opt
         nb_classes: number of outputs, logits.
         in_channels: channels of the input images.
         options: passed to the backbone, e.g. `depth=28, width=10` for `wide-resnet`; plain JSON values only.
-
-    Raises:
-        UnknownNameError: no such backbone; the message has the closest names.
-        InvalidInputError: an option the backbone does not take.
     """
     recipe = {"name": name, "nb_classes": nb_classes, "in_channels": in_channels, "options": options}
     try:

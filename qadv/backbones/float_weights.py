@@ -25,10 +25,8 @@ def load_state(model: nn.Module, tensors: dict[str, Tensor], origin: str) -> Non
     """`load_state_dict` that compares names, shapes, types and values first, and names the first differences.
 
     Only BatchNorm's `num_batches_tracked` may be missing. Modules that load in a way of their own, as Brevitas's whose
-    state grows while they are trained, decide themselves what fits; a copy of the model is tried first.
-
-    Raises:
-        FileFormatError: the tensors do not fit the model, which is as it was.
+    state grows while they are trained, decide themselves what fits; a copy of the model is tried first. A model that
+    the tensors do not fit is as it was.
     """
     expected = model.state_dict()
     if expected.keys() != tensors.keys() and any(map(_loads_itself, model.modules())):

@@ -11,13 +11,10 @@ _MODELS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
 
 def small_image_resnet(nb_classes: int = 10, in_channels: int = 3, model: str = "resnet18") -> nn.Module:
-    """Returns a timm ResNet whose first convolution is 3×3 with stride 1, without the max pooling behind it.
+    """Returns a timm ResNet, `model`, whose first convolution is 3×3 with stride 1, without the max pooling behind it.
 
     **Reading:** neither paper says how it fits a network for 224×224 images to 32×32; this is the usual way (Madry et
     al., and most code for CIFAR). With the original first layers the last stage would see one pixel.
-
-    Args:
-        model: `"resnet18"`, `"resnet34"`, `"resnet50"`, `"resnet101"` or `"resnet152"`.
     """
     check_choice("model", model, _MODELS)
     network: Any = timm.create_model(model, num_classes=nb_classes, in_chans=in_channels)

@@ -26,10 +26,8 @@ def own_standardisation(
 ) -> MeanStd | None:
     """Returns the (mean, std) of a timm network in the units of `clip_values`; `None` for other networks.
 
-    Args:
-        model: a network, float or quantized.
-        nb_channels: of its images. Where timm has values for another number, their mean stands for all channels.
-        clip_values: smallest and largest pixel value; `None` for those of timm, (0, 1).
+    Where timm has values for another number of channels, their mean stands for all. Without `clip_values` the units are
+    timm's own, (0, 1).
     """
     settings: Any = getattr(model, "pretrained_cfg", None)
     recipe: Any = getattr(model, "qadv_backbone", None)
@@ -46,11 +44,7 @@ def own_standardisation(
 
 
 def report_standardisation(model: nn.Module, nb_channels: int, clip_values: tuple[float, float] | None) -> None:
-    """Warns where a timm network gets pixels that are not standardised; arguments as above.
-
-    Warns:
-        PixelRangeWarning: it does.
-    """
+    """Warns where a timm network gets pixels that are not standardised; arguments as above."""
     pair = own_standardisation(model, nb_channels, clip_values)
     if pair is not None:
         name = type(held_network(model)).__name__

@@ -18,12 +18,10 @@ _PACKAGES = ("qadv", "torch", "adversarial-robustness-toolbox", "brevitas", "tim
 
 @dataclass(frozen=True)
 class Cell:
-    """One unit of work.
+    """One unit of work, called `label` by people.
 
     Attributes:
-        kind: `"network"`, `"clean"`, `"attack"`, `"transfer"` or `"measure"`.
         spec: all that determines the result, other cells by their keys.
-        label: how people call it.
         place: dataset, backbone, quantizer, defense, seed, and attack, source or measure, as the study calls them.
         needs: keys of the cells whose results it takes.
     """

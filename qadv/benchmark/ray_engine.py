@@ -28,10 +28,6 @@ class RayEngine:
         address: of a running cluster (`"auto"`, `"ray://host:10001"`); `None` starts one on this machine.
         jobs: cells at a time; `None`: one per processor of the cluster.
         threads: torch threads, and processors that Ray reserves, for each.
-
-    Raises:
-        MissingRequirementError: Ray is not installed.
-        RayError: there is no cluster at the address.
     """
 
     def __init__(self, given: Given, address: str | None = None, jobs: int | None = None, threads: int = 1) -> None:

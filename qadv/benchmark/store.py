@@ -73,11 +73,7 @@ class Store:
         return ""
 
     def read(self, key: str, files: bool = True) -> Finished:
-        """Returns a finished cell, or with `files=False` its record alone.
-
-        Raises:
-            FileFormatError: it is damaged: its files are not those that were written for it.
-        """
+        """Returns a finished cell, or with `files=False` its record alone; a damaged one is a `FileFormatError`."""
         folder = self.cells / key
         self._whole.discard(key)
         try:

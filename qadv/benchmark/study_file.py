@@ -154,9 +154,7 @@ def _error(path: Path, text: str, small: bool, faults: Iterable[tuple[Place, str
 def line_of(text: str, place: Sequence[str | int], exact: bool = False) -> int | None:
     """Returns the line of a key in a TOML text, counted from 1, or of the nearest table round it.
 
-    Args:
-        place: keys from the outermost to the one in question; numbers count the tables of `[[name]]`.
-        exact: `None` for a place that the text does not have.
+    Keys are from the outermost on; numbers count the tables of `[[name]]`. With `exact` only the place itself will do.
     """
     best, depth = 1, 0
     table: tuple[str | int, ...] = ()

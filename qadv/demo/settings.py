@@ -87,9 +87,5 @@ _SETTINGS = {
 
 
 def demo_settings(dataset: str) -> DemoSettings:
-    """Returns the demo's settings for a data set.
-
-    Raises:
-        InvalidInputError: there are none for it.
-    """
+    """Returns the demo's settings for a data set."""
     return _SETTINGS[check_choice("dataset", dataset, _SETTINGS)]

@@ -45,11 +45,7 @@ def draw_lines(
     style: str = "--",
     suffix: str = "",
 ) -> tuple[Any, Any]:
-    """Draws `y` against `x` of each curve, and a `second` line of its colour where there is one, named with a suffix.
-
-    Returns:
-        The figure and its axes.
-    """
+    """Draws `y` against `x` of each curve, and a `second` line of its colour, named with a suffix, if there is one."""
     check_curves(curves)
     figure, ax = figure_and_axes(ax)
     for index, (label, curve) in enumerate(curves.items()):

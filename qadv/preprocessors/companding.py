@@ -12,9 +12,8 @@ from qadv.errors import InvalidInputError
 def mu_law(w: Tensor, mu: float, largest: float | Tensor | None = None) -> Tensor:
     """Returns `M · F(w / M)` with `F(x) = sgn(x) · ln(1 + μ|x|) / ln(1 + μ)`, shaped as `w`.
 
-    F is odd, strictly increasing and concave above 0; 0 and ±M stay where they are, everything else moves away from 0.
-    Its slope goes from μ / ln(1 + μ) at 0 to μ / ((1 + μ) ln(1 + μ)) at M. The derivative at 0 is that limit, and not
-    the 0 that autograd gives for `sgn(x) · f(|x|)`.
+    F is odd, strictly increasing and concave above 0; 0 and ±M stay where they are. The derivative at 0 is its limit,
+    μ / ln(1 + μ), and not the 0 that autograd gives for `sgn(x) · f(|x|)`.
 
     Args:
         w: any shape, floating.

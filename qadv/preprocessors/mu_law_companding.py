@@ -18,8 +18,7 @@ class MuLawCompanding(PixelPreprocessor):
     - `bits=k, expand=True`: rounded, then expanded back by F⁻¹, so that the network sees nearly the image it knows,
       with levels that are fine in the dark and coarse in the light.
 
-    F and F⁻¹ are differentiable; the rounding's gradient is BPDA's with the identity, inside `forward`. F's slope is
-    μ / ln(1 + μ) at black: the same change of a dark pixel moves the network's input that much more.
+    F and F⁻¹ are differentiable; the rounding's gradient is BPDA's with the identity, inside `forward`.
 
     Args:
         mu: μ > 0. 255 is telephony's; choose it on validation data.

@@ -33,12 +33,7 @@ class Check:
     function: Callable[[Any], None]
 
     def run(self, case: Any) -> None:
-        """Runs the check.
-
-        Raises:
-            ConformanceError: the rule is broken, or the component raised where it should have worked.
-            NotApplicable: there is nothing to check.
-        """
+        """Runs the check; a broken rule, or an error of the component's, is a `ConformanceError`."""
         head = f"{case}, check {self.name!r}: {self.rule}"
         try:
             self.function(case)
@@ -58,10 +53,9 @@ _CHECKS: list[Check] = []
 
 
 def check(*kinds: str) -> Callable[[Callable[[Any], None]], Callable[[Any], None]]:
-    """Makes a function a check: its name, with hyphens, is the check's, the first line of its docstring the rule.
+    """Makes a function a check, of all kinds if none is given.
 
-    Args:
-        kinds: the component kinds it applies to; none for all.
+    Its name, with hyphens, is the check's, the first line of its docstring the rule.
     """
 
     def register(function: Callable[[Any], None]) -> Callable[[Any], None]:

@@ -75,12 +75,8 @@ def run_check(
 ) -> None:
     """Runs one check outside pytest; arguments as of `conformance`, without `exempt`.
 
-    Random states and settings of the process are as before afterwards, whatever the component did.
-
-    Raises:
-        ConformanceError: the component breaks the rule, or is not there.
-        NotApplicable: there is nothing to check.
-        UnknownNameError: there is no such kind or check.
+    Random states and settings of the process are as before afterwards, whatever the component did. A broken rule is a
+    `ConformanceError`, nothing to check `NotApplicable`.
     """
     found = find_check(kind, check) if isinstance(check, str) else check
     case = ConformanceCase.kinds[kind](component, options, classifier, input_shape)

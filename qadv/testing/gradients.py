@@ -13,13 +13,9 @@ def disagreement(
 ) -> str | None:
     """Returns where the gradient of a function is not its slope, in words, or `None` where it is.
 
-    The outputs are summed with random weights, and the slope is taken along random directions, in float64 where the
-    function keeps that. One direction of eight may disagree: it may have met a kink.
-
-    Args:
-        function: tensor to tensor; its gradient is what autograd gives.
-        x: where, float64, (N, …), away from kinks.
-        reference: the function whose slope is expected, `function` itself for `None`.
+    The outputs are summed with random weights, and the slope is taken along random directions at `x`, (N, …) float64
+    and away from kinks. One direction of eight may disagree: it may have met a kink. The slope expected is that of
+    `reference`, if there is one.
     """
     generator = torch.Generator().manual_seed(0)
     leaf = x.clone().requires_grad_()

@@ -16,7 +16,7 @@ class AdversarialQuantTrainer(LoopTrainer):
     learns to mask its gradient (DQ table 6); R+FGSM costs the same and masks less.
 
     Args:
-        classifier: an ART `PyTorchClassifier`, float (`weights="float", activations="float"`) or quantized.
+        classifier: an ART `PyTorchClassifier`, float or quantized.
         attack, eps, eps_step, max_iter, sampled, ratio: see `Adversary`.
         options: see `LoopTrainer`.
     """

@@ -32,9 +32,6 @@ class Adversary:
         sampled: ε is drawn for each image, ε′ ~ N(0, `eps`), ε = clip(|ε′|, 0, 2·`eps`), so that training does not
             specialise in one ε (DQ §5.2); the rule above then gives each image its own number of steps.
         ratio: share of each batch that is made adversarial, in (0, 1]; the rest stays clean. As in ART.
-
-    Raises:
-        InvalidInputError: an argument is off.
     """
 
     attack: str = "pgd"

@@ -60,8 +60,7 @@ class TrainingState:
     def resume(self, path: str | os.PathLike[str], run: Mapping[str, Any]) -> tuple[int, list[dict[str, Any]]]:
         """Loads a state, in place, if there is one; returns the number of finished epochs and their history.
 
-        Raises:
-            FileFormatError: the file is damaged, or of another run; then nothing is trained with what it holds.
+        A file that is damaged, or of another run, is a `FileFormatError`: nothing is trained with what it holds.
         """
         if not Path(path).exists():
             return 0, []

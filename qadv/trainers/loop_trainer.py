@@ -84,9 +84,8 @@ class LoopTrainer(Trainer):
             kwargs: `scheduler`, any object with `.step()`, replaces `lr_schedule` and is stepped after each epoch.
 
         Raises:
-            InvalidInputError: wrong shapes, range, labels, or an unknown argument.
-            TrainingError: the loss is not finite.
-            StorageError, FileFormatError: the checkpoint can't be written, or is of another run.
+            TrainingError: the loss is not finite; says epoch, step and layer.
+            FileFormatError: the checkpoint is of another run, or damaged.
         """
         images, labels = self._check(x, y, "x", "y")
         if len(images) < 2:
@@ -99,15 +98,10 @@ class LoopTrainer(Trainer):
         self._run(self._batches(images, labels, batch_size, nb_epochs), nb_epochs, validation, kwargs)
 
     def fit_generator(self, generator: Any, nb_epochs: int = 20, **kwargs: Any) -> None:
-        """Trains on the batches of an ART `DataGenerator`.
+        """Trains on the batches of an ART `DataGenerator`, `nb_epochs` times its size; other arguments as of `fit`.
 
         A checkpoint then resumes at the epoch where the run stopped; whether to the bit depends on the generator, which
         keeps its own order.
-
-        Args:
-            generator: gives batches of images and labels as `fit` takes them.
-            nb_epochs: number of passes over `generator.size` images.
-            kwargs: as for `fit`.
         """
         self._run(GeneratorBatches(generator, self._classifier), nb_epochs, None, kwargs)
 

@@ -34,11 +34,9 @@ def margins(
         x: images, (N, *shape), with labels y, (N,).
         directions: (N, K, *shape), of length 1 for margins in L2.
         max_distance: where the search ends.
-        clip_values: the image at distance t is clip(x + t·direction), what a network is really fed. t is measured
-            before clipping, so that the image itself may have moved less. `None` does not clip.
+        clip_values: what x + t·direction is clipped to, if anything; t is measured before that.
         tolerance: width of the last interval as a part of the distance (of `max_distance`/1024, if that is more).
-        nearest: only this many of an image's smallest margins are wanted; the search along a direction ends as soon as
-            it can't be one of them, and its margin is an upper bound.
+        nearest: only this many of an image's smallest margins are wanted; of others, upper bounds.
 
     Returns:
         (N, K) float32: the upper ends of the last intervals, where the class differs for certain; 0 for an image that

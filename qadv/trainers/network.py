@@ -19,14 +19,9 @@ from qadv.units import limits
 class TrainedNetwork:
     """A classifier's network with its torch preprocessors, on its device.
 
-    Args:
-        classifier: an ART `PyTorchClassifier`.
-        options: precision, memory format, compilation.
-
     Attributes:
         model: the network, (N, …) preprocessed images → (N, nb_classes) logits.
-        clip_values: smallest and largest pixel value, or `None`.
-        black: the smallest; 0 where there is none.
+        black: the smallest pixel value; 0 where there are no `clip_values`.
         part: which images of the step's batch this process has.
         loss: the classifier's, a scalar, of logits and labels as `prepare` gives them.
     """

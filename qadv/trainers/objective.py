@@ -26,11 +26,8 @@ class Objective:
     def terms(self, network: TrainedNetwork, x: Tensor, y: Tensor, logits: Tensor) -> dict[str, Tensor]:
         """Returns named scalars that are added to the loss; each is logged in the history.
 
-        Args:
-            network: in training mode.
-            x: the images that the network was trained on in this step.
-            y: their labels, (N,).
-            logits: what it gave, (N, nb_classes), with their graph.
+        `network` was trained on `x` with labels `y`, (N,), in this step, and gave `logits`, (N, nb_classes), with their
+        graph.
         """
         return {}
 

@@ -34,8 +34,8 @@ class Pairing(Objective):
     """Adds `Σ_l λ_l · D_l(x, x + δ)`, the mean over the batch, δ found by an adversary in the same step.
 
     Both passes are in training mode, so that BatchNorm works with the statistics of its batch in both. History: each
-    epoch's mean `distance` of every paired module, as `distance/NAME`, and the whole term as `pairing`. The λ > 0 are
-    by module name; `"logits"` is the network's output.
+    epoch's mean `distance/NAME` of every paired module, and the term as `pairing`. The λ > 0 are by module name;
+    `"logits"` is the network's output.
     """
 
     def __init__(self, lambdas: Mapping[str, float], norm: float, adversary: Adversary) -> None:

@@ -18,10 +18,7 @@ class NetworkTransformer(Transformer):
     """An ART transformer that replaces a classifier's network; a subclass says by which one, in `_network`.
 
     Loss, shapes, `clip_values`, preprocessing and defences are kept. The optimizer is not: its parameters are those of
-    the old network.
-
-    Args:
-        classifier: an ART `PyTorchClassifier`, or a subclass with the same constructor, as `QuantizedClassifier`.
+    the old network. The classifier is an ART `PyTorchClassifier` or a subclass with the same constructor.
     """
 
     def __init__(self, classifier: PyTorchClassifier) -> None:
@@ -31,12 +28,10 @@ class NetworkTransformer(Transformer):
     def __call__(
         self, x: NDArray[Any] | None = None, transformed_classifier: PyTorchClassifier | None = None
     ) -> PyTorchClassifier:
-        """Returns the transformed classifier.
+        """Returns the transformed classifier, for which it may need images x, (N, *input_shape) within `clip_values`.
 
-        Args:
-            x: images that the transformer may need, (N, *input_shape) within `clip_values`.
-            transformed_classifier: this one is transformed in place, as by ART's own transformers, and returned. With
-                `None` the transformer's `classifier` is, in a copy: it stays as it is.
+        A `transformed_classifier` is transformed in place, as by ART's own transformers, and returned. Without one the
+        transformer's `classifier` is, in a copy: it stays as it is.
         """
         if transformed_classifier is None:
             return rebuilt(self.classifier, self._network(self.classifier, x))
