@@ -11,7 +11,7 @@ from qadv.registry import Entry, default_registry
 from qadv.testing.case import ConformanceCase
 from qadv.testing.check import NotApplicable, check, expect, expect_same, fail, refused
 from qadv.testing.compare import difference
-from qadv.testing.global_state import empty_folder, random_states, set_random_states, settings
+from qadv.testing.global_state import empty_folder, from_seed, random_states, settings
 
 _HEAVY = ("torch", "art", "brevitas", "timm")
 _OBJECTS = ("quantizer", "trainer", "transformer", "preprocessor", "postprocessor", "detector", "attack")
@@ -22,12 +22,9 @@ _WITH_PARAMS = ("attack", "detector", "preprocessor", "postprocessor", "transfor
 @check()
 def listed(case: ConformanceCase) -> None:
     """`qadv list` shows it once under its name, with a summary, and its target can be imported."""
-    entry = _entry(case)
-    summary, do = (
-        entry.component.summary,
-        f"give {type(entry.component).__name__}(name={entry.component.name!r}, ...) one",
-    )
-    expect(summary.strip(), "a summary of one line", repr(summary), do)
+    component = _entry(case).component
+    do = f"give {type(component).__name__}(name={component.name!r}, ...) one"
+    expect(component.summary.strip(), "a summary of one line", repr(component.summary), do)
     expect(callable(case.target), "a class or function", repr(case.target), "correct the target in the plugin module")
 
 
@@ -44,33 +41,24 @@ def light(case: ConformanceCase) -> None:
 @check()
 def global_state(case: ConformanceCase) -> None:
     """Settings of torch, numpy, warnings and the process, and the working directory, are left as they are."""
-    with empty_folder() as folder:
-        before = settings()
-        case.run()
-        _expect_same(before, settings(), leave_out=_IMPORTS_CHANGE)
-        for path in folder.iterdir():
-            fail("nothing written to the working directory", path.name, "write only to paths that the user gives")
-        before = settings()
-        case.run()
-        _expect_same(before, settings())
-
-
-def _expect_same(before: dict[str, Any], after: dict[str, Any], leave_out: tuple[str, ...] = ()) -> None:
     do = "leave it alone, or restore it in a `finally`"
-    for name in [name for name in before if name not in leave_out]:
-        expect_same(before[name], after[name], f"{name} as it was", do, name)
+    with empty_folder() as folder:
+        for left_out in (_IMPORTS_CHANGE, ()):
+            before = settings()
+            case.run()
+            after = settings()
+            for name in [name for name in before if name not in left_out]:
+                expect_same(before[name], after[name], f"{name} as it was", do, name)
+            for path in folder.iterdir():
+                fail("nothing written to the working directory", path.name, "write only to paths that the user gives")
 
 
 @check()
 def random_state(case: ConformanceCase) -> None:
     """The global random states are not seeded anew: what the user seeded goes on deciding what is drawn later."""
-    after = []
-    for seed in (1, 2):
-        set_random_states(seed)
-        case.run()
-        after.append(random_states())
-    for name, state in after[0].items():
-        differs = difference(state, after[1][name]) is not None
+    one, other = (from_seed(lambda: (case.run(), random_states()), seed)[1] for seed in (1, 2))
+    for name, state in one.items():
+        differs = difference(state, other[name]) is not None
         do = "draw from a generator of your own: numpy.random.default_rng(seed), torch.Generator().manual_seed(seed)"
         expected = f"a state of {name} that depends on what the user seeded it with"
         expect(differs, expected, "the same state from two seeds", do)
@@ -79,12 +67,9 @@ def random_state(case: ConformanceCase) -> None:
 @check()
 def seeds(case: ConformanceCase) -> None:
     """The same seed gives the same result to the bit: its own `seed`, where it takes one, else the global ones."""
-    results = []
     takes_one = "seed" in case.parameters and case.options.get("seed") is None
     own: dict[str, Any] = {"seed": 0} if takes_one else {}
-    for seed in (1, 1, 2):
-        set_random_states(seed)
-        results.append(case.run(**own))
+    results = [from_seed(lambda: case.run(**own), seed) for seed in (1, 1, 2)]
     do = "draw from `seed`, or from numpy's and torch's global states; iterate over no set"
     expect_same(results[0], results[1], "the same result from the same seeds", do)
     if own or case.options.get("seed") is not None:

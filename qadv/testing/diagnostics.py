@@ -10,7 +10,7 @@ from qadv.errors import InvalidInputError
 from qadv.testing.case import Arrays, ConformanceCase
 from qadv.testing.check import check, expect, expect_same
 from qadv.testing.materials import digits_classifier, few
-from qadv.testing.use import check_refused, untouched
+from qadv.testing.use import untouched
 
 
 class DiagnosticCase(ConformanceCase):
@@ -68,9 +68,3 @@ def result(case: DiagnosticCase) -> None:
     expect(" at 0x" not in text, "a result that says what was measured", text, do)
     do = "keep plain data in the result, no classifiers or lambdas"
     expect_same(found, pickle.loads(pickle.dumps(found)), "the same after pickling", do)
-
-
-@check("diagnostic")
-def bad_input(case: DiagnosticCase) -> None:
-    """Images of another shape or with NaN are refused, and labels of another number where it takes labels."""
-    check_refused(lambda x, y: case.run({**case.inputs(), "x": x, "y": y}), labels="y" in case.parameters)

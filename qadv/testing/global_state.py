@@ -6,7 +6,7 @@ import random
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,12 @@ def set_random_states(seed: int) -> None:
     np.random.seed(seed)
     random.seed(seed)
     torch.manual_seed(seed)
+
+
+def from_seed(call: Callable[[], Any], seed: int = 0) -> Any:
+    """Returns what a call gives after the global random states were seeded."""
+    set_random_states(seed)
+    return call()
 
 
 def random_states() -> dict[str, Any]:

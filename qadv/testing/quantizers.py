@@ -11,9 +11,9 @@ from qadv.estimators.protocol import Classifier
 from qadv.quantization import ActivationQuantizer, Scheme, WeightQuantizer
 from qadv.quantization.frozen import freeze
 from qadv.testing.check import NotApplicable, check, expect, expect_array, expect_same, refused
-from qadv.testing.global_state import set_random_states
+from qadv.testing.global_state import from_seed
 from qadv.testing.gradients import disagreement
-from qadv.testing.materials import accuracy, data, few, state
+from qadv.testing.materials import accuracy, data, few, state, trained_on
 from qadv.testing.quantizer_case import QuantizerCase, activations, weights
 from qadv.testing.use import check_attackable, check_saved
 from qadv.trainers.loop_trainer import LoopTrainer
@@ -191,6 +191,5 @@ def packed(case: QuantizerCase) -> None:
 
 
 def _train(classifier: Classifier, nb_epochs: int, images: int) -> None:
-    set_random_states(0)
-    x, y = data().x_train[:images], data().y_train[:images]
-    LoopTrainer(classifier, lr=0.02, weight_decay=0.0, verbose=False).fit(x, y, nb_epochs=nb_epochs, batch_size=32)
+    trainer = LoopTrainer(classifier, lr=0.02, weight_decay=0.0, verbose=False)
+    from_seed(lambda: trainer.fit(**trained_on(images), nb_epochs=nb_epochs, batch_size=32))

@@ -2,15 +2,16 @@
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from art.defences.trainer import Trainer
 
 from qadv.estimators.protocol import Classifier
 from qadv.testing.case import Arrays, ConformanceCase
-from qadv.testing.check import check, expect, expect_same, expect_subclass
+from qadv.testing.check import check, expect, expect_same, expect_subclass, refused
 from qadv.testing.compare import difference
-from qadv.testing.global_state import set_random_states
+from qadv.testing.global_state import from_seed
 from qadv.testing.materials import accuracy, state, trained_on, untrained
-from qadv.testing.use import check_attackable, check_classifier_refused, check_refused, check_saved
+from qadv.testing.use import check_attackable, check_saved
 
 if TYPE_CHECKING:
     from qadv.testing.transformers import TransformerCase
@@ -60,8 +61,7 @@ def contract(case: TrainerCase) -> None:
 def learns(case: TrainerCase) -> None:
     """From random weights it gets the network above 40 % of the digits it is trained on, in 8 epochs."""
     classifier, images = untrained() if case.own_classifier is None else case.classifier(), trained_on(300)
-    set_random_states(0)
-    trained = case.trained(**images, nb_epochs=8, classifier=classifier)
+    trained = from_seed(lambda: case.trained(**images, nb_epochs=8, classifier=classifier))
     share = accuracy(trained, images["x"], images["y"].argmax(1))
     do = "go down the loss of the labels too; try other options"
     expect(share > 0.4, "an accuracy above 40 %", f"{share:.0%}", do)
@@ -71,11 +71,8 @@ def learns(case: TrainerCase) -> None:
 def labels(case: TrainerCase) -> None:
     """`y` is taken as indices and as one-hot rows, with one result."""
     x, y = case.inputs().values()
-    results = []
-    for given in (y.argmax(1), y):
-        set_random_states(0)
-        results.append(state(case.trained(x, given)))
-    expect_same(results[0], results[1], "the same weights", "check_labels of qadv.estimators.checks takes both")
+    one, other = (from_seed(lambda given=given: state(case.trained(x, given))) for given in (y.argmax(1), y))  # type: ignore[misc]
+    expect_same(one, other, "the same weights", "check_labels of qadv.estimators.checks takes both")
 
 
 @check("trainer", "transformer")
@@ -90,8 +87,22 @@ def save_and_load(case: "TrainerCase | TransformerCase") -> None:
     check_saved(case.result())
 
 
-@check("trainer")
-def bad_input(case: TrainerCase) -> None:
+@check("attack", "detector", "diagnostic", "trainer", "transformer")
+def bad_input(case: ConformanceCase) -> None:
     """What is no ART classifier, images with NaN or of another shape, and labels of another number are refused."""
-    check_classifier_refused(case)
-    check_refused(case.trained)
+    inputs = case.inputs()
+    x, y = inputs["x"][:6], inputs["y"][:6]
+    broken = x.copy()
+    broken[0, 0, 0, 0] = np.nan
+    do = "check it in __init__; qadv.estimators.checks has check_images and check_labels"
+    if case.kind != "diagnostic":
+        refused(lambda: case.target(object(), **case.options), "a classifier that is none", do)
+    if case.kind != "transformer":
+        refused(
+            lambda: case.run({**case.inputs(), "x": x[:, :, :-1].copy(), "y": y}), "images that are a row short", do
+        )
+        refused(lambda: case.run({**case.inputs(), "x": broken, "y": y}), "an image with NaN", do)
+    if case.kind in ("attack", "trainer") or "y" in case.parameters:
+        refused(
+            lambda: case.run({**case.inputs(), "x": x, "y": y[:-1]}), f"{len(y) - 1} labels for {len(x)} images", do
+        )

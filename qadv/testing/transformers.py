@@ -9,7 +9,6 @@ from qadv.testing.case import Arrays, ConformanceCase
 from qadv.testing.check import check, expect, expect_same, expect_subclass
 from qadv.testing.compare import difference
 from qadv.testing.materials import state
-from qadv.testing.use import check_classifier_refused
 
 
 class TransformerCase(ConformanceCase):
@@ -63,9 +62,3 @@ def changes(case: TransformerCase) -> None:
     changed = difference(case.classifier().predict(x), case.result().predict(x))
     do = "return the transformed classifier; try stronger options in the test"
     expect(changed is not None, "other logits", "the same", do)
-
-
-@check("transformer")
-def bad_input(case: TransformerCase) -> None:
-    """What is no ART classifier is refused."""
-    check_classifier_refused(case)

@@ -1,6 +1,6 @@
 """How ART uses a classifier, for the checks on components that make or change one."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,8 +11,7 @@ from art.attacks.evasion import FastGradientMethod, ProjectedGradientDescent
 
 from qadv.estimators.classifier import QuantizedClassifier
 from qadv.estimators.protocol import Classifier
-from qadv.testing.case import ConformanceCase
-from qadv.testing.check import NotApplicable, expect, expect_array, expect_same, refused
+from qadv.testing.check import NotApplicable, expect, expect_array, expect_same
 from qadv.testing.materials import few, state
 
 _DO = "return what ART made: a PyTorchClassifier round a torch.nn.Module that gives logits"
@@ -73,20 +72,3 @@ def check_range(pixels: Any, low: float, high: float, do: str) -> None:
     """Fails unless all pixels lie within a range."""
     inside = pixels.min() >= low - 1e-6 and pixels.max() <= high + 1e-6
     expect(inside, f"values from {low:g} to {high:g}", f"{pixels.min():g} to {pixels.max():g}", do)
-
-
-def check_refused(call: Callable[[Any, Any], Any], labels: bool = True) -> None:
-    """Fails unless `call(images, labels)` refuses images and, where it takes `labels`, labels that can't be right."""
-    x, y = few()
-    broken = x.copy()
-    broken[0, 0, 0, 0] = np.nan
-    do = "qadv.estimators.checks has check_images and check_labels"
-    refused(lambda: call(x[:, :, :-1].copy(), y), "images that are a row short", do)
-    refused(lambda: call(broken, y), "an image with NaN", do)
-    if labels:
-        refused(lambda: call(x, y[:-1]), f"{len(y) - 1} labels for {len(x)} images", do)
-
-
-def check_classifier_refused(case: ConformanceCase) -> None:
-    """Fails unless a component refuses what is no classifier."""
-    refused(lambda: case.target(object(), **case.options), "a classifier that is none", "check it in __init__")
