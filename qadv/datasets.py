@@ -108,7 +108,7 @@ def _cifar100_records(path: Path, nb_classes: int) -> tuple[Images32, Labels]:
     if not len(content) or len(content) % length:
         raise FileFormatError(f"{path}: expected records of {length} bytes, got a file of {len(content)} bytes")
     records = content.reshape(-1, length)
-    return _images(records[:, 2:].reshape(-1, 3, 32, 32), records[:, 1], (3, 32, 32), nb_classes, path.name)
+    return _scaled(records[:, 2:].reshape(-1, 3, 32, 32), records[:, 1], nb_classes, path.name)
 
 
 def svhn(data_dir: str | os.PathLike[str] | None = None) -> Images:
@@ -128,10 +128,11 @@ def _svhn_part(path: Path) -> tuple[Images32, Labels]:
         x, y = arrays["X"], arrays["y"].ravel()
     except Exception as error:
         raise FileFormatError(f"{path} is not a .mat file with X and y: {type(error).__name__}: {error}") from error
-    if x.ndim != 4:
-        raise FileFormatError(f"{path}: expected images (32, 32, 3, N), got {x.shape}")
+    if x.dtype != np.uint8 or x.shape[:-1] != (32, 32, 3) or len(y) != x.shape[-1]:
+        got = f"{x.dtype} {x.shape} and {y.shape}"
+        raise FileFormatError(f"{path.name}: expected uint8 images (32, 32, 3, N) and N labels, got {got}")
     labels = np.where(y == 10, 0, np.where(y == 0, -1, y))  # the file has no label 0
-    return _images(x.transpose(3, 2, 0, 1), labels, (3, 32, 32), 10, path.name)
+    return _scaled(x.transpose(3, 2, 0, 1), labels, 10, path.name)
 
 
 def _paths(data_dir: str | os.PathLike[str] | None, name: str, files: list[str]) -> list[Path]:
@@ -178,17 +179,6 @@ def _npy_header(archive: zipfile.ZipFile, name: str) -> tuple[np.dtype[Any], tup
         if archive.getinfo(f"{name}.npy").file_size != file.tell() + prod(shape) * dtype.itemsize:
             raise ValueError(f"{name} does not hold the values that its header says, {dtype} {shape}")
     return dtype, shape
-
-
-def _images(
-    x: NDArray[Any], y: NDArray[Any], shape: tuple[int, ...], nb_classes: int, file: str
-) -> tuple[Images32, Labels]:
-    if x.dtype != np.uint8 or x.shape[1:] != shape or len(x) != len(y):
-        raise FileFormatError(
-            f"{file}: expected uint8 images (N, {', '.join(map(str, shape))}) and N labels, got {x.dtype} "
-            f"{x.shape} and {y.shape}"
-        )
-    return _scaled(x, y, nb_classes, file)
 
 
 def _scaled(x: NDArray[Any], y: NDArray[Any], nb_classes: int, file: str) -> tuple[Images32, Labels]:

@@ -33,8 +33,7 @@ class Outcome:
     Attributes:
         change: what the attack added to each, (N, *input_shape).
         clean: which were classified correctly before, (N,) bool.
-        classes: what the attacked ones are classified as, (N,).
-        right: which of these are correct, (N,) bool.
+        classes, right: what the attacked ones are classified as, and which of these are correct, (N,).
     """
 
     change: NDArray[np.float32]
@@ -113,14 +112,7 @@ def attack_classifier(
         adversarial = np.asarray(attack.generate(x=x, y=np.eye(classifier.nb_classes, dtype=np.float32)[labels]))
     seconds = time.perf_counter() - started
     outcome = Outcome.of(classifier, x, labels, adversarial)
-    result = AttackResult(
-        attack=name,
-        samples=len(x),
-        clean_accuracy=float(outcome.clean.mean()),
-        adversarial_accuracy=float(outcome.right.mean()),
-        success_rate=outcome.success_rate,
-        mean_l2=outcome.mean_distance(2),
-        mean_linf=outcome.mean_distance(np.inf),
-        seconds=seconds,
-    )
+    accuracies = float(outcome.clean.mean()), float(outcome.right.mean())
+    distances = outcome.mean_distance(2), outcome.mean_distance(np.inf)
+    result = AttackResult(name, len(x), *accuracies, outcome.success_rate, *distances, seconds)
     return result, adversarial.astype(np.float32)

@@ -15,8 +15,7 @@ T = TypeVar("T")
 
 def held_network(model: nn.Module) -> nn.Module:
     """Returns the user's network that a classifier's `model` holds, and any other module as it is."""
-    held: nn.Module = getattr(model, "held_network", model)
-    return held
+    return getattr(model, "held_network", model)
 
 
 def weight_layers(model: nn.Module) -> dict[str, nn.Module]:

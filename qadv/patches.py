@@ -19,9 +19,9 @@ def patched_by(packages: Iterable[str]) -> dict[str, list[str]]:
     found: dict[str, set[str]] = {name: set() for name in {*packages} - {"", *TOOLKITS, *sys.stdlib_module_names}}
     for name, module in list(sys.modules.items()) if found else ():
         if name.partition(".")[0] in TOOLKITS and isinstance(module, ModuleType):
-            for owner, attribute, value in _members(module):
+            for member, value in _members(module):
                 if (package := _home(value).partition(".")[0]) in found:
-                    found[package].add(f"{owner}.{attribute}")
+                    found[package].add(member)
     return {package: sorted(names) for package, names in found.items() if names}
 
 
@@ -30,12 +30,11 @@ def replaced(names: Sequence[str]) -> str:
     return f"has replaced {some(names)}: what these give is not the toolkit's own any more"
 
 
-def _members(module: ModuleType) -> Iterator[tuple[str, str, Any]]:
+def _members(module: ModuleType) -> Iterator[tuple[str, Any]]:
     for attribute, value in list(vars(module).items()):
-        yield module.__name__, attribute, value
+        yield f"{module.__name__}.{attribute}", value
         if isinstance(value, type) and value.__module__ == module.__name__:
-            for inner, member in list(vars(value).items()):
-                yield f"{module.__name__}.{attribute}", inner, member
+            yield from ((f"{module.__name__}.{attribute}.{inner}", member) for inner, member in [*vars(value).items()])
 
 
 def _home(value: Any) -> str:

@@ -126,10 +126,8 @@ def _set_torch_state(state: _RandomState) -> None:
 
 
 def _set_variable(name: str, value: str | None) -> None:
-    if value is None:
-        os.environ.pop(name, None)
-    else:
-        os.environ[name] = value
+    os.environ.pop(name, None)
+    os.environ |= {} if value is None else {name: value}
 
 
 def _set_handler(number: int, handler: Any) -> None:

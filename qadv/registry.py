@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache, partial
@@ -37,12 +37,10 @@ class Entry:
 
     @contextmanager
     def _side_effects_undone(self) -> Iterator[None]:
-        if self.distribution == OWN_DISTRIBUTION:
-            yield
-            return
         changed: list[str] = []
+        own: AbstractContextManager[list[str]] = nullcontext(changed)
         try:
-            with side_effects_undone() as changed:
+            with own if self.distribution == OWN_DISTRIBUTION else side_effects_undone() as changed:
                 yield
         finally:
             if changed:
@@ -67,11 +65,8 @@ class Registry:
 
     def match(self, kind: str, pattern: str = "*") -> list[Entry]:
         """Returns the components whose name, bare or qualified, matches a wildcard pattern."""
-        return [
-            entry
-            for entry in self.entries(kind)
-            if fnmatchcase(entry.component.name, pattern) or fnmatchcase(entry.qualified_name, pattern)
-        ]
+        names = ((entry, (entry.component.name, entry.qualified_name)) for entry in self.entries(kind))
+        return [entry for entry, called in names if any(fnmatchcase(name, pattern) for name in called)]
 
     def load(self, kind: str, name: str) -> Any:
         """Imports and returns the target of a component; arguments and errors as of `find` and `Component.load`."""

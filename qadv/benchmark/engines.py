@@ -113,15 +113,13 @@ class Processes:
 
     def _again(self) -> Iterator[tuple[Cell, Outcome]]:
         lost, self.running = list(self.running.values()), {}
+        self._renew_pool()
         for cell, needed in lost:
-            self.pool.shutdown(wait=False, cancel_futures=True)
-            self.pool = self._new_pool()
             try:
                 yield cell, self._start(cell, needed).result()
             except BrokenProcessPool:
+                self._renew_pool()
                 yield cell, Failed("the process that computed it was killed, twice (too little memory?)", "")
-        self.pool.shutdown(wait=False, cancel_futures=True)
-        self.pool = self._new_pool()
 
     def close(self) -> None:
         processes = list((self.pool._processes or {}).values())
@@ -136,6 +134,10 @@ class Processes:
         # no fork: torch's threads do not survive one
         context = multiprocessing.get_context("spawn")
         return ProcessPoolExecutor(self.slots, mp_context=context, initializer=_end_with_parent)
+
+    def _renew_pool(self) -> None:
+        self.pool.shutdown(wait=False, cancel_futures=True)
+        self.pool = self._new_pool()
 
 
 def _end_with_parent() -> None:

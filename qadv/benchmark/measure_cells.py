@@ -25,21 +25,13 @@ def measure_cell(spec: MeasureSpec, needed: Mapping[str, Finished], given: Given
     taken = arguments(target) or set()
     networks = {label: load_network(needed[key]) for label, key in spec.networks.items()}
     x, y = test_images(given, spec.images)
-    single = next(iter(networks.values()))
-    known: dict[str, Any] = {
-        "classifiers" if spec.joint else "classifier": networks if spec.joint else single,
-        "x": x,
-        "y": y,
-        "seed": spec.seed,
-        "verbose": False,
-    }
+    known: dict[str, Any] = {"x": x, "y": y, "seed": spec.seed, "verbose": False}
+    known |= {"classifiers": networks} if spec.joint else {"classifier": next(iter(networks.values()))}
     if spec.adversarial is not None:
         made = adversarial_images(needed[spec.adversarial])
         count = min(len(made), len(x))
-        known |= {"x_adversarial": made[:count], "x": x[:count], "y": y[:count]}
-        if spec.attacked:
-            known["x"] = made[:count]
-    if spec.attack is not None and "attack" in taken:
+        known |= {"x_adversarial": made[:count], "x": (made if spec.attacked else x)[:count], "y": y[:count]}
+    if spec.attack is not None:
         known["attack"] = partial(build_attack, spec.attack, spec.seed)
     if spec.attacks:
         known["attacks"] = {name: partial(build_attack, each, spec.seed) for name, each in spec.attacks.items()}

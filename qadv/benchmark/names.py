@@ -84,7 +84,7 @@ def _defense(study: Study, defense: Defense, place: Place) -> Faults:
             yield place, "a trainer needs fit = { nb_epochs = … }"
     elif defense.fit is not None or defense.options or defense.optimizer is not None:
         yield place, "fit, options and optimizer are for a trainer, and there is none"
-    if defense.optimizer is not None and not hasattr(torch.optim, defense.optimizer.name):
+    if defense.optimizer is not None:
         known = [name for name in vars(torch.optim) if name[0].isupper()]
         yield from _known([defense.optimizer.name], known, (*place, "optimizer"), "optimizer of torch.optim")
     for kind, used in (("transformer", defense.transformers), ("preprocessor", defense.preprocessors)):

@@ -31,8 +31,7 @@ WEIGHTS = FILES["network"]
 def network_cell(spec: NetworkSpec, needed: Mapping[str, Finished], given: Given) -> Finished:
     """Trains a network; its file is `network.safetensors`."""
     started = time.perf_counter()
-    history: list[dict[str, Any]] = []
-    defense = spec.defense
+    history, defense = list[dict[str, Any]](), spec.defense
     if spec.members:
         members = [load_network(needed[key]) for key in spec.members]
         classifier: QuantizedClassifier = EnsembleClassifier.of(members, **defense.ensemble)
@@ -43,10 +42,9 @@ def network_cell(spec: NetworkSpec, needed: Mapping[str, Finished], given: Given
             classifier = _quantized(classifier, spec, data)
         if defense.trainer is not None:
             history = _train(classifier, spec, data, given.scratch)
-        for transformer in defense.transformers:
-            count = transformer.calibration
-            made = create("transformer", transformer.name, classifier, **transformer.options)
-            classifier = made(data.x_train[:count] if count else None)
+        for each in defense.transformers:
+            made = create("transformer", each.name, classifier, **each.options)
+            classifier = made(data.x_train[: each.calibration] if each.calibration else None)
         if spec.quantizer.after_training:
             classifier = _quantized(classifier, spec, data)
     with tempfile.TemporaryDirectory() as folder:
@@ -57,7 +55,7 @@ def network_cell(spec: NetworkSpec, needed: Mapping[str, Finished], given: Given
     record: dict[str, Any] = {"history": history, "seconds": time.perf_counter() - started, "form": form}
     if not spec.members:
         summary = summarize(classifier)
-        record |= {"bytes": {"packed": summary.packed_bytes, "float32": summary.float_bytes}}
+        record["bytes"] = {"packed": summary.packed_bytes, "float32": summary.float_bytes}
     return Finished(record, {WEIGHTS: content})
 
 

@@ -43,8 +43,7 @@ def results_table(dataset: str, settings: DemoSettings, networks: Sequence["Netw
                 "–" if attack.mean_l2 is None else f"{attack.mean_l2:.2f}",
                 "–" if attack.mean_linf is None else f"{attack.mean_linf:.3f}",
             )
-        within = [attack for attack in network.attacks if attack.attack in IN_BALL]
-        if within:
+        if within := [attack for attack in network.attacks if attack.attack in IN_BALL]:
             lowest = min(within, key=lambda attack: attack.adversarial_accuracy)
             found = f"{lowest.adversarial_accuracy:.1%}"
             shown.add_row("not audited", "lowest", str(lowest.samples), f"{lowest.clean_accuracy:.1%}", found)

@@ -62,10 +62,8 @@ class AccuracyCurve(Measured):
         return super().from_dict({**data, "norm": float(data["norm"])})
 
     def __str__(self) -> str:
-        rows = [
-            [f"{eps:.4g}", percent(a), percent(w)]
-            for eps, a, w in zip(self.eps, self.accuracy, self.worst_case, strict=True)
-        ]
+        found = zip(self.eps, self.accuracy, self.worst_case, strict=True)
+        rows = [[f"{eps:.4g}", percent(accuracy), percent(worst)] for eps, accuracy, worst in found]
         columns = [f"ε ({_NORMS[self.norm]})", "accuracy", "worst case up to ε"]
         table = text_table(f"Accuracy against strength, {self.samples} images", columns, rows)
         if self.monotonic:

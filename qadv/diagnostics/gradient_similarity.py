@@ -11,7 +11,7 @@ from qadv.checks import check_whole
 from qadv.diagnostics.attacking import check_classifiers, least_classes
 from qadv.diagnostics.drawing import draw_matrix, figure_and_axes
 from qadv.diagnostics.measured import Measured
-from qadv.diagnostics.tables import number
+from qadv.diagnostics.tables import number, percent
 from qadv.errors import AttackError
 from qadv.estimators.checks import check_images, check_labels
 from qadv.estimators.protocol import Classifier
@@ -41,10 +41,8 @@ class GradientSimilarity(Measured):
         return 1 - np.diag(self.counted) / self.samples
 
     def __str__(self) -> str:
-        rows = [
-            [name, *(number(value, 2) for value in row), f"{100 * zero:.1f}%"]
-            for name, row, zero in zip(self.names, self.similarity, self.zero, strict=True)
-        ]
+        found = zip(self.names, self.similarity, self.zero, strict=True)
+        rows = [[name, *(number(value, 2) for value in row), percent(zero)] for name, row, zero in found]
         title = f"Cosine similarity of input gradients, {self.samples} images"
         return text_table(title, ["", *self.names, "zero"], rows)
 

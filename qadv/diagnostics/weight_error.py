@@ -48,10 +48,8 @@ class WeightError(Measured):
     operator: NDArray[np.float64]
 
     def __str__(self) -> str:
-        rows = [
-            [name, number(matrix), number(operator)]
-            for name, matrix, operator in zip(self.layers, self.matrix, self.operator, strict=True)
-        ]
+        found = zip(self.layers, self.matrix, self.operator, strict=True)
+        rows = [[name, number(matrix), number(operator)] for name, matrix, operator in found]
         return text_table("‖ΔW‖₂", ["layer", "matrix", "operator"], rows)
 
 
@@ -157,8 +155,7 @@ def _operator_norm(layer: Any, delta: Tensor, start: Tensor, max_iter: int, tol:
     """
     if not bool(delta.any()):
         return 0.0
-    x = _orthonormal(start)
-    norm = 0.0
+    x, norm = _orthonormal(start), 0.0
     for _ in range(max_iter):
         with torch.enable_grad():
             leaf = x.requires_grad_()
@@ -177,13 +174,11 @@ def _orthonormal(vectors: Tensor) -> Tensor:
     return basis.mT.reshape(vectors.shape)
 
 
-def _convolve(layer: Any, x: Tensor, weight: Tensor) -> Tensor:
+def _convolve(layer: Any, x: Tensor, weight: Tensor) -> Any:
     """Returns what the layer gives with this weight and no bias."""
     if getattr(layer, "is_same_padded_strided", False):
-        padded: Tensor = conv2d_same(x, weight, None, layer.stride, (0, 0), layer.dilation, layer.groups)
-        return padded
-    convolved: Tensor = layer._conv_forward(x, weight, None)
-    return convolved
+        return conv2d_same(x, weight, None, layer.stride, (0, 0), layer.dilation, layer.groups)
+    return layer._conv_forward(x, weight, None)
 
 
 def draw_weight_error(norms: Mapping[str, WeightError], ax: Any = None, norm: str = "operator") -> Any:

@@ -98,11 +98,7 @@ def bad_input(case: ConformanceCase) -> None:
     if case.kind != "diagnostic":
         refused(lambda: case.target(object(), **case.options), "a classifier that is none", do)
     if case.kind != "transformer":
-        refused(
-            lambda: case.run({**case.inputs(), "x": x[:, :, :-1].copy(), "y": y}), "images that are a row short", do
-        )
-        refused(lambda: case.run({**case.inputs(), "x": broken, "y": y}), "an image with NaN", do)
+        refused(lambda: case.run({**inputs, "x": x[:, :, :-1].copy(), "y": y}), "images that are a row short", do)
+        refused(lambda: case.run({**inputs, "x": broken, "y": y}), "an image with NaN", do)
     if case.kind in ("attack", "trainer") or "y" in case.parameters:
-        refused(
-            lambda: case.run({**case.inputs(), "x": x, "y": y[:-1]}), f"{len(y) - 1} labels for {len(x)} images", do
-        )
+        refused(lambda: case.run({**inputs, "x": x, "y": y[:-1]}), f"{len(y) - 1} labels for {len(x)} images", do)

@@ -75,9 +75,8 @@ class GeneratorBatches:
             x, y = (np.asarray(part) for part in self._generator.get_batch())
             x = check_images(x, classifier.input_shape, classifier.clip_values, "generator: x", strict=False)
             labels = check_labels(y, len(x), classifier.nb_classes, "generator: y")
-            if len(x) < 2:
-                continue  # BatchNorm can't train on one
-            yield torch.from_numpy(x).float().to(classifier.device), torch.from_numpy(labels).to(classifier.device)
+            if len(x) > 1:  # BatchNorm can't train on one
+                yield torch.from_numpy(x).float().to(classifier.device), torch.from_numpy(labels).to(classifier.device)
 
     def digest(self) -> str:
         return f"{type(self._generator).__name__}, {self._generator.size} images"

@@ -30,10 +30,8 @@ class TrainedNetwork:
         self.model: nn.Module = classifier.model
         self.clip_values = classifier.clip_values
         self.black = 0.0 if classifier.clip_values is None else limits(classifier.clip_values)[0]
-        self.part = BatchPart()
-        self.loss = own_loss(classifier)
-        self._classifier = classifier
-        self._options = options
+        self.part, self.loss = BatchPart(), own_loss(classifier)
+        self._classifier, self._options = classifier, options
         self._forward: Callable[[Tensor], Tensor] = self.model
         if options.compile:
             backend = options.compile if isinstance(options.compile, str) else "inductor"

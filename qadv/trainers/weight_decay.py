@@ -23,14 +23,8 @@ def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
 def warn_of_double_decay(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
     """Warns where an optimizer that the user made decays a parameter that has a penalty of its own."""
     names = {id(parameter): name for name, parameter in _penalised(model)}
-    twice = [
-        names[id(parameter)]
-        for group in optimizer.param_groups
-        if group.get("weight_decay")
-        for parameter in group["params"]
-        if id(parameter) in names
-    ]
-    if twice:
+    decayed = (id(each) for group in optimizer.param_groups if group.get("weight_decay") for each in group["params"])
+    if twice := [names[each] for each in decayed if each in names]:
         warnings.warn(
             f"the classifier's optimizer decays {', '.join(twice)}, beside the penalty that the scheme itself has for "
             f"them: make it as {type(optimizer).__name__}(qadv.trainers.parameter_groups(model), …)",
