@@ -32,7 +32,6 @@ class AccuracyCurve(Measured):
         accuracy: part of the images that are classified correctly at each strength, (eps,).
         worst_case: part of the images that are right clean, at this strength, and at all smaller ones measured, (eps,):
             what breaks an image within a small ball also lies in the larger one. It never rises.
-        samples: number of images.
     """
 
     norm: float

@@ -102,9 +102,7 @@ def amplification_by_eps(
 def draw_amplification_by_eps(curves: Mapping[str, AmplificationByEps], layer: int | str = 0, ax: Any = None) -> Any:
     """Draws distance against ε at one layer, one line per network, and a dashed one without the rounding.
 
-    Args:
-        curves: what was measured, by name.
-        layer: name or index of the layer; 0 is the first and -1 the last.
+    The layer is a name or an index: 0 is the first and -1 the last.
     """
     check_curves(curves)
     names = {curve.layers[_index(curve.layers, layer)]: None for curve in curves.values()}

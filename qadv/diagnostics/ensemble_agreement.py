@@ -21,8 +21,6 @@ from qadv.tables import text_table
 class EnsembleAgreement(Measured):
     """What an ensemble does that predicts only where m or more members agree; prints as a table.
 
-    Abstentions are counted in both ways: as correct in `defense_accuracy`, as wrong in `accuracy`.
-
     Attributes:
         samples: number of images, N.
         m: members that have to agree.
@@ -31,7 +29,7 @@ class EnsembleAgreement(Measured):
         defense_accuracy: part of the images that are filtered out or predicted correctly (eq. 13). **Reading:** an
             image that passes is "successful" if the class that the ensemble predicts is not the true one, whatever the
             source model made of it.
-        accuracy: part of the images that are predicted, and correctly.
+        accuracy: part of the images that are predicted, and correctly: here an abstention is wrong, there right.
         accuracy_predicted: part of the predicted images that are predicted correctly (table 6); `None` where none is.
     """
 
@@ -96,12 +94,9 @@ def measure_agreement(member_classes: NDArray[Any], y: Any, m: int) -> EnsembleA
 
 
 def agreement_with_source(member_classes: NDArray[Any], y: Any, source: int) -> SourceAgreement:
-    """Returns one column of table 5.
+    """Returns one column of table 5, by what each member predicts, (members, N), on clean or on adversarial images.
 
-    Args:
-        member_classes: predicted classes, (members, N), of clean images or of adversarial ones.
-        y: true classes, (N,).
-        source: index of the member that the adversarial images were made on.
+    `source` is the index of the member that the adversarial images were made on.
     """
     classes = check_member_classes(member_classes)
     if not -len(classes) <= source < len(classes):
@@ -133,12 +128,7 @@ def source_agreement(
 ) -> SourceAgreement:
     """Measures how often all other members of an `EnsembleClassifier` are right or wrong where one is (table 5).
 
-    Args:
-        classifier: an `EnsembleClassifier`.
-        x: images, (N, *input_shape): clean ones, or made on the member `source`.
-        y: true classes, indices or one-hot.
-        source: index of that member.
-        batch_size: images per pass.
+    Arguments are as of `ensemble_agreement`; images are clean ones, or made on the member with the index `source`.
     """
     classes = _member_classes(classifier, x, batch_size)
     return agreement_with_source(classes, check_labels(y, len(x), classifier.nb_classes), source)

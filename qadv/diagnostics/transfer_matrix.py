@@ -29,15 +29,12 @@ class TransferMatrix(Measured):
 
     Attributes:
         attacks: their names.
-        sources: names of the networks that images were made on.
-        targets: names of the networks that got them.
+        sources, targets: names of the networks that images were made on, and of those that got them.
         copied: names of those that, as their own target, were attacked from a second copy.
-        samples: number of images.
         clean: accuracy of each target on the clean images, (targets,).
         accuracy: accuracy of the target on the adversarial images.
         success_rate: successes as part of the images that the target classifies correctly; NaN if there is none.
-        l2: mean L2 norm of the successes.
-        linf: their mean L∞ norm.
+        l2, linf: mean norms of the successes.
         worst_case: part of the images that a target classifies correctly, clean and whatever the attack and its source,
             (targets,).
     """
@@ -151,10 +148,7 @@ def transfer_matrix(
 def draw_transfer_matrix(matrix: TransferMatrix, attack: str | None = None, ax: Any = None) -> Any:
     """Draws accuracies as coloured cells, sources in rows and targets in columns, clean accuracy on top.
 
-    Args:
-        matrix: what `transfer_matrix` gives.
-        attack: name of the attack to draw; `None` for all, side by side.
-        ax: matplotlib axes to draw one attack on; `None` makes a figure.
+    `attack` names the one to draw; `None` draws all, side by side, on a figure of their own.
     """
     if attack is not None:
         check_choice("attack", attack, matrix.attacks)

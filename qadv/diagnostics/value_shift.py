@@ -101,12 +101,7 @@ def value_shift(
 
 
 def draw_value_shift(measured: Mapping[str, ValueShift], quantity: str = "changed", ax: Any = None) -> Any:
-    """Draws `changed` or `absorbed` against layers, one line per network or attack.
-
-    Args:
-        measured: what was measured, by name.
-        quantity: `"changed"` or `"absorbed"`.
-    """
+    """Draws the quantity `"changed"` or `"absorbed"` against layers, one line per network or attack."""
     check_choice("quantity", quantity, _QUANTITIES)
     figure, ax = draw_lines(measured, ax, positions, lambda shift: 100 * getattr(shift, quantity))
     layer_axis(ax, measured, "quantized activation")

@@ -184,9 +184,7 @@ def _convolve(layer: Any, x: Tensor, weight: Tensor) -> Any:
 def draw_weight_error(norms: Mapping[str, WeightError], ax: Any = None, norm: str = "operator") -> Any:
     """Draws ‖ΔW‖₂ against layers, one line per network, and the limit 1.
 
-    Args:
-        norms: what was measured, by name.
-        norm: `"operator"`, `"matrix"`, or `"both"`, the matrix's as dotted lines.
+    `norm` is `"operator"`, `"matrix"`, or `"both"`, the matrix's as dotted lines.
     """
     check_choice("norm", norm, ("operator", "matrix", "both"))
     first, both = "operator" if norm == "both" else norm, norm == "both"

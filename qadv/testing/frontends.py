@@ -20,17 +20,14 @@ _DO = "compute what the network does, and leave the rest to it"
 
 
 class FrontendCase(ConformanceCase):
-    """`conformance("frontend", name, network=function)`: the function makes a network that the front end reads, of
-    images of `input_shape`, 1×8×8 without it."""
+    """`network=` makes a network that the front end reads, of images of `input_shape`, 1×8×8 without it."""
 
     kind = "frontend"
     of_classifier = False
 
     def __init__(self, component: Any, options: Mapping[str, Any], *others: Any, **more: Any) -> None:
-        super().__init__(
-            component, {name: value for name, value in options.items() if name != "network"}, *others, **more
-        )
-        self._network: Callable[[], nn.Module] = options["network"]
+        super().__init__(component, options, *others, **more)
+        self._network: Callable[[], nn.Module] = self.options.pop("network")
 
     def network(self) -> nn.Module:
         """Returns a new network of this origin, in evaluation mode; the same at each call."""

@@ -16,8 +16,7 @@ class ErrorSilencedTrainer(LoopTrainer):
 
     In each step some filters are quantized (schemes `sq(…)`, see `sq_ratios`), PGD finds δ on that network, and the
     loss is cross-entropy of the *clean* batch + Σ_l λ_l · D_l, where D_l = ‖F_l(x) - F_l(x + δ)‖ / ‖F_l(x)‖ (EQ eq. 6
-    and 7).
-    Start from a network trained in full precision, naturally or adversarially.
+    and 7). Start from a network trained in full precision, naturally or adversarially.
 
     Args:
         classifier: an ART `PyTorchClassifier`, usually a `QuantizedClassifier` with weights `sq(bwn)` or `sq(twn)`;
@@ -25,13 +24,10 @@ class ErrorSilencedTrainer(LoopTrainer):
         lambdas: λ of the logits, the paper's choice, or a mapping from module names (and `"logits"`) to λ. The paper
             does not give its value; docs/defenses/eq.md has the sweep behind the default.
         norm: of D_l: 2, or `math.inf`.
-        eps: PGD's L∞ bound, in the units of `clip_values`, > 0; default 8/255 of their range.
-        eps_step: PGD's step, in the same units; default 2/255 of the range.
+        eps, eps_step: PGD's L∞ bound and step, in the units of `clip_values`, > 0; default 8/255 and 2/255 of their
+            range.
         max_iter: PGD's number of steps, T.
         options: see `LoopTrainer`.
-
-    Raises:
-        InvalidInputError: an argument is off; `fit` raises it for a module that is not there.
     """
 
     def __init__(

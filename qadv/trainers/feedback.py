@@ -22,23 +22,15 @@ from qadv.units import width
 class FeedbackTrainer(LoopTrainer):
     """Widens the margins of a trained network where they are small, with images from beyond its decision boundaries.
 
-    Each round ranks the classes by robustness and takes `samples_per_class` samples of each: few of the robust, many
-    of the weak. For each sample x it measures margins along random unit directions d: m(d) is the smallest distance t
-    at which clip(x + t·d) is classified otherwise. For the `nb_nearest` smallest it adds to the training images
-
-        clip(x + κ · m(d) · d), κ ~ U[1.5, 2.0], with the label of x,
-
-    and the network is trained on the mix for `nb_epochs / rounds` epochs. The next round starts from the training
-    images alone.
+    Each round ranks the classes by robustness and takes `samples_per_class` samples of each: few of the robust, many of
+    the weak. For each sample x it measures margins m(d) along random unit directions d, and for the `nb_nearest`
+    smallest it adds clip(x + κ · m(d) · d), κ ~ U[1.5, 2.0], with the label of x, to the training images. The network
+    is trained on the mix for `nb_epochs / rounds` epochs. docs/defenses/feedback.md has the definitions and the cost.
 
     **Reading:** a class is as robust as the mean, over its correctly classified samples, of the smallest margin; a
     sample without a margin up to `max_distance` counts with `max_distance`, a class without a correctly classified
     sample with 0. Samples are drawn from the correctly classified ones: a misclassified one has no margin. Distance is
     measured before clipping to `clip_values`, the class behind it, as what the network is fed.
-
-    Cost of a round in forward passes: one for each training image, and some 5 to 8 for each sample and direction
-    (1,090 · 100 with 10 classes and the defaults). Memory: `nb_nearest` images for each sample (43,600), kept for the
-    whole run beside the training images; the search needs 128 MiB for directions and `search_batch_size` images.
 
     Args:
         classifier: an ART `PyTorchClassifier`, quantized or not, whose network is trained: margins of an untrained one
@@ -48,8 +40,8 @@ class FeedbackTrainer(LoopTrainer):
         nb_nearest: of these, the ones with the smallest margins that give an image, at most `nb_directions`.
         samples_per_class: for a robust, a middle and a weak class; a class with fewer correctly classified samples
             gives those it has.
-        robust_share: most robust part of the classes, 0 to 1.
-        weak_share: least robust part of the classes, 0 to 1; shares are rounded to whole classes, halves upwards.
+        robust_share, weak_share: most and least robust part of the classes, 0 to 1; rounded to whole classes, halves
+            upwards.
         kappa: smallest and largest κ, above 0.
         ranking_samples: samples per class that it is ranked by.
         max_distance: where the search ends, L2 in pixel values; `None` takes half the diagonal of the box of

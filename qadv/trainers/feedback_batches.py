@@ -43,11 +43,9 @@ class FeedbackBatches(ArrayBatches):
     The mix has one size throughout, so that all epochs have the same number of steps: places for as many images as a
     round can add. Where it adds fewer, training images drawn at random take the places that are left.
 
-    Round r begins with the first epoch e for which ⌊e · rounds / nb_epochs⌋ = r. It is searched at the start of that,
-    on the network as it is then, by all processes together; what it draws does not touch the generator that shuffles.
-    With a checkpoint, the steps it found (sample, direction, length: 20 bytes each) are kept in a file beside it,
-    `<checkpoint>.feedback`: a run that resumes within a round takes the images from there, since the network that they
-    were found on is gone; one that resumes at the start of a round searches again.
+    Round r begins with the first epoch e for which ⌊e · rounds / nb_epochs⌋ = r, and is searched then, by all processes
+    together. With a checkpoint, the steps it found are kept beside it, in `<checkpoint>.feedback`: a run that resumes
+    within a round takes the images from there, since the network that they were found on is gone.
     """
 
     def __init__(

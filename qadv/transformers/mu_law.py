@@ -30,11 +30,8 @@ class MuLawWeightMapping(NetworkTransformer):
 
     M is the largest magnitude in the layer's weight tensor. Small weights grow, the largest stay; nothing is retrained.
     The study maps before post-training quantization: transform the float classifier, then hand the result to
-    `PostTrainingQuantization`.
-
-    The logits grow too. Where they grow much (several layers, BatchNorm as it was), the gradient of the cross-entropy
-    vanishes, and FGSM and PGD fail for that reason alone: attack with a loss of logit differences as well, and by
-    transfer (docs/defenses/mu-law.md).
+    `PostTrainingQuantization`. The logits grow too; where they grow much, FGSM and PGD fail for that reason alone:
+    attack with a loss of logit differences as well, and by transfer (docs/defenses/mu-law.md).
 
     **Readings** (docs/methods.md §4): biases and BatchNorm stay as they are, M is taken per tensor. In a layer that is
     quantized already, the latent weights are mapped, and what a scheme found from the weights is found again.
@@ -47,9 +44,6 @@ class MuLawWeightMapping(NetworkTransformer):
         mu: μ > 0. The paper does not give its own; the default is the choice of the sweep in docs/defenses/mu-law.md.
         layers: `"last"` is the last convolution or linear layer in order of registration, `"last:3"` are the last
             three; anything else is a layer's name or a pattern of names (`"layer3.*"`), or several of them.
-
-    Raises:
-        UnsupportedModelError: when called: the network is frozen, or a layer's weights are computed from others.
     """
 
     params = ["mu", "layers"]

@@ -21,9 +21,6 @@ from qadv.transformers.network_transformer import NetworkTransformer
 class PostTrainingQuantization(NetworkTransformer):
     """Makes a quantized classifier from a trained float one, without training.
 
-    A pipeline of the study is: a float classifier that was trained naturally or adversarially; calibration on natural
-    images, or on adversarial ones with `attack`; weights, activations or both; their bits.
-
     **Reading** (docs/methods.md §6): what text of the paper we have names the stages at which robustness can enter, not
     how it enters calibration. Here the calibration images are replaced by adversarial ones against the float
     classifier, so that ranges, BatchNorm statistics and biases fit what an attacked network sees.
@@ -33,17 +30,12 @@ class PostTrainingQuantization(NetworkTransformer):
 
     Args:
         classifier: a trained float ART `PyTorchClassifier`.
-        weights: scheme or schemes by layer, see `qadv.quantize`; `"float"` quantizes activations only.
-        activations: likewise; `"float"` quantizes weights only.
+        weights, activations: schemes, or schemes by layer, see `qadv.quantize`; `"float"` for none.
         skip_first_last: leaves the weights of the first and the last layer in full precision. `MuLawWeightMapping` on
             the last layer wants `False`, or its weights are never quantized.
         calibration: images (N, *input_shape) within `clip_values`, or a `Calibration` with such images; defences on the
             input and standardisation are applied here. `None` is for schemes that need none (`int`, `relu6`).
         attack: an ART evasion attack on the float classifier, for robust calibration.
-
-    Raises:
-        SchemeError: an unknown scheme, or, when called, one that needs calibration.
-        UnsupportedModelError: when called: a layer would silently stay float.
     """
 
     params = ["weights", "activations", "skip_first_last", "calibration", "attack"]
