@@ -86,8 +86,8 @@ def plugins(as_json: Json = False) -> None:
     for plugin in found:
         style = {"ok": "green", "faulty": "red", "disabled": "dim"}[plugin.status]
         hooks = ", ".join(hook.removeprefix("qadv_") for hook in plugin.hooks)
-        names = (escape(text) for text in (plugin.distribution, plugin.name, plugin.version, hooks))
-        rows.append([*names, f"[{style}]{plugin.status}[/{style}]"])
+        names = (Text(text) for text in (plugin.distribution, plugin.name, plugin.version, hooks))
+        rows.append([*names, Text(plugin.status, style)])
     console = Console()
     console.print(table(["distribution", "plugin", "version", "hooks", "status"], rows))
     _print_faults(found, console)

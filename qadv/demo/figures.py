@@ -48,9 +48,8 @@ def images_page(networks: Sequence["NetworkResult"], data: Images, eps: float, p
         axes.set_title(f"clean, is {data.classes[y[row]]}", fontsize=8)
         for line, (network, probabilities) in enumerate(zip(networks, clean, strict=True)):
             text, color = _prediction(probabilities[row], y[row], data.classes)
-            label = f"{network.label}:\n{text}"
-            position = (1.05, 0.95 - 0.36 * line)
-            axes.text(*position, label, transform=axes.transAxes, fontsize=7, color=color, va="top")
+            where: dict[str, Any] = {"transform": axes.transAxes, "va": "top"}
+            axes.text(1.05, 0.95 - 0.36 * line, f"{network.label}:\n{text}", fontsize=7, color=color, **where)
         for column, (network, probabilities) in enumerate(zip(networks, attacked, strict=True), start=1):
             _show(grid[row, column], network.shown[row])
             text, color = _prediction(probabilities[row], y[row], data.classes)

@@ -102,17 +102,12 @@ def audit_section(results: StudyResults) -> Section | None:
             continue
         verdicts = (by_number[number]["verdict"] if number in by_number else "–" for number in sorted(numbers))
         rows.append([label, *(Value(text, tone=_TONES.get(text, "muted")) for text in verdicts)])
-        cost, seconds = audit.result.get("cost", {}), audit.result.get("seconds")
-        headlines.append(
-            [
-                label,
-                Value(audit.result["headline"], tone="" if audit.result.get("passed") else "bad"),
-                plain_eps(audit.result["eps"]),
-                "thorough" if audit.result.get("thorough") else "quick",
-                *(f"{cost[way]:,}" if way in cost else "–" for way in ("forward", "backward")),
-                "–" if seconds is None else f"{seconds / 60:.1f}",
-            ]
-        )
+        cost = {way: f"{passes:,}" for way, passes in audit.result.get("cost", {}).items()}
+        cost |= {"minutes": f"{audit.result['seconds'] / 60:.1f}"} if "seconds" in audit.result else {}
+        headline = Value(audit.result["headline"], tone="" if audit.result.get("passed") else "bad")
+        setting = "thorough" if audit.result.get("thorough") else "quick"
+        figures = (cost.get(figure, "–") for figure in ("forward", "backward", "minutes"))
+        headlines.append([label, headline, plain_eps(audit.result["eps"]), setting, *figures])
         found += [
             [label, f"{check['number']} {check['name']}", check["rule"], check["figure"],
              Value(check["verdict"], tone=_TONES.get(check["verdict"], ""))]

@@ -20,7 +20,6 @@ class Value:
 
     @property
     def is_number(self) -> bool:
-        """Whether it starts with a number."""
         return bool(_NUMBER.match(self.text))
 
 
@@ -109,7 +108,6 @@ class Section:
 
     @property
     def anchor(self) -> str:
-        """Its name in an address."""
         return slug(self.title)
 
 
@@ -125,7 +123,6 @@ class StudyPage:
 
     @property
     def anchor(self) -> str:
-        """Its name in an address."""
         return slug(self.name)
 
 

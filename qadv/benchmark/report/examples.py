@@ -11,8 +11,7 @@ from qadv.benchmark.attack_cells import IMAGES
 from qadv.benchmark.report.content import Example, Gallery, Note, Section
 from qadv.benchmark.report.embedding import embedded_image
 from qadv.benchmark.report.results import Network, StudyResults
-from qadv.benchmark.report.threats import threat_of
-from qadv.benchmark.report.worst_case import attack_spec
+from qadv.benchmark.report.worst_case import ball_of
 from qadv.benchmark.store import Store
 from qadv.errors import QadvError
 
@@ -25,7 +24,7 @@ def example_section(results: StudyResults, store: Store) -> Section | None:
     The attack is the first one within a ball that is made on the network itself, else the first one.
     """
     own = [name for name, attack in results.study.attacks.items() if attack.source is None]
-    bounded = [name for name in own if threat_of(attack_spec(results, name)) is not None]
+    bounded = [name for name in own if ball_of(results, name) is not None]
     for name in [*bounded[1:2], *bounded[:1], *own]:  # the first is often one step: the second shows more
         found = [gallery for n in results.networks[:_NETWORKS] for gallery in _gallery(results, store, n, name)]
         if found:

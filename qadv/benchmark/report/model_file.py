@@ -8,8 +8,8 @@ from qadv.benchmark.report.content import slug
 from qadv.benchmark.report.numbers import percent, plain_eps
 from qadv.benchmark.report.published import published_number
 from qadv.benchmark.report.results import CellResult, Network, StudyResults
-from qadv.benchmark.report.threats import Threat, keeps_to, threat_of
-from qadv.benchmark.report.worst_case import attack_spec, worst_cases
+from qadv.benchmark.report.threats import Threat, keeps_to
+from qadv.benchmark.report.worst_case import ball_of, worst_cases
 
 _LONGEST = 120  # bytes of a file's name, which may have 255 with what is added while it is written
 
@@ -107,7 +107,7 @@ def _auto_attack(results: StudyResults, network: Network) -> tuple[str | None, T
         if "autoattack" in called and attack.source is None:
             for cell in results.attacked(network, name):
                 if cell.there:
-                    ball = threat_of(attack_spec(results, name))
+                    ball = ball_of(results, name)
                     inside = ball is not None and keeps_to(ball, cell.record)
                     return percent(cell.record["accuracy"]), ball if inside else None
     return None, None

@@ -3,8 +3,7 @@
 from qadv.benchmark.report.content import Block, Note, Row, Section, Table, Text, Value
 from qadv.benchmark.report.numbers import ABSENT, mean_value, plain_options
 from qadv.benchmark.report.results import CellResult, StudyResults
-from qadv.benchmark.report.threats import threat_of
-from qadv.benchmark.report.worst_case import attack_spec
+from qadv.benchmark.report.worst_case import ball_of
 
 
 def facts(results: StudyResults) -> tuple[tuple[str, str], ...]:
@@ -80,7 +79,7 @@ def _attacks(results: StudyResults) -> list[Row]:
         elif attack.source is not None:
             chosen = attack.source.model_dump(exclude_none=True)
             made_on = "the network with " + ", ".join(f"{axis} {value}" for axis, value in chosen.items())
-        ball = threat_of(attack_spec(results, name))
+        ball = ball_of(results, name)
         images = min(attack.nb_test or results.study.nb_test, results.study.nb_test)
         rows.append([
             name, attack.attack or name, plain_options(attack.options), "–" if ball is None else str(ball),

@@ -44,12 +44,9 @@ def _matrix(
     for source, row in zip(sources, cells, strict=True):
         found = [_value(each, published.of(target, name, source)) for target, each in zip(targets, row, strict=True)]
         rows.append([results.label(source), *found])
-    yield Table.of(
-        f"{caption}: accuracy in % / mean L2 / mean L∞ of the images that it breaks",
-        ["made on \\ given to", *(target.label for target in targets)],
-        rows,
-        *published.notes,
-    )
+    caption = f"{caption}: accuracy in % / mean L2 / mean L∞ of the images that it breaks"
+    columns = ["made on \\ given to", *(target.label for target in targets)]
+    yield Table.of(caption, columns, rows, *published.notes)
 
 
 def _cells(results: StudyResults, name: str, source: Axes, target: Network) -> list[CellResult]:

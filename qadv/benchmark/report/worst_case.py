@@ -1,8 +1,8 @@
 """The worst case of each image over all attacks within one ball."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,20 +69,15 @@ def worst_cases(results: StudyResults, network: Network) -> list[WorstCase]:
 
 def outside(results: StudyResults) -> list[str]:
     """Returns the labels of the attacks whose images leave the ball that their options say."""
-    attacks = ((network, attack) for network in results.networks for attack in results.study.attacks)
-    found = (pair for network, attack in attacks for pair in _within(results, network, attack))
-    return list(
-        dict.fromkeys(cell.label for cell, ball in found if ball is not None and not keeps_to(ball, cell.record))
-    )
+    found = (each for network in results.networks for each in _bounded(results, network))
+    return list(dict.fromkeys(cell.label for _, cell, ball in found if not keeps_to(ball, cell.record)))
 
 
 def _attempts(results: StudyResults, network: Network, seed: int) -> dict[Threat, list[Attempt]]:
     found: dict[Threat, list[Attempt]] = {}
     seen = set()
-    for attack in results.study.attacks:
-        for cell, threat in _within(results, network, attack):
-            if cell.place["seed"] != seed or cell.key in seen or threat is None or not keeps_to(threat, cell.record):
-                continue
+    for attack, cell, threat in _bounded(results, network):
+        if cell.place["seed"] == seed and cell.key not in seen and keeps_to(threat, cell.record):
             seen.add(cell.key)
             source = None if cell.source is None else results.label(cell.source)
             found.setdefault(threat, []).append(Attempt(attack, source, cell.record["right"]))
@@ -94,16 +89,17 @@ def _attempts(results: StudyResults, network: Network, seed: int) -> dict[Threat
     return found
 
 
-def _within(results: StudyResults, network: Network, attack: str) -> Iterator[tuple[CellResult, Threat | None]]:
-    """Yields the finished cells of an attack, from all sources and of all seeds, with their ball."""
-    cells = results.from_all_sources(network, attack)
-    yield from ((cell, threat_of(attack_spec(results, attack))) for cell in cells if cell.there)
+def _bounded(results: StudyResults, network: Network) -> Iterator[tuple[str, CellResult, Threat]]:
+    """Yields the finished cells of attacks within a ball, from all sources and of all seeds, with name and ball."""
+    for attack in results.study.attacks:
+        if (ball := ball_of(results, attack)) is not None:
+            yield from ((attack, cell, ball) for cell in results.from_all_sources(network, attack) if cell.there)
 
 
-def attack_spec(results: StudyResults, attack: str) -> Mapping[str, Any]:
-    """Returns an attack's name and options."""
+def ball_of(results: StudyResults, attack: str) -> Threat | None:
+    """Returns the ball of an attack of a study; `None` for one without a bound."""
     entry = results.study.attacks[attack]
-    return {"attack": entry.attack or attack, "options": entry.options}
+    return threat_of({"attack": entry.attack or attack, "options": entry.options})
 
 
 def _over(attempts: list[Attempt]) -> str:
