@@ -1,4 +1,4 @@
-"""Damage in a file is noticed by a digest over all of it, which stands in its own header.
+"""Detects damage in a file by a digest over all of it, kept in its own header.
 
 The digest is SHA-256 over the whole file, the 64 digits of the digest itself read as zeros. It is there to notice
 damage, by a disk, a copy or a hand; it does not say who wrote the file.
@@ -19,12 +19,12 @@ _BLOCK = 1 << 20
 
 
 def blank(header: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a header with a place for the digest, in front."""
+    """Returns a header that begins with a blank digest."""
     return {_KEY: _BLANK, **header}
 
 
 def sealed(content: bytes) -> bytes:
-    """Returns a file's content with its digest in the place that `blank` made."""
+    """Returns a file's content with the blank digest filled in."""
     return content.replace(_BLANK.encode(), hashlib.sha256(content).hexdigest().encode(), 1)
 
 

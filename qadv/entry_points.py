@@ -14,7 +14,7 @@ ENTRY_POINT_GROUP = "qadv"
 
 @dataclass(frozen=True)
 class Origin:
-    """The distribution that declares a plugin, what is not known of it empty, and what is wrong with its metadata."""
+    """The distribution that declares a plugin; unknown fields are empty, `fault` says what is wrong with it."""
 
     distribution: str
     version: str

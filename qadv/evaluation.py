@@ -1,4 +1,4 @@
-"""What an attack does to a classifier: who was broken, how far, and the figures that papers report."""
+"""Measures an attack on a classifier: which images were broken, how far they moved, and success rates."""
 
 import time
 from dataclasses import asdict, dataclass
@@ -51,7 +51,7 @@ class Outcome:
         clean: NDArray[np.bool_] | None = None,
         batch_size: int = 128,
     ) -> Self:
-        """Asks a classifier about adversarial images, and about the clean ones unless `clean` is known."""
+        """Classifies adversarial images, and the clean ones unless `clean` is known."""
         if clean is None:
             clean = predicted(classifier, x, batch_size) == labels
         classes = predicted(classifier, adversarial, batch_size)

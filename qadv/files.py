@@ -22,7 +22,7 @@ _HEADER = "qadv"
 
 @dataclass(frozen=True)
 class InMemory(os.PathLike[str]):
-    """The content of a file, in place of a path, and the name that messages give it."""
+    """The content of a file in place of its path, and its name for messages."""
 
     name: str
     content: bytes

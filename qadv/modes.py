@@ -1,4 +1,4 @@
-"""A network's mode and other settings for the time of a block; its layers, and the network that a module holds."""
+"""Sets a network's mode, and other settings, for the time of a block; lists its layers."""
 
 import threading
 from collections.abc import Iterable, Iterator

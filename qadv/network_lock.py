@@ -1,4 +1,4 @@
-"""One thread at a time in a network: its mode and its weights are shared by all that use it."""
+"""Lets one thread at a time use a network, whose mode and weights all threads share."""
 
 import os
 import threading

@@ -99,4 +99,4 @@ def entropy_from_global_state(threads: type[threading.Thread]) -> Iterator[None]
 
 
 class _NoThread(threading.Thread):
-    """No thread is of this class: only the one that asks for seeds is meant."""
+    """No thread is of this class: only the calling thread is meant."""

@@ -1,4 +1,4 @@
-"""Hooks for the time of a block: what enters modules and what they give."""
+"""Hooks on modules' inputs and outputs for the time of a block."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager

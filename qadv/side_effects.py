@@ -40,7 +40,7 @@ def in_words(names: Sequence[str]) -> str:
 
 
 class _Watch(MetaPathFinder):
-    """Looks at what the import of a toolkit changes; all other imports are left to the finders that come after it."""
+    """Records what the import of a toolkit changes; all other imports are left to the finders after it."""
 
     def __init__(self, before: Settings) -> None:
         self.before = before

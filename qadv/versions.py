@@ -1,4 +1,4 @@
-"""What differs between versions of Python and of the toolkits: every bridge, with the versions that need it.
+"""Differences between versions of Python and of the toolkits, each with the versions that need it.
 
 Importing this module imports none of the toolkits.
 """

@@ -1,4 +1,4 @@
-"""What an attack's function may ask for of one batch: in pixels, through the door, or as one module on [0, 1]."""
+"""One batch as an attack's function sees it: pixels with logits and gradients, or [0, 1] with one torch module."""
 
 import random
 from abc import ABC, abstractmethod
@@ -51,7 +51,7 @@ class Batch(ABC):
         return image_generators(self._seed, range(self._first, self._first + len(self._given)), self.device)
 
     def start(self) -> None:  # noqa: B027
-        """Is called when all that was asked for is there."""
+        """Called right before the attack's function runs."""
 
     @abstractmethod
     def images(self, found: Tensor) -> Images:
@@ -62,7 +62,7 @@ class Batch(ABC):
 
 
 class PixelBatch(Batch):
-    """Images in the units of `clip_values`, logits and gradients through the door."""
+    """Images in the units of `clip_values`, with the classifier's logits and gradients."""
 
     def __init__(self, estimator: Classifier, oracle: Oracle, *given: Any) -> None:
         super().__init__(*given)
@@ -78,7 +78,7 @@ class PixelBatch(Batch):
 
 
 class UnitBatch(Batch):
-    """Images in [0, 1], and the classifier as one module on them."""
+    """Images in [0, 1], with the classifier as one torch module."""
 
     clip_values = limits = (0.0, 1.0)
 
@@ -91,7 +91,7 @@ class UnitBatch(Batch):
         self._unit = self.x.clone()
 
     def start(self) -> None:
-        """Seeds what toolkits draw from, anew for each batch, so that its images' fate hangs on it only."""
+        """Seeds the global random states for each batch, so that its result depends on its own images alone."""
         words = np.random.SeedSequence([self._seed, self._first]).generate_state(3)
         np.random.seed(int(words[0]))
         random.seed(int(words[1]))
@@ -109,14 +109,14 @@ class UnitBatch(Batch):
 
 @contextmanager
 def pixel_batches(estimator: Classifier, batch_size: int) -> Iterator[NewBatch]:
-    """Yields what makes batches in pixels, `batch_size` rows to a pass; the network is in evaluation mode meanwhile."""
+    """Yields a function that makes batches in pixels, `batch_size` rows to a pass, of a network in evaluation mode."""
     with open_oracle(estimator, batch_size) as oracle:
         yield lambda *given: PixelBatch(estimator, oracle, *given)
 
 
 @contextmanager
 def unit_batches(estimator: Classifier, batch_size: int) -> Iterator[NewBatch]:
-    """Yields what makes batches in [0, 1]; arguments as of `pixel_batches`. Random states are afterwards as before."""
+    """Yields a function that makes batches in [0, 1], as `pixel_batches`. Random states are afterwards as before."""
     with evaluation_mode(estimator.model), seeded(0):
         model = as_module(estimator)
         yield lambda *given: UnitBatch(estimator, model, *given)

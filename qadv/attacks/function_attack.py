@@ -30,7 +30,7 @@ _NAMED = Parameter.POSITIONAL_OR_KEYWORD
 
 
 class Found(NamedTuple):
-    """How far an attack has come with a batch of N images.
+    """The state of an attack on a batch of N images.
 
     Attributes:
         adversarial: the images as they are now, as `x`.
@@ -221,7 +221,7 @@ class FunctionAttack(EvasionAttack):
         return value
 
     def _argument(self, name: str, batch: Batch) -> Any:
-        """Returns what `run` asks for by a name."""
+        """Returns the argument of `run` with this name."""
         if name == "y" and not (batch.labelled or self._needs_labels):
             return None
         return getattr(batch, name) if name in _ASKED else self._value(name, "model" in self._asked)
@@ -247,7 +247,7 @@ class FunctionAttack(EvasionAttack):
         )
 
     def set_params(self, **kwargs: Any) -> None:
-        """Takes values of options by name, all of them or, if one is off, none."""
+        """Sets options by name: all of them or, if one is invalid, none."""
         before = {name: getattr(self, name) for name in kwargs if name in self._options}
         try:
             super().set_params(**kwargs)

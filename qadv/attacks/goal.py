@@ -1,4 +1,4 @@
-"""What an attack wants of the logits."""
+"""The goal of an attack as a function of the logits."""
 
 import torch
 from torch import Tensor

@@ -24,7 +24,7 @@ _ENDS = ("gt", "ge", "lt", "le")
 
 @dataclass(frozen=True)
 class Radius:
-    """Says of a `Length` that it is a distance of images: none is larger than that of two corners of their range.
+    """Marks a `Length` as a distance between images, at most that of two corners of the pixels' range.
 
     `norm` is 1, 2 or infinity, or the name of the attribute that says so; anything else may be as far as L1 allows.
     """
@@ -34,7 +34,7 @@ class Radius:
 
 @dataclass(frozen=True, init=False)
 class OneOf:
-    """Says that a value is one of these, numbers or texts; `True` is not 1."""
+    """Allows these values alone, numbers or texts; `True` is not 1."""
 
     choices: tuple[Any, ...]
 
@@ -56,7 +56,7 @@ Seed = Annotated[int, Field(ge=0)] | None
 
 
 class _Type(NamedTuple):
-    """An annotation, taken apart: its types without `None`, whether `None` will do, and what is said of it besides."""
+    """An annotation, split into its types without `None`, whether `None` is allowed, and its metadata."""
 
     plain: Any
     optional: bool
@@ -83,7 +83,7 @@ def is_length(annotation: Any) -> bool:
 
 
 def length(annotation: Any, *said: Any) -> Any:
-    """Returns the annotation of a number as that of a length, with what is `said` of it besides; others as they are."""
+    """Returns the annotation of a number as that of a length, with more metadata; other annotations unchanged."""
     found = _Type.of(annotation)
     if not found.parts <= {int, float, Share}:
         return annotation
@@ -92,7 +92,7 @@ def length(annotation: Any, *said: Any) -> Any:
 
 
 def shown(annotation: Any) -> Any:
-    """Returns an annotation as a reader wants it, without what only the checks need."""
+    """Returns an annotation without its metadata, for the signature that users see."""
     found = _Type.of(annotation)
     return found.plain | None if found.optional else found.plain
 

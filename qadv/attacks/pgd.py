@@ -1,4 +1,4 @@
-"""The step of projected gradient ascent (PGD), L∞: what training, the audit and their likes have in common."""
+"""One step of projected gradient ascent (PGD), L∞, shared by training and audit."""
 
 import torch
 from torch import Tensor

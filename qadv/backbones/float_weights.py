@@ -88,7 +88,7 @@ def _finite_names(model: nn.Module) -> set[str]:
 
 
 def not_finite(tensors: Mapping[str, Tensor], finite: Collection[str]) -> str:
-    """Returns which tensors have values that no network can have; `""` where none has.
+    """Names the tensors with values that no network can have; `""` if there are none.
 
     Those whose names are in `finite` have to be finite. Others may be infinite, as masks are, but not NaN.
     """

@@ -37,7 +37,7 @@ def test_images(given: Given, wanted: ImagesSpec) -> tuple[NDArray[np.float32], 
 
 
 def clean_cell(spec: CleanSpec, needed: Mapping[str, Finished], given: Given) -> Finished:
-    """Which images are classified correctly without an attack: `right`, and the `classes` predicted."""
+    """Records which images are classified correctly without an attack, and the classes predicted."""
     x, y = test_images(given, spec.images)
     classes = load_network(needed[spec.network]).predict(x).argmax(1)
     right = classes == y

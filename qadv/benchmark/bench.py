@@ -32,7 +32,7 @@ class BenchResult:
 
 @dataclass(frozen=True)
 class Event:
-    """What `run_cells` tells while it works: a cell has `"started"`, or is `"done"`, `"failed"`, `"left out"` or
+    """Progress of `run_cells`: a cell has `"started"`, or is `"done"`, `"failed"`, `"left out"` or
     `"damaged"`, and then it is computed again."""
 
     what: str

@@ -18,7 +18,7 @@ _PACKAGES = ("qadv", "torch", "adversarial-robustness-toolbox", "brevitas", "tim
 
 @dataclass(frozen=True)
 class Cell:
-    """One unit of work, called `label` by people.
+    """One unit of work, shown to people as `label`.
 
     Attributes:
         spec: all that determines the result, other cells by their keys.

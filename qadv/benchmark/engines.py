@@ -24,7 +24,7 @@ class Failed:
 
     @classmethod
     def of(cls, error: BaseException) -> "Failed":
-        """Returns what an error says, as text that any file and terminal takes."""
+        """Returns an error's message and traceback as text that can be written to any file or terminal."""
         try:
             said = f"{type(error).__name__}: {error}"
         except Exception:  # a plugin's error whose own text fails

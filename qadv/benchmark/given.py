@@ -12,7 +12,7 @@ from qadv.registry import create
 
 @dataclass(frozen=True)
 class Given:
-    """Folders of one machine: with the images and checkpoints, and for trainings to resume from."""
+    """Folders of one machine: images and checkpoints, and unfinished trainings to resume."""
 
     data_dir: Path | None
     scratch: Path

@@ -131,7 +131,7 @@ def _schemes(quantizer: StudyQuantizer, place: Place) -> Faults:
 def _component(
     kind: str, name: str, options: dict[str, Any], place: Place, key: str | None = None, has_norm: bool = True
 ) -> Faults:
-    """Yields what is wrong with the name and the options of a component, an ε above the pixels' range among it."""
+    """Yields the faults of a component's name and options, among them an ε above the pixels' range."""
     try:
         target = load(kind, name)
     except QadvError as error:

@@ -1,4 +1,4 @@
-"""What a component can be called with, as its signature says."""
+"""The arguments that a component takes, read from its signature."""
 
 import inspect
 from functools import partial
@@ -12,7 +12,7 @@ from qadv.trainers.options import LoopOptions
 
 
 def arguments(target: Any) -> set[str] | None:
-    """Returns the names of what a component can be called with; `None` where they can't be told."""
+    """Returns the names of a component's arguments; `None` where the signature does not say them all."""
     found, are_all = _parameters(target)
     return set(found) if are_all else None
 
@@ -24,7 +24,7 @@ def default_of(target: Any, name: str, otherwise: Any) -> Any:
 
 
 def _parameters(target: Any) -> tuple[dict[str, inspect.Parameter], bool]:
-    """Returns the parameters by name, those that `**kwargs` hands to base classes among them, and if these are all."""
+    """Returns the parameters by name, with those that `**kwargs` passes to base classes, and whether these are all."""
     if isinstance(target, partial) and target.func is art_catalogue.create:  # a member of the family `art`
         target = getattr(art.attacks.evasion, target.args[0])
     layers = [each.__init__ for each in getattr(target, "__mro__", ()) if "__init__" in vars(each)] or [target]

@@ -1,4 +1,4 @@
-"""What determines the result of a cell, by the kinds of cells; the hash of it as plain data is the cell's key."""
+"""What determines the result of each kind of cell; its hash is the cell's key."""
 
 from qadv.benchmark.study import AttackSpec, BackboneSpec, DefenseSpec, Options, Seed, StudyPart, StudyQuantizer
 
@@ -23,7 +23,7 @@ class StartSpec(BackboneSpec):
 
 
 class Spec(StudyPart):
-    """What the specs of all cells have: the versions of what computes them, and what random numbers start from."""
+    """Fields of all cells' specs: versions of the packages that compute them, and the random seed."""
 
     kind: str
     versions: dict[str, str]
@@ -47,7 +47,7 @@ class NetworkSpec(Spec):
 
 
 class CleanSpec(Spec):
-    """A network on images that nobody attacked; networks are named by the keys of their cells, here and below."""
+    """A network on clean images; networks are named by the keys of their cells, here and below."""
 
     kind: str = "clean"
     network: str

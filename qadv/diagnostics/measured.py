@@ -1,4 +1,4 @@
-"""What diagnostics give as plain data for JSON, and back."""
+"""Results of diagnostics as plain data for JSON, and back."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -18,7 +18,7 @@ class Measured:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Returns what `to_dict` was called on."""
+        """Returns the object that `to_dict` was called on."""
         return cls(**{name: _typed(data[name], kind) for name, kind in get_type_hints(cls).items() if name in data})
 
 

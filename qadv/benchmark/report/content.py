@@ -38,7 +38,7 @@ class Table:
     kind: str = "table"
 
     def is_numeric(self, column: int) -> bool:
-        """Whether a column is set to the right: numbers, and words for those that are not there."""
+        """Whether a column is aligned right: numbers, and words in the place of missing ones."""
         values = [row[column] for row in self.rows]
         return any(v.is_number for v in values) and all(v.is_number or v.tone or v.text == "–" for v in values)
 

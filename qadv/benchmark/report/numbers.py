@@ -18,7 +18,7 @@ def spread(values: Sequence[float], digits: int = 1) -> str:
 
 
 def mean_value(values: Sequence[float | None], digits: int = 3) -> str:
-    """Returns the mean in so many significant digits, those left out that there are none of."""
+    """Returns the mean of the values that there are, in so many significant digits."""
     there = [value for value in values if value is not None and np.isfinite(value)]
     return f"{np.mean(there):.{digits}g}" if there else "–"
 
@@ -26,7 +26,7 @@ def mean_value(values: Sequence[float | None], digits: int = 3) -> str:
 def over_seeds(
     cells: Sequence[CellResult], figure: Callable[[CellResult], float], published: str = "", digits: int = 1
 ) -> Value:
-    """Returns a figure of the cells of all seeds; of those there are, and how many, where some are missing."""
+    """Returns the mean of a figure over seeds, and over how many of them where some are missing."""
     there = [figure(cell) for cell in cells if cell.there]
     if not cells:
         return Value(ABSENT.text, published, "muted")

@@ -46,7 +46,7 @@ class CellResult:
 
     @property
     def source(self) -> tuple[str, ...] | None:
-        """The same of the network that images were made on, where it is another one."""
+        """The axes of the network that images were made on, where it is another one."""
         source = self.place.get("source")
         return tuple(str(source[axis]) for axis in AXES) if source else None
 
@@ -114,7 +114,7 @@ class StudyResults:
         return [cell for cell in self.cells if cell.kind == "measure" and cell.place["measure"] == measure]
 
     def of_seed(self, seed: int) -> "StudyResults":
-        """Returns the same with the cells of one seed alone."""
+        """Returns the results of one seed."""
         cells = tuple(cell for cell in self.cells if cell.place["seed"] == seed)
         study = self.study.model_copy(update={"seeds": [seed]})
         return StudyResults(self.name, self.plan, study, cells, self.networks)
@@ -175,7 +175,7 @@ _NEEDED["transfer"] = _NEEDED["attack"]
 
 
 def _compact(kind: str, record: dict[str, Any]) -> dict[str, Any]:
-    """Returns a record with what it says image by image as arrays: a tenth of the memory; not finite is NaN."""
+    """Returns a record with values by image as arrays, a tenth of the memory; `None` becomes NaN."""
     if absent := _NEEDED.get(kind, set()) - record.keys():
         raise FileFormatError(f"its record has no {', '.join(sorted(absent))}")
     try:

@@ -47,7 +47,7 @@ def threat_of(attack: Mapping[str, Any]) -> Threat | None:
 
 
 def keeps_to(threat: Threat, record: Mapping[str, Any]) -> bool:
-    """Whether all images of an attack lie in the ball, as measured; L1 is not measured, and believed."""
+    """Whether all images of an attack lie in the ball; L1 is not measured, and taken as given."""
     distances = record.get(_MEASURED.get(threat.norm, ""))
     return distances is None or not bool((np.asarray(distances) > threat.eps * _SLACK[0] + _SLACK[1]).any())
 
