@@ -155,7 +155,7 @@ class Store:
         return found
 
     def _opened_old(self, record: dict[str, Any], key: str) -> tuple[dict[str, Any], dict[str, str | None]]:
-        """Returns record and files of a cell of the first format, checked as far as that is possible without digests."""
+        """Returns record and files of a cell of the first format, checked as far as possible without digests."""
         spec = record.get("spec")
         try:
             own = digest(spec)

@@ -66,13 +66,10 @@ class StudyComponent(StudyPart):
 
 
 class BackboneSpec(StudyPart):
-    """A float network.
+    """A float network: a component's name, if the entry has another, and its options.
 
-    Attributes:
-        backbone: its name in `qadv list backbone`; without it, the name of the entry.
-        options: its options.
-        mean, std: standardisation of pixels in [0, 1], scalars or one value per channel; without both that of the
-            backbone: timm's own, and none for qadv's.
+    `mean` and `std` standardise pixels in [0, 1], by scalars or one value per channel; without both it is what the
+    backbone has: timm's own, and none for qadv's.
     """
 
     backbone: str = ""
@@ -82,12 +79,7 @@ class BackboneSpec(StudyPart):
 
 
 class StudyBackbone(BackboneSpec):
-    """A float network of a study.
-
-    Attributes:
-        checkpoint: safetensors file with trained float weights, in the data folder; then the float network without a
-            trainer is a trained one.
-    """
+    """A float network of a study, which a `checkpoint` in the data folder, a safetensors file, makes a trained one."""
 
     checkpoint: str | None = None
 
@@ -110,13 +102,7 @@ class StudyQuantizer(StudyPart):
 
 
 class Fit(StudyPart):
-    """Length of a training.
-
-    Attributes:
-        nb_epochs: epochs.
-        batch_size: images per step.
-        nb_train: training images, the first ones; without it, the study's.
-    """
+    """Length of a training; without `nb_train`, the number of training images, it is the study's."""
 
     nb_epochs: PositiveInt
     batch_size: PositiveInt = 128
@@ -140,9 +126,8 @@ class DefenseSpec(StudyPart):
     """What is done to a network, wherever that comes from.
 
     Attributes:
-        trainer: name in `qadv list trainer`; without it nothing is trained.
+        trainer: without it nothing is trained.
         options: the trainer's; `adversary` may be a table with the arguments of `qadv.Adversary`.
-        fit: length of the training.
         optimizer: name and options of one of `torch.optim`; without it the trainer's own SGD.
         transformers: after the training, in this order.
         preprocessors: in front of the network, in attacks too.
@@ -167,8 +152,7 @@ class Defense(DefenseSpec):
         start_seed: added to the seed of all that is drawn where this network is made: new weights, order and
             augmentation of the images, adversaries, filters that stay real. So the same network is trained a second
             time, from another start. A `start` is a network of its own, with its own `start_seed`.
-        members: quantizers whose networks, of the defense `of`, form an ensemble.
-        of: see `members`.
+        members, of: quantizers whose networks, of the defense `of`, form an ensemble.
     """
 
     start: str | Start | None = None
@@ -186,11 +170,9 @@ class Source(StudyPart):
 
 
 class AttackSpec(StudyPart):
-    """An ART attack.
+    """An ART attack: a component's name, if the entry has another, and its options.
 
     Attributes:
-        attack: name in `qadv list attack --all`; without it, the name of the entry.
-        options: its arguments.
         coalesce: run through `QueryCoalescer`.
         probabilities: the attack sees probabilities in place of logits.
         max_l2: of an attack without a bound: images that are further from the original, L2 in pixel values, count as
@@ -222,12 +204,11 @@ class StudyAttack(AttackSpec):
 
 
 class Measure(StudyPart):
-    """A diagnostic. What it takes beyond its options is found by the names of its arguments; see docs/studies.md.
+    """A diagnostic: a component's name, if the entry has another, and its options.
+
+    Besides the first `nb_test` test images, what it takes is found by its arguments' names; see docs/studies.md.
 
     Attributes:
-        diagnostic: name in `qadv list diagnostic`; without it, the name of the entry.
-        options: its options.
-        nb_test: images, the first test images; without it the study's.
         attack: attack whose images are `x_adversarial`, or which is `attack`. Images are made where the attack's
             `source` says, unless that is `"each"`.
         attacked: the images of `attack` take the place of the clean ones, for one that takes images of one kind.

@@ -8,23 +8,14 @@ Each check has a name, a rule of one line (`checks(kind)` lists them) and a mess
 came, and what to do.
 """
 
-from qadv.testing import (  # noqa: F401
-    attacks,
-    audit_checks,
-    backbones,
-    common,
-    datasets,
-    detectors,
-    diagnostics,
-    frontends,
-    postprocessors,
-    preprocessors,
-    quantizers,
-    trainers,
-    transformers,
-)
+from importlib import import_module
+from pkgutil import iter_modules
+
 from qadv.testing.check import Check, ConformanceError, NotApplicable, checks
 from qadv.testing.conformance import conformance, run_check
 from qadv.testing.materials import digits_classifier
+
+for _module in iter_modules(__path__):  # all checks are registered
+    import_module(f"{__name__}.{_module.name}")
 
 __all__ = ["Check", "ConformanceError", "NotApplicable", "checks", "conformance", "digits_classifier", "run_check"]
