@@ -63,7 +63,7 @@ def plain_values(case: AuditCheckCase) -> None:
 def classifiers_untouched(case: AuditCheckCase) -> None:
     """The network that it looks at is the same afterwards, and no hooks are left on it."""
     audited = case.audited()
-    with untouched(audited.target.classifier, do="undo in a `finally` what you change"):
+    with untouched(audited.target.classifier.model, do="undo in a `finally` what you change"):
         case.make().examine(audited)
 
 

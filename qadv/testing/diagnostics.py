@@ -55,7 +55,7 @@ def classifiers_untouched(case: DiagnosticCase) -> None:
     """The networks that it measures are the same afterwards, and no hooks are left on them."""
     arguments = case.arguments(case.inputs())
     given = arguments.get("classifiers") or {"": arguments["classifier"]}
-    with untouched(*given.values(), do="remove hooks in a `finally`; use evaluation mode"):
+    with untouched(*(each.model for each in given.values()), do="remove hooks in a `finally`; use evaluation mode"):
         case.target(**{**arguments, **case.options})
 
 

@@ -14,6 +14,7 @@ from qadv.quantization.stand_ins import NoFormError
 from qadv.random_states import seeded
 from qadv.testing.case import Arrays, ConformanceCase
 from qadv.testing.check import NotApplicable, check, expect, expect_same
+from qadv.testing.use import untouched
 
 _NB_IMAGES = 4
 _DO = "compute what the network does, and leave the rest to it"
@@ -102,13 +103,11 @@ def _check_levels(activation: QuantizedActivation, do: str) -> None:
 def networks_untouched(case: FrontendCase) -> None:
     """Reading a network leaves its weights, buffers, modes and hooks as they are."""
     network, frontend = case.network(), case.make()
-    before = _traces(network)
-    frontend.recognises(network)
-    frontend.objection(network)
-    frontend.quantizers(network)
-    _ask(frontend.form(network, FormOptions()), case.images())
-    do = "work on copies, and set nothing on the network's modules"
-    expect_same(before, _traces(network), "the same weights, buffers, modes and hooks", do, "the network")
+    with untouched(network, do="work on copies, and set nothing on the network's modules", modes=True):
+        frontend.recognises(network)
+        frontend.objection(network)
+        frontend.quantizers(network)
+        _ask(frontend.form(network, FormOptions()), case.images())
 
 
 @check("frontend")
@@ -181,11 +180,3 @@ def _gradient(function: Callable[[Tensor], Any], x: Tensor) -> Tensor | None:
     weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1))
     (found,) = torch.autograd.grad((logits * weights).sum(), leaf, allow_unused=True)
     return found
-
-
-def _traces(network: nn.Module) -> Any:
-    tensors = {
-        name: tensor.detach().clone() for name, tensor in (*network.named_parameters(), *network.named_buffers())
-    }
-    modes = [module.training for module in network.modules()]
-    return tensors, modes, [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in network.modules()]

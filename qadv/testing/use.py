@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 from art.attacks.evasion import FastGradientMethod, ProjectedGradientDescent
+from torch import nn
 
 from qadv.estimators.classifier import QuantizedClassifier
 from qadv.estimators.protocol import Classifier
 from qadv.testing.check import NotApplicable, expect, expect_array, expect_same
-from qadv.testing.materials import few, state
+from qadv.testing.materials import few
 
 _DO = "return what ART made: a PyTorchClassifier round a torch.nn.Module that gives logits"
 
@@ -49,17 +50,18 @@ def check_saved(classifier: Classifier) -> None:
 
 
 @contextmanager
-def untouched(*classifiers: Classifier, do: str) -> Iterator[None]:
-    """Fails unless the block leaves the weights, buffers and hooks of classifiers as they are."""
+def untouched(*networks: nn.Module, do: str, modes: bool = False) -> Iterator[None]:
+    """Fails unless the block leaves the weights, buffers and hooks of networks as they are, and `modes` if asked."""
 
     def traces() -> Any:
-        models = [m for each in classifiers for m in (each.model, *each.model.modules())]
-        hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in models]
-        return [state(each) for each in classifiers], hooks
+        tensors = [t.detach().clone() for each in networks for t in (*each.parameters(), *each.buffers())]
+        modules = [m for each in networks for m in each.modules()]
+        hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in modules]
+        return tensors, [m.training for m in modules if modes], hooks
 
     before = traces()
     yield
-    expect_same(before, traces(), "the same weights, buffers and hooks", do, "the network")
+    expect_same(before, traces(), f"the same weights, buffers{', modes' if modes else ''} and hooks", do, "the network")
 
 
 def check_slope(wrong: str | None, do: str) -> None:
