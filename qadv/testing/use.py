@@ -55,7 +55,7 @@ def untouched(*networks: nn.Module, do: str, modes: bool = False) -> Iterator[No
 
     def traces() -> Any:
         tensors = [t.detach().clone() for each in networks for t in (*each.parameters(), *each.buffers())]
-        modules = [m for each in networks for m in each.modules()]
+        modules = [m for each in networks for m in (each, *each.modules())]
         hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in modules]
         return tensors, [m.training for m in modules if modes], hooks
 
