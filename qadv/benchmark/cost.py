@@ -1,7 +1,7 @@
 """Estimates roughly how long cells take: number of passes × the time of one, on one thread of this machine."""
 
 import json
-import time
+import timeit
 from collections.abc import Mapping
 from functools import cache
 from math import prod
@@ -93,12 +93,7 @@ def _seconds_of_a_pass(name: str, shape: tuple[int, ...], nb_classes: int, optio
             raise InvalidInputError(
                 f"{name} with options {given} does not take images of shape {shape} ({why}){hint}"
             ) from error
-        times = []
-        for _ in range(2):
-            started = time.perf_counter()
-            model(x).sum().backward()
-            times.append(time.perf_counter() - started)
-        return min(times) / len(x)
+        return min(timeit.repeat(lambda: model(x).sum().backward(), repeat=2, number=1)) / len(x)
 
 
 def _extra(trainer: str, options: Mapping[str, Any]) -> float:

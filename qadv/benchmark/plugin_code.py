@@ -27,7 +27,6 @@ def _sources(package: str) -> list[tuple[str, Path]]:
         return []
     folders = [Path(each) for each in spec.submodule_search_locations or []]
     if folders:
-        return sorted(
-            (path.relative_to(folder).as_posix(), path) for folder in folders for path in folder.rglob("*.py")
-        )
+        found = ((folder, path) for folder in folders for path in folder.rglob("*.py"))
+        return sorted((path.relative_to(folder).as_posix(), path) for folder, path in found)
     return [(Path(spec.origin).name, Path(spec.origin))] if spec.origin and spec.origin.endswith(".py") else []

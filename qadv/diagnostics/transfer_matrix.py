@@ -129,9 +129,8 @@ def transfer_matrix(
                 images = own if target_name == name else made  # a second copy attacks nobody else
                 outcome = Outcome.of(target, x, labels, images, right[t], batch_size)
                 withstood[t] &= outcome.right
-                found["accuracy"][a, s, t] = outcome.right.mean()
-                figures = outcome.success_rate, outcome.mean_distance(2), outcome.mean_distance(np.inf)
-                for key, figure in zip(("success_rate", "l2", "linf"), figures, strict=True):
+                distances = outcome.mean_distance(2), outcome.mean_distance(np.inf)
+                for key, figure in zip(found, (outcome.right.mean(), outcome.success_rate, *distances), strict=True):
                     found[key][a, s, t] = np.nan if figure is None else figure
     return TransferMatrix(
         attacks=tuple(attacks),

@@ -12,7 +12,7 @@ from qadv.errors import InvalidInputError
 from qadv.strengths import check_eps
 from qadv.trainers.network import TrainedNetwork
 from qadv.trainers.objective import Objective
-from qadv.units import Length, Share, in_pixels
+from qadv.units import Length, Share, in_pixels, limits
 
 ATTACKS = ("fgsm", "r-fgsm", "pgd")
 
@@ -86,10 +86,11 @@ class Adversary:
             if self.attack == "pgd":
                 perturbed = self._pgd(network, images, y, eps, noise)
             else:
+                ends = limits(network.clip_values)
                 if self.attack == "r-fgsm":
                     eps = eps / 2
-                    images = _clip(network, images + eps * noise.sign())
-                perturbed = _clip(network, images + eps * network.input_gradient(images, y).sign())
+                    images = (images + eps * noise.sign()).clamp(*ends)
+                perturbed = (images + eps * network.input_gradient(images, y).sign()).clamp(*ends)
         return torch.cat([perturbed, x[attacked:]])
 
     def _budgets(self, network: TrainedNetwork, x: Tensor) -> Tensor:
@@ -127,10 +128,6 @@ class Adversary:
             moved = step(current, slope, size[:left], low[:left], high[:left])
             adversarial = torch.cat([moved, adversarial[left:]])
         return adversarial[order.argsort()]
-
-
-def _clip(network: TrainedNetwork, x: Tensor) -> Tensor:
-    return x if network.clip_values is None else x.clamp(*network.clip_values)
 
 
 class AdversarialInputs(Objective):

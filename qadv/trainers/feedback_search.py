@@ -16,6 +16,7 @@ from qadv.estimators.oracle import open_oracle
 from qadv.estimators.protocol import Classifier
 from qadv.trainers.margins import margins, unit_directions
 from qadv.trainers.parallel import Processes
+from qadv.units import limits
 
 _VALUES_AT_ONCE = 2**24  # of directions: 64 MiB, twice while they are drawn
 _ORDER, _KAPPA, _DIRECTIONS = 1, 2, 3  # what random numbers are for
@@ -163,8 +164,7 @@ class FeedbackSearch:
             steps = directions[own[rows] - start, found.direction[rows]]
             length = found.length[rows].view(-1, *[1] * (steps.ndim - 1))
             moved = self.x[found.sample[rows].to(self.x.device)].cpu() + length * steps
-            limits = self.classifier.clip_values
-            yield moved if limits is None else moved.clamp(*map(float, limits))
+            yield moved.clamp(*limits(self.classifier.clip_values))
 
     def _candidates(self, round_: int) -> list[NDArray[np.int64]]:
         """Returns for each class the indices of its correctly classified images, in the order to be chosen."""
@@ -181,7 +181,6 @@ class FeedbackSearch:
     def _nearest(self, samples: NDArray[np.int64], round_: int) -> tuple[Tensor, Tensor]:
         """Returns the smallest margins of images, ascending, and their directions, (len(samples), nb_nearest) each."""
         settings = self.settings
-        limits = self.classifier.clip_values
         own = self.processes.share(len(samples)).of(torch.from_numpy(samples))
         empty = torch.empty(0, settings.nb_nearest)
         values, indices = [empty], [empty.long()]
@@ -199,7 +198,7 @@ class FeedbackSearch:
                     self.y[part].to(oracle.device),
                     self._directions(part.numpy(), round_).to(oracle.device),
                     settings.max_distance,
-                    clip_values=None if limits is None else (float(limits[0]), float(limits[1])),
+                    clip_values=limits(self.classifier.clip_values),
                     tolerance=settings.tolerance,
                     nearest=settings.nb_nearest,
                     batch_size=settings.batch_size,

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from qadv.attacks.draws import image_generators, normal
+from qadv.units import limits
 
 _FIRST, _LEAST = 1 / 16, 1 / 1024  # of max_distance
 
@@ -51,8 +52,7 @@ def margins(
         """Whether the class has changed at these distances, (M,); rows count images and directions."""
         found = []
         for own, t in zip(torch.split(rows, batch_size), torch.split(distances, batch_size), strict=True):
-            moved = x[own // nb_directions] + t.view(-1, *pixels) * steps[own]
-            moved = moved if clip_values is None else moved.clamp(*clip_values)
+            moved = (x[own // nb_directions] + t.view(-1, *pixels) * steps[own]).clamp(*limits(clip_values))
             found.append(predict_classes(moved) != y[own // nb_directions])
         return torch.cat(found)
 

@@ -15,8 +15,7 @@ from qadv.trainers.objective import Objective
 def matrices_of(layer: nn.Module, weight: Any) -> Tensor:
     """Returns a conv or linear weight as matrices, (groups, c_out / groups, c_in / groups · k · k)."""
     groups = getattr(layer, "groups", 1)
-    matrices: Tensor = weight.reshape(groups, weight.shape[0] // groups, -1)
-    return matrices
+    return weight.reshape(groups, weight.shape[0] // groups, -1)  # type: ignore[no-any-return]
 
 
 def orthogonality_error(layer: nn.Module) -> Tensor:
@@ -98,11 +97,8 @@ def following_batch_norms(model: nn.Module, layers: dict[str, nn.Module], image:
         if inputs and id(inputs[0]) in made_by:
             found[made_by[id(inputs[0])][0]] = norms[name]
 
-    norms = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
-    }
+    kind = nn.modules.batchnorm._BatchNorm
+    norms = {name: m for name, m in model.named_modules() if isinstance(m, kind) and m.track_running_stats}
     with recording(layers, leaving=note_output), recording(norms, entering=note_input), evaluation_mode(model):
         model(image)
     return found

@@ -12,7 +12,7 @@ from torch import nn
 
 import qadv
 from qadv.errors import FileFormatError, InvalidInputError, TrainingError
-from qadv.quantization.kept_values import KeptWeights
+from qadv.quantization.kept_values import KeptValues
 from qadv.trainers.feedback_search import FeedbackSearch, FeedbackSettings
 from qadv.trainers.margins import margins, unit_directions
 from qadv.trainers.orthogonality import Orthogonality
@@ -188,8 +188,8 @@ def test_misclassified_samples_and_small_classes(trained, digits):
 
 def test_queries_are_counted_and_weights_are_quantized_once(trained, digits, monkeypatch):
     seen, quantized = [], []
-    keep = KeptWeights._keep
-    monkeypatch.setattr(KeptWeights, "_keep", lambda self: quantized.append(1) or keep(self))
+    keep = KeptValues._keep
+    monkeypatch.setattr(KeptValues, "_keep", lambda self: quantized.append(1) or keep(self))
     hook = trained.model.register_forward_pre_hook(
         lambda module, inputs: seen.append((len(inputs[0]), module.training))
     )

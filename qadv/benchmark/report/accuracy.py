@@ -50,8 +50,7 @@ def worst_case_section(results: StudyResults) -> Section | None:
             if worst.audited:
                 headlines.setdefault(worst.threat, float(np.mean(worst.accuracy)))
             label = verdict(results, network, worst.audited, headlines.get(worst.threat))
-            shares = [100 * share for share in worst.accuracy]
-            clean = [100 * share for share in worst.clean]
+            shares, clean = ([100 * share for share in found] for found in (worst.accuracy, worst.clean))
             some = len(worst.seeds) < len(results.study.seeds)
             alone = f" (seed{'s' * (len(worst.seeds) > 1)} {', '.join(map(str, worst.seeds))} alone)" if some else ""
             rows.append([
