@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from qadv.errors import FileFormatError, InvalidInputError, some
 from qadv.files import read_tensors
+from qadv.tensor_parts import from_plain_tensors, plain_tensors
 
 Shape = tuple[int, ...]
 _PLAIN_LOADING = (nn.Module._load_from_state_dict, nn.modules.batchnorm._NormBase._load_from_state_dict)
@@ -28,7 +29,8 @@ def load_state(model: nn.Module, tensors: dict[str, Tensor], origin: str) -> Non
     state grows while they are trained, decide themselves what fits; a copy of the model is tried first. A model that
     the tensors do not fit is as it was.
     """
-    expected = model.state_dict()
+    template = model.state_dict()
+    expected = plain_tensors(template)
     if expected.keys() != tensors.keys() and any(map(_loads_itself, model.modules())):
         expected = _state_after(copy.deepcopy(model), tensors)
     shapes, found = ({name: tensor.shape for name, tensor in state.items()} for state in (expected, tensors))
@@ -48,7 +50,7 @@ def load_state(model: nn.Module, tensors: dict[str, Tensor], origin: str) -> Non
     if bad := not_finite(tensors, _finite_names(model)):
         raise FileFormatError(f"{origin}: {bad}")
     with torch.no_grad():
-        model.load_state_dict(tensors, strict=False)
+        model.load_state_dict(from_plain_tensors(template, tensors), strict=False)
 
 
 def _loads_itself(module: nn.Module) -> bool:
@@ -100,5 +102,5 @@ def not_finite(tensors: Mapping[str, Tensor], finite: Collection[str]) -> str:
 
 def check_finite(model: nn.Module, name: str = "model") -> None:
     """Refuses a network with weights that are NaN or infinite, and names them."""
-    if bad := not_finite(model.state_dict(), _finite_names(model)):
+    if bad := not_finite(plain_tensors(model.state_dict()), _finite_names(model)):
         raise InvalidInputError(f"{name}: {bad}")

@@ -18,12 +18,15 @@ from qadv.estimators.attacked import AttackedNetwork
 from qadv.estimators.ensemble_network import EnsembleNetwork, Standardised
 from qadv.estimators.outline import check_outline
 from qadv.files import read_tensors, write_tensors
+from qadv.frontends.find import quantizers
+from qadv.frontends.own import OwnFrontend
 from qadv.postprocessors.softmax import Softmax
 from qadv.quantization import packed
 from qadv.quantization.convert import rebuild
 from qadv.quantization.form import FormOptions
 from qadv.quantization.frozen import is_frozen
 from qadv.quantization.scales import check_scales
+from qadv.tensor_parts import plain_tensors
 from qadv.units import limits
 
 if TYPE_CHECKING:
@@ -64,7 +67,8 @@ def save(classifier: "QuantizedClassifier", path: str | os.PathLike[str]) -> Non
     if is_frozen(classifier.model):
         save_packed(classifier, path)  # a frozen network has no latent weights, only codes
         return
-    write(classifier, path, FORMAT, {name: tensor.cpu() for name, tensor in classifier.model.state_dict().items()}, {})
+    tensors = {name: tensor.cpu() for name, tensor in plain_tensors(classifier.model.state_dict()).items()}
+    write(classifier, path, FORMAT, tensors, {})
 
 
 def write(
@@ -79,10 +83,12 @@ def write(
     check_finite(model)
     mean, std = mean_std(classifier)
     loss = classifier.loss
+    # a backbone that another toolkit has quantized is not made by its name
+    others = any(quantizer.origin != OwnFrontend.name for quantizer in quantizers(model))
     header = {
         "format": file_format,
         "qadv": __version__,
-        "backbone": getattr(model, "qadv_backbone", None),
+        "backbone": None if others else getattr(model, "qadv_backbone", None),
         "quantization": getattr(model, "qadv_quantization", None),
         "loss": type(loss).__name__ if _is_plain_loss(loss) else None,
         "defences": [

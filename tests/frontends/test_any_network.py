@@ -131,6 +131,27 @@ def network_with_names():
     return nn.ModuleDict({"conv": nn.Conv2d(1, 4, 3, bias=False), "last": nn.Linear(64, 3)})
 
 
+@pytest.mark.filterwarnings("ignore:.*deprecated", "ignore:.*reduce_range")
+def test_integer_weights_are_saved_as_codes_and_scales(tmp_path):
+    ao = pytest.importorskip("torch.ao.quantization")
+
+    def integer(seed):
+        torch.manual_seed(seed)
+        model = nn.Sequential(
+            ao.QuantStub(), nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3), ao.DeQuantStub()
+        ).eval()
+        model.qconfig = ao.get_default_qconfig("x86")  # weights by channel
+        prepared = ao.prepare(ao.fuse_modules(model, [["1", "2"]]))
+        prepared(torch.rand(32, 1, 4, 4))
+        return ao.convert(prepared)
+
+    classifier = classifier_of(integer(0))
+    classifier.save(tmp_path / "net.safetensors")
+    loaded = qadv.QuantizedClassifier.load(tmp_path / "net.safetensors", model=integer(1))
+    assert not np.array_equal(classifier_of(integer(1)).predict(X), classifier.predict(X))
+    assert np.array_equal(loaded.predict(X), classifier.predict(X))
+
+
 def test_a_surrogate_is_asked_for_when_a_classifier_is_loaded(tmp_path):
     classifier_of(network(), surrogate=network(1)).save(tmp_path / "net.safetensors")
     with pytest.raises(InvalidInputError, match=r"saved with a surrogate.*surrogate=network"):
