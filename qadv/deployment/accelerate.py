@@ -18,7 +18,7 @@ from qadv.estimators.attacked import AttackedNetwork
 from qadv.estimators.checks import check_images
 from qadv.estimators.classifier import QuantizedClassifier
 from qadv.estimators.door import prepare
-from qadv.frontends.find import form_of
+from qadv.frontends.find import form_of, frontend_of
 from qadv.frontends.frontend import EvaluationForm
 from qadv.modes import evaluation_mode
 from qadv.quantization.form import FormOptions
@@ -74,8 +74,8 @@ def accelerate(
     Args:
         classifier: any; it is untouched, and later changes of it do not reach the copy.
         x: images to verify with, (N, *input_shape) in `clip_values`.
-        fold_batch_norm: BatchNorms become part of the layers before them.
-        channels_last: weights and activations lie in memory with their channels last.
+        fold_batch_norm: BatchNorms become part of the layers before them; not in what other toolkits quantized.
+        channels_last: weights and activations lie in memory with their channels last; as above.
         bf16, compile: refused; they gain nothing.
         bound: largest relative error of an image's logits and of its gradient, see `OptionCheck`.
         share: part of the images, in (0, 1], that must be equal: both errors within `bound`, and the same class. In a
@@ -100,7 +100,12 @@ def accelerate(
     prepared, _ = prepare(classifier, x.astype(np.float32))
     batches = torch.split(torch.from_numpy(np.asarray(prepared, dtype=np.float32)).to(classifier.device), batch_size)
     network = copy.deepcopy(classifier.network)
-    wanted = {"kept_weights": True, "fold_batch_norm": fold_batch_norm, "channels_last": channels_last}
+    folds = frontend_of(network).folds
+    wanted = {
+        "kept_weights": True,
+        "fold_batch_norm": fold_batch_norm and folds,
+        "channels_last": channels_last and folds,
+    }
     checks = []
     kept = FormOptions()
     with evaluation_mode(network):

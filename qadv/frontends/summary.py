@@ -23,7 +23,8 @@ class LayerSummary:
 
     Attributes:
         name: the layer's name in the network.
-        kind: its class, e.g. `QuantConv2d`.
+        kind: its class, e.g. `QuantConv2d`; an attention without parameters of its own stands for its products, which
+            are float.
         scheme: how weights (or, for an activation, the output) are quantized; `"float"` for not at all.
         bits: bits of one weight or activation; 32 for float.
         levels: integer codes that the layer's weights use, and codes that the scheme has; `None` for float weights.
@@ -118,7 +119,8 @@ def summarize(model: Any) -> Summary:
         if layer in parts:
             continue  # of the quantized layer that it stands in
         own = set(layer.parameters(recurse=name in found)) - counted
-        if own or any(quantizer.role == "output" for quantizer in found.get(name, ())):
+        products = hasattr(layer, "fused_attn")  # timm's attention: of queries, keys and values, which stay float
+        if own or products or any(quantizer.role == "output" for quantizer in found.get(name, ())):
             counted |= own
             rows.append(_row(name or "(root)", layer, own, total, inputs.get(name, ""), found.get(name, [])))
     return Summary(tuple(rows))

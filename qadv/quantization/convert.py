@@ -130,6 +130,9 @@ def convert(
             f"{type(model).__name__} can't be copied ({type(error).__name__}: {error}); remove old-style weight_norm, "
             "pruning, or tensors kept from a forward pass"
         ) from error
+    for module in result.modules():
+        if getattr(module, "qkv_bias_separate", None) is False:
+            module.qkv_bias_separate = True  # type: ignore[assignment]  # timm's beit and eva02 call linear as a module then
     if activation_schemes.any:
         modularize_relus(result, clips=plan is None or plan.bounds)
     conversion = _Conversion(result, weight_schemes, activation_schemes, skip_first_last, fit)

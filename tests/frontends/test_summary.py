@@ -1,6 +1,7 @@
 """What `summarize` and `repr` say, counted by hand."""
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -63,3 +64,10 @@ def test_tied_weights_are_counted_once():
     tied[1].weight = tied[0].weight
     assert qadv.summarize(tied).parameters == 18
     assert sum(row.float_bytes for row in qadv.summarize(tied).layers) == 4 * 18
+
+
+def test_products_of_attention_are_shown_as_float():
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=5, img_size=32, depth=1)
+    rows = {row.name: row for row in qadv.summarize(qadv.quantize(model, "int:8", "float")).layers}
+    assert (rows["blocks.0.attn"].kind, rows["blocks.0.attn"].scheme) == ("Attention", "float")
+    assert rows["blocks.0.attn.qkv"].scheme == "int:8"

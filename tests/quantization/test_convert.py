@@ -4,6 +4,7 @@ import copy
 
 import brevitas.nn as qnn
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -289,3 +290,20 @@ def test_layers_of_another_toolkit_are_named_and_can_be_left_alone():
     quantized = qadv.quantize(model, {"2": "int:3"}, "float")
     assert isinstance(quantized[2], QuantLinear)
     assert not isinstance(quantized[1], QuantLinear)
+
+
+@pytest.mark.parametrize("name", ["beit_base_patch16_224", "eva02_tiny_patch14_224"])
+def test_attention_that_calls_linear_as_a_function_is_converted(name):
+    side = 28 if "eva" in name else 32
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = timm.create_model(name, num_classes=5, img_size=side, embed_dim=48, depth=1, num_heads=3).eval()
+    with torch.no_grad():
+        for bias in (model.blocks[0].attn.q_bias, model.blocks[0].attn.v_bias):
+            bias.normal_()
+    x = torch.rand(2, 3, side, side)
+    quantized = qadv.quantize(model, "int:8", "float", skip_first_last=False).eval()
+    assert isinstance(quantized.blocks[0].attn.qkv, QuantLinear)
+    assert not model.blocks[0].attn.qkv_bias_separate
+    assert torch.allclose(quantized(x), model(x), atol=0.05 * float(model(x).abs().max()))
+    qadv.QuantizedClassifier(quantized, nn.CrossEntropyLoss(), (3, side, side), 5, preprocessing=(0, 1))
