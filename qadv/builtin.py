@@ -172,6 +172,7 @@ _OWN = {  # by kind and name: the target, within the kind's package, and the sum
     },
     ("frontend", "qadv.frontends"): {
         "qadv": ("own:OwnFrontend", "networks that qadv.quantize or freeze made"),
+        "brevitas": ("brevitas:BrevitasFrontend", "networks with Brevitas's own layers, by hand or by its flows"),
     },
 }
 _FAMILIES = ("timm", "art")  # whose members a function `names` beside the target lists

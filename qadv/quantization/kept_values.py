@@ -1,9 +1,9 @@
 """Values that are computed once for a whole network, and kept for as long as nothing they come from has changed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, compress
-from operator import is_
+from operator import is_, itemgetter
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,10 +15,12 @@ from qadv.quantization.quantizer import WeightQuantizer
 from qadv.quantization.stand_ins import NoFormError
 
 _LARGE = 2**14  # bytes: below, calls cost more than copies
+_ALWAYS = "training", "_is_full_backward_hook"  # two at least: of one name an itemgetter makes no tuple
+_OF_ANY = vars(nn.Module()).keys()  # looked at elsewhere, hooks above all
 
 
 class Source(Protocol):
-    """Where a few tensors that a network computes with come from, as a layer's quantized weight and its bias.
+    """Where a few values that a network computes with come from, as a layer's quantized weight and its bias.
 
     Attributes:
         modules: those whose parameters and buffers the tensors depend on.
@@ -27,8 +29,8 @@ class Source(Protocol):
     @property
     def modules(self) -> Sequence[nn.Module]: ...
 
-    def values(self) -> tuple[Tensor | None, ...]:
-        """Returns the tensors, differentiable; with `None`, always in the same places."""
+    def values(self) -> tuple[Any, ...]:
+        """Returns tensors, differentiable, and whatever else follows from the state that the modules are in."""
         ...
 
 
@@ -76,30 +78,34 @@ class KeptValues:
         self._sources = sources
         self._format = torch.channels_last if channels_last else torch.preserve_format
         modules = [module for source in sources for module in source.modules]
-        self._attributes = [vars(module) for module in modules]
+        self._modules = list(dict.fromkeys(modules))
+        self._attributes = [vars(module) for module in self._modules]
         self._dicts = [each for own in self._attributes for each in (own["_parameters"], own["_buffers"])]
         self._objects: list[Any] | None = None
         self._tensors: list[Tensor] = []
-        self._values: list[tuple[Tensor | None, ...]] = []
+        self._values: list[tuple[Any, ...]] = []
 
-    def __call__(self) -> list[tuple[Tensor | None, ...]]:
+    def __call__(self) -> list[tuple[Any, ...]]:
         """Returns each source's values, in the graph of the latent ones where gradients are recorded."""
         if not self._hold():
             self._keep()
         trained = [any(tensor.requires_grad for tensor in tensors) for tensors in self._tensors_of]
         if not torch.is_grad_enabled() or not any(trained):
             return self._values
-        present = [value for values in compress(self._values, trained) for value in values if value is not None]
+        present = _differentiable(compress(self._values, trained))
         tensors = dict.fromkeys(chain.from_iterable(compress(self._tensors_of, trained)))
         found = iter(_FromLatent.apply(list(compress(self._sources, trained)), present, *tensors))
         return [
-            tuple(None if value is None else next(found) for value in values) if asked else values
+            tuple(next(found) if _is_differentiable(value) else value for value in values) if asked else values
             for asked, values in zip(trained, self._values, strict=True)
         ]
 
     def _hold(self) -> bool:
         """Whether the values are what computing them would give: first what is quick to see."""
-        if self._objects is None or not same_objects(self._objects, self._found()):
+        try:
+            if self._objects is None or not same_objects(self._objects, self._found()):
+                return False
+        except KeyError:  # an attribute is gone
             return False
         if self._layout != [_place(tensor) for tensor in self._tensors]:
             return False
@@ -110,9 +116,10 @@ class KeptValues:
         )
 
     def _found(self) -> list[Any]:
-        """Returns what the weights come from: tensors, and what says that an attribute of a quantizer was set."""
-        found: list[Any] = [own.get("_changes") for own in self._attributes]
-        found += [own.get("eps") for own in self._attributes]
+        """Returns what the values come from: tensors, and the other attributes of the modules that have them."""
+        found: list[Any] = [*map(type, self._modules), *map(len, self._attributes)]
+        for named, own in zip(self._named, self._attributes, strict=True):
+            found += named(own)
         found += chain.from_iterable(map(dict.values, self._dicts))
         return found
 
@@ -123,6 +130,7 @@ class KeptValues:
         if not all(isinstance(each, nn.Parameter) for each in parameters if each is not None):
             raise NoFormError  # put there by functional_call, for this pass only
         self._objects = None  # until all that follows is done, which an interruption or an error may end
+        self._named = [itemgetter(*_ALWAYS, *(own.keys() - _OF_ANY)) for own in self._attributes]
         objects = self._found()
         self._tensors_of = list(map(_tensors, self._sources))
         self._tensors = list(dict.fromkeys(chain.from_iterable(self._tensors_of)))
@@ -144,9 +152,9 @@ class KeptValues:
         self._values = [tuple(map(self._kept, source.values())) for source in self._sources]
         self._objects = objects
 
-    def _kept(self, value: Tensor | None) -> Tensor | None:
-        if value is None:
-            return None
+    def _kept(self, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
         value = value.detach()
         return value.contiguous(memory_format=self._format) if value.ndim == 4 else value
 
@@ -155,6 +163,14 @@ class KeptValues:
         for piece, index, tensor in self._scattered:
             piece[index] = _bytes(tensor)
         return [b"".join(piece) if at.type == "cpu" else torch.cat(piece) for at, piece in self._pieces.items()]
+
+
+def _is_differentiable(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _differentiable(values: Iterable[tuple[Any, ...]]) -> list[Tensor]:
+    return list(filter(_is_differentiable, chain.from_iterable(values)))
 
 
 def same_objects(a: list[Any], b: list[Any]) -> bool:
@@ -188,7 +204,7 @@ class _FromLatent(torch.autograd.Function):
         tensors = ctx.saved_tensors  # an error, if one has changed since
         differentiable = torch.is_grad_enabled()  # for gradients of gradients, this step is part of their graph
         with torch.enable_grad():
-            values = [value for source in ctx.sources for value in source.values() if value is not None]
+            values = _differentiable(source.values() for source in ctx.sources)
             pairs = zip(values, grad_outputs, strict=True)
             asked = [(value, gradient) for value, gradient in pairs if value.requires_grad and gradient is not None]
             wanted = [tensor for tensor in tensors if tensor.requires_grad]

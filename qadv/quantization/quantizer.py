@@ -74,12 +74,6 @@ class WeightQuantizer(_Quantizer):
 
     layer = ""
     fixes_range: ClassVar[bool] = False
-    _changes = 0  # grows whenever an attribute is set: what is computed with this quantizer is out of date then
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, value)
-        if name != "training":
-            self.__dict__["_changes"] = self._changes + 1
 
     def encode(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Returns integer codes shaped as `weight`, (c_out, …), and a scale that broadcasts to it; no gradient.

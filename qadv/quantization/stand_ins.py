@@ -28,8 +28,8 @@ class StandIn:
 S = TypeVar("S", bound=StandIn)
 
 
-class _Container(StandIn):
-    """A module some of whose parts have others standing in for them."""
+class Container(StandIn):
+    """A module with the stand-ins of its parts, where they have any, for its parts."""
 
     __slots__ = ("_qadv_parts",)
     _qadv_parts: dict[str, nn.Module | None]
@@ -64,20 +64,24 @@ def with_stand_ins(network: nn.Module, others: Mapping[nn.Module, StandIn]) -> t
         network: it is untouched.
         others: what stands in for which module, under all its names.
     """
-    done: dict[nn.Module, Any] = dict(others)
+    done: dict[nn.Module, Any] = {}
     containers = []
 
     def of(module: nn.Module) -> Any:
         if getattr(module, "computes_itself", False):
             return module
         module = held_network(module)
-        if module not in done:
-            done[module] = module
-            children = module._modules.items()
-            parts = {name: None if child is None else of(child) for name, child in children}
-            if any(part is not module._modules[name] for name, part in parts.items()):
-                done[module] = stand_in(_Container, module, _qadv_parts=parts)
-                containers.append(module)
+        if module in done:
+            return done[module]
+        other = done[module] = others.get(module, module)
+        if other is not module and not isinstance(other, Container):
+            return other
+        parts = {name: None if child is None else of(child) for name, child in module._modules.items()}
+        if other is not module:
+            object.__setattr__(other, "_qadv_parts", parts)
+        elif any(part is not module._modules[name] for name, part in parts.items()):
+            done[module] = stand_in(Container, module, _qadv_parts=parts)
+            containers.append(module)
         return done[module]
 
     return of(network), containers
