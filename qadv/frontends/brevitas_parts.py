@@ -51,8 +51,7 @@ def brevitas_parts(network: nn.Module) -> list[Part]:
 
 def _part(kind: type[StandIn], module: nn.Module, source: Any) -> Part:
     given = Given()
-    watched = [each for each in source.modules if each._modules]
-    return Part({module: stand_in(kind, module, _qadv_given=given)}, source, given, watched)
+    return Part({module: stand_in(kind, module, _qadv_given=given)}, source, given)
 
 
 def is_steady(modules: list[nn.Module]) -> bool:

@@ -155,9 +155,10 @@ class Form:
         self._values = KeptValues([source for source, _ in computed], self.options.channels_last)
         self._given = [given for _, given in computed]
         self._watched = list(dict.fromkeys([*containers, *others, *(m for part in parts for m in part.watched)]))
-        self._hooks = _hooks_of([*containers, *others, *(m for source, _ in computed for m in source.modules)])
+        sources = [module for source, _ in computed for module in source.modules]
+        self._hooks = _hooks_of(list(dict.fromkeys([*containers, *others, *sources])))
         self._attributes = [vars(module) for module in self._watched]
-        self._parts = [own["_modules"] for own in self._attributes]
+        self._parts = [m._modules for m in dict.fromkeys([*self._watched, *sources]) if m._modules]
         self._structure = self._structure_now()
 
 

@@ -15,8 +15,8 @@ from qadv.quantization.quantizer import WeightQuantizer
 from qadv.quantization.stand_ins import NoFormError
 
 _LARGE = 2**14  # bytes: below, calls cost more than copies
-_ALWAYS = "training", "_is_full_backward_hook"  # two at least: of one name an itemgetter makes no tuple
 _OF_ANY = vars(nn.Module()).keys()  # looked at elsewhere, hooks above all
+_MODE = itemgetter("training")
 
 
 class Source(Protocol):
@@ -80,7 +80,7 @@ class KeptValues:
         modules = [module for source in sources for module in source.modules]
         self._modules = list(dict.fromkeys(modules))
         self._attributes = [vars(module) for module in self._modules]
-        self._dicts = [each for own in self._attributes for each in (own["_parameters"], own["_buffers"])]
+        self._dicts = [own[kind] for own in self._attributes for kind in ("_parameters", "_buffers") if own[kind]]
         self._objects: list[Any] | None = None
         self._tensors: list[Tensor] = []
         self._values: list[tuple[Any, ...]] = []
@@ -117,8 +117,8 @@ class KeptValues:
 
     def _found(self) -> list[Any]:
         """Returns what the values come from: tensors, and the other attributes of the modules that have them."""
-        found: list[Any] = [*map(type, self._modules), *map(len, self._attributes)]
-        for named, own in zip(self._named, self._attributes, strict=True):
+        found: list[Any] = [*map(type, self._modules), *map(len, self._attributes), *map(_MODE, self._attributes)]
+        for named, own in self._named:
             found += named(own)
         found += chain.from_iterable(map(dict.values, self._dicts))
         return found
@@ -126,11 +126,12 @@ class KeptValues:
     @torch.inference_mode(False)  # a tensor made in inference mode could not be part of a gradient's graph later
     @torch.no_grad()
     def _keep(self) -> None:
-        parameters = chain.from_iterable(map(dict.values, self._dicts[::2]))
+        parameters = chain.from_iterable(own["_parameters"].values() for own in self._attributes)
         if not all(isinstance(each, nn.Parameter) for each in parameters if each is not None):
             raise NoFormError  # put there by functional_call, for this pass only
         self._objects = None  # until all that follows is done, which an interruption or an error may end
-        self._named = [itemgetter(*_ALWAYS, *(own.keys() - _OF_ANY)) for own in self._attributes]
+        named = ((own.keys() - _OF_ANY, own) for own in self._attributes)
+        self._named = [(itemgetter("training", *names), own) for names, own in named if names]
         objects = self._found()
         self._tensors_of = list(map(_tensors, self._sources))
         self._tensors = list(dict.fromkeys(chain.from_iterable(self._tensors_of)))
