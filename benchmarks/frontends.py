@@ -3,7 +3,7 @@
     python benchmarks/frontends.py [--frontend brevitas] [--rounds 15] [--backbone resnet20]
 
 Untrained 4-bit networks made from one float network, after a few batches in training mode. In each round all take
-turns, on one thread; the table has medians of the ratios to plain ART's `PyTorchClassifier` on the float network in
+turns, on one thread; the table has medians of the ratios of processor time to plain ART's `PyTorchClassifier` on the float network in
 the same round, of `predict` and `loss_gradient` at batches of 1 and 16.
 """
 
@@ -65,9 +65,9 @@ def calls(classifier: Any) -> list[Callable[[], Any]]:
 
 
 def seconds(run: Callable[[], Any]) -> float:
-    started = time.perf_counter()
+    started = time.process_time()
     run()
-    return time.perf_counter() - started
+    return time.process_time() - started
 
 
 def main(

@@ -3,6 +3,8 @@
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
+from operator import itemgetter
 from typing import Any, TypeVar
 
 import torch
@@ -22,6 +24,31 @@ def weight_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Returns a network's convolution and linear layers by name, in order of registration."""
     layers = nn.modules.conv._ConvNd | nn.Linear
     return {name: module for name, module in model.named_modules() if isinstance(module, layers)}
+
+
+class Modes:
+    """Sees quickly whether all of a network's modules are in one mode, as ART asks for one at every query."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self._network = network
+        self._parts: list[Any] | None = None
+
+    def are(self, training: bool) -> bool:
+        """Whether `network.train(training)` would change nothing."""
+        if self._parts is None or self._parts != self._parts_now():
+            modules = [held_network(module) for module in self._network.modules()]
+            # Brevitas has hundreds of small modules, which get no parts
+            open_ones = [m for m in modules if m._modules or not type(m).__module__.startswith("brevitas.")]
+            compiled = not all(isinstance(module._modules, dict) for module in modules)
+            trains = [getattr(type(module).train, "__module__", "") for module in modules]
+            sound = not compiled and all(each.startswith(("torch.nn.modules.", "qadv.")) for each in trains)
+            self._children = [module._modules for module in open_ones] if sound else []
+            self._attributes = [vars(module) for module in modules] if sound else [{"training": None}]
+            self._parts = self._parts_now()
+        return list(map(itemgetter("training"), self._attributes)).count(training) == len(self._attributes)
+
+    def _parts_now(self) -> list[Any]:
+        return list(chain.from_iterable(map(dict.values, self._children)))
 
 
 @contextmanager

@@ -12,11 +12,12 @@ from qadv.frontends.find import form_of
 from qadv.frontends.frontend import EvaluationForm
 from qadv.frontends.outputs import logits_of
 from qadv.frontends.twins import TwinForm, value_without_gradient
+from qadv.modes import Modes
 from qadv.network_lock import lock_of
 from qadv.quantization.form import Form, FormOptions
 from qadv.quantization.stand_ins import NoFormError
 
-_OWN = ("_network", "_form", "_mine", "_surrogate")
+_OWN = ("_network", "_form", "_mine", "_surrogate", "_modes")
 
 
 class AttackedNetwork(nn.Module):
@@ -42,6 +43,7 @@ class AttackedNetwork(nn.Module):
         vars(self)["_network"] = network
         vars(self)["_surrogate"] = surrogate
         vars(self)["_form"] = form_of(network, options)
+        vars(self)["_modes"] = Modes(network)
         super().__init__()
         vars(self).update({name: vars(network)[name] for name in ("_modules", "_parameters", "_buffers")})
         vars(self)["_mine"] = frozenset(vars(self))
@@ -121,7 +123,8 @@ class AttackedNetwork(nn.Module):
             self.held_network.training = mode
 
     def train(self, mode: bool = True) -> "AttackedNetwork":
-        self.held_network.train(mode)
+        if not self._modes.are(mode):  # quicker to see in a network of many modules
+            self.held_network.train(mode)
         return self
 
     def named_modules(self, *args: Any, **kwargs: Any) -> Any:

@@ -27,7 +27,7 @@ _DIRECT = (qnn.QuantConv1d, qnn.QuantConv2d, qnn.QuantConv3d, qnn.QuantLinear)
 # what does not look at the activations in evaluation mode; by name, since not every Brevitas has all
 _CONSTANT = {
     *("ConstScaling", "ParameterScaling", "ParameterFromRuntimeStatsScaling", "RuntimeStatsScaling"),
-    *("ZeroZeroPoint", "ParameterZeroPoint", "ParameterFromRuntimeZeroPoint"),
+    *("ZeroZeroPoint", "ParameterZeroPoint", "ParameterFromRuntimeZeroPoint", "StatelessBuffer"),
 }
 _NOTHING = (None, None, None, None)
 

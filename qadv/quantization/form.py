@@ -10,8 +10,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as of_all_modules
+from torch.utils.hooks import RemovableHandle
 
-from qadv.quantization.kept_values import KeptValues, Source, same_objects
+from qadv.quantization.kept_values import KeptValues, Source
 from qadv.quantization.layers import HOOKS
 from qadv.quantization.stand_ins import NoFormError, StandIn, with_stand_ins
 
@@ -114,6 +115,7 @@ class Form:
         self._structure: list[Any] | None = None
         self._watched: list[nn.Module] = []
         self._hooks: list[Any] = []
+        self._made = -1
 
     def __call__(self, x: Any, method: str = "__call__") -> Any:
         """Images (N, …) → logits, or what another method of the network gives.
@@ -122,10 +124,9 @@ class Form:
             NoFormError: only the network itself can answer: a module has hooks, or the pass is traced, or took a way
                 on which the BatchNorm of a layer did not follow.
         """
-        hooked = any(self._hooks) or any(_GLOBAL_HOOKS)
-        if hooked or type(x) is not Tensor or not len(x) or torch._C._get_tracing_state() or self.options.as_it_is:
+        if self._hooked() or type(x) is not Tensor or not len(x) or torch._C._get_tracing_state() or self.options.as_it_is:
             raise NoFormError
-        if self._structure is None or not same_objects(self._structure, self._structure_now()):
+        if self._structure is None or self._structure != self._structure_now():
             self._build(x)
         for given, values in zip(self._given, self._values(), strict=True):
             given.values, given.output = values, None
@@ -134,6 +135,15 @@ class Form:
         if any(given.output is not None for given in self._given):
             raise NoFormError
         return output
+
+    def _hooked(self) -> bool:
+        """Whether any hook is there; asked of the modules only after a hook was made somewhere."""
+        made = RemovableHandle.next_id
+        if made != self._made:
+            if any(self._hooks) or any(_GLOBAL_HOOKS):
+                return True
+            self._made = made
+        return False
 
     def _structure_now(self) -> list[Any]:
         """Returns what decides which modules stand in for which."""
@@ -159,7 +169,7 @@ class Form:
         self._hooks = _hooks_of(list(dict.fromkeys([*containers, *others, *sources])))
         self._attributes = [vars(module) for module in self._watched]
         self._parts = [m._modules for m in dict.fromkeys([*self._watched, *sources]) if m._modules]
-        self._structure = self._structure_now()
+        self._structure, self._made = self._structure_now(), -1
 
 
 def _hooks_of(modules: list[nn.Module]) -> list[Any]:

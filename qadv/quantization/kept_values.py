@@ -16,7 +16,6 @@ from qadv.quantization.stand_ins import NoFormError
 
 _LARGE = 2**14  # bytes: below, calls cost more than copies
 _OF_ANY = vars(nn.Module()).keys()  # looked at elsewhere, hooks above all
-_MODE = itemgetter("training")
 
 
 class Source(Protocol):
@@ -76,10 +75,10 @@ class KeptValues:
 
     def __init__(self, sources: Sequence[Source], channels_last: bool) -> None:
         self._sources = sources
-        self._format = torch.channels_last if channels_last else torch.preserve_format
+        self._channels_last = channels_last
         modules = [module for source in sources for module in source.modules]
         self._modules = list(dict.fromkeys(modules))
-        self._attributes = [vars(module) for module in self._modules]
+        self._attributes = list(map(vars, self._modules))
         self._dicts = [own[kind] for own in self._attributes for kind in ("_parameters", "_buffers") if own[kind]]
         self._objects: list[Any] | None = None
         self._tensors: list[Tensor] = []
@@ -89,7 +88,10 @@ class KeptValues:
         """Returns each source's values, in the graph of the latent ones where gradients are recorded."""
         if not self._hold():
             self._keep()
-        trained = [any(tensor.requires_grad for tensor in tensors) for tensors in self._tensors_of]
+        trained = [
+            any(map(_is_differentiable, values)) and any(tensor.requires_grad for tensor in tensors)
+            for values, tensors in zip(self._values, self._tensors_of, strict=True)
+        ]
         if not torch.is_grad_enabled() or not any(trained):
             return self._values
         present = _differentiable(compress(self._values, trained))
@@ -102,10 +104,9 @@ class KeptValues:
 
     def _hold(self) -> bool:
         """Whether the values are what computing them would give: first what is quick to see."""
-        try:
-            if self._objects is None or not same_objects(self._objects, self._found()):
-                return False
-        except KeyError:  # an attribute is gone
+        if self._objects is None or self._outside != self._outside_now():
+            return False
+        if not all(map(is_, self._objects, self._found())):
             return False
         if self._layout != [_place(tensor) for tensor in self._tensors]:
             return False
@@ -117,11 +118,16 @@ class KeptValues:
 
     def _found(self) -> list[Any]:
         """Returns what the values come from: tensors, and the other attributes of the modules that have them."""
-        found: list[Any] = [*map(type, self._modules), *map(len, self._attributes), *map(_MODE, self._attributes)]
+        found: list[Any] = []
         for named, own in self._named:
             found += named(own)
         found += chain.from_iterable(map(dict.values, self._dicts))
         return found
+
+    def _outside_now(self) -> list[Any]:
+        """Returns what is quick to see: a changed number of attributes or tensors first of all."""
+        sizes = chain(map(len, self._attributes), map(len, self._dicts))
+        return [*sizes, *map(type, self._stateful), *map(itemgetter("training"), map(vars, self._stateful))]
 
     @torch.inference_mode(False)  # a tensor made in inference mode could not be part of a gradient's graph later
     @torch.no_grad()
@@ -130,9 +136,11 @@ class KeptValues:
         if not all(isinstance(each, nn.Parameter) for each in parameters if each is not None):
             raise NoFormError  # put there by functional_call, for this pass only
         self._objects = None  # until all that follows is done, which an interruption or an error may end
-        named = ((own.keys() - _OF_ANY, own) for own in self._attributes)
+        named = [(own.keys() - _OF_ANY, own) for own in self._attributes]
         self._named = [(itemgetter("training", *names), own) for names, own in named if names]
-        objects = self._found()
+        # others, as a rounding's module, do the same in each mode
+        self._stateful = [m for m in self._modules if m._parameters or m._buffers or vars(m).keys() - _OF_ANY]
+        objects, outside = self._found(), self._outside_now()
         self._tensors_of = list(map(_tensors, self._sources))
         self._tensors = list(dict.fromkeys(chain.from_iterable(self._tensors_of)))
         self._layout = [_place(tensor) for tensor in self._tensors]
@@ -151,13 +159,14 @@ class KeptValues:
             piece.append(own)
         self._copy = self._joined()
         self._values = [tuple(map(self._kept, source.values())) for source in self._sources]
-        self._objects = objects
+        self._objects, self._outside = objects, outside
 
     def _kept(self, value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
         value = value.detach()
-        return value.contiguous(memory_format=self._format) if value.ndim == 4 else value
+        moved = self._channels_last and value.ndim == 4
+        return value.contiguous(memory_format=torch.channels_last) if moved else value
 
     def _joined(self) -> list[Any]:
         """Returns copies of the bytes of all tensors but large ones on a processor, in one piece for each device."""
@@ -172,11 +181,6 @@ def _is_differentiable(value: Any) -> bool:
 
 def _differentiable(values: Iterable[tuple[Any, ...]]) -> list[Tensor]:
     return list(filter(_is_differentiable, chain.from_iterable(values)))
-
-
-def same_objects(a: list[Any], b: list[Any]) -> bool:
-    """Whether two lists have the very same objects in them."""
-    return len(a) == len(b) and all(map(is_, a, b))
 
 
 def _place(tensor: Tensor) -> tuple[Any, ...]:
