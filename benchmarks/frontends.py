@@ -3,8 +3,8 @@
     python benchmarks/frontends.py [--frontend brevitas] [--rounds 15] [--backbone resnet20]
 
 Untrained 4-bit networks made from one float network, after a few batches in training mode. In each round all take
-turns, on one thread; the table has medians of the ratios of processor time to plain ART's `PyTorchClassifier` on the float network in
-the same round, of `predict` and `loss_gradient` at batches of 1 and 16.
+turns, on one thread; the table has medians of the ratios of processor time to plain ART's `PyTorchClassifier` on the
+float network in the same round, of `predict` and `loss_gradient` at batches of 1 and 16.
 """
 
 import statistics
@@ -104,8 +104,7 @@ def main(
     base = measured["float", "plain ART"]
     table = Table("network", "through", *(f"{what}, {size}" for size in BATCHES for what in ("predict", "gradient")))
     for (name, through), rows in measured.items():
-        ratios = [[own / other for own, other in zip(row, ones, strict=True)] for row, ones in zip(rows, base, strict=True)]
-        medians = [statistics.median(column) for column in zip(*ratios, strict=True)]
+        medians = np.median(np.array(rows) / np.array(base), axis=0)
         table.add_row(name, through, *(f"{median:.2f}" for median in medians))
     milliseconds = [1e3 * statistics.median(column) for column in zip(*base, strict=True)]
     table.add_row("float", "ms", *(f"{each:.2f}" for each in milliseconds))

@@ -14,6 +14,7 @@ from qadv.errors import InvalidInputError, closest
 from qadv.estimators.classifier import QuantizedClassifier
 from qadv.estimators.storage import save_packed
 from qadv.files import read_tensors, write_atomically
+from qadv.frontends.find import quantized_weights
 from qadv.quantization.layers import _QuantLayer
 from qadv.quantization.quantizer import _Quantizer
 
@@ -72,9 +73,11 @@ def export(classifier: QuantizedClassifier, path: str | os.PathLike[str], to: st
         raise InvalidInputError(f"path: expected a file name, got {path!r}")
     check_finite(classifier.model, "classifier")
     layers = [m for m in classifier.model.modules() if isinstance(m, _QuantLayer) and m.weight_quantizer is not None]
+    quantized = quantized_weights(classifier.model)
     if to == "packed" and not layers:
-        raise InvalidInputError("no weights are quantized, there is nothing to pack; use classifier.save")
-    weights = sum(layer.weight.numel() for layer in layers)
+        whose = f" by qadv, but by {quantized[0].origin}: use to='onnx'" if quantized else ": use classifier.save"
+        raise InvalidInputError(f"there is nothing to pack, since no weights are quantized{whose}")
+    weights = sum(each.value.numel() for each in quantized)
     target = Path(path)
     sizes = _FORMS[to](classifier, target)
     return Exported(target, target.stat().st_size, _float_bytes(classifier.model), weights, **sizes)

@@ -29,7 +29,7 @@ class _Activation(QuantizedActivation):
 
     def function(self) -> Function:
         forward = self.fused.forward
-        return lambda x: forward(x)[0]  # type: ignore[no-any-return]
+        return lambda x: forward(x)[0]
 
     def squash(self, x: Tensor) -> Tensor:
         return self.fused.activation_impl(x)  # type: ignore[no-any-return]
@@ -165,5 +165,5 @@ def _levels(quantizer: Any, bits: int, scale: Tensor, zero_point: Tensor) -> Ten
         parts = (1 + fractions) * powers[:, None], (fractions * powers[0])[None]
         codes = torch.cat([sign * part.flatten() for part in parts for sign in (-1, 1)])
     points = (codes.reshape(-1, *[1] * (scale.ndim - 1)) - zero_point) * scale
-    levels = quantizer(points)[0].unique()
+    levels: Tensor = quantizer(points)[0].unique()
     return levels[levels.isfinite()]

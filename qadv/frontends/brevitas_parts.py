@@ -84,7 +84,8 @@ class _Weight:
 
     def __post_init__(self) -> None:
         layer = self.layer
-        object.__setattr__(self, "modules", [layer, *layer.weight_quant.modules(), layer.bias_quant, layer.output_quant])
+        modules = [layer, *layer.weight_quant.modules(), layer.bias_quant, layer.output_quant]
+        object.__setattr__(self, "modules", modules)
 
     def values(self) -> tuple[Any, ...]:
         layer, proxy = self.layer, self.layer.weight_quant

@@ -124,7 +124,8 @@ class Form:
             NoFormError: only the network itself can answer: a module has hooks, or the pass is traced, or took a way
                 on which the BatchNorm of a layer did not follow.
         """
-        if self._hooked() or type(x) is not Tensor or not len(x) or torch._C._get_tracing_state() or self.options.as_it_is:
+        known = type(x) is Tensor and len(x) and not torch._C._get_tracing_state()
+        if not known or self.options.as_it_is or self._hooked():
             raise NoFormError
         if self._structure is None or self._structure != self._structure_now():
             self._build(x)
