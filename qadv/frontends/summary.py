@@ -10,6 +10,7 @@ from torch import nn
 from qadv.frontends.find import quantizers
 from qadv.frontends.frontend import QuantizedTensor, QuantizedWeights
 from qadv.modes import held_network, weight_layers
+from qadv.quantization.flow import Flow, input_flows
 from qadv.quantization.packing import packed_size
 from qadv.quantization.plan import Plan
 from qadv.tables import as_text
@@ -127,15 +128,29 @@ def summarize(model: Any) -> Summary:
 
 
 def _input_schemes(model: nn.Module, found: dict[str, list[QuantizedTensor]]) -> dict[str, str]:
-    """Returns the scheme of each convolution's and linear layer's input: its own, or as `quantize` planned it."""
-    schemes = {q.layer: {q.role: q.scheme} for quantizers in found.values() for q in quantizers if q.role != "weights"}
-    own = {name: roles["input"] for name, roles in schemes.items() if "input" in roles}
-    recipe = getattr(model, "qadv_quantization", None)
-    if recipe is None:
-        return own
-    plan = Plan.from_dict(recipe["plan"])
-    outputs = {name: roles["output"] for name, roles in schemes.items() if "output" in roles}
-    return {name: own.get(name) or outputs.get(plan.inputs.get(name, ""), "float") for name in weight_layers(model)}
+    """Returns the scheme of layers' inputs: their own, or that of the activation that they come from, if one is known.
+
+    `quantize` has planned it; other networks are traced.
+    """
+    ends = {q.layer: q for quantizers in found.values() for q in quantizers if q.role == "output"}
+    own = {q.layer: q.scheme for quantizers in found.values() for q in quantizers if q.role == "input"}
+    layers, recipe = weight_layers(model), getattr(model, "qadv_quantization", None)
+    if recipe is not None:
+        plan = Plan.from_dict(recipe["plan"])
+        return {
+            n: own.get(n) or (ends[plan.inputs[n]].scheme if plan.inputs.get(n) in ends else "float") for n in layers
+        }
+    if not found:
+        return {}
+
+    def same_levels(a: str, b: str) -> bool:
+        one, other = (getattr(ends[name], "levels", None) for name in (a, b))
+        return one is not None and other is not None and torch.equal(one, other)
+
+    activations, images = {name: Flow(name) for name in ends.keys() - layers.keys()}, Flow(as_wished=True)
+    flows = input_flows(model, layers, activations, same_levels, images).items()
+    known = {n: ends[flow.grid].scheme if flow.grid else "float" for n, flow in flows if flow.grid or flow.as_wished}
+    return known | own
 
 
 @torch.no_grad()

@@ -98,6 +98,7 @@ def input_flows(
     layers: Mapping[str, nn.Module],
     activations: Mapping[str, Flow],
     same_grid: Callable[[str, str], bool],
+    images: Flow = Flow(image=True),
 ) -> dict[str, Flow]:
     """Returns what flows into each layer.
 
@@ -106,6 +107,7 @@ def input_flows(
         layers: the layers that are asked for, by name.
         activations: modules that are to be replaced, or left as they are on purpose, by name, with what comes out.
         same_grid: whether two of the activations have the same levels.
+        images: what the network's input counts as.
 
     Returns:
         One `Flow` for the name of each layer and activation, of all its calls together; `UNKNOWN` for one that is not
@@ -113,7 +115,7 @@ def input_flows(
     """
     analysis = _Analysis(model, layers, activations, same_grid)
     with undone(model.modules()), evaluation_mode(model):
-        analysis.look_at(model, Flow(image=True))
+        analysis.look_at(model, images)
     return {name: analysis.found.get(name, UNKNOWN) for name in [*layers, *activations]}
 
 

@@ -196,6 +196,7 @@ def test_bnn_pynq_cnv(bits):
     rows = [row for row in qadv.summarize(model).layers if row.kind in ("QuantConv2d", "QuantLinear")]
     assert len(rows) == 9
     assert {(row.bits, row.levels) for row in rows} == {(1, (2, 2)) if bits == 1 else (2, (3, 3))}
+    assert [row.input_scheme for row in rows] == ["CommonActQuant:8", *[f"CommonActQuant:{bits}"] * 8]
     assert qadv.summarize(model).compression == pytest.approx(29.7 if bits == 1 else 15.4, abs=0.1)
 
 
@@ -475,6 +476,12 @@ def test_what_is_said_of_a_network():
         ("add", "output"): ("Int8ActPerTensorFloat", 8),
         ("pool", "output"): ("RoundTo8bit", 8),
         ("end", "weights"): ("Int8WeightPerTensorFloat", 8),
+    }
+    inputs = {row.name: row.input_scheme for row in qadv.summarize(model).layers if row.kind.startswith("Quant")}
+    assert {name: inputs[name] for name in ("first", "depthwise", "end")} == {
+        "first": "Int8ActPerTensorFloat",
+        "depthwise": "Uint8ActPerTensorFloat:4",
+        "end": "RoundTo8bit",
     }
 
 
