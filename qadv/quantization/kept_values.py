@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, compress
-from operator import is_, itemgetter
+from operator import attrgetter, is_, itemgetter
 from typing import Any, Protocol
 
 import numpy as np
@@ -55,12 +55,17 @@ class LayerSource:
 
 def _tensors(source: Source) -> list[Tensor]:
     """Returns what a source's modules hold that its values depend on: all but what counts batches."""
-    return [
-        tensor
-        for module in source.modules
-        for name, tensor in (*module._parameters.items(), *module._buffers.items())
-        if tensor is not None and name != "num_batches_tracked"
-    ]
+    return [tensor for module in source.modules for tensor in _tensors_in(module)]
+
+
+def _tensors_in(module: nn.Module) -> list[Tensor]:
+    tensors = (*module._parameters.items(), *module._buffers.items())
+    return [tensor for name, tensor in tensors if tensor is not None and name != "num_batches_tracked"]
+
+
+def _names(module: nn.Module) -> set[str]:
+    """Returns the names of the attributes that only a module of this kind has."""
+    return vars(module).keys() - _OF_ANY
 
 
 class KeptValues:
@@ -77,7 +82,8 @@ class KeptValues:
         self._sources = sources
         self._channels_last = channels_last
         modules = [module for source in sources for module in source.modules]
-        self._modules = list(dict.fromkeys(modules))
+        # others, as that of a rounding, do the same at any time
+        self._modules = [m for m in dict.fromkeys(modules) if m._modules or _tensors_in(m) or _names(m)]
         self._attributes = list(map(vars, self._modules))
         self._dicts = [own[kind] for own in self._attributes for kind in ("_parameters", "_buffers") if own[kind]]
         self._objects: list[Any] | None = None
@@ -88,11 +94,13 @@ class KeptValues:
         """Returns each source's values, in the graph of the latent ones where gradients are recorded."""
         if not self._hold():
             self._keep()
+        if not torch.is_grad_enabled():
+            return self._values
         trained = [
-            any(map(_is_differentiable, values)) and any(tensor.requires_grad for tensor in tensors)
-            for values, tensors in zip(self._values, self._tensors_of, strict=True)
+            can_be and any(tensor.requires_grad for tensor in tensors)
+            for can_be, tensors in zip(self._can_be_trained, self._tensors_of, strict=True)
         ]
-        if not torch.is_grad_enabled() or not any(trained):
+        if not any(trained):
             return self._values
         present = _differentiable(compress(self._values, trained))
         tensors = dict.fromkeys(chain.from_iterable(compress(self._tensors_of, trained)))
@@ -106,9 +114,12 @@ class KeptValues:
         """Whether the values are what computing them would give: first what is quick to see."""
         if self._objects is None or self._outside != self._outside_now():
             return False
-        if not all(map(is_, self._objects, self._found())):
+        try:
+            if not all(map(is_, self._objects, self._found())):
+                return False
+        except KeyError:  # an attribute is gone, and another has come
             return False
-        if self._layout != [_place(tensor) for tensor in self._tensors]:
+        if self._layout != _places(self._tensors):
             return False
         same = all((now == then).all() for now, then in self._large)
         return same and all(
@@ -127,7 +138,7 @@ class KeptValues:
     def _outside_now(self) -> list[Any]:
         """Returns what is quick to see: a changed number of attributes or tensors first of all."""
         sizes = chain(map(len, self._attributes), map(len, self._dicts))
-        return [*sizes, *map(type, self._stateful), *map(itemgetter("training"), map(vars, self._stateful))]
+        return [*sizes, *map(type, self._modules), *map(itemgetter("training"), self._nameless)]
 
     @torch.inference_mode(False)  # a tensor made in inference mode could not be part of a gradient's graph later
     @torch.no_grad()
@@ -136,14 +147,13 @@ class KeptValues:
         if not all(isinstance(each, nn.Parameter) for each in parameters if each is not None):
             raise NoFormError  # put there by functional_call, for this pass only
         self._objects = None  # until all that follows is done, which an interruption or an error may end
-        named = [(own.keys() - _OF_ANY, own) for own in self._attributes]
+        named = [(_names(module), vars(module)) for module in self._modules]
         self._named = [(itemgetter("training", *names), own) for names, own in named if names]
-        # others, as a rounding's module, do the same in each mode
-        self._stateful = [m for m in self._modules if m._parameters or m._buffers or vars(m).keys() - _OF_ANY]
+        self._nameless = [own for names, own in named if not names]
         objects, outside = self._found(), self._outside_now()
         self._tensors_of = list(map(_tensors, self._sources))
         self._tensors = list(dict.fromkeys(chain.from_iterable(self._tensors_of)))
-        self._layout = [_place(tensor) for tensor in self._tensors]
+        self._layout = _places(self._tensors)
         self._pieces: dict[torch.device, list[Any]] = {}
         self._scattered: list[tuple[list[Any], int, Tensor]] = []
         self._large: list[tuple[Any, Any]] = []
@@ -159,6 +169,7 @@ class KeptValues:
             piece.append(own)
         self._copy = self._joined()
         self._values = [tuple(map(self._kept, source.values())) for source in self._sources]
+        self._can_be_trained = [any(map(_is_differentiable, values)) for values in self._values]
         self._objects, self._outside = objects, outside
 
     def _kept(self, value: Any) -> Any:
@@ -183,9 +194,9 @@ def _differentiable(values: Iterable[tuple[Any, ...]]) -> list[Tensor]:
     return list(filter(_is_differentiable, chain.from_iterable(values)))
 
 
-def _place(tensor: Tensor) -> tuple[Any, ...]:
-    """Returns where a tensor lies in memory: there its bytes are read."""
-    return tensor.data_ptr(), tensor.shape, tensor.stride()
+def _places(tensors: list[Tensor]) -> list[Any]:
+    """Returns where tensors lie in memory: there their bytes are read."""
+    return [*map(Tensor.data_ptr, tensors), *map(attrgetter("shape"), tensors), *map(Tensor.stride, tensors)]
 
 
 def _bytes(tensor: Tensor) -> Any:
