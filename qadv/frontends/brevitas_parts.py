@@ -4,7 +4,7 @@ import bisect
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import brevitas.nn as qnn
 import numpy as np
@@ -13,7 +13,7 @@ from brevitas.core.function_wrapper import Identity, RoundSte, TensorClamp, Tens
 from brevitas.core.quant import ClampedBinaryQuant, IntQuant, RescalingIntQuant
 from brevitas.function.ops_ste import binary_sign_ste
 from brevitas.nn.mixin.parameter import QuantWeightMixin
-from brevitas.nn.quant_layer import QuantWeightBiasInputOutputLayer
+from brevitas.nn.quant_layer import QuantNonLinearActLayer, QuantWeightBiasInputOutputLayer
 from brevitas.proxy import ActQuantProxyFromInjector
 from brevitas.quant_tensor import IntQuantTensor, QuantTensor
 from torch import Tensor, nn
@@ -40,13 +40,19 @@ def plain_modules(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def brevitas_parts(network: nn.Module) -> list[Part]:
     """Returns a part for each layer with a weight and for each activation's proxy; these ask first if they may."""
-    parts = []
-    for _, module in plain_modules(network):
+    parts = {}
+    modules: list[Any] = [module for _, module in plain_modules(network)]
+    for module in modules:
         if isinstance(module, QuantWeightBiasInputOutputLayer):
-            parts.append(_part(_Layer, module, _Weight(module)))
+            parts[module] = _part(_Layer, module, _Weight(module))
         elif type(module) is ActQuantProxyFromInjector and module.fused_activation_quant_proxy is not None:
-            parts.append(_part(_Proxy, module, _Activation(module)))
-    return parts
+            parts[module] = _part(_Proxy, module, _Activation(module))
+    for module in modules:
+        own_code = getattr(type(module), "forward", None) is QuantNonLinearActLayer.forward
+        if own_code and module.act_quant in parts:
+            other = stand_in(_ActivationLayer, module, _qadv_given=parts[module.act_quant].given)
+            parts[module] = Part({module: other}, watched=[module.input_quant])
+    return list(parts.values())
 
 
 def _part(kind: type[StandIn], module: nn.Module, source: Any) -> Part:
@@ -178,6 +184,22 @@ class _Proxy(StandIn):
         if getattr(proxy, "skip_create_quant_tensor", False):
             return y
         return IntQuantTensor._make((y, scale, zero_point, bit_width, *steps.flags))
+
+
+class _ActivationLayer(Container):
+    """An activation that goes past its proxies where it gives plain tensors."""
+
+    __slots__ = ("_qadv_given",)
+    _qadv_given: Given
+
+    def forward(self, x: Any) -> Any:
+        steps, *numbers = self._qadv_given.values
+        layer, value = cast(Any, self), _plain(x)
+        if steps is None or value.dtype is not torch.float32 or layer.return_quant_tensor or layer.export_mode:
+            return super().forward(x)  # type: ignore[misc]
+        if layer.input_quant.fused_activation_quant_proxy is not None:
+            return super().forward(x)  # type: ignore[misc]
+        return steps(value, *numbers)
 
 
 @dataclass(frozen=True, eq=False)

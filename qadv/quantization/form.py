@@ -167,7 +167,7 @@ class Form:
         self._given = [given for _, given in computed]
         self._watched = list(dict.fromkeys([*containers, *others, *(m for part in parts for m in part.watched)]))
         sources = [module for source, _ in computed for module in source.modules]
-        self._hooks = _hooks_of(list(dict.fromkeys([*containers, *others, *sources])))
+        self._hooks = _hooks_of(list(dict.fromkeys([*self._watched, *sources])))
         self._attributes = [vars(module) for module in self._watched]
         self._parts = [m._modules for m in dict.fromkeys([*self._watched, *sources]) if m._modules]
         self._structure, self._made = self._structure_now(), -1

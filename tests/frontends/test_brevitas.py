@@ -383,7 +383,7 @@ def test_hooks_anywhere_see_the_network_itself():
     held, seen = AttackedNetwork(model), []
     held(x)
     inner = model[2].act_quant.fused_activation_quant_proxy.tensor_quant
-    for module in (model[0], model[2].act_quant, inner, inner.int_quant, model[3].weight_quant):
+    for module in (model[0], model[2].act_quant, model[2].input_quant, inner, inner.int_quant, model[3].weight_quant):
         handle = module.register_forward_hook(lambda module, given, output: seen.append(module))
         assert torch.equal(held(x), model(x))
         assert seen == [module, module]
