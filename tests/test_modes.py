@@ -5,7 +5,8 @@ from contextlib import suppress
 import torch
 from torch import nn
 
-from qadv.modes import evaluation_mode, kept, torch_threads
+from qadv.estimators.attacked import AttackedNetwork
+from qadv.modes import Modes, evaluation_mode, kept, torch_threads
 
 
 def test_modes_attributes_and_threads_are_put_back():
@@ -20,3 +21,37 @@ def test_modes_attributes_and_threads_are_put_back():
     assert (loss.reduction, torch.get_num_threads()) == ("mean", threads)
     with torch_threads(None):
         assert torch.get_num_threads() == threads
+
+
+class Counting(nn.Module):
+    calls = 0
+
+    def train(self, mode=True):
+        Counting.calls += 1
+        return super().train(mode)
+
+
+def test_modes_are_set_again_wherever_one_may_have_changed():
+    network = nn.Sequential(nn.Linear(1, 1), nn.Sequential(nn.Dropout())).eval()
+    modes = Modes(network)
+    assert modes.are(False)
+    assert not modes.are(True)
+    network[1][0].train()
+    assert not modes.are(False)
+    network.eval()
+    assert modes.are(False)
+    for parent, name in ((network[1], "1"), (network[0], "added"), (network, "0")):
+        parent.add_module(name, nn.Dropout())
+        assert not modes.are(False)
+        network.eval()
+        assert modes.are(False)
+    network.append(Counting().eval())
+    assert not modes.are(False), "code of the network's own may do more"
+
+
+def test_a_networks_own_train_is_called_each_time():
+    model = AttackedNetwork(nn.Sequential(Counting(), nn.Linear(1, 1)).eval())
+    before = Counting.calls
+    model.eval()
+    model.eval()
+    assert Counting.calls == before + 2
