@@ -2,41 +2,48 @@
 
     python benchmarks/audit_strength.py --data-dir DATA --out FOLDER [--network NAME]... [--method NAME]...
 
-DATA holds mnist.npz. Networks are trained in minutes: a small CNN with float, 4-bit and 2-bit weights and activations,
-with and without PGD training. Masks are planted in front of or behind the 4-bit one that was trained with PGD: what
-they hide is known, since a *reference* attack goes round them: PGD on the margin against the network without the mask,
-judged by the network with it. Methods: "quick" and "thorough" audits, "autoattack" (through the plugin
-qadv-autoattack) and "reference". Passes are forward and backward passes of one image, per image that is classified
-correctly.
+DATA holds mnist.npz, whose images are taken at half their size, 14 by 14. Networks are trained in a minute each: a
+small CNN with float, 4-bit and 2-bit weights and activations, with and without PGD training. Honest steps and masks are
+put in front of or behind the 4-bit one that was trained with PGD: what they hide is known, since a *reference* attack
+goes round them: PGD on the margin against the network without the mask, judged by the network with it. Methods: "quick"
+and "thorough" audits, "autoattack" (through the plugin qadv-autoattack) and "reference". Passes are forward and
+backward passes of one image, per image that is classified correctly.
 
 Each network, and what each method found on it, is a file in FOLDER: an interrupted run goes on where it stopped, and
 the table is made of what is there.
 """
 
 import json
+import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import torch
 import typer
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
 import qadv
+from qadv.diagnostics.audit.ascent import ascend
+from qadv.diagnostics.audit.ball import Ball
+from qadv.diagnostics.audit.checks.answers_repeat import is_random
 from qadv.diagnostics.audit.cost import Cost
+from qadv.diagnostics.audit.losses import negative_margin
+from qadv.diagnostics.audit.target import Target
 
-EPS = 0.2
+EPS = 0.15
+SIZE = 14
 BASES = {
     "float": ("float", "float", None),
     "4 bit": ("int:4", "relu6:4", None),
+    "2 bit": ("int:2", "relu6:2", None),
     "float, PGD": ("float", "float", "pgd"),
     "4 bit, PGD": ("int:4", "relu6:4", "pgd"),
     "2 bit, PGD": ("int:2", "relu6:2", "pgd"),
 }
-MASKED = "4 bit, PGD"
+STEPPED = "4 bit, PGD"
 METHODS = ("quick", "thorough", "autoattack", "reference")
 
 
@@ -62,6 +69,19 @@ class Step(nn.Module):
         return self.function(x)
 
 
+class DrownedBackward(torch.autograd.Function):
+    """The identity, with noise ten times as large added to its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> Any:
+        size = slopes[0].flatten(1).std(dim=1).view(-1, 1, 1, 1)
+        return slopes[0] + 10 * size * torch.randn_like(slopes[0])
+
+
 class SpoiltBackward(torch.autograd.Function):
     """The identity, with a gradient that is multiplied by a fixed factor for each pixel."""
 
@@ -74,6 +94,42 @@ class SpoiltBackward(torch.autograd.Function):
     def backward(ctx: Any, *slopes: Tensor) -> Any:
         (factor,) = ctx.saved_tensors
         return slopes[0] * factor, None
+
+
+class MaskedByClass(nn.Module):
+    """Gives no gradient for 60 % of the pixels, others for each predicted class; with hard labels, if asked for."""
+
+    def __init__(self, network: nn.Module, hard: bool) -> None:
+        super().__init__()
+        self.network, self.hard = network, hard
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept = torch.rand((10, *x.shape[1:]), generator=torch.Generator().manual_seed(3)) > 0.6
+        with torch.no_grad():
+            factor = kept.to(x)[self.network(x).argmax(1)]
+        logits = self.network(SpoiltBackward.apply(x, factor))
+        return hard_labels(logits) if self.hard else logits
+
+
+def hard_labels(logits: Tensor) -> Tensor:
+    """Gives 10 for the predicted class and 0 for others, with the gradient of the logits."""
+    return logits + (10 * nn.functional.one_hot(logits.argmax(1), 10) - logits).detach()
+
+
+def noisy_gradient(x: Tensor) -> Tensor:
+    """Drowns the gradient in noise, anew at each pass."""
+    return DrownedBackward.apply(x)
+
+
+def winners(x: Tensor) -> Tensor:
+    """Keeps the brightest quarter of the pixels, and makes the others black."""
+    least = x.detach().flatten(1).kthvalue(3 * x[0].numel() // 4, dim=1).values
+    return x * (x > least.view(-1, 1, 1, 1))
+
+
+def coarse(x: Tensor) -> Tensor:
+    """Rounds to 3 bits, with the identity's gradient: an honest step."""
+    return x + ((7 * x).round() / 7 - x).detach()
 
 
 def rounded(x: Tensor) -> Tensor:
@@ -111,9 +167,15 @@ def hashed(x: Tensor) -> Tensor:
     return x + 0.1 * torch.stack(drawn)
 
 
-MASKS: dict[str, Callable[[nn.Module], nn.Module]] = {
-    "rounding": lambda network: Masked(network, rounded),
+STEPS: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "rounding to 3 bits": lambda network: Masked(network, coarse),
+    "k winners": lambda network: Masked(network, winners),
+    "rounding, no gradient": lambda network: Masked(network, rounded),
     "60 % of pixels": lambda network: Masked(network, hidden_pixels),
+    "pixels by class": lambda network: MaskedByClass(network, hard=False),
+    "hard labels": lambda network: Masked(network, hard_labels, after=True),
+    "hard, by class": lambda network: MaskedByClass(network, hard=True),
+    "drowned gradient": lambda network: Masked(network, noisy_gradient),
     "half of the signs": lambda network: Masked(network, wrong_signs),
     "saturated softmax": lambda network: Masked(network, saturated, after=True),
     "noise": lambda network: Masked(network, noisy),
@@ -122,7 +184,12 @@ MASKS: dict[str, Callable[[nn.Module], nn.Module]] = {
 
 
 def wrapped(network: nn.Module) -> Any:
-    return qadv.QuantizedClassifier(network, nn.CrossEntropyLoss(), (1, 28, 28), 10)
+    return qadv.QuantizedClassifier(network, nn.CrossEntropyLoss(), (1, SIZE, SIZE), 10)
+
+
+def halved(x: Any) -> Any:
+    """Returns images (N, 1, 28, 28) at half their size."""
+    return x.reshape(len(x), 1, SIZE, 2, SIZE, 2).mean(axis=(3, 5))
 
 
 def base(name: str, data: Any, out: Path, seed: int, nb_train: int, nb_epochs: int) -> Any:
@@ -133,13 +200,13 @@ def base(name: str, data: Any, out: Path, seed: int, nb_train: int, nb_epochs: i
     weights, activations, attack = BASES[name]
     torch.manual_seed(seed)
     classifier = qadv.QuantizedClassifier.from_backbone(
-        "mnist-cnn", weights, activations, input_shape=(1, 28, 28), width=8
+        "mnist-cnn", weights, activations, input_shape=(1, SIZE, SIZE), image_size=SIZE, width=8
     )
     adversary = None if attack is None else qadv.Adversary(attack, eps=EPS, max_iter=5)
     trainer = qadv.DefensiveQuantTrainer(
         classifier, beta=0.0, lr=0.1, adversary=adversary, seed=seed, verbose=False
     )  # fmt: skip
-    trainer.fit(data.x_train[:nb_train], data.y_train[:nb_train], nb_epochs=nb_epochs, batch_size=128)
+    trainer.fit(halved(data.x_train[:nb_train]), data.y_train[:nb_train], nb_epochs=nb_epochs, batch_size=128)
     classifier.save(path)
     return classifier
 
@@ -164,24 +231,21 @@ def attacked(classifier: Any, x: Any, y: Any, seed: int) -> dict[str, Any]:
 
 def referenced(classifier: Any, inner: Any, x: Any, y: Any, seed: int) -> dict[str, Any]:
     """PGD of 100 steps on every other class's margin, on the network without its mask; judged with it."""
-    from qadv.diagnostics.audit.ascent import ascend
-    from qadv.diagnostics.audit.target import Target
-
-    target = Target(inner, 128)
-    robust = ~Target(classifier, 128).broken(x, y)
+    target, judge = Target(inner, 128), Target(classifier, 128)
+    judge.draws = 8 if is_random(judge, x, 3) else 1
+    robust, ball = ~judge.broken(x, y), Ball(EPS, math.inf, 0.0, 1.0)
+    order = np.argsort(-np.where(np.eye(10, dtype=bool)[y], -np.inf, target.logits(x)), axis=1)
     for turn in range(20):
-
-        def loss(logits: Tensor, labels: Tensor, turn: int = turn) -> Tensor:
-            own = logits.gather(1, labels[:, None])
-            others = logits.scatter(1, labels[:, None], -torch.inf).sort(dim=1, descending=True).values
-            return (others[:, :9] if turn < 2 else others[:, (turn - 2) % 9, None]).amax(dim=1) - own[:, 0]
-
         left = np.flatnonzero(robust)
         if len(left) == 0:
             break
-        found = ascend(target, x[left], y[left], loss=loss, eps=EPS, steps=100, seed=seed + 1000 + turn, leave=False)
+        goals = None if turn < 2 else order[left, (turn - 2) % 9]
+        found = ascend(
+            target, x[left], y[left], loss=negative_margin, goals=goals, ball=ball, steps=100, seed=seed + 1000 + turn,
+            leave=False,
+        )  # fmt: skip
         for points in (found.images, found.highest):
-            robust[left] &= ~Target(classifier, 128).broken(points, y[left])
+            robust[left] &= ~judge.broken(points, y[left])
     return {"robust": robust.tolist()}
 
 
@@ -194,20 +258,26 @@ def main(
     nb_samples: Annotated[int, typer.Option(help="test images, those after the first thousand")] = 100,
     nb_train: Annotated[int, typer.Option(help="training images")] = 20000,
     nb_epochs: Annotated[int, typer.Option(help="of training")] = 4,
+    before: Annotated[
+        Path | None, typer.Option(help="the folder of an earlier qadv, whose findings are shown too")
+    ] = None,
+    table_only: Annotated[bool, typer.Option("--table-only", help="of what is in the folder")] = False,
 ) -> None:
-    """Compares audits with AutoAttack and with a reference that goes round each mask."""
+    """Compares audits with AutoAttack and with a reference that goes round each mask; prints a table, in Markdown."""
     out.mkdir(parents=True, exist_ok=True)
     data = qadv.create("dataset", "mnist", data_dir=data_dir)
-    x, y = data.x_test[1000 : 1000 + nb_samples], data.y_test[1000 : 1000 + nb_samples]
-    rows: dict[tuple[str, int], dict[str, Any]] = {}
+    x, y = halved(data.x_test[1000 : 1000 + nb_samples]), data.y_test[1000 : 1000 + nb_samples]
+    rows: dict[str, list[dict[str, Any]]] = {}
     for each in seed or (0, 1, 2):
-        for name in network or [*BASES, *MASKS]:
-            inner = base(name if name in BASES else MASKED, data, out, each, nb_train, nb_epochs)
-            classifier = wrapped(MASKS[name](inner.network)) if name in MASKS else inner
-            row = rows[name, each] = {"clean": float((classifier.predict(x).argmax(1) == y).mean())}
+        for name in network or [*BASES, *STEPS]:
+            inner = base(name if name in BASES else STEPPED, data, out, each, nb_train, nb_epochs)
+            torch.manual_seed(each)
+            classifier = wrapped(STEPS[name](inner.network)) if name in STEPS else inner
+            row: dict[str, Any] = {"clean": float((classifier.predict(x).argmax(1) == y).mean())}
+            rows.setdefault(name, []).append(row)
             for how in method or METHODS:
                 path = out / f"{name} {each} {how} {nb_samples}.json"
-                if not path.exists():
+                if not path.exists() and not table_only:
                     torch.manual_seed(each)
                     if how == "reference":
                         found = referenced(classifier, inner, x, y, each)
@@ -216,22 +286,42 @@ def main(
                     else:
                         found = audited(classifier, x, y, each, thorough=how == "thorough")
                     path.write_text(json.dumps(found))
-                row[how] = json.loads(path.read_text())
-    Console(width=160).print(table(rows))
+                if path.exists():
+                    row[how] = json.loads(path.read_text())
+            earlier = None if before is None else before / f"{name} {each} quick {nb_samples}.json"
+            if earlier is not None and earlier.exists():
+                row["before"] = json.loads(earlier.read_text())
+    print(table(rows))
 
 
-def table(rows: dict[tuple[str, int], dict[str, Any]]) -> Table:
-    """Returns a row for each network: accuracies in %, passes per image classified correctly, grade of the audit."""
-    made = Table("network", "seed", "clean", *METHODS, "passes: quick", "thorough", "AutoAttack", "grade, quick")
-    for (name, seed), row in rows.items():
-        figures = [f"{100 * np.mean(row[how]['robust']):.0f}" if how in row else "–" for how in METHODS]
-        passes = [
-            f"{sum(row[how]['cost'].values()) / len(row[how]['robust']) / row['clean']:,.0f}" if how in row else "–"
-            for how in METHODS[:3]
-        ]
-        grade = row["quick"]["grade"] if "quick" in row else "–"
-        made.add_row(name, str(seed), f"{100 * row['clean']:.0f}", *figures, *passes, grade)
-    return made
+def table(rows: dict[str, list[dict[str, Any]]]) -> str:
+    """Returns a row for each network, its seeds side by side: accuracies in %, passes per image that is right."""
+
+    def left(row: dict[str, Any], how: str) -> str:
+        return f"{100 * np.mean(row[how]['robust']):.0f}" if how in row else "–"
+
+    def passes(row: dict[str, Any], how: str) -> str:
+        return f"{sum(row[how]['cost'].values()) / len(row[how]['robust']) / row['clean']:,.0f}" if how in row else "–"
+
+    def grade(row: dict[str, Any]) -> str:
+        found = row.get("quick", {})
+        failed = f": {', '.join(map(str, found['failed']))}" if found.get("failed") else ""
+        return f"{found.get('grade', '–')}{failed}"
+
+    columns = {"clean": lambda row: f"{100 * row['clean']:.0f}"}
+    for how in ("before", "quick", "thorough", "autoattack"):
+        columns[how] = partial(left, how=how)
+        columns[f"passes, {how}"] = partial(passes, how=how)
+    columns |= {"reference": partial(left, how="reference"), "grade, quick": grade}
+    made = {column: [list(map(cell, found)) for found in rows.values()] for column, cell in columns.items()}
+    shown = {column: cells for column, cells in made.items() if any(set(row) - {"–"} for row in cells)}
+    lines = [f"| network | {' | '.join(shown)} |", "|---" * (len(shown) + 1) + "|"]
+    for name, *cells in zip(rows, *shown.values(), strict=True):
+        *figures, grades = cells
+        lines.append(
+            f"| {name} | {' | '.join(', '.join(row) for row in figures)} | {'; '.join(dict.fromkeys(grades))} |"
+        )
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

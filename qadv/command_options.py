@@ -36,7 +36,14 @@ class AuditOptions:
     dataset: Annotated[str, typer.Option(help="its test images are attacked")]
     data_dir: DataDir = None
     nb_samples: Annotated[int, typer.Option(help="number of those images")] = 100
-    eps: Annotated[str | None, typer.Option(help="radius, L-inf, e.g. 8/255; without it 8/255 of the range")] = None
+    eps: Annotated[
+        list[str] | None, typer.Option(help="radius, e.g. 8/255; several make a curve; without it 8/255 of the range")
+    ] = None
+    norm: Annotated[str, typer.Option(help="of the ball, inf or 2")] = "inf"
+    to_zero: Annotated[bool, typer.Option("--to-zero", help="double the radius until no image is left")] = False
+    pair: Annotated[
+        tuple[int, int] | None, typer.Option(help="a class, and the one that its images are to be given")
+    ] = None
     float_parent: Annotated[Path | None, typer.Option(help="the float network it was made from, saved likewise")] = None
     other: Annotated[list[Path] | None, typer.Option(help="another network whose images are tried")] = None
     preprocessor: Annotated[

@@ -38,7 +38,7 @@ FORMAT = "qadv-classifier/2"
 ENSEMBLE_FORMAT = "qadv-ensemble/2"
 _FIELDS = {"backbone", "quantization", "loss", "defences", "classifier"}
 # where the weights came from: they are in the file now
-_SOURCES = {"pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}
+SOURCES = {"pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}
 _LARGEST = 2**22  # values of one image
 
 
@@ -291,7 +291,7 @@ def _build_backbone(
         raise InvalidInputError(
             "the file holds a network that was not made by name; pass the float one: load(path, model=net)"
         )
-    options = {key: value for key, value in recipe["options"].items() if key not in _SOURCES}
+    options = {key: value for key, value in recipe["options"].items() if key not in SOURCES}
     check_outline({**recipe, "options": options}, shapes, os.fspath(path))
     return create_backbone(
         recipe["name"], nb_classes=recipe["nb_classes"], in_channels=recipe["in_channels"], **options

@@ -6,7 +6,7 @@ import torch
 from art.attacks.evasion import SquareAttack
 
 import qadv
-from qadv.attacks.square import _side, square
+from qadv.attacks.square import _bump, _side, _tiled, square
 from qadv.errors import InvalidInputError
 from tests.attacks.networks import SHAPE, counted, smooth_network
 
@@ -98,8 +98,63 @@ def test_it_breaks_more_than_arts_at_the_same_number_of_passes(trained, digits):
     assert left["own"] < left["art"]
 
 
+def published_bump(side):
+    """The authors' `meta_pseudo_gaussian_pert`, written out."""
+
+    def peak(rows, columns):
+        found, middle = np.zeros((rows, columns)), [rows // 2, columns // 2]
+        for ring in range(max(rows // 2, columns // 2) + 1):
+            top, left = middle[0] - ring, middle[1] - ring
+            found[max(top, 0) : top + 2 * ring + 1, max(left, 0) : left + 2 * ring + 1] += 1 / (ring + 1) ** 2
+        return found / np.linalg.norm(found)
+
+    found = np.concatenate([peak(side // 2, side), -peak(side - side // 2, side)])
+    return found / np.linalg.norm(found)
+
+
+@pytest.mark.parametrize("side", [3, 5, 6, 13])
+def test_bumps_of_l2_are_the_published_ones(side):
+    np.testing.assert_allclose(_bump(side, torch.zeros(1)), published_bump(side), atol=1e-6)
+
+
+def test_an_l2_ball_is_filled_from_the_start_and_kept_to():
+    network = smooth_network().eval()
+    x = 0.4 + 0.2 * torch.rand(3, *SHAPE, generator=torch.Generator().manual_seed(0))
+    y = network(x).argmax(1)
+
+    def logits(images):
+        with torch.no_grad():
+            return network(images)
+
+    generators = [torch.Generator().manual_seed(i) for i in range(3)]
+    options = {"eps": 0.02, "max_iter": 60, "p_init": 0.8, "clip_values": (0.0, 1.0), "norm": 2}
+    steps = [found.adversarial.clone() for found in square(logits, x, y, generators=generators, **options)]
+    for images in steps:
+        np.testing.assert_allclose((images - x).flatten(1).norm(dim=1), 0.02, rtol=1e-3)
+    first, last = (margins(logits(images).numpy(), y.numpy()) for images in (steps[0], steps[-1]))
+    assert (last < first).all()
+    tiles = _tiled(torch.ones(1, 5, 5, dtype=torch.bool), torch.ones(1, 2, 5, 5), 12, 13)
+    assert tiles.shape == (1, 2, 12, 13)
+    torch.testing.assert_close(tiles[0, 1, 1:3, 1:3], _bump(2, tiles))
+    assert tiles[..., 0].eq(0).all()
+    assert tiles[..., -2:].eq(0).all()
+
+
+def test_an_l2_attack_breaks_more_than_noise_as_far_away_and_can_be_targeted(trained, digits):
+    x, y = digits.x_test[:60], digits.y_test[:60]
+    found = qadv.Square(trained, eps=0.6, norm=2, max_iter=100, seed=0, verbose=False).generate(x, y)
+    noise = np.random.default_rng(0).normal(size=x.shape).astype(np.float32)
+    noise *= 0.6 / np.linalg.norm(noise.reshape(60, -1), axis=1)[:, None, None, None]
+    right = [(trained.predict(images).argmax(1) == y).mean() for images in (found, np.clip(x + noise, 0, 1))]
+    assert right[0] < right[1] - 0.1
+    assert np.linalg.norm((found - x).reshape(60, -1), axis=1).max() <= 0.6 + 1e-5
+    goals = (y + 1) % 10
+    attack = qadv.Square(trained, eps=2.0, norm=2, max_iter=100, targeted=True, seed=0, verbose=False)
+    assert (trained.predict(attack.generate(x, goals)).argmax(1) == goals).mean() > 0.2
+
+
 def test_refusals(trained):
-    for name, value in (("p_init", 1), ("p_init", 0), ("max_iter", 0), ("eps", -1)):
+    for name, value in (("p_init", 1), ("p_init", 0), ("max_iter", 0), ("eps", -1), ("norm", 1)):
         with pytest.raises(InvalidInputError, match=name):
             qadv.Square(trained, **{name: value})
     vectors = qadv.QuantizedClassifier(torch.nn.Linear(4, 3), torch.nn.CrossEntropyLoss(), (4,), 3)

@@ -114,15 +114,15 @@ def outcome(quantizer, seed, attack, linf):
             "labels": [1] * len(right), "class_names": list("abc"), **distances}  # fmt: skip
 
 
-def write_store(folder, black_box="failed"):
-    """Writes the results to a folder; returns its `Store`. The audit's third check has that verdict."""
+def write_store(folder, black_box="failed", **audit):
+    """Writes the results to a folder; returns its `Store`. Of the audit: the verdict of check 3, and what is added."""
     plan = _Plan(folder)
     with plan.store.locked():
         for seed in (0, 1):
             for quantizer in ("float", W4):
                 _network(plan, quantizer, seed)
         _transfers(plan)
-        _measures(plan, black_box)
+        _measures(plan, black_box, audit)
         environment = {"versions": VERSIONS, "cores": 2, "gpu": None}
         plan.store.write_plan("hand", {
             "file": "hand.toml", "text": "title = '</details>'\n```", "small": True,
@@ -173,7 +173,7 @@ def _transfers(plan):
         plan.add("transfer", f"moved on {W4} → float, {seed}", record, where, [own["key"]])
 
 
-def _measures(plan, black_box):
+def _measures(plan, black_box, more):
     names = ["zero gradients", "answers repeat", "black-box against white-box"]
     verdicts = ["passed", "not evaluated", black_box]
     checks = [
@@ -184,7 +184,7 @@ def _measures(plan, black_box):
         "headline": f"Worst case: 50.0 % of 4 images: not converged (check 3 {black_box})",
         "passed": False, "eps": 0.1, "grade": "not converged",
         "checks": checks, "samples": 4, "thorough": False, "seconds": 90.0, "cost": {"forward": 1200, "backward": 800},
-        "worst_case": {"accuracy": 0.5, "clean_accuracy": 1.0, "robust": bits(ROBUST), "broken_by": []},
+        "worst_case": {"accuracy": 0.5, "clean_accuracy": 1.0, "robust": bits(ROBUST), "broken_by": []}, **more,
     }  # fmt: skip
     plan.add("measure", "audit of W4", {"result": audit, "text": "table"}, place(W4, 0, measure="audit"))
     for number, quantizer in enumerate(("float", W4)):

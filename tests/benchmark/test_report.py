@@ -139,6 +139,18 @@ def test_a_failed_check_stands_beside_the_worst_case_with_the_grade(page):
     assert cost[4:] == ["1,200", "800", "1.5"]
 
 
+def test_audits_count_in_their_own_balls_and_those_of_a_pair_of_classes_in_none(tmp_path):
+    def rows(name, **audit):
+        write_store(tmp_path / name, **audit)
+        page = _Page(build_report(tmp_path / name).page.read_text())
+        found = [row for row in table(page, "Share of images")[1:] if "audit" in row[6]]
+        return {row[1]: row[2] for row in found}, table(page, "What the audits say")[1][2]
+
+    smaller = {"eps": 0.05, "norm": 2, "worst_case": {"robust": bits("1101")}}
+    assert rows("curve", norm=2, smaller=[smaller]) == ({"L2 0.05": "75.0", "L2 0.1": "50.0"}, "L2 0.1")
+    assert rows("pair", pair=[3, 5]) == ({}, "L∞ 0.1")
+
+
 def test_the_label_stands_beside_the_figure_that_it_is_about(tmp_path):
     write_store(tmp_path, black_box="passed")
     report = build_report(tmp_path)

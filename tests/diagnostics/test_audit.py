@@ -21,6 +21,7 @@ from qadv.components import AuditCheck
 from qadv.diagnostics import Finding
 from qadv.diagnostics.audit import command, run
 from qadv.diagnostics.audit.ascent import ascend
+from qadv.diagnostics.audit.ball import Ball
 from qadv.diagnostics.audit.command import made_preprocessor
 from qadv.diagnostics.audit.cost import Cost
 from qadv.diagnostics.audit.losses import cross_entropy, margin_towards, typical_margin
@@ -129,6 +130,10 @@ def audited(classifier, digits, eps, nb_samples=40, **options):
     return qadv.audit(classifier, x, y, eps=eps, verbose=False, **options)
 
 
+def ball(eps, norm=math.inf):
+    return Ball(eps, norm, 0.0, 1.0)
+
+
 def verdicts(result):
     return {check.number: check.verdict.value for check in result.checks}
 
@@ -202,7 +207,7 @@ def test_a_mask_on_some_of_the_pixels_is_found_and_taken_off(trained, digits, mo
     factor = hidden(0.6)
     result = audited(wrapped(nn.Sequential(Spoilt(factor), trained.model)), digits, eps=0.15, nb_samples=12)
     assert result.failed[0] == 1, result
-    assert result.checks[0].values["hidden"] == int((factor == 0).sum())
+    assert result.checks[0].values["hidden"] == result.checks[0].values["images"]
     assert result.checks[0].values["repaired"] == ["Spoilt"]
     assert result.worst_case.accuracy == 0
 
@@ -234,7 +239,7 @@ def test_where_no_gradient_leads_square_has_the_work(trained, digits, moderate, 
     names = [attack.name for attack in result.attacks if attack.cost.backward]
     assert names == [], "none that follows a gradient"
     first = next(attack for attack in result.attacks if attack.name.startswith("Square"))
-    assert first.name == f"Square, {5 * MODERATE.square_steps} queries"
+    assert first.name == f"Square, {5 * MODERATE.square_steps} queries, run 1"
     assert result.worst_case.accuracy < result.worst_case.clean_accuracy
 
 
@@ -244,7 +249,7 @@ def test_a_gradient_that_points_the_wrong_way_is_unusable(trained, digits, moder
     assert result.grade == "gradients unusable", result
     assert result.repaired == ()
     runs = [attack for attack in result.attacks if attack.name.startswith("Square")]
-    assert [attack.name for attack in runs] == ["Square, 100 queries", "Square, 200 queries"]
+    assert [attack.name for attack in runs] == ["Square, 100 queries, run 1", "Square, 100 queries, run 2"]
     assert runs[0].first, "it goes on while it breaks images"
 
 
@@ -256,6 +261,9 @@ def test_repairs_leave_values_and_network_as_they_are(trained, digits):
     target, before = Target(classifier, 64), classifier.predict(x)
     steps = lost_steps(target, images, labels, lambda: True)
     assert [str(step) for step in steps] == ["Spoilt"]
+    assert [str(step) for step in lost_steps(target, images, labels, lambda: False)] == ["Spoilt"]
+    fewer = Target(wrapped(nn.Sequential(Spoilt(hidden(0.2)), trained.model)), 64)
+    assert lost_steps(fewer, images, labels, lambda: False) == [], "honest steps lose as much"
     with mended(steps):
         assert np.array_equal(classifier.predict(x), before)
         slope = target.gradient(images, labels, cross_entropy)[2]
@@ -339,7 +347,7 @@ def test_an_attack_towards_a_class_arrives_there(trained, digits):
     x, y = digits.x_test[:30], digits.y_test[:30]
     goals = (y + 3) % 10
     found = ascend(
-        Target(trained, 16), x, y, loss=cross_entropy, goals=goals, eps=0.4, steps=20, seed=0, leave=False
+        Target(trained, 16), x, y, loss=cross_entropy, goals=goals, ball=ball(0.4), steps=20, seed=0, leave=False
     ).highest
     assert (trained.predict(found).argmax(1) == goals).mean() > 0.8
     logits = torch.tensor([[1.0, 5.0, 2.0], [4.0, 0.0, 9.0]])
@@ -669,7 +677,9 @@ def test_the_headline_has_its_label_beside_it(trained, digits, small):
     low, high = result.interval
     assert f"(95 %: {100 * low:.1f} to {100 * high:.1f}) of 12 images" in result.headline
     sound = replace(result, checks=result.checks[:0])
-    assert ": nothing against it; no adaptive attack was given; no transfer source was given; 12 " in sound.headline
+    assert ": nothing against it; no adaptive attack was given; 12 " in sound.headline
+    unnamed = wrapped(nn.Sequential(nn.Identity(), trained.model))
+    assert "; no transfer source was given; 12 " in audited(unnamed, digits, 0.1, 12).headline
     assert sound.headline.endswith("12 images can't show what befalls less than 26 %")
     assert replace(sound, samples=100, not_given=()).headline.endswith(": nothing against it")
     failed = replace(result.checks[0], verdict=Verdict.FAILED, grade=Grade.NOT_CONVERGED)
@@ -678,7 +688,7 @@ def test_the_headline_has_its_label_beside_it(trained, digits, small):
 
 def test_one_step_of_the_ascent_is_fgsm(trained, digits):
     x, y = digits.x_test[:20], digits.y_test[:20]
-    options = {"loss": cross_entropy, "eps": 0.1, "steps": 1, "seed": 0, "random_start": False, "leave": False}
+    options = {"loss": cross_entropy, "ball": ball(0.1), "steps": 1, "seed": 0, "random_start": False, "leave": False}
     ours = ascend(Target(trained, 7), x, y, **options)
     theirs = FastGradientMethod(trained, eps=0.1).generate(x, y)
     moved = np.abs(theirs - x).reshape(20, -1).max(1) > 0
@@ -690,8 +700,8 @@ def test_one_step_of_the_ascent_is_fgsm(trained, digits):
 def test_ascent_keeps_to_the_ball_and_says_what_it_saw(trained, digits):
     x, y = digits.x_test[:30], digits.y_test[:30]
     target = Target(trained, 16)
-    whole = ascend(target, x, y, loss=cross_entropy, eps=0.15, steps=10, seed=0, leave=False)
-    early = ascend(target, x, y, loss=cross_entropy, eps=0.15, steps=10, seed=0)
+    whole = ascend(target, x, y, loss=cross_entropy, ball=ball(0.15), steps=10, seed=0, leave=False)
+    early = ascend(target, x, y, loss=cross_entropy, ball=ball(0.15), steps=10, seed=0)
     for found in (whole.images, whole.highest, early.images):
         assert np.abs(found - x).max() <= 0.15 + 1e-6
         assert 0 <= found.min() <= found.max() <= 1
@@ -779,10 +789,11 @@ def test_the_command_line_gives_all_options_to_the_audit(command_line, trained, 
         "--other",
         tmp_path / "net.safetensors",
     ]
-    more = ["--thorough", "--seed", 7, "--nb-samples", 5, "--json"]
+    more = ["--thorough", "--seed", 7, "--nb-samples", 5, "--json", "--norm", 2, "--to-zero", "--pair", 3, 5]
     done, given = command_line(tmp_path / "net.safetensors", *options, *more)
     assert done.exit_code == 0
-    assert (given["eps"], given["thorough"], given["seed"], given["verbose"]) == (0.3, True, 7, False)
+    assert (given["eps"], given["thorough"], given["seed"], given["verbose"]) == (["30/100"], True, 7, False)
+    assert (given["norm"], given["to_zero"], given["pair"]) == ("2", True, (3, 5))
     assert list(given["others"]) == ["net.safetensors"]
     x = given["x"]
     assert (x == digits.x_test[:5]).all()

@@ -107,14 +107,15 @@ def audit_section(results: StudyResults) -> Section | None:
         headline = Value(audit.result["headline"], tone="" if audit.result.get("passed") else "bad")
         setting = "thorough" if audit.result.get("thorough") else "quick"
         figures = (cost.get(figure, "–") for figure in ("forward", "backward", "minutes"))
-        headlines.append([label, headline, plain_eps(audit.result["eps"]), setting, *figures])
+        ball = f"{'L2' if audit.result.get('norm') == 2 else 'L∞'} {plain_eps(audit.result['eps'])}"
+        headlines.append([label, headline, ball, setting, *figures])
         found += [
             [label, f"{check['number']} {check['name']}", check["rule"], check["figure"],
              Value(check["verdict"], tone=_TONES.get(check["verdict"], ""))]
             for check in audit.checks
         ]  # fmt: skip
     columns = ["network", *(f"{number} {numbers[number]}" for number in sorted(numbers))]
-    said = ["network", "headline", "ε (L∞)", "setting", "forward passes", "backward passes", "minutes"]
+    said = ["network", "headline", "ε", "setting", "forward passes", "backward passes", "minutes"]
     tables = [Table.of("What the audits say, and what they cost in passes of one image", said, headlines)]
     if numbers:
         tables.append(Table.of("Checks for masked gradients", columns, rows))

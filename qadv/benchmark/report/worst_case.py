@@ -82,10 +82,12 @@ def _attempts(results: StudyResults, network: Network, seed: int) -> dict[Threat
             source = None if cell.source is None else results.label(cell.source)
             found.setdefault(threat, []).append(Attempt(attack, source, cell.record["right"]))
     for audit in audits_of(results, network):
-        if audit.seed == seed and audit.result is not None:
-            robust = np.array(audit.result["worst_case"]["robust"], dtype=bool)
-            threat = Threat(np.inf, float(f"{audit.result['eps']:.9g}"))
-            found.setdefault(threat, []).append(Attempt(audit.measure, None, robust, audit=True))
+        # one of a pair of classes is of those images, and of that success, alone
+        if audit.seed == seed and audit.result is not None and not audit.result.get("pair"):
+            for each in (*audit.result.get("smaller", ()), audit.result):
+                robust = np.array(each["worst_case"]["robust"], dtype=bool)
+                threat = Threat(float(each.get("norm", "inf")), float(f"{each['eps']:.9g}"))
+                found.setdefault(threat, []).append(Attempt(audit.measure, None, robust, audit=True))
     return found
 
 

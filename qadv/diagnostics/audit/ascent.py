@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qadv.attacks.draws import Generators, image_generators, uniform
-from qadv.attacks.pgd import ball, between, step
+from qadv.attacks.draws import Generators, image_generators
+from qadv.diagnostics.audit.ball import Ball
 from qadv.diagnostics.audit.losses import Loss, margin_towards
 from qadv.diagnostics.audit.target import Flags, Images, Labels, Target
 
@@ -26,7 +26,7 @@ class Ascent:
         missed: adversarial somewhere on the path, and not at the point of greatest loss, (N,).
         losses: loss at the start and after each step, (steps + 1, N); NaN after an image has left.
         flat: share of the points on its path at which an image's gradient was zero in all pixels, 0 to 1, (N,).
-        live: pixels in which some image's gradient was not zero somewhere on its path, (*input_shape) bool.
+        live: pixels in which an image's gradient was not zero somewhere on its path, (N, *input_shape) bool.
     """
 
     images: Images
@@ -43,14 +43,14 @@ def ascend(
     y: Labels,
     *,
     loss: Loss,
-    eps: float,
+    ball: Ball,
     steps: int,
     seed: int,
     goals: Labels | None = None,
     random_start: bool = True,
     leave: bool = True,
 ) -> Ascent:
-    """Makes steps along the sign of the gradient, projected on the L∞ ball and on `clip_values` (PGD).
+    """Makes steps along the gradient, or in an L∞ ball its sign, projected on the ball (PGD).
 
     Step k of K has length `eps · (1 + cos(πk/K)) / 2`, and after a half, 3/4 and 7/8 of the steps each image goes on
     from its point of greatest loss, as in APGD: the loss of a quantized network is a staircase, on which steps of one
@@ -62,7 +62,7 @@ def ascend(
         y: labels, (N,).
         loss: what is made large, where there are no `goals`.
         goals: classes, (N,), of which each image's logit is made large against that of its label.
-        eps: radius.
+        ball: what the steps keep to.
         steps: number of steps.
         seed: decides, with an image's place in `x`, where it starts.
         random_start: start anywhere in the ball, not at the image.
@@ -70,7 +70,7 @@ def ascend(
     """
     if not len(x):
         none = np.zeros(0, dtype=np.float32)
-        return Ascent(x, x, none > 0, none.reshape(0, steps + 1).T, none, np.zeros(x.shape[1:], dtype=bool))
+        return Ascent(x, x, none > 0, none.reshape(0, steps + 1).T, none, x > 0)
     parts: list[tuple[Tensor, ...]] = []
     for first in range(0, len(x), target.batch_size):
         rows = slice(first, first + target.batch_size)
@@ -78,10 +78,10 @@ def ascend(
         generators = image_generators(seed, range(first, first + len(images)), target.device)
         aims = None if goals is None else torch.from_numpy(goals[rows]).to(target.device)
         starts = generators if random_start else None
-        parts.append(_ascend(target, images, labels, loss, aims, eps, steps, starts, leave))
+        parts.append(_ascend(target, images, labels, loss, aims, ball, steps, starts, leave))
     points, highest, missed, losses, flat, live = zip(*parts, strict=True)
-    joined = [*map(torch.cat, (points, highest, missed)), torch.cat(losses, dim=1), torch.cat(flat)]
-    return Ascent(*(tensor.cpu().numpy() for tensor in (*joined, torch.stack(live).any(dim=0))))
+    joined = [*map(torch.cat, (points, highest, missed)), torch.cat(losses, dim=1), torch.cat(flat), torch.cat(live)]
+    return Ascent(*(tensor.cpu().numpy() for tensor in joined))
 
 
 def _ascend(
@@ -90,31 +90,30 @@ def _ascend(
     y: Tensor,
     loss: Loss,
     goals: Tensor | None,
-    eps: float,
+    ball: Ball,
     steps: int,
     generators: Generators | None,
     leave: bool,
 ) -> tuple[Tensor, ...]:
-    low, high = ball(x, eps, (target.low, target.high))
-    current = x.clone() if generators is None else between(x + eps * uniform(generators, x.shape[1:]), low, high)
+    current = x.clone() if generators is None else ball.random(x, generators)
     found, hit = current.clone(), torch.zeros(len(x), dtype=torch.bool, device=x.device)
     highest, slopes, hit_there = current.clone(), torch.zeros_like(x), hit.clone()
     most = torch.full((len(x),), -torch.inf, device=x.device)
     losses = torch.full((steps + 1, len(x)), torch.nan, device=x.device)
     active = torch.arange(len(x), device=x.device)
-    flat, seen, live = torch.zeros_like(most), torch.zeros_like(most), torch.zeros_like(x[0], dtype=torch.bool)
+    flat, seen, live = torch.zeros_like(most), torch.zeros_like(most), torch.zeros_like(x, dtype=torch.bool)
     returns = {round(part * steps) for part in _RETURNS}
     for number in range(steps + 1):
         aimed = loss if goals is None else margin_towards(goals[active])
         logits, values, slope = target.gradient(current[active], y[active], aimed)
         flat[active] += (slope == 0).flatten(1).all(dim=1)
         seen[active] += 1
-        live |= (slope != 0).any(dim=0)
+        live[active] |= slope != 0
         losses[number, active] = values
         won = target.wins(logits, y[active])
         new = active[won & ~hit[active]]
         found[new], hit[new] = current[new], True
-        better = values > most[active]
+        better = values >= most[active]  # on a plateau it goes on
         higher = active[better]
         highest[higher], slopes[higher] = current[higher], slope[better]
         most[higher], hit_there[higher] = values[better], won[better]
@@ -124,7 +123,7 @@ def _ascend(
             break
         if number in returns:
             current[active], slope = highest[active], slopes[active]
-        size = eps * (1 + math.cos(math.pi * number / steps)) / 2
-        current[active] = step(current[active], slope.nan_to_num(0.0), size, low[active], high[active])
+        size = ball.eps * (1 + math.cos(math.pi * number / steps)) / 2
+        current[active] = ball.step(current[active], slope.nan_to_num(0.0), size, x[active])
     by_image = hit.view(-1, *[1] * (x.ndim - 1))
     return torch.where(by_image, found, highest), highest, hit & ~hit_there, losses, flat / seen, live

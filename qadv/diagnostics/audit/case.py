@@ -1,9 +1,11 @@
 """What the checks share: the images, the attacks run so far, and which images still hold out."""
 
+import copy
+import math
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -12,8 +14,10 @@ from art.attacks.evasion import FastGradientMethod
 
 from qadv.attacks.square import Square
 from qadv.diagnostics.audit.ascent import Ascent, ascend
+from qadv.diagnostics.audit.ball import Ball
 from qadv.diagnostics.audit.cost import Cost
 from qadv.diagnostics.audit.gradients import MOST_IMAGES, Gradients, gradients_of
+from qadv.diagnostics.audit.label_search import rays
 from qadv.diagnostics.audit.losses import Loss, cross_entropy, negative_margin
 from qadv.diagnostics.audit.repair import LostStep, lost_steps, mended
 from qadv.diagnostics.audit.result import AttackRecord, WorstCase, interval
@@ -27,6 +31,7 @@ NEAREST = 2
 _INSTEAD = 5
 _MOST_CLASSES = 9
 _STARTS = 1000
+_LENT = {"x", "y", "clean", "fresh", "first_ascent", "one_step", "direct", "search"}
 Attack = Callable[[Images, Labels], Any]
 
 
@@ -36,16 +41,19 @@ class AuditCase:
     Args:
         target: the classifier.
         x, y: images and labels.
-        eps: radius of the ball, L∞.
+        eps: radius of the ball.
         settings: budgets.
+        norm: of the ball, infinity or 2.
         seed: decides everything random.
         sources: other classifiers, by name, whose adversarial images are tried.
         adaptive: makes an ART attack from the classifier, or `None`.
         cost: where passes are counted.
         progress: is told of each attack.
+        smaller: what became of the images in a smaller ball: those broken there are so here, and are not attacked.
 
     Attributes:
         clean: which images are classified correctly, (N,).
+        fresh: those of them that no smaller ball broke, (N,).
     """
 
     def __init__(
@@ -56,26 +64,27 @@ class AuditCase:
         *,
         eps: float,
         settings: Settings,
+        norm: float = math.inf,
         seed: int = 0,
         sources: Mapping[str, Target] | None = None,
         adaptive: Callable[[Any], Any] | None = None,
         cost: Cost | None = None,
         progress: Callable[[str], None] | None = None,
+        smaller: WorstCase | None = None,
     ) -> None:
         self.target = target
         self.x, self.y, self.eps = x, y, eps
+        self.ball = Ball(eps, norm, target.low, target.high)
         self.settings, self.seed = settings, seed
         self.sources, self.adaptive = dict(sources or {}), adaptive
         self.cost, self._progress = cost or Cost(), progress
         self.clean: Flags = ~target.broken(x, y)
-        self.attacks: list[AttackRecord] = []
+        self._attacks: list[AttackRecord] = []
         self._broken_by = np.where(self.clean, "", "clean").astype(object)
         self._adversarial = x.copy()
-
-    @property
-    def width(self) -> float:
-        """The range of the pixels: a ball of this radius is no bound."""
-        return self.target.high - self.target.low
+        if smaller is not None:
+            self._broken_by[:], self._adversarial[:] = smaller.broken_by, smaller.adversarial
+        self.fresh = self.survivors
 
     @property
     def allowance(self) -> int:
@@ -88,9 +97,28 @@ class AuditCase:
         return max(1, len(self.x) // 200)
 
     @property
+    def attacks(self) -> tuple[AttackRecord, ...]:
+        """The attacks within the ball so far."""
+        return tuple(self._attacks)
+
+    @property
     def survivors(self) -> Flags:
         """Images that are classified correctly and that no attack has broken so far, (N,)."""
         return np.asarray(self._broken_by == "", dtype=bool)
+
+    @property
+    def searched(self) -> Flags:
+        """Images that hold out against direct attacks and searches without gradients, and what ran besides, (N,)."""
+        _ = self.search
+        return self.survivors
+
+    def lent(self) -> "AuditCase":
+        """Returns the case for somebody else's check: attacks that it runs count here, what it changes does not."""
+        made = copy.copy(self)
+        made.target = copy.copy(self.target)
+        for name in _LENT & vars(made).keys():
+            setattr(made, name, copy.deepcopy(getattr(made, name)))
+        return made
 
     def points(self, images: int) -> str:
         """Returns a number of images, and what share of all it is, with its Clopper-Pearson interval."""
@@ -102,28 +130,24 @@ class AuditCase:
         """Runs an attack on the images `on` and returns which it broke, (N,); the worst case does not count it."""
         return self._run(name, attack, on)[0]
 
-    def attack(self, name: str, attack: Attack, on: Flags, eps: float | None = None) -> Flags:
+    def attack(self, name: str, attack: Attack, on: Flags) -> Flags:
         """Runs an attack within the ball and returns which images it broke, (N,).
 
         Args:
             name: what it is called in the result.
             attack: images (n, *input_shape) and labels (n,) to adversarial images, as they.
             on: which images, (N,).
-            eps: radius where it is smaller than the audit's.
         """
-        before, started = Cost(self.cost.forward, self.cost.backward), time.perf_counter()
-        broken, found = self._run(name, attack, on, self.eps if eps is None else eps)
+        before, started = self.cost.copy(), time.perf_counter()
+        broken, found = self._run(name, attack, on, self.ball)
         first = broken & self.survivors
         self._broken_by[first] = name
         self._adversarial[first] = found[first]
-        cost = Cost(self.cost.forward - before.forward, self.cost.backward - before.backward)
-        seconds = time.perf_counter() - started
-        self.attacks.append(
-            AttackRecord(name, int(on.sum()), int((broken & self.clean).sum()), int(first.sum()), cost, seconds)
-        )
+        counts = int(on.sum()), int((broken & self.fresh).sum()), int(first.sum())
+        self._attacks.append(AttackRecord(name, *counts, self.cost - before, time.perf_counter() - started))
         return broken
 
-    def _run(self, name: str, attack: Attack, on: Flags, eps: float | None = None) -> tuple[Flags, Images]:
+    def _run(self, name: str, attack: Attack, on: Flags, ball: Ball | None = None) -> tuple[Flags, Images]:
         if self._progress is not None:
             self._progress(f"{name}, {int(on.sum())} images")
         broken, points = np.zeros(len(self.x), dtype=bool), self.x.copy()
@@ -141,27 +165,28 @@ class AuditCase:
                     found = np.asarray(attack(x.copy(), y), dtype=np.float32)
                 except AttackError:
                     found = x
-            radius = self.width if eps is None else eps
             # attacks may be out by a rounding error, not by more
-            found = np.clip(found, np.maximum(x - radius, self.target.low), np.minimum(x + radius, self.target.high))
+            ball = self.ball.without_bound(x[0].size) if ball is None else ball
+            found = ball.project(torch.from_numpy(found), torch.from_numpy(x)).numpy()
             broken[on], points[on] = self.target.broken(found, y), found
         return broken, points
 
-    def ascent(self, x: Images, y: Labels, *, start: int = 0, eps: float | None = None, **options: Any) -> Ascent:
+    def ascent(self, x: Images, y: Labels, *, start: int = 0, **options: Any) -> Ascent:
         """Follows the gradients of the classifier, by default those of `self.loss`; see `ascend`."""
-        given = {"target": self.target, "loss": self.loss, "eps": self.eps if eps is None else eps, **options}
+        given = {"target": self.target, "loss": self.loss, "ball": self.ball, **options}
         return ascend(x=x, y=y, seed=self.seed + start, **given)
 
-    def pgd(self, steps: int, loss: Loss | None = None, start: int = 1, eps: float | None = None) -> Attack:
+    def pgd(self, steps: int, loss: Loss | None = None, start: int = 1, ball: Ball | None = None) -> Attack:
         """Returns PGD, as `attack` takes it; a broken image makes no further steps.
 
         Args:
             steps: number of steps.
             loss: what is made large, by default `self.loss`.
             start: number of the random start, from 1.
-            eps: radius, by default the audit's.
+            ball: by default the audit's.
         """
-        return lambda x, y: self.ascent(x, y, steps=steps, loss=loss or self.loss, start=start, eps=eps).images
+        given: dict[str, Any] = {"steps": steps, "loss": loss or self.loss, "start": start, "ball": ball or self.ball}
+        return lambda x, y: self.ascent(x, y, **given).images
 
     def towards(self, rank: int, start: int = 1) -> Attack:
         """Returns PGD towards the class whose logit is the largest (0), second, … but the label's, as `pgd`."""
@@ -176,12 +201,13 @@ class AuditCase:
 
     @property
     def ranks(self) -> range:
-        """Ranks of the classes that `towards` goes for: all but the label, nine at most."""
-        return range(min(self.target.classifier.nb_classes - 1, _MOST_CLASSES))
+        """Ranks of the classes that `towards` goes for: all but the label, nine at most; none of a targeted audit."""
+        return range(0 if self.target.targeted else min(self.target.classifier.nb_classes - 1, _MOST_CLASSES))
 
     def fgsm(self, eps: float) -> Attack:
         """Returns ART's FGSM with radius `eps`."""
-        made = FastGradientMethod(self.target.classifier, eps=eps, batch_size=self.target.batch_size)
+        common = {"batch_size": self.target.batch_size, "targeted": self.target.targeted}
+        made = FastGradientMethod(self.target.classifier, norm=self.ball.norm, eps=eps, **common)
         return lambda x, y: made.generate(x, self.one_hot(y))
 
     def one_hot(self, y: Labels) -> Images:
@@ -215,8 +241,13 @@ class AuditCase:
         with mended(self.repair):
             return self._looked_at().leads(self.allowance)
 
+    @property
+    def trusted(self) -> bool:
+        """Whether the gradient leads, and is that of the logits: the gradient of hard labels is somebody's choice."""
+        return self.leads and not self.gradients.hard
+
     def _looked_at(self) -> Gradients:
-        return gradients_of(self.target, self.x[self.clean], self.y[self.clean], self.eps, self.seed)
+        return gradients_of(self.target, self.x[self.clean], self.y[self.clean], self.ball, self.seed)
 
     @cached_property
     def loss(self) -> Loss:
@@ -226,14 +257,14 @@ class AuditCase:
 
     @cached_property
     def first_ascent(self) -> tuple[Ascent, Flags]:
-        """PGD on all images that are classified correctly, to the end of its way, and which it broke, (N,)."""
+        """PGD on all `fresh` images, to the end of its way, and which it broke, (N,)."""
         kept: list[Ascent] = []
 
         def run(x: Images, y: Labels) -> Images:
             kept.append(self.ascent(x, y, steps=self.settings.steps, leave=False))
             return kept[0].images
 
-        broken = self.attack("PGD", run, self.clean)
+        broken = self.attack("PGD", run, self.fresh)
         return kept[0] if kept else self.ascent(self.x[:0], self.y[:0], steps=self.settings.steps), broken
 
     @cached_property
@@ -252,34 +283,40 @@ class AuditCase:
         if self.leads or self.repair:  # a repair that brings back a part of the gradient may lead somewhere
             self.attack("PGD, margin", self.pgd(self.settings.steps, negative_margin), self.survivors)
         if self.leads:
-            for rank in self.ranks[:NEAREST]:
+            # hard labels don't say which are the nearest
+            for rank in self.ranks if self.gradients.hard else self.ranks[:NEAREST]:
                 self.attack(f"PGD, other class {rank + 1}", self.towards(rank), self.survivors)
         return self.survivors
 
     @cached_property
-    def square(self) -> tuple[Flags, int]:
-        """Which images Square broke that no attack with gradients breaks, (N,), and how many its last run did.
+    def search(self) -> tuple[Flags, int]:
+        """Which images a search without gradients broke that hold out against these, (N,), and how many its last run.
 
-        Runs follow each other, each twice as long as the one before, until one breaks nothing. Where no gradient
-        leads, the first has the passes of the attacks that follow gradients.
+        Square's runs follow each other until one breaks nothing. Where no gradient leads, the first has the passes of
+        the attacks that follow gradients. Where logits are hard labels, on which Square is blind, RayS runs once.
         """
         gained, found = self.direct & False, 0
-        steps = self.settings.square_steps * (1 if self.leads else _INSTEAD)
-        for run in range(self.settings.square_runs):
+        settings, blind = self.settings, self.gradients.hard
+        for run in range(1 if blind else settings.square_runs):
             left = self.direct & ~gained
-            attack = Square(
-                self.target.classifier,
-                eps=self.eps,
-                max_iter=steps * 2**run,
-                batch_size=max(self.target.batch_size, 256),
-                seed=self.seed + run,
-                verbose=False,
-            )
-            broken = self.attack(f"Square, {steps * 2**run} queries", attack.generate, left)
+            steps = settings.square_steps * (1 if run or self.trusted else _INSTEAD)
+            if blind:
+                broken = self.attack(f"RayS, {steps} directions", partial(self._rays, steps), left)
+            else:
+                broken = self.attack(f"Square, {steps} queries, run {run + 1}", self._square(steps, run), left)
             gained, found = gained | broken, int(broken.sum())
             if not found:
                 break
         return gained, found
+
+    def _rays(self, steps: int, x: Images, y: Labels) -> Images:
+        return rays(self.target, x, y, self.ball, steps)
+
+    def _square(self, steps: int, run: int) -> Attack:
+        options = {"batch_size": max(self.target.batch_size, 256), "seed": self.seed + run, "verbose": False}
+        ball = {"eps": self.eps, "norm": self.ball.norm, "targeted": self.target.targeted}
+        made: Attack = Square(self.target.classifier, max_iter=steps, **ball, **options).generate
+        return made
 
     def worst_case(self) -> WorstCase:
         """Returns what all attacks together leave."""

@@ -16,7 +16,6 @@ from qadv.errors import InvalidInputError
 from qadv.estimators.classifier import QuantizedClassifier
 from qadv.estimators.storage import read_header
 from qadv.registry import create, load
-from qadv.strengths import check_eps
 from qadv.units import Share, to_range
 
 
@@ -40,7 +39,10 @@ def run_audit(options: AuditOptions) -> bool:
         classifier,
         to_range(x, classifier.clip_values),
         y,
-        eps=Share(8 / 255) if options.eps is None else check_eps("--eps", options.eps, classifier.clip_values),
+        eps=options.eps or Share(8 / 255),
+        norm=options.norm,
+        to_zero=options.to_zero,
+        pair=options.pair,
         float_parent=None if options.float_parent is None else _load(options.float_parent),
         others={path.name: _load(path) for path in options.other or ()},
         thorough=options.thorough,

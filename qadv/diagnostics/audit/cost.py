@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -26,6 +26,14 @@ class Cost:
     def to_dict(self) -> dict[str, int]:
         """Returns plain data for JSON."""
         return asdict(self)
+
+    def copy(self) -> "Cost":
+        """Returns what the cost is now."""
+        return replace(self)
+
+    def __sub__(self, before: "Cost") -> "Cost":
+        """Returns what has been added since."""
+        return Cost(self.forward - before.forward, self.backward - before.backward)
 
     @contextmanager
     def counted(self, model: nn.Module) -> Iterator[None]:

@@ -21,6 +21,7 @@ from qadv.modes import kept
 from qadv.quantization.quantizer import straight_through
 
 _LEAST_LOST = 0.02
+_MOST_LOST = 0.5
 _MOST_STEPS = 4
 Watch = Callable[[Tensor], Tensor]
 
@@ -101,20 +102,26 @@ def lost_steps(target: Target, x: Tensor, y: Tensor, is_mended: Callable[[], boo
         is_mended: whether the gradient is there, asked after each step that was mended.
     """
     found: list[LostStep] = []
+    shares = []
     while len(found) < _MOST_STEPS:
         with mended(found):
-            share, step = _worst_step(target, x, y)
+            share, step = _worst_step(target, x, y, [step.end for step in found])
         if step is None or share < _LEAST_LOST or step in found:
             break
         found.append(step)
+        shares.append(share)
         with mended(found):
             if is_mended():
-                break
-    return found
+                return found
+    # honest steps lose a little too: without success only those count that lose most
+    return [step for step, share in zip(found, shares, strict=True) if share >= _MOST_LOST]
 
 
-def _worst_step(target: Target, x: Tensor, y: Tensor) -> tuple[float, LostStep | None]:
-    """Returns the step that loses the gradient of the largest share of what it gives, and this share."""
+def _worst_step(target: Target, x: Tensor, y: Tensor, mended_ends: Sequence[Place]) -> tuple[float, LostStep | None]:
+    """Returns the step that loses the gradient of the largest share of what it gives, and this share.
+
+    At an end that is mended another tensor goes on than the one that is seen here.
+    """
     here, passed = threading.get_ident(), list[tuple[Place, Tensor]]()
     slopes: list[Tensor | None] = []
 
@@ -150,7 +157,7 @@ def _worst_step(target: Target, x: Tensor, y: Tensor) -> tuple[float, LostStep |
         target.gradient(x, y, loss)
     worst: tuple[float, LostStep | None] = 0.0, None
     for ((start, earlier), before_), ((end, later), after_) in pairwise(zip(passed, slopes, strict=True)):
-        if earlier.shape != later.shape or after_ is None:
+        if earlier.shape != later.shape or after_ is None or start in mended_ends:
             continue
         given = (after_ != 0).any(dim=0)
         lost = given if before_ is None else given & ~(before_ != 0).any(dim=0)

@@ -1,5 +1,6 @@
 """What an audit found."""
 
+import math
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -29,7 +30,7 @@ class Grade(StrEnum):
 
 
 _ENOUGH = 100
-NO_GRADIENT = "no gradient leads anywhere (check 1): attacks that follow it were left out"
+NO_GRADIENT = "gradients lead nowhere (check 1): attacks that follow them were left out"
 
 
 def interval(count: int, samples: int) -> tuple[float, float]:
@@ -155,7 +156,7 @@ class AuditResult:
         worst_case: accuracy under the attack that is worst for each image.
         checks: the checks in the order of their numbers.
         attacks: the attacks within the ball, in the order in which they ran.
-        eps: radius of the ball, L∞, in pixel values.
+        eps: radius of the ball, in pixel values.
         samples: number of images, N.
         thorough, seed: as given.
         settings: the budgets that follow from `thorough`.
@@ -165,6 +166,9 @@ class AuditResult:
         seconds: wall time.
         repaired: steps of the network that lost the gradient, and had the identity's while attacks ran (check 1).
         not_given: what the user could have given and did not: an adaptive attack, networks to transfer from.
+        norm: of the ball, infinity or 2.
+        pair: a class, and the one that its images were to be given; `None` of all images, and any other class.
+        smaller: the results in smaller balls, each larger than the one before; each has the cost of its own.
     """
 
     worst_case: WorstCase
@@ -181,6 +185,9 @@ class AuditResult:
     seconds: float
     repaired: tuple[str, ...] = ()
     not_given: tuple[str, ...] = ()
+    norm: float = math.inf
+    pair: tuple[int, int] | None = None
+    smaller: "tuple[AuditResult, ...]" = ()
 
     @property
     def grade(self) -> Grade:
@@ -195,8 +202,13 @@ class AuditResult:
 
     @property
     def passed(self) -> bool:
-        """Whether no check failed. Those that were not evaluated are in the table: they say nothing either way."""
-        return not self.failed
+        """Whether no check failed, at any radius; those that were not evaluated say nothing either way."""
+        return not any(each.failed for each in (*self.smaller, self))
+
+    @property
+    def curve(self) -> tuple[tuple[float, float, Grade], ...]:
+        """Radius, worst case and grade, from the smallest ball to this one."""
+        return tuple((each.eps, each.worst_case.accuracy, each.grade) for each in (*self.smaller, self))
 
     @property
     def failed(self) -> tuple[int, ...]:
@@ -207,9 +219,11 @@ class AuditResult:
     def headline(self) -> str:
         """The worst case in one line, and beside it what the checks say of it."""
         worst, (low, high) = self.worst_case, self.interval
+        of = "" if self.pair is None else " of class {} that are not given class {}".format(*self.pair)
         text = (
             f"Worst case: {100 * worst.accuracy:.1f} % (95 %: {100 * low:.1f} to {100 * high:.1f}) of {self.samples} "
-            f"images within L∞ {self.eps:.4g} (clean {100 * worst.clean_accuracy:.1f} %): {self.grade}"
+            f"images{of} within {'L∞' if self.norm == math.inf else 'L2'} {self.eps:.4g} "
+            f"(clean {100 * worst.clean_accuracy:.1f} %): {self.grade}"
         )
         if self.grade is Grade.UNUSABLE:
             text += ", the figure means nothing"
@@ -218,7 +232,8 @@ class AuditResult:
         notes = [f"gradient repaired: {', '.join(self.repaired)}"] if self.repaired else []
         notes += [f"no {what} was given" for what in self.not_given]
         if worst.clean_accuracy == 0:
-            notes.append("no image is classified correctly, so that nothing could be attacked")
+            what = "no image is classified correctly" if self.pair is None else "all are given it without an attack"
+            notes.append(f"{what}, so that nothing could be attacked")
         if self.samples < _ENOUGH:
             unseen = 100 * interval(0, self.samples)[1]
             images = "1 image" if self.samples == 1 else f"{self.samples} images"
@@ -238,6 +253,8 @@ class AuditResult:
             "checks": [check.to_dict() for check in self.checks],
             "attacks": [attack.to_dict() for attack in self.attacks],
             "eps": self.eps,
+            "norm": "inf" if self.norm == math.inf else int(self.norm),
+            "pair": None if self.pair is None else list(self.pair),
             "samples": self.samples,
             "thorough": self.thorough,
             "seed": self.seed,
@@ -246,6 +263,8 @@ class AuditResult:
             "draws": self.draws,
             "cost": self.cost.to_dict(),
             "seconds": self.seconds,
+            "curve": [{"eps": eps, "accuracy": accuracy, "grade": grade.value} for eps, accuracy, grade in self.curve],
+            "smaller": [each.to_dict() for each in self.smaller],
         }
 
     def __rich__(self) -> Any:

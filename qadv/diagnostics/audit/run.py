@@ -1,8 +1,11 @@
 """`audit`: the worst case over many attacks, and eleven checks that say whether it may be believed."""
 
+import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -10,15 +13,16 @@ from art.attacks import EvasionAttack
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from qadv.checks import check_flag, check_whole
+from qadv.checks import check_choice, check_flag, check_whole
 from qadv.diagnostics.attacking import check_classifiers
 from qadv.diagnostics.audit.case import AuditCase
 from qadv.diagnostics.audit.checks.answers_repeat import is_random
 from qadv.diagnostics.audit.checks.check import numbered_checks
 from qadv.diagnostics.audit.cost import Cost
+from qadv.diagnostics.audit.float_weights import float_network
 from qadv.diagnostics.audit.result import AuditResult
 from qadv.diagnostics.audit.settings import QUICK, THOROUGH
-from qadv.diagnostics.audit.target import Target
+from qadv.diagnostics.audit.target import Images, Labels, Target
 from qadv.errors import InvalidInputError
 from qadv.estimators.checks import check_images, check_labels
 from qadv.estimators.fingerprint import fingerprint
@@ -27,15 +31,18 @@ from qadv.frontends.find import quantized_activations
 from qadv.modes import evaluation_mode
 from qadv.random_states import seeded
 from qadv.strengths import check_eps
-from qadv.units import Length, Share
+from qadv.units import Length, Share, width
 
 
 def audit(
     classifier: Classifier,
     x: NDArray[Any],
     y: NDArray[Any],
-    eps: Length | str = Share(8 / 255),
+    eps: Length | str | Sequence[Length | str] = Share(8 / 255),
     *,
+    norm: float | str = math.inf,
+    to_zero: bool = False,
+    pair: tuple[int, int] | None = None,
     float_parent: Classifier | None = None,
     others: Mapping[str, Classifier] | Iterable[Classifier] = (),
     adaptive: Any = None,
@@ -44,7 +51,7 @@ def audit(
     seed: int = 0,
     verbose: bool = True,
 ) -> AuditResult:
-    """Attacks a classifier in many ways within an L∞ ball, and checks for signs that its gradients are masked.
+    """Attacks a classifier in many ways within a ball, L∞ or L2, and checks for signs that its gradients are masked.
 
     The checks and their rules are in docs/audit.md. Accuracy under attack is an upper bound of robustness in any case;
     a failed check says that it is not a tight one.
@@ -54,8 +61,15 @@ def audit(
         x: images, (N, *input_shape), float, within `clip_values`; a hundred or more for rules of one point.
         y: labels, indices (N,) or one-hot (N, nb_classes).
         eps: radius of the ball, in pixel values, above 0 and at most their range, also as a text, `"8/255"`; default
-            8/255 of their range.
-        float_parent: the float network that the classifier was made from, as an ART classifier, for check 7.
+            8/255 of their range. Several, each larger than the one before, make a curve: what a smaller ball broke is
+            broken in a larger one, and is not attacked again; the curve ends where no image is left.
+        norm: of the ball, infinity or 2.
+        to_zero: go on after the last `eps`, each twice the one before, until no image is left or no bound.
+        pair: a class, and another that its images are to be given: only images of the first are attacked, and broken
+            is what is given the second. `None` attacks all images, towards any other class.
+        float_parent: the float network that the classifier was made from, as an ART classifier, for check 7. Where
+            neither it nor one of `others` is given, and the classifier was quantized by qadv from a backbone's name,
+            the float weights that it rounds take its place.
         others: further ART classifiers for check 7, as the same network at another bit width, by name or in order.
         adaptive: an ART evasion attack on this classifier that goes for the defense's own objective, or a function
             that makes one from a classifier, for check 10. It has to keep to the ball; what leaves is projected on it.
@@ -65,7 +79,8 @@ def audit(
         verbose: show progress.
 
     Returns:
-        The worst case, the checks and the attacks; `print` shows them as one table.
+        The worst case, the checks and the attacks; `print` shows them as one table. Of several `eps` it is the result
+        at the largest one that was reached, which has the others' in `smaller`.
 
     Raises:
         InvalidInputError: an argument is off, or `float_parent` or one of `others` takes other images or is the
@@ -73,12 +88,17 @@ def audit(
     """
     batch_size, seed = check_whole("batch_size", batch_size), check_whole("seed", seed, least=0)
     thorough, verbose = check_flag("thorough", thorough), check_flag("verbose", verbose)
-    target = Target(classifier, batch_size)
-    eps = check_eps("eps", eps, classifier.clip_values)
+    norm = float(check_choice("norm", norm, (2, math.inf, "2", "inf")))
+    target = Target(classifier, batch_size, targeted=pair is not None)
+    radii = _radii(eps, norm, check_flag("to_zero", to_zero), classifier)
     x = check_images(x, classifier.input_shape, classifier.clip_values).astype(np.float32)
     labels = check_labels(y, len(x), classifier.nb_classes)
+    if pair is not None:
+        x, labels, pair = _of_pair(pair, x, labels, target.classes)
     named = _named(float_parent, others)
-    sources = {name: Target(other, batch_size, name) for name, other in named.items()}
+    if not named and (own := float_network(classifier)) is not None:
+        named = {"its float weights": own}
+    sources = {name: Target(other, batch_size, name, targeted=pair is not None) for name, other in named.items()}
     check_classifiers({"the audited network": classifier, **named}, "float_parent and others")
     for name, other in named.items():
         if fingerprint(other) == fingerprint(classifier):
@@ -87,50 +107,90 @@ def audit(
                 "network, or leave it out"
             )
     settings, numbered = THOROUGH if thorough else QUICK, numbered_checks()
-    cost, started = Cost(), time.perf_counter()
+    results: list[AuditResult] = []
+    cost = Cost()
     with ExitStack() as stack:
         for each in {id(t.classifier.model): t for t in (target, *sources.values())}.values():
             stack.enter_context(evaluation_mode(each.classifier.model))
             stack.enter_context(cost.counted(each.classifier.model))
         stack.enter_context(seeded(seed))
-        progress = stack.enter_context(tqdm(total=len(numbered), desc="audit", unit="check", disable=not verbose))
         for each in (target, *sources.values()):
             each.check_logits(x)
         if is_random(target, x, settings.passes):
             target.draws = settings.draws
-        case = AuditCase(
-            target,
-            x,
-            labels,
-            eps=eps,
-            settings=settings,
-            seed=seed,
-            sources=sources,
-            adaptive=_factory(adaptive),
-            cost=cost,
-            progress=progress.set_postfix_str,
-        )
-        checks = []
-        for check in numbered:
-            checks.append(check.run(case))
-            progress.update()
-        worst = case.worst_case()
-    return AuditResult(
-        worst_case=worst,
-        checks=tuple(checks),
-        attacks=tuple(case.attacks),
-        eps=eps,
-        samples=len(x),
-        thorough=thorough,
-        seed=seed,
-        settings=settings,
-        gradient=_gradient(classifier),
-        draws=target.draws,
-        cost=cost,
-        seconds=time.perf_counter() - started,
-        repaired=tuple(map(str, case.repaired)),
-        not_given=_not_given(adaptive, sources),
-    )
+        for radius in radii:
+            before, started = cost.copy(), time.perf_counter()
+            with tqdm(total=len(numbered), desc="audit", unit="check", disable=not verbose) as progress:
+                case = AuditCase(
+                    target,
+                    x,
+                    labels,
+                    eps=radius,
+                    norm=norm,
+                    settings=settings,
+                    seed=seed,
+                    sources=sources,
+                    adaptive=_factory(adaptive),
+                    cost=cost,
+                    progress=progress.set_postfix_str,
+                    smaller=results[-1].worst_case if results else None,
+                )
+                checks = []
+                for check in numbered:
+                    checks.append(check.run(case))
+                    progress.update()
+            worst = case.worst_case()
+            results.append(
+                AuditResult(
+                    worst_case=worst,
+                    checks=tuple(checks),
+                    attacks=case.attacks,
+                    eps=radius,
+                    samples=len(x),
+                    thorough=thorough,
+                    seed=seed,
+                    settings=settings,
+                    gradient=_gradient(classifier),
+                    draws=target.draws,
+                    cost=cost - before,
+                    seconds=time.perf_counter() - started,
+                    repaired=tuple(map(str, case.repaired)),
+                    not_given=_not_given(adaptive, sources),
+                    norm=norm,
+                    pair=pair,
+                )
+            )
+            if not worst.robust.any():
+                break
+    return replace(results[-1], smaller=tuple(results[:-1]))
+
+
+def _radii(eps: Any, norm: float, to_zero: bool, classifier: Classifier) -> list[float]:
+    """Returns the radii to audit at, in order; all that are given are checked before the first."""
+    given = [eps] if isinstance(eps, str | Share) or np.ndim(eps) == 0 else list(eps)
+    if not given:
+        raise InvalidInputError("eps: expected a radius, or several, got none")
+    values = math.prod(classifier.input_shape)
+    radii = [check_eps("eps", each, classifier.clip_values, norm, values) for each in given]
+    if any(later <= earlier for earlier, later in pairwise(radii)):
+        raise InvalidInputError(f"eps: expected radii each larger than the one before, got {eps!r}")
+    widest = width(classifier.clip_values) * values ** (1 / norm)
+    while to_zero and radii[-1] < widest:
+        radii.append(min(2 * radii[-1], widest))
+    return radii
+
+
+def _of_pair(pair: Any, x: Images, y: Labels, classes: int) -> tuple[Images, Labels, tuple[int, int]]:
+    """Returns the images of the pair's first class, for each the second, and the pair."""
+    try:
+        source, goal = (check_whole("pair", each, least=0, most=classes - 1) for each in pair)
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"pair: expected two classes from 0 to {classes - 1}, got {pair!r}") from error
+    if source == goal:
+        raise InvalidInputError(f"pair: expected two different classes, got {pair!r}")
+    if not (y == source).any():
+        raise InvalidInputError(f"pair: expected images of class {source}, and there is none among the {len(y)} given")
+    return x[y == source], np.full(int((y == source).sum()), goal), (source, goal)
 
 
 def _not_given(adaptive: Any, sources: Mapping[str, Any]) -> tuple[str, ...]:

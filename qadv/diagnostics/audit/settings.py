@@ -12,7 +12,7 @@ class Settings:
         steps: steps of PGD.
         long_steps: of the long run in each block of check 9.
         blocks: blocks of check 9, at most: they end when one finds nothing, the second at the earliest.
-        square_steps: of the first run of Square, one query each; the next ones are each twice as long.
+        square_steps: of each run of Square, one query each.
         square_runs: runs of Square, at most: they end when one finds nothing.
         spsa_steps, spsa_samples: of SPSA, two queries for each sample; no steps leave it out.
         n_attack_steps, n_attack_samples: of N-Attack, one query for each sample; no steps leave it out.
@@ -42,7 +42,7 @@ class Settings:
 
 
 QUICK = Settings(
-    steps=40, long_steps=150, blocks=4, square_steps=600, square_runs=3, spsa_steps=0, spsa_samples=0, n_attack_steps=0,
+    steps=40, long_steps=60, blocks=4, square_steps=400, square_runs=3, spsa_steps=0, spsa_samples=0, n_attack_steps=0,
     n_attack_samples=0, noise_draws=20, unbounded_steps=40, passes=3, draws=8,
 )  # fmt: skip
 THOROUGH = Settings(

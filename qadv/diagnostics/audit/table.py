@@ -25,6 +25,9 @@ def table(result: "AuditResult") -> Table:
         f"Cost: {result.cost.forward:,} forward and {result.cost.backward:,} backward passes of one image, "
         f"{result.seconds / 60:.1f} minutes",
     ]
+    if result.smaller:
+        points = (f"{100 * accuracy:.1f} % at {eps:.4g} ({grade})" for eps, accuracy, grade in result.curve)
+        below.insert(0, f"Curve: {', '.join(points)}")
     made = Table(title=escape(result.headline), caption=escape("\n".join(below)), caption_justify="left")
     made.add_column("", justify="right", no_wrap=True)
     made.add_column("check", max_width=24)

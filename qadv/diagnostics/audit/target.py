@@ -27,15 +27,19 @@ class Target:
         classifier: an ART `PyTorchClassifier` that gives logits, with `clip_values` and preprocessing in torch.
         batch_size: images in one pass.
         name: what messages call it.
+        targeted: labels are the classes that images are to be given, not those that they are not to be given any more.
 
     Attributes:
         draws: passes whose logits and gradients are averaged.
+        classes: number of classes, without an ensemble's abstention, which is the last.
 
     Raises:
         InvalidInputError: it is something else.
     """
 
-    def __init__(self, classifier: Classifier, batch_size: int, name: str = "classifier") -> None:
+    def __init__(
+        self, classifier: Classifier, batch_size: int, name: str = "classifier", targeted: bool = False
+    ) -> None:
         check_module(classifier, name)
         if classifier.postprocessing_defences:
             raise InvalidInputError(
@@ -47,12 +51,13 @@ class Target:
         self.classifier: PyTorchClassifier = classifier
         self.batch_size = batch_size
         self.name = name
+        self.targeted = targeted
         self.draws = 1
         low, high = limits(classifier.clip_values)
         self.low, self.high = float(np.min(low)), float(np.max(high))
         network = held_network(classifier.model)
         abstains = isinstance(network, EnsembleNetwork) and network.abstain_below is not None
-        self._abstention = classifier.nb_classes - 1 if abstains else -1
+        self.classes = classifier.nb_classes - abstains
 
     @property
     def device(self) -> torch.device:
@@ -64,27 +69,56 @@ class Target:
         return np.asarray(mean, dtype=np.float32)
 
     def check_logits(self, x: Images) -> None:
-        """Refuses a network whose answers to images (N, *input_shape) are probabilities.
+        """Refuses a network that takes no batches, or whose answers to images (N, *input_shape) are probabilities.
+
+        Hard labels are none, nor are logits that are the same for all images.
 
         Raises:
-            InvalidInputError: they are.
+            InvalidInputError: it is such a network.
         """
-        answers = self.logits(x[: self.batch_size])
-        if answers.min() >= 0 and answers.max() <= 1 and bool(np.allclose(answers.sum(axis=1), 1, atol=1e-4)):
+        answers = self._asked_at_once(x[: self.batch_size])
+        shares = answers.min() >= 0 and answers.max() <= 1 and bool(np.allclose(answers.sum(axis=1), 1, atol=1e-4))
+        constant = len(answers) > 1 and bool((answers == answers[0]).all())
+        if shares and not constant and not np.isin(answers, (0, 1)).all():
             raise InvalidInputError(
                 f"{self.name}: the network gives probabilities, the audit needs logits: take the softmax off its end "
                 "(the loss, as CrossEntropyLoss, has one); for attacks that want probabilities there is "
                 "QuantizedClassifier(..., probabilities=True)"
             )
 
+    def _asked_at_once(self, x: Images) -> NDArray[np.float32]:
+        failure = None
+        try:
+            answers = self.logits(x)
+            if answers.shape == (len(x), self.classifier.nb_classes):
+                return answers
+            reason = f"it gives an array of shape {answers.shape}"
+        except Exception as error:  # whatever the network raises
+            failure, reason = error, f"{type(error).__name__}: {error}"
+        try:
+            self.logits(x[:1])
+        except Exception as error:
+            raise failure or error from None
+        raise InvalidInputError(
+            f"{self.name}: the network takes one image, and not {len(x)} at once, as attacks ask it ({reason}); put it "
+            "in a module whose forward is torch.cat([network(image) for image in x.split(1)])"
+        )
+
     def broken(self, x: Images, y: Labels) -> Flags:
-        """Returns which images are given another class than `y`, (N,); an ensemble's abstention is no such class."""
+        """Returns which images are given another class than `y`, (N,), or if targeted this one.
+
+        An ensemble's abstention is no other class.
+        """
         return self.wins(torch.from_numpy(self.logits(x)), torch.from_numpy(y)).numpy()
 
     def wins(self, logits: Tensor, y: Tensor) -> Tensor:
         """As `broken`, from logits (N, classes)."""
         predicted = logits.argmax(dim=1)
-        return (predicted != y) & (predicted != self._abstention)
+        return predicted == y if self.targeted else (predicted != y) & (predicted < self.classes)
+
+    def aimed(self, loss: Loss) -> Loss:
+        """Returns what an attack makes large: the loss, or if targeted its negative."""
+        return (lambda logits, y: -loss(logits, y)) if self.targeted else loss
 
     def gradient(self, x: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
         """Returns logits (N, classes), losses (N,) and the losses' gradients at the images, as `x`; one batch.
@@ -93,7 +127,7 @@ class Target:
         """
         with in_mode(self.classifier.model, training=False):
             try:
-                return gradient(self.classifier, x, y, loss, self.draws)
+                return gradient(self.classifier, x, y, self.aimed(loss), self.draws)
             except NoGradientError:
-                answers = torch.from_numpy(self.logits(x.numpy(force=True)))
-                return answers, loss(answers, y), torch.zeros_like(x)
+                answers = torch.from_numpy(self.logits(x.numpy(force=True))).to(x.device)
+                return answers, self.aimed(loss)(answers, y), torch.zeros_like(x)

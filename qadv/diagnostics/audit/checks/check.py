@@ -46,7 +46,7 @@ class NumberedCheck:
             check: MaskingCheck = self.entry.load()()
             name, rule = str(check.name), str(check.rule)
             with seeded(case.seed):
-                finding = check.examine(case)
+                finding = check.examine(case if own else case.lent())
             if not isinstance(finding, Finding):
                 raise TypeError(f"expected a Finding, got {type(finding).__name__}")
             if not own:

@@ -25,7 +25,7 @@ class Convergence:
             return Finding.none(NO_GRADIENT)
         ascent, broken = case.first_ascent
         missed = int(ascent.missed.sum())
-        held_out = ~broken[case.clean]
+        held_out = ~broken[case.fresh]
         late = 0.0
         if held_out.any():
             best = np.maximum.accumulate(np.nan_to_num(ascent.losses[:, held_out]), axis=0).mean(axis=1)

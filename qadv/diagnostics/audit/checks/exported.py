@@ -1,6 +1,10 @@
 """Check 11: what was measured on the simulated network holds for the integer model that is deployed."""
 
+import io
+import logging
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 from qadv.deployment.agreement import agreement, import_onnxruntime
@@ -24,12 +28,20 @@ class ExportedModel:
             return Finding.none("the network is not quantized")
         if case.target.draws > 1:
             return Finding.none("the network's answers are random")
+        labels = None if case.target.targeted else case.y
         try:
             import_onnxruntime()
-            with tempfile.TemporaryDirectory() as folder:
+            with tempfile.TemporaryDirectory() as folder, _silent():
                 path = Path(folder) / "network.onnx"
                 export(classifier, path, to="onnx")
-                pair = agreement(classifier, path, case.x, case.y, eps=case.eps, batch_size=case.target.batch_size)
+                pair = agreement(
+                    classifier,
+                    path,
+                    case.x,
+                    labels,
+                    eps=case.ball.side(case.x[0].size),
+                    batch_size=case.target.batch_size,
+                )
         except QadvError as error:
             return Finding.none(str(error).splitlines()[0])
         except Exception as error:  # whatever exporter and runtime raise must not cost the audit its other findings
@@ -40,3 +52,15 @@ class ExportedModel:
         return Finding.of(
             max(others) <= case.allowance, figure, grade=Grade.NOTHING, agreement=[each.to_dict() for each in pair]
         )
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keeps what torch's exporter prints and logs to itself: the graph, where it depends on the data."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(disabled)

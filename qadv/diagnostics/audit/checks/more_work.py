@@ -1,8 +1,11 @@
 """Check 9: work that goes on should find less and less, and chance nothing at all."""
 
-import numpy as np
+from functools import partial
 
-from qadv.attacks.noise import UniformNoise
+import numpy as np
+import torch
+
+from qadv.attacks.draws import image_generators
 from qadv.diagnostics.audit.case import NEAREST, Attack, AuditCase
 from qadv.diagnostics.audit.losses import negative_margin
 from qadv.diagnostics.audit.result import Finding
@@ -16,7 +19,7 @@ class MoreWork:
     """Blocks of PGD, two at least, until one finds nothing, and random points of the ball.
 
     A block is a long run on the margin from a new start, then a run towards each of four other classes. The check
-    judges by the last block, and by the last run of Square: what was found before is in the worst case.
+    judges by the last block, and by the last search without gradients: what was found before is in the worst case.
 
     Images that blocks have found once are given to the next ones too. As many as were found once only, over the number
     of blocks, are what another block may be expected to find: Good 1953, "The population frequencies of species and
@@ -25,31 +28,24 @@ class MoreWork:
 
     number = 9
     name = "more work; noise"
-    rule = "the last block of more steps and starts, and Square's last run, find ≤ 0.5 points; so does random noise"
+    rule = "the last block of more steps and starts, the last search without gradients, and noise find ≤ 0.5 points"
 
     def examine(self, case: AuditCase) -> Finding:
         seen, new = np.zeros(len(case.x), dtype=int), [0]
         before = case.survivors
-        for block in range(case.settings.blocks if case.leads else 0):
+        for block in range(case.settings.blocks if case.trusted else 0):
             left = case.survivors
             seen += case.attack(f"PGD, block {block + 1}", _block(case, block), left | (seen == 1))
             new.append(int((left & ~case.survivors).sum()))
             if not new[-1] and block + 1 >= _LEAST_BLOCKS:
                 break
-        noise = UniformNoise(
-            case.target.classifier,
-            eps=case.eps,
-            max_iter=case.settings.noise_draws,
-            batch_size=case.target.batch_size,
-            seed=case.seed,
-            verbose=False,
-        )
-        by_chance = int(case.attack(f"noise, {case.settings.noise_draws} draws", noise.generate, case.survivors).sum())
-        last, blocks = max(new[-1], case.square[1]), len(new) - 1
+        draws = case.settings.noise_draws
+        by_chance = int(case.attack(f"noise, {draws} draws", partial(_noise, case, draws), case.survivors).sum())
+        last, blocks = max(new[-1], case.search[1]), len(new) - 1
         expected = int((seen == 1).sum()) / max(1, blocks)
         work = f"{blocks} block{'s' * (blocks != 1)} found {', '.join(map(str, new[1:])) or 'nothing'}"
         figure = (
-            f"{work}, of the {int(before.sum())} left; Square's last run {case.square[1]}; noise {by_chance}; "
+            f"{work}, of the {int(before.sum())} left; the last search {case.search[1]}; noise {by_chance}; "
             f"another block may find {expected:.1f} (Good-Turing)"
         )
         passed = max(last, by_chance) <= case.half_allowance
@@ -62,8 +58,9 @@ def _block(case: AuditCase, block: int) -> Attack:
     """Returns the work of block 0, 1, …; its classes go on where those of the block before, or `direct`, ended."""
     start = 2 + block
     attacks = [case.pgd(case.settings.long_steps, negative_margin, start)]
-    classes = (np.arange(_CLASSES) + _CLASSES * block + NEAREST) % len(case.ranks)
-    attacks += [case.towards(int(rank), start) for rank in dict.fromkeys(classes)]
+    others = len(case.ranks)
+    ranks = dict.fromkeys((NEAREST + _CLASSES * block + turn) % others for turn in range(_CLASSES)) if others else ()
+    attacks += [case.towards(rank, start) for rank in ranks]
 
     def run(x: Images, y: Labels) -> Images:
         result, left = x.copy(), np.arange(len(x))
@@ -75,3 +72,15 @@ def _block(case: AuditCase, block: int) -> Attack:
         return result
 
     return run
+
+
+def _noise(case: AuditCase, draws: int, x: Images, y: Labels) -> Images:
+    """Returns the first random point of the ball that is adversarial, or the last one."""
+    result, left = x.copy(), np.arange(len(x))
+    generators = image_generators(case.seed, range(len(x)), torch.device("cpu"))
+    for _ in range(draws):
+        result[left] = case.ball.random(torch.from_numpy(x[left]), [generators[i] for i in left]).numpy()
+        left = left[~case.target.broken(result[left], y[left])]
+        if not len(left):
+            break
+    return result

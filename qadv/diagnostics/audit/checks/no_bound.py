@@ -17,13 +17,14 @@ class NoBound:
         if not case.leads:
             return Finding.none(NO_GRADIENT)
         left = case.direct.copy()
-        steps = case.settings.unbounded_steps
+        steps, whole = case.settings.unbounded_steps, case.ball.without_bound(case.x[0].size)
         for name, loss in (("cross-entropy", cross_entropy), ("margin", negative_margin)):
-            left &= ~case.outside(f"PGD without a bound, {name}", case.pgd(steps, loss, eps=case.width), left)
+            left &= ~case.outside(f"PGD without a bound, {name}", case.pgd(steps, loss, ball=whole), left)
         ddn = DDN(
             case.target.classifier,
-            init_eps=case.width,
+            init_eps=case.target.high - case.target.low,
             max_iter=steps,
+            targeted=case.target.targeted,
             batch_size=case.target.batch_size,
             seed=case.seed,
             verbose=False,

@@ -22,12 +22,12 @@ class OtherGradients:
 
     number = 8
     name = "other straight-through choices, temperatures"
-    rule = "the worst of them breaks at most 1 point that no direct attack breaks"
+    rule = "the worst of them breaks at most 1 point that no attack before breaks"
 
     def examine(self, case: AuditCase) -> Finding:
-        if not case.leads:
+        if not case.trusted:
             return Finding.none(NO_GRADIENT)
-        left = case.direct
+        left = case.searched
         model = case.target.classifier.model
         attacks: dict[str, Attack] = {}
         if quantized_activations(model):
@@ -37,7 +37,7 @@ class OtherGradients:
         worst = max(gains, key=lambda name: gains[name])
         gain = gains[worst]
         shown = worst.removeprefix("PGD, ") if gain else "none finds more"
-        figure = f"worst: {shown}, {case.points(gain)} more, of the {int(left.sum())} that direct attacks leave"
+        figure = f"worst: {shown}, {case.points(gain)} more, of the {int(left.sum())} left"
         return Finding.of(gain <= case.allowance, figure, worst=worst, gains=gains)
 
 

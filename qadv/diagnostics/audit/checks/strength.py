@@ -17,7 +17,8 @@ class Strength:
     """Accuracy under PGD and FGSM at several ε, and PGD against FGSM.
 
     FGSM is run on misclassified images too: networks trained with it read the label off the perturbation and classify
-    them correctly, the more so the larger ε (label leaking, Kurakin et al. 2017). PGD starts from those that are right.
+    them correctly, the more so the larger ε (label leaking, Kurakin et al. 2017). PGD starts from those that are right,
+    and that no smaller ball broke.
 
     **Reading:** FGSM overshoots, so on honest networks too its accuracy rises here and there by a few images. It counts
     up to ε only, and a rise fails where it is more than chance: b images broken at the smaller ε alone and c at the
@@ -35,14 +36,14 @@ class Strength:
             return Finding.none(NO_GRADIENT)
         pgd = {1.0: case.first_ascent[1]}
         fgsm = {1.0: case.one_step}
+        steps = max(1, case.settings.steps // 2)  # which is enough for what is compared
         for size in _PGD_SIZES:
-            eps = size * case.eps
             broken = case.attack if size < 1 else case.outside
-            pgd[size] = broken(f"PGD, {size:g} ε", case.pgd(case.settings.steps, eps=eps), case.clean)
+            pgd[size] = broken(f"PGD, {size:g} ε", case.pgd(steps, ball=case.ball.scaled(size)), case.fresh)
         for size in _FGSM_SIZES:
             fgsm[size] = case.attack(f"FGSM, {size:g} ε", case.fgsm(size * case.eps), case.clean | True)
-        pgd = {size: broken | ~case.clean for size, broken in pgd.items()}
-        weaker = int((fgsm[1.0] & case.clean).sum()) - int((pgd[1.0] & case.clean).sum())
+        pgd = {size: broken | ~case.fresh for size, broken in pgd.items()}
+        weaker = int((fgsm[1.0] & case.fresh).sum()) - int((pgd[1.0] & case.fresh).sum())
         rises_pgd = [_rise(a, b)[0] for a, b in _steps(pgd)]
         rises_fgsm = [_rise(a, b) for a, b in _steps(fgsm)]
         passed = (

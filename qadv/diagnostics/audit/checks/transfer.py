@@ -8,16 +8,16 @@ from qadv.diagnostics.audit.target import Images, Labels, Target
 
 
 class Transfer:
-    """FGSM and PGD on the float parent and on other networks, for the images that no direct gradient attack breaks."""
+    """FGSM and PGD on the float parent and on other networks, for the images that no attack before breaks."""
 
     number = 7
     name = "transfer against direct"
-    rule = "images made on the float parent or another network break at most 1 point that no direct attack breaks"
+    rule = "images made on the float parent or another network break at most 1 point that no attack before breaks"
 
     def examine(self, case: AuditCase) -> Finding:
         if not case.sources:
             return Finding.none("no other network given (float_parent=, others=)")
-        left = case.direct
+        left = case.searched
         gains: dict[str, int] = {}
         gained = left & False
         for name, source in case.sources.items():
@@ -27,7 +27,7 @@ class Transfer:
             gains[name] = int((gained & ~before).sum())
         gain = int(gained.sum())
         by_source = ", ".join(f"{name} {count}" for name, count in gains.items())
-        figure = f"{case.points(gain)} more, of the {int(left.sum())} that direct attacks leave ({by_source})"
+        figure = f"{case.points(gain)} more, of the {int(left.sum())} left ({by_source})"
         return Finding.of(gain <= case.allowance, figure, gain=gain, by_source=gains)
 
 

@@ -1,0 +1,45 @@
+"""The float network behind a quantized one, to make images on (check 7) where no other is given."""
+
+from typing import Any
+
+from qadv.backbones.create import create_backbone
+from qadv.errors import QadvError
+from qadv.estimators.classifier import QuantizedClassifier
+from qadv.estimators.protocol import Classifier
+from qadv.estimators.storage import SOURCES, mean_std
+from qadv.quantization.frozen import is_frozen
+from qadv.random_states import seeded
+
+
+def float_network(classifier: Classifier) -> Classifier | None:
+    """Returns a backbone with the float weights that a network's quantizers round, and no quantizers.
+
+    After quantizing without training these are the weights of the float parent; training moves them on. `None` of what
+    is not quantized, not made from a backbone's name, or no longer has these weights (`qadv.freeze`).
+    """
+    model: Any = classifier.model
+    recipe = getattr(model, "qadv_backbone", None)
+    if recipe is None or getattr(model, "qadv_quantization", None) is None or is_frozen(model):
+        return None
+    options = {name: value for name, value in recipe["options"].items() if name not in SOURCES}
+    try:
+        preprocessing = mean_std(classifier)
+        with seeded(0):  # the caller's draws stay as they are
+            network = create_backbone(recipe["name"], recipe["nb_classes"], recipe["in_channels"], **options)
+    except QadvError:
+        return None
+    weights = model.state_dict()
+    if network.load_state_dict(
+        {n: weights[n] for n in network.state_dict() if n in weights}, strict=False
+    ).missing_keys:
+        return None
+    return QuantizedClassifier(
+        network,
+        classifier.loss,
+        classifier.input_shape,
+        classifier.nb_classes,
+        clip_values=classifier.clip_values,
+        preprocessing=preprocessing,
+        preprocessing_defences=classifier.preprocessing_defences,
+        device_type="cpu" if str(classifier.device) == "cpu" else "gpu",
+    )
