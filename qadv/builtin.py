@@ -173,6 +173,8 @@ _OWN = {  # by kind and name: the target, within the kind's package, and the sum
     ("frontend", "qadv.frontends"): {
         "qadv": ("own:OwnFrontend", "networks that qadv.quantize or freeze made"),
         "brevitas": ("brevitas:BrevitasFrontend", "networks with Brevitas's own layers, by hand or by its flows"),
+        "torch-ao": ("torch_ao:TorchAoFrontend", "networks of torch.ao: QAT, converted to int8, dynamic"),
+        "torchao": ("torchao:TorchaoFrontend", "networks of torchao: PT2E, quantize_, QAT"),
     },
 }
 _FAMILIES = ("timm", "art")  # whose members a function `names` beside the target lists

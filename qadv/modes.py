@@ -2,13 +2,14 @@
 
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
 from operator import itemgetter
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
+from torch.fx import GraphModule
 
 from qadv.network_lock import lock_of
 
@@ -26,6 +27,9 @@ def weight_layers(model: nn.Module) -> dict[str, nn.Module]:
     return {name: module for name, module in model.named_modules() if isinstance(module, layers)}
 
 
+_PLAIN = ("torch.nn.modules.", "torch.ao.nn.", "qadv.")  # where `train` changes nothing that is in that mode
+
+
 class Modes:
     """Sees quickly whether all of a network's modules are in one mode, as ART asks for one at every query."""
 
@@ -41,7 +45,9 @@ class Modes:
             open_ones = [m for m in modules if m._modules or not type(m).__module__.startswith("brevitas.")]
             compiled = not all(isinstance(module._modules, dict) for module in modules)
             trains = [getattr(type(module).train, "__module__", "") for module in modules]
-            sound = not compiled and all(each.startswith(("torch.nn.modules.", "qadv.")) for each in trains)
+            sound = not compiled and all(
+                each.startswith(("torch.nn.modules.", "torch.ao.nn.", "qadv.")) for each in trains
+            )
             self._children = [module._modules for module in open_ones] if sound else []
             self._attributes = [vars(module) for module in modules] if sound else [{"training": None}]
             self._parts = self._parts_now()
@@ -49,6 +55,17 @@ class Modes:
 
     def _parts_now(self) -> list[Any]:
         return list(chain.from_iterable(map(dict.values, self._children)))
+
+
+def set_mode(network: nn.Module, training: bool) -> None:
+    """Puts a network in training or evaluation mode, but an exported graph, which has one of its own."""
+    with suppress(NotImplementedError):
+        network.train(training)
+
+
+def is_exported(network: nn.Module) -> bool:
+    """Whether a network is a graph of `torch.export`, which refuses to change its mode."""
+    return isinstance(network, GraphModule) and "train" in vars(network)
 
 
 @contextmanager
@@ -61,7 +78,7 @@ def in_mode(network: nn.Module, training: bool) -> Iterator[None]:
     with lock:
         others = lock.is_trained_by_another() or lock.is_evaluated_by_another()
         before = {module: module.training for module in network.modules()} if others else {}
-        network.train(training)
+        set_mode(network, training)
         try:
             yield
         finally:
@@ -86,7 +103,7 @@ def evaluation_mode(network: nn.Module) -> Iterator[None]:
     with lock:
         lock.evaluated_by.append(current)
         modes = {module: module.training for module in network.modules()}
-        network.eval()
+        set_mode(network, training=False)
     try:
         yield
     finally:
@@ -101,6 +118,17 @@ def evaluation_mode(network: nn.Module) -> Iterator[None]:
                     for module in lock.left_behind:
                         module.training = True
                     lock.left_behind.clear()
+
+
+@contextmanager
+def buffers_kept(network: nn.Module) -> Iterator[None]:
+    """Puts a network's buffers back after the block, as counters of an exported graph."""
+    before = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, value in before:
+            buffer.copy_(value)
 
 
 @contextmanager

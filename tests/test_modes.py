@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from qadv.estimators.attacked import AttackedNetwork
-from qadv.modes import Modes, evaluation_mode, kept, torch_threads
+from qadv.modes import Modes, buffers_kept, evaluation_mode, is_exported, kept, set_mode, torch_threads
 
 
 def test_modes_attributes_and_threads_are_put_back():
@@ -55,3 +55,20 @@ def test_a_networks_own_train_is_called_each_time():
     model.eval()
     model.eval()
     assert Counting.calls == before + 2
+
+
+def test_a_graph_that_refuses_modes_is_only_evaluated():
+    graph = torch.export.export(nn.Linear(2, 2), (torch.zeros(1, 2),)).module()
+    set_mode(graph, training=False)
+    assert is_exported(graph)
+    assert not AttackedNetwork(graph).training
+    assert not is_exported(nn.Linear(2, 2))
+
+
+def test_buffers_are_put_back():
+    norm = nn.BatchNorm1d(3)
+    with buffers_kept(norm):
+        norm(torch.rand(4, 3))
+        assert norm.num_batches_tracked == 1
+    assert norm.num_batches_tracked == 0
+    assert (norm.running_mean == 0).all()

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from qadv.backbones.float_weights import check_finite
 from qadv.deployment.onnx_graph import onnx_graph
-from qadv.errors import InvalidInputError, closest
+from qadv.errors import InvalidInputError, UnsupportedModelError, closest
 from qadv.estimators.classifier import QuantizedClassifier
 from qadv.estimators.storage import save_packed
 from qadv.files import read_tensors, write_atomically
-from qadv.frontends.find import quantized_weights
+from qadv.frontends.find import frontend_of, quantized_weights
+from qadv.modes import held_network
 from qadv.quantization.layers import _QuantLayer
 from qadv.quantization.quantizer import _Quantizer
 
@@ -59,6 +60,7 @@ def export(classifier: QuantizedClassifier, path: str | os.PathLike[str], to: st
 
     Raises:
         InvalidInputError: unknown form, no classifier, nothing is quantized, or weights are not finite.
+        UnsupportedModelError: a network of a toolkit that has an export of its own.
         SchemeError: a plugin's scheme whose weights are not what its integer codes and scales say.
         StorageError: the file could not be written.
     """
@@ -71,6 +73,10 @@ def export(classifier: QuantizedClassifier, path: str | os.PathLike[str], to: st
         )
     if not isinstance(path, str | os.PathLike):
         raise InvalidInputError(f"path: expected a file name, got {path!r}")
+    frontend = frontend_of(held_network(classifier.model))
+    if not frontend.exports:
+        toolkit = frontend.name or "several toolkits"
+        raise UnsupportedModelError(f"there is no export for networks of {toolkit}: what its own tools write ships")
     check_finite(classifier.model, "classifier")
     layers = [m for m in classifier.model.modules() if isinstance(m, _QuantLayer) and m.weight_quantizer is not None]
     quantized = quantized_weights(classifier.model)

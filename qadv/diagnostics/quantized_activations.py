@@ -6,14 +6,22 @@ from torch import Tensor, nn
 from qadv.errors import UnsupportedModelError
 from qadv.frontends import find
 from qadv.frontends.frontend import QuantizedActivation
+from qadv.modes import held_network
 
 
 def quantized_activations(model: nn.Module) -> dict[str, QuantizedActivation]:
     """Returns the quantizers of activations and layer inputs, one or more, by the module that their input enters."""
-    if found := {quantizer.at or quantizer.layer: quantizer for quantizer in find.quantized_activations(model)}:
+    everything = find.quantized_activations(model)
+    if found := {each.at or each.layer: each for each in everything if each.at is not None}:
         return found
+    name = type(held_network(model)).__name__
+    if everything:
+        raise UnsupportedModelError(
+            f"the activations of {name} are quantized inside its kernels, where no module sees what is rounded; "
+            "measure the network that it was converted from"
+        )
     raise UnsupportedModelError(
-        f"no activation of {type(model).__name__} is quantized; to see what rounding alone does, quantize only "
+        f"no activation of {name} is quantized; to see what rounding alone does, quantize only "
         "those: qadv.quantize(model, weights='float', activations='relu6:3')"
     )
 

@@ -12,7 +12,7 @@ from qadv.frontends.find import form_of
 from qadv.frontends.frontend import EvaluationForm
 from qadv.frontends.outputs import logits_of
 from qadv.frontends.twins import TwinForm, value_without_gradient
-from qadv.modes import Modes
+from qadv.modes import Modes, is_exported, set_mode
 from qadv.network_lock import lock_of
 from qadv.quantization.form import Form, FormOptions
 from qadv.quantization.stand_ins import NoFormError
@@ -89,7 +89,7 @@ class AttackedNetwork(nn.Module):
             return logits_of(network(x))
         lock = lock_of(network)
         with lock:
-            if not network.training:
+            if not self.training:
                 return self._evaluated_logits(x)
             if torch.is_grad_enabled():
                 lock.trained_by = weakref.ref(threading.current_thread())
@@ -114,8 +114,8 @@ class AttackedNetwork(nn.Module):
 
     @property
     def training(self) -> bool:
-        """The network's own mode."""
-        return self.held_network.training
+        """The network's own mode; an exported graph is only evaluated."""
+        return self.held_network.training and not is_exported(self.held_network)
 
     @training.setter
     def training(self, mode: bool) -> None:
@@ -124,7 +124,7 @@ class AttackedNetwork(nn.Module):
 
     def train(self, mode: bool = True) -> "AttackedNetwork":
         if not self._modes.are(mode):  # quicker to see in a network of many modules
-            self.held_network.train(mode)
+            set_mode(self.held_network, mode)
         return self
 
     def named_modules(self, *args: Any, **kwargs: Any) -> Any:

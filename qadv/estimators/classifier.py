@@ -43,6 +43,7 @@ from qadv.quantization.calibration import Calibration
 from qadv.quantization.convert import quantize
 from qadv.quantization.probe import report_bypasses
 from qadv.quantization.rules import Schemes
+from qadv.tensor_parts import plain_tensors
 from qadv.units import ClipValues, check_clip_values
 
 Array = NDArray[Any]
@@ -447,7 +448,8 @@ class QuantizedClassifier(PyTorchClassifier):
 def _state(network: nn.Module) -> dict[str, Tensor]:
     """Returns copies of all parameters and buffers by name."""
     tensors = (*network.named_parameters(), *network.named_buffers())
-    return {name: tensor.detach().clone() for name, tensor in tensors if not is_lazy(tensor)}
+    known = plain_tensors({name: tensor for name, tensor in tensors if not is_lazy(tensor)})
+    return {name: tensor.detach().clone() for name, tensor in known.items()}
 
 
 def _changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> list[str]:

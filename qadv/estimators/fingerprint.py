@@ -5,6 +5,7 @@ import hashlib
 import torch
 
 from qadv.estimators.protocol import Classifier
+from qadv.tensor_parts import plain_tensors
 
 
 def fingerprint(classifier: Classifier) -> str:
@@ -17,7 +18,7 @@ def fingerprint(classifier: Classifier) -> str:
         classifier: an ART `PyTorchClassifier`.
     """
     found = hashlib.blake2b(repr(classifier.model).encode(), digest_size=16)
-    for name, tensor in sorted(classifier.model.state_dict().items()):
+    for name, tensor in sorted(plain_tensors(classifier.model.state_dict()).items()):
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()

@@ -11,7 +11,7 @@ from qadv.estimators.answers import Answers, errors
 from qadv.estimators.attacked import AttackedNetwork
 from qadv.estimators.forms import outermost
 from qadv.frontends.find import form_of, frontend_of
-from qadv.modes import evaluation_mode
+from qadv.modes import buffers_kept, evaluation_mode
 from qadv.network_lock import lock_of
 from qadv.quantization.form import FormOptions
 from qadv.random_states import global_states_kept
@@ -47,7 +47,7 @@ def choose_form(classifier: Any, images: Tensor | np.ndarray[Any, Any] | None = 
         return
     tried = _TRIED if fold and frontend.folds else ()
     batch = _images(classifier, images)
-    with lock_of(network), evaluation_mode(model), global_states_kept():
+    with lock_of(network), evaluation_mode(model), buffers_kept(network), global_states_kept():
         expected = _answers(network, batch)
         if expected is None or not bool(expected.logits.isfinite().all() & expected.gradients.isfinite().all()):
             return

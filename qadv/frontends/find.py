@@ -26,6 +26,7 @@ class _Together(NetworkFrontend):
     def __init__(self, frontends: Sequence[NetworkFrontend]) -> None:
         self._frontends = frontends
         self.folds = all(frontend.folds for frontend in frontends)
+        self.exports = all(frontend.exports for frontend in frontends)
 
     def recognises(self, network: nn.Module) -> bool:
         return True

@@ -62,6 +62,7 @@ class QuantizedWeights(QuantizedTensor):
         nb_codes: how many codes the scheme has.
         latent: the weights that are quantized; `None` where only the quantized ones are there.
         parameter: the parameter that holds the latent weights, or `None`.
+        beside: how many float32 numbers are packed with weights that are no parameter, as a bias.
     """
 
     value: Tensor
@@ -69,6 +70,7 @@ class QuantizedWeights(QuantizedTensor):
     nb_codes: int = 0
     latent: Tensor | None = None
     parameter: nn.Parameter | None = None
+    beside: int = 0
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -77,14 +79,14 @@ class QuantizedActivation(QuantizedTensor):
 
     Attributes:
         levels: all values that it can give, ascending, (levels,).
-        at: name of the module that what is quantized enters first; `""` for `layer`.
+        at: name of the module that what is quantized enters first; `""` for `layer`, `None` for none.
         place: object and attribute where the function that quantizes is found; another one put there is called instead.
         adapted: makes of a function of a tensor what is called in that place, which may return more than a tensor.
     """
 
     levels: Tensor
     place: tuple[object, str]
-    at: str = ""
+    at: str | None = ""
     adapted: Callable[[Function], Callable[..., Any]] = _as_it_is
 
     def function(self) -> Function:
@@ -118,10 +120,12 @@ class NetworkFrontend(ABC):
     Attributes:
         name: for people, as `"brevitas"`.
         folds: whether a form may have BatchNorm folded in without being asked for it.
+        exports: whether `qadv.export` may write such a network to a file.
     """
 
     name: ClassVar[str] = ""
     folds: bool = False
+    exports: bool = True
 
     @abstractmethod
     def recognises(self, network: nn.Module) -> bool:

@@ -106,10 +106,10 @@ def summarize(model: Any) -> Summary:
         model: a `torch.nn.Module`, or a classifier that holds one.
     """
     module = held_network(model if isinstance(model, nn.Module) else model.model)
-    total = sum(p.numel() for p in module.parameters()) or 1
     found: dict[str, list[QuantizedTensor]] = {}
     for quantizer in quantizers(module):
         found.setdefault(quantizer.layer, []).append(quantizer)
+    total = sum(p.numel() for p in module.parameters()) + sum(map(_packed, found.values())) or 1
     inputs = _input_schemes(module, found)
     parts = {part for name in found for part in module.get_submodule(name).modules()} - set(
         map(module.get_submodule, found)
@@ -121,7 +121,8 @@ def summarize(model: Any) -> Summary:
             continue  # of the quantized layer that it stands in
         own = set(layer.parameters(recurse=name in found)) - counted
         products = hasattr(layer, "fused_attn")  # timm's attention: of queries, keys and values, which stay float
-        if own or products or any(quantizer.role == "output" for quantizer in found.get(name, ())):
+        shown = products or _packed(found.get(name, [])) or any(q.role == "output" for q in found.get(name, ()))
+        if own or shown:
             counted |= own
             rows.append(_row(name or "(root)", layer, own, total, inputs.get(name, ""), found.get(name, [])))
     return Summary(tuple(rows))
@@ -153,11 +154,17 @@ def _input_schemes(model: nn.Module, found: dict[str, list[QuantizedTensor]]) ->
     return known | own
 
 
+def _packed(found: list[QuantizedTensor]) -> int:
+    """Returns how many numbers a layer has that are no parameters, since they are packed."""
+    weights = [each for each in found if isinstance(each, QuantizedWeights) and each.parameter is None]
+    return sum(each.value.numel() + each.beside for each in weights)
+
+
 @torch.no_grad()
 def _row(
     name: str, layer: nn.Module, own: set[nn.Parameter], total: int, input_scheme: str, found: list[QuantizedTensor]
 ) -> LayerSummary:
-    parameters = sum(p.numel() for p in own)
+    parameters = sum(p.numel() for p in own) + _packed(found)
     by_role = {quantizer.role: quantizer for quantizer in found}
     shown = by_role.get("weights") or by_role.get("output")
     levels = None

@@ -1,7 +1,8 @@
 """Networks that have values and no gradients: these are a twin's, which computes the same in torch's own operators."""
 
+import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,33 +18,47 @@ _NONE = (
 )
 
 
+_NB_IMAGES = 16
+_LEAST_AGREEMENT = 0.75
+
+
+class NoTwinError(Exception):
+    """An operator, named here, has no twin."""
+
+
 class _ValueOfOne(torch.autograd.Function):
     """The value itself, with the gradient of another's output."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, twin: Tensor) -> Tensor:
-        return value.view_as(value)
+        return value.clone()  # a view could not be changed in place
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[None, Tensor]:
         return None, grad_outputs[0]
 
 
+def value_of_one(value: Tensor, twin: Tensor) -> Tensor:
+    """Returns a value, with the gradient of another tensor of its shape."""
+    return _ValueOfOne.apply(value, twin)  # type: ignore[no-any-return]
+
+
 class _NoGradient(torch.autograd.Function):
     """Images and their logits; who asks for the gradient is told how to do without."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, x: Tensor) -> Tensor:
+    def forward(ctx: Any, value: Tensor, x: Tensor, why: str) -> Tensor:
+        ctx.why = why
         return value.view_as(value)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
-        raise NoGradientError(_NONE)
+        raise NoGradientError(ctx.why + _NONE)
 
 
-def value_without_gradient(value: Tensor, x: Tensor) -> Tensor:
-    """Returns logits whose backward pass towards the images `x` says that there is none."""
-    return _NoGradient.apply(value, x)  # type: ignore[no-any-return]
+def value_without_gradient(value: Tensor, x: Tensor, why: str = "") -> Tensor:
+    """Returns logits whose backward pass towards the images `x` says that there is none, and before that why."""
+    return _NoGradient.apply(value, x, why)  # type: ignore[no-any-return]
 
 
 class TwinForm:
@@ -55,24 +70,65 @@ class TwinForm:
         twin: the same function of torch operators, or about the same; `None` where there is none: values have no
             gradient then, and who asks for one is told.
         options: for the form's users; nothing is done differently.
+        exact: the twin's values are the network's to the bit, so that it runs alone where a gradient is asked for.
+
+    Attributes:
+        agreement: share of 16 drawn images that network and twin put into one class; `None` until a gradient is asked.
+        difference: the largest difference of their logits on these.
     """
 
-    def __init__(self, values: Callable[[Tensor], Any], twin: nn.Module | None, options: FormOptions) -> None:
+    def __init__(
+        self, values: Callable[[Tensor], Any], twin: nn.Module | None, options: FormOptions, exact: bool = False
+    ) -> None:
         self.options = options
         self.twin = twin
+        self.agreement: float | None = None
+        self.difference: float | None = None
         self._values = values
+        self._why = ""
+        self._exact = exact
 
     def __call__(self, x: Any, method: str = "__call__") -> Any:
         """Images (N, …) → logits.
 
         Raises:
             NoGradientError: in the backward pass, where there is no twin.
+
+        Warns:
+            UserWarning: at the first gradient, if the twin is another function.
         """
+        asked = torch.is_grad_enabled() and x.requires_grad
+        if asked and self.twin is not None:
+            if self.agreement is None:
+                self._compare(x)
+            if self._exact and self.difference == 0 and self.twin is not None:
+                return logits_of(self.twin(x))
         with torch.no_grad():
             value = logits_of(self._values(x))
-        if not torch.is_grad_enabled() or not x.requires_grad:
+        if not asked:
             return value
         if self.twin is None:
-            return value_without_gradient(value, x)
+            return value_without_gradient(value, x, self._why)
         self.twin.eval()
-        return _ValueOfOne.apply(value, logits_of(self.twin(x)))
+        return value_of_one(value, logits_of(self.twin(x)))
+
+    @torch.no_grad()
+    def _compare(self, x: Tensor) -> None:
+        """Compares the twin with the network on images between the smallest and the largest value of `x`."""
+        generator, twin = torch.Generator().manual_seed(0), cast(nn.Module, self.twin)
+        low, high = (end.item() for end in x.detach().aminmax())
+        images = (low + (high - low) * torch.rand(_NB_IMAGES, *x.shape[1:], generator=generator)).to(x)
+        twin.eval()
+        try:
+            found, expected = logits_of(twin(images)), logits_of(self._values(images))
+        except NoTwinError as error:
+            self.twin, self._why = None, f"{error} has no twin, so "
+            return
+        self.agreement = (found.argmax(dim=1) == expected.argmax(dim=1)).float().mean().item()
+        self.difference = (found - expected).abs().max().item()
+        if not self.agreement >= _LEAST_AGREEMENT:
+            warnings.warn(
+                f"gradients are those of a twin that puts only {self.agreement:.0%} of {_NB_IMAGES} drawn images into "
+                "the class of the network: attacks by gradients may find less than there is to find",
+                stacklevel=2,
+            )

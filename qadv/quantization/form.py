@@ -157,7 +157,7 @@ class Form:
 
     def _build(self, x: Tensor) -> None:
         modules = list(self._network.modules())
-        if any(_hooks_of(modules)):
+        if any(map(_are_foreign, _hooks_of(modules))):
             raise NoFormError  # they would see the pass that finds what can be folded
         parts = self._parts_of(self._network, self.options, x)
         others = {module: other for part in parts for module, other in part.others.items()}
@@ -167,10 +167,17 @@ class Form:
         self._given = [given for _, given in computed]
         self._watched = list(dict.fromkeys([*containers, *others, *(m for part in parts for m in part.watched)]))
         sources = [module for source, _ in computed for module in source.modules]
-        self._hooks = _hooks_of(list(dict.fromkeys([*self._watched, *sources])))
+        everything = list(dict.fromkeys([*self._watched, *sources]))
+        hooks = _hooks_of(everything)
+        self._hooks = [own for own in hooks if not own]
         self._attributes = [vars(module) for module in self._watched]
-        self._parts = [m._modules for m in dict.fromkeys([*self._watched, *sources]) if m._modules]
+        self._parts = [*(m._modules for m in everything if m._modules), *filter(None, hooks)]
         self._structure, self._made = self._structure_now(), -1
+
+
+def _are_foreign(hooks: dict[int, Any]) -> bool:
+    """Whether hooks do more than torch.ao's, which call a part of the module that they are given."""
+    return any(getattr(hook, "__module__", "") != "torch.ao.quantization.quantize" for hook in hooks.values())
 
 
 def _hooks_of(modules: list[nn.Module]) -> list[Any]:

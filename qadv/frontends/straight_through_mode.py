@@ -1,0 +1,208 @@
+"""Gradients for a network that computes with integers: beside each of its operators runs torch's own on floats.
+
+The network runs its own code on its own kernels, which give every value, to the bit. What it calls is caught on the
+way, so that eager modules, fx and exported graphs, functions and weights that are tensors of their own class are all
+one: a tensor of codes is stood for by a float tensor of the same values that has a gradient.
+"""
+
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from qadv.frontends.fake_quantize import fake_quantize
+from qadv.frontends.twins import NoTwinError, TwinForm, value_of_one
+from qadv.quantization.form import FormOptions
+
+Rule = Callable[..., Tensor]
+
+
+class Grid:
+    """The levels of a tensor of codes from `low` to `high`: `scale * (code - zero_point)`."""
+
+    def __init__(self, scale: float, zero_point: int, low: int, high: int) -> None:
+        self.scale, self.zero_point, self.low, self.high = scale, zero_point, low, high
+
+    def levels(self) -> Tensor:
+        """Returns all values, ascending."""
+        return (torch.arange(self.low, self.high + 1) - self.zero_point) * self.scale
+
+    def quantize(self, x: Tensor) -> Tensor:
+        """Rounds to the nearest level; the gradient passes where it is not clipped."""
+        return fake_quantize(x, self.scale, self.zero_point, self.low, self.high)
+
+
+_GRIDS: WeakKeyDictionary[nn.Module, dict[Any, Grid]] = WeakKeyDictionary()
+
+
+def grid(network: nn.Module, scale: Any, zero_point: Any, low: int, high: int) -> Grid:
+    """Returns a network's grid of that scale, the same object each time."""
+    key = float(scale), int(zero_point), low, high
+    return _GRIDS.setdefault(network, {}).setdefault(key, Grid(*key))
+
+
+def ends_of(dtype: torch.dtype) -> tuple[int, int]:
+    """Returns the lowest and the highest code of a type."""
+    info = torch.iinfo(dtype)
+    return info.min, info.max
+
+
+class StraightThrough(TorchFunctionMode):
+    """While it lasts, what is computed with codes has gradients."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self._network = network
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = _name(func)
+        rule = _RULES.get(name) or _RULES.get(name.replace("_relu", ""))
+        coded = any(map(_has_codes, tree_leaves((args, kwargs))))
+        if rule is None and name.startswith(("quantized.", "quantized_lstm", "quantized_gru", "torchao.quantize")):
+            raise NoTwinError(name)
+        if name == "linear" and type(args[1]) not in (Tensor, nn.Parameter) and rounds_inputs(args[1]):
+            rule = _linear_of_its_own
+        if not coded and (rule is None or name.rpartition(".")[2].startswith("dequantize")):
+            return func(*args, **kwargs)
+        with torch.no_grad():
+            value = func(*tree_map(_codes, args), **tree_map(_codes, kwargs))
+        if not isinstance(value, Tensor) or value.dtype == torch.bool:
+            return value
+        # in place it would change what other operators have kept for their gradient
+        floats = (args[0].clone(), *args[1:]) if name.endswith("_") and not name.endswith("__") else args
+        y = (rule or func)(*floats, **kwargs)
+        y = F.relu(y) if _relu(name) else y
+        if value.is_quantized:
+            known = self._grid(value.q_scale(), value.q_zero_point(), *ends_of(value.dtype))
+            return _standing_for(value, value_of_one(value.dequantize(), known.quantize(y)))
+        if not value.is_floating_point():  # codes of PT2E, which are plain integers
+            if name.endswith("quantize_per_tensor"):
+                y = self._grid(*args[1:5]).quantize(y)
+            return _standing_for(value, y)
+        return value_of_one(value, y)
+
+    def _grid(self, *about: Any) -> Grid:
+        return grid(self._network, *about)
+
+
+def _name(func: Any) -> str:
+    """Returns the name of what is called, with the library's where it is not torch's own."""
+    schema = getattr(func, "_schema", None)
+    qualified = func._qualified_op_name if schema is None and hasattr(func, "_qualified_op_name") else ""
+    name = qualified if schema is None else schema.name
+    return str(name or getattr(func, "__name__", "")).replace("::", ".").removeprefix("aten.")
+
+
+def _relu(name: str) -> bool:
+    """Whether a kernel has a ReLU in it, which its rule leaves out."""
+    return name.startswith("quantized.") and "_relu" in name and name not in _RULES
+
+
+def _has_codes(argument: Any) -> bool:
+    return isinstance(argument, Tensor) and hasattr(argument, "_qadv_codes")
+
+
+def _codes(argument: Any) -> Any:
+    return argument._qadv_codes if _has_codes(argument) else argument
+
+
+def _standing_for(codes: Tensor, x: Tensor) -> Tensor:
+    x._qadv_codes = codes  # type: ignore[attr-defined]
+    return x
+
+
+def rounds_inputs(weight: Any) -> bool:
+    """Whether a linear layer with a weight of torchao's quantizes its input as well; such a one has no gradient."""
+    about = [getattr(weight, name, None) for name in ("act_quant_kwargs", "activation_quantization")]
+    return any(each is not None for each in about) or "ActivationQuantized" in type(weight).__name__
+
+
+def _linear_of_its_own(x: Tensor, weight: Any, bias: Tensor | None = None) -> Tensor:
+    return F.linear(x, weight.dequantize().detach().to(x.dtype), bias)
+
+
+def _convolution(dims: int) -> Rule:
+    convolve = (F.conv1d, F.conv2d, F.conv3d)[dims - 1]
+
+    def rule(x: Tensor, packed: Any, *_: Any) -> Tensor:
+        weight, bias = getattr(torch.ops.quantized, f"conv{dims}d_unpack")(packed)
+        stride, padding, dilation = (each[-dims:] for each in (packed.stride(), packed.padding(), packed.dilation()))
+        return convolve(x, weight.dequantize(), bias, stride, padding, dilation, packed.groups())
+
+    return rule
+
+
+def _linear(x: Tensor, packed: Any, *_: Any, **__: Any) -> Tensor:
+    weight, bias = packed.unpack()
+    return F.linear(x, weight.dequantize() if weight.is_quantized else weight.float(), bias)
+
+
+def _batch_norm(x: Tensor, weight: Any, bias: Any, mean: Tensor, var: Tensor, eps: float, *_: Any) -> Tensor:
+    return F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps)
+
+
+def _itself(x: Tensor, *_: Any, **__: Any) -> Tensor:
+    return x
+
+
+# without scale and zero point of the output, which the kernel has put into its value
+_RULES: dict[str, Rule] = {
+    "quantize_per_tensor": _itself,
+    "dequantize": _itself,
+    "quantized_decomposed.quantize_per_tensor": _itself,
+    "quantized_decomposed.dequantize_per_tensor": _itself,
+    "quantized.conv1d": _convolution(1),
+    "quantized.conv2d": _convolution(2),
+    "quantized.conv3d": _convolution(3),
+    "quantized.conv2d_add": lambda x, other, packed, *_: _convolution(2)(x, packed) + other,
+    "quantized.linear": _linear,
+    "quantized.linear_dynamic": _linear,
+    "quantized.linear_dynamic_fp16": _linear,
+    "quantized.add": lambda x, y, *_, **__: x + y,
+    "quantized.add_scalar": lambda x, y: x + y,
+    "quantized.mul": lambda x, y, *_, **__: x * y,
+    "quantized.mul_scalar": lambda x, y: x * y,
+    "quantized.matmul": lambda x, y, *_, **__: x @ y,
+    "quantized.cat": lambda x, *args, dim=None, **__: torch.cat(x, (args or (0,))[-1] if dim is None else dim),
+    "quantized.dropout": _itself,
+    "quantized.relu6": lambda x, *_: F.relu6(x),
+    "quantized.hardswish": lambda x, *_: F.hardswish(x),
+    "quantized.sigmoid": lambda x, *_: torch.sigmoid(x),
+    "quantized.elu": lambda x, scale, zero_point, *alpha: F.elu(x, *alpha),
+    "quantized.leaky_relu": lambda x, slope, *_: F.leaky_relu(x, slope),
+    "quantized.softmax": lambda x, dim, *_: torch.softmax(x, dim),
+    "quantized.batch_norm": _batch_norm,
+    "quantized.batch_norm2d": _batch_norm,
+    "quantized.layer_norm": lambda x, shape, weight, bias, eps, **_: F.layer_norm(x, shape, weight, bias, eps),
+    "quantized.group_norm": lambda x, groups, weight, bias, eps, *_: F.group_norm(x, groups, weight, bias, eps),
+}
+
+
+class _Twin(nn.Module):
+    """Runs a network on floats beside its codes; it follows every change, since it is the network's code and state."""
+
+    def __init__(self, network: nn.Module, run: nn.Module) -> None:
+        super().__init__()
+        self._networks = network, run  # not parts: their mode is not the twin's to change
+
+    def forward(self, x: Tensor) -> Any:
+        network, run = self._networks
+        with StraightThrough(network):
+            return run(x)
+
+
+def straight_through_form(network: nn.Module, run: nn.Module, options: FormOptions) -> TwinForm:
+    """Returns a form with the values of a network that computes with integers, and with straight-through gradients.
+
+    Args:
+        network: whose quantizers `grid` knows.
+        run: the network, or what stands in for it.
+        options: for the form's users.
+    """
+    return TwinForm(run, _Twin(network, run), options, exact=True)

@@ -1,0 +1,135 @@
+"""Networks of torchao: PT2E graphs, prepared or converted, `quantize_`'s weights, and layers of its training."""
+
+import copy
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from qadv.frontends import fake_quantize
+from qadv.frontends.fake_quantize import KnownWeights, of_toolkit
+from qadv.frontends.frontend import EvaluationForm, NetworkFrontend, QuantizedTensor, QuantizedWeights
+from qadv.frontends.pt2e import converted, converts, prepared, uncounted
+from qadv.frontends.straight_through_mode import rounds_inputs, straight_through_form
+from qadv.quantization.form import FormOptions, Given, Part
+from qadv.quantization.stand_ins import stand_in, with_stand_ins
+
+
+class TorchaoFrontend(NetworkFrontend):
+    """Reads tensors of torchao's own class, its fake-quantized layers, and exported graphs."""
+
+    name = "torchao"
+    exports = False
+
+    def recognises(self, network: nn.Module) -> bool:
+        modules = any(of_toolkit(type(module), "torchao") for module in network.modules())
+        return modules or converts(network) or any(True for _ in _own_weights(network))
+
+    def quantizers(self, network: nn.Module) -> list[QuantizedTensor]:
+        found: list[QuantizedTensor] = []
+        own = {name: weight for name, _, weight in _own_weights(network)}
+        for name, module in network.named_modules():
+            if isinstance(module, fx.GraphModule):
+                found += converted(network, name, module)
+                found += prepared(network, name, module)
+            elif name in own:
+                found += _of_tensor(name, own[name])
+            elif "weight_fake_quantizer" in module._modules:
+                found += _of_training(name, module)
+        return found
+
+    def objection(self, network: nn.Module) -> str:
+        convert = "torchao.quantization.pt2e.quantize_pt2e.convert_pt2e(model)"
+        return fake_quantize.objection(network, "torchao.quantization.pt2e", convert)
+
+    def parts(self, network: nn.Module, options: FormOptions, x: Tensor) -> list[Part]:
+        made = fake_quantize.parts(network, fold=False)
+        made.append(Part(uncounted(network)))
+        for layer in network.modules():
+            fake = layer._modules.get("weight_fake_quantizer")
+            if fake is not None and "forward" not in vars(fake):
+                given = Given()
+                others = {fake: stand_in(KnownWeights, fake, _qadv_given=given)}
+                made.append(Part(others, _Trained(layer), given, watched=[fake]))
+        return made
+
+    def form(self, network: nn.Module, options: FormOptions) -> EvaluationForm:
+        if converts(network) or any(rounds_inputs(weight) for _, _, weight in _own_weights(network)):
+            root, _ = with_stand_ins(network, uncounted(network))
+            return straight_through_form(network, root, options)
+        return super().form(network, options)
+
+
+def _own_weights(network: nn.Module) -> Iterator[tuple[str, nn.Module, Any]]:
+    """Yields a layer's name, the layer and its weight, where that is a tensor of torchao's."""
+    for name, module in network.named_modules():
+        weight = module._parameters.get("weight")
+        if weight is not None and of_toolkit(type(weight), "torchao"):
+            yield name, module, weight
+
+
+@torch.no_grad()
+def _of_tensor(name: str, weight: Any) -> list[QuantizedTensor]:
+    codes = getattr(weight, "qdata", None)
+    codes = codes if codes is not None and codes.shape == weight.shape and not codes.is_floating_point() else None
+    bits = _bits(getattr(weight, "target_dtype", None) or (torch.int8 if codes is None else codes.dtype))
+    scale = getattr(weight, "scale", None)
+    found: list[QuantizedTensor] = [
+        QuantizedWeights(
+            layer=name,
+            role="weights",
+            scheme=f"int:{bits}",
+            bits=bits,
+            scale=None if scale is None else scale.detach(),
+            estimator="none",
+            origin=TorchaoFrontend.name,
+            value=weight.dequantize().detach().float(),
+            codes=codes,
+            nb_codes=2**bits,
+            parameter=weight,
+        )
+    ]
+    return [*found, _dynamic_input(name, 8)] if rounds_inputs(weight) else found
+
+
+def _dynamic_input(name: str, bits: int) -> QuantizedTensor:
+    scheme = f"int:{bits} dynamic"
+    return QuantizedTensor(layer=name, role="input", scheme=scheme, bits=bits, scale=None, origin=TorchaoFrontend.name)
+
+
+def _bits(dtype: Any) -> int:
+    """Returns the bits in the name of a type, as of `torch.int4` or `TorchAODType.INT4`."""
+    found = re.search(r"int(\d+)", str(dtype).lower())
+    return int(found[1]) if found else 8 * torch.empty(0, dtype=dtype).element_size()
+
+
+@torch.no_grad()
+def _of_training(name: str, layer: Any) -> list[QuantizedTensor]:
+    found: list[QuantizedTensor] = []
+    inputs, fake = layer.activation_fake_quantizer, layer.weight_fake_quantizer
+    if inputs is not None and inputs.enabled:
+        found.append(_dynamic_input(name, _bits(inputs.config.dtype)))
+    if fake.enabled:
+        fake = copy.copy(fake)  # it notes the scale that it finds
+        value, bits = fake(layer.weight), _bits(fake.config.dtype)
+        about: dict[str, Any] = {"layer": name, "role": "weights", "scheme": f"int:{bits}", "bits": bits}
+        about |= {"scale": getattr(fake, "scale", None), "origin": TorchaoFrontend.name}
+        found.append(QuantizedWeights(**about, value=value, latent=layer.weight.detach(), parameter=layer.weight))
+    return found
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """The quantized weights of a layer in training."""
+
+    layer: Any
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        return [self.layer, self.layer.weight_fake_quantizer]
+
+    def values(self) -> tuple[Tensor, ...]:
+        return (copy.copy(self.layer.weight_fake_quantizer)(self.layer.weight),)

@@ -1,0 +1,272 @@
+"""Networks of torch.ao: trained with FakeQuantize, converted to int8, dynamic."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import qadv
+from qadv.errors import NoGradientError, UnsupportedModelError
+from qadv.estimators.fingerprint import fingerprint
+from qadv.frontends import QuantizedActivation, QuantizedWeights, quantizers
+from qadv.frontends.fake_quantize import fake_quantize
+from qadv.frontends.find import form_of
+from qadv.frontends.other_backward import clipped, identity, other_backward
+from qadv.quantization.form import FormOptions
+from qadv.quantization.stand_ins import NoFormError
+from tests.frontends.deep import Deep, Transformer, X, Y, answers, classifier_of, images, settled, state
+
+taq = pytest.importorskip("torch.ao.quantization")
+fx = pytest.importorskip("torch.ao.quantization.quantize_fx")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+BLOCKS = range(10)
+
+
+def qconfig(bits, fake=None):
+    fake = fake or taq.FusedMovingAvgObsFakeQuantize
+    channels = {"qscheme": torch.per_channel_symmetric, "observer": taq.MovingAveragePerChannelMinMaxObserver}
+    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    return taq.QConfig(
+        activation=fake.with_args(quant_min=0, quant_max=2**bits - 1, dtype=torch.quint8),
+        weight=fake.with_args(quant_min=low, quant_max=high, dtype=torch.qint8, **channels),
+    )
+
+
+def eager(bits=8, fake=None, trained=True):
+    torch.manual_seed(0)
+    model = Deep(torch.ao.nn.quantized.FloatFunctional, taq.QuantStub, taq.DeQuantStub).train(trained)
+    pairs = [[f"blocks.{i}.conv", f"blocks.{i}.bn", f"blocks.{i}.relu"] for i in BLOCKS]
+    pairs += [[f"blocks.{i}.depthwise", f"blocks.{i}.bn2"] for i in BLOCKS]
+    model = (taq.fuse_modules_qat if trained else taq.fuse_modules)(model, pairs)
+    model.qconfig = qconfig(bits, fake) if trained else taq.get_default_qconfig("x86")
+    return settled((taq.prepare_qat if trained else taq.prepare)(model, inplace=True)).eval()
+
+
+def graph(bits=8, fake=None):
+    torch.manual_seed(0)
+    mapping = taq.QConfigMapping().set_global(qconfig(bits, fake))
+    return settled(fx.prepare_qat_fx(Deep().train(), mapping, (images(),))).eval()
+
+
+@pytest.fixture(scope="module")
+def trained():
+    found = {"eager": eager(), "fx": graph(4), "plain": graph(4, taq.FakeQuantize)}
+    return {name: model.apply(taq.disable_observer) for name, model in found.items()}
+
+
+@pytest.fixture(scope="module")
+def integer(trained):
+    torch.manual_seed(0)
+    return {
+        "eager": taq.convert(copy.deepcopy(trained["eager"])),
+        "calibrated": taq.convert(eager(trained=False)),
+        "fx": fx.convert_fx(copy.deepcopy(trained["fx"])),
+        "dynamic": taq.quantize_dynamic(Transformer().eval(), {nn.Linear}, dtype=torch.qint8),
+    }
+
+
+@pytest.mark.parametrize("name", ["eager", "fx", "plain"])
+def test_training_networks_have_their_own_values_and_gradients_to_the_bit(trained, name):
+    model = trained[name]
+    before = state(model)
+    logits, gradient = answers(model)
+    classifier = classifier_of(model, fold=False)
+    assert np.array_equal(classifier.predict(X), logits)
+    found, inside = answers(form_of(model, FormOptions()))
+    assert np.array_equal(found, logits)
+    assert np.array_equal(inside, gradient)
+    assert all(torch.equal(value, before[key]) for key, value in state(model).items())
+
+
+@pytest.mark.parametrize("name", ["eager", "fx"])
+def test_a_folded_form_is_the_same_function(trained, name):
+    logits, gradient = answers(trained[name])
+    found, inside = answers(form_of(trained[name], FormOptions(fold_batch_norm=True)))
+    assert np.abs(found - logits).max() < 0.1 * logits.std()
+    assert (found.argmax(1) == logits.argmax(1)).all()
+    assert np.corrcoef(inside.ravel(), gradient.ravel())[0, 1] > 0.5
+
+
+def test_parameters_keep_their_gradients(trained):
+    model = copy.deepcopy(trained["fx"])
+
+    def gradients(network):
+        loss = network(images()).square().sum()
+        wanted = [p for p in model.parameters() if p.requires_grad]
+        return torch.autograd.grad(loss, wanted, allow_unused=True)
+
+    pairs = zip(gradients(model), gradients(form_of(model, FormOptions())), strict=True)
+    assert all(b is None if a is None else torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in pairs)
+
+
+@torch.no_grad()
+def _other_weights(model):
+    model.get_submodule("last").weight.mul_(2)
+
+
+@torch.no_grad()
+def _other_scale(model):
+    next(m for m in model.modules() if isinstance(m, taq.FakeQuantize)).scale.mul_(3)
+
+
+def _fewer_weight_levels(model):
+    model.get_submodule("last").weight_fake_quant.activation_post_process.quant_max = 1
+
+
+def _switched_off(model):
+    model.apply(taq.disable_fake_quant)
+
+
+CHANGES = [_other_weights, _other_scale, _fewer_weight_levels, _switched_off]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__.lstrip("_"))
+def test_changes_of_a_training_network_are_followed(trained, change):
+    model = copy.deepcopy(trained["plain"])  # torch's fused kernel takes back what is written into a scale
+    form = form_of(model, FormOptions())
+    with torch.no_grad():
+        before = form(images())
+        change(model)
+        assert torch.equal(form(images()), model(images()))
+        assert not torch.equal(form(images()), before)
+
+
+def test_observers_that_are_on_are_refused_with_the_line_to_write():
+    with pytest.raises(UnsupportedModelError, match=r"model\.apply\(torch\.ao\.quantization\.disable_observer\)"):
+        classifier_of(eager())
+    with pytest.raises(UnsupportedModelError, match=r"torch\.ao\.quantization\.convert\(model\)"):
+        classifier_of(eager(trained=False))
+
+
+def test_an_observer_switched_on_later_sees_what_the_network_sees(trained):
+    model = copy.deepcopy(trained["eager"])
+    form = form_of(model, FormOptions())
+    form(images())
+    fake = model.get_submodule("first.activation_post_process")
+    fake.enable_observer()
+    with pytest.raises(NoFormError):
+        form(images())
+
+
+def test_what_a_training_network_quantizes(trained):
+    model = trained["fx"]
+    found = quantizers(model)
+    weights = [each for each in found if isinstance(each, QuantizedWeights)]
+    assert len(weights) == 22
+    assert {each.bits for each in found} == {4}
+    for each in weights:
+        assert (each.codes.float() * each.scale - each.value).abs().max() < 1e-6
+        assert each.codes.min() >= -8
+        assert each.codes.max() <= 7
+        assert each.parameter is model.get_submodule(each.layer).weight
+    activations = [each for each in found if isinstance(each, QuantizedActivation)]
+    assert all(len(each.levels) == 16 for each in activations)
+    compression = qadv.summarize(classifier_of(model)).compression
+    assert 3 < compression < 8  # scales of filters with few weights count
+
+
+def test_what_an_integer_network_quantizes(integer):
+    summary = qadv.summarize(classifier_of(integer["eager"]))
+    rows = {row.name: row for row in summary.layers}
+    layer = integer["eager"].blocks[0].conv
+    assert (rows["blocks.0.conv"].bits, rows["blocks.0.conv"].parameters) == (8, 4 * 4 * 9 + 4)
+    assert rows["blocks.0.conv"].packed_bytes == 4 * 4 * 9 + 4 * (4 + 4)  # codes, scales, bias
+    assert (rows["enter"].scheme, rows["blocks.0.sum"].bits) == ("int:8", 8)
+    found = {each.layer: each for each in quantizers(integer["eager"]) if each.role == "weights"}
+    assert torch.equal(found["blocks.0.conv"].codes, layer.weight().int_repr())
+    assert {row.input_scheme for row in qadv.summarize(integer["dynamic"]).layers} == {"int:8 dynamic"}
+
+
+@pytest.mark.parametrize("name", ["eager", "calibrated", "fx", "dynamic"])
+def test_integer_networks_have_the_kernels_values_and_a_twins_gradients(integer, name):
+    model = integer[name]
+    before = state(model)
+    with torch.no_grad():
+        logits = model(images()).numpy()
+    classifier = classifier_of(model)
+    assert np.array_equal(classifier.predict(X), logits)
+    gradient = classifier.loss_gradient(X, Y)
+    form = classifier.model._form
+    assert (form.agreement, form.difference) == (1.0, 0.0)
+    assert np.array_equal(answers(classifier.model)[0], logits)
+    assert np.isfinite(gradient).all()
+    assert np.abs(gradient).max() > 0
+    for key, value in state(model).items():
+        assert torch.equal(value.dequantize(), before[key].dequantize()), key
+
+
+def test_a_twins_gradient_is_that_of_the_same_network_in_training(trained, integer):
+    classifier = classifier_of(integer["eager"])
+    expected = classifier_of(trained["eager"], fold=False).loss_gradient(X, Y).ravel()
+    found = classifier.loss_gradient(X, Y).ravel()
+    assert found @ expected > 0.7 * np.linalg.norm(found) * np.linalg.norm(expected)
+
+
+def test_a_twin_follows_a_network_that_is_loaded(integer):
+    model = copy.deepcopy(integer["dynamic"])
+    classifier = classifier_of(model)
+    before = classifier.loss_gradient(X, Y)
+    torch.manual_seed(5)
+    other = taq.quantize_dynamic(Transformer().eval(), {nn.Linear}, dtype=torch.qint8)
+    model.load_state_dict(other.state_dict())
+    assert np.array_equal(classifier.loss_gradient(X, Y), classifier_of(other).loss_gradient(X, Y))
+    assert not np.array_equal(classifier.loss_gradient(X, Y), before)
+
+
+def test_an_activations_gradient_can_be_another(integer):
+    classifier = classifier_of(integer["eager"])
+    logits, gradient = answers(classifier.model)
+    with other_backward(integer["eager"], identity) as changed:
+        same, other = answers(classifier.model)
+    assert changed > 20
+    assert np.array_equal(same, logits)
+    assert not np.array_equal(other, gradient)
+    with other_backward(integer["eager"], clipped):
+        assert np.abs(answers(classifier.model)[1] - gradient).max() < np.abs(other - gradient).max()
+
+
+def test_operators_without_a_twin_are_named():
+    class Normed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.enter, self.norm, self.leave = taq.QuantStub(), nn.InstanceNorm2d(3, affine=True), taq.DeQuantStub()
+            self.last = nn.Linear(192, 5)
+
+        def forward(self, x):
+            return self.leave(self.last(self.norm(self.enter(x)).flatten(1)))
+
+    model = Normed().eval()
+    model.qconfig = taq.get_default_qconfig("x86")
+    classifier = classifier_of(taq.convert(settled(taq.prepare(model))))
+    assert np.isfinite(classifier.predict(X)).all()
+    with pytest.raises(NoGradientError, match=r"quantized\.instance_norm has no twin"):
+        classifier.loss_gradient(X, Y)
+
+
+def test_packed_weights_are_part_of_a_networks_fingerprint(trained, integer):
+    names = {name: fingerprint(classifier_of(model)) for name, model in integer.items()}
+    assert fingerprint(classifier_of(copy.deepcopy(integer["dynamic"]))) == names["dynamic"]
+    torch.manual_seed(5)
+    other = taq.quantize_dynamic(Transformer().eval(), {nn.Linear}, dtype=torch.qint8)
+    assert fingerprint(classifier_of(other)) != names["dynamic"]
+
+
+def test_there_is_no_export(integer, tmp_path):
+    with pytest.raises(UnsupportedModelError, match=r"no export for networks of torch\.ao"):
+        qadv.export(classifier_of(integer["eager"]), tmp_path / "a.onnx", to="onnx")
+
+
+def test_fake_quantize_is_torchs_to_the_bit():
+    torch.manual_seed(0)
+    for scale, zero_point, low, high in [(0.05, 128, 0, 255), (0.0371, 0, -8, 7), (0.3, 7, 0, 15)]:
+        x = (4 * torch.randn(4096)).requires_grad_()
+        weight = torch.randn(4096)
+        expected = torch.fake_quantize_per_tensor_affine(x, scale, zero_point, low, high)
+        found = fake_quantize(x, scale, zero_point, low, high)
+        assert torch.equal(found, expected)
+        ours, torchs = (torch.autograd.grad((weight * y).sum(), x)[0] for y in (found, expected))
+        assert torch.equal(ours, torchs)
+        with torch.no_grad():
+            assert torch.equal(fake_quantize(x, scale, zero_point, low, high), expected)

@@ -1,0 +1,224 @@
+"""Networks of torchao: PT2E graphs, weights of `quantize_`, layers in training."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import qadv
+from qadv.backbones.float_weights import check_finite
+from qadv.errors import InvalidInputError, UnsupportedModelError
+from qadv.estimators.fingerprint import fingerprint
+from qadv.frontends import QuantizedActivation, QuantizedWeights, quantizers
+from qadv.frontends.find import form_of
+from qadv.frontends.other_backward import identity, other_backward
+from qadv.frontends.pt2e import uncounted
+from qadv.quantization.form import Form, FormOptions
+from qadv.quantization.stand_ins import with_stand_ins
+from tests.frontends.deep import Deep, Transformer, X, Y, answers, classifier_of, images, settled, state
+
+torchao = pytest.importorskip("torchao", "0.18")
+from torchao import quantization as aoq  # noqa: E402
+from torchao.quantization import pt2e, qat  # noqa: E402
+from torchao.quantization.pt2e import quantize_pt2e as flow  # noqa: E402
+from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+CONFIGURATIONS = {
+    "weight only": (aoq.Int8WeightOnlyConfig(), 8, False),
+    "dynamic": (aoq.Int8DynamicActivationInt8WeightConfig(), 8, True),
+    "4 bit": (aoq.IntxWeightOnlyConfig(weight_dtype=torch.int4), 4, False),
+    "4 bit in groups, dynamic": (
+        aoq.Int8DynamicActivationIntxWeightConfig(weight_dtype=torch.int4, weight_granularity=aoq.PerGroup(16)),
+        4,
+        True,
+    ),
+}
+
+
+def transformer(configuration, seed=0):
+    torch.manual_seed(seed)
+    model = Transformer().eval()
+    aoq.quantize_(model, configuration)
+    return model
+
+
+def in_training():
+    inputs = qat.IntxFakeQuantizeConfig(torch.int8, "per_token", is_symmetric=False)
+    weights = qat.IntxFakeQuantizeConfig(torch.int4, group_size=16)
+    return transformer(qat.QATConfig(activation_config=inputs, weight_config=weights, step="prepare"))
+
+
+def exported(trained):
+    torch.manual_seed(0)
+    batch = torch.export.Dim("batch")
+    model = Deep(norm=nn.Identity if trained else nn.BatchNorm2d).train(trained)  # preparing those takes a minute
+    graph = torch.export.export(model, (images(),), dynamic_shapes=({0: batch},))
+    quantizer = x86.X86InductorQuantizer()
+    quantizer.set_global(x86.get_default_x86_inductor_quantization_config(is_qat=trained))
+    prepare = flow.prepare_qat_pt2e if trained else flow.prepare_pt2e
+    return settled(prepare(graph.module(), quantizer))
+
+
+@pytest.fixture(scope="module")
+def graphs():
+    trained = exported(trained=True)
+    pt2e.move_exported_model_to_eval(trained)
+    trained.apply(pt2e.disable_observer)
+    return {
+        "trained": trained,
+        "trained, converted": flow.convert_pt2e(copy.deepcopy(trained)),
+        "calibrated": flow.convert_pt2e(exported(trained=False)),
+    }
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_quantized_weights_keep_values_and_have_gradients(name):
+    configuration, bits, dynamic = CONFIGURATIONS[name]
+    model = transformer(configuration)
+    with torch.no_grad():
+        logits = model(images()).numpy()
+    classifier = classifier_of(model)
+    assert np.array_equal(classifier.predict(X), logits)
+    assert np.array_equal(answers(classifier.model)[0], logits)
+    gradient = classifier.loss_gradient(X, Y)
+    if not dynamic:
+        assert np.array_equal(answers(classifier.model)[1], answers(model)[1])
+    torch.manual_seed(0)
+    expected = classifier_of(Transformer().eval()).loss_gradient(X, Y)
+    assert (gradient * expected).sum() > 0.8 * np.linalg.norm(gradient) * np.linalg.norm(expected)
+    summary = qadv.summarize(classifier)
+    assert {row.bits for row in summary.layers} == {bits}
+    assert {row.input_scheme for row in summary.layers} == {"int:8 dynamic" if dynamic else ""}
+    assert 0.6 * 32 / bits < summary.compression < 32 / bits
+    weights = [each for each in quantizers(model) if isinstance(each, QuantizedWeights)]
+    assert len(weights) == 4
+    assert all(2 ** (bits - 1) >= each.codes.int().abs().max() > 2 ** (bits - 2) for each in weights)
+
+
+def test_a_twin_follows_weights_that_are_loaded():
+    configuration = aoq.Int8DynamicActivationInt8WeightConfig()
+    model, other = transformer(configuration), transformer(configuration, seed=5)
+    classifier = classifier_of(model)
+    before = classifier.loss_gradient(X, Y)
+    model.load_state_dict(other.state_dict(), assign=True)
+    assert np.array_equal(classifier.loss_gradient(X, Y), classifier_of(other).loss_gradient(X, Y))
+    assert not np.array_equal(classifier.loss_gradient(X, Y), before)
+
+
+def test_tensors_of_their_own_class_are_compared_and_checked_by_their_parts():
+    configuration = aoq.Int8WeightOnlyConfig()
+    one, same, other = (classifier_of(transformer(configuration, seed)) for seed in (0, 0, 5))
+    assert fingerprint(one) == fingerprint(same) != fingerprint(other)
+    check_finite(one.model)
+    one.network.head.weight.scale.mul_(float("nan"))
+    with pytest.raises(InvalidInputError, match=r"head\.weight::scale"):
+        check_finite(one.model)
+
+
+def test_layers_in_training_have_their_own_values_and_gradients_to_the_bit():
+    model = in_training()
+    logits, gradient = answers(model)
+    form = form_of(model, FormOptions())
+    for _ in range(2):
+        found, inside = answers(form)
+        assert np.array_equal(found, logits)
+        assert np.array_equal(inside, gradient)
+    weights = [each for each in quantizers(model) if isinstance(each, QuantizedWeights)]
+    assert [each.bits for each in weights] == [4] * 4
+    assert torch.equal(weights[0].value, model.patches.weight_fake_quantizer(model.patches.weight))
+    with torch.no_grad():
+        model.patches.weight.mul_(2)
+        assert torch.equal(form(images()), model(images()))
+    model.patches.weight_fake_quantizer.enabled = False
+    with torch.no_grad():
+        assert torch.equal(form(images()), model(images()))
+    assert "patches" not in [each.layer for each in quantizers(model) if each.role == "weights"]
+
+
+def test_a_layer_in_training_has_its_weights_computed_once(monkeypatch):
+    model, calls = in_training(), []
+    kind = type(model.patches.weight_fake_quantizer)
+    own = kind.forward
+    monkeypatch.setattr(kind, "forward", lambda self, x: (calls.append(x.shape), own(self, x))[1])
+    form = form_of(model, FormOptions())
+    with torch.no_grad():
+        form(images())
+        calls.clear()
+        form(images())
+    assert len(calls) == 4  # of the inputs of four layers
+
+
+@pytest.mark.parametrize("name", ["trained", "trained, converted", "calibrated"])
+def test_graphs_have_their_own_values_and_straight_through_gradients(graphs, name):
+    model = graphs[name]
+    logits = copy.deepcopy(model)(images()).detach().numpy()
+    before = state(model)
+    classifier = classifier_of(model)
+    assert np.array_equal(classifier.predict(X), logits)
+    found, gradient = answers(classifier.model)
+    assert np.array_equal(found, logits)
+    if name == "trained":
+        assert isinstance(classifier.model._form, Form)
+        assert np.array_equal(gradient, answers(copy.deepcopy(model))[1])
+    else:
+        assert classifier.model._form.difference == 0
+        expected = answers(classifier_of(graphs["trained"]).model)[1] if "trained" in name else gradient
+        assert (gradient * expected).sum() > 0.8 * np.linalg.norm(gradient) * np.linalg.norm(expected) > 0
+    for key, value in state(model).items():
+        assert torch.equal(value, before[key]), key
+
+
+def test_what_a_graph_quantizes(graphs):
+    for model in graphs.values():
+        found = quantizers(model)
+        weights = {each.layer: each for each in found if isinstance(each, QuantizedWeights)}
+        assert {"first", "last", "blocks.1.conv", "blocks.1.depthwise"} <= set(weights)
+        assert len(weights) == 22
+        assert {each.bits for each in found} == {8}
+        assert sum(isinstance(each, QuantizedActivation) for each in found) >= 22
+        assert 1.5 < qadv.summarize(classifier_of(model)).compression < 4
+        assert all(row.bits == 8 for row in qadv.summarize(model).layers if row.name in weights)
+
+
+def test_a_layers_input_is_shown_with_it(graphs):
+    rows = {row.name: row for row in qadv.summarize(graphs["calibrated"]).layers}
+    assert rows["blocks.1.depthwise"].input_scheme == "int:8"
+
+
+def test_a_graphs_activations_can_have_another_gradient(graphs):
+    model = graphs["calibrated"]
+    attacked = classifier_of(model).model
+    logits, gradient = answers(attacked)
+    with other_backward(model, identity) as changed:
+        same, other = answers(attacked)
+    assert changed > 20
+    assert np.array_equal(same, logits)
+    assert not np.array_equal(other, gradient)
+
+
+def test_observers_that_are_on_are_refused_with_the_line_to_write():
+    with pytest.raises(UnsupportedModelError, match=r"model\.apply\(torchao\.quantization\.pt2e\.disable_observer\)"):
+        classifier_of(exported(trained=True))
+    with pytest.raises(UnsupportedModelError, match=r"convert_pt2e\(model\)"):
+        classifier_of(exported(trained=False))
+
+
+def test_a_graph_that_counts_batches_is_left_as_it_is():
+    graph = torch.export.export(Deep().train(), (images(),)).module()
+    pt2e.move_exported_model_to_eval(graph)
+    before = state(graph)
+    root, _ = with_stand_ins(graph, uncounted(graph))
+    logits = root(images())
+    assert all(torch.equal(value, before[key]) for key, value in state(graph).items())
+    assert torch.equal(graph(images()), logits)
+    assert graph.first is root.first
+    assert int(graph.state_dict()["blocks.0.bn.num_batches_tracked"]) == 1  # by the graph itself
+
+
+def test_there_is_no_export(tmp_path):
+    classifier = classifier_of(transformer(aoq.Int8WeightOnlyConfig()))
+    with pytest.raises(UnsupportedModelError, match="no export for networks of torchao"):
+        qadv.export(classifier, tmp_path / "a.onnx", to="onnx")
