@@ -14,10 +14,10 @@ DataDir = Annotated[Path | None, typer.Option(help="folder with that dataset's f
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """Write a quantized network as packed weights or as an ONNX graph (QCDQ), and measure the result."""
+    """Write a quantized network as packed weights or as an ONNX graph, and measure the result."""
 
     model: Model
-    to: Annotated[str, typer.Option(help="packed or onnx")] = "packed"
+    to: Annotated[str, typer.Option(help="packed, onnx (integer kernels) or qcdq (as simulated)")] = "packed"
     out: Annotated[Path | None, typer.Option(help="the file to write; next to MODEL without it")] = None
     dataset: Annotated[str | None, typer.Option(help="test images on which an ONNX graph is compared")] = None
     data_dir: DataDir = None
@@ -25,6 +25,9 @@ class ExportOptions:
     eps: Annotated[
         str | None, typer.Option(help="radius of PGD on them, e.g. 8/255; without it 8/255 of the range")
     ] = None
+    float_ends: Annotated[bool, typer.Option("--float-ends", help="first and last layer stay float")] = False
+    packed_weights: Annotated[bool, typer.Option("--packed-weights", help="weights of 4 bits stored so")] = False
+    reduce_range: Annotated[bool, typer.Option("--reduce-range", help="7-bit weights, without VNNI")] = False
     as_json: Json = False
 
 

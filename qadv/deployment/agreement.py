@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,21 +11,13 @@ from numpy.typing import NDArray
 
 from qadv.checks import check_whole
 from qadv.deployment.onnx_graph import INPUT
-from qadv.errors import FileFormatError, InvalidInputError, MissingRequirementError
+from qadv.errors import FileFormatError, InvalidInputError
 from qadv.estimators.checks import check_images, check_labels
 from qadv.estimators.protocol import Classifier
 from qadv.files import check_is_file
+from qadv.frontends.onnx.runtime import Runtime
 from qadv.strengths import check_eps
 from qadv.units import Length, Share
-
-
-def import_onnxruntime() -> Any:
-    """Returns the module, or raises `MissingRequirementError`."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingRequirementError("running ONNX graphs needs onnxruntime: pip install 'qadv[onnx]'") from error
-    return onnxruntime
 
 
 @dataclass(frozen=True)
@@ -53,13 +46,12 @@ class Agreement:
 
 
 class OnnxNetwork:
-    """Runs an exported graph in onnxruntime, on one CPU thread, with the arithmetic that the graph says.
-
-    Left to itself, onnxruntime computes QCDQ graphs in integers, for which it also rounds weights that are float in the
-    graph, as those of the first and last layer may be; that is switched off here (`session.disable_quant_qdq`).
+    """Runs an exported graph in onnxruntime.
 
     Args:
-        path: the file that `qadv.export(..., to="onnx")` wrote.
+        path: the file that `qadv.export(..., to="onnx")` wrote, or `to="qcdq"`.
+        as_written: with the arithmetic that the graph says, in float. Left to itself, onnxruntime computes quantized
+            graphs in integers, and rounds biases and weights that are float in a QCDQ graph.
 
     Attributes:
         input_shape: shape of one image.
@@ -70,18 +62,11 @@ class OnnxNetwork:
         StorageError: there is no such file.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        onnxruntime = import_onnxruntime()
+    def __init__(self, path: str | os.PathLike[str], as_written: bool = False) -> None:
         check_is_file(path)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = 1
-        options.add_session_config_entry("session.disable_quant_qdq", "1")
-        try:
-            self._session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:
-            raise FileFormatError(f"onnxruntime can't load {os.fspath(path)}: {error}") from error
-        inputs = {each.name: tuple(each.shape[1:]) for each in self._session.get_inputs()}
+        settings = {"session.disable_quant_qdq": "1"} if as_written else {}
+        self._runtime = Runtime(Path(path).read_bytes(), os.fspath(path), settings)
+        inputs = {each.name: tuple(each.shape[1:]) for each in self._runtime.session.get_inputs()}
         if list(inputs) != [INPUT]:
             raise FileFormatError(f"{os.fspath(path)}: expected the one input {INPUT!r}, found {', '.join(inputs)}")
         self.input_shape = inputs[INPUT]
@@ -94,8 +79,7 @@ class OnnxNetwork:
         """
         x = check_images(x, self.input_shape, None)
         starts = range(0, len(x), batch_size)
-        parts = [self._session.run(None, {INPUT: x[s : s + batch_size].astype(np.float32)})[0] for s in starts]
-        return np.concatenate(parts)
+        return np.concatenate([self._runtime(x[start : start + batch_size].astype(np.float32)) for start in starts])
 
 
 def agreement(
@@ -106,6 +90,7 @@ def agreement(
     eps: Length = Share(8 / 255),
     max_iter: int = 10,
     batch_size: int = 128,
+    as_written: bool = False,
 ) -> tuple[Agreement, Agreement]:
     """Compares an exported graph with its classifier on images and on their PGD versions.
 
@@ -119,6 +104,7 @@ def agreement(
         eps: radius of the attack, in the unit of `clip_values`; default 8/255 of their range.
         max_iter: its steps.
         batch_size: images in one pass.
+        as_written: see `OnnxNetwork`.
 
     Returns:
         The agreement on the clean and on the attacked images.
@@ -130,7 +116,7 @@ def agreement(
     max_iter, batch_size = check_whole("max_iter", max_iter), check_whole("batch_size", batch_size)
     x = check_images(x, classifier.input_shape, classifier.clip_values).astype(np.float32)
     labels = None if y is None else check_labels(y, len(x), classifier.nb_classes)
-    network = OnnxNetwork(path)
+    network = OnnxNetwork(path, as_written)
     attack = ProjectedGradientDescent(
         classifier, eps=eps, eps_step=eps / 4, max_iter=max_iter, batch_size=batch_size, verbose=False
     )

@@ -10,18 +10,20 @@ from rich.table import Table
 
 from qadv.checks import check_whole
 from qadv.command_options import ExportOptions
-from qadv.deployment.agreement import agreement, import_onnxruntime
+from qadv.deployment.agreement import agreement
 from qadv.deployment.export import Exported, export
 from qadv.errors import InvalidInputError
 from qadv.estimators.classifier import QuantizedClassifier
 from qadv.estimators.protocol import Classifier
 from qadv.estimators.storage import read_header
+from qadv.frontends.onnx.runtime import import_onnxruntime
 from qadv.registry import create
 from qadv.strengths import check_eps
 from qadv.units import Share, to_range
 
-_SUFFIXES = {"onnx": ".onnx", "packed": ".packed.safetensors"}
+_SUFFIXES = {"onnx": ".onnx", "qcdq": ".onnx", "packed": ".packed.safetensors"}
 _NB_SAMPLES = 1000
+_NB_FOR_RANGES = 256
 
 
 def run_export(options: ExportOptions) -> None:
@@ -32,7 +34,7 @@ def run_export(options: ExportOptions) -> None:
         QadvError: what else went wrong with the files.
     """
     out = _target(options)
-    compares = options.to == "onnx"
+    compares = options.to in ("onnx", "qcdq")
     given = {"--dataset": options.dataset, "--data-dir": options.data_dir, "--nb-samples": options.nb_samples}
     unused = [name for name, value in {**given, "--eps": options.eps}.items() if value is not None]
     if unused and not compares:
@@ -48,12 +50,15 @@ def run_export(options: ExportOptions) -> None:
     classifier = QuantizedClassifier.load(options.model)
     if compares:  # what could fail fails before the file is written
         import_onnxruntime()
-        source, x, y = _images(classifier, options)
-    result = export(classifier, out, options.to)
+        source, x, y, for_ranges = _images(classifier, options)
+    more = {name: getattr(options, name) for name in ("float_ends", "packed_weights", "reduce_range")}
+    if options.to == "onnx":
+        more["images"] = for_ranges
+    result = export(classifier, out, options.to, **more)
     report: dict[str, Any] = {"export": result.to_dict()}
     if compares:
         report["images"] = source
-        pair = agreement(classifier, result.path, x, y, eps)
+        pair = agreement(classifier, result.path, x, y, eps, as_written=options.to == "qcdq")
         report["agreement"] = [each.to_dict() for each in pair]
     if options.as_json:
         print(json.dumps(report, indent=1))
@@ -74,18 +79,20 @@ def _target(options: ExportOptions) -> Path:
     return out
 
 
-def _images(classifier: Classifier, options: ExportOptions) -> tuple[str, Any, Any]:
+def _images(classifier: Classifier, options: ExportOptions) -> tuple[str, Any, Any, Any]:
     count = options.nb_samples or _NB_SAMPLES
     if options.dataset is None:
         noise = np.random.default_rng(0).random((count, *classifier.input_shape), dtype=np.float32)
-        return "uniform noise (--dataset takes real images)", to_range(noise, classifier.clip_values), None
+        return "uniform noise (--dataset takes real images)", to_range(noise, classifier.clip_values), None, None
     data = create("dataset", options.dataset, data_dir=options.data_dir)
     x, y = data.x_test[:count], data.y_test[:count]
     if x.shape[1:] != classifier.input_shape:
         raise InvalidInputError(
             f"--dataset {options.dataset} has images of shape {x.shape[1:]}, the network takes {classifier.input_shape}"
         )
-    return f"{len(x):,} test images of {options.dataset}", to_range(x, classifier.clip_values), y
+    name = f"{len(x):,} test images of {options.dataset}"
+    for_ranges = to_range(data.x_train[:_NB_FOR_RANGES], classifier.clip_values)
+    return name, to_range(x, classifier.clip_values), y, for_ranges
 
 
 def _print_sizes(result: Exported) -> None:

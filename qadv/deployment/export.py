@@ -1,23 +1,32 @@
 """`export`: a classifier as a file for other programs, and how small it got."""
 
 import os
-from collections.abc import Callable
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qadv.backbones.float_weights import check_finite
+from qadv.checks import check_flag
+from qadv.deployment.integer_graph import IntegerOptions, integer_graph
 from qadv.deployment.onnx_graph import onnx_graph
 from qadv.errors import InvalidInputError, UnsupportedModelError, closest
+from qadv.estimators.checks import check_images
 from qadv.estimators.classifier import QuantizedClassifier
 from qadv.estimators.storage import save_packed
 from qadv.files import read_tensors, write_atomically
 from qadv.frontends.find import frontend_of, quantized_weights
+from qadv.frontends.onnx.graph import graph_of
 from qadv.modes import held_network
 from qadv.quantization.layers import _QuantLayer
 from qadv.quantization.quantizer import _Quantizer
+from qadv.units import limits
+
+FORMS = ("packed", "onnx", "qcdq")
 
 
 @dataclass(frozen=True)
@@ -29,7 +38,7 @@ class Exported:
         file_bytes: its size on disk.
         float_bytes: all parameters and buffers of the float network as float32.
         weights: number of quantized weights.
-        code_bytes: what their integer codes take in the file; `None` for ONNX, whose codes are whole bytes.
+        code_bytes: what their integer codes take in the file; `None` for ONNX.
         scale_bytes: what their scales take in the file, likewise.
     """
 
@@ -45,15 +54,30 @@ class Exported:
         return {**asdict(self), "path": str(self.path)}
 
 
-def export(classifier: QuantizedClassifier, path: str | os.PathLike[str], to: str = "packed") -> Exported:
+def export(
+    classifier: QuantizedClassifier,
+    path: str | os.PathLike[str],
+    to: str = "packed",
+    *,
+    images: NDArray[Any] | None = None,
+    float_ends: bool = False,
+    packed_weights: bool = False,
+    reduce_range: bool = False,
+) -> Exported:
     """Writes a classifier as one file, atomically.
 
     Args:
         classifier: a `QuantizedClassifier`; its network is untouched.
         path: the file.
         to: `"packed"`: safetensors with the quantized weights as strings of bits, which `QuantizedClassifier.load`
-            reads back as a frozen network with the same outputs to the bit. `"onnx"`: an ONNX graph in QCDQ form, see
-            `qadv.deployment.onnx_graph`.
+            reads back as a frozen network with the same outputs to the bit. `"onnx"`: an ONNX graph that runs in
+            integer kernels, see `qadv.deployment.integer_graph`. `"qcdq"`: an ONNX graph that says what the simulation
+            computes and no more, see `qadv.deployment.onnx_graph`; float kernels run it.
+        images: for `"onnx"`: (N, *input_shape) in `clip_values`, some hundred, for the ranges of what the network does
+            not quantize and integer kernels do; `None` for drawn ones.
+        float_ends: for `"onnx"`: float weights of the first and last layer stay float.
+        packed_weights: for `"onnx"`: codes of at most 4 bits are stored as int4.
+        reduce_range: for `"onnx"`: weights of 7 bits, for processors without VNNI, whose sums of 8 bits saturate.
 
     Returns:
         Sizes, measured on the file.
@@ -64,8 +88,8 @@ def export(classifier: QuantizedClassifier, path: str | os.PathLike[str], to: st
         SchemeError: a plugin's scheme whose weights are not what its integer codes and scales say.
         StorageError: the file could not be written.
     """
-    if to not in _FORMS:
-        raise InvalidInputError(f"to: expected {' or '.join(map(repr, _FORMS))}, got {to!r}{closest(to, list(_FORMS))}")
+    if to not in FORMS:
+        raise InvalidInputError(f"to: expected {' or '.join(map(repr, FORMS))}, got {to!r}{closest(to, FORMS)}")
     if not isinstance(classifier, QuantizedClassifier):
         raise InvalidInputError(
             f"classifier: expected a QuantizedClassifier, got {type(classifier).__name__}; a network becomes one with "
@@ -77,6 +101,12 @@ def export(classifier: QuantizedClassifier, path: str | os.PathLike[str], to: st
     if not frontend.exports:
         toolkit = frontend.name or "several toolkits"
         raise UnsupportedModelError(f"there is no export for networks of {toolkit}: what its own tools write ships")
+    given = {"float_ends": float_ends, "packed_weights": packed_weights, "reduce_range": reduce_range}
+    options = IntegerOptions(**{name: check_flag(name, value) for name, value in given.items()})
+    if to != "onnx" and (images is not None or options != IntegerOptions()):
+        raise InvalidInputError(f"images, {', '.join(given)}: only for a graph of integer kernels, to='onnx'")
+    if images is not None:
+        images = check_images(images, classifier.input_shape, classifier.clip_values, "images").astype(np.float32)
     check_finite(classifier.model, "classifier")
     layers = [m for m in classifier.model.modules() if isinstance(m, _QuantLayer) and m.weight_quantizer is not None]
     quantized = quantized_weights(classifier.model)
@@ -85,7 +115,12 @@ def export(classifier: QuantizedClassifier, path: str | os.PathLike[str], to: st
         raise InvalidInputError(f"there is nothing to pack, since no weights are quantized{whose}")
     weights = sum(each.value.numel() for each in quantized)
     target = Path(path)
-    sizes = _FORMS[to](classifier, target)
+    sizes: dict[str, int] = {}
+    if to == "packed":
+        sizes = _packed(classifier, target)
+    else:
+        content = onnx_graph(classifier)
+        write_atomically(target, _in_integers(classifier, content, images, options) if to == "onnx" else content)
     return Exported(target, target.stat().st_size, _float_bytes(classifier.model), weights, **sizes)
 
 
@@ -107,9 +142,15 @@ def _packed(classifier: QuantizedClassifier, path: Path) -> dict[str, int]:
     return {"code_bytes": codes, "scale_bytes": scales}
 
 
-def _onnx(classifier: QuantizedClassifier, path: Path) -> dict[str, int]:
-    write_atomically(path, onnx_graph(classifier))
-    return {}
+def _in_integers(
+    classifier: QuantizedClassifier, content: bytes, images: NDArray[Any] | None, options: IntegerOptions
+) -> bytes:
+    from onnx import load_model_from_string
 
-
-_FORMS: dict[str, Callable[[QuantizedClassifier, Path], dict[str, int]]] = {"packed": _packed, "onnx": _onnx}
+    pixels = (0.0, 1.0) if classifier.clip_values is None else limits(classifier.clip_values)
+    try:
+        graph = graph_of(load_model_from_string(content), content, None, "the graph")
+        return integer_graph(graph, pixels, images, options)
+    except UnsupportedModelError as error:
+        warnings.warn(f"the graph is written as to='qcdq' writes it, for float kernels: {error}", stacklevel=3)
+        return content

@@ -4,6 +4,7 @@ import copy
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from timm.layers import pad_same
 from torch import Tensor, nn
@@ -94,10 +95,13 @@ class _Standardised(nn.Module):
         sides = [1] * (len(classifier.input_shape) - 1)
         for name, value in (("image_mean", mean), ("image_std", std)):
             self.register_buffer(name, torch.as_tensor(value, dtype=torch.float32).reshape(-1, *sides))
+        self.standardises = bool(np.any(mean != 0) or np.any(std != 1))
         self.network = _exportable(held_network(classifier.model))
 
     def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.network((images - self.image_mean) / self.image_std)
+        if self.standardises:
+            images = (images - self.image_mean) / self.image_std
+        logits: Tensor = self.network(images)
         return logits
 
 

@@ -226,6 +226,40 @@ class QuantizedClassifier(PyTorchClassifier):
         choose_form(classifier, None if calibration is None else Calibration.of(calibration).images, fold)
         return classifier
 
+    @classmethod
+    def from_file(
+        cls,
+        path: str | os.PathLike[str],
+        input_shape: tuple[int, ...] | None = None,
+        nb_classes: int | None = None,
+        images: Array | None = None,
+        surrogate: nn.Module | None = None,
+        output: str | None = None,
+        **arguments: Any,
+    ) -> Self:
+        """Makes a classifier of an ONNX file: values from onnxruntime, gradients from a twin made from its graph.
+
+        `classifier.network.describe()` says what was found; docs/files.md has more.
+
+        Args:
+            path: the file, quantized or not.
+            input_shape: shape of one image, channels first; `None` where the file says it.
+            nb_classes: number of logits; `None` for those of the file.
+            images: (N, *input_shape) in `clip_values`, on which twin and runtime are compared, beside random ones.
+            surrogate: a float torch network whose gradients are taken, where the graph can't be read.
+            output: name of the logits, where the file has several outputs.
+            arguments: as the class takes them, e.g. `clip_values=(0, 255)`, `preprocessing=(mean, std)`.
+
+        Raises:
+            FileFormatError, StorageError: the file is damaged, keeps data outside its folder, or is not there.
+            UnsupportedModelError: it has operators that can't be read, or is no image classifier.
+            InvalidInputError: it leaves sizes open that are missing here, or an argument is off.
+
+        Warns:
+            UserWarning: the twin gives another class than the runtime on more than 1 % of the images.
+        """
+        return storage.from_file(cls, path, input_shape, nb_classes, images, surrogate, output, arguments)
+
     @property
     def network(self) -> nn.Module:
         """The network that was given, untouched; `model` holds it."""
@@ -370,7 +404,8 @@ class QuantizedClassifier(PyTorchClassifier):
         """Rebuilds a saved classifier.
 
         Args:
-            path: a file that `save` wrote, or `qadv.export` in its packed form: that gives a frozen network.
+            path: a file that `save` wrote, or `qadv.export` in its packed form: that gives a frozen network. What is
+                called `.onnx` goes to `from_file`.
             model: the *float* network, where it was not made from a backbone's name; it is quantized as saved.
             arguments: replace or complete what was saved, e.g. `device_type="cpu"`, `loss=...`, `optimizer=...`.
 

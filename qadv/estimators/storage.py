@@ -7,6 +7,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -15,6 +16,8 @@ from qadv.backbones.create import create_backbone
 from qadv.backbones.float_weights import Shape, check_finite, load_state
 from qadv.errors import FileFormatError, InvalidInputError, QadvError
 from qadv.estimators.attacked import AttackedNetwork
+from qadv.estimators.checks import check_images
+from qadv.estimators.door import prepare
 from qadv.estimators.ensemble_network import EnsembleNetwork, Standardised
 from qadv.estimators.outline import check_outline
 from qadv.files import read_tensors, write_tensors
@@ -27,7 +30,7 @@ from qadv.quantization.form import FormOptions
 from qadv.quantization.frozen import is_frozen
 from qadv.quantization.scales import check_scales
 from qadv.tensor_parts import plain_tensors
-from qadv.units import limits
+from qadv.units import limits, to_range
 
 if TYPE_CHECKING:
     from qadv.estimators.classifier import QuantizedClassifier
@@ -40,6 +43,7 @@ _FIELDS = {"backbone", "quantization", "loss", "defences", "classifier"}
 # where the weights came from: they are in the file now
 SOURCES = {"pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}
 _LARGEST = 2**22  # values of one image
+_VALUES_COMPARED = 2**17  # pixels of the images on which a file and its twin are compared
 
 
 def mean_std(classifier: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -61,6 +65,8 @@ def mean_std(classifier: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]
 
 def save(classifier: "QuantizedClassifier", path: str | os.PathLike[str]) -> None:
     """See `QuantizedClassifier.save`."""
+    if hasattr(classifier.network, "file_layers"):
+        raise InvalidInputError(f"the network is the file {classifier.network.file}: keep that, and load it again")
     if isinstance(classifier.network, EnsembleNetwork):
         save_ensemble(classifier, path)
         return
@@ -170,8 +176,42 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, An
     return tensors, header
 
 
+def is_onnx(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is a network by itself, going by its name."""
+    return os.fspath(path).lower().endswith(".onnx")
+
+
+def from_file(
+    cls: type[C],
+    path: str | os.PathLike[str],
+    input_shape: tuple[int, ...] | None,
+    nb_classes: int | None,
+    images: Any,
+    surrogate: nn.Module | None,
+    output: str | None,
+    arguments: dict[str, Any],
+) -> C:
+    """See `QuantizedClassifier.from_file`."""
+    from qadv.frontends.onnx.network import FileNetwork  # needs the extra "onnx"
+
+    settings = {"loss": nn.CrossEntropyLoss(), "clip_values": (0.0, 1.0), "preprocessing": (0.0, 1.0), **arguments}
+    ends = limits(settings["clip_values"])
+    network = FileNetwork(path, input_shape, (float(ends[0]), float(ends[1])), output, has_twin=surrogate is None)
+    classes = network.nb_classes if nb_classes is None else nb_classes
+    classifier = cls(network, input_shape=network.input_shape, nb_classes=classes, surrogate=surrogate, **settings)
+    count = max(2, min(32, _VALUES_COMPARED // prod(network.input_shape)))
+    compared = to_range(np.random.default_rng(0).random((count, *network.input_shape)), ends).astype(np.float32)
+    if images is not None:
+        images = check_images(images, network.input_shape, classifier.clip_values, "images").astype(np.float32)
+        compared = np.concatenate([compared, images])
+    network.compare(torch.as_tensor(prepare(classifier, compared)[0], device=classifier.device), surrogate)
+    return classifier
+
+
 def load(cls: type[C], path: str | os.PathLike[str], model: nn.Module | None, arguments: dict[str, Any]) -> C:
     """See `QuantizedClassifier.load`."""
+    if is_onnx(path):
+        return cls.from_file(path, surrogate=model, **arguments)
     tensors, header = _read(path)
     with _damage_named(path):
         network = _network(model, header, tensors, path)

@@ -102,6 +102,8 @@ class Summary:
 def summarize(model: Any) -> Summary:
     """Summarizes each layer: kind, scheme, bits, input, scale, share of parameters, and size packed and as float32.
 
+    Of a network that is a file, the layers in the file.
+
     Args:
         model: a `torch.nn.Module`, or a classifier that holds one.
     """
@@ -119,6 +121,7 @@ def summarize(model: Any) -> Summary:
     for name, layer in module.named_modules():
         if layer in parts:
             continue  # of the quantized layer that it stands in
+        rows += getattr(layer, "file_layers", ())
         own = set(layer.parameters(recurse=name in found)) - counted
         products = hasattr(layer, "fused_attn")  # timm's attention: of queries, keys and values, which stay float
         shown = products or _packed(found.get(name, [])) or any(q.role == "output" for q in found.get(name, ()))

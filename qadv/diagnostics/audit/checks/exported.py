@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
-from qadv.deployment.agreement import agreement, import_onnxruntime
+from qadv.deployment.agreement import agreement
 from qadv.deployment.export import export
 from qadv.diagnostics.audit.case import AuditCase
 from qadv.diagnostics.audit.result import Finding, Grade
 from qadv.errors import QadvError
 from qadv.frontends.find import quantizers
+from qadv.frontends.onnx.runtime import import_onnxruntime
 
 
 class ExportedModel:
@@ -33,7 +34,7 @@ class ExportedModel:
             import_onnxruntime()
             with tempfile.TemporaryDirectory() as folder, _silent():
                 path = Path(folder) / "network.onnx"
-                export(classifier, path, to="onnx")
+                export(classifier, path, to="qcdq")
                 pair = agreement(
                     classifier,
                     path,
@@ -41,6 +42,7 @@ class ExportedModel:
                     labels,
                     eps=case.ball.side(case.x[0].size),
                     batch_size=case.target.batch_size,
+                    as_written=True,
                 )
         except QadvError as error:
             return Finding.none(str(error).splitlines()[0])

@@ -1,0 +1,434 @@
+"""An ONNX graph in integers: convolutions, linear layers, sums and pools from codes to codes."""
+
+import math
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from qadv.frontends.onnx.graph import Graph, Node
+from qadv.frontends.onnx.twin import Twin
+
+Array = NDArray[Any]
+Range = tuple[float, float]
+_SAME = ("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Slice", "Pad", "MaxPool", "Gather")
+_LARGEST_BIAS = 2**30
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class IntegerOptions:
+    """How a graph of integers is written.
+
+    Attributes:
+        float_ends: float weights of the first and last layer stay float.
+        packed_weights: codes of at most 4 bits are stored as int4.
+        reduce_range: weights have 7 bits, so that sums of two products fit into 16.
+    """
+
+    float_ends: bool = False
+    packed_weights: bool = False
+    reduce_range: bool = False
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Codes `first` to 255, as uint8; value = (code - zero) * scale."""
+
+    scale: float
+    zero: int
+    first: int = 0
+
+    @property
+    def ends(self) -> Range:
+        return (self.first - self.zero) * self.scale, (255 - self.zero) * self.scale
+
+    @classmethod
+    def over(cls, ends: Range) -> "_Grid":
+        """256 levels over a range, one of them 0."""
+        low, high = min(ends[0], 0.0), max(ends[1], 0.0)
+        scale = float(np.float32(max(high - low, 1e-6) / 255))
+        return cls(scale, round(-low / scale))
+
+
+@dataclass
+class _Layer:
+    """A convolution or linear layer; its weights have filters first, as `Gemm` takes them with `transB`."""
+
+    node: Node
+    output: str
+    codes: Array | None
+    weight: Array
+    scale: Array
+    bias: Array
+
+    def folded(self, factor: Array, shift: Array, output: str) -> "_Layer":
+        """With `factor * y + shift` for each filter behind it."""
+        shape = (-1,) + (1,) * (self.weight.ndim - 1)
+        codes = None if self.codes is None else self.codes * np.sign(factor).reshape(shape)
+        weight, scale = self.weight * factor.reshape(shape), self.scale * np.abs(factor)
+        return _Layer(self.node, output, codes, weight, scale, self.bias * factor + shift)
+
+    def in_codes_up_to(self, most: int) -> "_Layer":
+        """With such codes of the weights, where it has none: one scale for each filter."""
+        if self.codes is not None and np.abs(self.codes).max() <= most:
+            return self
+        largest = np.abs(self.weight).reshape(len(self.weight), -1).max(1)
+        scale = np.where(largest > 0, largest, 1.0) / most
+        return replace(self, scale=scale, codes=_rounded(self.weight, scale))
+
+    def with_bias_in_32_bits(self, input_scale: float) -> "_Layer":
+        """With scales so large that its bias is a whole number of 32 bits: of filters that are next to nothing."""
+        least = np.maximum(np.abs(self.bias) / (input_scale * _LARGEST_BIAS), np.finfo(np.float32).tiny * 1e3)
+        if (self.scale >= least).all():
+            return self
+        scale = np.maximum(self.scale, least)
+        return replace(self, scale=scale, codes=_rounded(self.weight, scale))
+
+
+def _rounded(weight: Array, scale: Array) -> Array:
+    return np.round(weight / scale.reshape((-1,) + (1,) * (weight.ndim - 1)))
+
+
+def integer_graph(
+    graph: Graph, pixels: Range, images: Array | None = None, options: IntegerOptions = IntegerOptions()
+) -> bytes:
+    """Returns a graph in codes as one that onnxruntime runs in integer kernels.
+
+    BatchNorms and biases are part of the layer before them; biases are whole multiples of input scale times weight
+    scale. Weights keep their codes; float weights of the first and last layer, and those whose codes don't fit, become
+    int8, one scale for each filter. Levels that are fewer than 256 are the last ones of uint8, where the kernels cut
+    off by themselves, with a `Clip` of the codes below. What a kernel needs in codes and the network does not quantize
+    (sums, pools, inputs of the first and last layer) gets 256 levels over its range: the part that matters, where that
+    follows from the quantizer behind a sum, and what it is on `images`.
+
+    Args:
+        graph: in QCDQ form, as `qadv.deployment.onnx_graph` writes it.
+        pixels: smallest and largest pixel.
+        images: (N, ...) as the graph takes them, for ranges; `None` for some drawn from a fixed seed.
+        options: see there.
+
+    Raises:
+        UnsupportedModelError: the graph has operators that qadv can't read.
+    """
+    return _Writer(graph, pixels, images, options).written()
+
+
+class _Writer:
+    def __init__(self, graph: Graph, pixels: Range, images: Array | None, options: IntegerOptions) -> None:
+        twin = Twin(graph, batched=False)
+        self.graph, self.pixels, self.twin = graph, pixels, twin
+        self.options = options
+        self.values = {name: value.numpy() for name, value in twin.values.items()}
+        needed, nodes = {graph.output}, []
+        for node in reversed(graph.nodes):  # those that depend on the images, and the logits on them
+            if needed & set(node.outputs) - self.values.keys():
+                nodes.append(node)
+                needed |= set(node.inputs)
+        self.nodes = nodes[::-1]
+        self.uses = Counter(name for node in self.nodes for name in node.inputs) + Counter([graph.output])
+        self.consumers = {name: node for node in self.nodes for name in node.inputs}
+        self.producers = {name: node for node in graph.nodes for name in node.outputs}
+        self.real_images = images is not None
+        self.images = images if images is not None else _drawn(graph, pixels)
+        self.measured: dict[str, Range] = {}
+        self.codes: dict[str, tuple[str, _Grid]] = {}
+        self.done: set[str] = set()
+        self.layers = {node.name: layer for node in self.nodes if (layer := self._layer(node)) is not None}
+        names = list(self.layers)
+        self.ends = {names[0], names[-1]} if names else set()
+        self.written_nodes: list[Any] = []
+        self.initializers: dict[str, Any] = {}
+
+    def written(self) -> bytes:
+        from onnx import TensorProto, helper
+
+        for node in self.nodes:
+            if node.name not in self.done:
+                self._write(node)
+        if self.graph.output in self.codes:
+            self._node("Identity", [self._real(self.graph.output)], self.graph.output)
+        shape = ["batch", *self.graph.input_shape[1:]]
+        made = helper.make_graph(
+            self.written_nodes,
+            "qadv",
+            [helper.make_tensor_value_info(self.graph.input, TensorProto.FLOAT, shape)],
+            [helper.make_tensor_value_info(self.graph.output, TensorProto.FLOAT, ["batch", None])],
+            list(self.initializers.values()),
+        )
+        opset = max(self.graph.opset, 21 if self.options.packed_weights else 0)
+        model = helper.make_model(
+            made, opset_imports=[helper.make_opsetid("", opset)], ir_version=10, producer_name="qadv"
+        )
+        content: bytes = model.SerializeToString()
+        return content
+
+    # what is there
+
+    def _layer(self, node: Node) -> _Layer | None:
+        """Returns a layer with all that is folded into it, `None` for what is none or stays float."""
+        if node.kind not in ("Conv", "Gemm", "MatMul") or node.inputs[1] not in self.values:
+            return None
+        weight, codes, scale = self.values[node.inputs[1]].astype(np.float64), None, None
+        source = self.producers.get(node.inputs[1])
+        turned = source is not None and source.kind == "Transpose"
+        source = self.producers.get(source.inputs[0]) if source is not None and turned else source
+        if source is not None and source.kind == "DequantizeLinear":
+            codes = self.values[source.inputs[0]].astype(np.float64)
+            scale = np.broadcast_to(self.values[source.inputs[1]].astype(np.float64), (len(codes),))
+            codes = codes.T if turned else codes
+        if node.kind != "Conv" and not node.attributes.get("transB"):
+            weight, codes = weight.T, None if codes is None else codes.T
+        if scale is None or codes is None or codes.shape[0] != len(scale):
+            codes, scale = None, np.ones(len(weight))
+        bias = self.values[node.inputs[2]] if len(node.inputs) > 2 and node.inputs[2] else np.zeros(1)
+        bias = np.broadcast_to(bias.astype(np.float64).reshape(-1), (len(weight),))
+        if weight.ndim == 2 and node.attributes.get("alpha", 1.0) * node.attributes.get("beta", 1.0) != 1:
+            return None
+        layer = _Layer(node, node.outputs[0], codes, weight, scale, bias)
+        while (behind := self._only_consumer(layer.output)) is not None:
+            other = [self.values[name].astype(np.float64) for name in behind.inputs if name in self.values]
+            per_filter = (1, len(weight), 1, 1) if weight.ndim == 4 else (len(weight),)
+            if behind.kind == "BatchNormalization" and node.kind == "Conv":
+                gamma, beta, mean, var = other
+                factor = gamma / np.sqrt(var + behind.attributes.get("epsilon", 1e-5))
+                layer = layer.folded(factor, beta - mean * factor, behind.outputs[0])
+            elif behind.kind == "Add" and len(other) == 1 and _fits(other[0].shape, per_filter):
+                shift = np.broadcast_to(other[0], per_filter).reshape(-1)
+                layer = layer.folded(np.ones(len(weight)), shift, behind.outputs[0])
+            else:
+                break
+            self.done.add(behind.name)
+        return layer
+
+    def _only_consumer(self, name: str) -> Node | None:
+        return self.consumers.get(name) if self.uses[name] == 1 else None
+
+    def _quantizer(self, node: Node) -> tuple[str, _Grid] | None:
+        """Returns the output of a `QuantizeLinear`, `Clip`, `DequantizeLinear` and its grid; `None` for other uses."""
+        scale, zero = (self.values.get(name) for name in node.inputs[1:3])
+        ends, passed, behind = (0, 255), [], self._only_consumer(node.outputs[0])
+        if behind is not None and behind.kind == "Clip":
+            ends = tuple(int(self.values[name]) for name in behind.inputs[1:])  # type: ignore[assignment]
+            passed, behind = [behind], self._only_consumer(behind.outputs[0])
+        if behind is None or behind.kind != "DequantizeLinear" or scale is None or zero is None:
+            return None
+        if scale.size != 1 or not np.array_equal(scale, self.values[behind.inputs[1]]):
+            return None  # levels without one at 0
+        self.done |= {each.name for each in (*passed, behind)}
+        moved = 255 - ends[1]  # to the upper end, where the kernels cut off
+        return behind.outputs[0], _Grid(float(scale), int(zero) + moved, ends[0] + moved)
+
+    def _range(self, name: str) -> Range:
+        """Returns the part of a value's range that matters."""
+        if not self.measured:
+            self.measured = _measured(self.twin, self.images)
+        low, high = self.measured[name]
+        behind = self._only_consumer(name)
+        if behind is not None and behind.kind == "Add":
+            other = next((each for each in behind.inputs if each != name), name)
+            while other not in self.codes and (moved := self.producers.get(other)) and moved.kind in _SAME:
+                other = moved.inputs[0]  # which is written later, maybe
+            quantizer = self._only_consumer(behind.outputs[0])
+            if other in self.codes and quantizer is not None and quantizer.kind == "QuantizeLinear":
+                grid = self._quantizer(quantizer)
+                if grid is not None:
+                    (first, last), (least, most) = grid[1].ends, self.codes[other][1].ends
+                    known = first - most, last - least
+                    return (max(low, known[0]), min(high, known[1])) if self.real_images else known
+        return low, high
+
+    # what is written
+
+    def _write(self, node: Node) -> None:
+        source, output = node.inputs[0] if node.inputs else "", node.outputs[0]
+        if node.kind == "QuantizeLinear" and (found := self._quantizer(node)) is not None:
+            self.codes[found[0]] = self._quantized(self._real(source), found[1], found[0]), found[1]
+        elif node.kind in _SAME and source in self.codes and self._on_codes(node):
+            pass
+        elif node.name in self.layers and self._in_integers(self.layers[node.name]):
+            self._write_layer(self.layers[node.name])
+        elif node.name in self.layers:
+            self._write_float_layer(self.layers[node.name])
+        elif node.kind == "Add" and all(name in self.codes for name in node.inputs):
+            self._node("Add", [self._real(name) for name in node.inputs], output)
+            self._quantize_behind(output)
+        elif _is_global_pool(node, self.values) and source in self.codes:
+            self._node("GlobalAveragePool", [self._real(source)], output)
+            self._quantize_behind(output, self.codes[source][1].ends)
+        else:
+            names = [self._real(name) if name else "" for name in node.inputs]
+            self._node(node.kind, names, *node.outputs, **node.attributes)
+
+    def _in_integers(self, layer: _Layer) -> bool:
+        given_codes = layer.codes is not None or self.producers.get(layer.node.inputs[1]) is not None
+        if layer.node.name in self.ends:
+            return not (self.options.float_ends and not given_codes)
+        return given_codes and layer.node.inputs[0] in self.codes
+
+    def _write_layer(self, layer: _Layer) -> None:
+        node, source = layer.node, layer.node.inputs[0]
+        if source not in self.codes:
+            is_first = source == self.graph.input or self.producers[source].kind in ("Sub", "Div", "Mul")
+            ends = self._ends_of_pixels(source) if is_first else self._range(source)
+            grid = _Grid.over(ends)
+            self.codes[source] = self._quantized(source, grid, source), grid
+        scale = self.codes[source][1].scale
+        layer = layer.in_codes_up_to(63 if self.options.reduce_range else 127).with_bias_in_32_bits(scale)
+        assert layer.codes is not None
+        weights, bias_scale = self._weights(layer), np.float32(scale) * layer.scale.astype(np.float32)
+        names = [self._real(source), weights]
+        codes_of_bias = np.round(layer.bias / bias_scale.astype(np.float64)).astype(np.int32)
+        is_matmul = node.kind == "MatMul"
+        if not is_matmul:
+            bias = [
+                self._constant(codes_of_bias, "bias"),
+                self._constant(bias_scale, "bias_scale"),
+                self._constant(np.zeros(len(bias_scale), np.int32), "zeros"),
+            ]
+            names.append(self._node("DequantizeLinear", bias, f"{layer.output}_bias", axis=0))
+        attributes = node.attributes if node.kind == "Conv" else {} if is_matmul else {"transB": 1}
+        if is_matmul and layer.bias.any():
+            product = self._node("MatMul", names, f"{layer.output}_product")
+            self._node("Add", [product, self._constant(layer.bias.astype(np.float32), "bias")], layer.output)
+        else:
+            self._node(node.kind, names, layer.output, **attributes)
+        if node.kind == "Conv":
+            self._quantize_behind(layer.output)
+
+    def _weights(self, layer: _Layer) -> str:
+        """Writes a layer's codes and scales; returns the name of the weights."""
+        assert layer.codes is not None
+        codes, axis = layer.codes.astype(np.int8), 0
+        if layer.node.kind == "MatMul":
+            codes, axis = codes.T, 1
+        few = self.options.packed_weights and np.abs(codes).max() <= 7
+        name = self._constant(np.ascontiguousarray(codes), "weight", "INT4" if few else None)
+        if few:
+            from onnx import TensorProto
+
+            name = self._node("Cast", [name], f"{layer.output}_codes", to=TensorProto.INT8)
+        scale, zeros = layer.scale.astype(np.float32), np.zeros(len(layer.scale), np.int8)
+        parts = [name, self._constant(scale, "weight_scale"), self._constant(zeros, "zeros")]
+        return self._node("DequantizeLinear", parts, f"{layer.output}_weight", axis=axis)
+
+    def _write_float_layer(self, layer: _Layer) -> None:
+        weight = layer.weight.T if layer.node.kind == "MatMul" else layer.weight
+        names = [self._real(layer.node.inputs[0]), self._constant(weight.astype(np.float32), "weight")]
+        bias = self._constant(layer.bias.astype(np.float32), "bias")
+        if layer.node.kind == "MatMul":
+            self._node("Add", [self._node("MatMul", names, f"{layer.output}_product"), bias], layer.output)
+        else:
+            attributes = layer.node.attributes if layer.node.kind == "Conv" else {"transB": 1}
+            self._node(layer.node.kind, [*names, bias], layer.output, **attributes)
+
+    def _on_codes(self, node: Node) -> bool:
+        """Writes an operator that moves values, or takes the largest, on the codes; returns whether it can."""
+        codes, grid = self.codes[node.inputs[0]]
+        names = [codes, *(self._real(name) if name else "" for name in node.inputs[1:])]
+        if node.kind == "Pad":
+            value = self.values.get(node.inputs[2], np.zeros(())) if len(node.inputs) > 2 else np.zeros(())
+            if node.attributes.get("mode", "constant") != "constant" or value.any():
+                return False
+            names[2:3] = [self._constant(np.uint8(grid.zero), "zero")]
+        output = self._node(node.kind, names, f"{node.outputs[0]}_codes", **node.attributes)
+        self.codes[node.outputs[0]] = output, grid
+        return True
+
+    def _quantize_behind(self, name: str, ends: Range | None = None) -> None:
+        """Rounds what the network does not round itself."""
+        behind = self._only_consumer(name)
+        if (behind is not None and behind.kind == "QuantizeLinear") or name == self.graph.output:
+            return
+        grid = _Grid.over(self._range(name) if ends is None else ends)
+        self.codes[name] = self._quantized(name, grid, name), grid
+
+    def _quantized(self, name: str, grid: _Grid, label: str) -> str:
+        scale, zero = self._constant(np.float32(grid.scale), "scale"), self._constant(np.uint8(grid.zero), "zero")
+        codes = self._node("QuantizeLinear", [name, scale, zero], f"{label}_rounded")
+        if grid.first <= 1:  # of 255 levels there is one more at the lower end, as everywhere in integer networks
+            return codes
+        return self._node("Clip", [codes, self._constant(np.uint8(grid.first), "first")], f"{label}_codes")
+
+    def _real(self, name: str) -> str:
+        """Returns the name of a value as float, from its codes where it has some."""
+        if name in self.codes:
+            codes, grid = self.codes[name]
+            scale, zero = self._constant(np.float32(grid.scale), "scale"), self._constant(np.uint8(grid.zero), "zero")
+            return self._node("DequantizeLinear", [codes, scale, zero], f"{name}_real{len(self.written_nodes)}")
+        if name in self.values:
+            return self._constant(self.values[name], "constant")
+        return name
+
+    def _ends_of_pixels(self, name: str) -> Range:
+        """Returns the range of images, maybe standardised."""
+        flat = np.ones((1, *(size or 1 for size in self.graph.input_shape[1:])), np.float32)
+        return _measured(self.twin, np.concatenate([flat * end for end in self.pixels]))[name]
+
+    def _node(self, kind: str, inputs: list[str], *outputs: str, **attributes: Any) -> str:
+        from onnx import helper, numpy_helper
+
+        given = {
+            key: numpy_helper.from_array(value) if isinstance(value, np.ndarray) else value
+            for key, value in attributes.items()
+        }
+        self.written_nodes.append(helper.make_node(kind, inputs, list(outputs), f"{kind}_{outputs[0]}", **given))
+        return outputs[0]
+
+    def _constant(self, value: Any, label: str, kind: str | None = None) -> str:
+        from onnx import TensorProto, helper, numpy_helper
+
+        array = np.asarray(value)
+        key = f"{label}_{kind}_{array.dtype}_{array.shape}_{hash(array.tobytes())}"
+        if key not in self.initializers:
+            name = f"{label}{len(self.initializers)}"
+            if kind == "INT4":
+                tensor = helper.make_tensor(name, TensorProto.INT4, array.shape, array.flatten().tolist())
+            else:
+                tensor = numpy_helper.from_array(array, name)
+            self.initializers[key] = tensor
+        return str(self.initializers[key].name)
+
+
+def _is_global_pool(node: Node, values: dict[str, Array]) -> bool:
+    if node.kind == "GlobalAveragePool":
+        return True
+    if node.kind != "ReduceMean" or not node.attributes.get("keepdims", 1) or len(node.inputs) < 2:
+        return False
+    return sorted(values[node.inputs[1]].reshape(-1).tolist()) in ([2, 3], [-2, -1])
+
+
+def _fits(shape: tuple[int, ...], whole: tuple[int, ...]) -> bool:
+    try:
+        return np.broadcast_shapes(shape, whole) == whole or math.prod(shape) == 1
+    except ValueError:
+        return False
+
+
+@torch.no_grad()
+def _measured(twin: Twin, images: Array) -> dict[str, Range]:
+    """Returns the smallest and largest number of each value in a graph, for so many images."""
+    found: dict[str, Range] = {}
+    for start in range(0, len(images), _BATCH):
+        for name, value in twin.every_value(torch.from_numpy(images[start : start + _BATCH])).items():
+            if value.numel() and value.is_floating_point():
+                low, high = (float(end) for end in value.aminmax())
+                before = found.get(name, (low, high))
+                found[name] = min(low, before[0]), max(high, before[1])
+    return found
+
+
+def _drawn(graph: Graph, pixels: Range) -> Array:
+    """Returns images of a few colours, from coarse ones to noise."""
+    sizes = [size or 1 for size in graph.input_shape[1:]]
+    rng, images = np.random.default_rng(0), []
+    for cells in (1, 2, 4, 8, 16, 32, 64, 10**6):
+        small = [sizes[0], *(min(size, cells) for size in sizes[1:])]
+        image = rng.random((4, *small), dtype=np.float32)
+        for axis, (size, old) in enumerate(zip(sizes[1:], small[1:], strict=True), 2):
+            image = np.repeat(image, math.ceil(size / old), axis).take(range(size), axis)
+        images.append(image)
+    return pixels[0] + (pixels[1] - pixels[0]) * np.concatenate(images)

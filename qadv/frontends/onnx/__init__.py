@@ -1,0 +1,1 @@
+"""Networks that are ONNX files: values from the runtime, gradients from a twin that is made from the file's graph."""

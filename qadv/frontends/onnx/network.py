@@ -1,0 +1,194 @@
+"""`FileNetwork`: an ONNX file as a torch module, values from its runtime, gradients from a twin."""
+
+import hashlib
+import logging
+import os
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from qadv.errors import InvalidInputError, UnsupportedModelError
+from qadv.frontends.onnx.graph import Graph, read_graph
+from qadv.frontends.onnx.layers import form_of, layers_of
+from qadv.frontends.onnx.layout import Layout, in_chunks
+from qadv.frontends.onnx.runtime import Runtime, sums_are_exact
+from qadv.frontends.onnx.twin import Twin, final_softmax
+from qadv.frontends.summary import LayerSummary
+from qadv.frontends.twins import TwinForm
+from qadv.quantization.form import FormOptions
+
+_LEAST_PROBABILITY = 1e-30
+_ENOUGH = 0.99
+_LOGGER = logging.getLogger(__name__)
+
+
+class FileTwin(nn.Module):
+    """The twin of a file for images (N, *input_shape); see `Twin`.
+
+    Args:
+        graph: the file's.
+        layout: how it takes images.
+
+    Attributes:
+        batch: how many images it takes at a time, as the file does; `None` for any number.
+    """
+
+    def __init__(self, graph: Graph, layout: Layout) -> None:
+        super().__init__()
+        self.layout, self.batch = layout, None
+        self.graph = Twin(graph, batched=True)
+        fixed = graph.input_shape[0]
+        if fixed is not None:  # sizes in the graph may be those of its own batch
+            x = layout.low + layout.width * torch.rand(
+                2, *layout.input_shape, generator=torch.Generator().manual_seed(0)
+            )
+            alone = Twin(graph, batched=False)
+            with torch.no_grad():
+                expected = in_chunks(layout.arranged(x), fixed, alone)
+                try:
+                    together = self(x)
+                except UnsupportedModelError:
+                    together = None
+            if together is None or not torch.allclose(together, expected, rtol=1e-3, atol=1e-3):
+                self.graph, self.batch = alone, fixed
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, *input_shape) → logits (N, classes), with their graph."""
+        return in_chunks(self.layout.arranged(x), self.batch, self.graph)
+
+
+class FileNetwork(nn.Module):
+    """Images (N, *input_shape) → logits (N, classes), as onnxruntime answers for the file.
+
+    Where a gradient is asked for, a twin of the file's graph gives it; otherwise only the runtime works. Nothing in it
+    is trained. A file of a fixed batch is asked so many images at a time, and one with dynamic quantization, where the
+    images of a batch share their scales, one by one.
+
+    Args:
+        path: the file.
+        input_shape: shape of one image, channels first; `None` where the file says it.
+        clip_values: smallest and largest pixel, which are the ends of what a file with integer images takes.
+        output: name of the logits, for a file with several outputs.
+        has_twin: whether a twin is made; without one there are no gradients, and the graph need not be read.
+
+    Attributes:
+        digest: SHA-256 of the file, and of what it keeps in files beside it.
+        twin: a module with gradients, `None` for none.
+        file_layers: what is quantized, layer by layer.
+        kernels: how often each kernel of the runtime runs in one pass.
+        agreement: after `compare`, on how many images runtime and twin were compared, on which part of them they give
+            the same class, and the largest difference of a logit.
+
+    Raises:
+        FileFormatError, StorageError: the file is damaged, or not there.
+        UnsupportedModelError: no twin can be made of the graph, or it is no image classifier.
+        InvalidInputError: the file leaves sizes open and `input_shape` is missing, or does not fit.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        input_shape: Sequence[int] | None = None,
+        clip_values: tuple[float, float] = (0.0, 1.0),
+        output: str | None = None,
+        has_twin: bool = True,
+    ) -> None:
+        super().__init__()
+        graph = read_graph(path, output)
+        self.file = os.path.basename(os.fspath(path))
+        self.digest = hashlib.sha256(graph.content).hexdigest()
+        self.source, self.form, self._output = graph.source, form_of(graph), output
+        self._layout = Layout.of(graph, input_shape, clip_values[0], clip_values[1] - clip_values[0])
+        self._logarithm = final_softmax(graph) is not None
+        self._batch = 1 if self.form == "dynamic quantization" else graph.input_shape[0]
+        self.twin: FileTwin | None = None
+        self.file_layers: tuple[LayerSummary, ...] = ()
+        if has_twin:
+            try:
+                self.twin = FileTwin(graph, self._layout)
+            except UnsupportedModelError as error:
+                raise UnsupportedModelError(
+                    f"{self.file}: {error}. With surrogate=net, a float torch network of the same images and classes, "
+                    "the values are the file's and the gradients that network's"
+                ) from error
+            self.file_layers = layers_of(graph, self.twin.graph)
+            self.twin.graph.forget()
+        self._runtime = Runtime(graph.content, self.file)
+        one = torch.full((1, *self.input_shape), self._layout.low + self._layout.width / 2)
+        try:
+            self.nb_classes = self._values(one).shape[1]
+            batch = one.expand(self._batch or 1, *self.input_shape)
+            self.kernels = self._runtime.kernels(self._layout.as_array(batch))
+        except Exception as error:
+            raise UnsupportedModelError(
+                f"onnxruntime fails on {self.file} for one image of shape {self.input_shape}: {error}"
+            ) from error
+        self.agreement: tuple[int, float, float] | None = None
+        self._gradients_of = "a twin made from the graph"
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one image, channels first."""
+        return self._layout.input_shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, *input_shape) → (N, classes), the runtime's own answers."""
+        result: Tensor = TwinForm(self._values, self.twin, FormOptions())(x)
+        return result
+
+    def compare(self, x: Tensor, surrogate: nn.Module | None = None) -> None:
+        """Compares the runtime with the twin, or with what gives the gradients in its place, on images.
+
+        Warns:
+            UserWarning: on less than 99 % of them both give the same class.
+        """
+        other = self.twin if surrogate is None else surrogate
+        self._gradients_of = "a twin made from the graph" if surrogate is None else type(surrogate).__name__
+        assert other is not None
+        with torch.no_grad():
+            values, others = self._values(x), other.eval()(x)
+        if others.shape != values.shape:
+            raise InvalidInputError(
+                f"surrogate: expected logits of shape {tuple(values.shape)}, got {tuple(others.shape)}"
+            )
+        same = float((values.argmax(1) == others.argmax(1)).float().mean())
+        self.agreement = len(x), same, float((values - others).abs().max())
+        _LOGGER.info("%s", self.describe())
+        if same < _ENOUGH:
+            warnings.warn(
+                f"{self.file}: on {same:.1%} of {len(x)} images {self._gradients_of} gives the class that the runtime "
+                "gives; gradients come from another function, so that attacks by gradients may miss",
+                stacklevel=4,
+            )
+
+    def describe(self) -> str:
+        """Returns what was found: the file, its layers' bits, the runtime and its kernels, how exact the twin is."""
+        bits = sorted({f"{layer.scheme} weights and {layer.input_scheme} inputs" for layer in self.file_layers})
+        exact = "exact" if sums_are_exact() else "saturating at 16 bits: this processor has no VNNI"
+        lines = [
+            f"{self.file}, SHA-256 {self.digest}",
+            f"written by {self.source}; {self.form}; {len(self.file_layers)} layers with weights: {'; '.join(bits)}",
+            f"values: {self._runtime.version}, {torch.backends.cpu.get_cpu_capability()}, 8-bit sums {exact}",
+            "kernels: " + ", ".join(f"{name} {count}" for name, count in self.kernels.most_common()),
+            f"gradients: {self._gradients_of}",
+        ]
+        if self._logarithm:
+            lines.append("logits: the logarithm of the probabilities that the file gives")
+        if self.agreement is not None:
+            count, same, most = self.agreement
+            lines.append(
+                f"on {count} images both give the same class for {same:.1%}, logits differ by up to {most:.2g}"
+            )
+        return "\n".join(lines)
+
+    def extra_repr(self) -> str:
+        return f"{self.file}, sha256={self.digest[:16]}"
+
+    def _values(self, x: Tensor) -> Tensor:
+        def ask(chunk: Tensor) -> Tensor:
+            return torch.from_numpy(self._runtime(self._layout.as_array(chunk), self._output)).flatten(1)
+
+        found = in_chunks(x.detach().cpu(), self._batch, ask).to(x.device)
+        return found.clamp_min(_LEAST_PROBABILITY).log() if self._logarithm else found

@@ -1,0 +1,220 @@
+"""The twin of an ONNX graph: a torch module with its values, nearly, and gradients straight through its roundings."""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from qadv.errors import FileFormatError, UnsupportedModelError, some
+from qadv.frontends.onnx.graph import Graph, Node
+from qadv.frontends.onnx.operators import OPERATORS, Attributes, Operator
+from qadv.frontends.onnx.quantized import QUANTIZED, RANGES, TYPE_OF_ZERO_POINT, rounded
+
+_TABLE = {**OPERATORS, **QUANTIZED, "Rounded": rounded}
+_TYPES = (*RANGES, "FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", "INT64", "UINT32", "UINT64", "BOOL")
+_TOGETHER = ("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Where", "Equal", "Greater", "Less", "Concat", "MatMul")
+_OF_THE_HOST = (torch.int64, torch.bool)  # shapes, indices and axes stay on the CPU
+
+
+@dataclass
+class _Step:
+    kind: str
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Attributes
+
+    def __call__(self, values: dict[str, Tensor]) -> Any:
+        operator: Operator = _TABLE[self.kind]
+        given = [values[name] if name else None for name in self.inputs]
+        if self.kind in _TOGETHER:  # what is computed from shapes meets what is computed from images
+            device = next((each.device for each in given if each is not None and each.device.type != "cpu"), None)
+            given = [each if each is None or device is None else each.to(device) for each in given]
+        found = operator(self.attributes, *given)
+        return found if isinstance(found, tuple) else (found,)
+
+
+class Twin(nn.Module):
+    """Computes a graph in float32: images as the file takes them in, logits out.
+
+    Roundings have the gradient of the identity within the ends of their range and none beyond; a graph that ends in a
+    softmax gives its logarithm, which are logits.
+
+    Args:
+        graph: what to compute.
+        batched: whether sizes that are written for the file's own batch are those of any batch.
+
+    Attributes:
+        values: constants of the graph by name, as long as `forget` was not called.
+
+    Raises:
+        UnsupportedModelError: the graph has operators that are not known here.
+    """
+
+    def __init__(self, graph: Graph, batched: bool) -> None:
+        super().__init__()
+        unknown = {node.kind for node in graph.nodes if node.kind not in {**OPERATORS, **QUANTIZED}}
+        unknown |= {f"{n.kind} to {t}" for n in graph.nodes if (t := _type_of_codes(n, graph)) and t not in RANGES}
+        types = {each: graph.types.get(each, "FLOAT") for node in graph.nodes for each in node.inputs}
+        unknown |= {f"{n.kind} of {types[i]}" for n in graph.nodes for i in n.inputs if types[i] not in _TYPES}
+        if unknown:
+            raise UnsupportedModelError(f"the graph has operators that can't be read: {some(sorted(unknown), 5)}")
+        self.name, self.input, self.output = graph.name, graph.input, graph.output
+        self.values = {name: _tensor(array) for name, array in graph.constants.items()}
+        steps = _narrowed([_step(node, graph) for node in graph.nodes], self.values, graph.output)
+        if (softmax := final_softmax(graph)) is not None:
+            self.output = softmax.outputs[0]
+            (step,) = (each for each in steps if self.output in each.outputs)
+            step.kind = "LogSoftmax"
+        steps = self._folded(_joined(steps, self.values, graph.output))
+        batch = graph.input_shape[0]
+        if batched and batch is not None:
+            for step in steps:
+                sizes = self.values.get(step.inputs[1]) if step.kind == "Reshape" else None
+                if sizes is not None and len(sizes) and sizes[0] == batch:
+                    self.values[step.inputs[1]] = torch.cat([torch.zeros(1, dtype=torch.int64), sizes[1:]])
+        self._steps = steps
+        used = {name for step in steps for name in step.inputs if name in self.values}
+        self._host = {name: self.values[name] for name in used if self.values[name].dtype in _OF_THE_HOST}
+        self._device = {name: f"constant{i}" for i, name in enumerate(sorted(used - self._host.keys()))}
+        for name, buffer in self._device.items():
+            self.register_buffer(buffer, self.values[name])
+        last = {name: index for index, step in enumerate(steps) for name in step.inputs if name}
+        self._done = [
+            [name for name, at in last.items() if at == index and name != self.output] for index in range(len(steps))
+        ]
+
+    def forget(self) -> None:
+        """Lets constants go that are not computed with."""
+        self.values = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._computed(x, self._done)[self.output].float().flatten(1)
+
+    def every_value(self, x: Tensor) -> dict[str, Tensor]:
+        """Returns what each operator gives, by name."""
+        return self._computed(x, [[]] * len(self._steps))
+
+    def _computed(self, x: Tensor, done: list[list[str]]) -> dict[str, Tensor]:
+        values = {self.input: x, **self._host}
+        values |= {name: getattr(self, buffer) for name, buffer in self._device.items()}
+        for step, names in zip(self._steps, done, strict=True):
+            values.update(zip(step.outputs, _asked(step, values), strict=False))
+            for name in names:
+                del values[name]
+        return values
+
+    @torch.no_grad()
+    def _folded(self, steps: list[_Step]) -> list[_Step]:
+        """Computes what does not depend on the images, and leaves out what the logits do not depend on."""
+        left = []
+        for step in steps:
+            if (
+                step.kind == "CastLike" and step.inputs[1] not in self.values
+            ):  # values that are computed are floats here
+                step.kind, step.inputs, step.attributes = "Cast", step.inputs[:1], {"to": 1}
+            if all(not name or name in self.values for name in step.inputs):
+                self.values.update(zip(step.outputs, _asked(step, self.values), strict=False))
+            else:
+                left.append(step)
+        needed, kept = {self.output}, []
+        for step in reversed(left):
+            if needed & set(step.outputs):
+                kept.append(step)
+                needed |= set(step.inputs)
+        if not kept:
+            raise FileFormatError(f"{self.name}: the output {self.output!r} does not depend on the images")
+        return kept[::-1]
+
+
+def final_softmax(graph: Graph) -> Node | None:
+    """Returns the softmax that a graph ends in, maybe with its probabilities rounded."""
+    producers = {name: node for node in graph.nodes for name in node.outputs}
+    node = producers.get(graph.output)
+    while node is not None and node.kind in ("QuantizeLinear", "DequantizeLinear", "Identity", "Clip"):
+        node = producers.get(node.inputs[0])
+    return node if node is not None and node.kind == "Softmax" else None
+
+
+def _asked(step: _Step, values: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    try:
+        found: tuple[Tensor, ...] = step(values)
+    except NotImplementedError as error:
+        raise UnsupportedModelError(f"the graph has operators that can't be read: {error} ({step.name})") from error
+    except (RuntimeError, IndexError, ValueError, TypeError, KeyError) as error:
+        raise UnsupportedModelError(f"{step.kind} ({step.name}) can't be computed: {error}") from error
+    return found
+
+
+def _tensor(array: Any) -> Tensor:
+    if array.dtype in (np.uint16, np.uint32, np.uint64):  # of which torch has not much more than the names
+        array = array.astype(np.int32 if array.dtype == np.uint16 else np.int64)
+    return torch.from_numpy(np.array(array, order="C"))
+
+
+def _type_of_codes(node: Node, graph: Graph) -> str | None:
+    """Returns the element type of the codes that an operator rounds to, `None` for one that does not."""
+    index = TYPE_OF_ZERO_POINT.get(node.kind)
+    if index is None:
+        return None
+    if index < len(node.inputs) and node.inputs[index]:
+        return graph.types.get(node.inputs[index], "UINT8")
+    from onnx import TensorProto
+
+    given = node.attributes.get("output_dtype", 0)
+    return str(TensorProto.DataType.Name(given)) if given else "UINT8"
+
+
+def _step(node: Node, graph: Graph) -> _Step:
+    attributes = {**node.attributes, "opset": graph.opset}
+    if (kind := _type_of_codes(node, graph)) is not None:
+        attributes["range"] = RANGES[kind]
+    if node.kind == "Split":
+        attributes["outputs"] = len(node.outputs)
+    return _Step(node.kind, node.name, node.inputs, node.outputs, attributes)
+
+
+def _narrowed(steps: list[_Step], constants: dict[str, Tensor], output: str) -> list[_Step]:
+    """Joins roundings with a `Clip` of their codes, so that no gradient passes beyond the ends of the levels."""
+    uses = Counter(name for step in steps for name in step.inputs) + Counter([output])
+    producers = {name: step for step in steps for name in step.outputs}
+    for step in steps:
+        source = producers.get(step.inputs[0]) if step.inputs else None
+        ends = step.inputs[1:]
+        if step.kind != "Clip" or source is None or source.kind != "QuantizeLinear" or uses[step.inputs[0]] > 1:
+            continue
+        if ends and all(name in constants for name in ends if name):
+            low, high = source.attributes["range"]
+            given = [constants[name].item() if name else None for name in (*ends, "")[:2]]
+            low, high = (low if given[0] is None else given[0]), (high if given[1] is None else given[1])
+            source.attributes["range"] = (low, high)
+            source.outputs, step.kind = step.outputs, ""
+    return [step for step in steps if step.kind]
+
+
+def _joined(steps: list[_Step], constants: dict[str, Tensor], output: str) -> list[_Step]:
+    """Makes one operator of roundings to codes and back, which is what takes time in a twin."""
+    consumers: dict[str, list[_Step]] = {}
+    for step in steps:
+        for name in step.inputs:
+            consumers.setdefault(name, []).append(step)
+    for step in steps:
+        behind = consumers.get(step.outputs[0], [])
+        grids = {each.inputs[1:3] for each in (step, *behind)} if step.kind == "QuantizeLinear" else set()
+        values = [[constants.get(name) for name in grid if name] for grid in grids]
+        if not behind or step.outputs[0] == output or any(each.kind != "DequantizeLinear" for each in behind):
+            continue
+        if not values or any(value is None or value.numel() != 1 for grid in values for value in grid):
+            continue
+        numbers = {tuple(float(value) for value in grid if value is not None) for grid in values}
+        if len(numbers) == 1:
+            scale, *zero = numbers.pop()
+            low, high = (end - (zero[0] if zero else 0) for end in step.attributes["range"])
+            step.kind, step.inputs = "Rounded", step.inputs[:1]
+            step.attributes = {"scale": scale, "range": (low, high)}
+            for each in behind:
+                each.kind, each.inputs = "Identity", each.inputs[:1]
+    return steps

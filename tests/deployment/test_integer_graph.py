@@ -1,0 +1,196 @@
+"""`to="onnx"` writes a graph that onnxruntime runs in integer kernels, and that decides as the simulation does."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxscript")
+pytest.importorskip("onnxruntime")
+if not hasattr(torch.onnx, "ops"):
+    pytest.skip("exporting needs torch 2.8", allow_module_level=True)
+
+import qadv  # noqa: E402
+from qadv.deployment import export  # noqa: E402
+from qadv.deployment.integer_graph import IntegerOptions, integer_graph  # noqa: E402
+from qadv.deployment.onnx_graph import onnx_graph  # noqa: E402
+from qadv.errors import InvalidInputError  # noqa: E402
+from qadv.frontends.onnx.graph import graph_of  # noqa: E402
+from qadv.frontends.onnx.runtime import Runtime  # noqa: E402
+
+SHAPE = (3, 8, 8)
+FLOAT_KERNELS = {"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "BatchNormalization", "Add", "Relu"}
+
+
+class Residual(nn.Module):
+    """Sums with a shortcut as it is, one that is padded, and one through a layer; pools of both kinds."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm0 = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.conv1, self.norm1 = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.conv2, self.norm2 = nn.Conv2d(8, 16, 3, padding=1, stride=2), nn.BatchNorm2d(16)
+        self.conv3, self.norm3 = nn.Conv2d(16, 16, 3, padding=1, groups=4, bias=False), nn.BatchNorm2d(16)
+        self.side, self.norm4 = nn.Conv2d(16, 16, 1), nn.BatchNorm2d(16)
+        self.relus = nn.ModuleList(nn.ReLU() for _ in range(4))
+        self.pool, self.middle, self.last = nn.MaxPool2d(2), nn.Linear(16, 12), nn.Linear(12, 5)
+        self.relu4 = nn.ReLU()
+
+    def forward(self, x):
+        x = self.relus[0](self.norm0(self.first(x)))
+        x = self.relus[1](x + self.norm1(self.conv1(x)))
+        padded = nn.functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 4, 4))
+        x = self.relus[2](padded + self.norm2(self.conv2(x)))
+        x = self.relus[3](self.norm3(self.conv3(x)) + self.norm4(self.side(x)))
+        x = self.pool(x).mean((2, 3))
+        return self.last(self.relu4(self.middle(x)))
+
+
+def images(count, seed=0):
+    rng = np.random.default_rng(seed)
+    coarse = rng.random((count, 3, 2, 2), dtype=np.float32)
+    return np.clip(
+        np.kron(coarse, np.ones((4, 4), dtype=np.float32)) + 0.1 * rng.normal(size=(count, *SHAPE)), 0, 1
+    ).astype(np.float32)
+
+
+X = images(200)
+
+
+def network(bits, weights=None):
+    torch.manual_seed(0)
+    net = Residual()
+    for norm in (module for module in net.modules() if isinstance(module, nn.BatchNorm2d)):
+        norm.momentum = 1.0
+        nn.init.uniform_(norm.weight, 0.7, 1.5)
+        norm.weight.data[::3] *= -1  # codes flip their signs
+        nn.init.uniform_(norm.bias, 0.3, 1.0)
+    net.norm1.weight.data[1], net.norm1.bias.data[1] = (
+        1e-30,
+        2.0,
+    )  # a filter that is next to nothing has a bias all the same
+    with torch.no_grad():
+        net.train()(torch.from_numpy(X))
+        net.last.weight.mul_(20)
+        net.eval()
+        net.last.bias -= net(torch.from_numpy(X)).mean(0)
+    model = qadv.quantize(net, weights or f"int:{bits}", f"relu6:{bits}")
+    return qadv.QuantizedClassifier(model, nn.CrossEntropyLoss(), SHAPE, 5, preprocessing=([0.5, 0.4, 0.6], [0.25] * 3))
+
+
+def read(classifier):
+    content = onnx_graph(classifier)
+    return graph_of(onnx.load_model_from_string(content), content, None, "net")
+
+
+@pytest.fixture(scope="module", params=[8, 4])
+def exported(request):
+    classifier = network(request.param)
+    return request.param, classifier, read(classifier)
+
+
+def initializers(content):
+    return {tensor.name: tensor for tensor in onnx.load_model_from_string(content).graph.initializer}
+
+
+def integer_weights(content):
+    found = initializers(content).values()
+    arrays = [onnx.numpy_helper.to_array(tensor) for tensor in found if tensor.data_type in (3, 22)]
+    return [array.astype(np.int64) for array in arrays if array.ndim > 1]
+
+
+def test_every_layer_is_an_integer_kernel_and_the_classes_stay(exported):
+    bits, classifier, graph = exported
+    content = integer_graph(graph, (0.0, 1.0), X[:64])
+    onnx.checker.check_model(onnx.load_model_from_string(content), full_check=True)
+    runtime = Runtime(content, "net")
+    kernels = runtime.kernels(X[:1])
+    assert not FLOAT_KERNELS & set(kernels), kernels
+    assert (kernels["QLinearConv"], kernels["QLinearAdd"]) == (5, 3)
+    assert kernels["QGemm"] + kernels["QLinearMatMul"] == 2
+    expected, found = classifier.predict(X), runtime(X)
+    assert (expected.argmax(1) == found.argmax(1)).mean() >= {8: 0.97, 4: 0.9}[bits]
+    errors = np.abs(found - expected).mean() / np.abs(expected - expected.mean(0)).mean()
+    assert errors < {8: 0.05, 4: 0.5}[bits]
+    assert len(np.unique(expected.argmax(1))) > 2
+
+
+def test_weights_keep_their_codes_but_for_the_sign_of_a_folded_factor(exported):
+    _, classifier, graph = exported
+    found = integer_weights(integer_graph(graph, (0.0, 1.0), X[:64]))
+    for name in ("conv2", "conv3", "side", "middle"):
+        layer = classifier.network.get_submodule(name)
+        codes = layer.quantized()[0].numpy()
+        assert any(each.shape == codes.shape and (np.abs(each) == np.abs(codes)).all() for each in found), name
+        norm = {"conv2": "norm2", "conv3": "norm3", "side": "norm4"}.get(name)
+        if norm is not None:
+            sign = np.sign(classifier.network.get_submodule(norm).weight.detach().numpy()).reshape(-1, 1, 1, 1)
+            assert any(each.shape == codes.shape and (each == codes * sign).all() for each in found), name
+
+
+def test_sums_have_the_range_that_matters_without_any_images(exported):
+    bits, classifier, graph = exported
+    found = Runtime(integer_graph(graph, (0.0, 1.0)), "net")(X)
+    assert (classifier.predict(X).argmax(1) == found.argmax(1)).mean() >= {8: 0.95, 4: 0.88}[bits]
+
+
+def test_options(exported):
+    bits, classifier, graph = exported
+    plain = integer_graph(graph, (0.0, 1.0), X[:64])
+    ends = Runtime(integer_graph(graph, (0.0, 1.0), X[:64], IntegerOptions(float_ends=True)), "net")
+    kernels = ends.kernels(X[:1])
+    assert kernels["QLinearConv"] == 4
+    assert kernels["Conv"] + kernels["FusedConv"] == 1
+    nearer = [np.abs(each(X) - classifier.predict(X)).mean() for each in (ends, Runtime(plain, "net"))]
+    assert nearer[0] < nearer[1]
+    reduced = integer_graph(graph, (0.0, 1.0), X[:64], IntegerOptions(reduce_range=True))
+    assert max(np.abs(each).max() for each in integer_weights(reduced)) <= 63
+    assert max(np.abs(each).max() for each in integer_weights(plain)) == 127
+    same = Runtime(reduced, "net")(X).argmax(1) == classifier.predict(X).argmax(1)
+    assert same.mean() > 0.85
+    packed = integer_graph(graph, (0.0, 1.0), X[:64], IntegerOptions(packed_weights=True))
+    of_four_bits = [tensor for tensor in initializers(packed).values() if tensor.data_type == onnx.TensorProto.INT4]
+    assert len(of_four_bits) == (5 if bits == 4 else 0)
+    runtime = Runtime(packed, "net")
+    np.testing.assert_array_equal(runtime(X), Runtime(plain, "net")(X))
+    assert runtime.kernels(X[:1])["QLinearConv"] == 5
+
+
+def test_bottom_and_top_level_are_the_simulations(exported):
+    """Fewer than 256 levels are the last ones of uint8: a Clip makes the bottom, the kernel the top."""
+    bits, _, graph = exported
+    model = onnx.load_model_from_string(integer_graph(graph, (0.0, 1.0), X[:64]))
+    clips = [node for node in model.graph.node if node.op_type == "Clip"]
+    assert len(clips) == (6 if bits == 4 else 0)
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    assert {int(constants[node.input[1]]) for node in clips} <= {240}
+
+
+def test_qadvs_own_file_is_attacked_like_any_other(exported, tmp_path):
+    bits, classifier, graph = exported
+    (tmp_path / "net.onnx").write_bytes(integer_graph(graph, (0.0, 1.0), X[:64]))
+    file = qadv.QuantizedClassifier.from_file(tmp_path / "net.onnx", SHAPE, images=X)
+    assert file.network.agreement[1] > 0.98
+    rows = qadv.summarize(file).layers
+    assert [row.bits for row in rows] == [8] * 7
+    assert {row.input_scheme for row in rows[1:-1]} >= {"uint8, 16 levels" if bits == 4 else "uint8"}
+    ours, theirs = classifier.loss_gradient(X, [0] * 200), file.loss_gradient(X, [0] * 200)
+    both = torch.from_numpy(ours).flatten(1), torch.from_numpy(theirs).flatten(1)
+    assert nn.functional.cosine_similarity(*both).mean() > (0.9 if bits == 8 else 0.5)
+
+
+def test_what_cannot_be_read_is_written_as_it_is(exported, tmp_path, monkeypatch):
+    _, classifier, graph = exported
+    path = tmp_path / "net.onnx"
+    monkeypatch.setattr(export, "onnx_graph", lambda _: graph.content)
+    model = onnx.load_model_from_string(graph.content)
+    next(node for node in model.graph.node if node.op_type == "MaxPool").op_type = "Mystery"
+    monkeypatch.setattr(export, "graph_of", lambda *_: graph_of(model, b"", None, "net"))
+    with pytest.warns(UserWarning, match=r"to='qcdq' writes it.*Mystery"):
+        qadv.export(classifier, path, to="onnx")
+    assert path.read_bytes() == graph.content
+    with pytest.raises(InvalidInputError, match="only for a graph of integer kernels"):
+        qadv.export(classifier, path, to="qcdq", float_ends=True)
+    with pytest.raises(InvalidInputError, match="images: expected"):
+        qadv.export(classifier, path, to="onnx", images=X[:, :2])

@@ -1,0 +1,235 @@
+"""An ONNX file is a network: the runtime's values, the twin's gradients, in whatever form it was quantized."""
+
+import copy
+import hashlib
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+from art.attacks.evasion import AutoProjectedGradientDescent, FastGradientMethod, ProjectedGradientDescent  # noqa: E402
+from art.estimators.classification import PyTorchClassifier  # noqa: E402
+
+import qadv  # noqa: E402
+from qadv.errors import InvalidInputError  # noqa: E402
+from qadv.frontends.onnx.network import FileNetwork  # noqa: E402
+from tests.frontends.onnx.files import FORMS, SHAPE, float_model, images, write  # noqa: E402
+
+X = images()
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    return {form: write(form, folder) for form in FORMS}
+
+
+@pytest.fixture(scope="session")
+def classifier(files):
+    return qadv.QuantizedClassifier.from_file(files["qdq"], images=X)
+
+
+def answers(path, x):
+    """What onnxruntime says, asked as its users do."""
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    if "uint8" in path.name:
+        return session.run(None, {name: (x * 255).round().astype(np.uint8).transpose(0, 2, 3, 1)})[0]
+    if path.stem in ("fixed", "dynamic"):
+        return np.concatenate([session.run(None, {name: image[None]})[0] for image in x])
+    return session.run(None, {name: x})[0]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_values_are_the_runtimes_and_gradients_are_of_nearly_that_function(form, files):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        classifier = qadv.QuantizedClassifier.from_file(files[form], SHAPE, images=X)
+    assert (classifier.input_shape, classifier.nb_classes) == (SHAPE, 5)
+    expected = answers(files[form], X)
+    expected = np.log(expected) if form == "softmax" else expected
+    asked = torch.from_numpy(X.copy()).requires_grad_()
+    given = classifier.model(asked)
+    np.testing.assert_allclose(given.detach().numpy(), expected, rtol=1e-6 if form == "softmax" else 0)
+    np.testing.assert_array_equal(classifier.predict(X), given.detach().numpy())
+    (gradient,) = torch.autograd.grad(given[:, 0].sum(), asked)
+    assert (gradient.flatten(1).abs().amax(1) > 0).float().mean() > 0.7  # the logits themselves are cut off
+    twin = classifier.network.twin(torch.from_numpy(X)).detach().numpy()
+    # rounded probabilities are coarser than their logarithms
+    np.testing.assert_allclose(twin, expected, atol=0.3 if form == "softmax" else 1e-4)
+    count, same, most = classifier.network.agreement
+    assert count > len(X)
+    assert same == 1
+    assert most >= np.abs(twin - expected).max()
+    adversarial = FastGradientMethod(classifier, eps=0.3).generate(X)
+    assert (classifier.predict(adversarial).argmax(1) != expected.argmax(1)).mean() > 0.3
+
+
+@pytest.mark.parametrize("form", ["qdq", "qoperator", "dynamic", "nhwc-uint8"])
+def test_the_twins_gradient_is_that_of_the_float_network_where_nothing_is_cut_off(form, files):
+    asked = torch.from_numpy(X.copy()).requires_grad_()
+    gradients = []
+    for path in (files["float"], files[form]):
+        network = FileNetwork(path, SHAPE)
+        (gradient,) = torch.autograd.grad(network(asked)[:, 1].sum(), asked)
+        gradients.append(gradient.flatten(1))
+    assert nn.functional.cosine_similarity(*gradients).mean() > 0.95
+
+
+def test_no_gradient_passes_where_the_input_is_cut_off(classifier):
+    """The file's first rounding ends at the largest pixel of calibration."""
+    x = torch.full((1, *SHAPE), 0.5)
+    x[0, 0, 0, 0], x[0, 0, 0, 1] = 1.5, float(X.max())
+    x.requires_grad_()
+    (gradient,) = torch.autograd.grad(classifier.network(x).abs().sum(), x)
+    assert gradient[0, 0, 0, 0] == 0
+    assert gradient[0, 0, 0, 1] != 0
+    assert gradient[0, 0, 0, 2] != 0
+
+
+def test_without_a_gradient_only_the_runtime_works(classifier, monkeypatch):
+    network = classifier.network
+    monkeypatch.setattr(type(network.twin), "forward", lambda *_: pytest.fail("the twin was asked"))
+    classifier.predict(X)
+    network(torch.from_numpy(X))
+    with torch.no_grad():
+        network(torch.from_numpy(X.copy()).requires_grad_())
+
+
+def test_an_image_has_one_answer_whatever_the_batch(files):
+    """Images of a batch share the scales of dynamic quantization, so that they are asked one by one."""
+    classifier = qadv.QuantizedClassifier.from_file(files["dynamic"])
+    scaled = X * np.linspace(0.1, 1, len(X), dtype=np.float32)[:, None, None, None]
+    alone = np.concatenate([classifier.predict(image[None]) for image in scaled])
+    np.testing.assert_array_equal(classifier.predict(scaled), alone)
+    asked = torch.from_numpy(scaled)
+    one_by_one = torch.cat([classifier.network.twin(image[None]) for image in asked])
+    torch.testing.assert_close(classifier.network.twin(asked), one_by_one)
+
+
+def test_a_fixed_batch_is_not_the_twins(files):
+    network = qadv.QuantizedClassifier.from_file(files["fixed"]).network
+    assert network.twin.batch is None
+    assert network.twin(torch.from_numpy(X)).shape == (len(X), 5)
+    model = float_model(4)  # whose sizes can't be written for any batch
+    model.graph.node.insert(6, onnx.helper.make_node("Expand", ["pooled", "whole"], ["expanded"]))
+    model.graph.node[7].input[0] = "expanded"
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([4, 8, 1, 1]), "whole"))
+    path = files["fixed"].with_name("four.onnx")
+    onnx.save(model, path)
+    network = FileNetwork(path)
+    assert network.twin.batch == 4
+    x = torch.from_numpy(X[:6])
+    torch.testing.assert_close(network.twin(x), network(x), atol=1e-4, rtol=1e-4)
+
+
+def test_copies_and_what_art_rebuilds_answer_as_the_file_does(classifier):
+    expected = classifier.predict(X)
+    again = pickle.loads(pickle.dumps(classifier.network))
+    assert torch.equal(again(torch.from_numpy(X)), torch.from_numpy(expected))
+    plain = PyTorchClassifier(classifier.model, nn.CrossEntropyLoss(), SHAPE, 5, clip_values=(0.0, 1.0))
+    for other in (copy.deepcopy(classifier), plain):
+        np.testing.assert_array_equal(other.predict(X), expected)
+        np.testing.assert_array_equal(
+            other.loss_gradient(X, np.eye(5)[[0] * 24]), classifier.loss_gradient(X, [0] * 24)
+        )
+    attack = {"eps": 0.1, "eps_step": 0.05, "max_iter": 3, "nb_random_init": 1, "verbose": False}
+    x = AutoProjectedGradientDescent(classifier, loss_type="difference_logits_ratio", **attack).generate(X)
+    assert (classifier.predict(x).argmax(1) != expected.argmax(1)).any()
+    gradients = classifier.class_gradient(X[:2])
+    assert gradients.shape == (2, 5, *SHAPE)
+    np.testing.assert_allclose(gradients[:, 3], classifier.class_gradient(X[:2], 3)[:, 0], atol=1e-5)
+
+
+def test_files_are_members_modules_and_asked_in_common_batches(classifier, files):
+    other = qadv.QuantizedClassifier.from_file(files["qoperator"])
+    both = qadv.EnsembleClassifier.of([classifier, other])
+    assert (both.predict(X).argmax(1) == classifier.predict(X).argmax(1)).mean() > 0.9
+    assert np.abs(both.loss_gradient(X, [0] * 24)).max() > 0
+    module = qadv.as_module(classifier)
+    np.testing.assert_array_equal(module(torch.from_numpy(X)).detach().numpy(), classifier.predict(X))
+    attack = ProjectedGradientDescent(classifier, eps=0.1, eps_step=0.05, max_iter=3, verbose=False)
+    coalesced = qadv.QueryCoalescer(attack).generate(X[:4])
+    np.testing.assert_array_equal(coalesced, attack.generate(X[:4]))
+
+
+def test_what_was_found_is_said(classifier, files):
+    said = classifier.network.describe()
+    digest = hashlib.sha256(files["qdq"].read_bytes()).hexdigest()
+    for part in (
+        digest,
+        "onnx.quantize",
+        "QDQ form",
+        "int8 per channel",
+        onnxruntime.__version__,
+        "QLinearConv 2",
+        "100",
+    ):
+        assert part in said
+    rows = qadv.summarize(classifier).layers
+    assert [row.name for row in rows] == ["first", "second", "last"]
+    assert {(row.bits, row.input_scheme) for row in rows} == {(8, "uint8")}
+    assert [row.parameters for row in rows] == [216, 576, 40]
+    plain = FileNetwork(files["float"])
+    assert "not quantized at all" in plain.describe()
+    assert {row.scheme for row in plain.file_layers} == {"float"}
+    assert qadv.summarize(FileNetwork(files["int4"])).layers[0].bits == 4
+    assert {row.input_scheme for row in FileNetwork(files["dynamic"]).file_layers} == {"uint8, dynamic"}
+
+
+def test_load_takes_a_file_and_save_says_to_keep_it(classifier, files, tmp_path):
+    loaded = qadv.QuantizedClassifier.load(files["qdq"], clip_values=(0, 255), preprocessing=(0, 255))
+    np.testing.assert_allclose(loaded.predict(X * 255), classifier.predict(X), atol=0.1)
+    with pytest.raises(InvalidInputError, match=r"the network is the file qdq\.onnx"):
+        classifier.save(tmp_path / "net.safetensors")
+
+
+def test_bytes_have_the_ends_of_the_pixels(files):
+    loaded = qadv.QuantizedClassifier.from_file(files["nhwc-uint8"], clip_values=(-1, 1))
+    np.testing.assert_array_equal(loaded.predict(X * 2 - 1), answers(files["nhwc-uint8"], X))
+
+
+def test_a_surrogate_gives_the_gradients_of_what_cannot_be_read(files, tmp_path):
+    model = float_model()
+    model.graph.node[5].op_type = "GlobalLpPool"
+    onnx.save(model, tmp_path / "net.onnx")
+    with pytest.raises(ValueError, match=r"can't be read: GlobalLpPool.*surrogate"):
+        qadv.QuantizedClassifier.from_file(tmp_path / "net.onnx")
+    surrogate = FileNetwork(files["float"])
+    with pytest.warns(UserWarning, match=r"FileNetwork gives the class.*another function"):
+        classifier = qadv.QuantizedClassifier.from_file(tmp_path / "net.onnx", surrogate=surrogate)
+    np.testing.assert_array_equal(classifier.predict(X), answers(tmp_path / "net.onnx", X))
+    plain = qadv.QuantizedClassifier.from_file(files["float"])
+    np.testing.assert_array_equal(classifier.class_gradient(X, 0), plain.class_gradient(X, 0))
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_the_audit_command_takes_a_file_and_says_which(files, monkeypatch, as_json):
+    from types import SimpleNamespace
+
+    from typer.testing import CliRunner
+
+    from qadv.cli import app
+    from qadv.diagnostics.audit import command
+
+    asked = []
+
+    def audit(classifier, x, y, **options):
+        asked.append(classifier.predict(x))
+        return SimpleNamespace(to_dict=lambda: {"robust": 0.5}, passed=True)
+
+    data = SimpleNamespace(x_test=X, y_test=np.zeros(len(X), dtype=int))
+    monkeypatch.setattr(command, "audit", audit)
+    monkeypatch.setattr(command, "create", lambda *_, **__: data)
+    arguments = ["audit", str(files["qdq"]), "--dataset", "digits", "--nb-samples", "5", *["--json"] * as_json]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    np.testing.assert_array_equal(asked[0], answers(files["qdq"], X[:5]))
+    assert hashlib.sha256(files["qdq"].read_bytes()).hexdigest() in result.output
+    assert ('"robust": 0.5' in result.output) == as_json
