@@ -56,14 +56,20 @@ def main(
     steps: Annotated[int, typer.Option(help="PGD's steps")] = 10,
     audit: Annotated[int, typer.Option(help="crops that networks are audited on, at 1/255; 0 for no audit")] = 8,
     seed: Annotated[int, typer.Option(help="decides the crops and the attacks")] = 0,
-    out: Annotated[Path, typer.Option(help="file of the results")] = Path("real-network.json"),
+    out: Annotated[Path, typer.Option(help="file of the results; rows in it are not made again")] = Path(
+        "real-network.json"
+    ),
 ) -> None:
     crops = photographs(images + calibration, seed)
     x, to_calibrate = crops[:images], crops[images:]
     network = pretrained()
     classes = classifier_of(network).predict(x).argmax(axis=1)
-    rows: dict[str, dict[str, Any]] = {}
+    settings = {"images": images, "calibration": calibration, "steps": steps, "audit": audit, "seed": seed}
+    saved = json.loads(out.read_text()) if out.exists() else {}
+    rows: dict[str, dict[str, Any]] = saved["rows"] if saved.get("settings") == settings else {}
     for name, make in networks(network, to_calibrate, bits or [8, 6, 4]):
+        if name in rows:
+            continue
         started = time.perf_counter()
         try:
             classifier = classifier_of(make())
@@ -85,7 +91,7 @@ def main(
             row["audit 1/255"], row["grade"] = 100 * result.worst_case.accuracy, str(result.grade.value)
         row["seconds"] = time.perf_counter() - started
         rows[name] = row
-        write_atomically(out, json.dumps(rows, indent=1).encode())
+        write_atomically(out, json.dumps({"settings": settings, "rows": rows}, indent=1).encode())
     show(rows)
 
 
