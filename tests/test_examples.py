@@ -8,6 +8,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
+import timm
 import typer
 from typer.testing import CliRunner
 
@@ -163,3 +164,15 @@ def test_own_quantizer_is_what_it_says(monkeypatch):
     assert torch.equal(value, torch.tensor([[1.0, 0.5, 0.25, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0, 0.0]]))
     codes, _ = quantizer.encode(weight)
     assert set(codes.flatten().tolist()) <= set(quantizer.code_values().tolist())
+
+
+def test_real_network(tmp_path):
+    """With random weights and small crops: the real ones are a package that the suite does without."""
+    module = load("real_network")
+    module.SIZE, module.pretrained = 32, lambda: timm.create_model("tf_efficientnet_lite0").eval()
+    arguments = ["--images", 2, "--calibration", 4, "--bits", 8, "--steps", 1, "--audit", 0, "--out", tmp_path / "rows"]
+    output = run(module, *arguments)
+    rows = json.loads((tmp_path / "rows").read_text())["rows"]
+    assert list(rows)[:3] == ["float", "qadv 8 bit", "Brevitas 8 bit"]
+    assert rows["Brevitas 8 bit"]["compression"] > 3.5
+    assert all(name in output for name in rows)
