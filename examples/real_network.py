@@ -159,7 +159,8 @@ def by_brevitas(network: nn.Module, x: torch.Tensor, bits: int) -> nn.Module:
     with torch.no_grad(), calibration_mode(quantized):
         for batch in x.split(16):
             quantized(batch)
-    return quantized.eval()
+    quantized.eval()(x[:1])  # scales of weights are set at their first use
+    return quantized
 
 
 def of_plain_layers(network: nn.Module) -> nn.Module:
