@@ -69,7 +69,7 @@ CONSTRUCTORS = {
     qadv.Share: qadv.Share,
 }  # fmt: skip
 NOT_CHECKED = {
-    (qadv.ErrorSilencedTrainer, "norm"), (qadv.NAttack, "norm"),  # one of two numbers
+    (qadv.ErrorSilencedTrainer, "norm"), (qadv.NAttack, "norm"), (qadv.Square, "norm"),  # one of two numbers
     (qadv.QuantizedClassifier, "channels_first"),  # ART's
 }  # fmt: skip
 

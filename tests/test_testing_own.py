@@ -2,8 +2,11 @@
 
 import contextlib
 
+import brevitas.nn as qnn
 import pytest
+import torch
 from art.attacks.evasion import FastGradientMethod
+from torch import nn
 
 import qadv
 from qadv.components import KINDS
@@ -100,6 +103,24 @@ test_audit_check_more_work = conformance("audit-check", "more-work")
 
 test_frontend_qadv = conformance("frontend", "qadv", network=lambda: digits_classifier().network)
 
+
+def by_brevitas():
+    conv, last = qnn.QuantConv2d(1, 4, 3, weight_bit_width=4), qnn.QuantLinear(144, 10, bias=True, weight_bit_width=4)
+    return nn.Sequential(conv, nn.BatchNorm2d(4), qnn.QuantReLU(bit_width=4), nn.Flatten(), last)
+
+
+def by_torch_ao():
+    ao = pytest.importorskip("torch.ao.quantization")
+    network = nn.Sequential(ao.QuantStub(), nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10)).train()
+    network.qconfig = ao.get_default_qat_qconfig("x86")
+    prepared = ao.prepare_qat(network)
+    prepared(torch.rand(16, 1, 8, 8))
+    return prepared.apply(ao.disable_observer)
+
+
+test_frontend_brevitas = conformance("frontend", "brevitas", network=by_brevitas)
+test_frontend_torch_ao = pytest.mark.filterwarnings("ignore")(conformance("frontend", "torch-ao", network=by_torch_ao))
+
 SMALL = {"input_shape": (1, 8, 8)}
 test_backbone_mnist_cnn = conformance("backbone", "mnist-cnn", image_size=8, width=4, **SMALL)
 test_backbone_resnet20 = little("backbone", "resnet20", **SMALL)
@@ -123,6 +144,7 @@ NOT_ALL = {
     ("dataset", "cifar100"): "its files are not here; tests/test_datasets.py reads small ones",
     ("dataset", "svhn"): "its files are not here; tests/test_datasets.py reads small ones",
     ("audit-check", "exported-model"): "exporting takes seconds; tests/diagnostics/test_audit.py does it",
+    ("frontend", "torchao"): "torchao is not here; tests/frontends/test_torchao.py reads its networks",
     ("attack", "art"): "a family; one of its members is here",
     ("backbone", "timm"): "a family; one of its members is here",
 }
