@@ -22,7 +22,12 @@ from qadv.plugins import PluginInfo, note_patches
 from qadv.registry import Entry, default_registry
 from qadv.tables import table
 
-app = typer.Typer(help="Attack and defend quantized networks through ART.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(
+    help="Attack and defend quantized networks through ART.",
+    no_args_is_help=True,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 
 @app.callback(invoke_without_command=True)

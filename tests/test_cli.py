@@ -19,6 +19,7 @@ run = CliRunner().invoke
 @pytest.mark.parametrize("command", sorted(typer.main.get_command(app).commands))
 def test_help_of_each_command(command):
     result = run(app, [command, "--help"])
+    assert run(app, [command, "-h"]).output == result.output
     assert result.exit_code == 0
     assert f" {command} " in result.output
     assert "--help" in result.output
