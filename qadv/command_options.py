@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
-Model = Annotated[Path, typer.Argument(help="a file that QuantizedClassifier.save wrote")]
+Model = Annotated[Path, typer.Argument(help="a file that QuantizedClassifier.save wrote; to audit, an ONNX file too")]
 Seed = Annotated[int, typer.Option(help="decides everything random")]
 DataDir = Annotated[Path | None, typer.Option(help="folder with that dataset's files")]
 
