@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qadv.frontends.frontend import QuantizedActivation, QuantizedTensor, QuantizedWeights
+from qadv.quantization.batch_norm_folding import can_be_folded
 from qadv.quantization.form import Given, Part
 from qadv.quantization.stand_ins import Container, NoFormError, StandIn, stand_in
 
@@ -197,6 +198,8 @@ class _Source:
         factor = _factor(self.layer)
         if not self.fold:
             return value, torch.zeros_like(factor), factor.reshape(1, -1, *[1] * (exact.ndim - 2))
+        if not can_be_folded(bn):
+            raise NoFormError
         offset = -bn.running_mean if self.layer.bias is None else self.layer.bias - bn.running_mean
         return value, offset * factor + bn.bias, None
 
