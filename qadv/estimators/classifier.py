@@ -28,6 +28,7 @@ from qadv.estimators.arguments import (
     standardised,
 )
 from qadv.estimators.attacked import AttackedNetwork
+from qadv.estimators.batches import answers_alone
 from qadv.estimators.checks import check_images, check_labels, check_targets, check_tensor, report_range
 from qadv.estimators.form_choice import choose_form
 from qadv.estimators.forms import labels_as_array, outermost
@@ -284,13 +285,14 @@ class QuantizedClassifier(PyTorchClassifier):
         """Returns logits (or `probabilities`), (N, nb_classes) float32, for images (N, *input_shape) in `clip_values`.
 
         A `batch_size` of a few rows is raised: ZOO asks for single rows of the many it has, and gets them in batches of
-        half a million pixel values, which changes nothing but the time.
+        half a million pixel values, which changes nothing but the time. It is left where the answers would be others,
+        as those of layers that find a scale for each batch.
 
         Raises:
             InvalidInputError: wrong shape, dtype or scale, NaN, or no image at all.
         """
         x = self._checked_images(x)
-        if not training_mode and batch_size < _FEW_ROWS:
+        if not training_mode and batch_size < min(_FEW_ROWS, len(x)) and answers_alone(self):
             batch_size = max(batch_size, min(_LEAST_VALUES_PER_BATCH // x[0].size, 1024))
         with in_mode(self.model, training_mode):
             return door.predict(self, x, batch_size)

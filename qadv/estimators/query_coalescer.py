@@ -2,6 +2,7 @@
 
 import copy
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,7 @@ from torch import nn
 
 from qadv.checks import check_fields, check_flag, check_whole
 from qadv.errors import InvalidInputError
+from qadv.estimators.batches import answers_alone
 from qadv.estimators.checks import check_images
 from qadv.estimators.merging import Query, answer, asking, is_asking
 from qadv.estimators.turns import Run, Turns
@@ -51,9 +53,10 @@ class QueryCoalescer(EvasionAttack):
         x_adv = attack.generate(x, y)
 
     **Same results.** A sample's result is that of the attack on this sample alone, up to what the batch size does to
-    the network's rounding (1e-6 in the logits). Attacks that find one perturbation for all samples (universal
-    perturbations, patches, `SpatialTransformation`) are refused; an attack that is not known here is taken to treat
-    samples independently, as ART's do. Preprocessing or layers that draw random numbers draw them once for a batch.
+    the network's rounding (1e-6 in the logits); a network that finds a scale for each batch is warned of. Attacks that
+    find one perturbation for all samples (universal perturbations, patches, `SpatialTransformation`) are refused; an
+    attack that is not known here is taken to treat samples independently, as ART's do. Preprocessing or layers that
+    draw random numbers draw them once for a batch.
 
     **Same seeds, same results.** One run moves at a time, in the order of the samples. Each run draws from random
     states of its own (`numpy.random`, `random`, torch's CPU generator), seeded from `seed` and the index of the sample,
@@ -131,11 +134,20 @@ class QueryCoalescer(EvasionAttack):
                 image for one image, it asks the estimator from threads of its own, or it is itself run by a
                 `QueryCoalescer`.
             Exception: whatever the attack raises, with a note that names the sample; all other runs are stopped.
+
+        Warns:
+            UserWarning: the network answers an image differently with others in its batch.
         """
         if isinstance(threading.current_thread(), Run) or is_asking(self.estimator):
             raise InvalidInputError(
                 "attack: a QueryCoalescer within another can't keep the runs' random states apart; call the attack "
                 "within it directly, or the one round it"
+            )
+        if not answers_alone(self.estimator):
+            warnings.warn(
+                "the network answers an image differently with other images in its batch, as one that finds a scale "
+                "for each batch: results are not those of the attack on each sample alone, as the attack itself gives",
+                stacklevel=2,
             )
         with _ONE_AT_A_TIME:
             return self._generate(x, y, kwargs)
