@@ -20,6 +20,11 @@ def quantized_activations(model: nn.Module) -> dict[str, QuantizedActivation]:
             f"the activations of {name} are quantized inside its kernels, where no module sees what is rounded; "
             "measure the network that it was converted from"
         )
+    if any(each.role != "weights" for each in find.quantizers(model)):
+        raise UnsupportedModelError(
+            f"the activations of {name} are quantized by scales that each batch or filter has of its own, so there "
+            "is no list of levels to count by"
+        )
     raise UnsupportedModelError(
         f"no activation of {name} is quantized; to see what rounding alone does, quantize only "
         "those: qadv.quantize(model, weights='float', activations='relu6:3')"

@@ -40,7 +40,7 @@ def output_of(name: str, module: nn.Module) -> Iterator[list[Tensor]]:
         output = output.value if isinstance(output, QuantTensor) else output
         if not isinstance(output, Tensor):
             raise InvalidInputError(f"layer {name!r} gives no tensor but a {type(output).__name__}; take one inside it")
-        found.append(output)
+        found.append(output.dequantize() if output.is_quantized else output)
 
     with recording({name: module}, leaving=note):
         yield found

@@ -17,7 +17,7 @@ from qadv.network_lock import lock_of
 from qadv.quantization.form import Form, FormOptions
 from qadv.quantization.stand_ins import NoFormError
 
-_OWN = ("_network", "_form", "_mine", "_surrogate", "_modes")
+_OWN = ("_network", "_form", "_joined", "_mine", "_surrogate", "_modes")
 
 
 class AttackedNetwork(nn.Module):
@@ -43,6 +43,7 @@ class AttackedNetwork(nn.Module):
         vars(self)["_network"] = network
         vars(self)["_surrogate"] = surrogate
         vars(self)["_form"] = form_of(network, options)
+        vars(self)["_joined"] = None if surrogate is None else TwinForm(self.evaluated, surrogate, options)
         vars(self)["_modes"] = Modes(network)
         super().__init__()
         vars(self).update({name: vars(network)[name] for name in ("_modules", "_parameters", "_buffers")})
@@ -106,9 +107,8 @@ class AttackedNetwork(nn.Module):
     def _evaluated_logits(self, x: Any) -> Tensor:
         """What `evaluated` gives, with the gradients of the surrogate if there is one."""
         asked = torch.is_grad_enabled() and isinstance(x, Tensor) and x.requires_grad
-        if asked and self.surrogate_network is not None:
-            joined = TwinForm(self.evaluated, self.surrogate_network, self.form_options)
-            return logits_of(joined(x))
+        if asked and self._joined is not None:
+            return logits_of(self._joined(x))
         logits = logits_of(self.evaluated(x))
         return logits if logits.requires_grad or not asked else value_without_gradient(logits, x)
 
@@ -157,8 +157,8 @@ class AttackedNetwork(nn.Module):
         return getattr(self.held_network, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # a forward that is set here, round the one that was here, is called where this one was
-        if name in ("training", "forward") or name in vars(self).get("_mine", (name,)):
+        # a forward that is set here, round the one that was here, is called where this one was; a class is this one's
+        if name in ("training", "forward", "__class__") or name in vars(self).get("_mine", (name,)):
             object.__setattr__(self, name, value)
         else:
             setattr(self.held_network, name, value)

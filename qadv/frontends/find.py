@@ -64,9 +64,15 @@ def frontend_of(network: nn.Module) -> NetworkFrontend:
 def form_of(network: nn.Module, options: FormOptions) -> EvaluationForm:
     """Returns a network's form; a part that computes itself, as an ensemble's member with a twin, does so in it."""
     frontend = frontend_of(network)
-    if any(getattr(module, "computes_itself", False) for module in network.modules()):
+    if _has_own_part(network):
         return Form(network, options, frontend.parts)
     return frontend.form(network, options)
+
+
+def _has_own_part(module: nn.Module) -> bool:
+    """Whether a part computes itself; what holds a network does not name itself among the network's modules."""
+    parts = filter(None, module._modules.values())
+    return any(getattr(part, "computes_itself", False) or _has_own_part(part) for part in parts)
 
 
 def quantizers(model: Any) -> list[QuantizedTensor]:

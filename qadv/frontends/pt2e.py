@@ -11,7 +11,7 @@ from torch import fx, nn
 from qadv.frontends import fake_quantize
 from qadv.frontends.fake_quantize import bits_of, spread
 from qadv.frontends.frontend import QuantizedActivation, QuantizedTensor, QuantizedWeights
-from qadv.frontends.straight_through_mode import grid
+from qadv.frontends.straight_through_mode import computing, grid
 from qadv.quantization.stand_ins import Container, StandIn, stand_in
 
 _ORIGIN = "torchao"
@@ -67,7 +67,7 @@ def _activations(network: nn.Module, prefix: str, node: fx.Node) -> Iterator[Qua
     """Yields one for each layer whose input a node quantizes."""
     arguments: Any = node.args
     _, scale, zero_point, low, high, *_ = arguments
-    known = grid(network, scale, zero_point, low, high)
+    known = grid(computing(network, prefix), scale, zero_point, low, high)
     users = [user for dequantized in node.users for user in dequantized.users]
     layers = dict.fromkeys(_layer(network, prefix, user) for user in users)
     for layer in [each for each in layers if _is_leaf(network, each)] or [_layer_before(network, prefix, node)]:

@@ -6,7 +6,7 @@ one: a tensor of codes is stood for by a float tensor of the same values that ha
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from qadv.frontends.fake_quantize import fake_quantize
 from qadv.frontends.twins import NoTwinError, TwinForm, value_of_one
+from qadv.modes import held_network
 from qadv.quantization.form import FormOptions
 
 Rule = Callable[..., Tensor]
@@ -38,6 +39,15 @@ class Grid:
 
 
 _GRIDS: WeakKeyDictionary[nn.Module, dict[Any, Grid]] = WeakKeyDictionary()
+
+
+def computing(network: nn.Module, layer: str) -> nn.Module:
+    """Returns the network that computes a layer, by its name: the one given, or a part that computes itself."""
+    found, module = network, network
+    for name in filter(None, layer.split(".")):
+        module = cast(nn.Module, module._modules[name])
+        found = held_network(module) if getattr(module, "computes_itself", False) else found
+    return found
 
 
 def grid(network: nn.Module, scale: Any, zero_point: Any, low: int, high: int) -> Grid:
@@ -66,18 +76,28 @@ class StraightThrough(TorchFunctionMode):
         coded = any(map(_has_codes, tree_leaves((args, kwargs))))
         if rule is None and name.startswith(("quantized.", "quantized_lstm", "quantized_gru", "torchao.quantize")):
             raise NoTwinError(name)
-        if name == "linear" and type(args[1]) not in (Tensor, nn.Parameter) and rounds_inputs(args[1]):
+        if name == "linear" and rounds_inputs((*args, None, None)[1]):
             rule = _linear_of_its_own
         if not coded and (rule is None or name.rpartition(".")[2].startswith("dequantize")):
             return func(*args, **kwargs)
+        in_place = name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
+        if in_place and (not _has_codes(args[0]) or args[0]._qadv_codes._is_view()):
+            raise NoTwinError(f"{name}, in place on what another tensor shares,")
         with torch.no_grad():
             value = func(*tree_map(_codes, args), **tree_map(_codes, kwargs))
+        floats, options = tree_map(_floats, args), tree_map(_floats, kwargs)
+        if in_place:  # of a copy: other operators have kept what was there for their gradient
+            value, floats = _codes(args[0]), (floats[0].clone(), *floats[1:])
         if not isinstance(value, Tensor) or value.dtype == torch.bool:
             return value
-        # in place it would change what other operators have kept for their gradient
-        floats = (args[0].clone(), *args[1:]) if name.endswith("_") and not name.endswith("__") else args
-        y = (rule or func)(*floats, **kwargs)
-        y = F.relu(y) if _relu(name) else y
+        y = (rule or func)(*floats, **options)
+        if in_place:
+            args[0]._qadv_floats = self._stood_for(name, args, value, floats[0])
+            return args[0]
+        return self._stood_for(name, args, value, F.relu(y) if _relu(name) else y)
+
+    def _stood_for(self, name: str, args: Any, value: Tensor, y: Tensor) -> Tensor:
+        """Returns a value with the gradient of `y`, which stands for its codes if it is some."""
         if value.is_quantized:
             known = self._grid(value.q_scale(), value.q_zero_point(), *ends_of(value.dtype))
             return _standing_for(value, value_of_one(value.dequantize(), known.quantize(y)))
@@ -110,6 +130,11 @@ def _has_codes(argument: Any) -> bool:
 
 def _codes(argument: Any) -> Any:
     return argument._qadv_codes if _has_codes(argument) else argument
+
+
+def _floats(argument: Any) -> Any:
+    """Returns what a tensor of codes was changed to in place, and anything else as it is."""
+    return getattr(argument, "_qadv_floats", argument) if isinstance(argument, Tensor) else argument
 
 
 def _standing_for(codes: Tensor, x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from qadv.frontends.frontend import (
     QuantizedTensor,
     QuantizedWeights,
 )
-from qadv.frontends.straight_through_mode import ends_of, grid, straight_through_form
+from qadv.frontends.straight_through_mode import computing, ends_of, grid, straight_through_form
 from qadv.quantization.form import FormOptions, Part
 
 
@@ -95,7 +95,10 @@ def _dynamic_input(name: str) -> QuantizedTensor:
 
 def _rounded_output(network: nn.Module, name: str, module: Any) -> QuantizedActivation:
     dtype = getattr(module, "dtype", torch.quint8)
-    found, bits = grid(network, module.scale, module.zero_point, *ends_of(dtype)), torch.iinfo(dtype).bits
+    found, bits = (
+        grid(computing(network, name), module.scale, module.zero_point, *ends_of(dtype)),
+        torch.iinfo(dtype).bits,
+    )
     return QuantizedActivation(
         layer=name,
         role="output",

@@ -1,5 +1,6 @@
 """Networks that have values and no gradients: these are a twin's, which computes the same in torch's own operators."""
 
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any, cast
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from qadv.errors import NoGradientError
 from qadv.frontends.outputs import logits_of
+from qadv.modes import evaluation_mode
 from qadv.quantization.form import FormOptions
 
 _NONE = (
@@ -73,7 +75,8 @@ class TwinForm:
         exact: the twin's values are the network's to the bit, so that it runs alone where a gradient is asked for.
 
     Attributes:
-        agreement: share of 16 drawn images that network and twin put into one class; `None` until a gradient is asked.
+        agreement: share of 16 drawn images, or more, that network and twin put into one class; `None` until a gradient
+            is asked.
         difference: the largest difference of their logits on these.
     """
 
@@ -109,18 +112,24 @@ class TwinForm:
             return value
         if self.twin is None:
             return value_without_gradient(value, x, self._why)
-        self.twin.eval()
-        return value_of_one(value, logits_of(self.twin(x)))
+        with evaluation_mode(self.twin):
+            return value_of_one(value, logits_of(self.twin(x)))
 
     @torch.no_grad()
     def _compare(self, x: Tensor) -> None:
-        """Compares the twin with the network on images between the smallest and the largest value of `x`."""
+        """Compares the twin with the network on images between the smallest and the largest value of `x`.
+
+        In batches of as many as `x` has: an exported graph may take no other.
+        """
         generator, twin = torch.Generator().manual_seed(0), cast(nn.Module, self.twin)
         low, high = (end.item() for end in x.detach().aminmax())
-        images = (low + (high - low) * torch.rand(_NB_IMAGES, *x.shape[1:], generator=generator)).to(x)
-        twin.eval()
+        batches = math.ceil(_NB_IMAGES / max(len(x), 1))
+        drawn = low + (high - low) * torch.rand(batches, *x.shape, generator=generator)
         try:
-            found, expected = logits_of(twin(images)), logits_of(self._values(images))
+            with evaluation_mode(twin):
+                found, expected = (
+                    torch.cat([logits_of(ask(images)) for images in drawn.to(x)]) for ask in (twin, self._values)
+                )
         except NoTwinError as error:
             self.twin, self._why = None, f"{error} has no twin, so "
             return
@@ -128,7 +137,7 @@ class TwinForm:
         self.difference = (found - expected).abs().max().item()
         if not self.agreement >= _LEAST_AGREEMENT:
             warnings.warn(
-                f"gradients are those of a twin that puts only {self.agreement:.0%} of {_NB_IMAGES} drawn images into "
+                f"gradients are those of a twin that puts only {self.agreement:.0%} of {len(found)} drawn images into "
                 "the class of the network: attacks by gradients may find less than there is to find",
                 stacklevel=2,
             )

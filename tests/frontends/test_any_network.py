@@ -161,6 +161,16 @@ def test_a_surrogate_is_asked_for_when_a_classifier_is_loaded(tmp_path):
     assert np.allclose(loaded.class_gradient(X), classifier_of(network(1)).class_gradient(X))
 
 
+def test_a_surrogate_is_compared_once_and_keeps_its_mode():
+    surrogate, asked = network().train(), []
+    classifier = classifier_of(Gives(lambda y, x: (y * 8).round() / 8), surrogate=surrogate)
+    surrogate.register_forward_hook(lambda module, args, output: asked.append(len(output)))
+    for _ in range(3):
+        classifier.loss_gradient(X[:2], np.zeros(2, dtype=int))
+    assert asked == [2] * (8 + 3)
+    assert surrogate.training
+
+
 def test_an_ensemble_of_mixed_origins():
     own = classifier_of(qadv.quantize(network(), "int:4", "float", skip_first_last=False))
     rounded = classifier_of(Gives(lambda y, x: (y * 8).round() / 8), surrogate=network(), preprocessing=(0.5, 2.0))
@@ -172,3 +182,6 @@ def test_an_ensemble_of_mixed_origins():
     gradients = np.mean([member.class_gradient(X) for member in members], axis=0)
     assert np.allclose(ensemble.class_gradient(X), gradients, atol=1e-6)
     assert all(np.allclose(a.predict(X), b, atol=1e-6) for a, b in zip(ensemble.members, each, strict=True))
+    kinds = [type(module) for module in ensemble.network.modules()]
+    assert "member0.1" in {row.name for row in qadv.summarize(ensemble).layers}
+    assert [type(module) for module in ensemble.network.modules()] == kinds

@@ -5,10 +5,13 @@ import copy
 import numpy as np
 import pytest
 import torch
+from art.attacks.evasion import FastGradientMethod
 from torch import nn
 
 import qadv
+from qadv.diagnostics.value_shift import value_shift
 from qadv.errors import NoGradientError, UnsupportedModelError
+from qadv.estimators.batches import answers_alone
 from qadv.estimators.fingerprint import fingerprint
 from qadv.frontends import QuantizedActivation, QuantizedWeights, quantizers
 from qadv.frontends.fake_quantize import fake_quantize
@@ -16,7 +19,7 @@ from qadv.frontends.find import form_of
 from qadv.frontends.other_backward import clipped, identity, other_backward
 from qadv.quantization.form import FormOptions
 from qadv.quantization.stand_ins import NoFormError
-from tests.frontends.deep import Deep, Transformer, X, Y, answers, classifier_of, images, settled, state
+from tests.frontends.deep import CLASSES, Deep, Transformer, X, Y, answers, classifier_of, images, settled, state
 
 taq = pytest.importorskip("torch.ao.quantization")
 fx = pytest.importorskip("torch.ao.quantization.quantize_fx")
@@ -150,6 +153,17 @@ def test_an_observer_switched_on_later_sees_what_the_network_sees(trained):
         form(images())
 
 
+@pytest.mark.parametrize("change", [lambda bn: bn.train(), lambda bn: setattr(bn, "forward", lambda x: 3 * x)])
+def test_a_batch_norm_that_is_another_function_now_is_not_folded(trained, change):
+    model = copy.deepcopy(trained["eager"])
+    classifier = classifier_of(model)
+    assert classifier.model.form_options.fold_batch_norm
+    change(model.blocks[0].conv.bn)
+    with torch.no_grad():
+        expected = copy.deepcopy(model)(images())
+        assert torch.equal(classifier.model(images()), expected)
+
+
 def test_what_a_training_network_quantizes(trained):
     model = trained["fx"]
     found = quantizers(model)
@@ -225,6 +239,104 @@ def test_an_activations_gradient_can_be_another(integer):
     assert not np.array_equal(other, gradient)
     with other_backward(integer["eager"], clipped):
         assert np.abs(answers(classifier.model)[1] - gradient).max() < np.abs(other - gradient).max()
+
+
+def test_ensembles_of_integer_networks_have_their_members_gradients_and_estimators(integer):
+    members = [classifier_of(copy.deepcopy(integer[name])) for name in ("eager", "fx", "dynamic")]
+    ensemble = qadv.EnsembleClassifier.of(members)
+    gradient = ensemble.class_gradient(X)
+    expected = np.mean([member.class_gradient(X) for member in members], axis=0)
+    assert np.allclose(gradient, expected, atol=1e-6)
+    with other_backward(ensemble.model, identity) as changed:
+        other = ensemble.class_gradient(X)
+        expected = np.mean([member.class_gradient(X) for member in members], axis=0)
+    assert changed > 40
+    assert np.allclose(other, expected, atol=1e-6)
+    assert not np.allclose(other, gradient, atol=1e-6)
+
+
+class InPlace(nn.Module):
+    def __init__(self, change):
+        super().__init__()
+        self.enter, self.conv, self.leave = taq.QuantStub(), nn.Conv2d(3, 4, 3, padding=1), taq.DeQuantStub()
+        self.last, self.change = nn.Linear(256, 5), change
+
+    def forward(self, x):
+        x = self.conv(self.enter(x))
+        self.change(x)
+        return self.leave(self.last(x.flatten(1)))
+
+
+def _swapped(x):
+    x[:, 0] = x[:, 1]
+
+
+def _clipped(x):
+    nn.functional.relu(x, inplace=True)
+
+
+@pytest.mark.parametrize("change", [torch.Tensor.relu_, _clipped, _swapped])
+def test_what_is_changed_in_place_has_the_gradient_of_the_change(change):
+    torch.manual_seed(0)
+    model = InPlace(change).eval()
+    expected = classifier_of(copy.deepcopy(model)).loss_gradient(X, Y)
+    model.qconfig = taq.get_default_qconfig("x86")
+    gradient = classifier_of(taq.convert(settled(taq.prepare(model)))).loss_gradient(X, Y)
+    assert (gradient * expected).sum() > 0.9 * np.linalg.norm(gradient) * np.linalg.norm(expected)
+
+
+def test_a_view_that_is_changed_in_place_is_refused():
+    torch.manual_seed(0)
+    model = InPlace(lambda x: x[:, 0].relu_()).eval()
+    model.qconfig = taq.get_default_qconfig("x86")
+    with pytest.raises(NoGradientError, match=r"relu_, in place on what another tensor shares, has no twin"):
+        classifier_of(taq.convert(settled(taq.prepare(model)))).loss_gradient(X, Y)
+
+
+def test_a_function_may_name_its_arguments(integer):
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network, self.weight = integer["dynamic"], nn.Parameter(torch.eye(CLASSES))
+
+        def forward(self, x):
+            return nn.functional.linear(input=self.network(x), weight=self.weight)
+
+    assert np.array_equal(
+        classifier_of(Named()).loss_gradient(X, Y), classifier_of(integer["dynamic"]).loss_gradient(X, Y)
+    )
+
+
+def test_a_layers_codes_are_given_as_their_values(integer):
+    model = integer["eager"]
+    found = classifier_of(model).get_activations(X, "first")
+    seen = []
+    hook = model.first.register_forward_hook(lambda module, args, output: seen.append(output.dequantize()))
+    with torch.no_grad():
+        model(images())
+    hook.remove()
+    assert np.array_equal(found, seen[0].numpy())
+    x = images().requires_grad_()
+    assert torch.autograd.grad(classifier_of(model).get_activations(x, "first", framework=True).sum(), x)[0].any()
+
+
+def test_scales_of_each_batch_are_those_of_the_batches_that_were_asked_for(integer):
+    model = integer["dynamic"]
+    classifier = classifier_of(model)
+    with torch.no_grad():
+        alone = torch.cat([model(x) for x in images().split(1)]).numpy()
+        together = model(images()).numpy()
+    assert not np.allclose(alone, together, atol=1e-4)
+    assert np.array_equal(classifier.predict(X, batch_size=1), alone)
+    assert np.array_equal(classifier.predict(X), together)
+    assert [answers_alone(classifier_of(integer[name])) for name in ("eager", "dynamic")] == [True, False]
+    with pytest.warns(UserWarning, match="answers an image differently with other images in its batch"):
+        qadv.QueryCoalescer(FastGradientMethod(classifier), seed=0, verbose=False).generate(X[:2])
+
+
+def test_activations_with_scales_of_each_batch_have_no_levels_to_count(integer):
+    with pytest.raises(UnsupportedModelError, match="quantized by scales that each batch or filter has of its own"):
+        value_shift(classifier_of(integer["dynamic"]), X, X)
 
 
 def test_operators_without_a_twin_are_named():

@@ -218,6 +218,18 @@ def test_a_graph_that_counts_batches_is_left_as_it_is():
     assert int(graph.state_dict()["blocks.0.bn.num_batches_tracked"]) == 1  # by the graph itself
 
 
+def test_a_graph_of_one_image_has_gradients_of_one_image():
+    torch.manual_seed(0)
+    graph = torch.export.export(Transformer().eval(), (images(1),)).module()
+    quantizer = x86.X86InductorQuantizer()
+    quantizer.set_global(x86.get_default_x86_inductor_quantization_config())
+    prepared = flow.prepare_pt2e(graph, quantizer)
+    prepared(images(1))
+    classifier = classifier_of(flow.convert_pt2e(prepared))
+    assert classifier.loss_gradient(X[:1], Y[:1]).any()
+    assert classifier.model._form.difference == 0
+
+
 def test_there_is_no_export(tmp_path):
     classifier = classifier_of(transformer(aoq.Int8WeightOnlyConfig()))
     with pytest.raises(UnsupportedModelError, match="no export for networks of torchao"):
