@@ -3,7 +3,7 @@
 import copy
 import re
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import fx, nn
@@ -39,6 +39,10 @@ def converted(network: nn.Module, prefix: str, graph: fx.GraphModule) -> list[Qu
             found.append(_weights(network, prefix, graph, node))
         elif "quantized_decomposed.quantize_per_tensor.default" in _name(node):
             found += _activations(network, prefix, node)
+        elif "quantized_decomposed.quantize_per_tensor.tensor" in _name(node):
+            bits = bits_of(*node.args[3:5])
+            about: dict[str, Any] = {"bits": bits, "scheme": f"int:{bits} dynamic", "scale": None, "origin": _ORIGIN}
+            found += [QuantizedTensor(layer=at, role=role, **about) for at, role in _rounded(network, prefix, node)]
     return found
 
 
@@ -64,16 +68,13 @@ def _weights(network: nn.Module, prefix: str, graph: fx.GraphModule, node: fx.No
 
 
 def _activations(network: nn.Module, prefix: str, node: fx.Node) -> Iterator[QuantizedActivation]:
-    """Yields one for each layer whose input a node quantizes."""
     arguments: Any = node.args
     _, scale, zero_point, low, high, *_ = arguments
     known = grid(computing(network, prefix), scale, zero_point, low, high)
-    users = [user for dequantized in node.users for user in dequantized.users]
-    layers = dict.fromkeys(_layer(network, prefix, user) for user in users)
-    for layer in [each for each in layers if _is_leaf(network, each)] or [_layer_before(network, prefix, node)]:
+    for layer, role in _rounded(network, prefix, node):
         yield QuantizedActivation(
             layer=layer,
-            role="input" if layer in layers else "output",
+            role=role,
             scheme=f"int:{bits_of(low, high)}",
             bits=bits_of(low, high),
             scale=torch.tensor(known.scale),
@@ -83,6 +84,14 @@ def _activations(network: nn.Module, prefix: str, node: fx.Node) -> Iterator[Qua
             place=(known, "quantize"),
             at=None,
         )
+
+
+def _rounded(network: nn.Module, prefix: str, node: fx.Node) -> Iterator[tuple[str, Literal["input", "output"]]]:
+    """Yields the layers whose input a node quantizes, or the one whose output it is."""
+    users = [user for dequantized in node.users for user in dequantized.users]
+    layers = dict.fromkeys(_layer(network, prefix, user) for user in users)
+    for layer in [each for each in layers if _is_leaf(network, each)] or [_layer_before(network, prefix, node)]:
+        yield layer, "input" if layer in layers else "output"
 
 
 def prepared(network: nn.Module, prefix: str, graph: fx.GraphModule) -> list[QuantizedTensor]:

@@ -74,6 +74,7 @@ def _own_weights(network: nn.Module) -> Iterator[tuple[str, nn.Module, Any]]:
 @torch.no_grad()
 def _of_tensor(name: str, weight: Any) -> list[QuantizedTensor]:
     codes = getattr(weight, "qdata", None)
+    kind = "float" if codes is not None and codes.is_floating_point() else "int"
     codes = codes if codes is not None and codes.shape == weight.shape and not codes.is_floating_point() else None
     bits = _bits(getattr(weight, "target_dtype", None) or (torch.int8 if codes is None else codes.dtype))
     scale = getattr(weight, "scale", None)
@@ -81,7 +82,7 @@ def _of_tensor(name: str, weight: Any) -> list[QuantizedTensor]:
         QuantizedWeights(
             layer=name,
             role="weights",
-            scheme=f"int:{bits}",
+            scheme=f"{kind}:{bits}",
             bits=bits,
             scale=None if scale is None else scale.detach(),
             estimator="none",

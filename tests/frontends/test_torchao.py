@@ -15,6 +15,7 @@ from qadv.frontends import QuantizedActivation, QuantizedWeights, quantizers
 from qadv.frontends.find import form_of
 from qadv.frontends.other_backward import identity, other_backward
 from qadv.frontends.pt2e import uncounted
+from qadv.frontends.straight_through_mode import _GRIDS
 from qadv.quantization.form import Form, FormOptions
 from qadv.quantization.stand_ins import with_stand_ins
 from tests.frontends.deep import Deep, Transformer, X, Y, answers, classifier_of, images, settled, state
@@ -96,6 +97,11 @@ def test_quantized_weights_keep_values_and_have_gradients(name):
     weights = [each for each in quantizers(model) if isinstance(each, QuantizedWeights)]
     assert len(weights) == 4
     assert all(2 ** (bits - 1) >= each.codes.int().abs().max() > 2 ** (bits - 2) for each in weights)
+
+
+def test_weights_of_floats_are_called_so():
+    model = transformer(aoq.Float8WeightOnlyConfig())
+    assert {(row.scheme, row.bits, row.levels) for row in qadv.summarize(model).layers} == {("float:8", 8, None)}
 
 
 def test_a_twin_follows_weights_that_are_loaded():
@@ -216,6 +222,23 @@ def test_a_graph_that_counts_batches_is_left_as_it_is():
     assert torch.equal(graph(images()), logits)
     assert graph.first is root.first
     assert int(graph.state_dict()["blocks.0.bn.num_batches_tracked"]) == 1  # by the graph itself
+
+
+def test_a_graph_with_scales_of_each_batch_says_so_and_keeps_none():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 32), nn.ReLU(), nn.Linear(32, 5)).eval()
+    expected = classifier_of(copy.deepcopy(model)).loss_gradient(X, Y)
+    graph = torch.export.export(model, (images(),), dynamic_shapes=({0: torch.export.Dim("batch")},)).module()
+    quantizer = x86.X86InductorQuantizer()
+    quantizer.set_global(x86.get_default_x86_inductor_quantization_config(is_dynamic=True))
+    prepared = flow.prepare_pt2e(graph, quantizer)
+    prepared(images())
+    network = flow.convert_pt2e(prepared)
+    classifier = classifier_of(network)
+    gradient = classifier.loss_gradient(X, Y)
+    assert (gradient * expected).sum() > 0.9 * np.linalg.norm(gradient) * np.linalg.norm(expected)
+    assert {row.input_scheme for row in qadv.summarize(classifier).layers} == {"int:8 dynamic"}
+    assert network not in _GRIDS
 
 
 def test_a_graph_of_one_image_has_gradients_of_one_image():
