@@ -195,10 +195,15 @@ def from_file(
     from qadv.frontends.onnx.network import FileNetwork  # needs the extra "onnx"
 
     settings = {"loss": nn.CrossEntropyLoss(), "clip_values": (0.0, 1.0), "preprocessing": (0.0, 1.0), **arguments}
-    ends = limits(settings["clip_values"])
-    network = FileNetwork(path, input_shape, (float(ends[0]), float(ends[1])), output, has_twin=surrogate is None)
+    ends = (0.0, 1.0) if settings["clip_values"] is None else limits(settings["clip_values"])
+    network = FileNetwork(path, input_shape, ends, output, has_twin=surrogate is None)
     classes = network.nb_classes if nb_classes is None else nb_classes
     classifier = cls(network, input_shape=network.input_shape, nb_classes=classes, surrogate=surrogate, **settings)
+    if network.takes_integers and (settings["clip_values"] is None or not _leaves_pixels(classifier)):
+        raise InvalidInputError(
+            f"{network.file} takes bytes, over which clip_values are spread: give the ends of the pixels as "
+            "clip_values, and no preprocessing"
+        )
     count = max(2, min(32, _VALUES_COMPARED // prod(network.input_shape)))
     compared = to_range(np.random.default_rng(0).random((count, *network.input_shape)), ends).astype(np.float32)
     if images is not None:
@@ -206,6 +211,11 @@ def from_file(
         compared = np.concatenate([compared, images])
     network.compare(torch.as_tensor(prepare(classifier, compared)[0], device=classifier.device), surrogate)
     return classifier
+
+
+def _leaves_pixels(classifier: "QuantizedClassifier") -> bool:
+    mean, std = mean_std(classifier)
+    return not mean.any() and bool((std == 1).all())
 
 
 def load(cls: type[C], path: str | os.PathLike[str], model: nn.Module | None, arguments: dict[str, Any]) -> C:

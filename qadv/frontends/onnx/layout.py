@@ -50,12 +50,17 @@ class Layout:
         shape, order = _shape_and_order(name, sizes, input_shape)
         return cls(shape, order, sizes, graph.input_type, low, width)
 
+    @property
+    def takes_integers(self) -> bool:
+        """Whether pixels are bytes."""
+        return self.kind in _INTEGERS
+
     def arranged(self, x: Tensor) -> Tensor:
         """Images as the file has them, with their graph; whole numbers as floats."""
         x = x.float()
         x = x.permute(0, 2, 3, 1) if self.order == "channels last" else x
         x = x.reshape(len(x), *self.sizes) if self.order == "reshaped" else x
-        if self.kind not in _INTEGERS:
+        if not self.takes_integers:
             return x
         low, high, _ = _INTEGERS[self.kind]
         codes = low + (x - self.low) / self.width * (high - low)
@@ -84,7 +89,11 @@ def _shape_and_order(name: str, sizes: tuple[int, ...], input_shape: Sequence[in
         return shape, "as it is"
     if len(shape) == 3 and fits((*shape[1:], shape[0])):
         return shape, "channels last"
-    if -1 not in sizes and prod(sizes) == prod(shape):
+    if (
+        -1 not in sizes
+        and prod(sizes) == prod(shape)
+        and [n for n in sizes if n > 1] in ([prod(shape)], [n for n in shape if n > 1])
+    ):  # rows of pixels, or channels that are left out
         return shape, "reshaped"
     raise InvalidInputError(f"input_shape: {name} takes images of sizes {sizes}, got {shape}")
 

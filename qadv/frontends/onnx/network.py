@@ -5,8 +5,12 @@ import logging
 import os
 import warnings
 from collections.abc import Sequence
+from math import prod
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qadv.errors import InvalidInputError, UnsupportedModelError
@@ -16,11 +20,11 @@ from qadv.frontends.onnx.layout import Layout, in_chunks
 from qadv.frontends.onnx.runtime import Runtime, sums_are_exact
 from qadv.frontends.onnx.twin import Twin, final_softmax
 from qadv.frontends.summary import LayerSummary
-from qadv.frontends.twins import TwinForm
-from qadv.quantization.form import FormOptions
+from qadv.frontends.twins import value_of_one, value_without_gradient
 
 _LEAST_PROBABILITY = 1e-30
 _ENOUGH = 0.99
+_NB_DRAWN = 8
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -33,11 +37,12 @@ class FileTwin(nn.Module):
 
     Attributes:
         batch: how many images it takes at a time, as the file does; `None` for any number.
+        gives_probabilities: whether the graph ends in probabilities, of which the logarithm is taken.
     """
 
     def __init__(self, graph: Graph, layout: Layout) -> None:
         super().__init__()
-        self.layout, self.batch = layout, None
+        self.layout, self.batch, self.gives_probabilities = layout, None, False
         self.graph = Twin(graph, batched=True)
         fixed = graph.input_shape[0]
         if fixed is not None:  # sizes in the graph may be those of its own batch
@@ -56,7 +61,12 @@ class FileTwin(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, *input_shape) → logits (N, classes), with their graph."""
-        return in_chunks(self.layout.arranged(x), self.batch, self.graph)
+        y = in_chunks(self.layout.arranged(x), self.batch, self.graph)
+        return _logarithm(y) if self.gives_probabilities else y
+
+
+def _logarithm(probabilities: Tensor) -> Tensor:
+    return probabilities.clamp_min(_LEAST_PROBABILITY).log()
 
 
 class FileNetwork(nn.Module):
@@ -102,7 +112,7 @@ class FileNetwork(nn.Module):
         self.source, self.form, self._output = graph.source, form_of(graph), output
         self._layout = Layout.of(graph, input_shape, clip_values[0], clip_values[1] - clip_values[0])
         self._logarithm = final_softmax(graph) is not None
-        self._batch = 1 if self.form == "dynamic quantization" else graph.input_shape[0]
+        self._batch, self._one_by_one = graph.input_shape[0], self.form == "dynamic quantization"
         self.twin: FileTwin | None = None
         self.file_layers: tuple[LayerSummary, ...] = ()
         if has_twin:
@@ -116,15 +126,20 @@ class FileNetwork(nn.Module):
             self.file_layers = layers_of(graph, self.twin.graph)
             self.twin.graph.forget()
         self._runtime = Runtime(graph.content, self.file)
-        one = torch.full((1, *self.input_shape), self._layout.low + self._layout.width / 2)
+        noise = torch.rand(self._batch or _NB_DRAWN, *self.input_shape, generator=torch.Generator().manual_seed(0))
+        images = self._layout.as_array(self._layout.low + self._layout.width * noise)
         try:
-            self.nb_classes = self._values(one).shape[1]
-            batch = one.expand(self._batch or 1, *self.input_shape)
-            self.kernels = self._runtime.kernels(self._layout.as_array(batch))
+            found = self._runtime(images, output)
+            self.kernels = self._runtime.kernels(images[: self._batch or 1])
         except Exception as error:
             raise UnsupportedModelError(
-                f"onnxruntime fails on {self.file} for one image of shape {self.input_shape}: {error}"
+                f"onnxruntime fails on {self.file} for {len(images)} images of shape {self.input_shape}: {error}"
             ) from error
+        self.nb_classes = self._checked_classes(found, len(images))
+        if not self._logarithm and (found >= 0).all() and np.allclose(found.reshape(len(found), -1).sum(1), 1, 0, 1e-3):
+            self._logarithm = True  # of a softmax in parts, or within another operator
+            if self.twin is not None:
+                self.twin.gives_probabilities = True
         self.agreement: tuple[int, float, float] | None = None
         self._gradients_of = "a twin made from the graph"
 
@@ -133,10 +148,17 @@ class FileNetwork(nn.Module):
         """Shape of one image, channels first."""
         return self._layout.input_shape
 
+    @property
+    def takes_integers(self) -> bool:
+        """Whether the file takes pixels as bytes."""
+        return self._layout.takes_integers
+
     def forward(self, x: Tensor) -> Tensor:
         """(N, *input_shape) → (N, classes), the runtime's own answers."""
-        result: Tensor = TwinForm(self._values, self.twin, FormOptions())(x)
-        return result
+        values = self._values(x)
+        if not (torch.is_grad_enabled() and x.requires_grad):
+            return values
+        return value_without_gradient(values, x) if self.twin is None else value_of_one(values, self.twin(x))
 
     def compare(self, x: Tensor, surrogate: nn.Module | None = None) -> None:
         """Compares the runtime with the twin, or with what gives the gradients in its place, on images.
@@ -186,9 +208,24 @@ class FileNetwork(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.file}, sha256={self.digest[:16]}"
 
+    def _checked_classes(self, found: NDArray[Any], count: int) -> int:
+        sizes = found.shape[1:]
+        if len(found) != count or max(sizes, default=0) != prod(sizes) or prod(sizes) < 2:
+            raise UnsupportedModelError(
+                f"{self.file} gives an output of shape {found.shape} for {count} images; expected the logits of two or "
+                "more classes, (N, classes)"
+            )
+        return prod(sizes)
+
+    @torch.no_grad()
     def _values(self, x: Tensor) -> Tensor:
         def ask(chunk: Tensor) -> Tensor:
+            if self._one_by_one and self._batch is not None:  # copies of an image have the range of that image
+                chunk = chunk.expand(self._batch, *chunk.shape[1:])
             return torch.from_numpy(self._runtime(self._layout.as_array(chunk), self._output)).flatten(1)
 
-        found = in_chunks(x.detach().cpu(), self._batch, ask).to(x.device)
-        return found.clamp_min(_LEAST_PROBABILITY).log() if self._logarithm else found
+        if self._one_by_one:
+            found = torch.cat([ask(image)[:1] for image in torch.split(x.detach().cpu(), 1)]).to(x.device)
+        else:
+            found = in_chunks(x.detach().cpu(), self._batch, ask).to(x.device)
+        return _logarithm(found) if self._logarithm else found

@@ -127,6 +127,11 @@ def _one(way: Operator) -> Operator:
     return operator
 
 
+def log_softmax(a: Attributes, x: Tensor, xs: Tensor, xz: Any, *ys: Any) -> Any:
+    """What stands for a `QLinearSoftmax` that a graph ends in: its logarithm, not rounded."""
+    return OPERATORS["LogSoftmax"](a, _to_values({}, x, xs, xz))
+
+
 def _concatenated(a: Attributes, ys: Tensor, yz: Tensor, *parts: Tensor) -> Tensor:
     values = [_to_values({}, *parts[start : start + 3]) for start in range(0, len(parts), 3)]
     return _to_codes(a, torch.cat(values, a["axis"]), ys, yz)

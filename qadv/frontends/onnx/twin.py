@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from qadv.errors import FileFormatError, UnsupportedModelError, some
 from qadv.frontends.onnx.graph import Graph, Node
 from qadv.frontends.onnx.operators import OPERATORS, Attributes, Operator
-from qadv.frontends.onnx.quantized import QUANTIZED, RANGES, TYPE_OF_ZERO_POINT, rounded
+from qadv.frontends.onnx.quantized import QUANTIZED, RANGES, TYPE_OF_ZERO_POINT, log_softmax, rounded
 
-_TABLE = {**OPERATORS, **QUANTIZED, "Rounded": rounded}
+_TABLE: dict[str, Operator] = {**OPERATORS, **QUANTIZED, "Rounded": rounded, "QLinearLogSoftmax": log_softmax}
 _TYPES = (*RANGES, "FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", "INT64", "UINT32", "UINT64", "BOOL")
 _TOGETHER = ("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Where", "Equal", "Greater", "Less", "Concat", "MatMul")
+_BEHIND_SOFTMAX = ("QuantizeLinear", "DequantizeLinear", "Identity", "Clip", "Cast", "Reshape", "Flatten", "Squeeze")
 _OF_THE_HOST = (torch.int64, torch.bool)  # shapes, indices and axes stay on the CPU
 
 
@@ -68,7 +69,7 @@ class Twin(nn.Module):
         if (softmax := final_softmax(graph)) is not None:
             self.output = softmax.outputs[0]
             (step,) = (each for each in steps if self.output in each.outputs)
-            step.kind = "LogSoftmax"
+            step.kind = step.kind.replace("Softmax", "LogSoftmax")
         steps = self._folded(_joined(steps, self.values, graph.output))
         batch = graph.input_shape[0]
         if batched and batch is not None:
@@ -92,7 +93,10 @@ class Twin(nn.Module):
         self.values = {}
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._computed(x, self._done)[self.output].float().flatten(1)
+        y = self._computed(x, self._done)[self.output].float()
+        if y.ndim < 2:
+            raise FileFormatError(f"{self.name}: expected logits (N, classes), got an output of shape {tuple(y.shape)}")
+        return y.flatten(1)
 
     def every_value(self, x: Tensor) -> dict[str, Tensor]:
         """Returns what each operator gives, by name."""
@@ -131,12 +135,15 @@ class Twin(nn.Module):
 
 
 def final_softmax(graph: Graph) -> Node | None:
-    """Returns the softmax that a graph ends in, maybe with its probabilities rounded."""
+    """Returns the softmax that a graph ends in, maybe with its probabilities rounded or in another shape."""
     producers = {name: node for node in graph.nodes for name in node.outputs}
     node = producers.get(graph.output)
-    while node is not None and node.kind in ("QuantizeLinear", "DequantizeLinear", "Identity", "Clip"):
+    kinds = []
+    while node is not None and node.kind in _BEHIND_SOFTMAX:
+        kinds.append(node.kind)
         node = producers.get(node.inputs[0])
-    return node if node is not None and node.kind == "Softmax" else None
+    known = ("Softmax", "QLinearSoftmax") if "DequantizeLinear" in kinds else ("Softmax",)
+    return node if node is not None and node.kind in known else None
 
 
 def _asked(step: _Step, values: dict[str, Tensor]) -> tuple[Tensor, ...]:

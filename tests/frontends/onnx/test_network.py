@@ -17,7 +17,7 @@ from art.attacks.evasion import AutoProjectedGradientDescent, FastGradientMethod
 from art.estimators.classification import PyTorchClassifier  # noqa: E402
 
 import qadv  # noqa: E402
-from qadv.errors import InvalidInputError  # noqa: E402
+from qadv.errors import FileFormatError, InvalidInputError, UnsupportedModelError  # noqa: E402
 from qadv.frontends.onnx.network import FileNetwork  # noqa: E402
 from tests.frontends.onnx.files import FORMS, SHAPE, float_model, images, write  # noqa: E402
 
@@ -193,6 +193,101 @@ def test_load_takes_a_file_and_save_says_to_keep_it(classifier, files, tmp_path)
 def test_bytes_have_the_ends_of_the_pixels(files):
     loaded = qadv.QuantizedClassifier.from_file(files["nhwc-uint8"], clip_values=(-1, 1))
     np.testing.assert_array_equal(loaded.predict(X * 2 - 1), answers(files["nhwc-uint8"], X))
+    for arguments in ({"clip_values": (0, 255), "preprocessing": (0, 255)}, {"clip_values": None}):
+        with pytest.raises(InvalidInputError, match="takes bytes"):
+            qadv.QuantizedClassifier.from_file(files["nhwc-uint8"], **arguments)
+
+
+def test_images_are_put_into_another_shape_only_as_rows_of_pixels(classifier, files):
+    with pytest.raises(InvalidInputError, match=r"takes images of sizes \(3, 8, 8\), got \(1, 16, 12\)"):
+        qadv.QuantizedClassifier.from_file(files["qdq"], input_shape=(1, 16, 12))
+    anywhere = qadv.QuantizedClassifier.from_file(files["qdq"], clip_values=None)
+    np.testing.assert_array_equal(anywhere.predict(X), classifier.predict(X))
+    assert anywhere.network.agreement[1] == 1
+
+
+def _ending_in(folder, *nodes, output=("n", 5), **constants):
+    """The network with other nodes from `scores`, its logits, to `logits`; of one image for such an `output`."""
+    model = float_model(1 if output == (5,) else "n")
+    model.graph.node[-1].output[0] = "scores"
+    model.graph.node.extend(nodes)
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items())
+    model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    model.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("logits", 1, output))
+    onnx.save(model, folder / "net.onnx")
+    return folder / "net.onnx"
+
+
+node = onnx.helper.make_node
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [node("Softmax", ["scores"], ["p"], axis=1), node("Reshape", ["p", "rows_of_5"], ["logits"])],
+        [
+            node("Softmax", ["scores"], ["p"], axis=1),
+            node("Cast", ["p"], ["c"], to=1),
+            node("Flatten", ["c"], ["logits"]),
+        ],
+        [node("Softmax", ["scores"], ["p"], axis=1), node("Mul", ["p", "one"], ["logits"])],
+        [
+            node("Exp", ["scores"], ["e"]),
+            node("ReduceSum", ["e", "axis"], ["total"]),
+            node("Div", ["e", "total"], ["logits"]),
+        ],
+        [
+            node("QuantizeLinear", ["scores", "step", "zero"], ["codes"]),
+            node(
+                "QLinearSoftmax",
+                ["codes", "step", "zero", "of_256", "none"],
+                ["p"],
+                domain="com.microsoft",
+                axis=1,
+                opset=13,
+            ),
+            node("DequantizeLinear", ["p", "of_256", "none"], ["logits"]),
+        ],
+    ],
+)
+def test_of_probabilities_the_logits_are_the_logarithm_wherever_they_come_from(nodes, files, tmp_path):
+    path = _ending_in(
+        tmp_path, *nodes, rows_of_5=np.array([0, 5]), axis=np.array([1]), one=np.float32(1), step=np.float32(0.1),
+        zero=np.uint8(128), of_256=np.float32(1 / 256), none=np.uint8(0),
+    )  # fmt: skip
+    classifier = qadv.QuantizedClassifier.from_file(path)
+    scores = torch.from_numpy(answers(files["float"], X))
+    rough = 0.3 if len(nodes[-1].input) == 3 else 1e-4
+    np.testing.assert_allclose(classifier.predict(X), scores.log_softmax(1), atol=rough)
+    np.testing.assert_allclose(classifier.network.twin(torch.from_numpy(X)).detach(), scores.log_softmax(1), atol=rough)
+    assert "logarithm" in classifier.network.describe()
+
+
+def test_what_gives_no_logits_is_refused(tmp_path):
+    for output, *nodes in (
+        (("n", 1), node("ArgMax", ["scores"], ["logits"], axis=1)),
+        (("n", 1), node("ReduceMax", ["scores"], ["logits"], axes=[1])),
+        (("n", 8, 8, 8), node("Identity", ["r2"], ["logits"])),
+        ((5,), node("Reshape", ["scores", "five"], ["logits"])),
+    ):
+        path = _ending_in(tmp_path, *nodes, output=output, five=np.array([-1]))
+        with pytest.raises((UnsupportedModelError, FileFormatError), match=r"expected (the )?logits|ArgMax"):
+            qadv.QuantizedClassifier.from_file(path)
+
+
+def test_a_gradient_asks_the_runtime_once(classifier, monkeypatch):
+    asked, own = [], type(classifier.network)._values
+    monkeypatch.setattr(type(classifier.network), "_values", lambda self, x: asked.append(len(x)) or own(self, x))
+    classifier.loss_gradient(X[:3], [0] * 3)
+    assert asked == [3]
+
+
+def test_a_batch_of_dynamic_quantization_holds_one_image(files, tmp_path):
+    path = tmp_path / "dynamic.onnx"
+    onnx.save(float_model(4), path)
+    onnxruntime.quantization.quantize_dynamic(path, path, weight_type=onnxruntime.quantization.QuantType.QUInt8)
+    loaded = qadv.QuantizedClassifier.from_file(path)
+    np.testing.assert_array_equal(loaded.predict(X), answers(files["dynamic"], X))
 
 
 def test_a_surrogate_gives_the_gradients_of_what_cannot_be_read(files, tmp_path):
