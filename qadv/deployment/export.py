@@ -97,6 +97,8 @@ def export(
         )
     if not isinstance(path, str | os.PathLike):
         raise InvalidInputError(f"path: expected a file name, got {path!r}")
+    if hasattr(classifier.network, "file_layers"):
+        raise InvalidInputError(f"the network is the file {classifier.network.file} already")
     frontend = frontend_of(held_network(classifier.model))
     if not frontend.exports:
         toolkit = frontend.name or "several toolkits"

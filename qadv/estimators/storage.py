@@ -164,6 +164,8 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    if is_onnx(path):
+        raise InvalidInputError(f"{os.fspath(path)} is an ONNX file, which is a network and has no header of qadv's")
     tensors, header = read_tensors(path)
     if not isinstance(header, dict) or header.get("format") not in (FORMAT, ENSEMBLE_FORMAT, packed.FORMAT):
         found = f"format {header.get('format')!r}" if isinstance(header, dict) else "no qadv header"
@@ -221,7 +223,7 @@ def _leaves_pixels(classifier: "QuantizedClassifier") -> bool:
 def load(cls: type[C], path: str | os.PathLike[str], model: nn.Module | None, arguments: dict[str, Any]) -> C:
     """See `QuantizedClassifier.load`."""
     if is_onnx(path):
-        return cls.from_file(path, surrogate=model, **arguments)
+        return cls.from_file(path, **{"surrogate": model, **arguments})
     tensors, header = _read(path)
     with _damage_named(path):
         network = _network(model, header, tensors, path)

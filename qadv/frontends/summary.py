@@ -1,6 +1,6 @@
 """`summarize`: what is quantized in a network, layer by layer, and how small it gets."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -111,7 +111,9 @@ def summarize(model: Any) -> Summary:
     found: dict[str, list[QuantizedTensor]] = {}
     for quantizer in quantizers(module):
         found.setdefault(quantizer.layer, []).append(quantizer)
-    total = sum(p.numel() for p in module.parameters()) + sum(map(_packed, found.values())) or 1
+    files = {name: layer.file_layers for name, layer in module.named_modules() if hasattr(layer, "file_layers")}
+    total = sum(p.numel() for p in module.parameters()) + sum(map(_packed, found.values()))
+    total = total + sum(row.parameters for each in files.values() for row in each) or 1
     inputs = _input_schemes(module, found)
     parts = {part for name in found for part in module.get_submodule(name).modules()} - set(
         map(module.get_submodule, found)
@@ -121,7 +123,8 @@ def summarize(model: Any) -> Summary:
     for name, layer in module.named_modules():
         if layer in parts:
             continue  # of the quantized layer that it stands in
-        rows += getattr(layer, "file_layers", ())
+        prefix = f"{name}." if name else ""
+        rows += [replace(r, name=prefix + r.name, share=r.parameters / total) for r in files.get(name, ())]
         own = set(layer.parameters(recurse=name in found)) - counted
         products = hasattr(layer, "fused_attn")  # timm's attention: of queries, keys and values, which stay float
         shown = products or _packed(found.get(name, [])) or any(q.role == "output" for q in found.get(name, ()))

@@ -18,7 +18,7 @@ from qadv.frontends.onnx.graph import Graph, read_graph
 from qadv.frontends.onnx.layers import form_of, layers_of
 from qadv.frontends.onnx.layout import Layout, in_chunks
 from qadv.frontends.onnx.runtime import Runtime, sums_are_exact
-from qadv.frontends.onnx.twin import Twin, final_softmax
+from qadv.frontends.onnx.twin import Twin, final_softmax, with_real_output
 from qadv.frontends.summary import LayerSummary
 from qadv.frontends.twins import value_of_one, value_without_gradient
 
@@ -106,7 +106,7 @@ class FileNetwork(nn.Module):
         has_twin: bool = True,
     ) -> None:
         super().__init__()
-        graph = read_graph(path, output)
+        graph, *self._grid = with_real_output(read_graph(path, output))
         self.file = os.path.basename(os.fspath(path))
         self.digest = hashlib.sha256(graph.content).hexdigest()
         self.source, self.form, self._output = graph.source, form_of(graph), output
@@ -129,7 +129,7 @@ class FileNetwork(nn.Module):
         noise = torch.rand(self._batch or _NB_DRAWN, *self.input_shape, generator=torch.Generator().manual_seed(0))
         images = self._layout.as_array(self._layout.low + self._layout.width * noise)
         try:
-            found = self._runtime(images, output)
+            found = self._numbers(images)
             self.kernels = self._runtime.kernels(images[: self._batch or 1])
         except Exception as error:
             raise UnsupportedModelError(
@@ -208,6 +208,11 @@ class FileNetwork(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.file}, sha256={self.digest[:16]}"
 
+    def _numbers(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        """Images as the file takes them → what it gives, also where that is codes."""
+        found, (scale, zero) = self._runtime(images, self._output), self._grid
+        return found if (scale, zero) == (1, 0) else (found - np.float32(zero)) * np.float32(scale)
+
     def _checked_classes(self, found: NDArray[Any], count: int) -> int:
         sizes = found.shape[1:]
         if len(found) != count or max(sizes, default=0) != prod(sizes) or prod(sizes) < 2:
@@ -222,7 +227,7 @@ class FileNetwork(nn.Module):
         def ask(chunk: Tensor) -> Tensor:
             if self._one_by_one and self._batch is not None:  # copies of an image have the range of that image
                 chunk = chunk.expand(self._batch, *chunk.shape[1:])
-            return torch.from_numpy(self._runtime(self._layout.as_array(chunk), self._output)).flatten(1)
+            return torch.from_numpy(self._numbers(self._layout.as_array(chunk))).flatten(1)
 
         if self._one_by_one:
             found = torch.cat([ask(image)[:1] for image in torch.split(x.detach().cpu(), 1)]).to(x.device)

@@ -1,7 +1,7 @@
 """The twin of an ONNX graph: a torch module with its values, nearly, and gradients straight through its roundings."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -132,6 +132,22 @@ class Twin(nn.Module):
         if not kept:
             raise FileFormatError(f"{self.name}: the output {self.output!r} does not depend on the images")
         return kept[::-1]
+
+
+def with_real_output(graph: Graph) -> tuple[Graph, float, float]:
+    """Returns a graph whose output is numbers where it is codes, and their scale and zero point, else 1 and 0."""
+    node = next((node for node in graph.nodes if graph.output in node.outputs), None)
+    index = None if node is None else TYPE_OF_ZERO_POINT.get(node.kind)
+    if node is None or index is None or len(node.inputs) <= index:
+        return graph, 1.0, 0.0
+    names = node.inputs[index - 1 : index + 1]
+    if any(name not in graph.constants or graph.constants[name].size != 1 for name in names):
+        return graph, 1.0, 0.0
+    scale, zero = (float(graph.constants[name].item()) for name in names)
+    real = Node(
+        "DequantizeLinear", "numbers of the output", (graph.output, *names), (f"numbers of {graph.output}",), {}
+    )
+    return replace(graph, nodes=[*graph.nodes, real], output=real.outputs[0]), scale, zero
 
 
 def final_softmax(graph: Graph) -> Node | None:

@@ -4,6 +4,7 @@ import copy
 import hashlib
 import pickle
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,9 @@ from art.attacks.evasion import AutoProjectedGradientDescent, FastGradientMethod
 from art.estimators.classification import PyTorchClassifier  # noqa: E402
 
 import qadv  # noqa: E402
+from qadv.diagnostics.audit.checks.exported import ExportedModel  # noqa: E402
 from qadv.errors import FileFormatError, InvalidInputError, UnsupportedModelError  # noqa: E402
+from qadv.estimators.storage import read_header  # noqa: E402
 from qadv.frontends.onnx.network import FileNetwork  # noqa: E402
 from tests.frontends.onnx.files import FORMS, SHAPE, float_model, images, write  # noqa: E402
 
@@ -152,6 +155,10 @@ def test_files_are_members_modules_and_asked_in_common_batches(classifier, files
     both = qadv.EnsembleClassifier.of([classifier, other])
     assert (both.predict(X).argmax(1) == classifier.predict(X).argmax(1)).mean() > 0.9
     assert np.abs(both.loss_gradient(X, [0] * 24)).max() > 0
+    rows = qadv.summarize(both).layers
+    assert [row.name.split(".")[-1][:4] for row in rows] == ["firs", "seco", "last"] * 2
+    assert len({row.name for row in rows}) == 6
+    assert sum(row.share for row in rows) == pytest.approx(1)
     module = qadv.as_module(classifier)
     np.testing.assert_array_equal(module(torch.from_numpy(X)).detach().numpy(), classifier.predict(X))
     attack = ProjectedGradientDescent(classifier, eps=0.1, eps_step=0.05, max_iter=3, verbose=False)
@@ -186,8 +193,13 @@ def test_what_was_found_is_said(classifier, files):
 def test_load_takes_a_file_and_save_says_to_keep_it(classifier, files, tmp_path):
     loaded = qadv.QuantizedClassifier.load(files["qdq"], clip_values=(0, 255), preprocessing=(0, 255))
     np.testing.assert_allclose(loaded.predict(X * 255), classifier.predict(X), atol=0.1)
-    with pytest.raises(InvalidInputError, match=r"the network is the file qdq\.onnx"):
-        classifier.save(tmp_path / "net.safetensors")
+    for write_again in (classifier.save, lambda path: qadv.export(classifier, path)):
+        with pytest.raises(InvalidInputError, match=r"the network is the file qdq\.onnx"):
+            write_again(tmp_path / "net.safetensors")
+    with pytest.raises(InvalidInputError, match=r"qdq\.onnx is an ONNX file"):
+        read_header(files["qdq"])
+    case = SimpleNamespace(target=SimpleNamespace(classifier=classifier))
+    assert "is a file" in ExportedModel().examine(case).figure
 
 
 def test_bytes_have_the_ends_of_the_pixels(files):
@@ -213,7 +225,8 @@ def _ending_in(folder, *nodes, output=("n", 5), **constants):
     model.graph.node.extend(nodes)
     model.graph.initializer.extend(onnx.numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items())
     model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
-    model.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("logits", 1, output))
+    kind = onnx.helper.np_dtype_to_tensor_dtype(constants["zero"].dtype) if nodes[-1].op_type == "QuantizeLinear" else 1
+    model.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("logits", kind, output))
     onnx.save(model, folder / "net.onnx")
     return folder / "net.onnx"
 
@@ -261,6 +274,22 @@ def test_of_probabilities_the_logits_are_the_logarithm_wherever_they_come_from(n
     np.testing.assert_allclose(classifier.predict(X), scores.log_softmax(1), atol=rough)
     np.testing.assert_allclose(classifier.network.twin(torch.from_numpy(X)).detach(), scores.log_softmax(1), atol=rough)
     assert "logarithm" in classifier.network.describe()
+    in_parts = nodes[-1].op_type in ("Mul", "Div")  # else the twin's is a log-softmax, which has gradients everywhere
+    assert classifier.network.twin.gives_probabilities == in_parts
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int8])
+@pytest.mark.parametrize("softmax", [False, True])
+def test_of_codes_the_logits_are_what_they_stand_for(kind, softmax, files, tmp_path):
+    low, step = (np.iinfo(kind).min, 1 / 255) if softmax else (np.iinfo(kind).max - 100, 0.2)
+    nodes = [node("QuantizeLinear", ["p" if softmax else "scores", "step", "zero"], ["logits"])]
+    nodes = [node("Softmax", ["scores"], ["p"], axis=1), *nodes] if softmax else nodes
+    path = _ending_in(tmp_path, *nodes, step=np.float32(step), zero=kind(low))
+    classifier = qadv.QuantizedClassifier.from_file(path)
+    scores = torch.from_numpy(answers(files["float"], X))
+    expected = scores.log_softmax(1) if softmax else scores
+    np.testing.assert_allclose(classifier.predict(X), expected, atol=0.3 if softmax else 0.11)
+    assert np.abs(classifier.loss_gradient(X, [0] * 24)).max() > 1e-3
 
 
 def test_what_gives_no_logits_is_refused(tmp_path):
@@ -298,7 +327,7 @@ def test_a_surrogate_gives_the_gradients_of_what_cannot_be_read(files, tmp_path)
         qadv.QuantizedClassifier.from_file(tmp_path / "net.onnx")
     surrogate = FileNetwork(files["float"])
     with pytest.warns(UserWarning, match=r"FileNetwork gives the class.*another function"):
-        classifier = qadv.QuantizedClassifier.from_file(tmp_path / "net.onnx", surrogate=surrogate)
+        classifier = qadv.QuantizedClassifier.load(tmp_path / "net.onnx", surrogate=surrogate)
     np.testing.assert_array_equal(classifier.predict(X), answers(tmp_path / "net.onnx", X))
     plain = qadv.QuantizedClassifier.from_file(files["float"])
     np.testing.assert_array_equal(classifier.class_gradient(X, 0), plain.class_gradient(X, 0))
@@ -306,8 +335,6 @@ def test_a_surrogate_gives_the_gradients_of_what_cannot_be_read(files, tmp_path)
 
 @pytest.mark.parametrize("as_json", [False, True])
 def test_the_audit_command_takes_a_file_and_says_which(files, monkeypatch, as_json):
-    from types import SimpleNamespace
-
     from typer.testing import CliRunner
 
     from qadv.cli import app
