@@ -126,9 +126,10 @@ _OWN = {  # by kind and name: the target, within the kind's package, and the sum
         "more-work": ("more_work:MoreWork", "9: more steps and starts find nothing more"),
         "adaptive-attack": ("adaptive:AdaptiveAttack", "10: an attack on the defense's own objective"),
         "exported-model": ("exported:ExportedModel", "11: the exported integer model answers alike"),
+        "eight-bit-images": ("eight_bit_images:EightBitImages", "12: adversarial images still are as 8-bit images"),
     },
     ("diagnostic", "qadv.diagnostics"): {
-        "audit": ("audit.run:audit", "worst case over many attacks, and eleven checks for masked gradients"),
+        "audit": ("audit.run:audit", "worst case over many attacks, and twelve checks for masked gradients"),
         "error-amplification": (
             "error_amplification:error_amplification",
             "normalised distance of clean and adversarial activations, layer by layer",

@@ -43,7 +43,8 @@ class AttackedNetwork(nn.Module):
         vars(self)["_network"] = network
         vars(self)["_surrogate"] = surrogate
         vars(self)["_form"] = form_of(network, options)
-        vars(self)["_joined"] = None if surrogate is None else TwinForm(self.evaluated, surrogate, options)
+        joined = None if surrogate is None else TwinForm(self.evaluated, surrogate, options, name="the surrogate's")
+        vars(self)["_joined"] = joined
         vars(self)["_modes"] = Modes(network)
         super().__init__()
         vars(self).update({name: vars(network)[name] for name in ("_modules", "_parameters", "_buffers")})
@@ -70,6 +71,13 @@ class AttackedNetwork(nn.Module):
     def computes_itself(self) -> bool:
         """Whether values and gradients come from two networks, which a network that this is a part of has to keep."""
         return self.surrogate_network is not None or not isinstance(vars(self)["_form"], Form)
+
+    @property
+    def gradients_of(self) -> str:
+        """Whose gradients are taken, in words, "" for the network's own."""
+        form = vars(self)["_joined"] or vars(self)["_form"]
+        held: str = getattr(self.held_network, "gradients_of", "")
+        return form.gradients_of if isinstance(form, TwinForm) else held
 
     @property
     def form_options(self) -> FormOptions:
@@ -186,3 +194,13 @@ class AttackedNetwork(nn.Module):
 
     def __reduce__(self) -> Any:
         return AttackedNetwork, (self.held_network, self.form_options, self.surrogate_network)
+
+
+def gradients_of(model: nn.Module) -> str:
+    """Returns whose gradients attacks on a network follow, in words; "" for its own.
+
+    What the network itself takes from another comes first, then what parts of it take, as an ensemble's members.
+    """
+    own = getattr(model, "gradients_of", "")
+    # `modules()` leaves out what holds a network
+    return own or ", ".join(dict.fromkeys(filter(None, map(gradients_of, model.children()))))

@@ -232,4 +232,4 @@ def straight_through_form(network: nn.Module, run: nn.Module, options: FormOptio
         run: the network, or what stands in for it.
         options: for the form's users.
     """
-    return TwinForm(run, _Twin(network, run), options, exact=True)
+    return TwinForm(run, _Twin(network, run), options, exact=True, name="a straight-through twin's")

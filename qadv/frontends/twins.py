@@ -73,6 +73,7 @@ class TwinForm:
             gradient then, and who asks for one is told.
         options: for the form's users; nothing is done differently.
         exact: the twin's values are the network's to the bit, so that it runs alone where a gradient is asked for.
+        name: whose gradients they are, for messages.
 
     Attributes:
         agreement: share of 16 drawn images, or more, that network and twin put into one class; `None` until a gradient
@@ -81,7 +82,12 @@ class TwinForm:
     """
 
     def __init__(
-        self, values: Callable[[Tensor], Any], twin: nn.Module | None, options: FormOptions, exact: bool = False
+        self,
+        values: Callable[[Tensor], Any],
+        twin: nn.Module | None,
+        options: FormOptions,
+        exact: bool = False,
+        name: str = "a twin's",
     ) -> None:
         self.options = options
         self.twin = twin
@@ -90,6 +96,7 @@ class TwinForm:
         self._values = values
         self._why = ""
         self._exact = exact
+        self._name = name
 
     def __call__(self, x: Any, method: str = "__call__") -> Any:
         """Images (N, …) → logits.
@@ -115,6 +122,15 @@ class TwinForm:
         with evaluation_mode(self.twin):
             return value_of_one(value, logits_of(self.twin(x)))
 
+    @property
+    def gradients_of(self) -> str:
+        """Whose gradients they are, and how often it agrees; "" where that is nobody."""
+        if self.twin is None or self.agreement is None:
+            return "" if self.twin is None else self._name
+        if self.difference == 0:
+            return f"{self._name}, with the network's values to the bit on drawn images"
+        return f"{self._name}, with the network's class on {self.agreement:.0%} of drawn images"
+
     @torch.no_grad()
     def _compare(self, x: Tensor) -> None:
         """Compares the twin with the network on images between the smallest and the largest value of `x`.
@@ -137,7 +153,7 @@ class TwinForm:
         self.difference = (found - expected).abs().max().item()
         if not self.agreement >= _LEAST_AGREEMENT:
             warnings.warn(
-                f"gradients are those of a twin that puts only {self.agreement:.0%} of {len(found)} drawn images into "
-                "the class of the network: attacks by gradients may find less than there is to find",
+                f"gradients are {self._name}, with the network's class on only {self.agreement:.0%} of {len(found)} drawn "
+                "images: attacks by gradients may find less than there is to find",
                 stacklevel=2,
             )

@@ -435,7 +435,7 @@ def test_result_is_plain_data_and_one_table(trained, digits, small):
     assert max(map(len, text.splitlines())) <= 120
     assert "\x1b" not in text
     assert result.headline.split(" within")[0] in " ".join(text.split())
-    assert [check.number for check in result.checks] == list(range(1, 12))
+    assert [check.number for check in result.checks] == list(range(1, 13))
     assert all(check.figure and check.rule for check in result.checks)
     assert result.cost.forward > result.cost.backward > 0
     assert sum(attack.cost.backward for attack in result.attacks) < result.cost.backward

@@ -298,7 +298,7 @@ def test_a_plugins_check_can_not_change_what_others_look_at(trained, digits):
     case = AuditCase(Target(trained, 64), x.copy(), y.copy(), eps=1.0, settings=FEW_STEPS)
     direct, search = case.direct.copy(), case.search[0].copy()
     entry = Entry("qadv-meddles", AuditCheck(name="m", target=f"{__name__}:Meddles", summary="a rule"))
-    result = NumberedCheck(12, entry).run(case)
+    result = NumberedCheck(13, entry).run(case)
     assert result.verdict == "passed", result.figure
     assert np.array_equal(case.x, x)
     assert np.array_equal(case.y, y)

@@ -23,7 +23,7 @@ from qadv.diagnostics.audit.repair import LostStep, lost_steps, mended
 from qadv.diagnostics.audit.result import AttackRecord, WorstCase, interval
 from qadv.diagnostics.audit.settings import Settings
 from qadv.diagnostics.audit.target import Flags, Images, Labels, Target
-from qadv.errors import AttackError, MaskedGradientWarning
+from qadv.errors import AttackError, InvalidInputError, MaskedGradientWarning
 from qadv.estimators.checks import attacks_may_leave_range
 from qadv.random_states import seeded
 
@@ -50,6 +50,7 @@ class AuditCase:
         cost: where passes are counted.
         progress: is told of each attack.
         smaller: what became of the images in a smaller ball: those broken there are so here, and are not attacked.
+        pixels: "uint8" counts what is adversarial as an 8-bit image, "float" any.
 
     Attributes:
         clean: which images are classified correctly, (N,).
@@ -71,6 +72,7 @@ class AuditCase:
         cost: Cost | None = None,
         progress: Callable[[str], None] | None = None,
         smaller: WorstCase | None = None,
+        pixels: str = "float",
     ) -> None:
         self.target = target
         self.x, self.y, self.eps = x, y, eps
@@ -78,6 +80,7 @@ class AuditCase:
         self.settings, self.seed = settings, seed
         self.sources, self.adaptive = dict(sources or {}), adaptive
         self.cost, self._progress = cost or Cost(), progress
+        self.uint8 = pixels == "uint8"
         self.clean: Flags = ~target.broken(x, y)
         self._attacks: list[AttackRecord] = []
         self._broken_by = np.where(self.clean, "", "clean").astype(object)
@@ -85,6 +88,7 @@ class AuditCase:
         if smaller is not None:
             self._broken_by[:], self._adversarial[:] = smaller.broken_by, smaller.adversarial
         self.fresh = self.survivors
+        self._in_floats: Flags = self.clean & ~self.fresh
 
     @property
     def allowance(self) -> int:
@@ -105,6 +109,11 @@ class AuditCase:
     def survivors(self) -> Flags:
         """Images that are classified correctly and that no attack has broken so far, (N,)."""
         return np.asarray(self._broken_by == "", dtype=bool)
+
+    @property
+    def in_floats(self) -> Flags:
+        """Images that an attack has broken, whether or not it still does so once they are rounded to 8 bits, (N,)."""
+        return self._in_floats.copy()
 
     @property
     def searched(self) -> Flags:
@@ -139,7 +148,8 @@ class AuditCase:
             on: which images, (N,).
         """
         before, started = self.cost.copy(), time.perf_counter()
-        broken, found = self._run(name, attack, on, self.ball)
+        broken, found, in_floats = self._run(name, attack, on, self.ball)
+        self._in_floats |= in_floats & self.clean
         first = broken & self.survivors
         self._broken_by[first] = name
         self._adversarial[first] = found[first]
@@ -147,10 +157,25 @@ class AuditCase:
         self._attacks.append(AttackRecord(name, *counts, self.cost - before, time.perf_counter() - started))
         return broken
 
-    def _run(self, name: str, attack: Attack, on: Flags, ball: Ball | None = None) -> tuple[Flags, Images]:
+    def judged(self, found: Images, x: Images, y: Labels, ball: Ball | None = None) -> tuple[Flags, Images, Flags]:
+        """Returns which of the points `found` count as broken, what they are once rounded, and which are so as floats.
+
+        Args:
+            found: points in the balls round `x`, (n, *input_shape).
+            x, y: images and labels, (n, …).
+            ball: by default the audit's.
+        """
+        in_floats = self.target.broken(found, y)
+        if not self.uint8:
+            return in_floats, found, in_floats
+        rounded, inside = (ball or self.ball).as_8_bit(torch.from_numpy(found), torch.from_numpy(x))
+        images: Images = rounded.numpy()
+        return self.target.broken(images, y) & inside.numpy(), images, in_floats
+
+    def _run(self, name: str, attack: Attack, on: Flags, ball: Ball | None = None) -> tuple[Flags, Images, Flags]:
         if self._progress is not None:
             self._progress(f"{name}, {int(on.sum())} images")
-        broken, points = np.zeros(len(self.x), dtype=bool), self.x.copy()
+        broken, points, in_floats = np.zeros(len(self.x), dtype=bool), self.x.copy(), np.zeros(len(self.x), dtype=bool)
         if on.any():
             x, y = self.x[on], self.y[on]
             with (
@@ -165,16 +190,29 @@ class AuditCase:
                     found = np.asarray(attack(x.copy(), y), dtype=np.float32)
                 except AttackError:
                     found = x
+            if found.shape != x.shape or not np.isfinite(found).all():
+                what = "NaN or infinite values" if found.shape == x.shape else f"shape {found.shape}"
+                raise InvalidInputError(f"{name}: expected finite images of shape {x.shape}, and it returned {what}")
             # attacks may be out by a rounding error, not by more
             ball = self.ball.without_bound(x[0].size) if ball is None else ball
             found = ball.project(torch.from_numpy(found), torch.from_numpy(x)).numpy()
-            broken[on], points[on] = self.target.broken(found, y), found
-        return broken, points
+            broken[on], points[on], in_floats[on] = self.judged(found, x, y, ball)
+        return broken, points, in_floats
 
     def ascent(self, x: Images, y: Labels, *, start: int = 0, **options: Any) -> Ascent:
         """Follows the gradients of the classifier, by default those of `self.loss`; see `ascend`."""
         given = {"target": self.target, "loss": self.loss, "ball": self.ball, **options}
         return ascend(x=x, y=y, seed=self.seed + start, **given)
+
+    def _end(self, x: Images, y: Labels, **options: Any) -> Images:
+        return self._best(self.ascent(x, y, leave=not self.uint8, **options), x, y)
+
+    def _best(self, ascent: Ascent, x: Images, y: Labels) -> Images:
+        """Returns where an ascent ends; of 8-bit images its highest point, where rounding takes back the first hit."""
+        if not self.uint8 or not len(x):
+            return ascent.images
+        holds = self.judged(ascent.images, x, y)[0].reshape(-1, *[1] * (x.ndim - 1))
+        return np.where(holds, ascent.images, ascent.highest)
 
     def pgd(self, steps: int, loss: Loss | None = None, start: int = 1, ball: Ball | None = None) -> Attack:
         """Returns PGD, as `attack` takes it; a broken image makes no further steps.
@@ -186,23 +224,23 @@ class AuditCase:
             ball: by default the audit's.
         """
         given: dict[str, Any] = {"steps": steps, "loss": loss or self.loss, "start": start, "ball": ball or self.ball}
-        return lambda x, y: self.ascent(x, y, **given).images
+        return lambda x, y: self._end(x, y, **given)
 
     def towards(self, rank: int, start: int = 1) -> Attack:
         """Returns PGD towards the class whose logit is the largest (0), second, … but the label's, as `pgd`."""
 
         def run(x: Images, y: Labels) -> Images:
-            logits = self.target.logits(x)
+            logits = self.target.logits(x)[:, : self.target.classes]
             logits[np.arange(len(y)), y] = -np.inf
             goals = np.argsort(-logits, axis=1, kind="stable")[:, rank]
-            return self.ascent(x, y, steps=self.settings.steps, start=_STARTS * (rank + 1) + start, goals=goals).images
+            return self._end(x, y, steps=self.settings.steps, start=_STARTS * (rank + 1) + start, goals=goals)
 
         return run
 
     @property
     def ranks(self) -> range:
         """Ranks of the classes that `towards` goes for: all but the label, nine at most; none of a targeted audit."""
-        return range(0 if self.target.targeted else min(self.target.classifier.nb_classes - 1, _MOST_CLASSES))
+        return range(0 if self.target.targeted else min(self.target.classes - 1, _MOST_CLASSES))
 
     def fgsm(self, eps: float) -> Attack:
         """Returns ART's FGSM with radius `eps`."""
@@ -224,7 +262,8 @@ class AuditCase:
         """The steps that lost the gradient and have that of the identity while attacks run; none where it leads."""
         if self.gradients.leads(self.allowance) or not self.clean.any():
             return []
-        x, y = (torch.from_numpy(array[self.clean][:MOST_IMAGES]).to(self.target.device) for array in (self.x, self.y))
+        few = min(MOST_IMAGES, self.target.batch_size)
+        x, y = (torch.from_numpy(array[self.clean][:few]).to(self.target.device) for array in (self.x, self.y))
         return lost_steps(self.target, x, y, lambda: self._looked_at().leads(self.allowance))
 
     @property
@@ -262,7 +301,7 @@ class AuditCase:
 
         def run(x: Images, y: Labels) -> Images:
             kept.append(self.ascent(x, y, steps=self.settings.steps, leave=False))
-            return kept[0].images
+            return self._best(kept[0], x, y)
 
         broken = self.attack("PGD", run, self.fresh)
         return kept[0] if kept else self.ascent(self.x[:0], self.y[:0], steps=self.settings.steps), broken
@@ -313,7 +352,7 @@ class AuditCase:
         return rays(self.target, x, y, self.ball, steps)
 
     def _square(self, steps: int, run: int) -> Attack:
-        options = {"batch_size": max(self.target.batch_size, 256), "seed": self.seed + run, "verbose": False}
+        options = {"batch_size": self.target.batch_size, "seed": self.seed + run, "verbose": False}
         ball = {"eps": self.eps, "norm": self.ball.norm, "targeted": self.target.targeted}
         made: Attack = Square(self.target.classifier, max_iter=steps, **ball, **options).generate
         return made

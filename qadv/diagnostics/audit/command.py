@@ -43,6 +43,7 @@ def run_audit(options: AuditOptions) -> bool:
         norm=options.norm,
         to_zero=options.to_zero,
         pair=options.pair,
+        pixels=options.pixels,
         float_parent=None if options.float_parent is None else _load(options.float_parent),
         others={path.name: _load(path) for path in options.other or ()},
         thorough=options.thorough,

@@ -58,12 +58,10 @@ def gradients_of(target: Target, x: Images, y: Labels, ball: Ball, seed: int) ->
     if not len(x):
         return Gradients(dict.fromkeys(LOSSES, 0), dict.fromkeys(LOSSES, 0), 0, 0, 0, math.nan, False)
     zero, bad = dict.fromkeys(LOSSES, 0), dict.fromkeys(LOSSES, 0)
-    for start in range(0, len(x), target.batch_size):
-        images, labels = (_tensor(array[start : start + target.batch_size], target) for array in (x, y))
-        for name, loss in LOSSES.items():
-            slope = target.gradient(images, labels, loss)[2]
-            zero[name] += int((slope == 0).flatten(1).all(dim=1).sum())
-            bad[name] += int((~slope.isfinite()).flatten(1).any(dim=1).sum())
+    for name, loss in LOSSES.items():
+        slope = target.gradient(_tensor(x, target), _tensor(y, target), loss)[2]
+        zero[name] = int((slope == 0).flatten(1).all(dim=1).sum())
+        bad[name] = int((~slope.isfinite()).flatten(1).any(dim=1).sum())
     few, their = x[:MOST_IMAGES], y[:MOST_IMAGES]
     path = ascend(target, few, their, loss=negative_margin, ball=ball, steps=_PATH, seed=seed, leave=False)
     images, labels = _tensor(few, target), _tensor(their, target)

@@ -168,6 +168,7 @@ class AuditResult:
         not_given: what the user could have given and did not: an adaptive attack, networks to transfer from.
         norm: of the ball, infinity or 2.
         pair: a class, and the one that its images were to be given; `None` of all images, and any other class.
+        pixels: whether adversarial images count as floats or, "uint8", once rounded to 8 bits.
         smaller: the results in smaller balls, each larger than the one before; each has the cost of its own.
     """
 
@@ -187,6 +188,7 @@ class AuditResult:
     not_given: tuple[str, ...] = ()
     norm: float = math.inf
     pair: tuple[int, int] | None = None
+    pixels: str = "float"
     smaller: "tuple[AuditResult, ...]" = ()
 
     @property
@@ -220,9 +222,11 @@ class AuditResult:
         """The worst case in one line, and beside it what the checks say of it."""
         worst, (low, high) = self.worst_case, self.interval
         of = "" if self.pair is None else " of class {} that are not given class {}".format(*self.pair)
+        images = "1 image" if self.samples == 1 else f"{self.samples} images"
+        rounded = " by 8-bit images" if self.pixels == "uint8" else ""
         text = (
-            f"Worst case: {100 * worst.accuracy:.1f} % (95 %: {100 * low:.1f} to {100 * high:.1f}) of {self.samples} "
-            f"images{of} within {'L∞' if self.norm == math.inf else 'L2'} {self.eps:.4g} "
+            f"Worst case: {100 * worst.accuracy:.1f} % (95 %: {100 * low:.1f} to {100 * high:.1f}) of {images}{of} "
+            f"within {'L∞' if self.norm == math.inf else 'L2'} {self.eps:.4g}{rounded} "
             f"(clean {100 * worst.clean_accuracy:.1f} %): {self.grade}"
         )
         if self.grade is Grade.UNUSABLE:
@@ -236,7 +240,6 @@ class AuditResult:
             notes.append(f"{what}, so that nothing could be attacked")
         if self.samples < _ENOUGH:
             unseen = 100 * interval(0, self.samples)[1]
-            images = "1 image" if self.samples == 1 else f"{self.samples} images"
             notes.append(f"{images} can't show what befalls less than {unseen:.0f} %")
         return "; ".join([text, *notes])
 
@@ -255,6 +258,7 @@ class AuditResult:
             "eps": self.eps,
             "norm": "inf" if self.norm == math.inf else int(self.norm),
             "pair": None if self.pair is None else list(self.pair),
+            "pixels": self.pixels,
             "samples": self.samples,
             "thorough": self.thorough,
             "seed": self.seed,

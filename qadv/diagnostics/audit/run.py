@@ -1,4 +1,4 @@
-"""`audit`: the worst case over many attacks, and eleven checks that say whether it may be believed."""
+"""`audit`: the worst case over many attacks, and twelve checks that say whether it may be believed."""
 
 import math
 import time
@@ -24,6 +24,7 @@ from qadv.diagnostics.audit.result import AuditResult
 from qadv.diagnostics.audit.settings import QUICK, THOROUGH
 from qadv.diagnostics.audit.target import Images, Labels, Target
 from qadv.errors import InvalidInputError
+from qadv.estimators.attacked import gradients_of
 from qadv.estimators.checks import check_images, check_labels
 from qadv.estimators.fingerprint import fingerprint
 from qadv.estimators.protocol import Classifier
@@ -43,6 +44,7 @@ def audit(
     norm: float | str = math.inf,
     to_zero: bool = False,
     pair: tuple[int, int] | None = None,
+    pixels: str = "float",
     float_parent: Classifier | None = None,
     others: Mapping[str, Classifier] | Iterable[Classifier] = (),
     adaptive: Any = None,
@@ -67,6 +69,8 @@ def audit(
         to_zero: go on after the last `eps`, each twice the one before, until no image is left or no bound.
         pair: a class, and another that its images are to be given: only images of the first are attacked, and broken
             is what is given the second. `None` attacks all images, towards any other class.
+        pixels: "uint8" counts only adversarial images that still are once rounded to the nearest 8-bit image inside
+            the ball, 255 steps of `clip_values`; attacks go on past their first success then. "float" counts all.
         float_parent: the float network that the classifier was made from, as an ART classifier, for check 7. Where
             neither it nor one of `others` is given, and the classifier was quantized by qadv from a backbone's name,
             the float weights that it rounds take its place.
@@ -88,11 +92,14 @@ def audit(
     """
     batch_size, seed = check_whole("batch_size", batch_size), check_whole("seed", seed, least=0)
     thorough, verbose = check_flag("thorough", thorough), check_flag("verbose", verbose)
+    pixels = check_choice("pixels", pixels, ("float", "uint8"))
     norm = float(check_choice("norm", norm, (2, math.inf, "2", "inf")))
     target = Target(classifier, batch_size, targeted=pair is not None)
     radii = _radii(eps, norm, check_flag("to_zero", to_zero), classifier)
     x = check_images(x, classifier.input_shape, classifier.clip_values).astype(np.float32)
     labels = check_labels(y, len(x), classifier.nb_classes)
+    if (labels >= target.classes).any():
+        raise InvalidInputError("y: expected classes, got the ensemble's abstention")
     if pair is not None:
         x, labels, pair = _of_pair(pair, x, labels, target.classes)
     named = _named(float_parent, others)
@@ -116,7 +123,7 @@ def audit(
         stack.enter_context(seeded(seed))
         for each in (target, *sources.values()):
             each.check_logits(x)
-        if is_random(target, x, settings.passes):
+        if is_random(target, x, labels, settings.passes):
             target.draws = settings.draws
         for radius in radii:
             before, started = cost.copy(), time.perf_counter()
@@ -130,10 +137,11 @@ def audit(
                     settings=settings,
                     seed=seed,
                     sources=sources,
-                    adaptive=_factory(adaptive),
+                    adaptive=_factory(adaptive, target.targeted),
                     cost=cost,
                     progress=progress.set_postfix_str,
                     smaller=results[-1].worst_case if results else None,
+                    pixels=pixels,
                 )
                 checks = []
                 for check in numbered:
@@ -150,7 +158,7 @@ def audit(
                     thorough=thorough,
                     seed=seed,
                     settings=settings,
-                    gradient=_gradient(classifier),
+                    gradient=_gradient(target),
                     draws=target.draws,
                     cost=cost - before,
                     seconds=time.perf_counter() - started,
@@ -158,6 +166,7 @@ def audit(
                     not_given=_not_given(adaptive, sources),
                     norm=norm,
                     pair=pair,
+                    pixels=pixels,
                 )
             )
             if not worst.robust.any():
@@ -207,22 +216,40 @@ def _named(float_parent: Classifier | None, others: Mapping[str, Classifier] | I
     return found | {f"network {number}": other for number, other in enumerate(others, 1)}
 
 
-def _factory(adaptive: Any) -> Callable[[Any], Any] | None:
-    """Returns what makes the attack from the classifier."""
+def _factory(adaptive: Any, targeted: bool) -> Callable[[Any], Any] | None:
+    """Returns what makes the attack from the classifier; one that is given is looked at before all else."""
     if adaptive is None:
         return None
     if isinstance(adaptive, EvasionAttack):
-        return lambda classifier: adaptive
+        given = _with_goal(adaptive, targeted)
+        return lambda classifier: given
     if callable(adaptive):
-        return adaptive  # type: ignore[no-any-return]
+        return lambda classifier: _with_goal(adaptive(classifier), targeted)
     raise InvalidInputError(
         f"adaptive: expected an ART evasion attack, or a function that makes one from a classifier, got "
         f"{type(adaptive).__name__}"
     )
 
 
-def _gradient(classifier: Classifier) -> str:
+def _with_goal(attack: Any, targeted: bool) -> Any:
+    """Returns an attack that goes where the labels say; an attack that has no such option may be either."""
+    if bool(getattr(attack, "targeted", targeted)) == targeted:
+        return attack
+    what = "those that images are to be given (pair)" if targeted else "those that images are not to be given any more"
+    raise InvalidInputError(
+        f"adaptive: the audit's labels are {what}: expected an attack with targeted={targeted}, got {not targeted}"
+    )
+
+
+def _gradient(target: Target) -> str:
+    classifier = target.classifier
     specs = {quantizer.scheme or f"{quantizer.bits} bit" for quantizer in quantized_activations(classifier.model)}
-    parts = [f"straight-through in the activations ({', '.join(sorted(specs))})"] if specs else ["the network's own"]
+    if whose := gradients_of(classifier.model):
+        parts = [whose]
+    elif not target.has_gradient:
+        parts = ["none, the network gives none of its logits with respect to its images"]
+    else:
+        own = f"straight-through in the activations ({', '.join(sorted(specs))})"
+        parts = [own if specs else "the network's own"]
     parts += [f"through {type(defence).__name__}" for defence in classifier.preprocessing_defences or []]
     return ", ".join(parts)

@@ -31,6 +31,7 @@ class Target:
 
     Attributes:
         draws: passes whose logits and gradients are averaged.
+        has_gradient: `False` once it was seen that the network gives none.
         classes: number of classes, without an ensemble's abstention, which is the last.
 
     Raises:
@@ -53,6 +54,7 @@ class Target:
         self.name = name
         self.targeted = targeted
         self.draws = 1
+        self.has_gradient = True
         low, high = limits(classifier.clip_values)
         self.low, self.high = float(np.min(low)), float(np.max(high))
         network = held_network(classifier.model)
@@ -121,13 +123,19 @@ class Target:
         return (lambda logits, y: -loss(logits, y)) if self.targeted else loss
 
     def gradient(self, x: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns logits (N, classes), losses (N,) and the losses' gradients at the images, as `x`; one batch.
+        """Returns logits (N, classes), losses (N,) and the losses' gradients at the images, as `x`.
 
         The gradient of a network that has none is zero.
         """
+        batches = zip(*(torch.split(each, self.batch_size) for each in (x, y)), strict=True)
+        logits, losses, slopes = zip(*(self._gradient(images, labels, loss) for images, labels in batches), strict=True)
+        return torch.cat(logits), torch.cat(losses), torch.cat(slopes)
+
+    def _gradient(self, x: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
         with in_mode(self.classifier.model, training=False):
             try:
                 return gradient(self.classifier, x, y, self.aimed(loss), self.draws)
             except NoGradientError:
+                self.has_gradient = False
                 answers = torch.from_numpy(self.logits(x.numpy(force=True))).to(x.device)
                 return answers, self.aimed(loss)(answers, y), torch.zeros_like(x)

@@ -160,6 +160,13 @@ class FileNetwork(nn.Module):
             return values
         return value_without_gradient(values, x) if self.twin is None else value_of_one(values, self.twin(x))
 
+    @property
+    def gradients_of(self) -> str:
+        """Whose gradients are taken, in words, and on how many images it was seen to agree; "" where there are none."""
+        if self.twin is None or self.agreement is None:
+            return "" if self.twin is None else self._gradients_of
+        return f"{self._gradients_of}, with the file's class on {self.agreement[1]:.0%} of {self.agreement[0]} images"
+
     def compare(self, x: Tensor, surrogate: nn.Module | None = None) -> None:
         """Compares the runtime with the twin, or with what gives the gradients in its place, on images.
 

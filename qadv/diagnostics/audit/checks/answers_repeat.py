@@ -1,15 +1,19 @@
-"""Check 2: a network that answers differently each time needs attacks on its mean answer."""
+"""Check 2: a network that answers differently each time needs attacks on its mean answer, or its mean gradient."""
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
 from qadv.diagnostics.audit.case import AuditCase
 from qadv.diagnostics.audit.gradients import ROUNDING
+from qadv.diagnostics.audit.losses import negative_margin
 from qadv.diagnostics.audit.result import Finding
-from qadv.diagnostics.audit.target import Images, Target
+from qadv.diagnostics.audit.target import Images, Labels, Target
 from qadv.modes import kept
 
 _NEIGHBOURS = 4
 _MOST_OF_A_NEIGHBOUR = 0.01
+_LEAST_ALIKE = 0.9
 _LEVELS = 255
 _MOST_IMAGES = 64
 
@@ -21,7 +25,8 @@ class AnswersRepeat:
     name = "answers repeat"
     rule = (
         f"logits equal from pass to pass, within {ROUNDING:g} of the largest; one level of one pixel moves them by "
-        f"{_MOST_OF_A_NEIGHBOUR:.0%} of it at most, in the median"
+        f"{_MOST_OF_A_NEIGHBOUR:.0%} of it at most, and leaves the gradient's direction (cosine ≥ {_LEAST_ALIKE}), in "
+        "the median"
     )
 
     def examine(self, case: AuditCase) -> Finding:
@@ -29,18 +34,24 @@ class AnswersRepeat:
         with kept(case.target, "draws"):
             case.target.draws = 1
             spread = largest_spread(case.target, case.x, case.settings.passes)
-            jump = _typical_jump(case.target, case.x, case.seed)
+            jump, alike = _typical_jump(case.target, case.x, case.y, case.seed)
         figure = f"{case.settings.passes} passes differ by {spread:.2g} of the largest logit"
         if draws > 1:
             figure += f"; expectation over transformation is needed: answers and gradients are means of {draws} passes"
-        passed = spread <= ROUNDING and jump <= _MOST_OF_A_NEIGHBOUR
-        figure += f"; one level of one pixel moves the logits by {jump:.2g} of the largest, in the median"
-        return Finding.of(passed, figure, spread=spread, jump=jump, draws=draws)
+        passed = spread <= ROUNDING and jump <= _MOST_OF_A_NEIGHBOUR and alike >= _LEAST_ALIKE
+        figure += (
+            f"; one level of one pixel moves the logits by {jump:.2g} of the largest, and gradients have a cosine of "
+            f"{alike:.2f}, in the median"
+        )
+        return Finding.of(passed, figure, spread=spread, jump=jump, alike=round(alike, 3), draws=draws)
 
 
-def is_random(target: Target, x: Images, passes: int) -> bool:
-    """Whether the answers to the same images differ by more than rounding."""
-    return largest_spread(target, x, passes) > ROUNDING
+def is_random(target: Target, x: Images, y: Labels, passes: int) -> bool:
+    """Whether the answers to the same images differ by more than rounding, or the gradients by their direction."""
+    few = x[:_MOST_IMAGES], y[:_MOST_IMAGES]
+    if largest_spread(target, x, passes) > ROUNDING:
+        return True
+    return _alike(_directions(target, *few), _directions(target, *few)) < _LEAST_ALIKE
 
 
 def largest_spread(target: Target, x: Images, passes: int) -> float:
@@ -51,10 +62,26 @@ def largest_spread(target: Target, x: Images, passes: int) -> float:
     return spread / size if size > 0 else spread
 
 
-def _typical_jump(target: Target, x: Images, seed: int) -> float:
-    """Returns the median change of an image's logits when one of its pixels moves by one level, of the largest logit.
+def _directions(target: Target, x: Images, y: Labels) -> Tensor:
+    """Returns the gradients of the margin, of length 1 or 0, (N, values)."""
+    images, labels = (torch.from_numpy(each).to(target.device) for each in (x, y))
+    slope = target.gradient(images, labels, negative_margin)[2].cpu().double().flatten(1).nan_to_num(0.0, 0.0, 0.0)
+    return nn.functional.normalize(slope, dim=1, eps=1e-300)  # gradients may be tiny
+
+
+def _alike(one: Tensor, other: Tensor) -> float:
+    """Returns the median cosine of directions, (N, values), over images that have some; 1 where none has."""
+    some = ((one != 0) | (other != 0)).any(dim=1)
+    return float((one * other).sum(dim=1)[some].median()) if some.any() else 1.0
+
+
+def _typical_jump(target: Target, x: Images, y: Labels, seed: int) -> tuple[float, float]:
+    """Asks what becomes of images when one of their pixels moves by one level.
 
     Noise that the pixels decide, by a hash of them, repeats from pass to pass, and not from neighbour to neighbour.
+
+    Returns:
+        The median change of an image's logits, of the largest logit, and the median cosine of its gradients.
     """
     few, generator = x[:_MOST_IMAGES], np.random.default_rng(seed)
     clean = np.nan_to_num(target.logits(few))
@@ -64,6 +91,8 @@ def _typical_jump(target: Target, x: Images, seed: int) -> float:
         neighbours = few.reshape(len(few), -1).copy()
         pixel = np.arange(len(few)), generator.integers(neighbours.shape[1], size=len(few))
         neighbours[pixel] += np.where(neighbours[pixel] < middle, level, -level)
-        answers = np.nan_to_num(target.logits(neighbours.reshape(few.shape)))
+        moved = neighbours.reshape(few.shape)
+        answers = np.nan_to_num(target.logits(moved))
         jumps.append(np.abs(answers - clean).max(axis=1) / max(float(np.abs(clean).max()), 1e-30))
-    return float(np.median(jumps))
+    labels = y[:_MOST_IMAGES]
+    return float(np.median(jumps)), _alike(_directions(target, few, labels), _directions(target, moved, labels))

@@ -40,7 +40,7 @@ def _attacks(case: AuditCase) -> Iterator[tuple[str, Attack]]:
         return
     common: dict[str, Any] = {
         "eps": case.eps,
-        "batch_size": max(case.target.batch_size, 256),
+        "batch_size": case.target.batch_size,
         "seed": case.seed,
         "targeted": case.target.targeted,
         "verbose": False,

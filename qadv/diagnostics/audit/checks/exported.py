@@ -31,7 +31,7 @@ class ExportedModel:
         if not quantizers(classifier.model):
             return Finding.none("the network is not quantized")
         if case.target.draws > 1:
-            return Finding.none("the network's answers are random")
+            return Finding.none("the network is random")
         labels = None if case.target.targeted else case.y
         try:
             import_onnxruntime()

@@ -66,7 +66,7 @@ def _block(case: AuditCase, block: int) -> Attack:
         result, left = x.copy(), np.arange(len(x))
         for attack in attacks:
             result[left] = attack(x[left], y[left])
-            left = left[~case.target.broken(result[left], y[left])]
+            left = left[~case.judged(result[left], x[left], y[left])[0]]
             if len(left) == 0:
                 break
         return result
@@ -80,7 +80,7 @@ def _noise(case: AuditCase, draws: int, x: Images, y: Labels) -> Images:
     generators = image_generators(case.seed, range(len(x)), torch.device("cpu"))
     for _ in range(draws):
         result[left] = case.ball.random(torch.from_numpy(x[left]), [generators[i] for i in left]).numpy()
-        left = left[~case.target.broken(result[left], y[left])]
+        left = left[~case.judged(result[left], x[left], y[left])[0]]
         if not len(left):
             break
     return result
