@@ -497,8 +497,8 @@ def test_a_plugins_checks_stand_beside_qadvs_own_and_can_not_take_the_audit_down
         result = audited(trained, digits, eps=0.1, nb_samples=12)
     finally:
         default_registry().plugins.remove(plugin)
-    own, graded, valued, found, draws, again, gone, raised, yes = result.checks[10:]
-    assert (own.number, found.number, found.name, found.rule) == (11, 14, "brighter images", "break nothing new")
+    own, graded, valued, found, draws, again, gone, raised, yes = result.checks[11:]
+    assert (own.number, found.number, found.name, found.rule) == (12, 15, "brighter images", "break nothing new")
     assert found.verdict == ("passed" if found.values["gain"] == 0 else "failed")
     assert "brighter" in [attack.name for attack in result.attacks]
     assert {each.verdict.value for each in (gone, raised, yes, graded, valued)} == {"not evaluated"}
@@ -508,8 +508,8 @@ def test_a_plugins_checks_stand_beside_qadvs_own_and_can_not_take_the_audit_down
     assert "qadv-brighter/gone failed: PluginError" in gone.figure
     assert raised.figure == "qadv-brighter/raises failed: ZeroDivisionError: no image"
     assert "expected a Finding, got bool" in yes.figure
-    assert "14" in str(result)
-    assert result.to_dict()["checks"][13]["name"] == "brighter images"
+    assert "15" in str(result)
+    assert result.to_dict()["checks"][14]["name"] == "brighter images"
 
 
 def test_adaptive_attack_joins_the_worst_case(trained, digits, small):
@@ -789,11 +789,26 @@ def test_the_command_line_gives_all_options_to_the_audit(command_line, trained, 
         "--other",
         tmp_path / "net.safetensors",
     ]
-    more = ["--thorough", "--seed", 7, "--nb-samples", 5, "--json", "--norm", 2, "--to-zero", "--pair", 3, 5]
+    more = [
+        "--thorough",
+        "--seed",
+        7,
+        "--nb-samples",
+        5,
+        "--json",
+        "--norm",
+        2,
+        "--to-zero",
+        "--pair",
+        3,
+        5,
+        "--pixels",
+        "uint8",
+    ]
     done, given = command_line(tmp_path / "net.safetensors", *options, *more)
     assert done.exit_code == 0
     assert (given["eps"], given["thorough"], given["seed"], given["verbose"]) == (["30/100"], True, 7, False)
-    assert (given["norm"], given["to_zero"], given["pair"]) == ("2", True, (3, 5))
+    assert (given["norm"], given["to_zero"], given["pair"], given["pixels"]) == ("2", True, (3, 5), "uint8")
     assert list(given["others"]) == ["net.safetensors"]
     x = given["x"]
     assert (x == digits.x_test[:5]).all()

@@ -5,6 +5,7 @@ import math
 from dataclasses import replace
 from itertools import pairwise
 
+import art.attacks.evasion
 import numpy as np
 import pytest
 import torch
@@ -326,3 +327,98 @@ def test_the_export_of_a_network_that_branches_on_data_prints_nothing(trained, d
     assert "RuntimeError: data-dependent" in finding.figure
     assert capsys.readouterr().out == ""
     assert not caplog.records
+
+
+class Dropped(nn.Module):
+    """Loses, at each backward pass, the gradient of other pixels; values repeat."""
+
+    def __init__(self, network, by_pixels=False):
+        super().__init__()
+        self.network, self.by_pixels = network, by_pixels
+        self.generator = torch.Generator().manual_seed(0)
+
+    def forward(self, x):
+        if self.by_pixels:
+            self.generator.manual_seed(int(1e6 * float(x.detach().double().sum())) % 2**31)
+        kept = torch.rand(x.shape, generator=self.generator) > 0.9
+        return self.network(torch.where(kept, x, x.detach()))
+
+
+@pytest.mark.parametrize("by_pixels", [False, True])
+def test_gradients_that_do_not_repeat_are_seen_where_answers_do(by_pixels, audited, trained, only_checks):
+    only_checks(lambda number: number == 2)
+    result = audited(0.1, classifier=wrapped(Dropped(trained.model, by_pixels)))
+    check = result.checks[0]
+    assert check.verdict == "failed"
+    assert check.values["spread"] == 0
+    assert check.values["alike"] < 0.9
+    assert result.draws == (1 if by_pixels else 8), "what is random is averaged"
+    honest = audited(0.1).checks[0]
+    assert honest.verdict == "passed"
+    assert honest.values["alike"] > 0.95
+
+
+def test_an_audit_says_whose_gradients_it_follows(trained, digits):
+    class Silent(nn.Module):
+        def forward(self, x):
+            with torch.no_grad():
+                return trained.model(x)
+
+    def gradients_of(classifier):
+        target = Target(classifier, 64)
+        x, y = torch.from_numpy(digits.x_test[:4]), torch.from_numpy(digits.y_test[:4])
+        target.gradient(x, y, negative_margin)
+        return run._gradient(target)
+
+    assert gradients_of(trained).startswith("straight-through in the activations")
+    assert gradients_of(wrapped(Silent())).startswith("none, the network gives none")
+    surrogate = qadv.QuantizedClassifier(Silent(), nn.CrossEntropyLoss(), (1, 8, 8), 10, surrogate=trained.network)
+    said = "the surrogate's, with the network's values to the bit on 16 drawn images"
+    assert gradients_of(surrogate) == said
+    assert gradients_of(qadv.EnsembleClassifier.of([surrogate, trained])) == said
+    other = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    with pytest.warns(UserWarning, match="gradients are the surrogate's"):
+        far = gradients_of(qadv.QuantizedClassifier(Silent(), nn.CrossEntropyLoss(), (1, 8, 8), 10, surrogate=other))
+    assert "the surrogate's, with the network's class on" in far
+
+
+def test_gradients_of_a_surrogate_are_compared_with_the_network_once(trained):
+    asked = []
+
+    class Counts(nn.Module):
+        def forward(self, x):
+            asked.append(len(x))
+            return trained.model(x)
+
+    classifier = qadv.QuantizedClassifier(Counts(), nn.CrossEntropyLoss(), (1, 8, 8), 10, surrogate=trained.network)
+    x = np.random.default_rng(0).random((3, 1, 8, 8), dtype=np.float32)
+    asked.clear()
+    for _ in range(3):
+        classifier.class_gradient(x, 0)
+    assert sum(asked) <= 16 + 3 * 3
+
+
+def test_adaptive_attacks_go_where_the_labels_say(trained, digits):
+    x, y = digits.x_test[:150], digits.y_test[:150]
+    attack = art.attacks.evasion.FastGradientMethod(trained, eps=0.1)
+    for targeted, pair in ((False, (3, 9)), (True, None)):
+        attack.set_params(targeted=targeted)
+        with pytest.raises(InvalidInputError, match=f"expected an attack with targeted={not targeted}"):
+            qadv.audit(trained, x, y, eps=0.1, pair=pair, adaptive=attack, verbose=False)
+
+
+def test_what_is_no_image_is_refused_by_the_attacks_name(trained, digits):
+    case = AuditCase(Target(trained, 64), digits.x_test[:4], digits.y_test[:4], eps=0.1, settings=FEW_STEPS)
+    with pytest.raises(InvalidInputError, match=r"adaptive X: expected finite images of shape .* returned NaN"):
+        case.attack("adaptive X", lambda x, y: x * np.nan, case.y >= 0)
+    with pytest.raises(InvalidInputError, match=r"returned shape \(1, 1, 8, 8\)"):
+        case.attack("adaptive X", lambda x, y: x[:1], case.y >= 0)
+
+
+def test_no_pass_is_of_more_images_than_asked_for(audited, trained):
+    class Few(nn.Module):
+        def forward(self, x):
+            assert len(x) <= 32
+            return trained.model(x)
+
+    audited(0.02, nb_samples=40, classifier=wrapped(Few()), batch_size=32)
