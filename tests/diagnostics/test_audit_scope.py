@@ -422,3 +422,12 @@ def test_no_pass_is_of_more_images_than_asked_for(audited, trained):
             return trained.model(x)
 
     audited(0.02, nb_samples=40, classifier=wrapped(Few()), batch_size=32)
+
+
+def test_what_is_classified_correctly_is_the_same_at_all_radii(trained, digits):
+    x, y = digits.x_test[:6], digits.y_test[:6]
+    smaller = AuditCase(Target(trained, 64), x, y, eps=0.1, settings=FEW_STEPS).worst_case()
+    smaller = replace(smaller, broken_by=("clean", "", "PGD", "", "", "clean"))
+    case = AuditCase(Target(trained, 64), x, y, eps=0.2, settings=FEW_STEPS, smaller=smaller)
+    assert case.clean.tolist() == [False, True, True, True, True, False]
+    assert case.fresh.tolist() == [False, True, False, True, True, False]

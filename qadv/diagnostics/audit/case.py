@@ -81,7 +81,8 @@ class AuditCase:
         self.sources, self.adaptive = dict(sources or {}), adaptive
         self.cost, self._progress = cost or Cost(), progress
         self.uint8 = pixels == "uint8"
-        self.clean: Flags = ~target.broken(x, y)
+        # a random network may answer otherwise than it did for the smaller ball
+        self.clean: Flags = ~target.broken(x, y) if smaller is None else np.array(smaller.broken_by) != "clean"
         self._attacks: list[AttackRecord] = []
         self._broken_by = np.where(self.clean, "", "clean").astype(object)
         self._adversarial = x.copy()
