@@ -153,7 +153,7 @@ class TwinForm:
         self.difference = (found - expected).abs().max().item()
         if not self.agreement >= _LEAST_AGREEMENT:
             warnings.warn(
-                f"gradients are {self._name}, with the network's class on only {self.agreement:.0%} of {len(found)} drawn "
-                "images: attacks by gradients may find less than there is to find",
+                f"gradients are {self._name}, with the network's class on only {self.agreement:.0%} of {len(found)} "
+                "drawn images: attacks by gradients may find less than there is to find",
                 stacklevel=2,
             )
