@@ -382,22 +382,6 @@ def test_an_audit_says_whose_gradients_it_follows(trained, digits):
     assert "the surrogate's, with the network's class on" in far
 
 
-def test_gradients_of_a_surrogate_are_compared_with_the_network_once(trained):
-    asked = []
-
-    class Counts(nn.Module):
-        def forward(self, x):
-            asked.append(len(x))
-            return trained.model(x)
-
-    classifier = qadv.QuantizedClassifier(Counts(), nn.CrossEntropyLoss(), (1, 8, 8), 10, surrogate=trained.network)
-    x = np.random.default_rng(0).random((3, 1, 8, 8), dtype=np.float32)
-    asked.clear()
-    for _ in range(3):
-        classifier.class_gradient(x, 0)
-    assert sum(asked) <= 18 + 3 * 3, "18 drawn, in batches of 3"
-
-
 def test_adaptive_attacks_go_where_the_labels_say(trained, digits):
     x, y = digits.x_test[:150], digits.y_test[:150]
     attack = art.attacks.evasion.FastGradientMethod(trained, eps=0.1)
