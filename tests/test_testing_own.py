@@ -96,7 +96,7 @@ test_diagnostic_audit = pytest.mark.usefixtures("short")(little("diagnostic", "a
 
 for name in (
     "zero-gradients", "answers-repeat", "black-box", "no-bound", "strength", "convergence", "transfer",
-    "other-gradients", "adaptive-attack",
+    "other-gradients", "adaptive-attack", "eight-bit-images",
 ):  # fmt: skip
     globals()[f"test_audit_check_{name}"] = little("audit-check", name)
 test_audit_check_more_work = conformance("audit-check", "more-work")
