@@ -45,9 +45,7 @@ class Modes:
             open_ones = [m for m in modules if m._modules or not type(m).__module__.startswith("brevitas.")]
             compiled = not all(isinstance(module._modules, dict) for module in modules)
             trains = [getattr(type(module).train, "__module__", "") for module in modules]
-            sound = not compiled and all(
-                each.startswith(("torch.nn.modules.", "torch.ao.nn.", "qadv.")) for each in trains
-            )
+            sound = not compiled and all(each.startswith(_PLAIN) for each in trains)
             self._children = [module._modules for module in open_ones] if sound else []
             self._attributes = [vars(module) for module in modules] if sound else [{"training": None}]
             self._parts = self._parts_now()

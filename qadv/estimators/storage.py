@@ -21,8 +21,9 @@ from qadv.estimators.door import prepare
 from qadv.estimators.ensemble_network import EnsembleNetwork, Standardised
 from qadv.estimators.outline import check_outline
 from qadv.files import read_tensors, write_tensors
-from qadv.frontends.find import quantizers
+from qadv.frontends.find import frontend_of
 from qadv.frontends.own import OwnFrontend
+from qadv.modes import held_network
 from qadv.postprocessors.softmax import Softmax
 from qadv.quantization import packed
 from qadv.quantization.convert import rebuild
@@ -90,7 +91,7 @@ def write(
     mean, std = mean_std(classifier)
     loss = classifier.loss
     # a backbone that another toolkit has quantized is not made by its name
-    others = any(quantizer.origin != OwnFrontend.name for quantizer in quantizers(model))
+    others = not isinstance(frontend_of(held_network(model)), OwnFrontend)
     header = {
         "format": file_format,
         "qadv": __version__,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from qadv.errors import FileFormatError, UnsupportedModelError, some
 from qadv.frontends.onnx.graph import Graph, Node
-from qadv.frontends.onnx.operators import OPERATORS, Attributes, Operator
+from qadv.frontends.onnx.operators import OPERATORS, Operator
 from qadv.frontends.onnx.quantized import QUANTIZED, RANGES, TYPE_OF_ZERO_POINT, log_softmax, rounded
 
 _TABLE: dict[str, Operator] = {**OPERATORS, **QUANTIZED, "Rounded": rounded, "QLinearLogSoftmax": log_softmax}
@@ -21,12 +21,8 @@ _OF_THE_HOST = (torch.int64, torch.bool)  # shapes, indices and axes stay on the
 
 
 @dataclass
-class _Step:
-    kind: str
-    name: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    attributes: Attributes
+class _Step(Node):
+    """One that can be run."""
 
     def __call__(self, values: dict[str, Tensor]) -> Any:
         operator: Operator = _TABLE[self.kind]
