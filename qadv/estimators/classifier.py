@@ -174,6 +174,7 @@ class QuantizedClassifier(PyTorchClassifier):
         device_type: str = "gpu",
         probabilities: bool = False,
         fold: bool = True,
+        attention: Schemes = "float",
         **options: Any,
     ) -> Self:
         """Makes a classifier from a backbone's name.
@@ -181,7 +182,7 @@ class QuantizedClassifier(PyTorchClassifier):
         Args:
             name: any built-in, plugin or timm backbone, e.g. `"resnet20"`, `"resnet18"`.
             weights: scheme for `qadv.quantize`, or `"float"`.
-            activations: scheme for `qadv.quantize`, or `"float"`; both `"float"` gives the float network.
+            activations: scheme for `qadv.quantize`, or `"float"`; all `"float"` gives the float network.
             skip_first_last: first and last layer's weights stay in full precision.
             calibration: images (N, *input_shape) in `clip_values`, or a `Calibration` with such images; see
                 `qadv.quantize`. They are standardised by `preprocessing` here.
@@ -194,6 +195,7 @@ class QuantizedClassifier(PyTorchClassifier):
                 are scaled to `clip_values`, and none for qadv's backbones.
             clip_values, preprocessing_defences, postprocessing_defences, device_type, probabilities, fold: see the
                 class.
+            attention: scheme for `qadv.quantize`, e.g. `"int:8"`: products of attention, softmax and gates.
             options: passed to the backbone, e.g. `aggregation="convex"`, `depth=16`, `pretrained=True` (timm).
         """
         fold = check_flag("fold", fold)
@@ -205,10 +207,10 @@ class QuantizedClassifier(PyTorchClassifier):
             preprocessing = (0.0, 1.0) if own is None else own
         if checkpoint_path is not None:
             load_float_weights(model, checkpoint_path)
-        if (weights, activations) != ("float", "float"):
+        if (weights, activations, attention) != ("float", "float", "float"):
             if calibration is not None:
                 calibration = standardised(Calibration.of(calibration), preprocessing, input_shape, clip_values)
-            model = quantize(model, weights, activations, skip_first_last, calibration)
+            model = quantize(model, weights, activations, skip_first_last, calibration, attention)
         elif calibration is not None:
             raise InvalidInputError("calibration: there is nothing to calibrate in a float network; leave it out")
         classifier = cls(
