@@ -6,8 +6,18 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from timm.layers import Attention2d, SqueezeExcite
-from timm.models import efficientformer, fastvit, levit, maxxvit, mobilevit, swin_transformer, vision_transformer, xcit
+from timm.layers import SqueezeExcite
+from timm.models import (
+    efficientformer,
+    efficientformer_v2,
+    fastvit,
+    levit,
+    maxxvit,
+    mobilevit,
+    swin_transformer,
+    vision_transformer,
+    xcit,
+)
 from torch import nn
 
 import qadv
@@ -103,7 +113,11 @@ MODULES = {
     "mobilevit 2": (lambda: mobilevit.LinearSelfAttention(8), (2, 8, 4, 4), 3),
     "levit": (lambda: levit.Attention(8, 4, 2, resolution=(3, 3)), (2, 9, 8), 4),
     "efficientformer": (lambda: efficientformer.Attention(8, 4, 2, resolution=3), (2, 9, 8), 4),
-    "Attention2d": (lambda: Attention2d(8, num_heads=2), (2, 8, 3, 3), 4),
+    "efficientformer 2": (
+        lambda: efficientformer_v2.Attention2d(8, key_dim=4, num_heads=2, resolution=3),
+        (2, 8, 3, 3),
+        5,
+    ),
     "gate": (se, (2, 8, 3, 3), 1),
 }
 
@@ -186,7 +200,7 @@ def test_what_can_not_be_quantized_is_refused():
         with pytest.raises(SchemeError, match=message):
             qadv.quantize(net(), "float", "float", attention=scheme)
     with pytest.raises(InvalidInputError, match=r"'nope' matches no layer\. Layers: attention"):
-        qadv.quantize(net(), "int:8", "float", attention={"nope": "int:8"})
+        qadv.quantize(net(), "float", "float", attention={"nope": "int:8"})
     with pytest.raises(UnsupportedModelError, match="no matmul, softmax or sigmoid"):
         qadv.quantize(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), "float", "float", attention="int:8")
     own = nn.ModuleDict({"mha": nn.MultiheadAttention(4, 1), "gate": nn.Sigmoid()})
