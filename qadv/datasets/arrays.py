@@ -1,4 +1,4 @@
-"""Labelled images as numpy arrays: float32 in [0, 1], channels first."""
+"""Data sets that are held as numpy arrays: float32 in [0, 1], channels first."""
 
 import hashlib
 import os
@@ -11,15 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qadv.datasets.dataset import ImageDataset, Images32, Labels
 from qadv.errors import FileFormatError, InvalidInputError, StorageError
-
-Images32 = NDArray[np.float32]
-Labels = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Images:
-    """A data set.
+class Images(ImageDataset):
+    """A data set that is held as arrays.
 
     Attributes:
         x_train, x_test: images, (N, C, H, W) float32 in [0, 1].
@@ -45,8 +43,19 @@ class Images:
     def input_shape(self) -> tuple[int, ...]:
         return self.x_train.shape[1:]
 
+    def labels(self, part: str) -> Labels:
+        return self.y_train if part == "train" else self.y_test
+
+    def image(self, part: str, index: int) -> Images32:
+        image: Images32 = (self.x_train if part == "train" else self.x_test)[index]
+        return image
+
+    def take(self, part: str, number: int | None = None, seed: int | None = None) -> tuple[Images32, Labels]:
+        """As any data set's; a view where it is the first ones that are taken."""
+        chosen: Any = slice(len(self._chosen(part, number, None))) if seed is None else self._chosen(part, number, seed)
+        return (self.x_train if part == "train" else self.x_test)[chosen], self.labels(part)[chosen]
+
     def digest(self) -> str:
-        """Returns a hash of all images and labels."""
         state = hashlib.blake2b(digest_size=16)
         for array in (self.x_train, self.y_train, self.x_test, self.y_test):
             state.update(f"{array.shape}{array.dtype}".encode())
@@ -137,7 +146,9 @@ def _svhn_part(path: Path) -> tuple[Images32, Labels]:
 
 def _paths(data_dir: str | os.PathLike[str] | None, name: str, files: list[str]) -> list[Path]:
     if data_dir is None:
-        raise StorageError(f"{name}: expected a folder with {', '.join(files)}; give it as data_dir (--data-dir)")
+        raise StorageError(
+            f"{name}: expected a folder with {', '.join(files)}; give it as data_dir (--data-dir), or in QADV_DATA_DIR"
+        )
     paths = [Path(data_dir) / file for file in files]
     for path in paths:
         if not path.is_file():
