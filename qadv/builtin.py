@@ -109,6 +109,11 @@ _OWN = {  # by kind and name: the target, within the kind's package, and the sum
         "mnist": ("datasets.arrays:mnist", "MNIST, 1x28x28, from DATA_DIR/mnist.npz"),
         "cifar10": ("datasets.arrays:cifar10", "CIFAR-10, 3x32x32, from DATA_DIR/cifar10-*.npz"),
         "cifar100": ("datasets.arrays:cifar100", "CIFAR-100, 3x32x32, from DATA_DIR/cifar-100-binary/*.bin"),
+        "huggingface": (
+            "datasets.hugging_face:huggingface",
+            "what `datasets` saved to DATA_DIR, or huggingface:FOLDER",
+        ),
+        "image-folder": ("datasets.image_folder:image_folder", "photographs, from DATA_DIR/{train,val}/CLASS/*.jpg"),
         "svhn": ("datasets.arrays:svhn", "house numbers, 3x32x32, from DATA_DIR/{train,test}_32x32.mat"),
     },
     ("audit-check", "qadv.diagnostics.audit.checks"): {
@@ -178,6 +183,7 @@ _OWN = {  # by kind and name: the target, within the kind's package, and the sum
         "torchao": ("torchao:TorchaoFrontend", "networks of torchao: PT2E, quantize_, QAT"),
     },
 }
+_REQUIRES = {"huggingface": ("datasets>=2.14",)}
 _FAMILIES = ("timm", "art")  # whose members a function `names` beside the target lists
 
 
@@ -190,7 +196,8 @@ def _hook(kind: type[Component], package: str, own: dict[str, tuple[str, str]]) 
     def hook() -> Iterator[Component]:
         for name, (target, summary) in own.items():
             family = f"{package}.{target.partition(':')[0]}:names" if name in _FAMILIES else ""
-            yield kind(name=name, target=f"{package}.{target}", summary=summary, family=family)
+            requires = _REQUIRES.get(name, ())
+            yield kind(name=name, target=f"{package}.{target}", summary=summary, requires=requires, family=family)
 
     hook.__name__ = kind.hook
     return hookimpl(hook)

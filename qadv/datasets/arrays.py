@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qadv.datasets.dataset import ImageDataset, Images32, Labels
+from qadv.datasets.dataset import ImageDataset, Images32, Labels, fault_of_labels
 from qadv.errors import FileFormatError, InvalidInputError, StorageError
 
 
@@ -36,7 +36,7 @@ class Images(ImageDataset):
         for part, x, y in (("train", self.x_train, self.y_train), ("test", self.x_test, self.y_test)):
             if len(x) != len(y):
                 raise InvalidInputError(f"data set {self.name!r}: {len(x)} images and {len(y)} labels, {part}")
-            if fault := _fault_of_labels(np.asarray(y), len(self.classes)):
+            if fault := fault_of_labels(np.asarray(y), len(self.classes)):
                 raise InvalidInputError(f"data set {self.name!r}, y_{part}: {fault}")
 
     @property
@@ -196,15 +196,6 @@ def _scaled(x: NDArray[Any], y: NDArray[Any], nb_classes: int, file: str) -> tup
     """Returns images in [0, 1] and labels, which have to be classes."""
     if not len(x):
         raise FileFormatError(f"{file}: expected images, got none")
-    if fault := _fault_of_labels(y, nb_classes):
+    if fault := fault_of_labels(y, nb_classes):
         raise FileFormatError(f"{file}: {fault}")
     return x.astype(np.float32) / np.float32(255), y.astype(np.int64)
-
-
-def _fault_of_labels(y: NDArray[Any], nb_classes: int) -> str:
-    """Returns what is wrong with labels, `""` where nothing is."""
-    known = np.isin(y, np.arange(nb_classes)) if y.dtype.kind in "iuf" else np.zeros(y.shape, dtype=bool)
-    if y.ndim == 1 and known.all():
-        return ""
-    found = f"{(~known).sum():,} others, as {y[~known].flat[0]}" if known.size and not known.all() else str(y.shape)
-    return f"expected labels (N,) that are whole numbers from 0 to {nb_classes - 1}, got {found}"

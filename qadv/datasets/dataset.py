@@ -114,3 +114,12 @@ def check_classes(classes: Any, nb_classes: int, where: str) -> None:
             f"{where} has {len(classes)} classes, {', '.join(map(str, classes[:3]))} …, the network {nb_classes}: its "
             "labels would stand for other classes than the network's"
         )
+
+
+def fault_of_labels(y: NDArray[Any], nb_classes: int) -> str:
+    """Returns what is wrong with labels, `""` where nothing is."""
+    known = np.isin(y, np.arange(nb_classes)) if y.dtype.kind in "iuf" else np.zeros(y.shape, dtype=bool)
+    if y.ndim == 1 and known.all():
+        return ""
+    found = f"{(~known).sum():,} others, as {y[~known].flat[0]}" if known.size and not known.all() else str(y.shape)
+    return f"expected labels (N,) that are whole numbers from 0 to {nb_classes - 1}, got {found}"
