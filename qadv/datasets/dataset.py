@@ -75,20 +75,21 @@ class ImageDataset(ABC):
         return Samples(self, part, self._chosen(part, number, seed))
 
     def loader(
-        self, part: str, batch_size: int = 128, shuffle: bool = False, seed: int = 0, workers: int = 0
+        self, part: str, batch_size: int = 128, shuffle: bool = False, seed: int | None = None, workers: int = 0
     ) -> "DataLoader[Any]":
         """Returns the batches of a part: images (n, C, H, W) float32 in [0, 1], labels (n,) int64, as tensors.
 
         Args:
             part: `"train"` or `"test"`.
             batch_size: images in a batch; the last one may have fewer.
-            shuffle: a new order in each pass, drawn from `seed`.
+            shuffle: a new order in each pass.
+            seed: decides that; `None` draws from torch's global state, which trainers seed for each epoch.
             workers: processes that read images; 0 reads in this one.
         """
         import torch
         from torch.utils.data import DataLoader
 
-        order = torch.Generator().manual_seed(seed)
+        order = None if seed is None else torch.Generator().manual_seed(seed)
         return DataLoader(self.samples(part), batch_size, shuffle, num_workers=workers, generator=order)
 
     def check_fits(self, classifier: Any) -> None:
