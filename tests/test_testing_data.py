@@ -75,6 +75,16 @@ def trained_images_in_the_test(data_dir=None):
     return changed(x_test=stripes().x_train[:10].copy())
 
 
+class Turned(Images):
+    def image(self, part, index):
+        return super().image(part, -1 - index)
+
+
+@DATASETS.breaks("order", "others")
+def takes_and_loads_in_two_orders(data_dir=None):
+    return Turned(**vars(stripes()))
+
+
 _KEPT = stripes()
 
 

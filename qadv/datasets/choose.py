@@ -43,9 +43,10 @@ def make_dataset(
     known = inspect.signature(target).parameters
     if classifier is not None and "network" in known:
         options = {"network": classifier.model, "input_shape": classifier.input_shape, **options}
-    options = {key: value for key, value in options.items() if value or key in known}
-    if unknown := ", ".join(options.keys() - known.keys()):
-        raise InvalidInputError(f"the data set takes no {unknown}; it takes {', '.join(known)}")
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+        options = {key: value for key, value in options.items() if value or key in known}
+        if unknown := ", ".join(options.keys() - known.keys()):
+            raise InvalidInputError(f"the data set takes no {unknown}; it takes {', '.join(known)}")
     if "data_dir" in known:
         options["data_dir"] = Path(path) if path else data_folder(data_dir)
     found = target(**options)

@@ -60,6 +60,8 @@ def image_folder(
             "(--data-dir), as image-folder:FOLDER, or in QADV_DATA_DIR"
         )
     root = Path(data_dir)
+    if not root.is_dir():
+        raise StorageError(f"image-folder: there is no folder {root}")
     tested = next((root / name for name in _TESTED if (root / name).is_dir()), None)
     if not (root / "train").is_dir() or (tested is None and len(_visible_folders(root)) > 1):
         trained, tested = root, None  # one of the classes is called train
@@ -70,31 +72,25 @@ def image_folder(
     return Photographs(root.name, classes, files, test, network, input_shape, skip_bad, test_share, seed)
 
 
-def _visible_folders(folder: str | os.PathLike[str]) -> list[str]:
+def _visible_folders(folder: Path) -> list[str]:
     return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
 
 
 def _listed(folder: Path) -> tuple[list[str], FolderFiles]:
-    """Returns the classes of a folder, and all its files."""
-    from torchvision.datasets import ImageFolder
-
-    class Visible(ImageFolder):  # type: ignore[misc]
-        def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
-            names = _visible_folders(directory)
-            return names, {name: label for label, name in enumerate(names)}
+    """Returns the classes of a folder, and all its files; what torchvision's `ImageFolder` does, hidden ones apart."""
+    from torchvision.datasets.folder import make_dataset
 
     def is_visible(path: str) -> bool:
         return not any(part.startswith(".") for part in Path(path).relative_to(folder).parts)
 
-    try:
-        listed = Visible(str(folder), is_valid_file=is_visible, allow_empty=True)
-    except OSError as error:
-        raise StorageError(f"image-folder: {folder} can't be read: {error.strerror or error}") from error
-    if len(listed.classes) < 2:
-        got = ", ".join(listed.classes) or "none"
+    classes = _visible_folders(folder)
+    if len(classes) < 2:
+        got = ", ".join(classes) or "none"
         raise StorageError(f"image-folder: expected two folders of classes or more in {folder}, got {got}")
-    paths, labels = zip(*listed.samples, strict=True) if listed.samples else ((), ())
-    return listed.classes, FolderFiles(np.array(paths, dtype=np.str_), np.array(labels, dtype=np.int64))
+    labels = {name: label for label, name in enumerate(classes)}
+    listed = make_dataset(str(folder), labels, is_valid_file=is_visible, allow_empty=True)
+    paths = np.array([path for path, _ in listed], dtype=object)
+    return classes, FolderFiles(paths, np.array([label for _, label in listed], dtype=np.int64))
 
 
 def _with_labels_of(classes: list[str], own: list[str], files: FolderFiles, name: str, skip_bad: bool) -> FolderFiles:

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from qadv.checks import check_flag
+from qadv.checks import check_flag, check_number, check_whole
 from qadv.datasets import pictures
 from qadv.datasets.dataset import PARTS, ImageDataset, Images32, Labels, fault_of_labels
 from qadv.errors import FileFormatError, InvalidInputError, PictureWarning, some
@@ -68,11 +68,12 @@ class Photographs(ImageDataset):
         seed: int = 0,
     ) -> None:
         self.name, self.classes, self.skip_bad = name, tuple(classes), check_flag("skip_bad", skip_bad)
-        parts = {"train": train, "test": test} if test is not None else _split(train, test_share, seed, name)
+        share = check_number("test_share", test_share, below=1)
+        parts = {"train": train, "test": test} if test is not None else _split(train, share, seed, name)
         for part, files in parts.items():
             if fault := fault_of_labels(files.labels, len(self.classes)):
                 raise InvalidInputError(f"data set {name!r}, {part}: {fault}")
-        random = np.random.default_rng(seed)
+        random = np.random.default_rng(check_whole("seed", seed, least=0))
         self.parts = {part: files[random.permutation(len(files.labels))] for part, files in parts.items()}
         self.settings = _settings(network, input_shape)
         self._transform = _transform(self.settings)

@@ -23,7 +23,7 @@ def look(file: BinaryIO, name: str, mode: str, whole: bool = False) -> tuple[str
             if whole:
                 image.load()
             changes = [] if image.mode == mode else ["grey" if image.mode in _GREY else f"mode {image.mode}"]
-            if image.getexif().get(_ORIENTATION, 1) != 1:
+            if _is_turned(image):
                 changes.append("turned as EXIF says")
             return "", changes
     except FileFormatError as error:
@@ -37,7 +37,12 @@ def read(file: BinaryIO, name: str, mode: str) -> Image.Image:
         FileFormatError: it can't be read; says why, with its name.
     """
     with _opened(file, name) as image:
-        return ImageOps.exif_transpose(image).convert(mode)
+        return (ImageOps.exif_transpose(image) if _is_turned(image) else image).convert(mode)
+
+
+def _is_turned(image: Any) -> bool:
+    """Whether a picture's head says that it is to be shown otherwise; of a PNG what follows its pixels is not read."""
+    return (image.format != "PNG" or "exif" in image.info) and image.getexif().get(_ORIENTATION, 1) != 1
 
 
 @contextmanager
