@@ -183,7 +183,6 @@ _OWN = {  # by kind and name: the target, within the kind's package, and the sum
         "torchao": ("torchao:TorchaoFrontend", "networks of torchao: PT2E, quantize_, QAT"),
     },
 }
-_REQUIRES = {"huggingface": ("datasets>=2.14",)}
 _FAMILIES = ("timm", "art")  # whose members a function `names` beside the target lists
 
 
@@ -196,8 +195,7 @@ def _hook(kind: type[Component], package: str, own: dict[str, tuple[str, str]]) 
     def hook() -> Iterator[Component]:
         for name, (target, summary) in own.items():
             family = f"{package}.{target.partition(':')[0]}:names" if name in _FAMILIES else ""
-            requires = _REQUIRES.get(name, ())
-            yield kind(name=name, target=f"{package}.{target}", summary=summary, requires=requires, family=family)
+            yield kind(name=name, target=f"{package}.{target}", summary=summary, family=family)
 
     hook.__name__ = kind.hook
     return hookimpl(hook)

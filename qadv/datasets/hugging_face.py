@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from qadv.datasets.dataset import Labels
 from qadv.datasets.photographs import Photographs
-from qadv.errors import FileFormatError, InvalidInputError, StorageError
+from qadv.errors import FileFormatError, InvalidInputError, MissingRequirementError, StorageError
 
 _TESTED = ("test", "validation", "val")
 
@@ -52,8 +52,10 @@ def huggingface(
         FileFormatError: it is no such data set, or has no such columns.
         InvalidInputError: there are too few images to split.
     """
-    from datasets import ClassLabel, DatasetDict, Image, load_from_disk
-
+    try:
+        from datasets import ClassLabel, DatasetDict, Image, load_from_disk
+    except ImportError as error:
+        raise MissingRequirementError(f"huggingface: {error}; install it: pip install 'qadv[huggingface]'") from error
     if data_dir is None or not Path(data_dir).is_dir():
         raise StorageError(
             f"huggingface: there is no folder {data_dir or ''}; give one that save_to_disk wrote as data_dir "
