@@ -242,13 +242,13 @@ def test_folders_that_are_none(tmp_path):
         opened(tmp_path / "missing")
     with pytest.raises(StorageError, match=f"two folders of classes or more in {tmp_path}, got none"):
         opened(tmp_path)
-    with pytest.raises(InvalidInputError, match="the folder is named twice"):
-        opened(tmp_path, data_dir=tmp_path)
 
 
 def test_the_variable_names_the_folder_where_nothing_else_does(folder, monkeypatch):
     monkeypatch.setenv("QADV_DATA_DIR", str(folder))
     assert qadv.create("dataset", "image-folder", input_shape=SHAPE).name == "fruit"
+    monkeypatch.setenv("QADV_DATA_DIR", "nowhere")
+    assert opened(folder, data_dir="nowhere").name == "fruit", "the one that stands with the name"
     with pytest.raises(StorageError, match=r"no file other/mnist\.npz"):
         qadv.create("dataset", "mnist", data_dir="other")
 

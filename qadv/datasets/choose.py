@@ -28,18 +28,15 @@ def make_dataset(
 
     Args:
         target: the component's function.
-        path: the folder that is a part of the name.
-        data_dir: the folder with its files; without it and `path` the one that the variable QADV_DATA_DIR names.
+        path: the folder with its files, where it is a part of the name.
+        data_dir: the folder where there is no `path`; without either the one that the variable QADV_DATA_DIR names.
         classifier: an ART classifier that the images are for: those that are read from photographs come in its
             `input_shape`, resized and cropped as timm's config of its network says. Its classes are the data set's.
         options: what else the function takes, e.g. `skip_bad=True`; one that is off it need not know.
 
     Raises:
-        InvalidInputError: the classifier takes other images or classes, the folder is named twice, or there is no such
-            option.
+        InvalidInputError: the classifier takes other images or classes, or there is no such option.
     """
-    if path and data_dir:
-        raise InvalidInputError(f"data set: the folder is named twice, {path!r} with its name, {data_dir} as data_dir")
     known = inspect.signature(target).parameters
     if classifier is not None and "network" in known:
         options = {"network": classifier.model, "input_shape": classifier.input_shape, **options}
