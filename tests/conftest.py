@@ -88,7 +88,7 @@ def short(monkeypatch):
 
     fit = LoopTrainer.fit
 
-    def fit_shortly(self, x, y, validation_data=None, batch_size=128, nb_epochs=20, **kwargs):
+    def fit_shortly(self, x, y=None, validation_data=None, batch_size=128, nb_epochs=20, **kwargs):
         fit(self, x, y, validation_data, batch_size, min(nb_epochs, 3), **kwargs)
 
     monkeypatch.setattr(LoopTrainer, "fit", fit_shortly)
