@@ -43,7 +43,7 @@ def test_photographs_are_a_data_set_like_any_other(folder):
     assert np.bincount(y).tolist() == [4, 4, 4]
     for image, label in zip(x, y, strict=True):
         assert np.abs(image.mean((1, 2)) * 255 - COLOURS[data.classes[label]]).max() < 20, "image and label fit"
-    assert len(set(y[:6])) > 1, "the first ones are of several classes, though files are listed by class"
+    assert (np.diff(y) < 0).any(), "the first ones are of several classes, though files are listed by class"
     batches = list(data.loader("test", batch_size=4, workers=1))
     assert [len(labels) for _, labels in batches] == [4, 2]
     assert np.array_equal(torch.cat([images for images, _ in batches]).numpy(), data.take("test")[0])
