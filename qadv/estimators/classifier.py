@@ -35,12 +35,13 @@ from qadv.estimators.forms import labels_as_array, outermost
 from qadv.estimators.logits import Logits, other_dtypes
 from qadv.estimators.masked_gradients import report_masking
 from qadv.estimators.oracle import asks_the_network
+from qadv.estimators.streamed import takes_sources
 from qadv.estimators.upkeep import run_after_steps
 from qadv.frontends.find import frontend_of
 from qadv.modes import evaluation_mode, held_network, in_mode, kept
 from qadv.network_lock import lock_of
 from qadv.postprocessors.softmax import Softmax, with_softmax
-from qadv.quantization.calibration import Calibration
+from qadv.quantization.calibration import Calibration, CalibrationImages
 from qadv.quantization.convert import quantize
 from qadv.quantization.probe import report_bypasses
 from qadv.quantization.rules import Schemes
@@ -61,6 +62,7 @@ def _attacked(model: nn.Module, fold: bool, surrogate: nn.Module | None) -> Atta
 
 
 @asks_the_network
+@takes_sources
 class QuantizedClassifier(PyTorchClassifier):
     """A `PyTorchClassifier` that ART's attacks, trainers and defences accept, with its boundary checked.
 
@@ -161,7 +163,7 @@ class QuantizedClassifier(PyTorchClassifier):
         weights: Schemes = "int:4",
         activations: Schemes = "relu6:4",
         skip_first_last: bool = True,
-        calibration: Calibration | Array | None = None,
+        calibration: Calibration | CalibrationImages | None = None,
         input_shape: tuple[int, ...] = (3, 32, 32),
         nb_classes: int = 10,
         checkpoint_path: str | os.PathLike[str] | None = None,
@@ -184,8 +186,8 @@ class QuantizedClassifier(PyTorchClassifier):
             weights: scheme for `qadv.quantize`, or `"float"`.
             activations: scheme for `qadv.quantize`, or `"float"`; all `"float"` gives the float network.
             skip_first_last: first and last layer's weights stay in full precision.
-            calibration: images (N, *input_shape) in `clip_values`, or a `Calibration` with such images; see
-                `qadv.quantize`. They are standardised by `preprocessing` here.
+            calibration: images (N, *input_shape) in `clip_values`, or a `Calibration` with such images, as
+                `qadv.quantize` takes them. They are standardised by `preprocessing` here.
             input_shape: (channels, height, width).
             nb_classes: number of classes.
             checkpoint_path: safetensors file with the float network's weights, loaded before quantizing.
@@ -285,6 +287,9 @@ class QuantizedClassifier(PyTorchClassifier):
 
     def predict(self, x: Array, batch_size: int = 128, training_mode: bool = False, **kwargs: Any) -> Array:
         """Returns logits (or `probabilities`), (N, nb_classes) float32, for images (N, *input_shape) in `clip_values`.
+
+        Images are an array; or a `DataLoader` or `Dataset` of torch's, or ART's `PyTorchDataGenerator`, with labels or
+        without, in whose order the answers come: no more than a batch of them is held.
 
         A `batch_size` of a few rows is raised: ZOO asks for single rows of the many it has, and gets them in batches of
         half a million pixel values, which changes nothing but the time. It is left where the answers would be others,

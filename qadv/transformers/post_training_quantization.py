@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from qadv.checks import check_fields, check_flag
 from qadv.errors import InvalidInputError
-from qadv.quantization.calibration import Calibration
+from qadv.quantization.calibration import Calibration, CalibrationImages
 from qadv.quantization.convert import quantize
 from qadv.quantization.rules import Rules, Schemes
 from qadv.transformers.mu_law import prepared
@@ -47,7 +47,7 @@ class PostTrainingQuantization(NetworkTransformer):
         weights: Schemes = "pwlq:4",
         activations: Schemes = "relu:4",
         skip_first_last: bool = True,
-        calibration: Calibration | NDArray[Any] | Tensor | None = None,
+        calibration: Calibration | CalibrationImages | None = None,
         attack: EvasionAttack | None = None,
         attention: Schemes = "float",
     ) -> None:
