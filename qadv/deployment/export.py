@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ from qadv.estimators.checks import check_images
 from qadv.estimators.classifier import QuantizedClassifier
 from qadv.estimators.storage import save_packed
 from qadv.files import read_tensors, write_atomically
-from qadv.frontends.find import frontend_of, quantized_weights
-from qadv.frontends.onnx.graph import graph_of
+from qadv.frontends.find import file_writers, frontend_of, quantized_weights
+from qadv.frontends.onnx.graph import Graph, graph_of
 from qadv.modes import held_network
 from qadv.quantization.layers import _QuantLayer
 from qadv.quantization.quantizer import _Quantizer
@@ -88,8 +88,9 @@ def export(
         SchemeError: a plugin's scheme whose weights are not what its integer codes and scales say.
         StorageError: the file could not be written.
     """
-    if to not in FORMS:
-        raise InvalidInputError(f"to: expected {' or '.join(map(repr, FORMS))}, got {to!r}{closest(to, FORMS)}")
+    writers = file_writers()
+    if to not in (forms := (*FORMS, *writers)):
+        raise InvalidInputError(f"to: expected {' or '.join(map(repr, forms))}, got {to!r}{closest(to, forms)}")
     if not isinstance(classifier, QuantizedClassifier):
         raise InvalidInputError(
             f"classifier: expected a QuantizedClassifier, got {type(classifier).__name__}; a network becomes one with "
@@ -105,8 +106,8 @@ def export(
         raise UnsupportedModelError(f"there is no export for networks of {toolkit}: what its own tools write ships")
     given = {"float_ends": float_ends, "packed_weights": packed_weights, "reduce_range": reduce_range}
     options = IntegerOptions(**{name: check_flag(name, value) for name, value in given.items()})
-    if to != "onnx" and (images is not None or options != IntegerOptions()):
-        raise InvalidInputError(f"images, {', '.join(given)}: only for a graph of integer kernels, to='onnx'")
+    if to in ("packed", "qcdq") and (images is not None or options != IntegerOptions()):
+        raise InvalidInputError(f"images, {', '.join(given)}: only for a graph of integer kernels, as to='onnx'")
     if images is not None:
         images = check_images(images, classifier.input_shape, classifier.clip_values, "images").astype(np.float32)
     check_finite(classifier.model, "classifier")
@@ -122,7 +123,15 @@ def export(
         sizes = _packed(classifier, target)
     else:
         content = onnx_graph(classifier)
-        write_atomically(target, _in_integers(classifier, content, images, options) if to == "onnx" else content)
+        if to in writers:
+            content = _in_integers(classifier, content, images, replace(options, all_codes=True))
+            content = writers[to].written(_graph(content))
+        elif to == "onnx":
+            try:
+                content = _in_integers(classifier, content, images, options)
+            except UnsupportedModelError as error:
+                warnings.warn(f"the graph is written as to='qcdq' writes it, for float kernels: {error}", stacklevel=2)
+        write_atomically(target, content)
     return Exported(target, target.stat().st_size, _float_bytes(classifier.model), weights, **sizes)
 
 
@@ -147,12 +156,11 @@ def _packed(classifier: QuantizedClassifier, path: Path) -> dict[str, int]:
 def _in_integers(
     classifier: QuantizedClassifier, content: bytes, images: NDArray[Any] | None, options: IntegerOptions
 ) -> bytes:
+    pixels = (0.0, 1.0) if classifier.clip_values is None else limits(classifier.clip_values)
+    return integer_graph(_graph(content), pixels, images, options)
+
+
+def _graph(content: bytes) -> Graph:
     from onnx import load_model_from_string
 
-    pixels = (0.0, 1.0) if classifier.clip_values is None else limits(classifier.clip_values)
-    try:
-        graph = graph_of(load_model_from_string(content), content, None, "the graph")
-        return integer_graph(graph, pixels, images, options)
-    except UnsupportedModelError as error:
-        warnings.warn(f"the graph is written as to='qcdq' writes it, for float kernels: {error}", stacklevel=3)
-        return content
+    return graph_of(load_model_from_string(content), content, None, "the graph")

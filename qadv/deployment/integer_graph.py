@@ -27,11 +27,13 @@ class IntegerOptions:
         float_ends: float weights of the first and last layer stay float.
         packed_weights: codes of at most 4 bits are stored as int4.
         reduce_range: weights have 7 bits, so that sums of two products fit into 16.
+        all_codes: linear layers give codes too, the logits included, for runtimes whose integer kernels give no floats.
     """
 
     float_ends: bool = False
     packed_weights: bool = False
     reduce_range: bool = False
+    all_codes: bool = False
 
 
 @dataclass(frozen=True)
@@ -296,7 +298,7 @@ class _Writer:
             self._node("Add", [product, self._constant(layer.bias.astype(np.float32), "bias")], layer.output)
         else:
             self._node(node.kind, names, layer.output, **attributes)
-        if node.kind == "Conv":
+        if node.kind == "Conv" or self.options.all_codes:
             self._quantize_behind(layer.output)
 
     def _weights(self, layer: _Layer) -> str:
@@ -341,7 +343,8 @@ class _Writer:
     def _quantize_behind(self, name: str, ends: Range | None = None) -> None:
         """Rounds what the network does not round itself."""
         behind = self._only_consumer(name)
-        if (behind is not None and behind.kind == "QuantizeLinear") or name == self.graph.output:
+        is_rounded = behind is not None and behind.kind == "QuantizeLinear"
+        if is_rounded or (name == self.graph.output and not self.options.all_codes):
             return
         grid = _Grid.over(self._range(name) if ends is None else ends)
         self.codes[name] = self._quantized(name, grid, name), grid

@@ -195,14 +195,16 @@ def from_file(
             f"{os.fspath(path)}: no front end that is installed reads such files as networks (.onnx; .tflite with the "
             "plugin qadv-litert)"
         )
-    settings = {"loss": nn.CrossEntropyLoss(), "clip_values": (0.0, 1.0), "preprocessing": (0.0, 1.0), **arguments}
+    settings = {"loss": nn.CrossEntropyLoss(), "clip_values": (0.0, 1.0), **arguments}
     ends = (0.0, 1.0) if settings["clip_values"] is None else limits(settings["clip_values"])
     network: Any = frontend.read(
         path, input_shape=input_shape, clip_values=ends, output=output, has_twin=surrogate is None
     )
+    if "preprocessing" not in settings:
+        settings["preprocessing"] = network.preprocessing()
     classes = network.nb_classes if nb_classes is None else nb_classes
     classifier = cls(network, input_shape=network.input_shape, nb_classes=classes, surrogate=surrogate, **settings)
-    if network.takes_integers and (settings["clip_values"] is None or not _leaves_pixels(classifier)):
+    if network.takes_bytes and (settings["clip_values"] is None or not _leaves_pixels(classifier)):
         raise InvalidInputError(
             f"{network.file} takes bytes, over which clip_values are spread: give the ends of the pixels as "
             "clip_values, and no preprocessing"

@@ -68,6 +68,11 @@ def file_frontend(path: str | os.PathLike[str]) -> NetworkFrontend | None:
     return next((frontend for frontend in _frontends() if name.endswith(frontend.suffixes or "\0")), None)
 
 
+def file_writers() -> dict[str, NetworkFrontend]:
+    """Returns the front ends that write files, by name."""
+    return {frontend.name: frontend for frontend in _frontends() if frontend.writes}
+
+
 def form_of(network: nn.Module, options: FormOptions) -> EvaluationForm:
     """Returns a network's form; a part that computes itself, as an ensemble's member with a twin, does so in it."""
     frontend = frontend_of(network)

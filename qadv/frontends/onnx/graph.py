@@ -59,6 +59,8 @@ class Graph:
         input_shape: their sizes, the batch first; `None` where the file leaves it open.
         output: name of the logits.
         opset: version of the standard operators.
+        input_ends: the numbers that the smallest and the largest integer of the images stand for, where the file says.
+        form: how it is quantized, in words, where the operators do not say.
     """
 
     name: str
@@ -72,6 +74,8 @@ class Graph:
     input_shape: tuple[int | None, ...]
     output: str
     opset: int
+    input_ends: tuple[float, float] | None = None
+    form: str = ""
 
 
 def read_graph(path: str | os.PathLike[str], output: str | None = None) -> Graph:
@@ -116,7 +120,7 @@ def read_graph(path: str | os.PathLike[str], output: str | None = None) -> Graph
         raise
     except Exception as error:
         raise FileFormatError(f"{name} is damaged: {type(error).__name__}: {error}") from error
-    _check_numbers(graph, name)
+    check_numbers(graph)
     return graph
 
 
@@ -220,20 +224,20 @@ def _attribute(onnx: Any, attribute: Any) -> Any:
     return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
-def _check_numbers(graph: Graph, name: str) -> None:
+def check_numbers(graph: Graph) -> None:
     """Refuses scales that are no positive numbers, and weights that are not finite."""
     for node in graph.nodes:
         for index in _SCALES.get(node.kind, ()):
             scale = graph.constants.get(node.inputs[index]) if index < len(node.inputs) else None
             if scale is not None and not (scale.size and np.isfinite(scale).all() and (scale > 0).all()):
                 raise FileFormatError(
-                    f"{name}: the scale {node.inputs[index]!r} of {node.name} should be positive numbers, and is "
+                    f"{graph.name}: the scale {node.inputs[index]!r} of {node.name} should be positive numbers, and is "
                     f"{np.array2string(scale, threshold=4)}"
                 )
     used = {each for node in graph.nodes if node.kind in _WEIGHTED for each in node.inputs}
     for each, array in graph.constants.items():
         if each in used and array.dtype == np.float32 and not np.isfinite(array).all():
-            raise FileFormatError(f"{name}: the weights {each!r} are not finite")
+            raise FileFormatError(f"{graph.name}: the weights {each!r} are not finite")
 
 
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "Add", "Mul")

@@ -12,7 +12,7 @@ from qadv.frontends.summary import LayerSummary
 
 _WEIGHTS = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1, "ConvInteger": 1, "MatMulInteger": 1,
             "QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3}  # fmt: skip
-_KEEPING = ("MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Relu", "Cast", "Clip")
+_KEEPING = ("MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Relu", "Cast", "Clip", "Pad")
 _BITS = {name: round(math.log2(high - low + 1)) for name, (low, high) in RANGES.items()}
 
 
@@ -28,6 +28,8 @@ def layers_of(graph: Graph, twin: Twin) -> tuple[LayerSummary, ...]:
 def form_of(graph: Graph) -> str:
     """Returns in which form a file is quantized."""
     kinds = {node.kind for node in graph.nodes}
+    if graph.form:
+        return graph.form
     if kinds & {"DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"}:
         return "dynamic quantization"
     if any(kind.startswith("QLinear") or kind == "QGemm" for kind in kinds):

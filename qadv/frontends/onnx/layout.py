@@ -26,7 +26,8 @@ class Layout:
         order: how the file has it.
         sizes: of one image in the file; -1 where it leaves one open.
         kind: element type, as ONNX names it.
-        low, width: smallest pixel, and range of the pixels; integers of a file are spread over it.
+        low, width: smallest number, and range of the numbers, that integers of a file are spread over: what it says
+            itself, or those of the pixels.
     """
 
     input_shape: tuple[int, ...]
@@ -48,6 +49,8 @@ class Layout:
         if graph.input_type not in {**_INTEGERS, **_FLOATS}:
             raise UnsupportedModelError(f"{name} takes {graph.input_type} values; expected images")
         shape, order = _shape_and_order(name, sizes, input_shape)
+        if graph.input_ends is not None:
+            low, width = graph.input_ends[0], graph.input_ends[1] - graph.input_ends[0]
         return cls(shape, order, sizes, graph.input_type, low, width)
 
     @property

@@ -25,6 +25,7 @@ from qadv.frontends.twins import value_of_one, value_without_gradient
 _LEAST_PROBABILITY = 1e-30
 _ENOUGH = 0.99
 _NB_DRAWN = 8
+_USUAL_PIXELS = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0), (-128.0, 127.0))
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -79,7 +80,8 @@ class FileNetwork(nn.Module):
     Args:
         path: the file.
         input_shape: shape of one image, channels first; `None` where the file says it.
-        clip_values: smallest and largest pixel, which are the ends of what a file with integer images takes.
+        clip_values: smallest and largest pixel, which are the ends of what a file with integer images takes, unless it
+            says itself what they stand for.
         output: name of the logits, for a file with several outputs.
         has_twin: whether a twin is made; without one there are no gradients, and the graph need not be read.
 
@@ -113,6 +115,7 @@ class FileNetwork(nn.Module):
         self.file = os.path.basename(os.fspath(path))
         self.digest = hashlib.sha256(graph.content).hexdigest()
         self.source, self.form, self._output = graph.source, form_of(graph), output
+        self._pixels, self._ends = clip_values, graph.input_ends
         self._layout = Layout.of(graph, input_shape, clip_values[0], clip_values[1] - clip_values[0])
         self._logarithm = final_softmax(graph) is not None
         self._batch, self._one_by_one = graph.input_shape[0], self.form == "dynamic quantization"
@@ -153,9 +156,31 @@ class FileNetwork(nn.Module):
         return self._layout.input_shape
 
     @property
-    def takes_integers(self) -> bool:
-        """Whether the file takes pixels as bytes."""
-        return self._layout.takes_integers
+    def takes_bytes(self) -> bool:
+        """Whether the file takes pixels as bytes, and does not say what numbers they stand for."""
+        return self._layout.takes_integers and self._ends is None
+
+    def preprocessing(self) -> tuple[float, float]:
+        """Returns the (mean, std) that make of pixels what the file takes: of a file whose bytes are all the pixels.
+
+        Raises:
+            InvalidInputError: the file says what its integers stand for, and that is no usual range of pixels.
+        """
+        if self._ends is None or not self._layout.takes_integers:
+            return 0.0, 1.0
+        (low, high), (first, last) = self._pixels, self._ends
+        step = (last - first) / 255
+
+        def are(ends: tuple[float, float]) -> bool:
+            return max(abs(first - ends[0]), abs(last - ends[1])) <= 1.01 * step
+
+        if not any(map(are, (self._pixels, *_USUAL_PIXELS))):
+            raise InvalidInputError(
+                f"{self.file} takes numbers from {first:.4g} to {last:.4g} as 8-bit codes; say how pixels become these: "
+                "preprocessing=(mean, std)"
+            )
+        std = (high - low) / (last - first)
+        return (0.0, 1.0) if are(self._pixels) else (low - first * std, std)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, *input_shape) → (N, classes), the runtime's own answers."""
