@@ -151,14 +151,16 @@ class _Writer:
         for node in self.nodes:
             if node.name not in self.done:
                 self._write(node)
-        if self.graph.output in self.codes:
-            self._node("Identity", [self._real(self.graph.output)], self.graph.output)
+        output = self.graph.output
+        if output in self.codes:
+            real = self._real(output)
+            output = real if self.options.all_codes else self._node("Identity", [real], output)
         shape = ["batch", *self.graph.input_shape[1:]]
         made = helper.make_graph(
             self.written_nodes,
             "qadv",
             [helper.make_tensor_value_info(self.graph.input, TensorProto.FLOAT, shape)],
-            [helper.make_tensor_value_info(self.graph.output, TensorProto.FLOAT, ["batch", None])],
+            [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch", None])],
             list(self.initializers.values()),
         )
         opset = max(self.graph.opset, 21 if self.options.packed_weights else 0)

@@ -120,7 +120,7 @@ def read_graph(path: str | os.PathLike[str], output: str | None = None) -> Graph
         raise
     except Exception as error:
         raise FileFormatError(f"{name} is damaged: {type(error).__name__}: {error}") from error
-    check_numbers(graph)
+    check_graph(graph)
     return graph
 
 
@@ -224,8 +224,13 @@ def _attribute(onnx: Any, attribute: Any) -> Any:
     return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
-def check_numbers(graph: Graph) -> None:
-    """Refuses scales that are no positive numbers, and weights that are not finite."""
+def check_graph(graph: Graph) -> None:
+    """Refuses loops, scales that are no positive numbers, and weights that are not finite."""
+    known = {"", graph.input, *graph.constants}
+    for node in graph.nodes:
+        if unknown := [name for name in node.inputs if name not in known] + [n for n in node.outputs if n in known - {""}]:
+            raise FileFormatError(f"{graph.name}: {node.name} reads {unknown[0]!r} before it is there, or computes it anew")
+        known.update(node.outputs)
     for node in graph.nodes:
         for index in _SCALES.get(node.kind, ()):
             scale = graph.constants.get(node.inputs[index]) if index < len(node.inputs) else None
