@@ -19,7 +19,7 @@ from qadv.estimators.checks import check_images
 from qadv.estimators.classifier import QuantizedClassifier
 from qadv.estimators.storage import save_packed
 from qadv.files import read_tensors, write_atomically
-from qadv.frontends.find import file_writers, frontend_of, quantized_weights
+from qadv.frontends.find import file_writers, files, frontend_of, quantized_weights
 from qadv.frontends.onnx.graph import Graph, graph_of
 from qadv.modes import held_network
 from qadv.quantization.layers import _QuantLayer
@@ -98,8 +98,8 @@ def export(
         )
     if not isinstance(path, str | os.PathLike):
         raise InvalidInputError(f"path: expected a file name, got {path!r}")
-    if hasattr(classifier.network, "file_layers"):
-        raise InvalidInputError(f"the network is the file {classifier.network.file} already")
+    if shipped := files(classifier.model):
+        raise InvalidInputError(f"the network is the file {', '.join(shipped)} already")
     frontend = frontend_of(held_network(classifier.model))
     if not frontend.exports:
         toolkit = frontend.name or "several toolkits"

@@ -21,7 +21,7 @@ from qadv.estimators.door import prepare
 from qadv.estimators.ensemble_network import EnsembleNetwork, Standardised
 from qadv.estimators.outline import check_outline
 from qadv.files import read_tensors, write_tensors
-from qadv.frontends.find import file_frontend, frontend_of
+from qadv.frontends.find import file_frontend, files, frontend_of
 from qadv.frontends.own import OwnFrontend
 from qadv.modes import held_network
 from qadv.postprocessors.softmax import Softmax
@@ -66,8 +66,8 @@ def mean_std(classifier: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]
 
 def save(classifier: "QuantizedClassifier", path: str | os.PathLike[str]) -> None:
     """See `QuantizedClassifier.save`."""
-    if hasattr(classifier.network, "file_layers"):
-        raise InvalidInputError(f"the network is the file {classifier.network.file}: keep that, and load it again")
+    if shipped := files(classifier.model):
+        raise InvalidInputError(f"the network is the file {', '.join(shipped)}: keep that, and load it again")
     if isinstance(classifier.network, EnsembleNetwork):
         save_ensemble(classifier, path)
         return
@@ -214,7 +214,8 @@ def from_file(
     if images is not None:
         images = check_images(images, network.input_shape, classifier.clip_values, "images").astype(np.float32)
         compared = np.concatenate([compared, images])
-    network.compare(torch.as_tensor(prepare(classifier, compared)[0], device=classifier.device), surrogate)
+    form = classifier.model.twin_form
+    form.compare(torch.split(torch.as_tensor(prepare(classifier, compared)[0], device=classifier.device), count))
     return classifier
 
 

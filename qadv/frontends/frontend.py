@@ -140,6 +140,10 @@ class NetworkFrontend(ABC):
     def quantizers(self, network: nn.Module) -> list[QuantizedTensor]:
         """Returns all quantizers of this origin, in order of registration; the network stays as it is."""
 
+    def files(self, network: nn.Module) -> dict[str, str]:
+        """Returns the files that compute in a network, by name, with their SHA-256: they are what ships."""
+        return {}
+
     def objection(self, network: nn.Module) -> str:
         """Returns why a network can't be attacked in the state that it is in, and what to do; `""` if it can."""
         return ""

@@ -59,11 +59,9 @@ def contract(case: FrontendCase) -> None:
 @check("frontend")
 def quantizers(case: FrontendCase) -> None:
     """What it says of each quantizer holds in the network: layers by name, shapes, bits, codes, levels."""
-    network, frontend = case.network(), case.make()
-    if frontend.suffixes:
-        raise NotApplicable("what is quantized in a file is no module of torch")
+    network = case.network()
     names = dict(network.named_modules())
-    found = frontend.quantizers(network)
+    found = case.make().quantizers(network)
     do = "return one QuantizedWeights or QuantizedActivation for each quantizer"
     expect(bool(found), "at least one quantizer in its own network", "none", do)
     for each in found:
@@ -154,9 +152,10 @@ def follows(case: FrontendCase) -> None:
 def activations(case: FrontendCase) -> None:
     """A function in the place of an activation's own is what the network computes with."""
     network, x = case.network(), case.images()
-    found = [each for each in case.make().quantizers(network) if isinstance(each, QuantizedActivation)]
+    activations = [each for each in case.make().quantizers(network) if isinstance(each, QuantizedActivation)]
+    found = [each for each in activations if each.at is not None]
     if not found:
-        raise NotApplicable("the network has no quantized activations")
+        raise NotApplicable("the network has no quantized activations, or all are within its kernels")
     with torch.no_grad():
         before = logits_of(network(x))
         with found[0].replaced_by(torch.zeros_like):

@@ -28,7 +28,7 @@ from qadv.estimators.attacked import gradients_of
 from qadv.estimators.checks import check_images, check_labels
 from qadv.estimators.fingerprint import fingerprint
 from qadv.estimators.protocol import Classifier
-from qadv.frontends.find import quantized_activations
+from qadv.frontends.find import files, quantized_activations
 from qadv.modes import evaluation_mode
 from qadv.random_states import seeded
 from qadv.strengths import check_eps
@@ -167,6 +167,7 @@ def audit(
                     norm=norm,
                     pair=pair,
                     pixels=pixels,
+                    files=files(classifier.model),
                 )
             )
             if not worst.robust.any():

@@ -1,6 +1,7 @@
 """What an ONNX file says, read without executing anything; files that would do more than compute are refused."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import prod
@@ -182,7 +183,7 @@ def graph_of(model: Any, content: bytes, output: str | None, name: str) -> Graph
         sizes = [dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim]
         if prod(sizes) > _LARGEST_VALUE:
             raise FileFormatError(f"{name} would compute a tensor of sizes {sizes} ({value.name!r}), too large to run")
-    nodes = []
+    nodes, counts = [], Counter(node.name for node in graph.node)
     for index, node in enumerate(graph.node):
         attributes = {each.name: _attribute(onnx, each) for each in node.attribute}
         if node.op_type == "Constant":
@@ -193,7 +194,7 @@ def graph_of(model: Any, content: bytes, output: str | None, name: str) -> Graph
             continue
         if node.op_type == "Identity" and node.input[0] in types:
             types[node.output[0]] = types[node.input[0]]
-        label = node.name or f"{node.op_type}_{index}"
+        label = node.name if counts[node.name] == 1 and node.name else f"{node.op_type}_{index}"
         nodes.append(Node(node.op_type, label, tuple(node.input), tuple(node.output), attributes))
     tensor = inputs[0].type.tensor_type
     if not tensor.HasField("shape") or len(tensor.shape.dim) < 2:
@@ -228,8 +229,8 @@ def check_graph(graph: Graph) -> None:
     """Refuses loops, scales that are no positive numbers, and weights that are not finite."""
     known = {"", graph.input, *graph.constants}
     for node in graph.nodes:
-        if unknown := [name for name in node.inputs if name not in known] + [n for n in node.outputs if n in known - {""}]:
-            raise FileFormatError(f"{graph.name}: {node.name} reads {unknown[0]!r} before it is there, or computes it anew")
+        if wrong := sorted({*node.inputs} - known | ({*node.outputs} & known) - {""}):
+            raise FileFormatError(f"{graph.name}: {node.name} reads {wrong[0]!r} too early, or computes it once more")
         known.update(node.outputs)
     for node in graph.nodes:
         for index in _SCALES.get(node.kind, ()):

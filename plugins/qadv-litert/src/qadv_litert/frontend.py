@@ -1,12 +1,11 @@
 """The front end of `.tflite` files."""
 
-from qadv_litert.reader import read_graph
-from qadv_litert.runtime import LiteRT
-from qadv_litert.writer import tflite_of
-
 from qadv.frontends.onnx.frontend import OnnxFrontend
 from qadv.frontends.onnx.graph import Graph
 from qadv.frontends.onnx.network import FileNetwork
+from qadv_litert.reader import read_graph
+from qadv_litert.runtime import LiteRT
+from qadv_litert.writer import tflite_of
 
 
 class LiteRTNetwork(FileNetwork):

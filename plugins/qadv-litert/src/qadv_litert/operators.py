@@ -30,9 +30,10 @@ def _bias(r: Any, op: Any) -> list[str]:
 def _convolution(depthwise: bool) -> Translation:
     def translate(r: Any, op: Any, o: Any) -> None:
         channels, weights = r.shape(op.inputs[0])[3], r.shape(op.inputs[1])
-        w = r.node("Transpose", r.real(op.inputs[1]), perm=[3, 0, 1, 2] if depthwise else _CHANNELS_FIRST)
         y = r.node(
-            "Conv", _channels_first(r, r.real(op.inputs[0])), w, *_bias(r, op), **_window(o),
+            "Conv", _channels_first(r, r.real(op.inputs[0])),
+            r.node("Transpose", r.real(op.inputs[1]), perm=[3, 0, 1, 2] if depthwise else _CHANNELS_FIRST),
+            *_bias(r, op), **_window(o),
             dilations=[o.dilationHFactor, o.dilationWFactor], kernel_shape=weights[1:3],
             group=channels if depthwise else channels // weights[3],
         )  # fmt: skip

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from qadv_litert.operators import OPERATORS
-from qadv_litert.schema import DTYPES, LARGEST_VALUE, names, schema
 
 from qadv.errors import FileFormatError, InvalidInputError, UnsupportedModelError, some
 from qadv.files import check_is_file
 from qadv.frontends.onnx.graph import LARGEST_FILE, Graph, Node, check_graph
+from qadv_litert.operators import OPERATORS
+from qadv_litert.schema import DTYPES, LARGEST_VALUE, names, schema
 
 _CODES = {"INT8": (-128, 127), "UINT8": (0, 255), "INT16": (-(2**15), 2**15 - 1)}
 _INPUTS = {"FLOAT32": "FLOAT", "FLOAT64": "DOUBLE"}
@@ -63,11 +63,13 @@ class _Reader:
         self.constants: dict[str, NDArray[Any]] = {}
         self.types: dict[str, str] = {}
         self.values: dict[int, str] = {}  # names of the tensors' real numbers
-        self.label = ""
+        self.label, self.labels = "", {""}  # of the layer that is read; what nodes are called, each by itself
         for tensor in self.tensors:
             sizes = [] if tensor.shape is None else list(tensor.shape)
             if any(size < 0 for size in sizes) or prod(sizes) > LARGEST_VALUE:
-                raise FileFormatError(f"{name} has a tensor of sizes {sizes} ({_text(tensor.name)!r}), too large to run")
+                raise FileFormatError(
+                    f"{name} has a tensor of sizes {sizes} ({_text(tensor.name)!r}), too large to run"
+                )
 
     def graph(self, output: str | None) -> Graph:
         kinds = [self._kind(operator) for operator in self.main.operators]
@@ -208,8 +210,11 @@ class _Reader:
 
     def node(self, kind: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
         """Adds an operator; returns the name of what it gives."""
-        output = output or f"value {len(self.nodes)}"
-        self.nodes.append(Node(kind, self.label, inputs, (output,), attributes))
+        output, label = output or f"value {len(self.nodes)}", self.label
+        if label in self.labels or kind not in ("Conv", "Gemm", "MatMul"):
+            label += f" {kind} {len(self.nodes)}"
+        self.labels.add(label)
+        self.nodes.append(Node(kind, label, inputs, (output,), attributes))
         return output
 
     def real(self, i: int) -> str:

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from qadv_litert.schema import schema
 
 from qadv.errors import FileFormatError
+from qadv_litert.schema import schema
 
 
 class LiteRT:

@@ -10,17 +10,17 @@ import flatbuffers
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from qadv_litert.schema import schema
 
 from qadv.errors import UnsupportedModelError, some
 from qadv.frontends.onnx.graph import Graph, Node
 from qadv.frontends.onnx.twin import Twin
+from qadv_litert.schema import schema
 
 _FIRST_TO_LAST, _LAST_TO_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 _ELEMENTWISE = {"Add": "ADD", "Sub": "SUB", "Mul": "MUL", "Div": "DIV"}
 _OF_ONE = {"Relu": "RELU", "Sigmoid": "LOGISTIC", "Tanh": "TANH", "HardSwish": "HARD_SWISH"}
-_VERSIONS = {"CONV_2D": 3, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 12, "ADD": 2, "SUB": 2, "MUL": 2, "MEAN": 2, "PAD": 2,
-             "MAX_POOL_2D": 2, "AVERAGE_POOL_2D": 2, "MAXIMUM": 2, "QUANTIZE": 2, "DEQUANTIZE": 2, "TRANSPOSE": 2,
+_VERSIONS = {"CONV_2D": 3, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 12, "ADD": 2, "SUB": 2, "MUL": 2, "MEAN": 2,
+             "PAD": 2, "MAX_POOL_2D": 2, "AVERAGE_POOL_2D": 2, "MAXIMUM": 2, "QUANTIZE": 2, "DEQUANTIZE": 2, "TRANSPOSE": 2,
              "STRIDED_SLICE": 2, "CONCATENATION": 2}  # fmt: skip
 Array = NDArray[Any]
 
@@ -196,8 +196,11 @@ class _Writer:
         self.main.operators.append(operator)
         return output
 
-    def _activated(self, name: str, grid: _Grid, code: str, inputs: Sequence[_Value], options: str, **given: Any) -> None:
+    def _activated(
+        self, rounded: tuple[str, _Grid], code: str, inputs: Sequence[_Value], options: str, **given: Any
+    ) -> None:
         """Adds an operator whose codes are cut off below, by itself where that is a ReLU."""
+        name, grid = rounded
         cut = grid.first > -127  # of 255 levels there is one more at the lower end
         relu = cut and grid.first == grid.zero
         given["fusedActivationFunction"] = int(relu)
@@ -239,10 +242,10 @@ class _Writer:
         """A convolution or linear layer, in integers where its input and output are codes."""
         output, source = node.outputs[0], self.values[node.inputs[0]]
         is_conv, bias_name = node.kind == "Conv", node.inputs[2] if len(node.inputs) > 2 else ""
-        if node.kind == "MatMul" and (behind := self._only_consumer(output)) is not None and behind.kind == "Add":
-            if constant := [name for name in behind.inputs if name in self.constants]:
-                (bias_name,), output = constant, behind.outputs[0]
-                self.done.add(behind.name)
+        behind = self._only_consumer(output) if node.kind == "MatMul" else None
+        if behind is not None and behind.kind == "Add" and behind.inputs[1] in self.constants:
+            bias_name, output = behind.inputs[1], behind.outputs[0]
+            self.done.add(behind.name)
         rounded = self._rounded(output) if source.grid is not None else None
         weight, turned = self.constants[node.inputs[1]], node.kind == "MatMul" or not node.attributes.get("transB", 0)
         weight = weight.T if not is_conv and turned else weight
@@ -273,7 +276,7 @@ class _Writer:
             options |= {"depthMultiplier": weight.shape[3] // source.shape[3]} if depthwise else {}
         inputs = [source, self._constant(weight, scales[0]), self._constant(bias, scales[1])]
         if rounded is not None:
-            self._activated(*rounded, code, inputs, name, **options)
+            self._activated(rounded, code, inputs, name, **options)
         else:
             self.values[output] = self._operator(code, inputs, self._shape(output), None, name, **options)
 
@@ -346,7 +349,7 @@ class _Writer:
         rounded = self._rounded(output) if in_codes and node.kind != "Div" else None
         options = f"{code.capitalize()}Options"
         if rounded is not None:
-            self._activated(*rounded, code, [self.values[name] for name in node.inputs], options)
+            self._activated(rounded, code, [self.values[name] for name in node.inputs], options)
         else:
             inputs = [self._as_float(name) for name in node.inputs]
             self.values[output] = self._operator(code, inputs, self._shape(output), None, options)
@@ -410,7 +413,7 @@ class _Writer:
         begin, end, stride = [0] * rank, list(value.shape), [1] * rank
         for i, axis in enumerate(axes):
             place = _FIRST_TO_LAST.index(axis % 4) if rank == 4 else axis % rank
-            begin[place], end[place], stride[place] = *slice(starts[i], ends[i]).indices(value.shape[place])[:2], steps[i]
+            begin[place], end[place], stride[place] = slice(starts[i], ends[i], steps[i]).indices(value.shape[place])
         if min(stride) < 1:
             raise UnsupportedModelError(f"steps backwards ({node.name}) are not written to .tflite files")
         parts = [self._constant(np.array(each, np.int32)) for each in (begin, end, stride)]
@@ -423,7 +426,7 @@ class _Writer:
         given = self.constants[node.inputs[2]] if len(node.inputs) > 2 and node.inputs[2] else np.zeros(())
         zero = 0 if value.grid is None else value.grid.zero + 128
         if node.attributes.get("mode", "constant") != "constant" or given.item() != zero or len(node.inputs) > 3:
-            raise UnsupportedModelError(f"padding by something else than 0 ({node.name}) is not written to .tflite files")
+            raise UnsupportedModelError(f"padding but by 0 ({node.name}) is not written to .tflite files")
         amounts = [amounts[axis] for axis in _FIRST_TO_LAST] if len(amounts) == 4 else amounts
         self.values[node.outputs[0]] = self._padded(value, amounts)
 

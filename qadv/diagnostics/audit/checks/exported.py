@@ -12,9 +12,8 @@ from qadv.deployment.export import export
 from qadv.diagnostics.audit.case import AuditCase
 from qadv.diagnostics.audit.result import Finding, Grade
 from qadv.errors import QadvError
-from qadv.frontends.find import quantizers
+from qadv.frontends.find import files, quantizers
 from qadv.frontends.onnx.runtime import import_onnxruntime
-from qadv.modes import held_network
 
 
 class ExportedModel:
@@ -26,7 +25,7 @@ class ExportedModel:
 
     def examine(self, case: AuditCase) -> Finding:
         classifier = case.target.classifier
-        if hasattr(held_network(classifier.model), "file_layers"):
+        if files(classifier.model):
             return Finding.none("the network is a file: what was examined is what ships")
         if not quantizers(classifier.model):
             return Finding.none("the network is not quantized")
