@@ -1,5 +1,6 @@
 """How a file takes its images: where their channels are, in which numbers, and how many at a time."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -13,7 +14,8 @@ from qadv.errors import InvalidInputError, UnsupportedModelError
 from qadv.frontends.onnx.graph import Graph
 from qadv.frontends.onnx.operators import StraightThrough
 
-_INTEGERS: dict[str, tuple[int, int, type]] = {"UINT8": (0, 255, np.uint8), "INT8": (-128, 127, np.int8)}
+_INTEGERS: dict[str, tuple[int, int, type]] = {"UINT8": (0, 255, np.uint8), "INT8": (-128, 127, np.int8),
+                                               "INT16": (-(2**15), 2**15 - 1, np.int16)}  # fmt: skip
 _FLOATS: dict[str, type] = {"FLOAT": np.float32, "FLOAT16": np.float16, "DOUBLE": np.float64}
 
 
@@ -52,6 +54,12 @@ class Layout:
         if graph.input_ends is not None:
             low, width = graph.input_ends[0], graph.input_ends[1] - graph.input_ends[0]
         return cls(shape, order, sizes, graph.input_type, low, width)
+
+    @property
+    def step(self) -> float:
+        """Distance of the numbers of two neighbouring integers, 0 for a file that takes floats."""
+        low, high, _ = _INTEGERS.get(self.kind, (0, math.inf, int))
+        return self.width / (high - low)
 
     @property
     def takes_integers(self) -> bool:

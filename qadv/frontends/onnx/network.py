@@ -23,7 +23,7 @@ from qadv.frontends.twins import TwinForm
 
 _LEAST_PROBABILITY = 1e-30
 _NB_DRAWN = 8
-_USUAL_PIXELS = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0), (-128.0, 127.0))
+_PIXELS = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0), (-128.0, 127.0))
 
 
 class FileTwin(nn.Module):
@@ -156,26 +156,25 @@ class FileNetwork(nn.Module):
         return self._layout.takes_integers and self._ends is None
 
     def preprocessing(self) -> tuple[float, float]:
-        """Returns the (mean, std) that make of pixels what the file takes: of a file whose bytes are all the pixels.
+        """Returns the (mean, std) that make of pixels what the file takes, where its codes are all pixels there are.
 
         Raises:
-            InvalidInputError: the file says what its integers stand for, and that is no usual range of pixels.
+            InvalidInputError: the file says what its codes stand for, and that may be another range of pixels.
         """
         if self._ends is None or not self._layout.takes_integers:
             return 0.0, 1.0
-        (low, high), (first, last) = self._pixels, self._ends
-        step = (last - first) / 255
-
-        def are(ends: tuple[float, float]) -> bool:
-            return max(abs(first - ends[0]), abs(last - ends[1])) <= 1.01 * step
-
-        if not any(map(are, (self._pixels, *_USUAL_PIXELS))):
+        (low, high), (first, last), step = self._pixels, self._ends, 1.01 * self._layout.step
+        if max(abs(first - low), abs(last - high)) <= step:
+            return 0.0, 1.0
+        # codes with a sign are often symmetric: from -1 to 1 may be for pixels from 0 to 1
+        usual = _PIXELS if self._layout.kind == "UINT8" else [ends for ends in _PIXELS if ends[0] == 0]
+        if not any(max(abs(first - ends[0]), abs(last - ends[1])) <= step for ends in usual):
             raise InvalidInputError(
                 f"{self.file} takes numbers from {first:.4g} to {last:.4g} as codes; say how pixels become these: "
-                "preprocessing=(mean, std)"
+                "preprocessing=(mean, std), which are 0 and 1 for pixels that are these numbers"
             )
         std = (high - low) / (last - first)
-        return (0.0, 1.0) if are(self._pixels) else (low - first * std, std)
+        return low - first * std, std
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, *input_shape) → (N, classes), the runtime's own answers."""

@@ -138,8 +138,12 @@ class _Reader:
         if ("FLOAT32", True) in pairs:
             return "dynamic range: weights in codes, inputs rounded as they come"
         integer = [kind for kind, quantized in pairs if quantized]
+        stored = any(
+            kind == "DEQUANTIZE" and self.is_constant(operator.inputs[0])
+            for operator, kind in zip(self.main.operators, kinds, strict=True)
+        )
         if not integer:
-            return "not quantized at all"
+            return "weights of fewer bits, computed in floats" if stored else "not quantized at all"
         return f"{' and '.join(sorted(integer)).lower()} kernels" + (", some layers float" if len(pairs) > 1 else "")
 
     def type(self, i: int) -> str:

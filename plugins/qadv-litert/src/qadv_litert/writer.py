@@ -20,8 +20,8 @@ _FIRST_TO_LAST, _LAST_TO_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 _ELEMENTWISE = {"Add": "ADD", "Sub": "SUB", "Mul": "MUL", "Div": "DIV"}
 _OF_ONE = {"Relu": "RELU", "Sigmoid": "LOGISTIC", "Tanh": "TANH", "HardSwish": "HARD_SWISH"}
 _VERSIONS = {"CONV_2D": 3, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 12, "ADD": 2, "SUB": 2, "MUL": 2, "MEAN": 2,
-             "PAD": 2, "MAX_POOL_2D": 2, "AVERAGE_POOL_2D": 2, "MAXIMUM": 2, "QUANTIZE": 2, "DEQUANTIZE": 2, "TRANSPOSE": 2,
-             "STRIDED_SLICE": 2, "CONCATENATION": 2}  # fmt: skip
+             "PAD": 2, "PADV2": 2, "MAX_POOL_2D": 2, "MAXIMUM": 2, "QUANTIZE": 2, "DEQUANTIZE": 2, "TRANSPOSE": 2,
+             "STRIDED_SLICE": 2}  # fmt: skip
 Array = NDArray[Any]
 
 
@@ -96,6 +96,8 @@ class _Writer:
         for node in self.nodes:
             if node.name not in self.done:
                 getattr(self, f"_write_{_WRITTEN_BY[node.kind]}")(node)
+        for name, value in self.values.items():
+            self.main.tensors[value.index].name = name
         logits = self._as_float(self.graph.output)
         self.main.tensors[logits.index].name = "logits"
         self.main.outputs = [logits.index]
@@ -226,7 +228,7 @@ class _Writer:
             given = _Grid(grid.scale, grid.zero + 128)
             value = self._tensor(self._shape(name), "UINT8", given)
             self.values[name] = self._operator("QUANTIZE", [value], value.shape, grid, "QuantizeOptions")
-        self.main.inputs, self.main.tensors[value.index].name = [value.index], "images"
+        self.main.inputs = [value.index]
 
     def _write_rounding(self, node: Node) -> None:
         (name, grid), source = self._cut_off(node), self.values[node.inputs[0]]
