@@ -172,7 +172,11 @@ class _Writer:
         self.main.tensors.append(tensor)
         return _Value(index, tuple(shape), grid)
 
-    def _constant(self, array: Array, scales: Any = None) -> _Value:
+    def _constant(self, array: Array, scales: Any = None, packed: bool = False) -> _Value:
+        if packed:  # two codes in a byte
+            codes = np.append(array, np.int8(0))[: array.size + array.size % 2].reshape(-1, 2)
+            data = (codes[:, 0] & 15) | (codes[:, 1] << 4)
+            return self._tensor(array.shape, "INT4", data=data, scales=scales)
         kind = {"float32": "FLOAT32", "int8": "INT8", "int32": "INT32"}[array.dtype.name]
         return self._tensor(array.shape, kind, data=array, scales=scales)
 
@@ -253,9 +257,11 @@ class _Writer:
         weight = weight.T if not is_conv and turned else weight
         bias = self.constants[bias_name].reshape(-1) if bias_name else np.zeros(len(weight), np.float32)
         depthwise = is_conv and node.attributes.get("group", 1) > 1 and weight.shape[1] == 1
-        scale = None
+        scale, packed = None, False
         if rounded is not None and source.grid is not None:
             coder = self.producers[node.inputs[1]]
+            cast = self.producers.get(coder.inputs[0])
+            packed = cast is not None and self.graph.types.get(cast.inputs[0]) == "INT4"
             scale = np.broadcast_to(self.constants[coder.inputs[1]].astype(np.float32), (len(weight),))
             weight = np.round(weight / scale.reshape((-1,) + (1,) * (weight.ndim - 1))).astype(np.int8)
             bias_scale = np.float32(source.grid.scale) * scale
@@ -276,7 +282,7 @@ class _Writer:
             height, width = node.attributes.get("dilations") or (1, 1)
             options |= {"dilationHFactor": height, "dilationWFactor": width}
             options |= {"depthMultiplier": weight.shape[3] // source.shape[3]} if depthwise else {}
-        inputs = [source, self._constant(weight, scales[0]), self._constant(bias, scales[1])]
+        inputs = [source, self._constant(weight, scales[0], packed), self._constant(bias, scales[1])]
         if rounded is not None:
             self._activated(rounded, code, inputs, name, **options)
         else:
