@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import flatbuffers
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -101,7 +100,9 @@ class _Writer:
         logits = self._as_float(self.graph.output)
         self.main.tensors[logits.index].name = "logits"
         self.main.outputs = [logits.index]
-        builder = flatbuffers.Builder(0)
+        from flatbuffers import Builder  # comes with LiteRT
+
+        builder = Builder(0)
         builder.Finish(self.model.Pack(builder), file_identifier=b"TFL3")
         return bytes(builder.Output())
 
