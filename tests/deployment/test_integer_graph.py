@@ -16,6 +16,11 @@ from qadv.deployment import export  # noqa: E402
 from qadv.deployment.agreement import OnnxNetwork, agreement  # noqa: E402
 from qadv.deployment.integer_graph import IntegerOptions, integer_graph  # noqa: E402
 from qadv.deployment.onnx_graph import onnx_graph  # noqa: E402
+from qadv.diagnostics.audit.case import AuditCase  # noqa: E402
+from qadv.diagnostics.audit.checks.exported import ExportedModel  # noqa: E402
+from qadv.diagnostics.audit.result import Verdict  # noqa: E402
+from qadv.diagnostics.audit.settings import FEW_STEPS  # noqa: E402
+from qadv.diagnostics.audit.target import Target  # noqa: E402
 from qadv.errors import InvalidInputError  # noqa: E402
 from qadv.frontends.onnx.graph import graph_of  # noqa: E402
 from qadv.frontends.onnx.runtime import Runtime  # noqa: E402
@@ -304,6 +309,22 @@ def test_standardisation_is_part_of_the_first_layer_where_that_is_exact(network,
         assert np.abs(found - expected).mean() < 0.05 * np.abs(expected - expected.mean(0)).mean()
     with pytest.raises(InvalidInputError, match="none is 0"):
         integer_graph(graph, (-1.0, 1.0), X[:64], IntegerOptions(takes_bytes=True))
+
+
+def test_an_audit_of_a_file_compares_it_with_the_simulation(exported, tmp_path):
+    _, classifier, graph = exported
+    (tmp_path / "net.onnx").write_bytes(integer_graph(graph, (0.0, 1.0), X[:64]))
+    file = qadv.QuantizedClassifier.from_file(tmp_path / "net.onnx")
+    x, y = X[:60], classifier.predict(X[:60]).argmax(1)
+    case = {"settings": FEW_STEPS, "eps": 2 / 255}
+    found = ExportedModel().examine(AuditCase(Target(file, 64), x, y, simulation=classifier, **case))
+    pair = agreement(classifier, tmp_path / "net.onnx", x, y, 2 / 255)
+    assert found.values["agreement"] == [each.to_dict() for each in pair]
+    most = max(60 - round(60 * each.same_class) for each in pair)
+    assert found.verdict == (Verdict.PASSED if most <= 1 else Verdict.FAILED)
+    assert "what ships" in ExportedModel().examine(AuditCase(Target(file, 64), x, y, **case)).figure
+    with pytest.raises(InvalidInputError, match="simulation: the audited network is one"):
+        qadv.audit(classifier, x, y, simulation=file, verbose=False)
 
 
 def test_what_cannot_be_read_is_written_as_it_is(exported, tmp_path, monkeypatch):
