@@ -47,6 +47,7 @@ def run_audit(options: AuditOptions) -> bool:
         pair=options.pair,
         pixels=options.pixels,
         float_parent=None if options.float_parent is None else _load(options.float_parent),
+        simulation=None if options.simulation is None else _load(options.simulation),
         others={path.name: _load(path) for path in options.other or ()},
         thorough=options.thorough,
         seed=options.seed,

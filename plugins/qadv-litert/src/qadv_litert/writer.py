@@ -223,15 +223,13 @@ class _Writer:
     # operators
 
     def _write_input(self) -> None:
-        name, node = self.graph.input, self.consumers.get(self.graph.input)
+        name = self.graph.input
         self.shapes[name] = tuple(size or 1 for size in (1, *self.graph.input_shape[1:]))
         if self.graph.input_type == "FLOAT":
             value = self.values[name] = self._tensor(self._shape(name), "FLOAT32")
         else:
-            assert node is not None
-            grid = self._grid(node)
-            given = _Grid(grid.scale, grid.zero + 128)
-            value = self._tensor(self._shape(name), "UINT8", given)
+            grid = self._grid(next(node for node in self.nodes if node.kind == "DequantizeLinear"))
+            value = self._tensor(self._shape(name), "UINT8", _Grid(grid.scale, grid.zero + 128))
             self.values[name] = self._operator("QUANTIZE", [value], value.shape, grid, "QuantizeOptions")
         self.main.inputs = [value.index]
 
