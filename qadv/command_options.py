@@ -17,7 +17,9 @@ class ExportOptions:
     """Write a quantized network as packed weights or as an ONNX graph, and measure the result."""
 
     model: Model
-    to: Annotated[str, typer.Option(help="packed, onnx (integer kernels) or qcdq (as simulated)")] = "packed"
+    to: Annotated[
+        str, typer.Option(help="packed, onnx (integer kernels), qcdq (as simulated), or a plugin's, as litert")
+    ] = "packed"
     out: Annotated[Path | None, typer.Option(help="the file to write; next to MODEL without it")] = None
     dataset: Annotated[str | None, typer.Option(help="test images on which an ONNX graph is compared")] = None
     data_dir: DataDir = None

@@ -64,8 +64,8 @@ class _Reader:
         self.types: dict[str, str] = {}
         self.values: dict[int, str] = {}  # names of the tensors' real numbers
         self.label, self.labels = "", {""}  # of the layer that is read; what nodes are called, each by itself
-        for tensor in self.tensors:
-            sizes = [] if tensor.shape is None else list(tensor.shape)
+        for i, tensor in enumerate(self.tensors):
+            sizes = self.shape(i)
             if any(size < 0 for size in sizes) or prod(sizes) > LARGEST_VALUE:
                 raise FileFormatError(
                     f"{name} has a tensor of sizes {sizes} ({_text(tensor.name)!r}), too large to run"
@@ -189,8 +189,10 @@ class _Reader:
 
     def _unknown(self, word: str, operator: Any) -> None:
         given = tuple(self.values[i] for i in operator.inputs if i in self.values)
-        self.values |= {i: f"tensor {i}" for i in operator.outputs}
-        self.nodes.append(Node(word, self.label, given, tuple(f"tensor {i}" for i in operator.outputs), {}))
+        found = tuple(f"unread {i}" for i in operator.outputs)
+        self.nodes.append(Node(word, self.label, given, found, {}))
+        for i, name in zip(operator.outputs, found, strict=True):
+            self.rounded(i, name)
 
     def _input(self, i: int) -> str:
         grid = self.grid(i)
