@@ -121,8 +121,8 @@ def export(
     if to == "packed":
         sizes = _packed(classifier, target)
     else:
-        content = onnx_graph(classifier)
-        write_atomically(target, _in_integers(classifier, content, images, options) if to == "onnx" else content)
+        content = in_integers(classifier, images, options) if to == "onnx" else onnx_graph(classifier)
+        write_atomically(target, content)
     return Exported(target, target.stat().st_size, _float_bytes(classifier.model), weights, **sizes)
 
 
@@ -144,9 +144,9 @@ def _packed(classifier: QuantizedClassifier, path: Path) -> dict[str, int]:
     return {"code_bytes": codes, "scale_bytes": scales}
 
 
-def _in_integers(
-    classifier: QuantizedClassifier, content: bytes, images: NDArray[Any] | None, options: IntegerOptions
-) -> bytes:
+def in_integers(classifier: QuantizedClassifier, images: NDArray[Any] | None, options: IntegerOptions) -> bytes:
+    """Returns what `export(..., to="onnx")` writes."""
+    content = onnx_graph(classifier)
     from onnx import load_model_from_string
 
     pixels = (0.0, 1.0) if classifier.clip_values is None else limits(classifier.clip_values)
