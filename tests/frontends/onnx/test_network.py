@@ -23,6 +23,7 @@ from qadv.diagnostics.audit.checks.exported import ExportedModel  # noqa: E402
 from qadv.errors import FileFormatError, InvalidInputError, UnsupportedModelError  # noqa: E402
 from qadv.estimators.storage import read_header  # noqa: E402
 from qadv.evaluation import attack_classifier  # noqa: E402
+from qadv.frontends.find import files as network_files  # noqa: E402
 from qadv.frontends.find import quantized_weights  # noqa: E402
 from qadv.frontends.onnx.network import FileNetwork  # noqa: E402
 from qadv.frontends.other_backward import SURROGATES, clipped, other_backward  # noqa: E402
@@ -167,6 +168,7 @@ def test_files_are_members_modules_and_asked_in_common_batches(classifier, files
     assert [row.name.split(".")[-1] for row in rows] == [*FLOAT, *(f"{name}_quant" for name in FLOAT)]
     assert len({row.name for row in rows}) == 6
     assert sum(row.share for row in rows) == pytest.approx(1)
+    assert list(network_files(both.model)) == ["member0/qdq.onnx", "member1/qoperator.onnx"]
     module = qadv.as_module(classifier)
     np.testing.assert_array_equal(module(torch.from_numpy(X)).detach().numpy(), classifier.predict(X))
     attack = ProjectedGradientDescent(classifier, eps=0.1, eps_step=0.05, max_iter=3, verbose=False)
