@@ -12,7 +12,7 @@ from qadv.checks import check_whole
 from qadv.command_options import ExportOptions
 from qadv.deployment.agreement import agreement
 from qadv.deployment.export import Exported, export
-from qadv.errors import InvalidInputError
+from qadv.errors import InvalidInputError, UnsupportedModelError
 from qadv.estimators.classifier import QuantizedClassifier
 from qadv.estimators.protocol import Classifier
 from qadv.estimators.storage import read_header
@@ -51,14 +51,15 @@ def run_export(options: ExportOptions) -> None:
     if compares:  # what could fail fails before the file is written
         import_onnxruntime()
         source, x, y, for_ranges = _images(classifier, options)
-    more = {name: getattr(options, name) for name in ("float_ends", "packed_weights", "reduce_range")}
+    more = {name: getattr(options, name) for name in ("float_ends", "packed_weights", "reduce_range", "pixels")}
     if options.to == "onnx":
         more["images"] = for_ranges
     result = export(classifier, out, options.to, **more)
     report: dict[str, Any] = {"export": result.to_dict()}
     if compares:
         report["images"] = source
-        pair = agreement(classifier, result.path, x, y, eps, as_written=options.to == "qcdq")
+        deployed = _deployed(classifier, out) if options.to == "onnx" else None
+        pair = agreement(classifier, out, x, y, eps, as_written=options.to == "qcdq", deployed=deployed)
         report["agreement"] = [each.to_dict() for each in pair]
     if options.as_json:
         print(json.dumps(report, indent=1))
@@ -95,6 +96,15 @@ def _images(classifier: Classifier, options: ExportOptions) -> tuple[str, Any, A
     return name, to_range(x, classifier.clip_values), y, for_ranges
 
 
+def _deployed(classifier: Classifier, path: Path) -> Classifier | None:
+    try:
+        return QuantizedClassifier.from_file(
+            path, classifier.input_shape, clip_values=classifier.clip_values, deploy=True
+        )
+    except UnsupportedModelError:  # of which the export has warned
+        return None
+
+
 def _print_sizes(result: Exported) -> None:
     console = Console()
     console.print(f"Wrote {result.path}", soft_wrap=True)
@@ -107,14 +117,25 @@ def _print_sizes(result: Exported) -> None:
     for name, small, full in rows:
         table.add_row(name, f"{small:,}", f"{full:,}", f"1/{full / small:.2f}")
     console.print(table)
+    if result.runtime:
+        kernels = ", ".join(f"{name} {count}" for name, count in result.kernels.items())
+        console.print(f"{result.runtime}; kernels: {kernels}", highlight=False)
+        if result.standardisation:
+            console.print(f"Standardisation is a step of its own, {result.standardisation:.1%} of an image's time")
 
 
 def _print_agreement(report: dict[str, Any]) -> None:
+    def shown(share: float | None) -> str:
+        return "–" if share is None else f"{100 * share:.2f} %"
+
     table = Table("images", "same class", "logits differ by", "accuracy", "of ONNX")
     for row in report["agreement"]:
-        accuracies = [row["classifier_accuracy"], row["onnx_accuracy"]]
-        shown = ["–" if a is None else f"{100 * a:.2f} %" for a in accuracies]
-        table.add_row(row["images"], f"{100 * row['same_class']:.2f} %", f"{row['largest_difference']:.3g}", *shown)
+        accuracies = (shown(row[name]) for name in ("classifier_accuracy", "onnx_accuracy"))
+        table.add_row(row["images"], shown(row["same_class"]), f"{row['largest_difference']:.3g}", *accuracies)
+        if row["deployed_same_class"] is not None:
+            table.add_row(
+                "… with deploy=True", shown(row["deployed_same_class"]), "", shown(row["deployed_accuracy"]), ""
+            )
     console = Console()
     console.print(table)
     console.print(f"Classifier against onnxruntime on {report['images']}.")

@@ -187,9 +187,12 @@ def from_file(
     images: Any,
     surrogate: nn.Module | None,
     output: str | None,
+    deploy: bool,
     arguments: dict[str, Any],
 ) -> C:
     """See `QuantizedClassifier.from_file`."""
+    if deploy and surrogate is not None:
+        raise InvalidInputError("deploy=True takes values and gradients from the file's twin; leave surrogate out")
     if (frontend := file_frontend(path)) is None:
         raise InvalidInputError(
             f"{os.fspath(path)}: no front end that is installed reads such files as networks (.onnx; .tflite with the "
@@ -220,7 +223,9 @@ def from_file(
         compared = np.concatenate([compared, images])
     form = classifier.model.twin_form
     form.compare(torch.split(torch.as_tensor(prepare(classifier, compared)[0], device=classifier.device), count))
-    return classifier
+    if not deploy:
+        return classifier
+    return cls(network.twin, input_shape=network.input_shape, nb_classes=classes, **settings)
 
 
 def _leaves_pixels(classifier: "QuantizedClassifier") -> bool:

@@ -52,6 +52,7 @@ def audit(
     float_parent: Classifier | None = None,
     others: Mapping[str, Classifier] | Iterable[Classifier] = (),
     adaptive: Any = None,
+    simulation: Classifier | None = None,
     thorough: bool = False,
     batch_size: int = 128,
     seed: int = 0,
@@ -83,6 +84,7 @@ def audit(
         others: further ART classifiers for check 7, as the same network at another bit width, by name or in order.
         adaptive: an ART evasion attack on this classifier that goes for the defense's own objective, or a function
             that makes one from a classifier, for check 10. It has to keep to the ball; what leaves is projected on it.
+        simulation: the network that an audited file was made from, as an ART classifier, for check 11.
         thorough: larger budgets: see `qadv.diagnostics.audit.settings`.
         batch_size: images in one pass.
         seed: decides everything random.
@@ -113,6 +115,10 @@ def audit(
         named = {"its float weights": own}
     sources = {name: Target(other, batch_size, name, targeted=pair is not None) for name, other in named.items()}
     check_classifiers({"the audited network": classifier, **named}, "float_parent and others")
+    if simulation is not None:
+        check_classifiers({"the audited network": classifier, "the simulation": simulation}, "simulation")
+        if not files(classifier.model):
+            raise InvalidInputError("simulation: the audited network is one; audit a file, from_file, beside it")
     for name, other in named.items():
         if fingerprint(other) == fingerprint(classifier):
             raise InvalidInputError(
@@ -151,6 +157,7 @@ def audit(
                     smaller=results[-1].worst_case if results else None,
                     pixels=pixels,
                     queries=queries,
+                    simulation=simulation,
                 )
                 checks = []
                 for check in numbered:
