@@ -136,10 +136,8 @@ def export(
     if to == "packed":
         more = _packed(classifier, target)
     else:
-        content = onnx_graph(classifier)
-        if to == "onnx":
-            content = _in_integers(classifier, content, images, options)
-            more = _kernels(content, classifier.input_shape)
+        content = in_integers(classifier, images, options) if to == "onnx" else onnx_graph(classifier)
+        more = _kernels(content, classifier.input_shape) if to == "onnx" else {}
         write_atomically(target, content)
     return Exported(target, target.stat().st_size, _float_bytes(classifier.model), weights, **more)
 
@@ -162,9 +160,9 @@ def _packed(classifier: QuantizedClassifier, path: Path) -> dict[str, int]:
     return {"code_bytes": codes, "scale_bytes": scales}
 
 
-def _in_integers(
-    classifier: QuantizedClassifier, content: bytes, images: NDArray[Any] | None, options: IntegerOptions
-) -> bytes:
+def in_integers(classifier: QuantizedClassifier, images: NDArray[Any] | None, options: IntegerOptions) -> bytes:
+    """Returns what `export(..., to="onnx")` writes."""
+    content = onnx_graph(classifier)  # says what lacks, if anything
     from onnx import load_model_from_string
 
     ends = classifier.clip_values or (0.0, 1.0)

@@ -98,6 +98,9 @@ def read_graph(path: str | os.PathLike[str], output: str | None = None) -> Graph
         raise FileFormatError(f"{name} is not a whole ONNX file ({size:,} bytes): {error}") from error
     if not model.graph.node:
         raise FileFormatError(f"{name} is not a whole ONNX file ({size:,} bytes): there is no graph in it")
+    texts = (each for n in _all_nodes(model) for each in (n.op_type, n.domain, n.name, *n.input, *n.output))
+    if any(isinstance(each, bytes) for each in texts):  # what protobuf makes of text that is no UTF-8
+        raise FileFormatError(f"{name} is not a whole ONNX file ({size:,} bytes): names in it are no text")
     local = {function.domain for function in model.functions}
     foreign = {f"{node.domain}.{node.op_type}" for node in _all_nodes(model) if node.domain not in {*_DOMAINS, *local}}
     if foreign:
@@ -107,15 +110,11 @@ def read_graph(path: str | os.PathLike[str], output: str | None = None) -> Graph
         )
     if _load_external(onnx, model, Path(path)):
         content = model.SerializeToString()
-    try:
-        if model.functions:
-            model = onnx.inliner.inline_local_functions(model)
-        model = onnx.shape_inference.infer_shapes(model, data_prop=True)
-        graph = graph_of(model, content, output, name)
-    except (FileFormatError, UnsupportedModelError, InvalidInputError):
-        raise
-    except Exception as error:
-        raise FileFormatError(f"{name} is damaged: {type(error).__name__}: {error}") from error
+    if model.functions:
+        model = onnx.inliner.inline_local_functions(model)
+    model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    graph = graph_of(model, content, output, name)
+    _check_names(graph)
     _check_numbers(graph, name)
     return graph
 
@@ -218,6 +217,16 @@ def _attribute(onnx: Any, attribute: Any) -> Any:
     if isinstance(value, onnx.TensorProto):
         return _array(onnx, value).copy()
     return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+
+def _check_names(graph: Graph) -> None:
+    """Refuses operators that take what nothing before them gives."""
+    known = {graph.input, "", *graph.constants}
+    for node in graph.nodes:
+        if missing := set(node.inputs) - known:
+            takes = f"{node.name} takes {some(sorted(missing))}"
+            raise FileFormatError(f"{graph.name} is damaged: {takes}, which nothing before gives")
+        known.update(node.outputs)
 
 
 def _check_numbers(graph: Graph, name: str) -> None:
