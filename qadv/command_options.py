@@ -51,6 +51,7 @@ class AuditOptions:
         tuple[int, int] | None, typer.Option(help="a class, and the one that its images are to be given")
     ] = None
     pixels: Annotated[str, typer.Option(help="uint8 counts adversarial images rounded to 8 bits, float any")] = "float"
+    engine: Annotated[str | None, typer.Option(help="onnxruntime answers attacks without gradients, faster")] = None
     float_parent: Annotated[Path | None, typer.Option(help="the float network it was made from, saved likewise")] = None
     simulation: Annotated[
         Path | None, typer.Option(help="the saved network that MODEL, an ONNX file, was made from; check 11 compares")

@@ -52,7 +52,11 @@ class Outcome:
         clean: NDArray[np.bool_] | None = None,
         batch_size: int = 128,
     ) -> Self:
-        """Classifies adversarial images, and the clean ones unless `clean` is known."""
+        """Classifies adversarial images, and the clean ones unless `clean` is known.
+
+        Where an engine answers queries (`qadv.accelerate`), the network itself says what they are.
+        """
+        classifier = getattr(classifier, "simulation", None) or classifier
         if clean is None:
             clean = predicted(classifier, x, batch_size) == labels
         classes = predicted(classifier, adversarial, batch_size)

@@ -137,13 +137,11 @@ def export(
     if to == "packed":
         more = _packed(classifier, target)
     else:
-        content = onnx_graph(classifier)
         if to in writers:
-            content = _in_integers(classifier, content, images, replace(options, all_codes=True))
-            content = writers[to].written(_graph(content))
-        elif to == "onnx":
-            content = _in_integers(classifier, content, images, options)
-            more = _kernels(content, classifier.input_shape)
+            content = writers[to].written(_graph(in_integers(classifier, images, replace(options, all_codes=True))))
+        else:
+            content = in_integers(classifier, images, options) if to == "onnx" else onnx_graph(classifier)
+        more = _kernels(content, classifier.input_shape) if to == "onnx" else {}
         write_atomically(target, content)
     return Exported(target, target.stat().st_size, _float_bytes(classifier.model), weights, **more)
 
@@ -166,9 +164,9 @@ def _packed(classifier: QuantizedClassifier, path: Path) -> dict[str, int]:
     return {"code_bytes": codes, "scale_bytes": scales}
 
 
-def _in_integers(
-    classifier: QuantizedClassifier, content: bytes, images: NDArray[Any] | None, options: IntegerOptions
-) -> bytes:
+def in_integers(classifier: QuantizedClassifier, images: NDArray[Any] | None, options: IntegerOptions) -> bytes:
+    """Returns what `export(..., to="onnx")` writes."""
+    content = onnx_graph(classifier)  # says what lacks, if anything
     ends = classifier.clip_values or (0.0, 1.0)
     pixels = limits(ends)
     if options.takes_bytes and any(np.ndim(end) for end in ends):

@@ -200,9 +200,15 @@ def from_file(
         )
     settings = {"loss": nn.CrossEntropyLoss(), "clip_values": (0.0, 1.0), **arguments}
     ends = (0.0, 1.0) if settings["clip_values"] is None else limits(settings["clip_values"])
-    network: Any = frontend.read(
-        path, input_shape=input_shape, clip_values=ends, output=output, has_twin=surrogate is None
-    )
+    try:
+        network: Any = frontend.read(
+            path, input_shape=input_shape, clip_values=ends, output=output, has_twin=surrogate is None
+        )
+    except (QadvError, ImportError):
+        raise
+    except Exception as error:  # a file may say anything
+        why = (str(error).splitlines() or [""])[0]
+        raise FileFormatError(f"{os.fspath(path)} is damaged: {type(error).__name__}: {why}") from error
     if "preprocessing" not in settings:
         settings["preprocessing"] = network.preprocessing()
     classes = network.nb_classes if nb_classes is None else nb_classes

@@ -141,7 +141,7 @@ class NetworkFrontend(ABC):
         """Returns all quantizers of this origin, in order of registration; the network stays as it is."""
 
     def files(self, network: nn.Module) -> dict[str, str]:
-        """Returns the files that compute in a network, by name, with their SHA-256: they are what ships."""
+        """Returns the files that compute in a network, by module and name, with their SHA-256: they are what ships."""
         return {}
 
     def objection(self, network: nn.Module) -> str:

@@ -178,7 +178,7 @@ def test_qadvs_own_file_is_attacked_like_any_other(exported, tmp_path):
     bits, classifier, graph = exported
     (tmp_path / "net.onnx").write_bytes(integer_graph(graph, (0.0, 1.0), X[:64]))
     file = qadv.QuantizedClassifier.from_file(tmp_path / "net.onnx", SHAPE, images=X)
-    assert file.network.agreement[1] > 0.98
+    assert file.network.joined.agreement > 0.98
     rows = qadv.summarize(file).layers
     assert [row.bits for row in rows] == [8] * 7
     assert {row.input_scheme for row in rows[1:-1]} >= {"uint8, 16 levels" if bits == 4 else "uint8"}

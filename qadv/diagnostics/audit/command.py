@@ -46,6 +46,7 @@ def run_audit(options: AuditOptions) -> bool:
         to_zero=options.to_zero,
         pair=options.pair,
         pixels=options.pixels,
+        engine=options.engine,
         float_parent=None if options.float_parent is None else _load(options.float_parent),
         simulation=None if options.simulation is None else _load(options.simulation),
         others={path.name: _load(path) for path in options.other or ()},

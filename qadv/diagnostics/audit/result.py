@@ -169,6 +169,7 @@ class AuditResult:
         norm: of the ball, infinity or 2.
         pair: a class, and the one that its images were to be given; `None` of all images, and any other class.
         files: the files whose own answers these are, by name, with their SHA-256; none of a network of torch.
+        queries: what answered attacks without gradients in the network's place, in words; `""` for the network itself.
         pixels: whether adversarial images count as floats or, "uint8", once rounded to 8 bits.
         smaller: the results in smaller balls, each larger than the one before; each has the cost of its own.
     """
@@ -191,6 +192,7 @@ class AuditResult:
     pair: tuple[int, int] | None = None
     pixels: str = "float"
     files: dict[str, str] = field(default_factory=dict)
+    queries: str = ""
     smaller: "tuple[AuditResult, ...]" = ()
 
     @property
@@ -263,6 +265,7 @@ class AuditResult:
             "pair": None if self.pair is None else list(self.pair),
             "pixels": self.pixels,
             "files": self.files,
+            "queries": self.queries,
             "samples": self.samples,
             "thorough": self.thorough,
             "seed": self.seed,

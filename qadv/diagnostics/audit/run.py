@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from qadv.checks import check_choice, check_flag, check_whole
+from qadv.deployment.accelerate import accelerate
 from qadv.diagnostics.attacking import check_classifiers
 from qadv.diagnostics.audit.case import AuditCase
 from qadv.diagnostics.audit.checks.answers_repeat import is_random
@@ -34,6 +35,8 @@ from qadv.random_states import seeded
 from qadv.strengths import check_eps
 from qadv.units import Length, Share, width
 
+_VERIFIED_ON = 256
+
 
 def audit(
     classifier: Classifier,
@@ -45,6 +48,7 @@ def audit(
     to_zero: bool = False,
     pair: tuple[int, int] | None = None,
     pixels: str = "float",
+    engine: str | None = None,
     float_parent: Classifier | None = None,
     others: Mapping[str, Classifier] | Iterable[Classifier] = (),
     adaptive: Any = None,
@@ -72,6 +76,8 @@ def audit(
             is what is given the second. `None` attacks all images, towards any other class.
         pixels: "uint8" counts only adversarial images that still are once rounded to the nearest 8-bit image inside
             the ball, 255 steps of `clip_values`; attacks go on past their first success then. "float" counts all.
+        engine: "onnxruntime" answers attacks without gradients, by `qadv.accelerate`, where the exported graph has the
+            classifier's class on 95 % of the images; what they find counts once the classifier itself confirms it.
         float_parent: the float network that the classifier was made from, as an ART classifier, for check 7. Where
             neither it nor one of `others` is given, and the classifier was quantized by qadv from a backbone's name,
             the float weights that it rounds take its place.
@@ -119,11 +125,13 @@ def audit(
                 f"{name}: it has the very weights of the audited network, so that nothing is transferred; give another "
                 "network, or leave it out"
             )
+    queries = None if engine is None else _queries(classifier, x, engine, target)
     settings, numbered = THOROUGH if thorough else QUICK, numbered_checks()
     results: list[AuditResult] = []
     cost = Cost()
     with ExitStack() as stack:
-        for each in {id(t.classifier.model): t for t in (target, *sources.values())}.values():
+        asked = target, *sources.values(), *(() if queries is None else (queries,))
+        for each in {id(t.classifier.model): t for t in asked}.values():
             stack.enter_context(evaluation_mode(each.classifier.model))
             stack.enter_context(cost.counted(each.classifier.model))
         stack.enter_context(seeded(seed))
@@ -148,6 +156,7 @@ def audit(
                     progress=progress.set_postfix_str,
                     smaller=results[-1].worst_case if results else None,
                     pixels=pixels,
+                    queries=queries,
                     simulation=simulation,
                 )
                 checks = []
@@ -175,11 +184,24 @@ def audit(
                     pair=pair,
                     pixels=pixels,
                     files=files(classifier.model),
+                    queries="" if queries is None else queries.name,
                 )
             )
             if not worst.robust.any():
                 break
     return replace(results[-1], smaller=tuple(results[:-1]))
+
+
+def _queries(classifier: Any, x: Images, engine: str, target: Target) -> Target | None:
+    faster = accelerate(
+        classifier, x[:_VERIFIED_ON], fold_batch_norm=False, channels_last=False, engine=engine,
+        batch_size=target.batch_size,
+    )  # fmt: skip
+    if faster.simulation is None:
+        return None
+    check = faster.checks[-1]
+    name = f"{engine}, with the network's class on {check.equal} of {check.images} images"
+    return Target(faster, target.batch_size, name, target.targeted)
 
 
 def _radii(eps: Any, norm: float, to_zero: bool, classifier: Classifier) -> list[float]:

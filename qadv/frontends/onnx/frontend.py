@@ -34,7 +34,7 @@ class OnnxFrontend(NetworkFrontend):
         return [each for name, file in self._files(network) for each in file.quantizers(name)]
 
     def files(self, network: nn.Module) -> dict[str, str]:
-        return {file.file: file.digest for _, file in self._files(network)}
+        return {f"{name}/{file.file}".lstrip("/"): file.digest for name, file in self._files(network)}
 
     def form(self, network: nn.Module, options: FormOptions) -> EvaluationForm:
         return network.joined if isinstance(network, self.network) else super().form(network, options)

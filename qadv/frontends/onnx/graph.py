@@ -103,6 +103,9 @@ def read_graph(path: str | os.PathLike[str], output: str | None = None) -> Graph
         raise FileFormatError(f"{name} is not a whole ONNX file ({size:,} bytes): {error}") from error
     if not model.graph.node:
         raise FileFormatError(f"{name} is not a whole ONNX file ({size:,} bytes): there is no graph in it")
+    texts = (each for n in _all_nodes(model) for each in (n.op_type, n.domain, n.name, *n.input, *n.output))
+    if any(isinstance(each, bytes) for each in texts):  # what protobuf makes of text that is no UTF-8
+        raise FileFormatError(f"{name} is not a whole ONNX file ({size:,} bytes): names in it are no text")
     local = {function.domain for function in model.functions}
     foreign = {f"{node.domain}.{node.op_type}" for node in _all_nodes(model) if node.domain not in {*_DOMAINS, *local}}
     if foreign:
@@ -112,15 +115,10 @@ def read_graph(path: str | os.PathLike[str], output: str | None = None) -> Graph
         )
     if _load_external(onnx, model, Path(path)):
         content = model.SerializeToString()
-    try:
-        if model.functions:
-            model = onnx.inliner.inline_local_functions(model)
-        model = onnx.shape_inference.infer_shapes(model, data_prop=True)
-        graph = graph_of(model, content, output, name)
-    except (FileFormatError, UnsupportedModelError, InvalidInputError):
-        raise
-    except Exception as error:
-        raise FileFormatError(f"{name} is damaged: {type(error).__name__}: {error}") from error
+    if model.functions:
+        model = onnx.inliner.inline_local_functions(model)
+    model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    graph = graph_of(model, content, output, name)
     check_graph(graph)
     return graph
 
@@ -226,11 +224,14 @@ def _attribute(onnx: Any, attribute: Any) -> Any:
 
 
 def check_graph(graph: Graph) -> None:
-    """Refuses loops, scales that are no positive numbers, and weights that are not finite."""
-    known = {"", graph.input, *graph.constants}
+    """Refuses operators out of order, scales that are no positive numbers, and weights that are not finite."""
+    known = {graph.input, "", *graph.constants}
     for node in graph.nodes:
-        if wrong := sorted({*node.inputs} - known | ({*node.outputs} & known) - {""}):
-            raise FileFormatError(f"{graph.name}: {node.name} reads {wrong[0]!r} too early, or computes it once more")
+        if missing := set(node.inputs) - known:
+            takes = f"{node.name} takes {some(sorted(missing))}"
+            raise FileFormatError(f"{graph.name} is damaged: {takes}, which nothing before gives")
+        if again := set(node.outputs) & known - {""}:
+            raise FileFormatError(f"{graph.name} is damaged: {node.name} gives {some(sorted(again))} once more")
         known.update(node.outputs)
     for node in graph.nodes:
         for index in _SCALES.get(node.kind, ()):

@@ -4,6 +4,7 @@ import copy
 import hashlib
 import pickle
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,19 +23,22 @@ from qadv.diagnostics.audit.checks.exported import ExportedModel  # noqa: E402
 from qadv.errors import FileFormatError, InvalidInputError, UnsupportedModelError  # noqa: E402
 from qadv.estimators.storage import read_header  # noqa: E402
 from qadv.evaluation import attack_classifier  # noqa: E402
+from qadv.frontends.find import files as network_files  # noqa: E402
 from qadv.frontends.find import quantized_weights  # noqa: E402
 from qadv.frontends.onnx.network import FileNetwork  # noqa: E402
 from qadv.frontends.other_backward import SURROGATES, clipped, other_backward  # noqa: E402
 from tests.frontends.onnx.files import FORMS, SHAPE, float_model, images, write  # noqa: E402
 
 X = images()
+WRITTEN = ["nncf", "pt2e"]  # by other toolkits, see written/write.py
 FLOAT = ["first", "second", "last"]  # layers with weights
 
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("files")
-    return {form: write(form, folder) for form in FORMS}
+    written = {each.stem: each for each in Path(__file__).with_name("written").glob("*.onnx")}
+    return {form: written.get(form) or write(form, folder) for form in (*FORMS, *WRITTEN)}
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +57,7 @@ def answers(path, x):
     return session.run(None, {name: x})[0]
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [*FORMS, *WRITTEN])
 def test_values_are_the_runtimes_and_gradients_are_of_nearly_that_function(form, files):
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
@@ -68,8 +72,9 @@ def test_values_are_the_runtimes_and_gradients_are_of_nearly_that_function(form,
     (gradient,) = torch.autograd.grad(given[:, 0].sum(), asked)
     assert (gradient.flatten(1).abs().amax(1) > 0).float().mean() > 0.7  # the logits themselves are cut off
     twin = classifier.network.twin(torch.from_numpy(X)).detach().numpy()
-    # rounded probabilities are coarser than their logarithms
-    np.testing.assert_allclose(twin, expected, atol=0.3 if form == "softmax" else 1e-4)
+    # rounded probabilities are coarser than their logarithms; of other files an image may lie on a tie
+    np.testing.assert_allclose(twin, expected, atol=0.3 if form == "softmax" else 0.02)
+    assert form == "softmax" or (np.abs(twin - expected).max(1) > 1e-4).sum() <= 1
     form = classifier.model.twin_form
     assert form.images > len(X)
     assert form.agreement == 1
@@ -163,6 +168,7 @@ def test_files_are_members_modules_and_asked_in_common_batches(classifier, files
     assert [row.name.split(".")[-1] for row in rows] == [*FLOAT, *(f"{name}_quant" for name in FLOAT)]
     assert len({row.name for row in rows}) == 6
     assert sum(row.share for row in rows) == pytest.approx(1)
+    assert list(network_files(both.model)) == ["member0/qdq.onnx", "member1/qoperator.onnx"]
     module = qadv.as_module(classifier)
     np.testing.assert_array_equal(module(torch.from_numpy(X)).detach().numpy(), classifier.predict(X))
     attack = ProjectedGradientDescent(classifier, eps=0.1, eps_step=0.05, max_iter=3, verbose=False)
@@ -249,7 +255,7 @@ def test_load_takes_a_file_and_save_says_to_keep_it(classifier, files, tmp_path)
             write_again(tmp_path / "net.safetensors")
     with pytest.raises(InvalidInputError, match=r"qdq\.onnx is a network by itself"):
         read_header(files["qdq"])
-    case = SimpleNamespace(target=SimpleNamespace(classifier=classifier))
+    case = SimpleNamespace(target=SimpleNamespace(classifier=classifier), simulation=None)
     assert "is a file" in ExportedModel().examine(case).figure
 
 

@@ -40,16 +40,7 @@ def read_graph(path: str | os.PathLike[str], output: str | None = None) -> Graph
     content = Path(path).read_bytes()
     if content[4:8] != b"TFL3":
         raise FileFormatError(f"{name} is no .tflite file: its identifier is {content[4:8]!r}, not b'TFL3'")
-    tflite = schema()
-    try:
-        model = tflite.ModelT.InitFromPackedBuf(content, 0)
-        return _Reader(model, content, name).graph(output)
-    except (FileFormatError, UnsupportedModelError, InvalidInputError):
-        raise
-    except Exception as error:  # a damaged file may fail anywhere
-        raise FileFormatError(
-            f"{name} is damaged, or not whole ({size:,} bytes): {type(error).__name__}: {error}"
-        ) from error
+    return _Reader(schema().ModelT.InitFromPackedBuf(content, 0), content, name).graph(output)
 
 
 class _Reader:
