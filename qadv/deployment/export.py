@@ -122,7 +122,7 @@ def export(
     flags = {name: check_flag(name, value) for name, value in given.items()}
     options = IntegerOptions(**flags, takes_bytes=check_choice("pixels", pixels, PIXELS) == "uint8")
     if to in ("packed", "qcdq") and (images is not None or options != IntegerOptions()):
-        raise InvalidInputError(f"images, {', '.join(given)}, pixels: only for graphs of integer kernels, as to='onnx'")
+        raise InvalidInputError(f"images, {', '.join(given)}, pixels: only for a graph of integer kernels, to='onnx'")
     if images is not None:
         images = check_images(images, classifier.input_shape, classifier.clip_values, "images").astype(np.float32)
     check_finite(classifier.model, "classifier")
