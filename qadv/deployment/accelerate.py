@@ -17,7 +17,7 @@ from qadv.deployment.engine import ENGINES, EngineForm, runtime_of
 from qadv.errors import InvalidInputError, UnsupportedModelError
 from qadv.estimators.answers import Answers, OptionCheck, compared, values_compared
 from qadv.estimators.attacked import AttackedNetwork
-from qadv.estimators.checks import check_images
+from qadv.estimators.checks import check_images, check_labels
 from qadv.estimators.classifier import QuantizedClassifier
 from qadv.estimators.door import prepare
 from qadv.frontends.find import form_of, frontend_of
@@ -28,6 +28,7 @@ from qadv.tables import as_text
 
 _SAME_CLASS = 0.95
 _FOR_RANGES = 256
+_STEPS = 8  # of `confirmed`
 
 
 class AcceleratedClassifier(QuantizedClassifier):
@@ -41,6 +42,33 @@ class AcceleratedClassifier(QuantizedClassifier):
 
     checks: tuple[OptionCheck, ...] = ()
     simulation: "AcceleratedClassifier | None" = None
+
+    def confirmed(
+        self, x: NDArray[Any], x_adv: NDArray[Any], y: NDArray[Any], most: float = 1.2
+    ) -> NDArray[np.float32]:
+        """Returns adversarial images as the network itself confirms them, where it does so a little further on.
+
+        An attack that looks for the nearest image ends where the engine changes its mind, which the network does some
+        steps before or behind. Each image that it denies is moved on along its way from `x`, as far as needed; those
+        that it denies all the way stay as they are. What keeps to a ball would leave it so: count what `simulation`
+        confirms there.
+
+        Args:
+            x, x_adv: images and their adversarial versions, (N, *input_shape).
+            y: labels that they are to lose, indices (N,) or one-hot.
+            most: longest way, times that of the attack; eight steps lead there.
+        """
+        x, found = x.astype(np.float32), x_adv.astype(np.float32)
+        labels, judge = check_labels(y, len(x), self.nb_classes), self.simulation or self
+        low, high = (-np.inf, np.inf) if self.clip_values is None else self.clip_values
+        denied = np.flatnonzero(judge.predict(found).argmax(1) == labels)
+        for factor in np.linspace(1, check_number("most", most, least=1, zero=True), _STEPS + 1)[1:]:
+            if not len(denied):
+                break
+            further = np.clip(x[denied] + np.float32(factor) * (x_adv[denied] - x[denied]), low, high)
+            holds = judge.predict(further).argmax(1) != labels[denied]
+            found[denied[holds]], denied = further[holds], denied[~holds]
+        return found
 
     def table(self) -> Table:
         """Returns `checks` as a rich table."""

@@ -133,6 +133,23 @@ def test_outcomes_are_what_the_network_itself_says(accelerated, another, x, y):
     assert Outcome.of(accelerated, x, y, x).right.mean() > 0.9
 
 
+def test_what_ends_at_the_engines_boundary_is_taken_to_the_networks(accelerated, monkeypatch):
+    limits = np.array([1.0, 1.1, 1.3])  # how far along its way the network calls each image adversarial
+    start = np.zeros((3, 1, 8, 8), np.float32)
+    start[:, 0, 0, 0] = range(3)
+    found = start.copy()
+    found[:, 0, 1, 1] = 10
+
+    def predict(images):
+        limit = limits[images[:, 0, 0, 0].astype(int)]
+        return np.eye(10)[(images[:, 0, 1, 1] / 10 > limit - 1e-3).astype(int)]
+
+    monkeypatch.setattr(accelerated.simulation, "predict", predict)
+    ends = accelerated.confirmed(start, found, np.zeros(3, int))[:, 0, 1, 1]
+    np.testing.assert_allclose(ends, [10, 11, 10], atol=1e-3)
+    np.testing.assert_allclose(accelerated.confirmed(start, found, [0] * 3, most=1.4)[2, 0, 1, 1], 13, atol=1e-3)
+
+
 def test_an_audit_asks_the_engine_and_counts_what_the_network_confirms(accelerated, classifier, x, monkeypatch):
     x, y = x[:16], classifier.predict(x[:16]).argmax(1)
     target, queries = Target(classifier, 64), Target(accelerated, 64)
