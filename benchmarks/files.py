@@ -220,7 +220,7 @@ def read(data_dir: DataDir, nb_samples: int = 200) -> None:
             for attacked in (file, twin):
                 attack = ProjectedGradientDescent(attacked, eps=2 / 255, eps_step=0.5 / 255, max_iter=10, verbose=False)
                 figures.append(accuracy(attacked.predict(attack.generate(x, y)), y))
-            same = f"{100 * network.agreement[1]:.1f} %"
+            same = f"{100 * network.joined.agreement:.1f} %"
             table.add_row(path.stem, f"{100 * equal:.1f} %", same, accuracy(file.predict(x), y), *figures)
     Console(width=140).print(table)
 

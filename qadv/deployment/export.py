@@ -31,6 +31,7 @@ from qadv.units import limits
 
 FORMS = ("packed", "onnx", "qcdq")
 PIXELS = ("float", "uint8")
+_LAYERS = ("QLinear", "QGemm", "Conv", "Gemm", "MatMul", "Fused")
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,7 @@ def _kernels(content: bytes, input_shape: tuple[int, ...]) -> dict[str, Any]:
     takes_bytes = "uint8" in runtime.session.get_inputs()[0].type
     found = runtime.profile(np.zeros((1, *input_shape), np.uint8 if takes_bytes else np.float32))
     steps = (*AFFINE, "DequantizeLinear", "QuantizeLinear") if takes_bytes else AFFINE
-    first = list(takewhile(lambda each: each[0] in ("QuantizeLinear", *steps), found))
+    first = takewhile(lambda each: not each[0].startswith(_LAYERS), found)
     return {
         "runtime": runtime.version + runtime.remark(),
         "kernels": dict(Counter(kernel for kernel, _ in found).most_common()),

@@ -156,6 +156,9 @@ def test_options(exported):
     assert max(np.abs(each).max() for each in integer_weights(plain)) == 127
     same = Runtime(reduced, "net")(X).argmax(1) == classifier.predict(X).argmax(1)
     assert same.mean() > 0.85
+    in_bytes = integer_graph(graph, (0.0, 1.0), X[:64], IntegerOptions(takes_bytes=True))
+    for content in (plain, in_bytes):
+        assert 0 < export._kernels(content, SHAPE)["standardisation"] < 0.9, "a step of its own"
     packed = integer_graph(graph, (0.0, 1.0), X[:64], IntegerOptions(packed_weights=True))
     of_four_bits = [tensor for tensor in initializers(packed).values() if tensor.data_type == onnx.TensorProto.INT4]
     assert len(of_four_bits) == (5 if bits == 4 else 0)
@@ -178,7 +181,7 @@ def test_qadvs_own_file_is_attacked_like_any_other(exported, tmp_path):
     bits, classifier, graph = exported
     (tmp_path / "net.onnx").write_bytes(integer_graph(graph, (0.0, 1.0), X[:64]))
     file = qadv.QuantizedClassifier.from_file(tmp_path / "net.onnx", SHAPE, images=X)
-    assert file.network.agreement[1] > 0.98
+    assert file.network.joined.agreement > 0.98
     rows = qadv.summarize(file).layers
     assert [row.bits for row in rows] == [8] * 7
     assert {row.input_scheme for row in rows[1:-1]} >= {"uint8, 16 levels" if bits == 4 else "uint8"}

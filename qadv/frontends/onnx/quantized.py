@@ -58,6 +58,25 @@ class Grid:
         return y
 
 
+def conv_of_codes(a: Attributes, x: Tensor, w: Tensor, factor: Tensor, b: Tensor | None = None) -> Tensor:
+    """A convolution between two roundings as kernels compute it: a sum of whole numbers, times one factor, rounded.
+
+    Float32 is exact for the sum, so that no value falls to the other side of a tie.
+
+    Args:
+        a: `given` and `rounded` are the grids before and behind it.
+        x: levels of the first.
+        w: codes of the weights.
+        factor: input scale times weight scale by output scale.
+        b: codes of the bias.
+    """
+    codes = x / a["given"].scale
+    if "quantize" not in vars(a["given"]):
+        codes.detach().round_()
+    y: Tensor = conv(a, codes, w, b) * factor * a["rounded"].scale
+    return y
+
+
 def _to_codes(a: Attributes, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
     """Rounds to a grid; the gradient is the identity's within its ends, and none beyond."""
     grid: Any = a.get("grid")

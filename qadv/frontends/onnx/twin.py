@@ -11,10 +11,19 @@ from torch import Tensor, nn
 from qadv.errors import FileFormatError, UnsupportedModelError, some
 from qadv.frontends.onnx.graph import Graph, Node
 from qadv.frontends.onnx.operators import OPERATORS, Operator
-from qadv.frontends.onnx.quantized import QUANTIZED, RANGES, TYPE_OF_ZERO_POINT, Grid, log_softmax
+from qadv.frontends.onnx.quantized import (
+    QUANTIZED,
+    RANGES,
+    TYPE_OF_ZERO_POINT,
+    Grid,
+    conv_of_codes,
+    log_softmax,
+    to_values,
+)
 
 _TABLE: dict[str, Operator] = {
-    **OPERATORS, **QUANTIZED, "QLinearLogSoftmax": log_softmax, "Rounded": lambda a, x: a["grid"].quantize(x),
+    **OPERATORS, **QUANTIZED, "QLinearLogSoftmax": log_softmax, "ConvOfCodes": conv_of_codes,
+    "Rounded": lambda a, x: a["grid"].quantize(x),
 }  # fmt: skip
 _TYPES = (*RANGES, "FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", "INT64", "UINT32", "UINT64", "BOOL")
 _TOGETHER = ("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Where", "Equal", "Greater", "Less", "Concat", "MatMul")
@@ -69,7 +78,9 @@ class Twin(nn.Module):
             self.output = softmax.outputs[0]
             (step,) = (each for each in steps if self.output in each.outputs)
             step.kind = step.kind.replace("Softmax", "LogSoftmax")
-        steps = self._folded(_joined(steps, self.values, graph.output))
+        joined = _joined(steps, self.values, graph.output)
+        steps = self._folded(joined)
+        _put_on_codes(steps, {name: step for step in joined for name in step.outputs}, self.values)
         batch = graph.input_shape[0]
         if batched and batch is not None:
             for step in steps:
@@ -251,3 +262,43 @@ def _joined(steps: list[_Step], constants: dict[str, Tensor], output: str) -> li
             for each in behind:
                 each.kind, each.inputs = "Identity", each.inputs[:1]
     return steps
+
+
+def _put_on_codes(steps: list[_Step], producers: dict[str, _Step], constants: dict[str, Tensor]) -> None:
+    """Lets convolutions compute with codes where a runtime does: between roundings, with weights and bias in codes."""
+    uses = Counter(name for step in steps for name in step.inputs)
+    rounded = {step.inputs[0]: step.attributes["grid"] for step in steps if step.kind == "Rounded"}
+    given = {step.outputs[0]: step.attributes["grid"] for step in steps if step.kind == "Rounded"}
+    for step in steps:
+        if step.kind == "Identity" and step.inputs[0] in given:
+            given[step.outputs[0]] = given[step.inputs[0]]
+        if step.kind == "DequantizeLinear":  # of codes that were moved, or that others move
+            source: _Step | None = step
+            while source is not None and source.kind != "QuantizeLinear":
+                source = producers.get(source.inputs[0])
+            grid, own = None if source is None else _grid(source, constants), constants.get(step.inputs[1])
+            if grid is not None and own is not None and own.numel() == 1 and own.item() == grid.scale:
+                given[step.outputs[0]] = grid
+        parts = [producers.get(name) for name in step.inputs[1:] if name]
+        if (
+            step.kind != "Conv"
+            or step.inputs[0] not in given
+            or step.outputs[0] not in rounded
+            or uses[step.outputs[0]] > 1
+            or any(each is None or each.kind != "DequantizeLinear" for each in parts)
+        ):
+            continue
+        (weight, scale, *zero), *bias = ([constants[name] for name in each.inputs] for each in parts if each)
+        before, behind = given[step.inputs[0]], rounded[step.outputs[0]]
+        attributes = parts[0].attributes if parts[0] else {}
+        product = torch.tensor(before.scale) * scale
+        if product.ndim > 1 or (product.numel() > 1 and attributes.get("axis", 1) != 0):
+            continue
+        if any(not torch.allclose(each[1].flatten(), product.flatten(), 1e-5, 0) for each in bias):
+            continue
+        codes = to_values(attributes, weight, torch.ones(1), *zero)
+        found = [codes, (product / behind.scale).reshape(-1, 1, 1), *(each[0].float() for each in bias)]
+        names = [f"{step.name} {part}" for part in ("codes", "factor", "bias")[: len(found)]]
+        constants.update(zip(names, found, strict=True))
+        step.kind, step.inputs = "ConvOfCodes", (step.inputs[0], *names)
+        step.attributes = {**step.attributes, "given": before, "rounded": behind}
