@@ -1,6 +1,6 @@
 """Attacks on ResNet-20: this project against plain ART on a stock Brevitas network, other toolkits, and the floor.
 
-    python benchmarks/attacks.py --data-dir DATA [--attack PGD-20] [--rounds 3] [--nb-samples 16]
+    python benchmarks/attacks.py --data-dir DATA [--attack PGD-20] [--rounds 3] [--nb-samples 16] [--engine]
 
 DATA holds CIFAR-10 as .npz files and resnet20-cifar10.safetensors. All contestants of an attack take turns in each
 round, on one thread; processor time, medians over the rounds; speed-ups are medians of the ratios within a round.
@@ -16,11 +16,16 @@ Networks:
 
 The floor is what the attack's passes cost on the float network with frozen parameters, at batches of `--nb-samples`:
 rows sent forward and rows sent backward, counted in qadv's run, times the cost of one, measured anew in each round.
+
+`--engine` compares queries instead: the 8-bit network itself, `qadv.accelerate(..., engine="onnxruntime")` of it, and
+the float network as an ONNX file in onnxruntime, each × the same floor for its own rows; "outside" is what is not spent
+in the network. Success is what the 8-bit network itself says, of the float network what that says.
 """
 
 import copy
 import importlib.util
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -223,6 +228,83 @@ def peers() -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]
     return of_torchattacks, of_foolbox, of_adv_lib
 
 
+class Timed:
+    """Measures the processor time that a network takes, and the rows that it is asked about."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.rows, self.seconds, self.model, self.asked = 0, 0.0, model, model.forward
+        model.forward = self._timed
+
+    def _timed(self, x: Tensor) -> Tensor:
+        started = time.process_time()
+        found: Tensor = self.asked(x)
+        self.seconds, self.rows = self.seconds + time.process_time() - started, self.rows + len(x)
+        return found
+
+    def remove(self) -> None:
+        del self.model.forward
+
+
+_QUERIES = ("ZOO", "Boundary", "Square", "SPSA", "N-Attack", "SignOPT", "SimBA", "HopSkipJump")
+
+
+def compare_engines(data_dir: Path, wanted: list[Case], nb_samples: int, rounds: int) -> Table:
+    """Times query attacks by who answers."""
+    data = qadv.create("dataset", "cifar10", data_dir=data_dir)
+    checkpoint = data_dir / "resnet20-cifar10.safetensors"
+    float_net = create_backbone("resnet20", nb_classes=10, in_channels=3)
+    load_float_weights(float_net, checkpoint)
+    ours = qadv.QuantizedClassifier.from_backbone(
+        "resnet20", "int:8", "relu6:8", checkpoint_path=checkpoint, preprocessing=MEAN_STD,
+        calibration=data.x_train[:256],
+    )  # fmt: skip
+    settings = {"input_shape": (3, 32, 32), "nb_classes": 10, "preprocessing": MEAN_STD}
+    fast = qadv.accelerate(ours, data.x_train[:256], fold_batch_norm=False, channels_last=False, engine="onnxruntime")
+    print(fast, flush=True)
+    plain = qadv.QuantizedClassifier(copy.deepcopy(float_net), nn.CrossEntropyLoss(), **settings)
+    with tempfile.TemporaryDirectory() as folder:
+        qadv.export(plain, Path(folder) / "float.onnx", to="qcdq")
+        file = qadv.QuantizedClassifier.from_file(Path(folder) / "float.onnx", (3, 32, 32))
+    networks = {"8 bit": ours, "8 bit, onnxruntime": fast, "float, onnxruntime": file}
+    images, labels = data.x_test[:500], data.y_test[:500]
+    right = np.logical_and.reduce([each.predict(images).argmax(1) == labels for each in networks.values()])
+    x, y = images[right][:nb_samples], labels[right][:nb_samples]
+    one_hot = np.eye(10, dtype=np.float32)[y]
+    floor_net = copy.deepcopy(float_net).eval().requires_grad_(False)
+    table = Table(
+        "attack", "rows forward", "× floor", "of which outside", "success", "mean L2", title=", ".join(networks)
+    )
+    for case in wanted:
+        ratios: dict[str, list[float]] = {name: [] for name in networks}
+        outside, scores, rows = {}, {}, {}
+        for round_ in range(rounds):
+            (forward, _) = cost_of_a_row(floor_net, torch.from_numpy(x))
+            for name, classifier in networks.items():
+                np.random.seed(round_)
+                torch.manual_seed(round_)
+                own = {**settings, "preprocessing": (0.0, 1.0)} if classifier is file else settings
+                asked = qadv.QuantizedClassifier(
+                    classifier.model, classifier.loss, probabilities=case.probabilities, **own
+                )
+                model, within = Timed(classifier.model), time.process_time()
+                found = _by_qadv(case, asked, x, one_hot)
+                if classifier is fast and case.one_by_one:  # the others keep to a ball
+                    found = fast.confirmed(x, found, y)
+                taken = time.process_time() - within
+                model.remove()
+                ratios[name].append(taken / (model.rows * forward))
+                outside[name], rows[name] = 1 - model.seconds / taken, model.rows
+                scores[name] = score(file if classifier is file else ours, x, found, y)
+        table.add_row(
+            case.name, *(", ".join(form.format(each[n]) for n in networks) for form, each in (
+                ("{:,}", rows), ("{:.2f}", {n: statistics.median(r) for n, r in ratios.items()}), ("{:.0%}", outside),
+                ("{:.0%}", {n: s[0] for n, s in scores.items()}), ("{:.3f}", {n: s[1] for n, s in scores.items()}),
+            )),
+        )  # fmt: skip
+        print(f"{case.name}: done; outside {outside}, × floor {ratios}", flush=True)
+    return table
+
+
 class Standardised(nn.Module):
     """What other toolkits attack: images in [0, 1] in."""
 
@@ -257,10 +339,14 @@ def main(
     attack: Annotated[list[str] | None, typer.Option(help="attacks to run; all without it")] = None,
     nb_samples: Annotated[int, typer.Option(help="images attacked")] = 16,
     rounds: Annotated[int, typer.Option(help="interleaved rounds")] = 3,
+    engine: Annotated[bool, typer.Option(help="compare who answers the queries of an 8-bit network")] = False,
 ) -> None:
-    by_name = {case.name: case for case in cases()}
+    by_name = {case.name: case for case in cases() if not engine or case.name in _QUERIES}
     wanted = [by_name[name] for name in chosen(attack, by_name)]
     torch.set_num_threads(1)
+    if engine:
+        Console(width=170).print(compare_engines(data_dir, wanted, nb_samples, rounds))
+        return
     data = qadv.create("dataset", "cifar10", data_dir=data_dir)
     checkpoint = data_dir / "resnet20-cifar10.safetensors"
     float_net = create_backbone("resnet20", nb_classes=10, in_channels=3)

@@ -1,7 +1,8 @@
 """qadv's own components hold to what the kit asks of plugins: one of a kind to all, the others to what costs little."""
 
 import contextlib
-import tempfile
+from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
 
 import brevitas.nn as qnn
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 
 import qadv
 from qadv.components import KINDS
+from qadv.frontends import file_frontend
 from qadv.registry import default_registry
 from qadv.testing import NotApplicable, checks, conformance, digits_classifier, run_check
 from tests.photographs import photographs
@@ -84,7 +86,7 @@ test_detector_ensemble_agreement = conformance("detector", "ensemble-agreement",
 
 test_dataset_digits = conformance("dataset", "digits")
 test_dataset_image_folder = conformance(
-    "dataset", "image-folder", data_dir=photographs(tempfile.mkdtemp()), input_shape=(3, 8, 8)
+    "dataset", "image-folder", data_dir=photographs(mkdtemp()), input_shape=(3, 8, 8)
 )
 
 test_diagnostic_error_amplification = conformance("diagnostic", "error-amplification")
@@ -125,6 +127,18 @@ def by_torch_ao():
 
 test_frontend_brevitas = conformance("frontend", "brevitas", network=by_brevitas)
 test_frontend_torch_ao = pytest.mark.filterwarnings("ignore")(conformance("frontend", "torch-ao", network=by_torch_ao))
+
+
+def by_onnx():
+    pytest.importorskip("onnxruntime")
+    from tests.frontends.onnx.files import write
+
+    with TemporaryDirectory() as folder:
+        path = write("qdq", Path(folder))
+        return file_frontend(path).read(path)
+
+
+test_frontend_onnx = conformance("frontend", "onnx", network=by_onnx, input_shape=(3, 8, 8))
 
 SMALL = {"input_shape": (1, 8, 8)}
 test_backbone_mnist_cnn = conformance("backbone", "mnist-cnn", image_size=8, width=4, **SMALL)

@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,11 +12,12 @@ from numpy.typing import NDArray
 from rich.table import Table
 from torch import nn
 
-from qadv.checks import check_number, check_whole
+from qadv.checks import check_choice, check_number, check_whole
+from qadv.deployment.engine import ENGINES, EngineForm, runtime_of
 from qadv.errors import InvalidInputError, UnsupportedModelError
-from qadv.estimators.answers import Answers, OptionCheck, compared
+from qadv.estimators.answers import Answers, OptionCheck, compared, values_compared
 from qadv.estimators.attacked import AttackedNetwork
-from qadv.estimators.checks import check_images
+from qadv.estimators.checks import check_images, check_labels
 from qadv.estimators.classifier import QuantizedClassifier
 from qadv.estimators.door import prepare
 from qadv.frontends.find import form_of, frontend_of
@@ -24,15 +26,49 @@ from qadv.modes import evaluation_mode
 from qadv.quantization.form import FormOptions
 from qadv.tables import as_text
 
+_SAME_CLASS = 0.95
+_FOR_RANGES = 256
+_STEPS = 8  # of `confirmed`
+
 
 class AcceleratedClassifier(QuantizedClassifier):
     """What `accelerate` returns: a classifier, and what was verified.
 
     Attributes:
         checks: how each option that was asked for answered, in the order they were tried; see `table()`.
+        simulation: where an engine answers: the same network without it, which says whether an attack succeeded;
+            `None` where the network answers itself.
     """
 
     checks: tuple[OptionCheck, ...] = ()
+    simulation: "AcceleratedClassifier | None" = None
+
+    def confirmed(
+        self, x: NDArray[Any], x_adv: NDArray[Any], y: NDArray[Any], most: float = 1.2
+    ) -> NDArray[np.float32]:
+        """Returns adversarial images as the network itself confirms them, where it does so a little further on.
+
+        An attack that looks for the nearest image ends where the engine changes its mind, which the network does some
+        steps before or behind. Each image that it denies is moved on along its way from `x`, as far as needed; those
+        that it denies all the way stay as they are. What keeps to a ball would leave it so: count what `simulation`
+        confirms there.
+
+        Args:
+            x, x_adv: images and their adversarial versions, (N, *input_shape).
+            y: labels that they are to lose, indices (N,) or one-hot.
+            most: longest way, times that of the attack; eight steps lead there.
+        """
+        x, found = x.astype(np.float32), x_adv.astype(np.float32)
+        labels, judge = check_labels(y, len(x), self.nb_classes), self.simulation or self
+        low, high = (-np.inf, np.inf) if self.clip_values is None else self.clip_values
+        denied = np.flatnonzero(judge.predict(found).argmax(1) == labels)
+        for factor in np.linspace(1, check_number("most", most, least=1, zero=True), _STEPS + 1)[1:]:
+            if not len(denied):
+                break
+            further = np.clip(x[denied] + np.float32(factor) * (x_adv[denied] - x[denied]), low, high)
+            holds = judge.predict(further).argmax(1) != labels[denied]
+            found[denied[holds]], denied = further[holds], denied[~holds]
+        return found
 
     def table(self) -> Table:
         """Returns `checks` as a rich table."""
@@ -60,8 +96,9 @@ def accelerate(
     bf16: bool = False,
     compile: bool | str = False,
     bound: float = 1e-4,
-    share: float = 1.0,
+    share: float | None = None,
     batch_size: int = 128,
+    engine: str | None = None,
 ) -> AcceleratedClassifier:
     """Returns a copy of a classifier that is computed with those of the wanted options that keep its answers.
 
@@ -80,12 +117,17 @@ def accelerate(
         bound: largest relative error of an image's logits and of its gradient, see `OptionCheck`.
         share: part of the images, in (0, 1], that must be equal: both errors within `bound`, and the same class. In a
             quantized network a difference in the last bit moves an activation that lies on a rounding threshold by a
-            whole step, and that image's logits by percents; a share below 1 allows a few of these.
+            whole step, and that image's logits by percents; a share below 1 allows a few of these. `None` is 1, and
+            0.95 for an engine, where equal are images of the same class.
         batch_size: images in one pass.
+        engine: "onnxruntime" answers what is asked without a gradient by the integer graph that `qadv.export` writes,
+            the ranges of which come from `x`; gradients, and the values that come with them, stay the network's own.
+            What an attack finds so is confirmed by the result's `simulation`. `None` for the network itself.
 
     Raises:
         InvalidInputError: images or another argument are off.
-        UnsupportedModelError: the network's own answers are NaN, infinite or random: nothing to compare with.
+        UnsupportedModelError: the network's own answers are NaN, infinite or random: nothing to compare with; or it
+            can't be exported for the engine.
     """
     if not isinstance(classifier, QuantizedClassifier):
         raise InvalidInputError(f"classifier: expected a QuantizedClassifier, got {type(classifier).__name__}")
@@ -95,8 +137,10 @@ def accelerate(
             "torch.compile gained nothing on top of folding; leave them out"
         )
     x = check_images(x, classifier.input_shape, classifier.clip_values)
-    bound, share = check_number("bound", bound, zero=True), check_number("share", share, most=1)
+    bound, least = check_number("bound", bound, zero=True), check_number("share", 1 if share is None else share, most=1)
     batch_size = check_whole("batch_size", batch_size)
+    if engine is not None:
+        check_choice("engine", engine, ENGINES)
     prepared, _ = prepare(classifier, x.astype(np.float32))
     batches = torch.split(torch.from_numpy(np.asarray(prepared, dtype=np.float32)).to(classifier.device), batch_size)
     network = copy.deepcopy(classifier.network)
@@ -114,7 +158,7 @@ def accelerate(
         for option in (name for name, asked in wanted.items() if asked):
             tried = kept if option == "kept_weights" else replace(kept, **{option: True})
             form = form_of(network, tried)
-            check = compared(option, form, before, batches, expected, bound, share)
+            check = compared(option, form, before, batches, expected, bound, least)
             checks.append(check)
             if check.kept:
                 kept, before = tried, form
@@ -124,9 +168,30 @@ def accelerate(
                     "same from pass to pass"
                 )
             else:
-                _warn(check, bound, share)
+                _warn(check, f"logits and gradients equal within {bound:g}", least)
+        if engine is not None:
+            images = np.asarray(prepared[:_FOR_RANGES], dtype=np.float32)
+            by_engine = EngineForm(network, form_of(network, kept), runtime_of(network, classifier, images))
+            least = _SAME_CLASS if share is None else share
+            checks.append(values_compared(engine, by_engine, before, batches, expected, least))
+    result = _with_checks(classifier, AttackedNetwork(network, kept), checks)
+    if engine is None:
+        return result
+    if not checks[-1].kept:
+        _warn(checks[-1], "so the network answers itself", least)
+        return result
+    answered = AttackedNetwork(network, kept)
+    answered.compute_by(by_engine)
+    faster = _with_checks(classifier, answered, checks)
+    faster.simulation = result
+    return faster
+
+
+def _with_checks(
+    classifier: QuantizedClassifier, model: AttackedNetwork, checks: Sequence[OptionCheck]
+) -> AcceleratedClassifier:
     result = AcceleratedClassifier(
-        AttackedNetwork(network, kept),
+        model,
         classifier.loss,
         classifier.input_shape,
         classifier.nb_classes,
@@ -141,10 +206,10 @@ def accelerate(
     return result
 
 
-def _warn(check: OptionCheck, bound: float, share: float) -> None:
+def _warn(check: OptionCheck, what: str, share: float) -> None:
     warnings.warn(
         f"accelerate: {check.option} is left off: {check.equal} of {check.images} images have the same class, and "
-        f"logits and gradients equal within {bound:g}, where share={share:g} asks for more; the largest errors are "
+        f"{what}, where share={share:g} asks for more; the largest errors are "
         f"{check.logits_error:.1e} and {check.gradient_error:.1e}, {check.changed} predicted classes changed",
         stacklevel=3,
     )

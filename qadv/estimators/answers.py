@@ -118,6 +118,27 @@ def compared(
     )
 
 
+@torch.no_grad()
+def values_compared(
+    option: str, network: Network, before: Network, batches: Sequence[Tensor], expected: Answers, share: float
+) -> OptionCheck:
+    """As `compared`, of what gives values only: equal are the images whose class is the same."""
+    logits = torch.cat([logits_of(network(batch)) for batch in batches])
+    same = logits.argmax(dim=1) == expected.logits.argmax(dim=1)
+    equal = int(same.sum())
+    return OptionCheck(
+        option=option,
+        kept=equal >= share * len(same),
+        logits_error=float(errors(logits, expected.logits).max()),
+        gradient_error=0.0,
+        images=len(same),
+        equal=equal,
+        changed=len(same) - equal,
+        forward_speed=_seconds_ratio(before, network, _logits, batches[0]),
+        gradient_speed=1.0,
+    )
+
+
 def errors(found: Tensor, expected: Tensor) -> Tensor:
     """Returns, for each row, the largest difference divided by the largest expected value; infinite if not finite."""
     largest = expected.flatten(1).abs().amax(dim=1)

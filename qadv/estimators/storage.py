@@ -21,7 +21,7 @@ from qadv.estimators.door import prepare
 from qadv.estimators.ensemble_network import EnsembleNetwork, Standardised
 from qadv.estimators.outline import check_outline
 from qadv.files import read_tensors, write_tensors
-from qadv.frontends.find import frontend_of
+from qadv.frontends.find import file_frontend, files, frontend_of
 from qadv.frontends.own import OwnFrontend
 from qadv.modes import held_network
 from qadv.postprocessors.softmax import Softmax
@@ -66,8 +66,8 @@ def mean_std(classifier: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]
 
 def save(classifier: "QuantizedClassifier", path: str | os.PathLike[str]) -> None:
     """See `QuantizedClassifier.save`."""
-    if hasattr(classifier.network, "file_layers"):
-        raise InvalidInputError(f"the network is the file {classifier.network.file}: keep that, and load it again")
+    if shipped := files(classifier.model):
+        raise InvalidInputError(f"the network is the file {', '.join(shipped)}: keep that, and load it again")
     if isinstance(classifier.network, EnsembleNetwork):
         save_ensemble(classifier, path)
         return
@@ -165,8 +165,8 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    if is_onnx(path):
-        raise InvalidInputError(f"{os.fspath(path)} is an ONNX file, which is a network and has no header of qadv's")
+    if file_frontend(path) is not None:
+        raise InvalidInputError(f"{os.fspath(path)} is a network by itself and has no header of qadv's")
     tensors, header = read_tensors(path)
     if not isinstance(header, dict) or header.get("format") not in (FORMAT, ENSEMBLE_FORMAT, packed.FORMAT):
         found = f"format {header.get('format')!r}" if isinstance(header, dict) else "no qadv header"
@@ -179,11 +179,6 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, An
     return tensors, header
 
 
-def is_onnx(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is a network by itself, going by its name."""
-    return os.fspath(path).lower().endswith(".onnx")
-
-
 def from_file(
     cls: type[C],
     path: str | os.PathLike[str],
@@ -192,17 +187,33 @@ def from_file(
     images: Any,
     surrogate: nn.Module | None,
     output: str | None,
+    deploy: bool,
     arguments: dict[str, Any],
 ) -> C:
     """See `QuantizedClassifier.from_file`."""
-    from qadv.frontends.onnx.network import FileNetwork  # needs the extra "onnx"
-
-    settings = {"loss": nn.CrossEntropyLoss(), "clip_values": (0.0, 1.0), "preprocessing": (0.0, 1.0), **arguments}
+    if deploy and surrogate is not None:
+        raise InvalidInputError("deploy=True takes values and gradients from the file's twin; leave surrogate out")
+    if (frontend := file_frontend(path)) is None:
+        raise InvalidInputError(
+            f"{os.fspath(path)}: no front end that is installed reads such files as networks (.onnx; .tflite with the "
+            "plugin qadv-litert)"
+        )
+    settings = {"loss": nn.CrossEntropyLoss(), "clip_values": (0.0, 1.0), **arguments}
     ends = (0.0, 1.0) if settings["clip_values"] is None else limits(settings["clip_values"])
-    network = FileNetwork(path, input_shape, ends, output, has_twin=surrogate is None)
+    try:
+        network: Any = frontend.read(
+            path, input_shape=input_shape, clip_values=ends, output=output, has_twin=surrogate is None
+        )
+    except (QadvError, ImportError):
+        raise
+    except Exception as error:  # a file may say anything
+        why = (str(error).splitlines() or [""])[0]
+        raise FileFormatError(f"{os.fspath(path)} is damaged: {type(error).__name__}: {why}") from error
+    if "preprocessing" not in settings:
+        settings["preprocessing"] = network.preprocessing()
     classes = network.nb_classes if nb_classes is None else nb_classes
     classifier = cls(network, input_shape=network.input_shape, nb_classes=classes, surrogate=surrogate, **settings)
-    if network.takes_integers and (settings["clip_values"] is None or not _leaves_pixels(classifier)):
+    if network.takes_bytes and (settings["clip_values"] is None or not _leaves_pixels(classifier)):
         raise InvalidInputError(
             f"{network.file} takes bytes, over which clip_values are spread: give the ends of the pixels as "
             "clip_values, and no preprocessing"
@@ -212,8 +223,11 @@ def from_file(
     if images is not None:
         images = check_images(images, network.input_shape, classifier.clip_values, "images").astype(np.float32)
         compared = np.concatenate([compared, images])
-    network.compare(torch.as_tensor(prepare(classifier, compared)[0], device=classifier.device), surrogate)
-    return classifier
+    form = classifier.model.twin_form
+    form.compare(torch.split(torch.as_tensor(prepare(classifier, compared)[0], device=classifier.device), count))
+    if not deploy:
+        return classifier
+    return cls(network.twin, input_shape=network.input_shape, nb_classes=classes, **settings)
 
 
 def _leaves_pixels(classifier: "QuantizedClassifier") -> bool:
@@ -223,7 +237,7 @@ def _leaves_pixels(classifier: "QuantizedClassifier") -> bool:
 
 def load(cls: type[C], path: str | os.PathLike[str], model: nn.Module | None, arguments: dict[str, Any]) -> C:
     """See `QuantizedClassifier.load`."""
-    if is_onnx(path):
+    if file_frontend(path) is not None:
         return cls.from_file(path, **{"surrogate": model, **arguments})
     tensors, header = _read(path)
     with _damage_named(path):

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from os import PathLike
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
@@ -127,11 +128,15 @@ class NetworkFrontend(ABC):
         name: for people, as `"brevitas"`.
         folds: whether a form may have BatchNorm folded in without being asked for it.
         exports: whether `qadv.export` may write such a network to a file.
+        suffixes: of files that are networks by themselves and that `read` makes modules of, as `(".onnx",)`.
+        writes: whether `written` makes such files, for `qadv.export(…, to=name)`.
     """
 
     name: ClassVar[str] = ""
     folds: bool = False
     exports: bool = True
+    suffixes: ClassVar[tuple[str, ...]] = ()
+    writes: ClassVar[bool] = False
 
     @abstractmethod
     def recognises(self, network: nn.Module) -> bool:
@@ -140,6 +145,10 @@ class NetworkFrontend(ABC):
     @abstractmethod
     def quantizers(self, network: nn.Module) -> list[QuantizedTensor]:
         """Returns all quantizers of this origin, in order of registration; the network stays as it is."""
+
+    def files(self, network: nn.Module) -> dict[str, str]:
+        """Returns the files that compute in a network, by module and name, with their SHA-256: they are what ships."""
+        return {}
 
     def objection(self, network: nn.Module) -> str:
         """Returns why a network can't be attacked in the state that it is in, and what to do; `""` if it can."""
@@ -156,3 +165,15 @@ class NetworkFrontend(ABC):
     def form(self, network: nn.Module, options: FormOptions) -> EvaluationForm:
         """Returns what computes the network in evaluation mode: values to the bit, gradients the network's own."""
         return Form(network, options, self.parts)
+
+    def read(self, path: str | PathLike[str], **arguments: Any) -> nn.Module:
+        """Returns the network that a file of one of the `suffixes` is: a `FileNetwork`, made with these arguments."""
+        raise NotImplementedError
+
+    def written(self, graph: Any) -> bytes:
+        """Returns a file that computes what an integer graph does: see `qadv.deployment.integer_graph`.
+
+        Raises:
+            UnsupportedModelError: it has operators that such a file can't have, which are named.
+        """
+        raise NotImplementedError

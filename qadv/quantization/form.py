@@ -1,7 +1,7 @@
 """What a quantized network computes in evaluation mode, with its weights quantized once: the network's *form*."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from operator import itemgetter
@@ -94,6 +94,22 @@ class _ChannelsLast(torch.autograd.Function):
         return grad_outputs[0].contiguous()
 
 
+class Hooks:
+    """Sees quickly whether modules have got hooks since this was made; asks them only after one was made somewhere."""
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        self._hooks = [own for own in _hooks_of(modules) if not own]
+        self._made = -1
+
+    def __bool__(self) -> bool:
+        made = RemovableHandle.next_id
+        if made != self._made:
+            if any(self._hooks) or any(_GLOBAL_HOOKS):
+                return True
+            self._made = made
+        return False
+
+
 class Form:
     """Computes what a network does in evaluation mode; the network stays as it is, and is followed when it changes.
 
@@ -114,8 +130,7 @@ class Form:
         self._network = network
         self._structure: list[Any] | None = None
         self._watched: list[nn.Module] = []
-        self._hooks: list[Any] = []
-        self._made = -1
+        self._hooks = Hooks(())
 
     def __call__(self, x: Any, method: str = "__call__") -> Any:
         """Images (N, …) → logits, or what another method of the network gives.
@@ -125,7 +140,7 @@ class Form:
                 on which the BatchNorm of a layer did not follow.
         """
         known = type(x) is Tensor and len(x) and not torch._C._get_tracing_state()
-        if not known or self.options.as_it_is or self._hooked():
+        if not known or self.options.as_it_is or self._hooks:
             raise NoFormError
         if self._structure is None or self._structure != self._structure_now():
             self._build(x)
@@ -136,15 +151,6 @@ class Form:
         if any(given.output is not None for given in self._given):
             raise NoFormError
         return output
-
-    def _hooked(self) -> bool:
-        """Whether any hook is there; asked of the modules only after a hook was made somewhere."""
-        made = RemovableHandle.next_id
-        if made != self._made:
-            if any(self._hooks) or any(_GLOBAL_HOOKS):
-                return True
-            self._made = made
-        return False
 
     def _structure_now(self) -> list[Any]:
         """Returns what decides which modules stand in for which."""
@@ -168,11 +174,10 @@ class Form:
         self._watched = list(dict.fromkeys([*containers, *others, *(m for part in parts for m in part.watched)]))
         sources = [module for source, _ in computed for module in source.modules]
         everything = list(dict.fromkeys([*self._watched, *sources]))
-        hooks = _hooks_of(everything)
-        self._hooks = [own for own in hooks if not own]
+        self._hooks = Hooks(everything)
         self._attributes = [vars(module) for module in self._watched]
-        self._parts = [*(m._modules for m in everything if m._modules), *filter(None, hooks)]
-        self._structure, self._made = self._structure_now(), -1
+        self._parts = [*(m._modules for m in everything if m._modules), *filter(None, _hooks_of(everything))]
+        self._structure = self._structure_now()
 
 
 def _are_foreign(hooks: dict[int, Any]) -> bool:
@@ -180,5 +185,5 @@ def _are_foreign(hooks: dict[int, Any]) -> bool:
     return any(getattr(hook, "__module__", "") != "torch.ao.quantization.quantize" for hook in hooks.values())
 
 
-def _hooks_of(modules: list[nn.Module]) -> list[Any]:
+def _hooks_of(modules: Iterable[nn.Module]) -> list[Any]:
     return [vars(module)[hooks] for module in modules for hooks in HOOKS]

@@ -373,7 +373,7 @@ def test_an_audit_says_whose_gradients_it_follows(trained, digits):
     assert gradients_of(trained).startswith("straight-through in the activations")
     assert gradients_of(wrapped(Silent())).startswith("none, the network gives none")
     surrogate = qadv.QuantizedClassifier(Silent(), nn.CrossEntropyLoss(), (1, 8, 8), 10, surrogate=trained.network)
-    said = "the surrogate's, with the network's values to the bit on drawn images"
+    said = "the surrogate's, with the network's values to the bit on 20 images"
     assert gradients_of(surrogate) == said
     assert gradients_of(qadv.EnsembleClassifier.of([surrogate, trained])) == said
     other = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))

@@ -5,7 +5,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -51,6 +51,8 @@ class AuditCase:
         progress: is told of each attack.
         smaller: what became of the images in a smaller ball: those broken there are so here, and are not attacked.
         pixels: "uint8" counts what is adversarial as an 8-bit image, "float" any.
+        queries: answers in the classifier's place what attacks without gradients ask; `None` for the classifier itself.
+        simulation: what an audited file was made from, or `None`.
 
     Attributes:
         clean: which images are classified correctly, (N,).
@@ -73,14 +75,16 @@ class AuditCase:
         progress: Callable[[str], None] | None = None,
         smaller: WorstCase | None = None,
         pixels: str = "float",
+        queries: Target | None = None,
+        simulation: Any = None,
     ) -> None:
-        self.target = target
+        self.target, self.queries = target, queries
         self.x, self.y, self.eps = x, y, eps
         self.ball = Ball(eps, norm, target.low, target.high)
         self.settings, self.seed = settings, seed
         self.sources, self.adaptive = dict(sources or {}), adaptive
         self.cost, self._progress = cost or Cost(), progress
-        self.uint8 = pixels == "uint8"
+        self.uint8, self.simulation = pixels == "uint8", simulation
         # a random network may answer otherwise than it did for the smaller ball
         self.clean: Flags = ~target.broken(x, y) if smaller is None else np.array(smaller.broken_by) != "clean"
         self._attacks: list[AttackRecord] = []
@@ -341,7 +345,7 @@ class AuditCase:
             left = self.direct & ~gained
             steps = settings.square_steps * (1 if run or self.trusted else _INSTEAD)
             if blind:
-                broken = self.attack(f"RayS, {steps} directions", partial(self._rays, steps), left)
+                broken = self.attack(f"RayS, {steps} directions", self._rays(steps), left)
             else:
                 broken = self.attack(f"Square, {steps} queries, run {run + 1}", self._square(steps, run), left)
             gained, found = gained | broken, int(broken.sum())
@@ -349,14 +353,31 @@ class AuditCase:
                 break
         return gained, found
 
-    def _rays(self, steps: int, x: Images, y: Labels) -> Images:
-        return rays(self.target, x, y, self.ball, steps)
+    def queried(self, made: Callable[[Target], Attack]) -> Attack:
+        """Returns an attack without gradients, made for what answers queries.
+
+        Where the classifier itself denies that such an image is adversarial, it is asked all over again.
+        """
+        if self.queries is None:
+            return made(self.target)
+        queries = self.queries
+
+        def run(x: Images, y: Labels) -> Images:
+            found = np.array(made(queries)(x, y), dtype=np.float32)
+            denied = queries.broken(found, y) & ~self.target.broken(found, y)
+            if denied.any():
+                found[denied] = made(self.target)(x[denied], y[denied])
+            return found
+
+        return run
+
+    def _rays(self, steps: int) -> Attack:
+        return self.queried(lambda target: lambda x, y: rays(target, x, y, self.ball, steps))
 
     def _square(self, steps: int, run: int) -> Attack:
         options = {"batch_size": self.target.batch_size, "seed": self.seed + run, "verbose": False}
         ball = {"eps": self.eps, "norm": self.ball.norm, "targeted": self.target.targeted}
-        made: Attack = Square(self.target.classifier, max_iter=steps, **ball, **options).generate
-        return made
+        return self.queried(lambda target: Square(target.classifier, max_iter=steps, **ball, **options).generate)
 
     def worst_case(self) -> WorstCase:
         """Returns what all attacks together leave."""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from qadv.checks import check_choice, check_flag, check_whole
+from qadv.deployment.accelerate import accelerate
 from qadv.diagnostics.attacking import check_classifiers
 from qadv.diagnostics.audit.case import AuditCase
 from qadv.diagnostics.audit.checks.answers_repeat import is_random
@@ -28,11 +29,13 @@ from qadv.estimators.attacked import gradients_of
 from qadv.estimators.checks import check_pair
 from qadv.estimators.fingerprint import fingerprint
 from qadv.estimators.protocol import Classifier
-from qadv.frontends.find import quantized_activations
+from qadv.frontends.find import files, quantized_activations
 from qadv.modes import evaluation_mode
 from qadv.random_states import seeded
 from qadv.strengths import check_eps
 from qadv.units import Length, Share, width
+
+_VERIFIED_ON = 256
 
 
 def audit(
@@ -45,9 +48,11 @@ def audit(
     to_zero: bool = False,
     pair: tuple[int, int] | None = None,
     pixels: str = "float",
+    engine: str | None = None,
     float_parent: Classifier | None = None,
     others: Mapping[str, Classifier] | Iterable[Classifier] = (),
     adaptive: Any = None,
+    simulation: Classifier | None = None,
     thorough: bool = False,
     batch_size: int = 128,
     seed: int = 0,
@@ -72,12 +77,15 @@ def audit(
             is what is given the second. `None` attacks all images, towards any other class.
         pixels: "uint8" counts only adversarial images that still are once rounded to the nearest 8-bit image inside
             the ball, 255 steps of `clip_values`; attacks go on past their first success then. "float" counts all.
+        engine: "onnxruntime" answers attacks without gradients, by `qadv.accelerate`, where the exported graph has the
+            classifier's class on 95 % of the images; what they find counts once the classifier itself confirms it.
         float_parent: the float network that the classifier was made from, as an ART classifier, for check 7. Where
             neither it nor one of `others` is given, and the classifier was quantized by qadv from a backbone's name,
             the float weights that it rounds take its place.
         others: further ART classifiers for check 7, as the same network at another bit width, by name or in order.
         adaptive: an ART evasion attack on this classifier that goes for the defense's own objective, or a function
             that makes one from a classifier, for check 10. It has to keep to the ball; what leaves is projected on it.
+        simulation: the network that an audited file was made from, as an ART classifier, for check 11.
         thorough: larger budgets: see `qadv.diagnostics.audit.settings`.
         batch_size: images in one pass.
         seed: decides everything random.
@@ -108,17 +116,23 @@ def audit(
         named = {"its float weights": own}
     sources = {name: Target(other, batch_size, name, targeted=pair is not None) for name, other in named.items()}
     check_classifiers({"the audited network": classifier, **named}, "float_parent and others")
+    if simulation is not None:
+        check_classifiers({"the audited network": classifier, "the simulation": simulation}, "simulation")
+        if not files(classifier.model):
+            raise InvalidInputError("simulation: the audited network is one; audit a file, from_file, beside it")
     for name, other in named.items():
         if fingerprint(other) == fingerprint(classifier):
             raise InvalidInputError(
                 f"{name}: it has the very weights of the audited network, so that nothing is transferred; give another "
                 "network, or leave it out"
             )
+    queries = None if engine is None else _queries(classifier, x, engine, target)
     settings, numbered = THOROUGH if thorough else QUICK, numbered_checks()
     results: list[AuditResult] = []
     cost = Cost()
     with ExitStack() as stack:
-        for each in {id(t.classifier.model): t for t in (target, *sources.values())}.values():
+        asked = target, *sources.values(), *(() if queries is None else (queries,))
+        for each in {id(t.classifier.model): t for t in asked}.values():
             stack.enter_context(evaluation_mode(each.classifier.model))
             stack.enter_context(cost.counted(each.classifier.model))
         stack.enter_context(seeded(seed))
@@ -143,6 +157,8 @@ def audit(
                     progress=progress.set_postfix_str,
                     smaller=results[-1].worst_case if results else None,
                     pixels=pixels,
+                    queries=queries,
+                    simulation=simulation,
                 )
                 checks = []
                 for check in numbered:
@@ -168,11 +184,25 @@ def audit(
                     norm=norm,
                     pair=pair,
                     pixels=pixels,
+                    files=files(classifier.model),
+                    queries="" if queries is None else queries.name,
                 )
             )
             if not worst.robust.any():
                 break
     return replace(results[-1], smaller=tuple(results[:-1]))
+
+
+def _queries(classifier: Any, x: Images, engine: str, target: Target) -> Target | None:
+    faster = accelerate(
+        classifier, x[:_VERIFIED_ON], fold_batch_norm=False, channels_last=False, engine=engine,
+        batch_size=target.batch_size,
+    )  # fmt: skip
+    if faster.simulation is None:
+        return None
+    check = faster.checks[-1]
+    name = f"{engine}, with the network's class on {check.equal} of {check.images} images"
+    return Target(faster, target.batch_size, name, target.targeted)
 
 
 def _radii(eps: Any, norm: float, to_zero: bool, classifier: Classifier) -> list[float]:

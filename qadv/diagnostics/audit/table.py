@@ -27,6 +27,8 @@ def table(result: "AuditResult") -> Table:
         f"Cost: {result.cost.forward:,} forward and {result.cost.backward:,} backward passes of one image, "
         f"{result.seconds / 60:.1f} minutes",
     ]
+    if result.queries:
+        below.insert(2, f"Attacks without gradients ask {result.queries}; what they find the network has confirmed")
     if result.smaller:
         points = (f"{100 * accuracy:.1f} % at {eps:.4g} ({grade})" for eps, accuracy, grade in result.curve)
         below.insert(0, f"Curve: {', '.join(points)}")

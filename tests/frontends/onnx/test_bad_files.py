@@ -22,7 +22,7 @@ def quantized(tmp_path_factory):
 @pytest.fixture
 def refused(tmp_path, monkeypatch):
     """Takes a model, or bytes, and returns what is said of it; the runtime must not be asked."""
-    monkeypatch.setattr(network, "Runtime", lambda *_: pytest.fail("the file was run"))
+    monkeypatch.setattr(network.FileNetwork, "runtime", lambda *_: pytest.fail("the file was run"))
 
     def says(content, error=FileFormatError, **arguments):
         path = tmp_path / "net.onnx"
@@ -60,6 +60,14 @@ def test_damaged_files(refused, quantized, tmp_path):
     assert "not a whole ONNX file" in refused(content[: len(content) // 2])
     assert "not a whole ONNX file" in refused(b"")
     assert "there is no graph" in refused(onnx.ModelProto(ir_version=8).SerializeToString())
+    place = content.find(b"w3_quantized")
+    assert "names in it are no text" in refused(content[: place + 1] + b"\xec" + content[place + 2 :])
+    assert "which nothing before gives" in refused(content[: place + 1] + b"_" + content[place + 2 :])
+    loop = onnx.ModelProto.FromString(content)
+    last = loop.graph.output[0].name
+    loop.graph.node.append(helper.make_node("Identity", [last], [last]))
+    assert f"gives {last} once more" in refused(loop.SerializeToString())
+
     longer = float_model()
     longer.graph.initializer[0].dims.append(2**40)
     assert "damaged" in refused(longer)
@@ -161,3 +169,17 @@ def test_operator_sets_that_the_runtime_does_not_have(tmp_path):
     onnx.save(model, tmp_path / "net.onnx")
     with pytest.raises(FileFormatError, match="onnxruntime can't load"):
         qadv.QuantizedClassifier.from_file(tmp_path / "net.onnx")
+
+
+def test_operators_of_one_name_are_told_apart(quantized, tmp_path):
+    model = onnx.ModelProto.FromString(quantized.SerializeToString())
+    for node in model.graph.node:
+        node.name = "node"
+    onnx.save(model, tmp_path / "net.onnx")
+    nodes = network.read_graph(tmp_path / "net.onnx").nodes
+    assert len({node.name for node in nodes}) == len(nodes) == len(model.graph.node)
+
+
+def test_names_that_no_front_end_knows(tmp_path):
+    with pytest.raises(InvalidInputError, match=r"net\.tofu: no front end that is installed reads such files"):
+        qadv.QuantizedClassifier.from_file(tmp_path / "net.tofu")

@@ -237,3 +237,34 @@ def test_what_is_not_computed_right_is_named(tmp_path):
         node = helper.make_node(kind, ["x", *constants], ["y"], **attributes)
         with pytest.raises(UnsupportedModelError, match=named), warnings.catch_warnings():
             same_as_the_runtime([node], constants, x, tmp_path / "net.onnx", opset=19)
+
+
+def test_a_convolution_between_roundings_meets_ties_as_the_runtime_does(tmp_path):
+    """Half of all sums are halfway between two codes; in float32 values they fall to either side."""
+    node = helper.make_node
+    constants = {
+        "s": np.float32(0.1), "z": np.uint8(3), "w": RNG.integers(-1, 2, (8, 4, 3, 3)).astype(np.int8),
+        "ws": np.full(8, 0.3, np.float32),
+        "b": np.arange(-4, 4).astype(np.int32), "bs": np.full(8, np.float32(0.1) * np.float32(0.3)),
+        "ys": np.float32(0.06), "yz": np.uint8(128),
+    }  # fmt: skip
+    nodes = [
+        node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+        node("DequantizeLinear", ["w", "ws"], ["dw"], axis=0),
+        node("DequantizeLinear", ["b", "bs"], ["db"], axis=0),
+        node("Conv", ["d", "dw", "db"], ["c"]),
+        node("QuantizeLinear", ["c", "ys", "yz"], ["cq"]),
+        node("DequantizeLinear", ["cq", "ys", "yz"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes, "ties",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 4, 12, 12])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )  # fmt: skip
+    path = tmp_path / "ties.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    x = RNG.integers(-3, 9, (2, 4, 12, 12)).astype(np.float32) * np.float32(0.1)
+    found = Twin(read_graph(path), batched=True).every_value(torch.from_numpy(x))["y"].numpy()
+    np.testing.assert_array_equal(found, onnxruntime.InferenceSession(path).run(None, {"x": x})[0])

@@ -35,7 +35,7 @@ class BlackBox:
 
 
 def _attacks(case: AuditCase) -> Iterator[tuple[str, Attack]]:
-    classifier, settings, width = case.target.classifier, case.settings, case.target.high - case.target.low
+    settings, width = case.settings, case.target.high - case.target.low
     if case.ball.norm != math.inf or case.gradients.hard:
         return
     common: dict[str, Any] = {
@@ -46,16 +46,14 @@ def _attacks(case: AuditCase) -> Iterator[tuple[str, Attack]]:
         "verbose": False,
     }
     if settings.spsa_steps:
-        spsa = SPSA(
-            classifier,
-            learning_rate=max(0.01 * width, case.eps / 4),
-            delta=min(0.01 * width, case.eps),
-            early_stop=True,
-            max_iter=settings.spsa_steps,
-            nb_samples=settings.spsa_samples,
-            **common,
-        )
-        yield "SPSA", spsa.generate
+        spsa = {
+            "learning_rate": max(0.01 * width, case.eps / 4),
+            "delta": min(0.01 * width, case.eps),
+            "early_stop": True,
+            "max_iter": settings.spsa_steps,
+            "nb_samples": settings.spsa_samples,
+        }
+        yield "SPSA", case.queried(lambda target: SPSA(target.classifier, **spsa, **common).generate)
     if settings.n_attack_steps:
-        n_attack = NAttack(classifier, max_iter=settings.n_attack_steps, nb_samples=settings.n_attack_samples, **common)
-        yield "N-Attack", n_attack.generate
+        n_attack = {"max_iter": settings.n_attack_steps, "nb_samples": settings.n_attack_samples}
+        yield "N-Attack", case.queried(lambda target: NAttack(target.classifier, **n_attack, **common).generate)
