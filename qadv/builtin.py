@@ -181,6 +181,7 @@ _OWN = {  # by kind and name: the target, within the kind's package, and the sum
         "brevitas": ("brevitas:BrevitasFrontend", "networks with Brevitas's own layers, by hand or by its flows"),
         "torch-ao": ("torch_ao:TorchAoFrontend", "networks of torch.ao: QAT, converted to int8, dynamic"),
         "torchao": ("torchao:TorchaoFrontend", "networks of torchao: PT2E, quantize_, QAT"),
+        "onnx": ("onnx.frontend:OnnxFrontend", "ONNX files: values from onnxruntime, gradients from a twin"),
     },
 }
 _FAMILIES = ("timm", "art")  # whose members a function `names` beside the target lists

@@ -2,6 +2,8 @@
 
 import contextlib
 import tempfile
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import brevitas.nn as qnn
 import pytest
@@ -11,6 +13,7 @@ from torch import nn
 
 import qadv
 from qadv.components import KINDS
+from qadv.frontends import file_frontend
 from qadv.registry import default_registry
 from qadv.testing import NotApplicable, checks, conformance, digits_classifier, run_check
 from tests.photographs import photographs
@@ -125,6 +128,20 @@ def by_torch_ao():
 
 test_frontend_brevitas = conformance("frontend", "brevitas", network=by_brevitas)
 test_frontend_torch_ao = pytest.mark.filterwarnings("ignore")(conformance("frontend", "torch-ao", network=by_torch_ao))
+
+
+def by_onnx():
+    pytest.importorskip("onnxruntime")
+    import onnx
+
+    from tests.frontends.onnx.files import float_model
+
+    with TemporaryDirectory() as folder:
+        onnx.save(float_model(), path := Path(folder) / "net.onnx")
+        return file_frontend(path).read(path)
+
+
+test_frontend_onnx = conformance("frontend", "onnx", network=by_onnx, input_shape=(3, 8, 8))
 
 SMALL = {"input_shape": (1, 8, 8)}
 test_backbone_mnist_cnn = conformance("backbone", "mnist-cnn", image_size=8, width=4, **SMALL)

@@ -21,7 +21,7 @@ from qadv.estimators.door import prepare
 from qadv.estimators.ensemble_network import EnsembleNetwork, Standardised
 from qadv.estimators.outline import check_outline
 from qadv.files import read_tensors, write_tensors
-from qadv.frontends.find import frontend_of
+from qadv.frontends.find import file_frontend, frontend_of
 from qadv.frontends.own import OwnFrontend
 from qadv.modes import held_network
 from qadv.postprocessors.softmax import Softmax
@@ -165,8 +165,8 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    if is_onnx(path):
-        raise InvalidInputError(f"{os.fspath(path)} is an ONNX file, which is a network and has no header of qadv's")
+    if file_frontend(path) is not None:
+        raise InvalidInputError(f"{os.fspath(path)} is a network by itself and has no header of qadv's")
     tensors, header = read_tensors(path)
     if not isinstance(header, dict) or header.get("format") not in (FORMAT, ENSEMBLE_FORMAT, packed.FORMAT):
         found = f"format {header.get('format')!r}" if isinstance(header, dict) else "no qadv header"
@@ -177,11 +177,6 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, An
     if missing := sorted(_FIELDS - header.keys()):
         raise FileFormatError(f"{os.fspath(path)}: expected the key {missing[0]!r} in its header, found none")
     return tensors, header
-
-
-def is_onnx(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is a network by itself, going by its name."""
-    return os.fspath(path).lower().endswith(".onnx")
 
 
 def from_file(
@@ -195,11 +190,16 @@ def from_file(
     arguments: dict[str, Any],
 ) -> C:
     """See `QuantizedClassifier.from_file`."""
-    from qadv.frontends.onnx.network import FileNetwork  # needs the extra "onnx"
-
+    if (frontend := file_frontend(path)) is None:
+        raise InvalidInputError(
+            f"{os.fspath(path)}: no front end that is installed reads such files as networks (.onnx; .tflite with the "
+            "plugin qadv-litert)"
+        )
     settings = {"loss": nn.CrossEntropyLoss(), "clip_values": (0.0, 1.0), "preprocessing": (0.0, 1.0), **arguments}
     ends = (0.0, 1.0) if settings["clip_values"] is None else limits(settings["clip_values"])
-    network = FileNetwork(path, input_shape, ends, output, has_twin=surrogate is None)
+    network: Any = frontend.read(
+        path, input_shape=input_shape, clip_values=ends, output=output, has_twin=surrogate is None
+    )
     classes = network.nb_classes if nb_classes is None else nb_classes
     classifier = cls(network, input_shape=network.input_shape, nb_classes=classes, surrogate=surrogate, **settings)
     if network.takes_integers and (settings["clip_values"] is None or not _leaves_pixels(classifier)):
@@ -223,7 +223,7 @@ def _leaves_pixels(classifier: "QuantizedClassifier") -> bool:
 
 def load(cls: type[C], path: str | os.PathLike[str], model: nn.Module | None, arguments: dict[str, Any]) -> C:
     """See `QuantizedClassifier.load`."""
-    if is_onnx(path):
+    if file_frontend(path) is not None:
         return cls.from_file(path, **{"surrogate": model, **arguments})
     tensors, header = _read(path)
     with _damage_named(path):

@@ -1,6 +1,6 @@
 """How networks of each origin are read: what in them is quantized, and how they are computed in evaluation mode."""
 
-from qadv.frontends.find import frontend_of, quantizers
+from qadv.frontends.find import file_frontend, frontend_of, quantizers
 from qadv.frontends.frontend import (
     EvaluationForm,
     NetworkFrontend,
@@ -15,6 +15,7 @@ __all__ = [
     "QuantizedActivation",
     "QuantizedTensor",
     "QuantizedWeights",
+    "file_frontend",
     "frontend_of",
     "quantizers",
 ]

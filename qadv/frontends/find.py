@@ -1,5 +1,6 @@
 """The front ends that read a network, and what they say of it together."""
 
+import os
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -59,6 +60,12 @@ def frontend_of(network: nn.Module) -> NetworkFrontend:
     """Returns what reads a network: the front end that recognises it, several together, or qadv's own for any other."""
     found = [frontend for frontend in _frontends() if frontend.recognises(network)]
     return found[0] if len(found) == 1 else _Together(found) if found else OwnFrontend()
+
+
+def file_frontend(path: str | os.PathLike[str]) -> NetworkFrontend | None:
+    """Returns what reads a file that is a network by itself, going by its name; `None` for any other file."""
+    name = os.fspath(path).lower()
+    return next((frontend for frontend in _frontends() if name.endswith(frontend.suffixes or "\0")), None)
 
 
 def form_of(network: nn.Module, options: FormOptions) -> EvaluationForm:

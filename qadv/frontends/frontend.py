@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor, nn
@@ -121,11 +122,13 @@ class NetworkFrontend(ABC):
         name: for people, as `"brevitas"`.
         folds: whether a form may have BatchNorm folded in without being asked for it.
         exports: whether `qadv.export` may write such a network to a file.
+        suffixes: of files that are networks by themselves and that `read` makes modules of, as `(".onnx",)`.
     """
 
     name: ClassVar[str] = ""
     folds: bool = False
     exports: bool = True
+    suffixes: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def recognises(self, network: nn.Module) -> bool:
@@ -150,3 +153,7 @@ class NetworkFrontend(ABC):
     def form(self, network: nn.Module, options: FormOptions) -> EvaluationForm:
         """Returns what computes the network in evaluation mode: values to the bit, gradients the network's own."""
         return Form(network, options, self.parts)
+
+    def read(self, path: str | PathLike[str], **arguments: Any) -> nn.Module:
+        """Returns the network that a file of one of the `suffixes` is: a `FileNetwork`, made with these arguments."""
+        raise NotImplementedError

@@ -14,7 +14,8 @@ from qadv.command_options import AuditOptions
 from qadv.diagnostics.audit.run import audit
 from qadv.errors import InvalidInputError
 from qadv.estimators.classifier import QuantizedClassifier
-from qadv.estimators.storage import is_onnx, read_header
+from qadv.estimators.storage import read_header
+from qadv.frontends.find import file_frontend
 from qadv.registry import create, load
 from qadv.units import Share, to_range
 
@@ -27,7 +28,8 @@ def run_audit(options: AuditOptions) -> bool:
         QadvError: what else went wrong with the files.
     """
     check_whole("--nb-samples", options.nb_samples)
-    clip_values = None if is_onnx(options.model) else read_header(options.model)["classifier"]["clip_values"]
+    is_file = file_frontend(options.model) is not None
+    clip_values = None if is_file else read_header(options.model)["classifier"]["clip_values"]
     classifier = _load(options.model, [made_preprocessor(text, clip_values) for text in options.preprocessor or ()])
     data = create("dataset", options.dataset, data_dir=options.data_dir)
     x, y = data.x_test[: options.nb_samples], data.y_test[: options.nb_samples]
@@ -50,7 +52,7 @@ def run_audit(options: AuditOptions) -> bool:
         seed=options.seed,
         verbose=not options.as_json,
     )
-    found = classifier.network.describe() if is_onnx(options.model) else ""
+    found = classifier.network.describe() if is_file else ""
     if options.as_json:
         file = {"file": found.splitlines()} if found else {}
         print(json.dumps({**file, **result.to_dict()}, indent=1))
@@ -83,7 +85,7 @@ def made_preprocessor(text: str, clip_values: Sequence[float] | None = None) -> 
 
 
 def _load(path: Path, preprocessors: Sequence[Any] = ()) -> Any:
-    if not is_onnx(path) and read_header(path)["backbone"] is None:
+    if file_frontend(path) is None and read_header(path)["backbone"] is None:
         raise InvalidInputError(
             f"{path} holds a network of your own, which the command line can't build. In Python: "
             f"qadv.audit(qadv.QuantizedClassifier.load('{path}', model=net), x, y)"

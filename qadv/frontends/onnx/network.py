@@ -4,7 +4,7 @@ import hashlib
 import logging
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
@@ -17,7 +17,7 @@ from qadv.errors import InvalidInputError, UnsupportedModelError
 from qadv.frontends.onnx.graph import Graph, read_graph
 from qadv.frontends.onnx.layers import form_of, layers_of
 from qadv.frontends.onnx.layout import Layout, in_chunks
-from qadv.frontends.onnx.runtime import Runtime, sums_are_exact
+from qadv.frontends.onnx.runtime import Runtime
 from qadv.frontends.onnx.twin import Twin, final_softmax, with_real_output
 from qadv.frontends.summary import LayerSummary
 from qadv.frontends.twins import value_of_one, value_without_gradient
@@ -70,7 +70,7 @@ def _logarithm(probabilities: Tensor) -> Tensor:
 
 
 class FileNetwork(nn.Module):
-    """Images (N, *input_shape) → logits (N, classes), as onnxruntime answers for the file.
+    """Images (N, *input_shape) → logits (N, classes), as the file's runtime, here onnxruntime, answers for it.
 
     Where a gradient is asked for, a twin of the file's graph gives it; otherwise only the runtime works. Nothing in it
     is trained. A file of a fixed batch is asked so many images at a time, and one with dynamic quantization, where the
@@ -97,6 +97,9 @@ class FileNetwork(nn.Module):
         InvalidInputError: the file leaves sizes open and `input_shape` is missing, or does not fit.
     """
 
+    read_graph = staticmethod(read_graph)  # these two are another's for another kind of files
+    runtime: Callable[[bytes, str], Runtime] = Runtime
+
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -106,7 +109,7 @@ class FileNetwork(nn.Module):
         has_twin: bool = True,
     ) -> None:
         super().__init__()
-        graph, *self._grid = with_real_output(read_graph(path, output))
+        graph, *self._grid = with_real_output(self.read_graph(path, output))
         self.file = os.path.basename(os.fspath(path))
         self.digest = hashlib.sha256(graph.content).hexdigest()
         self.source, self.form, self._output = graph.source, form_of(graph), output
@@ -125,7 +128,7 @@ class FileNetwork(nn.Module):
                 ) from error
             self.file_layers = layers_of(graph, self.twin.graph)
             self.twin.graph.forget()
-        self._runtime = Runtime(graph.content, self.file)
+        self._runtime = type(self).runtime(graph.content, self.file)
         noise = torch.rand(self._batch or _NB_DRAWN, *self.input_shape, generator=torch.Generator().manual_seed(0))
         images = self._layout.as_array(self._layout.low + self._layout.width * noise)
         try:
@@ -133,7 +136,8 @@ class FileNetwork(nn.Module):
             self.kernels = self._runtime.kernels(images[: self._batch or 1])
         except Exception as error:
             raise UnsupportedModelError(
-                f"onnxruntime fails on {self.file} for {len(images)} images of shape {self.input_shape}: {error}"
+                f"{self._runtime.version} fails on {self.file} for {len(images)} images of shape {self.input_shape}: "
+                f"{error}"
             ) from error
         self.nb_classes = self._checked_classes(found, len(images))
         if not self._logarithm and (found >= 0).all() and np.allclose(found.reshape(len(found), -1).sum(1), 1, 0, 1e-3):
@@ -195,11 +199,10 @@ class FileNetwork(nn.Module):
     def describe(self) -> str:
         """Returns what was found: the file, its layers' bits, the runtime and its kernels, how exact the twin is."""
         bits = sorted({f"{layer.scheme} weights and {layer.input_scheme} inputs" for layer in self.file_layers})
-        exact = "exact" if sums_are_exact() else "saturating at 16 bits: this processor has no VNNI"
         lines = [
             f"{self.file}, SHA-256 {self.digest}",
             f"written by {self.source}; {self.form}; {len(self.file_layers)} layers with weights: {'; '.join(bits)}",
-            f"values: {self._runtime.version}, {torch.backends.cpu.get_cpu_capability()}, 8-bit sums {exact}",
+            f"values: {self._runtime.version}, {torch.backends.cpu.get_cpu_capability()}{self._runtime.remark()}",
             "kernels: " + ", ".join(f"{name} {count}" for name, count in self.kernels.most_common()),
             f"gradients: {self._gradients_of}",
         ]

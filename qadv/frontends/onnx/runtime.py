@@ -72,6 +72,11 @@ class Runtime:
         ran = [event for event in events if event.get("name", "").endswith("_kernel_time")]
         return Counter(event["args"]["op_name"] for event in ran)
 
+    def remark(self) -> str:
+        """Returns what else to say of the values behind the runtime's version."""
+        exact = "exact" if sums_are_exact() else "saturating at 16 bits: this processor has no VNNI"
+        return f", 8-bit sums {exact}"
+
     def __deepcopy__(self, memo: Any) -> "Runtime":
         return self
 

@@ -22,7 +22,7 @@ def quantized(tmp_path_factory):
 @pytest.fixture
 def refused(tmp_path, monkeypatch):
     """Takes a model, or bytes, and returns what is said of it; the runtime must not be asked."""
-    monkeypatch.setattr(network, "Runtime", lambda *_: pytest.fail("the file was run"))
+    monkeypatch.setattr(network.FileNetwork, "runtime", lambda *_: pytest.fail("the file was run"))
 
     def says(content, error=FileFormatError, **arguments):
         path = tmp_path / "net.onnx"

@@ -196,7 +196,7 @@ def test_load_takes_a_file_and_save_says_to_keep_it(classifier, files, tmp_path)
     for write_again in (classifier.save, lambda path: qadv.export(classifier, path)):
         with pytest.raises(InvalidInputError, match=r"the network is the file qdq\.onnx"):
             write_again(tmp_path / "net.safetensors")
-    with pytest.raises(InvalidInputError, match=r"qdq\.onnx is an ONNX file"):
+    with pytest.raises(InvalidInputError, match=r"qdq\.onnx is a network by itself"):
         read_header(files["qdq"])
     case = SimpleNamespace(target=SimpleNamespace(classifier=classifier))
     assert "is a file" in ExportedModel().examine(case).figure
