@@ -23,6 +23,7 @@ from qadv.diagnostics.weight_error import weight_error_norms as weight_error_nor
 from qadv.estimators.classifier import QuantizedClassifier as QuantizedClassifier
 from qadv.estimators.ensemble import EnsembleClassifier as EnsembleClassifier
 from qadv.estimators.module import as_module as as_module
+from qadv.estimators.opening import open_classifier as open_classifier
 from qadv.estimators.query_coalescer import QueryCoalescer as QueryCoalescer
 from qadv.frontends.summary import summarize as summarize
 from qadv.hookspecs import hookimpl as hookimpl
