@@ -89,10 +89,15 @@ def build_attack(spec: AttackSpec, seed: int, classifier: Classifier, eps: float
     options = spec.options | ({} if eps is None else {"eps": eps})
     if spec.probabilities:
         classifier.postprocessing_defences = with_softmax(classifier.postprocessing_defences)
-    target = load("attack", spec.attack)
-    quiet = {"verbose": False} if "verbose" in (arguments(target) or ()) else {}  # a bench has its own progress
-    attack = target(classifier, **options, **quiet)
+    attack = made_attack(spec.attack, options, classifier)
     return QueryCoalescer(attack, seed=seed, verbose=False) if spec.coalesce else attack
+
+
+def made_attack(name: str, options: Mapping[str, Any], classifier: Classifier, verbose: bool = False) -> Any:
+    """Returns an attack by name, which shows its own progress only where `verbose`, as a bench has one already."""
+    target = load("attack", name)
+    said = {"verbose": verbose} if "verbose" in (arguments(target) or ()) else {}
+    return target(classifier, **options, **said)
 
 
 def _outcome(classifier: Classifier, x: Any, y: Any, clean: Any, adversarial: Any) -> dict[str, Any]:

@@ -349,7 +349,7 @@ def test_the_audit_command_takes_a_file_and_says_which(files, monkeypatch, as_js
     data = SimpleNamespace(x_test=X, y_test=np.zeros(len(X), dtype=int))
     monkeypatch.setattr(command, "audit", audit)
     monkeypatch.setattr(command, "create", lambda *_, **__: data)
-    arguments = ["audit", str(files["qdq"]), "--dataset", "digits", "--nb-samples", "5", *["--json"] * as_json]
+    arguments = ["audit", str(files["qdq"]), "--dataset", "digits", "--nb-test", "5", *["--json"] * as_json]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     np.testing.assert_array_equal(asked[0], answers(files["qdq"], X[:5]))
