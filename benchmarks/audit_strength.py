@@ -232,7 +232,7 @@ def attacked(classifier: Any, x: Any, y: Any, seed: int) -> dict[str, Any]:
 def referenced(classifier: Any, inner: Any, x: Any, y: Any, seed: int) -> dict[str, Any]:
     """PGD of 100 steps on every other class's margin, on the network without its mask; judged with it."""
     target, judge = Target(inner, 128), Target(classifier, 128)
-    judge.draws = 8 if is_random(judge, x, 3) else 1
+    judge.draws = 8 if is_random(judge, x, y, 3) else 1
     robust, ball = ~judge.broken(x, y), Ball(EPS, math.inf, 0.0, 1.0)
     order = np.argsort(-np.where(np.eye(10, dtype=bool)[y], -np.inf, target.logits(x)), axis=1)
     for turn in range(20):
