@@ -4,9 +4,11 @@
     python benchmarks/files.py read --data-dir DATA [--nb-test 200]
 
 `export`: time of a pass in onnxruntime, one thread, × the float graph, all files in turns, medians; and accuracy in
-onnxruntime beside that of the simulation. `quantize_static` is onnxruntime's own quantization of the network (QDQ,
-uint8 activations, int8 weights for each filter). ResNet-20 is the trained one, its activations calibrated on 512 images
-and not trained on; other backbones have random weights, BatchNorms from noise, and noise for images.
+onnxruntime beside that of the simulation and of the simulation that rounds what the file rounds (`deploy=True`), and
+the share of the codes of 100 images that are others in that one. `quantize_static` is onnxruntime's own quantization of
+the network (QDQ, uint8 activations, int8 weights for each filter). ResNet-20 is the trained one, its activations
+calibrated on 512 images and not trained on; other backbones have random weights, BatchNorms from noise, and noise for
+images.
 
 `read`: each producer's file of the trained ResNet-20 through `QuantizedClassifier.from_file`: images on which twin and
 runtime give the same logits to the bit, and the same class; accuracy, and after ART's PGD (2/255, 10 steps) on the file
@@ -23,6 +25,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import onnx
 import torch
 import typer
 from art.attacks.evasion import ProjectedGradientDescent
@@ -35,7 +38,9 @@ from torch import nn
 import qadv
 from qadv.backbones import create_backbone
 from qadv.backbones.float_weights import load_float_weights
+from qadv.frontends.onnx.graph import graph_of
 from qadv.frontends.onnx.runtime import Runtime, sums_are_exact
+from qadv.frontends.onnx.twin import Twin
 
 app = typer.Typer(help=__doc__, pretty_exceptions_enable=False)
 DataDir = Annotated[Path, typer.Option(help="folder with CIFAR-10 and resnet20-cifar10.safetensors")]
@@ -100,6 +105,27 @@ def accuracy(logits: Any, y: Any) -> str:
     return f"{100 * float((logits.argmax(1) == y).mean()):.2f}"
 
 
+def codes_apart(path: Path, images: Any) -> str:
+    """Share of all codes that onnxruntime and the twin that is made from the file give for the same images."""
+    model = onnx.load(path)
+    graph = graph_of(model, b"", None, str(path))
+    codes = {
+        node.inputs[0]: (node.outputs[0], *(graph.constants[name] for name in node.inputs[1:]))
+        for node in graph.nodes
+        if node.kind == "DequantizeLinear" and node.inputs[0] not in graph.constants
+    }
+    for name in codes:
+        model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, None))
+    runtime, twin = Runtime(model.SerializeToString(), str(path)), Twin(graph, batched=True)
+    apart = count = 0
+    for batch in np.array_split(images, max(1, len(images) // 10)):
+        values = twin.every_value(torch.from_numpy(batch))
+        for name, (real, scale, zero) in codes.items():
+            found = np.rint(values[real].numpy() / scale) + zero
+            apart, count = apart + int((found != runtime(batch, name)).sum()), count + found.size
+    return f"{100 * apart / count:.4f}"
+
+
 def in_batches(network: Any, x: Any) -> Any:
     return np.concatenate([network(x[start : start + 100]) for start in range(0, len(x), 100)])
 
@@ -113,7 +139,8 @@ def export(data_dir: DataDir, backbone: str = "resnet20", size: int = 32, nb_tes
         data = qadv.create("dataset", "cifar10", data_dir=data_dir)
         seen, x, y = data.x_train[:512], data.x_test[:nb_test], data.y_test[:nb_test]
     else:
-        seen = np.random.default_rng(0).random((32, 3, size, size), dtype=np.float32)
+        seen = x = np.random.default_rng(0).random((32, 3, size, size), dtype=np.float32)
+        y = None
     net = float_network(backbone, size, data_dir, seen)
     given = standardised(seen) if trained else seen
     rows: dict[str, tuple[Runtime, str]] = {}
@@ -129,10 +156,16 @@ def export(data_dir: DataDir, backbone: str = "resnet20", size: int = 32, nb_tes
             qadv.export(files[f"qadv, {bits} bit"][1], folder / f"{bits}.onnx", to="onnx", images=seen[:256])
         for label, (file, classifier) in files.items():
             runtime = Runtime((folder / file).read_bytes(), label)
-            rows[label] = runtime, "–"
+            figures = []
             if trained:
-                simulated = "–" if classifier is None else accuracy(classifier.predict(x), y)
-                rows[label] = runtime, f"{accuracy(in_batches(runtime, x), y)} / {simulated}"
+                figures += [accuracy(in_batches(runtime, x), y)]
+                figures += ["–" if classifier is None else accuracy(classifier.predict(x), y)]
+            if label.startswith("qadv"):
+                figures += [codes_apart(folder / file, x[:100])]
+                if trained:
+                    deployed = qadv.QuantizedClassifier.from_file(folder / file, deploy=True, device_type="cpu")
+                    figures.insert(2, accuracy(deployed.predict(x), y))
+            rows[label] = runtime, " / ".join(figures)
     times: dict[tuple[str, int], list[float]] = {}
     for batch, passes in BATCHES.items():
         images = np.random.default_rng(0).random((batch, 3, size, size), dtype=np.float32)
@@ -142,7 +175,8 @@ def export(data_dir: DataDir, backbone: str = "resnet20", size: int = 32, nb_tes
                 runtime(images)
                 if round_:
                     times.setdefault((label, batch), []).append(time.perf_counter() - started)
-    table = Table("file", *(f"batch {batch}" for batch in BATCHES), "accuracy, file / simulation", "kernels")
+    what = "file / simulation / deploy, codes apart in %"
+    table = Table("file", *(f"batch {batch}" for batch in BATCHES), what, "kernels")
     for label, (runtime, figures) in rows.items():
         found = [statistics.median(times[label, b]) / statistics.median(times["float", b]) for b in BATCHES]
         kernels = ", ".join(f"{kind} {count}" for kind, count in runtime.kernels(images[:1]).most_common(4))

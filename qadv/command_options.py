@@ -135,7 +135,9 @@ class CompareOptions(DataOptions):
 class ExportOptions(NetworkOptions):
     """Write a quantized network as packed weights or as an ONNX graph, and measure the result."""
 
-    to: Annotated[str, typer.Option(help="packed, onnx (integer kernels) or qcdq (as simulated)")] = "packed"
+    to: Annotated[
+        str, typer.Option(help="packed, onnx (integer kernels), qcdq (as simulated), or a plugin's, as litert")
+    ] = "packed"
     out: Annotated[Path | None, typer.Option("--out", "-o", help="the file to write; next to MODEL without it")] = None
     dataset: Annotated[str | None, typer.Option(help="test images on which an ONNX graph is compared")] = None
     data_dir: DataDir = None
@@ -148,6 +150,7 @@ class ExportOptions(NetworkOptions):
     float_ends: Annotated[bool, typer.Option("--float-ends", help="first and last layer stay float")] = False
     packed_weights: Annotated[bool, typer.Option("--packed-weights", help="weights of 4 bits stored so")] = False
     reduce_range: Annotated[bool, typer.Option("--reduce-range", help="7-bit weights, without VNNI")] = False
+    pixels: Annotated[str, typer.Option(help="what the graph takes: float, or uint8 for bytes")] = "float"
     as_json: Json = False
 
 
@@ -166,6 +169,9 @@ class AuditOptions(DataOptions, NetworkOptions):
     ] = None
     pixels: Annotated[str, typer.Option(help="uint8 counts adversarial images rounded to 8 bits, float any")] = "float"
     float_parent: Annotated[str | None, typer.Option(help="the float network it was made from, a MODEL too")] = None
+    simulation: Annotated[
+        str | None, typer.Option(help="the saved network that MODEL, an ONNX file, was made from; check 11 compares")
+    ] = None
     other: Annotated[list[str] | None, typer.Option(help="another network, a MODEL too, whose images are tried")] = None
     preprocessor: Annotated[
         list[str] | None, typer.Option(help="put in front of the network: NAME, or e.g. 'bit-depth:bit_depth=3'")

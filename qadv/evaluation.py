@@ -1,7 +1,7 @@
 """Measures an attack on a classifier: which images were broken, how far they moved, and success rates."""
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from qadv.estimators.checks import attacks_may_leave_range, check_alone, check_pair
 from qadv.estimators.protocol import Classifier
+from qadv.frontends.find import files
 from qadv.modes import evaluation_mode
 from qadv.sources import batches, check_labels_of, is_source
 
@@ -103,7 +104,8 @@ class AttackResult:
     """One attack on `samples` images, with accuracies and rates from 0 to 1.
 
     A success is an image that was classified correctly before and is not afterwards: `success_rate` is their part of
-    those that were, L2 and L∞ are means over them, and all three are `None` where there are none.
+    those that were, L2 and L∞ are means over them, and all three are `None` where there are none. `files`, by name with
+    their SHA-256, are those that compute in the network.
     """
 
     attack: str
@@ -114,6 +116,7 @@ class AttackResult:
     mean_l2: float | None
     mean_linf: float | None
     seconds: float
+    files: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON."""
@@ -135,5 +138,5 @@ def attack_classifier(
     outcome = Outcome.of(classifier, x, labels, adversarial)
     accuracies = float(outcome.clean.mean()), float(outcome.right.mean())
     distances = outcome.mean_distance(2), outcome.mean_distance(np.inf)
-    result = AttackResult(name, len(x), *accuracies, outcome.success_rate, *distances, seconds)
+    result = AttackResult(name, len(x), *accuracies, outcome.success_rate, *distances, seconds, files(classifier.model))
     return result, adversarial.astype(np.float32)

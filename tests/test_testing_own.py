@@ -132,12 +132,10 @@ test_frontend_torch_ao = pytest.mark.filterwarnings("ignore")(conformance("front
 
 def by_onnx():
     pytest.importorskip("onnxruntime")
-    import onnx
-
-    from tests.frontends.onnx.files import float_model
+    from tests.frontends.onnx.files import write
 
     with TemporaryDirectory() as folder:
-        onnx.save(float_model(), path := Path(folder) / "net.onnx")
+        path = write("qdq", Path(folder))
         return file_frontend(path).read(path)
 
 

@@ -41,6 +41,7 @@ def run_audit(options: AuditOptions) -> bool:
         pair=options.pair,
         pixels=options.pixels,
         float_parent=None if options.float_parent is None else open_classifier(options.float_parent),
+        simulation=None if options.simulation is None else open_classifier(options.simulation),
         others={Path(other).name: open_classifier(other) for other in options.other or ()},
         thorough=options.thorough,
         seed=options.seed,

@@ -12,9 +12,11 @@ from qadv.command_options import ExportOptions
 from qadv.commands.given import network_and_data, test_images
 from qadv.deployment.agreement import agreement
 from qadv.deployment.export import Exported, export
-from qadv.errors import InvalidInputError
+from qadv.errors import InvalidInputError, UnsupportedModelError
+from qadv.estimators.classifier import QuantizedClassifier
 from qadv.estimators.opening import is_file
 from qadv.estimators.protocol import Classifier
+from qadv.frontends.find import file_writers
 from qadv.frontends.onnx.runtime import import_onnxruntime
 from qadv.strengths import check_eps
 from qadv.units import Share, to_range
@@ -25,31 +27,36 @@ _NB_FOR_RANGES = 256
 
 
 def run_export(options: ExportOptions) -> None:
-    """Exports a saved classifier and says how small it got and, for ONNX, how well the graph agrees with it.
+    """Exports a saved classifier and says how small it got and how well a graph agrees with it.
 
     Raises:
         InvalidInputError: unknown form or options.
         QadvError: what else went wrong with the files.
     """
     out = _target(options)
-    compares = options.to in ("onnx", "qcdq")
+    writers = file_writers()
+    compares = options.to in ("onnx", "qcdq", *writers)
     given = {"--dataset": options.dataset, "--data-dir": options.data_dir, "--nb-test": options.nb_test}
     unused = [name for name, value in {**given, "--eps": options.eps}.items() if value is not None]
     if unused and not compares:
-        raise InvalidInputError(f"{', '.join(unused)}: only an ONNX graph is compared on images; add --to onnx")
+        raise InvalidInputError(f"{', '.join(unused)}: only what has a runtime is compared on images; add --to onnx")
     eps = Share(8 / 255) if options.eps is None else check_eps("--eps", options.eps)
     classifier, data = network_and_data(options)
     if compares:  # what could fail fails before the file is written
         import_onnxruntime()
         source, x, y, for_ranges = _images(classifier, data, options)
-    more = {name: getattr(options, name) for name in ("float_ends", "packed_weights", "reduce_range")}
-    if options.to == "onnx":
+    more = {name: getattr(options, name) for name in ("float_ends", "packed_weights", "reduce_range", "pixels")}
+    if options.to in ("onnx", *writers):
         more["images"] = for_ranges
     result = export(classifier, out, options.to, **more)
     report: dict[str, Any] = {"export": result.to_dict()}
     if compares:
         report["images"] = source
-        pair = agreement(classifier, result.path, x, y, eps, as_written=options.to == "qcdq")
+        deployed = _deployed(classifier, out) if options.to == "onnx" else None
+        file: Any = out
+        if options.to in writers:
+            file = QuantizedClassifier.from_file(out, clip_values=classifier.clip_values)
+        pair = agreement(classifier, file, x, y, eps, as_written=options.to == "qcdq", deployed=deployed)
         report["agreement"] = [each.to_dict() for each in pair]
     if options.as_json:
         print(json.dumps(report, indent=1))
@@ -65,7 +72,8 @@ def _target(options: ExportOptions) -> Path:
         if not is_file(options.model):
             raise InvalidInputError(f"{options.model} is no file that another could stand beside; say which with --out")
         stem = model.name.removesuffix(".safetensors").removesuffix(".packed")
-        out = model.with_name(stem + _SUFFIXES.get(options.to, ""))
+        ends = _SUFFIXES | {name: writer.suffixes[0] for name, writer in file_writers().items()}
+        out = model.with_name(stem + ends.get(options.to, ""))
     else:
         out = options.out
     if out.resolve() == model.resolve():
@@ -83,6 +91,15 @@ def _images(classifier: Classifier, data: Any, options: ExportOptions) -> tuple[
     return f"{len(x):,} test images of {options.dataset}", x, y, for_ranges
 
 
+def _deployed(classifier: Classifier, path: Path) -> Classifier | None:
+    try:
+        return QuantizedClassifier.from_file(
+            path, classifier.input_shape, clip_values=classifier.clip_values, deploy=True
+        )
+    except UnsupportedModelError:  # of which the export has warned
+        return None
+
+
 def _print_sizes(result: Exported) -> None:
     console = Console()
     console.print(f"Wrote {result.path}", soft_wrap=True)
@@ -95,14 +112,25 @@ def _print_sizes(result: Exported) -> None:
     for name, small, full in rows:
         table.add_row(name, f"{small:,}", f"{full:,}", f"1/{full / small:.2f}")
     console.print(table)
+    if result.runtime:
+        kernels = ", ".join(f"{name} {count}" for name, count in result.kernels.items())
+        console.print(f"{result.runtime}; kernels: {kernels}", highlight=False)
+        if result.standardisation:
+            console.print(f"Standardisation is a step of its own, {result.standardisation:.1%} of an image's time")
 
 
 def _print_agreement(report: dict[str, Any]) -> None:
-    table = Table("images", "same class", "logits differ by", "accuracy", "of ONNX")
+    def shown(share: float | None) -> str:
+        return "–" if share is None else f"{100 * share:.2f} %"
+
+    table = Table("images", "same class", "logits differ by", "accuracy", "of the file")
     for row in report["agreement"]:
-        accuracies = [row["classifier_accuracy"], row["onnx_accuracy"]]
-        shown = ["–" if a is None else f"{100 * a:.2f} %" for a in accuracies]
-        table.add_row(row["images"], f"{100 * row['same_class']:.2f} %", f"{row['largest_difference']:.3g}", *shown)
+        accuracies = (shown(row[name]) for name in ("classifier_accuracy", "onnx_accuracy"))
+        table.add_row(row["images"], shown(row["same_class"]), f"{row['largest_difference']:.3g}", *accuracies)
+        if row["deployed_same_class"] is not None:
+            table.add_row(
+                "… with deploy=True", shown(row["deployed_same_class"]), "", shown(row["deployed_accuracy"]), ""
+            )
     console = Console()
     console.print(table)
-    console.print(f"Classifier against onnxruntime on {report['images']}.")
+    console.print(f"Classifier against the runtime of the file on {report['images']}.")

@@ -18,7 +18,7 @@ from qadv.files import check_is_file
 from qadv.frontends.onnx.runtime import Runtime
 from qadv.sources import is_source
 from qadv.strengths import check_eps
-from qadv.units import Length, Share
+from qadv.units import ClipValues, Length, Share, limits
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,9 @@ class Agreement:
         largest_difference: largest difference of a logit.
         classifier_accuracy: accuracy of the classifier; `None` without labels.
         onnx_accuracy: accuracy of the graph; `None` without labels.
+        deployed_same_class: share on which the graph predicts the class of the simulation that rounds what it rounds;
+            `None` where that was not given, likewise:
+        deployed_accuracy: accuracy of that simulation; `None` without labels, too.
     """
 
     images: str
@@ -40,6 +43,8 @@ class Agreement:
     largest_difference: float
     classifier_accuracy: float | None
     onnx_accuracy: float | None
+    deployed_same_class: float | None = None
+    deployed_accuracy: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON."""
@@ -53,6 +58,7 @@ class OnnxNetwork:
         path: the file that `qadv.export(..., to="onnx")` wrote, or `to="qcdq"`.
         as_written: with the arithmetic that the graph says, in float. Left to itself, onnxruntime computes quantized
             graphs in integers, and rounds biases and weights that are float in a QCDQ graph.
+        clip_values: smallest and largest pixel, of which a graph that takes bytes makes 0 and 255.
 
     Attributes:
         input_shape: shape of one image.
@@ -63,7 +69,9 @@ class OnnxNetwork:
         StorageError: there is no such file.
     """
 
-    def __init__(self, path: str | os.PathLike[str], as_written: bool = False) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], as_written: bool = False, clip_values: ClipValues | None = None
+    ) -> None:
         check_is_file(path)
         settings = {"session.disable_quant_qdq": "1"} if as_written else {}
         self._runtime = Runtime(Path(path).read_bytes(), os.fspath(path), settings)
@@ -71,41 +79,48 @@ class OnnxNetwork:
         if list(inputs) != [INPUT]:
             raise FileFormatError(f"{os.fspath(path)}: expected the one input {INPUT!r}, found {', '.join(inputs)}")
         self.input_shape = inputs[INPUT]
+        self._ends = limits((0.0, 1.0) if clip_values is None else clip_values)
+        self._takes_bytes = "uint8" in self._runtime.session.get_inputs()[0].type
 
     def predict(self, x: NDArray[Any], batch_size: int = 128) -> NDArray[np.float32]:
-        """Returns logits (N, classes) for images (N, *input_shape) in the classifier's `clip_values`.
+        """Returns logits (N, classes) for images (N, *input_shape) in `clip_values`.
 
         Raises:
             InvalidInputError: wrong shape or dtype, NaN, or no image at all.
         """
-        x = check_images(x, self.input_shape, None)
+        x = check_images(x, self.input_shape, None).astype(np.float32)
+        if self._takes_bytes:
+            low, high = self._ends
+            x = np.rint((x - low) / (high - low) * 255).clip(0, 255).astype(np.uint8)
         starts = range(0, len(x), batch_size)
-        return np.concatenate([self._runtime(x[start : start + batch_size].astype(np.float32)) for start in starts])
+        return np.concatenate([self._runtime(x[start : start + batch_size]) for start in starts])
 
 
 def agreement(
     classifier: Classifier,
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | Classifier,
     x: NDArray[Any],
     y: NDArray[Any] | None = None,
     eps: Length = Share(8 / 255),
     max_iter: int = 10,
     batch_size: int = 128,
     as_written: bool = False,
+    deployed: Classifier | None = None,
 ) -> tuple[Agreement, Agreement]:
-    """Compares an exported graph with its classifier on images and on their PGD versions.
+    """Compares a file with its classifier on images and on their PGD versions.
 
     PGD is white-box on the classifier: L∞, `max_iter` steps of `eps / 4`, from the image itself.
 
     Args:
         classifier: what was exported.
-        path: the ONNX file.
+        path: the ONNX file that `qadv.export` wrote, or any file as the classifier that `from_file` made of it.
         x: images, (N, *input_shape).
         y: labels; without them the attack leads away from the classifier's own decisions.
         eps: radius of the attack, in the unit of `clip_values`; default 8/255 of their range.
         max_iter: its steps.
         batch_size: images in one pass.
         as_written: see `OnnxNetwork`.
+        deployed: the simulation with all that the file rounds, `QuantizedClassifier.from_file(path, deploy=True)`.
 
     Returns:
         The agreement on the clean and on the attacked images.
@@ -120,26 +135,37 @@ def agreement(
     else:
         x, labels = check_pair(classifier, x, y)
     x = x.astype(np.float32)
-    network = OnnxNetwork(path, as_written)
+    network: Any = path
+    if isinstance(path, str | os.PathLike):
+        network = OnnxNetwork(path, as_written, classifier.clip_values)
     attack = ProjectedGradientDescent(
         classifier, eps=eps, eps_step=eps / 4, max_iter=max_iter, batch_size=batch_size, verbose=False
     )
     attacked = attack.generate(x, labels)
     results = []
     for name, images in (("clean", x), (f"PGD, eps {eps:.3g}, {max_iter} steps", attacked)):
-        ours, theirs = classifier.predict(images, batch_size=batch_size), network.predict(images, batch_size)
+        ours, theirs = classifier.predict(images, batch_size=batch_size), network.predict(images, batch_size=batch_size)
+        between = None if deployed is None else deployed.predict(images, batch_size=batch_size).argmax(1)
         if ours.shape != theirs.shape:
             raise InvalidInputError(
                 f"the graph gives logits {theirs.shape}, the classifier {ours.shape}: it is another one's"
             )
+        difference = float(np.abs(ours - theirs).max())
+        ours, theirs = ours.argmax(1), theirs.argmax(1)
         results.append(
             Agreement(
                 name,
                 len(images),
-                float((ours.argmax(1) == theirs.argmax(1)).mean()),
-                float(np.abs(ours - theirs).max()),
-                None if labels is None else float((ours.argmax(1) == labels).mean()),
-                None if labels is None else float((theirs.argmax(1) == labels).mean()),
+                _share(ours, theirs) or 0.0,
+                difference,
+                _share(ours, labels),
+                _share(theirs, labels),
+                _share(between, theirs),
+                _share(between, labels),
             )
         )
     return results[0], results[1]
+
+
+def _share(a: NDArray[Any] | None, b: NDArray[Any] | None) -> float | None:
+    return None if a is None or b is None else float((a == b).mean())

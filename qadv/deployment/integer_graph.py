@@ -9,12 +9,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from qadv.errors import InvalidInputError
 from qadv.frontends.onnx.graph import Graph, Node
 from qadv.frontends.onnx.twin import Twin
 
 Array = NDArray[Any]
 Range = tuple[float, float]
+AFFINE = ("Sub", "Div", "Mul", "Add")
 _SAME = ("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Slice", "Pad", "MaxPool", "Gather")
+_AVERAGES = ("AveragePool", "GlobalAveragePool", "ReduceMean")
+_OFF_TIES = 3e-5  # of a scale: more than float32 is off by, less than what lies between averages of some hundred codes
 _LARGEST_BIAS = 2**30
 _BATCH = 32
 
@@ -27,11 +31,15 @@ class IntegerOptions:
         float_ends: float weights of the first and last layer stay float.
         packed_weights: codes of at most 4 bits are stored as int4.
         reduce_range: weights have 7 bits, so that sums of two products fit into 16.
+        all_codes: linear layers give codes too, the logits included, for runtimes whose integer kernels give no floats.
+        takes_bytes: images are uint8, 0 the smallest pixel and 255 the largest.
     """
 
     float_ends: bool = False
     packed_weights: bool = False
     reduce_range: bool = False
+    all_codes: bool = False
+    takes_bytes: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,11 @@ class _Grid:
         low, high = min(ends[0], 0.0), max(ends[1], 0.0)
         scale = float(np.float32(max(high - low, 1e-6) / 255))
         return cls(scale, round(-low / scale))
+
+    @property
+    def off_ties(self) -> "_Grid":
+        """With levels a little closer, for averages, which lie halfway between two levels often: all go up there."""
+        return replace(self, scale=float(np.float32(self.scale * (1 - _OFF_TIES))))
 
 
 @dataclass
@@ -103,16 +116,18 @@ def integer_graph(
     int8, one scale for each filter. Levels that are fewer than 256 are the last ones of uint8, where the kernels cut
     off by themselves, with a `Clip` of the codes below. What a kernel needs in codes and the network does not quantize
     (sums, pools, inputs of the first and last layer) gets 256 levels over its range: the part that matters, where that
-    follows from the quantizer behind a sum, and what it is on `images`.
+    follows from the quantizer behind a sum, and what it is on `images`. Pixels have 256 levels from the smallest to the
+    largest; their standardisation is part of the first layer where that is the same, see `_Writer._folded_pixels`.
 
     Args:
         graph: in QCDQ form, as `qadv.deployment.onnx_graph` writes it.
         pixels: smallest and largest pixel.
-        images: (N, ...) as the graph takes them, for ranges; `None` for some drawn from a fixed seed.
+        images: (N, ...) as `graph` takes them, for ranges; `None` for some drawn from a fixed seed.
         options: see there.
 
     Raises:
         UnsupportedModelError: the graph has operators that qadv can't read.
+        InvalidInputError: bytes are asked for, and no pixel value is 0.
     """
     return _Writer(graph, pixels, images, options).written()
 
@@ -129,8 +144,9 @@ class _Writer:
                 nodes.append(node)
                 needed |= set(node.inputs)
         self.nodes = nodes[::-1]
-        self.uses = Counter(name for node in self.nodes for name in node.inputs) + Counter([graph.output])
-        self.consumers = {name: node for node in self.nodes for name in node.inputs}
+        reading = [node for node in self.nodes if node.kind != "Shape"]  # which any form of a value has
+        self.uses = Counter(name for node in reading for name in node.inputs) + Counter([graph.output])
+        self.consumers = {name: node for node in reading for name in node.inputs}
         self.producers = {name: node for node in graph.nodes for name in node.outputs}
         self.real_images = images is not None
         self.images = images if images is not None else _drawn(graph, pixels)
@@ -146,17 +162,21 @@ class _Writer:
     def written(self) -> bytes:
         from onnx import TensorProto, helper
 
+        self._write_pixels()
         for node in self.nodes:
             if node.name not in self.done:
                 self._write(node)
-        if self.graph.output in self.codes:
-            self._node("Identity", [self._real(self.graph.output)], self.graph.output)
+        output = self.graph.output
+        if output in self.codes:
+            real = self._real(output)
+            output = real if self.options.all_codes else self._node("Identity", [real], output)
         shape = ["batch", *self.graph.input_shape[1:]]
+        kind = TensorProto.UINT8 if self.options.takes_bytes else TensorProto.FLOAT
         made = helper.make_graph(
             self.written_nodes,
             "qadv",
-            [helper.make_tensor_value_info(self.graph.input, TensorProto.FLOAT, shape)],
-            [helper.make_tensor_value_info(self.graph.output, TensorProto.FLOAT, ["batch", None])],
+            [helper.make_tensor_value_info(self.graph.input, kind, shape)],
+            [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch", None])],
             list(self.initializers.values()),
         )
         opset = max(self.graph.opset, 21 if self.options.packed_weights else 0)
@@ -241,12 +261,78 @@ class _Writer:
                     return (max(low, known[0]), min(high, known[1])) if self.real_images else known
         return low, high
 
+    def _folded_pixels(self) -> list[Node] | None:
+        """Returns what standardises images, made part of the first layer, `None` where it can't be.
+
+        Weights take the factor of each channel, and the bias what is added. That is exact, but for the rounding of
+        float weights, unless zeros are padded that were not 0 as pixels, or weights have codes and channels factors of
+        their own.
+        """
+        layer = next(iter(self.layers.values()), None)
+        if layer is None or not self._in_integers(layer):
+            return None
+        passed, source, attributes = [], layer.node.inputs[0], layer.node.attributes
+        while source != self.graph.input:
+            node = self.producers[source]
+            inputs = [name for name in node.inputs if name not in self.values]
+            if node.kind not in (*AFFINE, "Reshape", "Flatten") or len(inputs) != 1 or self.uses[source] > 1:
+                return None
+            passed += [node] if node.kind in AFFINE else []
+            source = inputs[0]
+        if self.uses[source] > 1 or not passed:
+            return None if passed else passed
+        low, high = (each[layer.node.inputs[0]].astype(np.float64) for each in self._flat_images())
+        spatial = tuple(range(2, layer.weight.ndim))
+        factor = ((high - low) / (self.pixels[1] - self.pixels[0])).mean(spatial, keepdims=True)
+        at_zero = (low - factor * self.pixels[0]).mean(spatial, keepdims=True)
+        of_all = np.full(len(layer.weight), factor.flat[0])
+        is_one = np.allclose(factor, factor.flat[0], rtol=1e-6)
+        is_padded = any(attributes.get("pads", ())) or attributes.get("auto_pad", "NOTSET") != "NOTSET"
+        if (
+            (layer.codes is not None and not is_one)
+            or (is_padded and np.abs(at_zero).max() > 1e-6)
+            or attributes.get("group", 1) > 1
+            or any(np.ptp(each, spatial).any() for each in (low, high) if spatial)
+        ):
+            return None
+        if is_one:
+            folded = replace(layer.folded(of_all, 0 * of_all, layer.output), bias=layer.bias)
+        else:
+            folded = replace(layer, weight=layer.weight * factor)
+        folded = folded.in_codes_up_to(self._most)
+        assert folded.codes is not None
+        sums = (folded.codes * (at_zero / factor)).reshape(len(of_all), -1).sum(1) * folded.scale
+        self.layers[layer.node.name] = replace(folded, bias=folded.bias + sums)
+        return passed
+
     # what is written
+
+    def _write_pixels(self) -> None:
+        """Makes codes of the images, where the first layer reads them as they come."""
+        low, high = self.pixels
+        grid, name = _Grid.over(self.pixels), self.graph.input
+        has_zero = low <= 0 <= high and math.isclose(grid.zero * grid.scale, -low, abs_tol=1e-3 * grid.scale)
+        if not has_zero:
+            if self.options.takes_bytes:
+                raise InvalidInputError(
+                    f"images of bytes: of 256 pixel values from {low:g} to {high:g} none is 0, which integer kernels "
+                    "need; use clip_values=(0, 1), and preprocessing for the rest"
+                )
+            return
+        if self.options.takes_bytes:
+            self.codes[name] = name, grid
+        if (passed := self._folded_pixels()) is None:
+            return
+        self.codes[name] = self.codes.get(name) or (self._quantized(name, grid, name), grid)
+        for node in reversed(passed):
+            self.codes[node.outputs[0]] = self.codes[next(each for each in node.inputs if each in self.codes)]
+            self.done.add(node.name)
 
     def _write(self, node: Node) -> None:
         source, output = node.inputs[0] if node.inputs else "", node.outputs[0]
         if node.kind == "QuantizeLinear" and (found := self._quantizer(node)) is not None:
-            self.codes[found[0]] = self._quantized(self._real(source), found[1], found[0]), found[1]
+            grid = found[1].off_ties if self._is_average(source) else found[1]
+            self.codes[found[0]] = self._quantized(self._real(source), grid, found[0]), grid
         elif node.kind in _SAME and source in self.codes and self._on_codes(node):
             pass
         elif node.name in self.layers and self._in_integers(self.layers[node.name]):
@@ -260,8 +346,18 @@ class _Writer:
             self._node("GlobalAveragePool", [self._real(source)], output)
             self._quantize_behind(output, self.codes[source][1].ends)
         else:
-            names = [self._real(name) if name else "" for name in node.inputs]
+            in_codes = node.kind == "Shape" and source in self.codes
+            names = [self.codes[source][0]] if in_codes else [self._real(name) if name else "" for name in node.inputs]
             self._node(node.kind, names, *node.outputs, **node.attributes)
+
+    def _is_average(self, name: str) -> bool:
+        while (node := self.producers.get(name)) is not None and node.kind in _SAME:
+            name = node.inputs[0]
+        return node is not None and node.kind in _AVERAGES
+
+    @property
+    def _most(self) -> int:
+        return 63 if self.options.reduce_range else 127
 
     def _in_integers(self, layer: _Layer) -> bool:
         given_codes = layer.codes is not None or self.producers.get(layer.node.inputs[1]) is not None
@@ -273,11 +369,12 @@ class _Writer:
         node, source = layer.node, layer.node.inputs[0]
         if source not in self.codes:
             is_first = source == self.graph.input or self.producers[source].kind in ("Sub", "Div", "Mul")
-            ends = self._ends_of_pixels(source) if is_first else self._range(source)
+            flat = [each[source] for each in self._flat_images()] if is_first else []
+            ends = (float(np.min(flat)), float(np.max(flat))) if is_first else self._range(source)
             grid = _Grid.over(ends)
             self.codes[source] = self._quantized(source, grid, source), grid
         scale = self.codes[source][1].scale
-        layer = layer.in_codes_up_to(63 if self.options.reduce_range else 127).with_bias_in_32_bits(scale)
+        layer = layer.in_codes_up_to(self._most).with_bias_in_32_bits(scale)
         assert layer.codes is not None
         weights, bias_scale = self._weights(layer), np.float32(scale) * layer.scale.astype(np.float32)
         names = [self._real(source), weights]
@@ -296,7 +393,7 @@ class _Writer:
             self._node("Add", [product, self._constant(layer.bias.astype(np.float32), "bias")], layer.output)
         else:
             self._node(node.kind, names, layer.output, **attributes)
-        if node.kind == "Conv":
+        if node.kind == "Conv" or self.options.all_codes:
             self._quantize_behind(layer.output)
 
     def _weights(self, layer: _Layer) -> str:
@@ -341,9 +438,11 @@ class _Writer:
     def _quantize_behind(self, name: str, ends: Range | None = None) -> None:
         """Rounds what the network does not round itself."""
         behind = self._only_consumer(name)
-        if (behind is not None and behind.kind == "QuantizeLinear") or name == self.graph.output:
+        is_rounded = behind is not None and behind.kind == "QuantizeLinear"
+        if is_rounded or (name == self.graph.output and not self.options.all_codes):
             return
         grid = _Grid.over(self._range(name) if ends is None else ends)
+        grid = grid.off_ties if self._is_average(name) else grid
         self.codes[name] = self._quantized(name, grid, name), grid
 
     def _quantized(self, name: str, grid: _Grid, label: str) -> str:
@@ -363,10 +462,11 @@ class _Writer:
             return self._constant(self.values[name], "constant")
         return name
 
-    def _ends_of_pixels(self, name: str) -> Range:
-        """Returns the range of images, maybe standardised."""
-        flat = np.ones((1, *(size or 1 for size in self.graph.input_shape[1:])), np.float32)
-        return _measured(self.twin, np.concatenate([flat * end for end in self.pixels]))[name]
+    @torch.no_grad()
+    def _flat_images(self) -> list[dict[str, Array]]:
+        """Returns all values for an image of the smallest pixel, and for one of the largest."""
+        flat = torch.ones(1, *(size or 1 for size in self.graph.input_shape[1:]))
+        return [{k: v.numpy() for k, v in self.twin.every_value(flat * end).items()} for end in self.pixels]
 
     def _node(self, kind: str, inputs: list[str], *outputs: str, **attributes: Any) -> str:
         from onnx import helper, numpy_helper

@@ -13,6 +13,7 @@ from qadv.errors import InvalidInputError, MissingRequirementError, QadvError, S
 from qadv.estimators.protocol import Classifier
 from qadv.estimators.storage import mean_std
 from qadv.modes import held_network
+from qadv.postprocessors.softmax import Softmax
 from qadv.quantization.frozen import FrozenActivation, FrozenConv2d, FrozenLinear, freeze, is_frozen
 from qadv.quantization.layers import QuantActivation, _QuantLayer, take_hooks
 from qadv.quantization.quantizer import ActivationQuantizer
@@ -23,12 +24,13 @@ _OPSET = 18
 
 
 def onnx_graph(classifier: Classifier) -> bytes:
-    """Returns an ONNX model: images (N, *input_shape) float32 in `clip_values` in, logits (N, nb_classes) out.
+    """Returns an ONNX model: images (N, *input_shape) float32 in `clip_values` in, what `predict` gives out.
 
-    Standardisation is part of the graph. Weights are int8 initializers behind a DequantizeLinear with one scale per
-    filter; where codes don't fit into int8 or a value is more than code times scale (`dorefa:8`, `pwlq`), the graph
-    computes it from the codes. Activations are QuantizeLinear (uint8), Clip to the levels, DequantizeLinear; what
-    has no grid (`binary-net`, plugins' own) is the operations that it is made of.
+    That is logits (N, nb_classes), or with `probabilities` their softmax. Standardisation is part of the graph. Weights
+    are int8 initializers behind a DequantizeLinear with one scale per filter; where codes don't fit into int8 or a
+    value is more than code times scale (`dorefa:8`, `pwlq`), the graph computes it from the codes. Activations are
+    QuantizeLinear (uint8), Clip to the levels, DequantizeLinear; what has no grid (`binary-net`, plugins' own) is the
+    operations that it is made of.
 
     Args:
         classifier: a `QuantizedClassifier`; quantized, frozen or float.
@@ -46,6 +48,7 @@ def onnx_graph(classifier: Classifier) -> bytes:
         raise MissingRequirementError(f"exporting to ONNX needs {error.name}: pip install 'qadv[onnx]'") from error
     require_onnx_export()
     defences = [*(classifier.preprocessing_defences or []), *(classifier.postprocessing_defences or [])]
+    defences = [defence for defence in defences if not isinstance(defence, Softmax)]
     if defences:
         names = ", ".join(type(defence).__name__ for defence in defences)
         raise InvalidInputError(f"{names} would not be part of the graph; export a classifier without defences")
@@ -84,7 +87,7 @@ def _without_traces(model: Any) -> bytes:
 
 
 class _Standardised(nn.Module):
-    """The network in a form that can be exported, behind its standardisation; on the CPU."""
+    """The network in a form that can be exported, behind its standardisation, maybe before a softmax; on the CPU."""
 
     image_mean: Tensor
     image_std: Tensor
@@ -97,12 +100,14 @@ class _Standardised(nn.Module):
             self.register_buffer(name, torch.as_tensor(value, dtype=torch.float32).reshape(-1, *sides))
         self.standardises = bool(np.any(mean != 0) or np.any(std != 1))
         self.network = _exportable(held_network(classifier.model))
+        after = classifier.postprocessing_defences or []
+        self.gives_probabilities = any(isinstance(defence, Softmax) for defence in after)
 
     def forward(self, images: Tensor) -> Tensor:
         if self.standardises:
             images = (images - self.image_mean) / self.image_std
         logits: Tensor = self.network(images)
-        return logits
+        return logits.softmax(1) if self.gives_probabilities else logits
 
 
 def _exportable(model: nn.Module) -> nn.Module:

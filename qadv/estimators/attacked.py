@@ -73,11 +73,15 @@ class AttackedNetwork(nn.Module):
         return self.surrogate_network is not None or not isinstance(vars(self)["_form"], Form)
 
     @property
+    def twin_form(self) -> TwinForm | None:
+        """What joins values of one network with gradients of another, `None` where both are the network's own."""
+        form = vars(self)["_joined"] or vars(self)["_form"]
+        return form if isinstance(form, TwinForm) else None
+
+    @property
     def gradients_of(self) -> str:
         """Whose gradients are taken, in words, "" for the network's own."""
-        form = vars(self)["_joined"] or vars(self)["_form"]
-        held: str = getattr(self.held_network, "gradients_of", "")
-        return form.gradients_of if isinstance(form, TwinForm) else held
+        return "" if self.twin_form is None else self.twin_form.gradients_of
 
     @property
     def form_options(self) -> FormOptions:

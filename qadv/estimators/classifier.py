@@ -240,6 +240,7 @@ class QuantizedClassifier(PyTorchClassifier):
         images: Array | None = None,
         surrogate: nn.Module | None = None,
         output: str | None = None,
+        deploy: bool = False,
         **arguments: Any,
     ) -> Self:
         """Makes a classifier of an ONNX file: values from onnxruntime, gradients from a twin made from its graph.
@@ -253,6 +254,8 @@ class QuantizedClassifier(PyTorchClassifier):
             images: (N, *input_shape) in `clip_values`, on which twin and runtime are compared, beside random ones.
             surrogate: a float torch network whose gradients are taken, where the graph can't be read.
             output: name of the logits, where the file has several outputs.
+            deploy: values are the twin's, too: a simulation in torch that rounds all that the file rounds, biases,
+                sums, pools and ends included. It gives the runtime's codes but for ties, also on a GPU.
             arguments: as the class takes them, e.g. `clip_values=(0, 255)`, `preprocessing=(mean, std)`.
 
         Raises:
@@ -263,7 +266,8 @@ class QuantizedClassifier(PyTorchClassifier):
         Warns:
             UserWarning: the twin gives another class than the runtime on more than 1 % of the images.
         """
-        return storage.from_file(cls, path, input_shape, nb_classes, images, surrogate, output, arguments)
+        deploy = check_flag("deploy", deploy)
+        return storage.from_file(cls, path, input_shape, nb_classes, images, surrogate, output, deploy, arguments)
 
     @property
     def network(self) -> nn.Module:

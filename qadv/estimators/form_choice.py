@@ -33,7 +33,8 @@ def choose_form(classifier: Any, images: Tensor | np.ndarray[Any, Any] | None = 
     single activation on a threshold of its quantizer may fall to the other side. What fails is left off.
 
     Args:
-        classifier: a `QuantizedClassifier`; nothing happens if its network is not quantized, or random.
+        classifier: a `QuantizedClassifier`; nothing happens if its network is not quantized, or random, or its
+            gradients are another's.
         images: more images, as the network takes them, (N, *input_shape); the first few count.
         fold: whether folding is tried.
 
@@ -43,7 +44,7 @@ def choose_form(classifier: Any, images: Tensor | np.ndarray[Any, Any] | None = 
     model: AttackedNetwork = classifier.model
     network = model.held_network
     frontend = frontend_of(network)
-    if not frontend.recognises(network):
+    if not frontend.recognises(network) or model.twin_form is not None:
         return
     tried = _TRIED if fold and frontend.folds else ()
     batch = _images(classifier, images)

@@ -23,7 +23,7 @@ from qadv.estimators.door import prepare
 from qadv.estimators.ensemble_network import EnsembleNetwork, Standardised
 from qadv.estimators.outline import check_outline
 from qadv.files import read_tensors, write_tensors
-from qadv.frontends.find import file_frontend, frontend_of
+from qadv.frontends.find import file_frontend, files, frontend_of
 from qadv.frontends.own import OwnFrontend
 from qadv.modes import held_network
 from qadv.postprocessors.softmax import Softmax
@@ -68,8 +68,8 @@ def mean_std(classifier: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]
 
 def save(classifier: "QuantizedClassifier", path: str | os.PathLike[str]) -> None:
     """See `QuantizedClassifier.save`."""
-    if hasattr(classifier.network, "file_layers"):
-        raise InvalidInputError(f"the network is the file {classifier.network.file}: keep that, and load it again")
+    if shipped := files(classifier.model):
+        raise InvalidInputError(f"the network is the file {', '.join(shipped)}: keep that, and load it again")
     if isinstance(classifier.network, EnsembleNetwork):
         save_ensemble(classifier, path)
         return
@@ -194,22 +194,27 @@ def from_file(
     images: Any,
     surrogate: nn.Module | None,
     output: str | None,
+    deploy: bool,
     arguments: dict[str, Any],
 ) -> C:
     """See `QuantizedClassifier.from_file`."""
+    if deploy and surrogate is not None:
+        raise InvalidInputError("deploy=True takes values and gradients from the file's twin; leave surrogate out")
     if (frontend := file_frontend(path)) is None:
         raise InvalidInputError(
             f"{os.fspath(path)}: no front end that is installed reads such files as networks (.onnx; .tflite with the "
             "plugin qadv-litert)"
         )
-    settings = {"loss": nn.CrossEntropyLoss(), "clip_values": (0.0, 1.0), "preprocessing": (0.0, 1.0), **arguments}
+    settings = {"loss": nn.CrossEntropyLoss(), "clip_values": (0.0, 1.0), **arguments}
     ends = (0.0, 1.0) if settings["clip_values"] is None else limits(settings["clip_values"])
     network: Any = frontend.read(
         path, input_shape=input_shape, clip_values=ends, output=output, has_twin=surrogate is None
     )
+    if "preprocessing" not in settings:
+        settings["preprocessing"] = network.preprocessing()
     classes = network.nb_classes if nb_classes is None else nb_classes
     classifier = cls(network, input_shape=network.input_shape, nb_classes=classes, surrogate=surrogate, **settings)
-    if network.takes_integers and (settings["clip_values"] is None or not _leaves_pixels(classifier)):
+    if network.takes_bytes and (settings["clip_values"] is None or not _leaves_pixels(classifier)):
         raise InvalidInputError(
             f"{network.file} takes bytes, over which clip_values are spread: give the ends of the pixels as "
             "clip_values, and no preprocessing"
@@ -219,8 +224,11 @@ def from_file(
     if images is not None:
         images = check_images(images, network.input_shape, classifier.clip_values, "images").astype(np.float32)
         compared = np.concatenate([compared, images])
-    network.compare(torch.as_tensor(prepare(classifier, compared)[0], device=classifier.device), surrogate)
-    return classifier
+    form = classifier.model.twin_form
+    form.compare(torch.split(torch.as_tensor(prepare(classifier, compared)[0], device=classifier.device), count))
+    if not deploy:
+        return classifier
+    return cls(network.twin, input_shape=network.input_shape, nb_classes=classes, **settings)
 
 
 def _leaves_pixels(classifier: "QuantizedClassifier") -> bool:

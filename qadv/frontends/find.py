@@ -37,6 +37,9 @@ class _Together(NetworkFrontend):
         found = [quantizer for frontend in self._frontends for quantizer in frontend.quantizers(network)]
         return sorted(found, key=lambda quantizer: places[quantizer.layer])
 
+    def files(self, network: nn.Module) -> dict[str, str]:
+        return {name: digest for frontend in self._frontends for name, digest in frontend.files(network).items()}
+
     def objection(self, network: nn.Module) -> str:
         return next(filter(None, (frontend.objection(network) for frontend in self._frontends)), "")
 
@@ -68,6 +71,11 @@ def file_frontend(path: str | os.PathLike[str]) -> NetworkFrontend | None:
     return next((frontend for frontend in _frontends() if name.endswith(frontend.suffixes or "\0")), None)
 
 
+def file_writers() -> dict[str, NetworkFrontend]:
+    """Returns the front ends that write files, by name."""
+    return {frontend.name: frontend for frontend in _frontends() if frontend.writes}
+
+
 def form_of(network: nn.Module, options: FormOptions) -> EvaluationForm:
     """Returns a network's form; a part that computes itself, as an ensemble's member with a twin, does so in it."""
     frontend = frontend_of(network)
@@ -86,6 +94,12 @@ def quantizers(model: Any) -> list[QuantizedTensor]:
     """Returns all quantizers of a network, or of the one that a classifier's `model` holds, as front ends see them."""
     network = held_network(model)
     return frontend_of(network).quantizers(network)
+
+
+def files(model: Any) -> dict[str, str]:
+    """Returns the files that compute in a network, by name, as SHA-256; none for one of torch's own modules."""
+    network = held_network(model)
+    return frontend_of(network).files(network)
 
 
 def quantized_weights(model: Any) -> list[QuantizedWeights]:

@@ -123,12 +123,14 @@ class NetworkFrontend(ABC):
         folds: whether a form may have BatchNorm folded in without being asked for it.
         exports: whether `qadv.export` may write such a network to a file.
         suffixes: of files that are networks by themselves and that `read` makes modules of, as `(".onnx",)`.
+        writes: whether `written` makes such files, for `qadv.export(…, to=name)`.
     """
 
     name: ClassVar[str] = ""
     folds: bool = False
     exports: bool = True
     suffixes: ClassVar[tuple[str, ...]] = ()
+    writes: ClassVar[bool] = False
 
     @abstractmethod
     def recognises(self, network: nn.Module) -> bool:
@@ -137,6 +139,10 @@ class NetworkFrontend(ABC):
     @abstractmethod
     def quantizers(self, network: nn.Module) -> list[QuantizedTensor]:
         """Returns all quantizers of this origin, in order of registration; the network stays as it is."""
+
+    def files(self, network: nn.Module) -> dict[str, str]:
+        """Returns the files that compute in a network, by name, with their SHA-256: they are what ships."""
+        return {}
 
     def objection(self, network: nn.Module) -> str:
         """Returns why a network can't be attacked in the state that it is in, and what to do; `""` if it can."""
@@ -156,4 +162,12 @@ class NetworkFrontend(ABC):
 
     def read(self, path: str | PathLike[str], **arguments: Any) -> nn.Module:
         """Returns the network that a file of one of the `suffixes` is: a `FileNetwork`, made with these arguments."""
+        raise NotImplementedError
+
+    def written(self, graph: Any) -> bytes:
+        """Returns a file that computes what an integer graph does: see `qadv.deployment.integer_graph`.
+
+        Raises:
+            UnsupportedModelError: it has operators that such a file can't have, which are named.
+        """
         raise NotImplementedError

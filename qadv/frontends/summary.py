@@ -1,6 +1,6 @@
 """`summarize`: what is quantized in a network, layer by layer, and how small it gets."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -102,8 +102,6 @@ class Summary:
 def summarize(model: Any) -> Summary:
     """Summarizes each layer: kind, scheme, bits, input, scale, share of parameters, and size packed and as float32.
 
-    Of a network that is a file, the layers in the file.
-
     Args:
         model: a `torch.nn.Module`, or a classifier that holds one.
     """
@@ -111,9 +109,7 @@ def summarize(model: Any) -> Summary:
     found: dict[str, list[QuantizedTensor]] = {}
     for quantizer in quantizers(module):
         found.setdefault(quantizer.layer, []).append(quantizer)
-    files = {name: layer.file_layers for name, layer in module.named_modules() if hasattr(layer, "file_layers")}
-    total = sum(p.numel() for p in module.parameters()) + sum(map(_packed, found.values()))
-    total = total + sum(row.parameters for each in files.values() for row in each) or 1
+    total = sum(p.numel() for p in module.parameters()) + sum(map(_packed, found.values())) or 1
     inputs = _input_schemes(module, found)
     parts = {part for name in found for part in module.get_submodule(name).modules()} - set(
         map(module.get_submodule, found)
@@ -123,8 +119,6 @@ def summarize(model: Any) -> Summary:
     for name, layer in module.named_modules():
         if layer in parts:
             continue  # of the quantized layer that it stands in
-        prefix = f"{name}." if name else ""
-        rows += [replace(r, name=prefix + r.name, share=r.parameters / total) for r in files.get(name, ())]
         own = set(layer.parameters(recurse=name in found)) - counted
         products = hasattr(layer, "fused_attn")  # timm's attention: of queries, keys and values, which stay float
         shown = products or _packed(found.get(name, [])) or any(q.role == "output" for q in found.get(name, ()))
@@ -147,8 +141,8 @@ def _input_schemes(model: nn.Module, found: dict[str, list[QuantizedTensor]]) ->
         return {
             n: own.get(n) or (ends[plan.inputs[n]].scheme if plan.inputs.get(n) in ends else "float") for n in layers
         }
-    if not found:
-        return {}
+    if not layers or not found:
+        return own
 
     def same_levels(a: str, b: str) -> bool:
         one, other = (getattr(ends[name], "levels", None) for name in (a, b))
@@ -172,7 +166,8 @@ def _row(
 ) -> LayerSummary:
     parameters = sum(p.numel() for p in own) + _packed(found)
     by_role = {quantizer.role: quantizer for quantizer in found}
-    shown = by_role.get("weights") or by_role.get("output")
+    floats = isinstance(getattr(layer, "weight", None), nn.Parameter)  # whatever becomes of what they give
+    shown = by_role.get("weights") or (None if floats else by_role.get("output"))
     levels = None
     packed = full = 4 * parameters
     if isinstance(shown, QuantizedWeights):
@@ -183,5 +178,5 @@ def _row(
             packed += packed_size(shown.value.numel(), shown.bits) + 4 * scales - 4 * shown.value.numel()
     scheme, bits = ("float", 32) if shown is None else (shown.scheme, shown.bits)
     scale = None if shown is None or shown.scale is None else (shown.scale.min().item(), shown.scale.max().item())
-    kind, share = type(layer).__name__, parameters / total
+    kind, share = layer._get_name(), parameters / total  # type: ignore[no-untyped-call]
     return LayerSummary(name, kind, scheme, bits, levels, input_scheme, scale, parameters, share, packed, full)

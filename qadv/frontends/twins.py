@@ -2,13 +2,13 @@
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from qadv.errors import NoGradientError
+from qadv.errors import InvalidInputError, NoGradientError
 from qadv.frontends.outputs import logits_of
 from qadv.modes import evaluation_mode
 from qadv.quantization.form import FormOptions
@@ -18,10 +18,8 @@ _NONE = (
     "none: Square, SPSA, N-Attack, ZOO, HopSkipJump, Boundary, SimBA, SignOPT; or give a network whose gradients "
     "stand for its own: QuantizedClassifier(..., surrogate=network)"
 )
-
-
 _NB_IMAGES = 16
-_LEAST_AGREEMENT = 0.75
+_LEAST_AGREEMENT = 0.99
 
 
 class NoTwinError(Exception):
@@ -76,16 +74,17 @@ class TwinForm:
         name: whose gradients they are, for messages.
 
     Attributes:
-        agreement: share of 16 drawn images, or more, that network and twin put into one class; `None` until a gradient
-            is asked.
+        agreement: share of the images on which network and twin were compared that both put into one class; `None`
+            before `compare`, which the first gradient calls.
         difference: the largest difference of their logits on these.
+        images: how many these are.
     """
 
     def __init__(
         self,
         values: Callable[[Tensor], Any],
         twin: nn.Module | None,
-        options: FormOptions,
+        options: FormOptions = FormOptions(),  # noqa: B008  (frozen)
         exact: bool = False,
         name: str = "a twin's",
     ) -> None:
@@ -93,6 +92,7 @@ class TwinForm:
         self.twin = twin
         self.agreement: float | None = None
         self.difference: float | None = None
+        self.images = 0
         self._values = values
         self._why = ""
         self._exact = exact
@@ -110,7 +110,7 @@ class TwinForm:
         asked = torch.is_grad_enabled() and x.requires_grad
         if asked and self.twin is not None:
             if self.agreement is None:
-                self._compare(x)
+                self.compare(_drawn_like(x.detach()))
             if self._exact and self.difference == 0 and self.twin is not None:
                 return logits_of(self.twin(x))
         with torch.no_grad():
@@ -128,32 +128,47 @@ class TwinForm:
         if self.twin is None or self.agreement is None:
             return "" if self.twin is None else self._name
         if self.difference == 0:
-            return f"{self._name}, with the network's values to the bit on drawn images"
-        return f"{self._name}, with the network's class on {self.agreement:.0%} of drawn images"
+            return f"{self._name}, with the network's values to the bit on {self.images} images"
+        return f"{self._name}, with the network's class on {self.agreement:.1%} of {self.images} images"
 
     @torch.no_grad()
-    def _compare(self, x: Tensor) -> None:
-        """Compares the twin with the network on images between the smallest and the largest value of `x`.
+    def compare(self, batches: Sequence[Tensor]) -> None:
+        """Compares the twin with the network on images, a batch at a time.
 
-        In batches of as many as `x` has: an exported graph may take no other.
+        Raises:
+            InvalidInputError: they have other classes.
+
+        Warns:
+            UserWarning: on less than 99 % of the images both give the same class.
         """
-        generator, twin = torch.Generator().manual_seed(0), cast(nn.Module, self.twin)
-        low, high = (end.item() for end in x.detach().aminmax())
-        batches = math.ceil(_NB_IMAGES / max(len(x), 1))
-        drawn = low + (high - low) * torch.rand(batches, *x.shape, generator=generator)
+        twin = cast(nn.Module, self.twin)
         try:
             with evaluation_mode(twin):
-                found, expected = (
-                    torch.cat([logits_of(ask(images)) for images in drawn.to(x)]) for ask in (twin, self._values)
-                )
+                pairs = [(logits_of(twin(images)), logits_of(self._values(images))) for images in batches]
         except NoTwinError as error:
             self.twin, self._why = None, f"{error} has no twin, so "
             return
+        found, expected = (torch.cat(logits) for logits in zip(*pairs, strict=True))
+        if found.shape != expected.shape:
+            shapes = f"expected logits of shape {tuple(expected.shape)}, got {tuple(found.shape)}"
+            raise InvalidInputError(f"gradients are to be {self._name}: {shapes}")
         self.agreement = (found.argmax(dim=1) == expected.argmax(dim=1)).float().mean().item()
         self.difference = (found - expected).abs().max().item()
+        self.images = len(found)
         if not self.agreement >= _LEAST_AGREEMENT:
             warnings.warn(
-                f"gradients are {self._name}, with the network's class on only {self.agreement:.0%} of {len(found)} "
-                "drawn images: attacks by gradients may find less than there is to find",
-                stacklevel=2,
+                f"gradients are {self.gradients_of}: they come from another function, so that attacks by gradients may "
+                "find less than there is to find",
+                stacklevel=3,
             )
+
+
+def _drawn_like(x: Tensor) -> list[Tensor]:
+    """Returns 16 images, or more, between the smallest and the largest value of `x`, and `x` itself.
+
+    In batches of as many as `x` has: an exported graph may take no other.
+    """
+    generator, (low, high) = torch.Generator().manual_seed(0), (end.item() for end in x.aminmax())
+    batches = math.ceil(_NB_IMAGES / max(len(x), 1))
+    drawn = low + (high - low) * torch.rand(batches, *x.shape, generator=generator)
+    return [*drawn.to(x), x]

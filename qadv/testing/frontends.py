@@ -154,9 +154,10 @@ def follows(case: FrontendCase) -> None:
 def activations(case: FrontendCase) -> None:
     """A function in the place of an activation's own is what the network computes with."""
     network, x = case.network(), case.images()
-    found = [each for each in case.make().quantizers(network) if isinstance(each, QuantizedActivation)]
+    activations = [each for each in case.make().quantizers(network) if isinstance(each, QuantizedActivation)]
+    found = [each for each in activations if each.at is not None]
     if not found:
-        raise NotApplicable("the network has no quantized activations")
+        raise NotApplicable("the network has no quantized activations, or all are within its kernels")
     with torch.no_grad():
         before = logits_of(network(x))
         with found[0].replaced_by(torch.zeros_like):

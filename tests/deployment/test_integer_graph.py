@@ -13,11 +13,18 @@ if not hasattr(torch.onnx, "ops"):
 
 import qadv  # noqa: E402
 from qadv.deployment import export  # noqa: E402
+from qadv.deployment.agreement import OnnxNetwork, agreement  # noqa: E402
 from qadv.deployment.integer_graph import IntegerOptions, integer_graph  # noqa: E402
 from qadv.deployment.onnx_graph import onnx_graph  # noqa: E402
+from qadv.diagnostics.audit.case import AuditCase  # noqa: E402
+from qadv.diagnostics.audit.checks.exported import ExportedModel  # noqa: E402
+from qadv.diagnostics.audit.result import Verdict  # noqa: E402
+from qadv.diagnostics.audit.settings import FEW_STEPS  # noqa: E402
+from qadv.diagnostics.audit.target import Target  # noqa: E402
 from qadv.errors import InvalidInputError  # noqa: E402
 from qadv.frontends.onnx.graph import graph_of  # noqa: E402
 from qadv.frontends.onnx.runtime import Runtime  # noqa: E402
+from qadv.frontends.onnx.twin import Twin  # noqa: E402
 
 SHAPE = (3, 8, 8)
 FLOAT_KERNELS = {"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "BatchNormalization", "Add", "Relu"}
@@ -178,6 +185,146 @@ def test_qadvs_own_file_is_attacked_like_any_other(exported, tmp_path):
     ours, theirs = classifier.loss_gradient(X, [0] * 200), file.loss_gradient(X, [0] * 200)
     both = torch.from_numpy(ours).flatten(1), torch.from_numpy(theirs).flatten(1)
     assert nn.functional.cosine_similarity(*both).mean() > (0.9 if bits == 8 else 0.5)
+
+
+class Pools(nn.Module):
+    """Averages in front of few levels, which lie halfway between two of them often; no padding in the first layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.pool, self.second, self.last = (
+            nn.Conv2d(3, 8, 5), nn.AvgPool2d(4), nn.Conv2d(8, 8, 1), nn.Linear(8, 5),
+        )  # fmt: skip
+        self.relus = nn.ModuleList(nn.ReLU() for _ in range(3))
+
+    def forward(self, x):
+        x = self.relus[1](self.pool(self.relus[0](self.first(x))))
+        return self.last(self.relus[2](self.second(x)).flatten(1))
+
+
+@pytest.fixture(scope="module")
+def pooled(tmp_path_factory):
+    """A file that takes bytes and gives probabilities."""
+    torch.manual_seed(0)
+    standardised = (X - 0.5) / np.array([0.2, 0.25, 0.3], dtype=np.float32).reshape(3, 1, 1)
+    model = qadv.quantize(Pools(), "int:4", "relu6:4", calibration=standardised)
+    standardisation = ([0.5] * 3, [0.2, 0.25, 0.3])
+    classifier = qadv.QuantizedClassifier(
+        model, nn.CrossEntropyLoss(), SHAPE, 5, preprocessing=standardisation, probabilities=True
+    )
+    path = tmp_path_factory.mktemp("pooled") / "net.onnx"
+    return classifier, qadv.export(classifier, path, to="onnx", images=X[:64], pixels="uint8")
+
+
+def test_with_deploy_the_simulation_rounds_what_the_file_rounds(pooled):
+    """Ties behind averages fall to one side, in every arithmetic; with the network's own scale they do not."""
+    file = qadv.QuantizedClassifier.from_file(pooled[1].path)
+    simulation = qadv.QuantizedClassifier.from_file(pooled[1].path, deploy=True)
+    np.testing.assert_allclose(simulation.predict(X), file.predict(X), atol=1e-4)
+    y = np.arange(200) % 5
+    np.testing.assert_allclose(simulation.loss_gradient(X, y), file.loss_gradient(X, y), atol=1e-5)
+    pair = agreement(pooled[0], pooled[1].path, X, eps=2 / 255, max_iter=2, deployed=simulation)
+    assert [each.deployed_same_class for each in pair] == [1.0, 1.0]
+    with pytest.raises(InvalidInputError, match="deploy=True takes values and gradients"):
+        qadv.QuantizedClassifier.from_file(pooled[1].path, deploy=True, surrogate=Pools())
+
+
+def test_a_file_takes_bytes_and_gives_what_the_classifier_gives(pooled):
+    classifier, result = pooled
+    runtime = Runtime(result.path.read_bytes(), "net")
+    codes = np.rint(X * 255).astype(np.uint8)
+    probabilities = runtime(codes)
+    np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
+    np.testing.assert_allclose(probabilities, classifier.predict(codes.astype(np.float32) / 255), atol=0.05)
+    np.testing.assert_array_equal(OnnxNetwork(result.path).predict(X), probabilities)
+    assert result.kernels["QLinearConv"] == 2
+    assert "QuantizeLinear" not in result.kernels
+    assert not {"Sub", "Div"} & set(result.kernels), "standardisation is part of the first layer"
+    assert result.standardisation == 0
+    assert "onnxruntime" in result.runtime
+
+
+def written(kind, mean, std, pads=0, codes=False):
+    """A graph of standardisation, a first layer and a last one."""
+    rng = np.random.default_rng(0)
+    shape = (4, 3, 3, 3) if kind == "Conv" else (64, 192)
+    weight = rng.normal(size=shape).astype(np.float32) / 5
+    sides = 8 + 2 * pads - 2
+    constants = {
+        "mean": np.float32(mean).reshape(-1, 1, 1), "std": np.float32(std).reshape(-1, 1, 1), "weight": weight,
+        "scale": np.float32(0.1), "zero": np.uint8(128), "scales": np.full(len(weight), 0.1, np.float32),
+        "codes": np.rint(weight * 20).clip(-7, 7).astype(np.int8),
+        "last": rng.normal(size=(5, 4 * sides * sides if kind == "Conv" else 64)).astype(np.float32),
+    }  # fmt: skip
+    node = onnx.helper.make_node
+    name = "decoded" if codes else "weight"
+    nodes = [
+        node("Sub", ["images", "mean"], ["centred"]),
+        node("Div", ["centred", "std"], ["standardised"]),
+        *([node("DequantizeLinear", ["codes", "scales"], ["decoded"], axis=0)] if codes else []),
+        *(
+            [node("Conv", ["standardised", name], ["y"], pads=[pads] * 4)]
+            if kind == "Conv"
+            else [node("Flatten", ["standardised"], ["rows"]), node("Gemm", ["rows", name], ["y"], transB=1)]
+        ),
+        node("QuantizeLinear", ["y", "scale", "zero"], ["q"]),
+        node("DequantizeLinear", ["q", "scale", "zero"], ["d"]),
+        node("Flatten", ["d"], ["f"]),
+        node("Gemm", ["f", "last"], ["logits"], transB=1),
+    ]
+    value, tensors = onnx.helper.make_tensor_value_info, onnx.numpy_helper.from_array
+    graph = onnx.helper.make_graph(
+        nodes, "g", [value("images", 1, ["n", *SHAPE])], [value("logits", 1, ["n", 5])],
+        [tensors(array, name) for name, array in constants.items()],
+    )  # fmt: skip
+    return graph_of(
+        onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)]), b"", None, "written"
+    )
+
+
+@pytest.mark.parametrize(
+    ("network", "is_folded"),
+    [
+        (("Conv", [0.5, 0.4, 0.6], [0.2, 0.25, 0.3]), True),
+        (("Conv", [0.5, 0.4, 0.6], [0.2, 0.25, 0.3], 1), False),
+        (("Conv", [0, 0, 0], [0.2, 0.25, 0.3], 1), True),
+        (("Conv", [0.5, 0.4, 0.6], [0.25] * 3, 0, True), True),
+        (("Conv", [0.5, 0.4, 0.6], [0.2, 0.25, 0.3], 0, True), False),
+        (("Gemm", [0.5, 0.4, 0.6], [0.2, 0.25, 0.3]), True),
+    ],
+)
+def test_standardisation_is_part_of_the_first_layer_where_that_is_exact(network, is_folded):
+    """Not with zeros padded to images whose mean is not 0, nor with codes of weights and a factor for each channel."""
+    graph = written(*network)
+    codes = np.rint(X * 255).astype(np.uint8)
+    x = codes.astype(np.float32) / 255
+    expected = Twin(graph, batched=True)(torch.from_numpy(x)).numpy()
+    floats, in_bytes = (
+        Runtime(integer_graph(graph, (0.0, 1.0), X[:64], IntegerOptions(takes_bytes=each)), "net")
+        for each in (False, True)
+    )
+    for runtime, images_ in ((floats, x), (in_bytes, codes)):
+        assert ("Sub" in runtime.kernels(images_)) != is_folded
+        found = runtime(images_)
+        assert np.abs(found - expected).mean() < 0.05 * np.abs(expected - expected.mean(0)).mean()
+    with pytest.raises(InvalidInputError, match="none is 0"):
+        integer_graph(graph, (-1.0, 1.0), X[:64], IntegerOptions(takes_bytes=True))
+
+
+def test_an_audit_of_a_file_compares_it_with_the_simulation(exported, tmp_path):
+    _, classifier, graph = exported
+    (tmp_path / "net.onnx").write_bytes(integer_graph(graph, (0.0, 1.0), X[:64]))
+    file = qadv.QuantizedClassifier.from_file(tmp_path / "net.onnx")
+    x, y = X[:60], classifier.predict(X[:60]).argmax(1)
+    case = {"settings": FEW_STEPS, "eps": 2 / 255}
+    found = ExportedModel().examine(AuditCase(Target(file, 64), x, y, simulation=classifier, **case))
+    pair = agreement(classifier, tmp_path / "net.onnx", x, y, 2 / 255)
+    assert found.values["agreement"] == [each.to_dict() for each in pair]
+    most = max(60 - round(60 * each.same_class) for each in pair)
+    assert found.verdict == (Verdict.PASSED if most <= 1 else Verdict.FAILED)
+    assert "what ships" in ExportedModel().examine(AuditCase(Target(file, 64), x, y, **case)).figure
+    with pytest.raises(InvalidInputError, match="simulation: the audited network is one"):
+        qadv.audit(classifier, x, y, simulation=file, verbose=False)
 
 
 def test_what_cannot_be_read_is_written_as_it_is(exported, tmp_path, monkeypatch):

@@ -102,6 +102,10 @@ def test_the_command(trained, tmp_path):
     assert attacked["same_class"] >= 0.85
     assert clean["classifier_accuracy"] > 0.9 > attacked["classifier_accuracy"]
     assert abs(clean["onnx_accuracy"] - clean["classifier_accuracy"]) < 0.01
+    assert min(row["deployed_same_class"] for row in (clean, attacked)) >= 0.99
+    assert abs(attacked["deployed_accuracy"] - attacked["onnx_accuracy"]) < 0.01
+    assert report["export"]["kernels"]["QLinearConv"] == 2
+    assert "8-bit sums" in report["export"]["runtime"]
     assert report["export"]["file_bytes"] == (tmp_path / "net.onnx").stat().st_size
     packed = CliRunner().invoke(app, ["export", str(tmp_path / "net.safetensors")])
     assert packed.exit_code == 0, packed.output
@@ -109,8 +113,10 @@ def test_the_command(trained, tmp_path):
     assert (tmp_path / "net.packed.safetensors").exists()
     (tmp_path / "net.onnx").unlink()
     arguments = ["export", str(tmp_path / "net.packed.safetensors"), "--to", "onnx", "--nb-test", "20"]
-    noise = CliRunner().invoke(app, arguments)
+    noise = CliRunner().invoke(app, [*arguments, "--pixels", "uint8"])
     assert "same class" in noise.stdout
+    assert "with deploy=True" in noise.stdout
+    assert "QLinearConv 2" in noise.stdout
     assert "uniform noise" in noise.stdout
     assert (tmp_path / "net.onnx").exists(), "named after the network, not after its form"
 
@@ -121,9 +127,9 @@ def test_the_command_compares_on_images_in_the_range_of_the_pixels(make_classifi
     given = []
     monkeypatch.setattr(command, "export", lambda *_, **__: SimpleNamespace(path="net.onnx", to_dict=dict))
     monkeypatch.setattr(
-        command, "agreement", lambda classifier, path, x, y, eps, as_written: given.extend((x, eps)) or ()
+        command, "agreement", lambda classifier, path, x, y, eps, **options: given.extend((x, eps)) or ()
     )
-    arguments = ["export", str(tmp_path / "net.safetensors"), "--to", "onnx", "--json", *dataset]
+    arguments = ["export", str(tmp_path / "net.safetensors"), "--to", "qcdq", "--json", *dataset]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     assert 250 < given[0].max() <= 255

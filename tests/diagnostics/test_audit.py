@@ -805,6 +805,8 @@ def test_the_command_line_gives_all_options_to_the_audit(command_line, trained, 
         5,
         "--pixels",
         "uint8",
+        "--simulation",
+        tmp_path / "float.safetensors",
     ]
     done, given = command_line(tmp_path / "net.safetensors", *options, *more)
     assert done.exit_code == 0
@@ -815,7 +817,8 @@ def test_the_command_line_gives_all_options_to_the_audit(command_line, trained, 
     assert (x == digits.x_test[:5]).all()
     assert (given["y"] == digits.y_test[:5]).all()
     np.testing.assert_array_equal(given["classifier"].predict(x), trained.predict(x))
-    np.testing.assert_array_equal(given["float_parent"].predict(x), float_parent.predict(x))
+    for name in ("float_parent", "simulation"):
+        np.testing.assert_array_equal(given[name].predict(x), float_parent.predict(x))
 
 
 def test_the_status_of_the_command_line_is_the_verdict(command_line, trained, tmp_path):

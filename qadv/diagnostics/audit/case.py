@@ -51,6 +51,7 @@ class AuditCase:
         progress: is told of each attack.
         smaller: what became of the images in a smaller ball: those broken there are so here, and are not attacked.
         pixels: "uint8" counts what is adversarial as an 8-bit image, "float" any.
+        simulation: what an audited file was made from, or `None`.
 
     Attributes:
         clean: which images are classified correctly, (N,).
@@ -73,6 +74,7 @@ class AuditCase:
         progress: Callable[[str], None] | None = None,
         smaller: WorstCase | None = None,
         pixels: str = "float",
+        simulation: Any = None,
     ) -> None:
         self.target = target
         self.x, self.y, self.eps = x, y, eps
@@ -80,7 +82,7 @@ class AuditCase:
         self.settings, self.seed = settings, seed
         self.sources, self.adaptive = dict(sources or {}), adaptive
         self.cost, self._progress = cost or Cost(), progress
-        self.uint8 = pixels == "uint8"
+        self.uint8, self.simulation = pixels == "uint8", simulation
         # a random network may answer otherwise than it did for the smaller ball
         self.clean: Flags = ~target.broken(x, y) if smaller is None else np.array(smaller.broken_by) != "clean"
         self._attacks: list[AttackRecord] = []

@@ -168,6 +168,7 @@ class AuditResult:
         not_given: what the user could have given and did not: an adaptive attack, networks to transfer from.
         norm: of the ball, infinity or 2.
         pair: a class, and the one that its images were to be given; `None` of all images, and any other class.
+        files: the files whose own answers these are, by name, with their SHA-256; none of a network of torch.
         pixels: whether adversarial images count as floats or, "uint8", once rounded to 8 bits.
         smaller: the results in smaller balls, each larger than the one before; each has the cost of its own.
     """
@@ -189,6 +190,7 @@ class AuditResult:
     norm: float = math.inf
     pair: tuple[int, int] | None = None
     pixels: str = "float"
+    files: dict[str, str] = field(default_factory=dict)
     smaller: "tuple[AuditResult, ...]" = ()
 
     @property
@@ -233,7 +235,8 @@ class AuditResult:
             text += ", the figure means nothing"
         if self.failed:
             text += f" (check{'s' * (len(self.failed) > 1)} {', '.join(map(str, self.failed))} failed)"
-        notes = [f"gradient repaired: {', '.join(self.repaired)}"] if self.repaired else []
+        notes = [f"of {name}, SHA-256 {sha256[:16]}…" for name, sha256 in self.files.items()]
+        notes += [f"gradient repaired: {', '.join(self.repaired)}"] if self.repaired else []
         notes += [f"no {what} was given" for what in self.not_given]
         if worst.clean_accuracy == 0:
             what = "no image is classified correctly" if self.pair is None else "all are given it without an attack"
@@ -259,6 +262,7 @@ class AuditResult:
             "norm": "inf" if self.norm == math.inf else int(self.norm),
             "pair": None if self.pair is None else list(self.pair),
             "pixels": self.pixels,
+            "files": self.files,
             "samples": self.samples,
             "thorough": self.thorough,
             "seed": self.seed,

@@ -28,7 +28,7 @@ from qadv.estimators.attacked import gradients_of
 from qadv.estimators.checks import check_pair
 from qadv.estimators.fingerprint import fingerprint
 from qadv.estimators.protocol import Classifier
-from qadv.frontends.find import quantized_activations
+from qadv.frontends.find import files, quantized_activations
 from qadv.modes import evaluation_mode
 from qadv.random_states import seeded
 from qadv.strengths import check_eps
@@ -48,6 +48,7 @@ def audit(
     float_parent: Classifier | None = None,
     others: Mapping[str, Classifier] | Iterable[Classifier] = (),
     adaptive: Any = None,
+    simulation: Classifier | None = None,
     thorough: bool = False,
     batch_size: int = 128,
     seed: int = 0,
@@ -78,6 +79,7 @@ def audit(
         others: further ART classifiers for check 7, as the same network at another bit width, by name or in order.
         adaptive: an ART evasion attack on this classifier that goes for the defense's own objective, or a function
             that makes one from a classifier, for check 10. It has to keep to the ball; what leaves is projected on it.
+        simulation: the network that an audited file was made from, as an ART classifier, for check 11.
         thorough: larger budgets: see `qadv.diagnostics.audit.settings`.
         batch_size: images in one pass.
         seed: decides everything random.
@@ -108,6 +110,10 @@ def audit(
         named = {"its float weights": own}
     sources = {name: Target(other, batch_size, name, targeted=pair is not None) for name, other in named.items()}
     check_classifiers({"the audited network": classifier, **named}, "float_parent and others")
+    if simulation is not None:
+        check_classifiers({"the audited network": classifier, "the simulation": simulation}, "simulation")
+        if not files(classifier.model):
+            raise InvalidInputError("simulation: the audited network is one; audit a file, from_file, beside it")
     for name, other in named.items():
         if fingerprint(other) == fingerprint(classifier):
             raise InvalidInputError(
@@ -143,6 +149,7 @@ def audit(
                     progress=progress.set_postfix_str,
                     smaller=results[-1].worst_case if results else None,
                     pixels=pixels,
+                    simulation=simulation,
                 )
                 checks = []
                 for check in numbered:
@@ -168,6 +175,7 @@ def audit(
                     norm=norm,
                     pair=pair,
                     pixels=pixels,
+                    files=files(classifier.model),
                 )
             )
             if not worst.robust.any():

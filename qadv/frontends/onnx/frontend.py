@@ -1,16 +1,18 @@
 """The front end of ONNX files."""
 
+from collections.abc import Iterator
 from os import PathLike
 from typing import Any
 
 from torch import nn
 
-from qadv.frontends.frontend import NetworkFrontend, QuantizedTensor
+from qadv.frontends.frontend import EvaluationForm, NetworkFrontend, QuantizedTensor
 from qadv.frontends.onnx.network import FileNetwork
+from qadv.quantization.form import FormOptions
 
 
 class OnnxFrontend(NetworkFrontend):
-    """ONNX files; what is quantized in them are the rows of `network.file_layers`, which are no modules.
+    """ONNX files: values are their runtime's, gradients those of a twin.
 
     Attributes:
         network: what a file becomes; a front end of another kind of files has a subclass here.
@@ -21,10 +23,21 @@ class OnnxFrontend(NetworkFrontend):
     network: type[FileNetwork] = FileNetwork
 
     def recognises(self, network: nn.Module) -> bool:
-        return any(type(module) is self.network for module in network.modules())
+        return any(True for _ in self._files(network))
+
+    def _files(self, network: nn.Module) -> Iterator[tuple[str, FileNetwork]]:
+        for name, module in network.named_modules():
+            if type(module) is self.network:
+                yield name, module
 
     def quantizers(self, network: nn.Module) -> list[QuantizedTensor]:
-        return []
+        return [each for name, file in self._files(network) for each in file.quantizers(name)]
+
+    def files(self, network: nn.Module) -> dict[str, str]:
+        return {file.file: file.digest for _, file in self._files(network)}
+
+    def form(self, network: nn.Module, options: FormOptions) -> EvaluationForm:
+        return network.joined if isinstance(network, self.network) else super().form(network, options)
 
     def read(self, path: str | PathLike[str], **arguments: Any) -> FileNetwork:
         return self.network(path, **arguments)

@@ -1,6 +1,7 @@
 """What an ONNX file says, read without executing anything; files that would do more than compute are refused."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import prod
@@ -59,6 +60,8 @@ class Graph:
         input_shape: their sizes, the batch first; `None` where the file leaves it open.
         output: name of the logits.
         opset: version of the standard operators.
+        input_ends: the numbers that the smallest and the largest integer of the images stand for, where the file says.
+        form: how it is quantized, in words, where the operators do not say.
     """
 
     name: str
@@ -72,6 +75,8 @@ class Graph:
     input_shape: tuple[int | None, ...]
     output: str
     opset: int
+    input_ends: tuple[float, float] | None = None
+    form: str = ""
 
 
 def read_graph(path: str | os.PathLike[str], output: str | None = None) -> Graph:
@@ -116,7 +121,7 @@ def read_graph(path: str | os.PathLike[str], output: str | None = None) -> Graph
         raise
     except Exception as error:
         raise FileFormatError(f"{name} is damaged: {type(error).__name__}: {error}") from error
-    _check_numbers(graph, name)
+    check_graph(graph)
     return graph
 
 
@@ -178,7 +183,7 @@ def graph_of(model: Any, content: bytes, output: str | None, name: str) -> Graph
         sizes = [dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim]
         if prod(sizes) > _LARGEST_VALUE:
             raise FileFormatError(f"{name} would compute a tensor of sizes {sizes} ({value.name!r}), too large to run")
-    nodes = []
+    nodes, counts = [], Counter(node.name for node in graph.node)
     for index, node in enumerate(graph.node):
         attributes = {each.name: _attribute(onnx, each) for each in node.attribute}
         if node.op_type == "Constant":
@@ -189,7 +194,7 @@ def graph_of(model: Any, content: bytes, output: str | None, name: str) -> Graph
             continue
         if node.op_type == "Identity" and node.input[0] in types:
             types[node.output[0]] = types[node.input[0]]
-        label = node.name or f"{node.op_type}_{index}"
+        label = node.name if counts[node.name] == 1 and node.name else f"{node.op_type}_{index}"
         nodes.append(Node(node.op_type, label, tuple(node.input), tuple(node.output), attributes))
     tensor = inputs[0].type.tensor_type
     if not tensor.HasField("shape") or len(tensor.shape.dim) < 2:
@@ -220,20 +225,25 @@ def _attribute(onnx: Any, attribute: Any) -> Any:
     return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
-def _check_numbers(graph: Graph, name: str) -> None:
-    """Refuses scales that are no positive numbers, and weights that are not finite."""
+def check_graph(graph: Graph) -> None:
+    """Refuses loops, scales that are no positive numbers, and weights that are not finite."""
+    known = {"", graph.input, *graph.constants}
+    for node in graph.nodes:
+        if wrong := sorted({*node.inputs} - known | ({*node.outputs} & known) - {""}):
+            raise FileFormatError(f"{graph.name}: {node.name} reads {wrong[0]!r} too early, or computes it once more")
+        known.update(node.outputs)
     for node in graph.nodes:
         for index in _SCALES.get(node.kind, ()):
             scale = graph.constants.get(node.inputs[index]) if index < len(node.inputs) else None
             if scale is not None and not (scale.size and np.isfinite(scale).all() and (scale > 0).all()):
                 raise FileFormatError(
-                    f"{name}: the scale {node.inputs[index]!r} of {node.name} should be positive numbers, and is "
+                    f"{graph.name}: the scale {node.inputs[index]!r} of {node.name} should be positive numbers, and is "
                     f"{np.array2string(scale, threshold=4)}"
                 )
     used = {each for node in graph.nodes if node.kind in _WEIGHTED for each in node.inputs}
     for each, array in graph.constants.items():
         if each in used and array.dtype == np.float32 and not np.isfinite(array).all():
-            raise FileFormatError(f"{name}: the weights {each!r} are not finite")
+            raise FileFormatError(f"{graph.name}: the weights {each!r} are not finite")
 
 
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "Add", "Mul")

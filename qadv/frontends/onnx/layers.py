@@ -1,33 +1,140 @@
 """What is quantized in an ONNX graph, layer by layer."""
 
 import math
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, cast
 
 import torch
+from torch import Tensor, nn
 
+from qadv.frontends.frontend import QuantizedActivation, QuantizedTensor, QuantizedWeights
 from qadv.frontends.onnx.graph import Graph, Node
-from qadv.frontends.onnx.quantized import RANGES, TYPE_OF_ZERO_POINT
+from qadv.frontends.onnx.operators import Attributes
+from qadv.frontends.onnx.quantized import RANGES, TYPE_OF_ZERO_POINT, to_values
 from qadv.frontends.onnx.twin import Twin
-from qadv.frontends.summary import LayerSummary
 
 _WEIGHTS = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1, "ConvInteger": 1, "MatMulInteger": 1,
             "QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3}  # fmt: skip
-_KEEPING = ("MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Relu", "Cast", "Clip")
+_KEEPING = ("DequantizeLinear", "MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity",
+            "Relu", "Cast", "Clip", "Pad")  # fmt: skip
 _BITS = {name: round(math.log2(high - low + 1)) for name, (low, high) in RANGES.items()}
+_MOST_LEVELS = 2**16
 
 
-def layers_of(graph: Graph, twin: Twin) -> tuple[LayerSummary, ...]:
-    """Returns a row for each convolution and linear layer whose weights are in the file."""
-    producers = {name: node for node in graph.nodes for name in node.outputs}
-    rows = [_row(node, graph, twin.values, producers) for node in graph.nodes if node.kind in _WEIGHTS]
-    found = [row for row in rows if row is not None]
-    total = sum(row["parameters"] for row in found) or 1
-    return tuple(LayerSummary(**row, share=row["parameters"] / total) for row in found)
+class FileLayer(nn.Module):
+    """The weights of a convolution or linear layer as a file has them; what it stands for is computed elsewhere.
+
+    Args:
+        kind: the operator.
+        weight: codes, or float weights, which become a parameter.
+        type_: their element type, as ONNX names it.
+        grid: scale of the codes, and maybe zero point, as `to_values` takes them with the attributes `along`.
+    """
+
+    def __init__(self, kind: str, weight: Tensor, type_: str, grid: list[Tensor], along: Attributes) -> None:
+        super().__init__()
+        self.kind, self.element, self.along = kind, type_, along
+        if type_ in _BITS:
+            for name, tensor in zip(("codes", "scale", "zero"), (weight, *grid), strict=False):
+                self.register_buffer(name, tensor)
+        else:
+            self.weight = nn.Parameter(weight, requires_grad=False)
+
+    def _get_name(self) -> str:
+        return self.kind
+
+    def quantizers(self, name: str) -> Iterator[QuantizedWeights]:
+        """Yields what quantizes the weights, of a layer of that name, if they are codes."""
+        if self.element not in _BITS:
+            return
+        codes, *grid = cast(list[Tensor], list(self._buffers.values()))
+        scale, bits = (grid[0] if grid else None), _BITS[self.element]
+        scheme = f"{self.element.lower()}{' per channel' if scale is not None and scale.numel() > 1 else ''}"
+        yield QuantizedWeights(
+            layer=name, role="weights", scheme=scheme, bits=bits, scale=scale, estimator="none", origin="onnx",
+            value=to_values(self.along, codes, *grid) if grid else codes.float(), codes=codes, nb_codes=2**bits,
+        )  # fmt: skip
+
+
+class FileLayers(nn.Module):
+    """The layers of a graph whose weights are in the file, by their operators' names.
+
+    Attributes:
+        roundings: layer, role, operator and element type of each rounding of activations; `""` for the layer's images.
+    """
+
+    def __init__(self, graph: Graph | None = None, twin: Twin | None = None) -> None:
+        super().__init__()
+        self.roundings: list[tuple[str, Any, str, str]] = []
+        if graph is None or twin is None:
+            return
+        producers = {name: node for node in graph.nodes for name in node.outputs}
+        names: dict[str, str] = {}
+        for node in graph.nodes:
+            if node.kind in _WEIGHTS and node.inputs[_WEIGHTS[node.kind]] in twin.values:
+                name = node.name.replace(".", "_")
+                while hasattr(self, name):
+                    name += "_"
+                names[node.name] = name
+                self.add_module(name, _layer(node, graph, twin.values, producers))
+                self._note_input(name, node.inputs[0], graph, producers)
+        noted = {rounding[2] for rounding in self.roundings}
+        for node in graph.nodes if names else ():
+            if node.name in twin.grids.keys() - noted:  # of a sum, say, or of what a layer gives
+                before: Node | None = node
+                while before is not None and before.name not in names:
+                    before = producers.get(before.inputs[0])
+                at, role = (next(iter(self._modules)), "input") if before is None else (names[before.name], "output")
+                self.roundings.insert(0, (at, role, node.name, _type_of(node, graph)))
+
+    def _note_input(self, layer: str, name: str, graph: Graph, producers: dict[str, Node]) -> None:
+        while (node := producers.get(name)) is not None and node.kind in _KEEPING:
+            name = node.inputs[0]
+        if node is not None and (node.kind in TYPE_OF_ZERO_POINT or node.kind == "DynamicQuantizeLinear"):
+            self.roundings.append((layer, "input", node.name, _type_of(node, graph)))
+        elif node is None and graph.input_type in _BITS:
+            self.roundings.append((layer, "input", "", graph.input_type))
+
+    def quantizers(self, twin: Twin) -> Iterator[QuantizedTensor]:
+        """Yields all quantizers; those of activations can be replaced in the twin."""
+        for name, layer in self._modules.items():
+            yield from cast(FileLayer, layer).quantizers(name)
+        for name, role, operator, type_ in self.roundings:
+            grid = twin.grids.get(operator)
+            about: dict[str, Any] = {"layer": name, "role": role, "origin": "onnx"}
+            count = 2 ** _BITS.get(type_, 8) if grid is None else round(grid.high - grid.low) + 1
+            about |= {"bits": (count - 1).bit_length(), "scheme": type_.lower()}
+            if count < 2 ** _BITS.get(type_, 8):
+                about["scheme"] += f", {count} levels"
+            if grid is None or count > _MOST_LEVELS:
+                yield QuantizedTensor(scale=None, **about)
+            else:
+                about |= {"estimator": "straight-through, clipped", "levels": grid.levels(), "at": None}
+                yield QuantizedActivation(scale=torch.tensor(grid.scale), place=(grid, "quantize"), **about)
+
+
+def _layer(node: Node, graph: Graph, values: dict[str, Tensor], producers: dict[str, Node]) -> FileLayer:
+    index = _WEIGHTS[node.kind]
+    name = node.inputs[index]
+    weight, type_, grid, along = values[name], graph.types.get(name, "FLOAT"), list[Tensor](), Attributes()
+    if node.kind.startswith("Q"):
+        grid = [values[each] for each in node.inputs[index + 1 : index + 3] if each]
+        first = node.kind == "QLinearConv" or bool(node.attributes.get("transB"))
+        along = {"axis": 0 if first else -1}
+    while (source := producers.get(name)) is not None and source.inputs[0] in values:
+        name = source.inputs[0]
+        if source.kind == "DequantizeLinear":
+            weight, grid = values[name], [values[each] for each in source.inputs[1:] if each]
+            along = source.attributes
+        type_ = graph.types.get(name, type_)
+    return FileLayer(node.kind, weight, type_, grid, along)
 
 
 def form_of(graph: Graph) -> str:
     """Returns in which form a file is quantized."""
     kinds = {node.kind for node in graph.nodes}
+    if graph.form:
+        return graph.form
     if kinds & {"DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"}:
         return "dynamic quantization"
     if any(kind.startswith("QLinear") or kind == "QGemm" for kind in kinds):
@@ -35,48 +142,9 @@ def form_of(graph: Graph) -> str:
     return "QDQ form" if "DequantizeLinear" in kinds else "not quantized at all"
 
 
-def _row(
-    node: Node, graph: Graph, values: dict[str, torch.Tensor], producers: dict[str, Node]
-) -> dict[str, Any] | None:
-    index = _WEIGHTS[node.kind]
-    name = node.inputs[index]
-    if name not in values:
-        return None  # a product of activations
-    weight, scale, kind = values[name], None, graph.types.get(name, "FLOAT")
-    if node.kind.startswith("Q"):
-        scale = values[node.inputs[index + 1]]
-    while (source := producers.get(name)) is not None and source.inputs[0] in values:
-        name = source.inputs[0]
-        if source.kind == "DequantizeLinear":
-            weight, scale = values[name], values[source.inputs[1]]
-        kind = graph.types.get(name, kind)
-    quantized, count = kind in _BITS, weight.numel()
-    bits = _BITS[kind] if quantized else 32
-    scales = 0 if scale is None else scale.numel()
-    scheme = f"{kind.lower()}{' per channel' if scales > 1 else ''}" if quantized else "float"
-    levels = (len(torch.unique(weight)), 2**bits) if quantized else None
-    ends = (float(scale.min()), float(scale.max())) if scale is not None and quantized else None
-    return {
-        "name": node.name, "kind": node.kind, "scheme": scheme, "bits": bits, "levels": levels, "scale": ends,
-        "input_scheme": _input_scheme(node.inputs[0], graph, values, producers), "parameters": count,
-        "packed_bytes": count * bits // 8 + 4 * scales * quantized, "float_bytes": 4 * count,
-    }  # fmt: skip
-
-
-def _input_scheme(name: str, graph: Graph, values: dict[str, torch.Tensor], producers: dict[str, Node]) -> str:
-    ends: list[float | None] = [None, None]
-    while (node := producers.get(name)) is not None and node.kind in ("DequantizeLinear", *_KEEPING):
-        if node.kind == "Clip":
-            ends = [values[end].item() if end in values else None for end in (*node.inputs[1:], "", "")[:2]]
-        name = node.inputs[0]
-    if node is None:
-        return "float" if graph.input_type == "FLOAT" else graph.input_type.lower()
+def _type_of(node: Node, graph: Graph) -> str:
+    """Returns the element type of the codes that an operator rounds to."""
     if node.kind == "DynamicQuantizeLinear":
-        return "uint8, dynamic"
-    index = TYPE_OF_ZERO_POINT.get(node.kind)
-    if index is None:
-        return "float"
-    kind = graph.types.get(node.inputs[index], "UINT8") if index < len(node.inputs) else "UINT8"
-    low, high = RANGES.get(kind, (0, 0))
-    least, most = low if ends[0] is None else ends[0], high if ends[1] is None else ends[1]
-    return kind.lower() if most - least == high - low else f"{kind.lower()}, {most - least + 1:.0f} levels"
+        return "UINT8, dynamic"
+    index = TYPE_OF_ZERO_POINT[node.kind]
+    return graph.types.get(node.inputs[index], "UINT8") if index < len(node.inputs) else "UINT8"

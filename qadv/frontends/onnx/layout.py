@@ -1,5 +1,6 @@
 """How a file takes its images: where their channels are, in which numbers, and how many at a time."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -13,7 +14,8 @@ from qadv.errors import InvalidInputError, UnsupportedModelError
 from qadv.frontends.onnx.graph import Graph
 from qadv.frontends.onnx.operators import StraightThrough
 
-_INTEGERS: dict[str, tuple[int, int, type]] = {"UINT8": (0, 255, np.uint8), "INT8": (-128, 127, np.int8)}
+_INTEGERS: dict[str, tuple[int, int, type]] = {"UINT8": (0, 255, np.uint8), "INT8": (-128, 127, np.int8),
+                                               "INT16": (-(2**15), 2**15 - 1, np.int16)}  # fmt: skip
 _FLOATS: dict[str, type] = {"FLOAT": np.float32, "FLOAT16": np.float16, "DOUBLE": np.float64}
 
 
@@ -26,7 +28,8 @@ class Layout:
         order: how the file has it.
         sizes: of one image in the file; -1 where it leaves one open.
         kind: element type, as ONNX names it.
-        low, width: smallest pixel, and range of the pixels; integers of a file are spread over it.
+        low, width: smallest number, and range of the numbers, that integers of a file are spread over: what it says
+            itself, or those of the pixels.
     """
 
     input_shape: tuple[int, ...]
@@ -48,7 +51,15 @@ class Layout:
         if graph.input_type not in {**_INTEGERS, **_FLOATS}:
             raise UnsupportedModelError(f"{name} takes {graph.input_type} values; expected images")
         shape, order = _shape_and_order(name, sizes, input_shape)
+        if graph.input_ends is not None:
+            low, width = graph.input_ends[0], graph.input_ends[1] - graph.input_ends[0]
         return cls(shape, order, sizes, graph.input_type, low, width)
+
+    @property
+    def step(self) -> float:
+        """Distance of the numbers of two neighbouring integers, 0 for a file that takes floats."""
+        low, high, _ = _INTEGERS.get(self.kind, (0, math.inf, int))
+        return self.width / (high - low)
 
     @property
     def takes_integers(self) -> bool:

@@ -1,10 +1,9 @@
 """`FileNetwork`: an ONNX file as a torch module, values from its runtime, gradients from a twin."""
 
 import hashlib
-import logging
 import os
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -14,18 +13,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qadv.errors import InvalidInputError, UnsupportedModelError
+from qadv.frontends.frontend import QuantizedTensor
 from qadv.frontends.onnx.graph import Graph, read_graph
-from qadv.frontends.onnx.layers import form_of, layers_of
+from qadv.frontends.onnx.layers import FileLayers, form_of
 from qadv.frontends.onnx.layout import Layout, in_chunks
 from qadv.frontends.onnx.runtime import Runtime
 from qadv.frontends.onnx.twin import Twin, final_softmax, with_real_output
-from qadv.frontends.summary import LayerSummary
-from qadv.frontends.twins import value_of_one, value_without_gradient
+from qadv.frontends.twins import TwinForm
 
 _LEAST_PROBABILITY = 1e-30
-_ENOUGH = 0.99
 _NB_DRAWN = 8
-_LOGGER = logging.getLogger(__name__)
+_PIXELS = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0), (-128.0, 127.0))
 
 
 class FileTwin(nn.Module):
@@ -79,17 +77,17 @@ class FileNetwork(nn.Module):
     Args:
         path: the file.
         input_shape: shape of one image, channels first; `None` where the file says it.
-        clip_values: smallest and largest pixel, which are the ends of what a file with integer images takes.
+        clip_values: smallest and largest pixel, which are the ends of what a file with integer images takes, unless it
+            says itself what they stand for.
         output: name of the logits, for a file with several outputs.
         has_twin: whether a twin is made; without one there are no gradients, and the graph need not be read.
 
     Attributes:
         digest: SHA-256 of the file, and of what it keeps in files beside it.
         twin: a module with gradients, `None` for none.
-        file_layers: what is quantized, layer by layer.
+        layers: what is quantized, layer by layer.
         kernels: how often each kernel of the runtime runs in one pass.
-        agreement: after `compare`, on how many images runtime and twin were compared, on which part of them they give
-            the same class, and the largest difference of a logit.
+        joined: computes the network, and says how well runtime and twin agree.
 
     Raises:
         FileFormatError, StorageError: the file is damaged, or not there.
@@ -113,11 +111,12 @@ class FileNetwork(nn.Module):
         self.file = os.path.basename(os.fspath(path))
         self.digest = hashlib.sha256(graph.content).hexdigest()
         self.source, self.form, self._output = graph.source, form_of(graph), output
+        self._pixels, self._ends = clip_values, graph.input_ends
         self._layout = Layout.of(graph, input_shape, clip_values[0], clip_values[1] - clip_values[0])
         self._logarithm = final_softmax(graph) is not None
         self._batch, self._one_by_one = graph.input_shape[0], self.form == "dynamic quantization"
         self.twin: FileTwin | None = None
-        self.file_layers: tuple[LayerSummary, ...] = ()
+        self.layers = FileLayers()
         if has_twin:
             try:
                 self.twin = FileTwin(graph, self._layout)
@@ -126,7 +125,7 @@ class FileNetwork(nn.Module):
                     f"{self.file}: {error}. With surrogate=net, a float torch network of the same images and classes, "
                     "the values are the file's and the gradients that network's"
                 ) from error
-            self.file_layers = layers_of(graph, self.twin.graph)
+            self.layers = FileLayers(graph, self.twin.graph)
             self.twin.graph.forget()
         self._runtime = type(self).runtime(graph.content, self.file)
         noise = torch.rand(self._batch or _NB_DRAWN, *self.input_shape, generator=torch.Generator().manual_seed(0))
@@ -144,8 +143,7 @@ class FileNetwork(nn.Module):
             self._logarithm = True  # of a softmax in parts, or within another operator
             if self.twin is not None:
                 self.twin.gives_probabilities = True
-        self.agreement: tuple[int, float, float] | None = None
-        self._gradients_of = "a twin made from the graph"
+        self.joined = TwinForm(self._values, self.twin, name="a twin's, made from the graph")
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -153,66 +151,60 @@ class FileNetwork(nn.Module):
         return self._layout.input_shape
 
     @property
-    def takes_integers(self) -> bool:
-        """Whether the file takes pixels as bytes."""
-        return self._layout.takes_integers
+    def takes_bytes(self) -> bool:
+        """Whether the file takes pixels as bytes, and does not say what numbers they stand for."""
+        return self._layout.takes_integers and self._ends is None
+
+    def preprocessing(self) -> tuple[float, float]:
+        """Returns the (mean, std) that make of pixels what the file takes, where its codes are all pixels there are.
+
+        Raises:
+            InvalidInputError: the file says what its codes stand for, and that may be another range of pixels.
+        """
+        if self._ends is None or not self._layout.takes_integers:
+            return 0.0, 1.0
+        (low, high), (first, last), step = self._pixels, self._ends, 1.01 * self._layout.step
+        if max(abs(first - low), abs(last - high)) <= step:
+            return 0.0, 1.0
+        # codes with a sign are often symmetric: from -1 to 1 may be for pixels from 0 to 1
+        usual = _PIXELS if self._layout.kind == "UINT8" else [ends for ends in _PIXELS if ends[0] == 0]
+        if not any(max(abs(first - ends[0]), abs(last - ends[1])) <= step for ends in usual):
+            raise InvalidInputError(
+                f"{self.file} takes numbers from {first:.4g} to {last:.4g} as codes; say how pixels become these: "
+                "preprocessing=(mean, std), which are 0 and 1 for pixels that are these numbers"
+            )
+        std = (high - low) / (last - first)
+        return low - first * std, std
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, *input_shape) → (N, classes), the runtime's own answers."""
-        values = self._values(x)
-        if not (torch.is_grad_enabled() and x.requires_grad):
-            return values
-        return value_without_gradient(values, x) if self.twin is None else value_of_one(values, self.twin(x))
+        logits: Tensor = self.joined(x)
+        return logits
 
-    @property
-    def gradients_of(self) -> str:
-        """Whose gradients are taken, in words, and on how many images it was seen to agree; "" where there are none."""
-        if self.twin is None or self.agreement is None:
-            return "" if self.twin is None else self._gradients_of
-        return f"{self._gradients_of}, with the file's class on {self.agreement[1]:.0%} of {self.agreement[0]} images"
-
-    def compare(self, x: Tensor, surrogate: nn.Module | None = None) -> None:
-        """Compares the runtime with the twin, or with what gives the gradients in its place, on images.
-
-        Warns:
-            UserWarning: on less than 99 % of them both give the same class.
-        """
-        other = self.twin if surrogate is None else surrogate
-        self._gradients_of = "a twin made from the graph" if surrogate is None else type(surrogate).__name__
-        assert other is not None
-        with torch.no_grad():
-            values, others = self._values(x), other.eval()(x)
-        if others.shape != values.shape:
-            raise InvalidInputError(
-                f"surrogate: expected logits of shape {tuple(values.shape)}, got {tuple(others.shape)}"
-            )
-        same = float((values.argmax(1) == others.argmax(1)).float().mean())
-        self.agreement = len(x), same, float((values - others).abs().max())
-        _LOGGER.info("%s", self.describe())
-        if same < _ENOUGH:
-            warnings.warn(
-                f"{self.file}: on {same:.1%} of {len(x)} images {self._gradients_of} gives the class that the runtime "
-                "gives; gradients come from another function, so that attacks by gradients may miss",
-                stacklevel=4,
-            )
+    def quantizers(self, name: str = "") -> Iterator[QuantizedTensor]:
+        """Yields what is quantized in the file, of a network that has it as the module of that name."""
+        if self.twin is not None:
+            for each in self.layers.quantizers(self.twin.graph):
+                yield replace(each, layer=f"{name}.layers.{each.layer}".lstrip("."))
 
     def describe(self) -> str:
         """Returns what was found: the file, its layers' bits, the runtime and its kernels, how exact the twin is."""
-        bits = sorted({f"{layer.scheme} weights and {layer.input_scheme} inputs" for layer in self.file_layers})
+        found = list(self.quantizers())
+        inputs = {each.layer: each.scheme for each in found if each.role == "input"}
+        weights = {each.layer: each.scheme for each in found if each.role == "weights"}
+        names = [f"layers.{name}" for name in self.layers._modules]
+        bits = sorted({f"{weights.get(n, 'float')} weights and {inputs.get(n, 'float')} inputs" for n in names})
         lines = [
             f"{self.file}, SHA-256 {self.digest}",
-            f"written by {self.source}; {self.form}; {len(self.file_layers)} layers with weights: {'; '.join(bits)}",
+            f"written by {self.source}; {self.form}; {len(names)} layers with weights: {'; '.join(bits)}",
             f"values: {self._runtime.version}, {torch.backends.cpu.get_cpu_capability()}{self._runtime.remark()}",
             "kernels: " + ", ".join(f"{name} {count}" for name, count in self.kernels.most_common()),
-            f"gradients: {self._gradients_of}",
+            f"gradients: {self.joined.gradients_of or 'none, or those of the surrogate that is given'}",
         ]
         if self._logarithm:
             lines.append("logits: the logarithm of the probabilities that the file gives")
-        if self.agreement is not None:
-            count, same, most = self.agreement
-            lines.append(
-                f"on {count} images both give the same class for {same:.1%}, logits differ by up to {most:.2g}"
-            )
+        if self.joined.difference is not None:
+            lines.append(f"logits of both differ by up to {self.joined.difference:.2g}")
         return "\n".join(lines)
 
     def extra_repr(self) -> str:

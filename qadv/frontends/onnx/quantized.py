@@ -40,8 +40,29 @@ def _along(parameter: Tensor, x: Tensor, a: Attributes) -> Tensor:
     return parameter.reshape(()) if parameter.numel() == 1 else parameter
 
 
+class Grid:
+    """The levels of one scale, `scale * (code - zero)` for codes from `low` to `high`."""
+
+    def __init__(self, scale: float, zero: float, low: float, high: float) -> None:
+        self.scale, self.zero, self.low, self.high = scale, zero, low, high
+
+    def levels(self) -> Tensor:
+        """Returns all values, ascending."""
+        return (torch.arange(self.low, self.high + 1) - self.zero) * self.scale
+
+    def quantize(self, x: Tensor) -> Tensor:
+        """Rounds to a level, in half the passes over memory of codes and back; the gradient is that of a hardtanh."""
+        low, high = self.low - self.zero, self.high - self.zero
+        y = F.hardtanh(x, (low - _SLACK) * self.scale, (high + _SLACK) * self.scale)
+        torch.div(x.detach(), self.scale, out=y.detach()).round_().clamp_(low, high).mul_(self.scale)
+        return y
+
+
 def _to_codes(a: Attributes, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
     """Rounds to a grid; the gradient is the identity's within its ends, and none beyond."""
+    grid: Any = a.get("grid")
+    if grid is not None and "quantize" in vars(grid):  # for another gradient, see `QuantizedActivation`
+        return grid.quantize(x) / grid.scale + grid.zero  # type: ignore[no-any-return]
     scale = _along(scale, x, a)
     zero = torch.zeros_like(scale) if zero is None else _along(zero, x, a).float()
     low, high = (end - zero for end in a["range"])
@@ -53,15 +74,7 @@ def _to_codes(a: Attributes, x: Tensor, scale: Tensor, zero: Tensor | None = Non
     return result
 
 
-def rounded(a: Attributes, x: Tensor) -> Tensor:
-    """To a grid of one scale and back, in half the passes over memory: the gradient is that of a hardtanh."""
-    scale, (low, high) = a["scale"], a["range"]
-    y = F.hardtanh(x, (low - _SLACK) * scale, (high + _SLACK) * scale)
-    torch.div(x.detach(), scale, out=y.detach()).round_().clamp_(low, high).mul_(scale)
-    return y
-
-
-def _to_values(a: Attributes, codes: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
+def to_values(a: Attributes, codes: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
     codes = codes.float()
     centred = codes if zero is None else codes - _along(zero, codes, a).float()
     return centred * _along(scale, codes, a)
@@ -112,14 +125,14 @@ def _qgemm(a: Attributes, x: Tensor, xs: Tensor, xz: Any, w: Tensor, ws: Tensor,
 def _two(way: Operator) -> Operator:
     def operator(a: Attributes, x: Tensor, xs: Tensor, xz: Any, y: Tensor, ys: Tensor, yz: Any, zs: Tensor,
                  zz: Any = None) -> Tensor:  # fmt: skip
-        return _to_codes(a, way(_to_values({}, x, xs, xz), _to_values({}, y, ys, yz)), zs, zz)
+        return _to_codes(a, way(to_values({}, x, xs, xz), to_values({}, y, ys, yz)), zs, zz)
 
     return operator
 
 
 def _one(way: Operator) -> Operator:
     def operator(a: Attributes, x: Tensor, xs: Tensor, xz: Any, ys: Tensor, yz: Any = None) -> Tensor:
-        x = _to_values({}, x, xs, xz)
+        x = to_values({}, x, xs, xz)
         if a.get("channels_last"):
             return _to_codes(a, way(a, x.movedim(-1, 1)).movedim(1, -1), ys, yz)
         return _to_codes(a, way(a, x), ys, yz)
@@ -129,17 +142,17 @@ def _one(way: Operator) -> Operator:
 
 def log_softmax(a: Attributes, x: Tensor, xs: Tensor, xz: Any, *ys: Any) -> Any:
     """What stands for a `QLinearSoftmax` that a graph ends in: its logarithm, not rounded."""
-    return OPERATORS["LogSoftmax"](a, _to_values({}, x, xs, xz))
+    return OPERATORS["LogSoftmax"](a, to_values({}, x, xs, xz))
 
 
 def _concatenated(a: Attributes, ys: Tensor, yz: Tensor, *parts: Tensor) -> Tensor:
-    values = [_to_values({}, *parts[start : start + 3]) for start in range(0, len(parts), 3)]
+    values = [to_values({}, *parts[start : start + 3]) for start in range(0, len(parts), 3)]
     return _to_codes(a, torch.cat(values, a["axis"]), ys, yz)
 
 
 QUANTIZED: dict[str, Operator] = {
     "ConvInteger": _conv_integer,
-    "DequantizeLinear": _to_values,
+    "DequantizeLinear": to_values,
     "DynamicQuantizeLinear": _dynamic,
     "MatMulInteger": _matmul_integer,
     "QGemm": _qgemm,

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from qadv.errors import FileFormatError, UnsupportedModelError, some
 from qadv.frontends.onnx.graph import Graph, Node
 from qadv.frontends.onnx.operators import OPERATORS, Operator
-from qadv.frontends.onnx.quantized import QUANTIZED, RANGES, TYPE_OF_ZERO_POINT, log_softmax, rounded
+from qadv.frontends.onnx.quantized import QUANTIZED, RANGES, TYPE_OF_ZERO_POINT, Grid, log_softmax
 
-_TABLE: dict[str, Operator] = {**OPERATORS, **QUANTIZED, "Rounded": rounded, "QLinearLogSoftmax": log_softmax}
+_TABLE: dict[str, Operator] = {
+    **OPERATORS, **QUANTIZED, "QLinearLogSoftmax": log_softmax, "Rounded": lambda a, x: a["grid"].quantize(x),
+}  # fmt: skip
 _TYPES = (*RANGES, "FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", "INT64", "UINT32", "UINT64", "BOOL")
 _TOGETHER = ("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Where", "Equal", "Greater", "Less", "Concat", "MatMul")
 _BEHIND_SOFTMAX = ("QuantizeLinear", "DequantizeLinear", "Identity", "Clip", "Cast", "Reshape", "Flatten", "Squeeze")
@@ -46,6 +48,7 @@ class Twin(nn.Module):
 
     Attributes:
         values: constants of the graph by name, as long as `forget` was not called.
+        grids: of the operators that round to levels of one scale, by the operator's name.
 
     Raises:
         UnsupportedModelError: the graph has operators that are not known here.
@@ -74,6 +77,7 @@ class Twin(nn.Module):
                 if sizes is not None and len(sizes) and sizes[0] == batch:
                     self.values[step.inputs[1]] = torch.cat([torch.zeros(1, dtype=torch.int64), sizes[1:]])
         self._steps = steps
+        self.grids = {step.name: grid for step in steps if (grid := _grid(step, self.values)) is not None}
         used = {name for step in steps for name in step.inputs if name in self.values}
         self._host = {name: self.values[name] for name in used if self.values[name].dtype in _OF_THE_HOST}
         self._device = {name: f"constant{i}" for i, name in enumerate(sorted(used - self._host.keys()))}
@@ -196,6 +200,18 @@ def _step(node: Node, graph: Graph) -> _Step:
     return _Step(node.kind, node.name, node.inputs, node.outputs, attributes)
 
 
+def _grid(step: _Step, constants: dict[str, Tensor]) -> Grid | None:
+    """Gives an operator the grid that it rounds to, where that has one scale, and returns it."""
+    index = TYPE_OF_ZERO_POINT.get(step.kind)
+    if index is not None and "grid" not in step.attributes:
+        numbers = [constants.get(name) for name in step.inputs[index - 1 : index + 1] if name]
+        if numbers and all(number is not None and number.numel() == 1 for number in numbers):
+            scale, zero = (*(number.item() for number in numbers if number is not None), 0.0)[:2]
+            step.attributes["grid"] = Grid(scale, zero, *step.attributes["range"])
+    found: Grid | None = step.attributes.get("grid")
+    return found
+
+
 def _narrowed(steps: list[_Step], constants: dict[str, Tensor], output: str) -> list[_Step]:
     """Joins roundings with a `Clip` of their codes, so that no gradient passes beyond the ends of the levels."""
     uses = Counter(name for step in steps for name in step.inputs) + Counter([output])
@@ -230,10 +246,8 @@ def _joined(steps: list[_Step], constants: dict[str, Tensor], output: str) -> li
             continue
         numbers = {tuple(float(value) for value in grid if value is not None) for grid in values}
         if len(numbers) == 1:
-            scale, *zero = numbers.pop()
-            low, high = (end - (zero[0] if zero else 0) for end in step.attributes["range"])
+            _grid(step, constants)
             step.kind, step.inputs = "Rounded", step.inputs[:1]
-            step.attributes = {"scale": scale, "range": (low, high)}
             for each in behind:
                 each.kind, each.inputs = "Identity", each.inputs[:1]
     return steps

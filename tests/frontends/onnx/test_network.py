@@ -21,10 +21,14 @@ import qadv  # noqa: E402
 from qadv.diagnostics.audit.checks.exported import ExportedModel  # noqa: E402
 from qadv.errors import FileFormatError, InvalidInputError, UnsupportedModelError  # noqa: E402
 from qadv.estimators.storage import read_header  # noqa: E402
+from qadv.evaluation import attack_classifier  # noqa: E402
+from qadv.frontends.find import quantized_weights  # noqa: E402
 from qadv.frontends.onnx.network import FileNetwork  # noqa: E402
+from qadv.frontends.other_backward import SURROGATES, clipped, other_backward  # noqa: E402
 from tests.frontends.onnx.files import FORMS, SHAPE, float_model, images, write  # noqa: E402
 
 X = images()
+FLOAT = ["first", "second", "last"]  # layers with weights
 
 
 @pytest.fixture(scope="session")
@@ -66,10 +70,10 @@ def test_values_are_the_runtimes_and_gradients_are_of_nearly_that_function(form,
     twin = classifier.network.twin(torch.from_numpy(X)).detach().numpy()
     # rounded probabilities are coarser than their logarithms
     np.testing.assert_allclose(twin, expected, atol=0.3 if form == "softmax" else 1e-4)
-    count, same, most = classifier.network.agreement
-    assert count > len(X)
-    assert same == 1
-    assert most >= np.abs(twin - expected).max()
+    form = classifier.model.twin_form
+    assert form.images > len(X)
+    assert form.agreement == 1
+    assert form.difference >= np.abs(twin - expected).max()
     adversarial = FastGradientMethod(classifier, eps=0.3).generate(X)
     assert (classifier.predict(adversarial).argmax(1) != expected.argmax(1)).mean() > 0.3
 
@@ -156,7 +160,7 @@ def test_files_are_members_modules_and_asked_in_common_batches(classifier, files
     assert (both.predict(X).argmax(1) == classifier.predict(X).argmax(1)).mean() > 0.9
     assert np.abs(both.loss_gradient(X, [0] * 24)).max() > 0
     rows = qadv.summarize(both).layers
-    assert [row.name.split(".")[-1][:4] for row in rows] == ["firs", "seco", "last"] * 2
+    assert [row.name.split(".")[-1] for row in rows] == [*FLOAT, *(f"{name}_quant" for name in FLOAT)]
     assert len({row.name for row in rows}) == 6
     assert sum(row.share for row in rows) == pytest.approx(1)
     module = qadv.as_module(classifier)
@@ -176,18 +180,65 @@ def test_what_was_found_is_said(classifier, files):
         "int8 per channel",
         onnxruntime.__version__,
         "QLinearConv 2",
-        "100",
+        "with the network's values to the bit on 56 images",
     ):
         assert part in said
     rows = qadv.summarize(classifier).layers
-    assert [row.name for row in rows] == ["first", "second", "last"]
+    assert [row.name for row in rows] == [f"layers.{name}" for name in FLOAT]
+    assert {row.levels[1] for row in rows} == {256}
+    assert rows[0].kind == "Conv"
     assert {(row.bits, row.input_scheme) for row in rows} == {(8, "uint8")}
     assert [row.parameters for row in rows] == [216, 576, 40]
     plain = FileNetwork(files["float"])
     assert "not quantized at all" in plain.describe()
-    assert {row.scheme for row in plain.file_layers} == {"float"}
+    assert {(row.scheme, row.bits) for row in qadv.summarize(plain).layers} == {("float", 32)}
     assert qadv.summarize(FileNetwork(files["int4"])).layers[0].bits == 4
-    assert {row.input_scheme for row in FileNetwork(files["dynamic"]).file_layers} == {"uint8, dynamic"}
+    assert {row.input_scheme for row in qadv.summarize(FileNetwork(files["dynamic"])).layers} == {"uint8, dynamic"}
+
+
+@pytest.mark.parametrize(("form", "places"), [("qdq", 6), ("qoperator", 6), ("nhwc-uint8", 6), ("float", 0)])
+def test_activations_of_a_file_may_have_another_gradient(form, places, files):
+    classifier = qadv.QuantizedClassifier.from_file(files[form], SHAPE)
+    before, own = classifier.predict(X), classifier.loss_gradient(X, [0] * 24)
+    with other_backward(classifier.model, clipped):
+        np.testing.assert_allclose(classifier.loss_gradient(X, [0] * 24), own, atol=1e-3 * np.abs(own).max())
+    with other_backward(classifier.model, SURROGATES["tanh"]) as changed:
+        assert changed >= places
+        np.testing.assert_array_equal(classifier.predict(X), before)
+        assert (np.abs(classifier.loss_gradient(X, [0] * 24) - own).max() > 0.01 * np.abs(own).max()) == (places > 0)
+    np.testing.assert_array_equal(classifier.loss_gradient(X, [0] * 24), own)
+
+
+def test_weights_in_a_file_are_what_the_runtime_computes_with(files):
+    for form in ("qdq", "qoperator", "int4"):
+        found = {each.layer: each for each in quantized_weights(FileNetwork(files[form], SHAPE))}
+        assert len(found) == 3
+        for name, weight in zip(FLOAT, ("w1", "w2", "w3"), strict=True):
+            (expected,) = (a for a in float_model().graph.initializer if a.name == weight)
+            (layer,) = (each for layer, each in found.items() if name in layer)
+            value = layer.value.numpy()
+            expected = onnx.numpy_helper.to_array(expected)
+            expected = expected if value.shape == expected.shape else expected.T
+            assert np.abs(value - expected).max() <= 0.51 * layer.scale.max()
+            assert len(np.unique(layer.codes)) <= layer.nb_codes
+
+
+def test_what_runs_inside_the_runtime_is_seen_by_no_module(classifier):
+    with pytest.raises(UnsupportedModelError, match="quantized inside its kernels"):
+        qadv.create("diagnostic", "value-shift", classifier=classifier, x=X, x_adversarial=X)
+
+
+def test_results_say_which_file_it_was(classifier, files, monkeypatch):
+    from qadv.diagnostics.audit import run
+
+    monkeypatch.setattr(run, "numbered_checks", list)
+    result = qadv.audit(classifier, X, classifier.predict(X).argmax(1), verbose=False)
+    digest = hashlib.sha256(files["qdq"].read_bytes()).hexdigest()
+    assert result.to_dict()["files"] == {"qdq.onnx": digest}
+    assert f"of qdq.onnx, SHA-256 {digest[:16]}" in result.headline
+    assert "a twin's, made from the graph" in result.gradient
+    measured, _ = attack_classifier("FGSM", FastGradientMethod(classifier, eps=0.1), classifier, X, [0] * len(X))
+    assert measured.to_dict()["files"] == {"qdq.onnx": digest}
 
 
 def test_load_takes_a_file_and_save_says_to_keep_it(classifier, files, tmp_path):
@@ -215,7 +266,7 @@ def test_images_are_put_into_another_shape_only_as_rows_of_pixels(classifier, fi
         qadv.QuantizedClassifier.from_file(files["qdq"], input_shape=(1, 16, 12))
     anywhere = qadv.QuantizedClassifier.from_file(files["qdq"], clip_values=None)
     np.testing.assert_array_equal(anywhere.predict(X), classifier.predict(X))
-    assert anywhere.network.agreement[1] == 1
+    assert anywhere.model.twin_form.agreement == 1
 
 
 def _ending_in(folder, *nodes, output=("n", 5), **constants):
@@ -305,8 +356,9 @@ def test_what_gives_no_logits_is_refused(tmp_path):
 
 
 def test_a_gradient_asks_the_runtime_once(classifier, monkeypatch):
-    asked, own = [], type(classifier.network)._values
-    monkeypatch.setattr(type(classifier.network), "_values", lambda self, x: asked.append(len(x)) or own(self, x))
+    asked, form = [], classifier.model.twin_form
+    own = form._values
+    monkeypatch.setattr(form, "_values", lambda x: asked.append(len(x)) or own(x))
     classifier.loss_gradient(X[:3], [0] * 3)
     assert asked == [3]
 
@@ -326,7 +378,7 @@ def test_a_surrogate_gives_the_gradients_of_what_cannot_be_read(files, tmp_path)
     with pytest.raises(ValueError, match=r"can't be read: GlobalLpPool.*surrogate"):
         qadv.QuantizedClassifier.from_file(tmp_path / "net.onnx")
     surrogate = FileNetwork(files["float"])
-    with pytest.warns(UserWarning, match=r"FileNetwork gives the class.*another function"):
+    with pytest.warns(UserWarning, match=r"gradients are the surrogate's.*another function"):
         classifier = qadv.QuantizedClassifier.load(tmp_path / "net.onnx", surrogate=surrogate)
     np.testing.assert_array_equal(classifier.predict(X), answers(tmp_path / "net.onnx", X))
     plain = qadv.QuantizedClassifier.from_file(files["float"])

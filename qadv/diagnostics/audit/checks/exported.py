@@ -1,4 +1,4 @@
-"""Check 11: what was measured on the simulated network holds for the integer model that is deployed."""
+"""Check 11: what is measured on the simulated network holds for the integer model that is deployed."""
 
 import io
 import logging
@@ -6,19 +6,22 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 from qadv.deployment.agreement import agreement
 from qadv.deployment.export import export
 from qadv.diagnostics.audit.case import AuditCase
 from qadv.diagnostics.audit.result import Finding, Grade
 from qadv.errors import QadvError
-from qadv.frontends.find import quantizers
+from qadv.frontends.find import files, quantizers
 from qadv.frontends.onnx.runtime import import_onnxruntime
-from qadv.modes import held_network
 
 
 class ExportedModel:
-    """The ONNX graph (QCDQ) in onnxruntime against the classifier, on the images and on their PGD versions."""
+    """The ONNX graph (QCDQ) in onnxruntime against the classifier, on the images and on their PGD versions.
+
+    Of a file it is the file, against the simulation that it was made from.
+    """
 
     number = 11
     name = "exported integer model"
@@ -26,20 +29,23 @@ class ExportedModel:
 
     def examine(self, case: AuditCase) -> Finding:
         classifier = case.target.classifier
-        if hasattr(held_network(classifier.model), "file_layers"):
+        is_file = bool(files(classifier.model))
+        if is_file and case.simulation is None:
             return Finding.none("the network is a file: what was examined is what ships")
-        if not quantizers(classifier.model):
+        if not is_file and not quantizers(classifier.model):
             return Finding.none("the network is not quantized")
         if case.target.draws > 1:
             return Finding.none("the network is random")
         labels = None if case.target.targeted else case.y
         try:
-            import_onnxruntime()
             with tempfile.TemporaryDirectory() as folder, _silent():
-                path = Path(folder) / "network.onnx"
-                export(classifier, path, to="qcdq")
+                path: Any = classifier
+                if not is_file:
+                    import_onnxruntime()
+                    path = Path(folder) / "network.onnx"
+                    export(classifier, path, to="qcdq")
                 pair = agreement(
-                    classifier,
+                    case.simulation or classifier,
                     path,
                     case.x,
                     labels,

@@ -1,0 +1,137 @@
+"""`qadv.export(…, to="litert")` writes the network's own scales and codes, for LiteRT's integer kernels."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from litert_files import SHAPE, images
+from torch import nn
+from torch.nn import functional as F
+from typer.testing import CliRunner
+
+import qadv
+from qadv.cli import app
+from qadv.deployment.onnx_graph import onnx_graph
+from qadv.errors import InvalidInputError, UnsupportedModelError
+from qadv.frontends import QuantizedWeights, quantizers
+from qadv.testing import digits_classifier
+
+pytest.importorskip("onnxscript")
+X = images()
+
+
+class Net(nn.Module):
+    """What a file can have: padding that is not the file's own, groups, sums, pools, a map that is flattened."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8)
+        self.depthwise, self.grouped = (
+            nn.Conv2d(8, 16, 3, padding=1, groups=8),
+            nn.Conv2d(16, 8, 5, padding=2, groups=2),
+        )
+        self.first, self.second, self.third = nn.ReLU(), nn.ReLU(), nn.ReLU()
+        self.fully, self.last = nn.Linear(8 * 16, 6), nn.Linear(6, 5)
+        self.fourth = nn.ReLU()
+
+    def forward(self, x):
+        x = self.first(self.norm(self.stem(x)))
+        x = self.third(self.grouped(self.second(self.depthwise(x))) + x)
+        x = F.max_pool2d(x, 3, stride=2, padding=1)
+        return self.last(self.fourth(self.fully(x.flatten(1))))
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    torch.manual_seed(0)
+    network = Net()
+    with torch.no_grad():
+        network.norm(network.stem(torch.from_numpy(X)))  # statistics
+    network = qadv.quantize(network.eval(), "int:8", "relu:8", calibration=X)
+    return qadv.QuantizedClassifier(
+        network, nn.CrossEntropyLoss(), SHAPE, 5, clip_values=(0, 1), preprocessing=(0.4, 0.3)
+    )
+
+
+@pytest.fixture(scope="module")
+def file(classifier, tmp_path_factory):
+    path = tmp_path_factory.mktemp("files") / "net.tflite"
+    result = qadv.export(classifier, path, to="litert", images=X)
+    assert result.file_bytes == path.stat().st_size
+    return qadv.QuantizedClassifier.from_file(path, images=X)
+
+
+def test_the_file_computes_what_the_simulation_does(classifier, file):
+    expected, found = classifier.predict(X), file.predict(X)
+    step = np.ptp(expected) / 255
+    assert np.abs(found - expected).mean() < 2 * step
+    assert np.abs(found - expected).max() < 8 * step
+    assert file.model.twin_form.agreement == 1
+
+
+def test_all_layers_are_in_integer_kernels(file):
+    weights = [each for each in quantizers(file.model) if isinstance(each, QuantizedWeights)]
+    assert [each.bits for each in weights] == [8] * 5
+    assert not {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"} - file.network.kernels.keys()
+    assert "int8 kernels" in file.network.describe()
+    assert file.network.kernels["DEQUANTIZE"] == 1  # of the logits
+    assert file.network.kernels["QUANTIZE"] == 1
+
+
+def test_weights_are_the_networks_own(classifier, file):
+    """Those of the layers without BatchNorm, which are not folded; first and last layer are quantized for the file."""
+    own = {each.layer: each.value for each in quantizers(classifier.model) if isinstance(each, QuantizedWeights)}
+    written = [each for each in quantizers(file.model) if isinstance(each, QuantizedWeights)]
+    for name, each in zip(("depthwise", "grouped", "fully"), written[1:4], strict=True):
+        value = own[name]
+        if name == "depthwise":
+            value = value.permute(1, 2, 3, 0)
+        elif value.ndim == 4:
+            value = value.permute(0, 2, 3, 1)
+        torch.testing.assert_close(each.value, value, rtol=1e-6, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore:gradients are a twin")  # its 4-bit kernels round in their own way
+def test_few_levels_and_options(tmp_path, monkeypatch):
+    """4-bit weights as such, float ends, images of bytes."""
+    classifier, data = digits_classifier("int:4", "relu6:4"), qadv.create("dataset", "digits")
+    x, y = data.x_test[:200], data.y_test[:200]
+    path, sizes, graph = tmp_path / "net.tflite", [], onnx_graph(classifier)
+    monkeypatch.setattr("qadv.deployment.export.onnx_graph", lambda _: graph)
+    for options in ({"packed_weights": True, "pixels": "uint8"}, {}, {"float_ends": True}):
+        result = qadv.export(classifier, path, to="litert", images=data.x_train[:100], **options)
+        sizes.append(result.file_bytes)
+        file = qadv.QuantizedClassifier.from_file(path)
+        right = [(net.predict(x).argmax(1) == y).mean() for net in (classifier, file)]
+        assert right[1] > right[0] - 0.02
+    assert sizes == sorted(sizes)
+
+
+def test_the_command_writes_and_compares(tmp_path, monkeypatch):
+    saved = tmp_path / "net.safetensors"
+    small = qadv.QuantizedClassifier.from_backbone("mnist-cnn", input_shape=(1, 8, 8), image_size=8, width=4)
+    small.save(saved)
+    arguments = ["export", str(saved), "--to", "litert", "--dataset", "digits", "--nb-samples", "50", "--json"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout[result.stdout.index("{") :])
+    assert report["export"]["path"] == str(tmp_path / "net.tflite")
+    assert report["agreement"][0]["same_class"] > 0.9
+
+
+def test_what_cannot_be_written_is_named(tmp_path):
+    class Erf(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(64, 5)
+
+        def forward(self, x):
+            return self.layer(torch.erf(x.flatten(1)))
+
+    classifier = qadv.QuantizedClassifier(Erf(), nn.CrossEntropyLoss(), (1, 8, 8), 5, clip_values=(0, 1))
+    with pytest.raises(UnsupportedModelError, match=r"not written to \.tflite files: Erf"):
+        qadv.export(classifier, tmp_path / "net.tflite", to="litert")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(InvalidInputError, match="'litert'"):
+        qadv.export(classifier, tmp_path / "net.tflite", to="litret")
