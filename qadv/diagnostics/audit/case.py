@@ -20,7 +20,7 @@ from qadv.diagnostics.audit.gradients import MOST_IMAGES, Gradients, gradients_o
 from qadv.diagnostics.audit.label_search import rays
 from qadv.diagnostics.audit.losses import Loss, cross_entropy, negative_margin
 from qadv.diagnostics.audit.repair import LostStep, lost_steps, mended
-from qadv.diagnostics.audit.result import AttackRecord, WorstCase, interval
+from qadv.diagnostics.audit.result import AttackRecord, Scale, WorstCase
 from qadv.diagnostics.audit.settings import Settings
 from qadv.diagnostics.audit.target import Flags, Images, Labels, Target
 from qadv.errors import AttackError, InvalidInputError, MaskedGradientWarning
@@ -35,7 +35,7 @@ _LENT = {"x", "y", "clean", "fresh", "first_ascent", "one_step", "direct", "sear
 Attack = Callable[[Images, Labels], Any]
 
 
-class AuditCase:
+class AuditCase(Scale):
     """One classifier under audit.
 
     Args:
@@ -74,6 +74,7 @@ class AuditCase:
         smaller: WorstCase | None = None,
         pixels: str = "float",
     ) -> None:
+        super().__init__(len(x))
         self.target = target
         self.x, self.y, self.eps = x, y, eps
         self.ball = Ball(eps, norm, target.low, target.high)
@@ -90,16 +91,6 @@ class AuditCase:
             self._broken_by[:], self._adversarial[:] = smaller.broken_by, smaller.adversarial
         self.fresh = self.survivors
         self._in_floats: Flags = self.clean & ~self.fresh
-
-    @property
-    def allowance(self) -> int:
-        """How many images one point is, and at least one: fewer than a hundred images can't tell less."""
-        return max(1, len(self.x) // 100)
-
-    @property
-    def half_allowance(self) -> int:
-        """How many images half a point is, and at least one."""
-        return max(1, len(self.x) // 200)
 
     @property
     def attacks(self) -> tuple[AttackRecord, ...]:
@@ -129,12 +120,6 @@ class AuditCase:
         for name in _LENT & vars(made).keys():
             setattr(made, name, copy.deepcopy(getattr(made, name)))
         return made
-
-    def points(self, images: int) -> str:
-        """Returns a number of images, and what share of all it is, with its Clopper-Pearson interval."""
-        low, high = interval(images, len(self.x))
-        share = f"{100 * images / len(self.x):.1f} points, 95 %: {100 * low:.1f} to {100 * high:.1f}"
-        return f"{images} image{'' if images == 1 else 's'} ({share})"
 
     def outside(self, name: str, attack: Attack, on: Flags) -> Flags:
         """Runs an attack on the images `on` and returns which it broke, (N,); the worst case does not count it."""

@@ -44,6 +44,29 @@ def interval(count: int, samples: int) -> tuple[float, float]:
     return float(found.low), float(found.high)
 
 
+class Scale:
+    """How many images there are, `samples`, and what numbers of them are measured by."""
+
+    def __init__(self, samples: int) -> None:
+        self.samples = samples
+
+    @property
+    def allowance(self) -> int:
+        """How many images one point is, and at least one: fewer than a hundred images can't tell less."""
+        return max(1, self.samples // 100)
+
+    @property
+    def half_allowance(self) -> int:
+        """How many images half a point is, and at least one."""
+        return max(1, self.samples // 200)
+
+    def points(self, images: int) -> str:
+        """Returns a number of images, and what share of all it is, with its Clopper-Pearson interval."""
+        low, high = interval(images, self.samples)
+        share = f"{100 * images / self.samples:.1f} points, 95 %: {100 * low:.1f} to {100 * high:.1f}"
+        return f"{images} image{'' if images == 1 else 's'} ({share})"
+
+
 @dataclass(frozen=True)
 class Finding:
     """What a check returns.
@@ -53,12 +76,14 @@ class Finding:
         figure: what was measured, in words; why, where it was not.
         values: the same as plain data.
         grade: what the worst case is worth at most, if this is all that is against it.
+        counts: of a `CountedCheck`, what was counted: it adds up over parts of the images.
     """
 
     verdict: Verdict
     figure: str
     values: dict[str, Any] = field(default_factory=dict)
     grade: Grade = Grade.NOTHING
+    counts: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """A verdict and a grade may be given as text; a ValueError says that there is no such."""
@@ -89,10 +114,13 @@ class CheckResult:
     figure: str
     values: dict[str, Any]
     grade: Grade = Grade.NOTHING
+    counts: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain data for JSON."""
-        return {**asdict(self), "verdict": self.verdict.value, "grade": self.grade.value}
+        """Returns plain data for JSON, without the counts."""
+        found = asdict(self)
+        del found["counts"]
+        return {**found, "verdict": self.verdict.value, "grade": self.grade.value}
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
 """What a check is, and which there are: qadv's own by their numbers, then those of plugins."""
 
 import json
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 from qadv.diagnostics.audit.case import AuditCase
-from qadv.diagnostics.audit.result import CheckResult, Finding
+from qadv.diagnostics.audit.result import CheckResult, Finding, Scale
 from qadv.errors import describe
 from qadv.plugins import OWN_DISTRIBUTION
 from qadv.random_states import seeded
@@ -26,6 +26,22 @@ class MaskingCheck(Protocol):
     def examine(self, case: AuditCase) -> Finding:
         """Returns what was found; runs the attacks it needs through the case, which shares them."""
         ...
+
+
+class CountedCheck:
+    """A check that counts, image by image, and judges the sums: so it judges parts of the images as one."""
+
+    def count(self, case: AuditCase) -> dict[str, Any] | Finding:
+        """Returns what adds up: numbers, lists, which are joined, and mappings of these by text; or `Finding.none`."""
+        raise NotImplementedError
+
+    def judge(self, counts: Any, of: Scale) -> Finding:
+        """Returns the finding of sums over so many images."""
+        raise NotImplementedError
+
+    def examine(self, case: AuditCase) -> Finding:
+        counts = self.count(case)
+        return counts if isinstance(counts, Finding) else replace(self.judge(counts, case), counts=counts)
 
 
 @dataclass(frozen=True)
@@ -55,7 +71,7 @@ class NumberedCheck:
             if own:
                 raise
             finding = Finding.none(f"{self.entry.qualified_name} failed: {describe(error)}")
-        return CheckResult(self.number, name, rule, finding.verdict, finding.figure, finding.values, finding.grade)
+        return CheckResult(self.number, name, rule, **vars(finding))
 
 
 def numbered_checks() -> list[NumberedCheck]:
