@@ -48,14 +48,16 @@ class AuditCase(Scale):
         sources: other classifiers, by name, whose adversarial images are tried.
         adaptive: makes an ART attack from the classifier, or `None`.
         cost: where passes are counted.
-        progress: is told of each attack.
         smaller: what became of the images in a smaller ball: those broken there are so here, and are not attacked.
         pixels: "uint8" counts what is adversarial as an 8-bit image, "float" any.
 
     Attributes:
         clean: which images are classified correctly, (N,).
         fresh: those of them that no smaller ball broke, (N,).
+        told: is called with each attack's name and number of images.
     """
+
+    told: Callable[[str], None] | None = None
 
     def __init__(
         self,
@@ -70,7 +72,6 @@ class AuditCase(Scale):
         sources: Mapping[str, Target] | None = None,
         adaptive: Callable[[Any], Any] | None = None,
         cost: Cost | None = None,
-        progress: Callable[[str], None] | None = None,
         smaller: WorstCase | None = None,
         pixels: str = "float",
     ) -> None:
@@ -80,7 +81,7 @@ class AuditCase(Scale):
         self.ball = Ball(eps, norm, target.low, target.high)
         self.settings, self.seed = settings, seed
         self.sources, self.adaptive = dict(sources or {}), adaptive
-        self.cost, self._progress = cost or Cost(), progress
+        self.cost = cost or Cost()
         self.uint8 = pixels == "uint8"
         # a random network may answer otherwise than it did for the smaller ball
         self.clean: Flags = ~target.broken(x, y) if smaller is None else np.array(smaller.broken_by) != "clean"
@@ -159,8 +160,8 @@ class AuditCase(Scale):
         return self.target.broken(images, y) & inside.numpy(), images, in_floats
 
     def _run(self, name: str, attack: Attack, on: Flags, ball: Ball | None = None) -> tuple[Flags, Images, Flags]:
-        if self._progress is not None:
-            self._progress(f"{name}, {int(on.sum())} images")
+        if self.told is not None:
+            self.told(f"{name}, {int(on.sum())} images")
         broken, points, in_floats = np.zeros(len(self.x), dtype=bool), self.x.copy(), np.zeros(len(self.x), dtype=bool)
         if on.any():
             x, y = self.x[on], self.y[on]

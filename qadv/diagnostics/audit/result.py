@@ -1,6 +1,7 @@
 """What an audit found."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -105,7 +106,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One check: its number in the list of the documentation, name, rule, and finding."""
+    """One check: its number in the list of the documentation, name, rule, and finding (see `Finding`)."""
 
     number: int
     name: str
@@ -117,10 +118,13 @@ class CheckResult:
     counts: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain data for JSON, without the counts."""
-        found = asdict(self)
-        del found["counts"]
-        return {**found, "verdict": self.verdict.value, "grade": self.grade.value}
+        """Returns plain data for JSON."""
+        return {**asdict(self), "verdict": self.verdict.value, "grade": self.grade.value}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "CheckResult":
+        """Returns the check that `to_dict` gave."""
+        return cls(**{**content, "verdict": Verdict(content["verdict"]), "grade": Grade(content["grade"])})
 
 
 @dataclass(frozen=True)
@@ -197,6 +201,8 @@ class AuditResult:
         norm: of the ball, infinity or 2.
         pair: a class, and the one that its images were to be given; `None` of all images, and any other class.
         pixels: whether adversarial images count as floats or, "uint8", once rounded to 8 bits.
+        left_out: numbers of the checks that were not chosen.
+        stopped: why it is of fewer images than were given, empty where it is of all.
         smaller: the results in smaller balls, each larger than the one before; each has the cost of its own.
     """
 
@@ -217,6 +223,8 @@ class AuditResult:
     norm: float = math.inf
     pair: tuple[int, int] | None = None
     pixels: str = "float"
+    left_out: tuple[int, ...] = ()
+    stopped: str = ""
     smaller: "tuple[AuditResult, ...]" = ()
 
     @property
@@ -263,6 +271,8 @@ class AuditResult:
             text += f" (check{'s' * (len(self.failed) > 1)} {', '.join(map(str, self.failed))} failed)"
         notes = [f"gradient repaired: {', '.join(self.repaired)}"] if self.repaired else []
         notes += [f"no {what} was given" for what in self.not_given]
+        notes += [f"without checks {', '.join(map(str, self.left_out))}"] if self.left_out else []
+        notes += [self.stopped] if self.stopped else []
         if worst.clean_accuracy == 0:
             what = "no image is classified correctly" if self.pair is None else "all are given it without an attack"
             notes.append(f"{what}, so that nothing could be attacked")
@@ -287,6 +297,8 @@ class AuditResult:
             "norm": "inf" if self.norm == math.inf else int(self.norm),
             "pair": None if self.pair is None else list(self.pair),
             "pixels": self.pixels,
+            "left_out": list(self.left_out),
+            "stopped": self.stopped,
             "samples": self.samples,
             "thorough": self.thorough,
             "seed": self.seed,
@@ -298,6 +310,27 @@ class AuditResult:
             "curve": [{"eps": eps, "accuracy": accuracy, "grade": grade.value} for eps, accuracy, grade in self.curve],
             "smaller": [each.to_dict() for each in self.smaller],
         }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any], adversarial: Sequence[NDArray[np.float32]]) -> "AuditResult":
+        """Returns the result that `to_dict` gave, with the images of each radius, the smallest first."""
+        worst, settings = content["worst_case"], Settings(**content["settings"])
+        shares, robust = (worst["accuracy"], worst["clean_accuracy"]), np.array(worst["robust"], dtype=bool)
+        attacks = ({**each, "cost": Cost(**each["cost"])} for each in content["attacks"])
+        names = ("eps", "samples", "thorough", "seed", "gradient", "draws", "seconds", "pixels", "stopped")
+        given: dict[str, Any] = {name: content[name] for name in names}
+        given |= {name: tuple(content[name]) for name in ("repaired", "not_given", "left_out")}
+        return cls(
+            worst_case=WorstCase(*shares, robust, tuple(worst["broken_by"]), adversarial[-1]),
+            checks=tuple(CheckResult.from_dict(each) for each in content["checks"]),
+            attacks=tuple(AttackRecord(**each) for each in attacks),
+            settings=settings,
+            cost=Cost(**content["cost"]),
+            norm=float(content["norm"]),
+            pair=None if content["pair"] is None else (content["pair"][0], content["pair"][1]),
+            smaller=tuple(map(cls.from_dict, content["smaller"], [[each] for each in adversarial])),
+            **given,
+        )
 
     def __rich__(self) -> Any:
         from qadv.diagnostics.audit.table import table

@@ -1,11 +1,13 @@
 """What a check is, and which there are: qadv's own by their numbers, then those of plugins."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any, Protocol
 
 from qadv.diagnostics.audit.case import AuditCase
-from qadv.diagnostics.audit.result import CheckResult, Finding, Scale
+from qadv.diagnostics.audit.result import CheckResult, Finding, Grade, Scale, Verdict
 from qadv.errors import describe
 from qadv.plugins import OWN_DISTRIBUTION
 from qadv.random_states import seeded
@@ -72,6 +74,40 @@ class NumberedCheck:
                 raise
             finding = Finding.none(f"{self.entry.qualified_name} failed: {describe(error)}")
         return CheckResult(self.number, name, rule, **vars(finding))
+
+    def over(self, parts: Sequence[CheckResult], samples: Sequence[int]) -> CheckResult:
+        """Returns what the check found on all images, from what it found on parts of so many images each.
+
+        What was counted is added up and judged anew, over the parts that it was evaluated on. A check that does not
+        count, as a plugin's may, fails where it failed on a part.
+        """
+        if len(parts) == 1:
+            return parts[0]
+        seen = [(part, n) for part, n in zip(parts, samples, strict=True) if part.verdict is not Verdict.NOT_EVALUATED]
+        first, *_ = [part for part, _ in seen] or parts
+        without = sum(samples) - sum(n for _, n in seen)
+        if seen and all(part.counts for part, _ in seen):
+            check: Any = self.entry.load()()
+            counts: dict[str, Any] = reduce(_added, (part.counts for part, _ in seen))
+            found = replace(check.judge(counts, Scale(sum(n for _, n in seen))), counts=counts)
+        else:
+            failed = [part for part, _ in seen if part.verdict is Verdict.FAILED]
+            verdict = failed[0].verdict if failed else first.verdict
+            grade = min((part.grade for part in parts), key=list(Grade).index)
+            figure = "; ".join(dict.fromkeys(part.figure for part, _ in seen or zip(parts, samples, strict=True)))
+            found = Finding(verdict, figure, {"parts": [part.values for part, _ in seen]}, grade)
+        if seen and without:
+            reason = next(part.figure for part in parts if part.verdict is Verdict.NOT_EVALUATED)
+            found = replace(found, figure=f"{found.figure}; not evaluated on {without} images: {reason}")
+        return replace(first, **vars(found))
+
+
+def _added(one: Any, other: Any) -> Any:
+    """Returns numbers added, lists joined, and mappings by key."""
+    if isinstance(one, dict):
+        both = one.keys() & other.keys()
+        return {**one, **other, **{key: _added(one[key], other[key]) for key in one if key in both}}
+    return one + other
 
 
 def numbered_checks() -> list[NumberedCheck]:
