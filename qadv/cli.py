@@ -131,7 +131,7 @@ def _face(name: str, options: type[Any], run: str, status: int = 1) -> None:
 
 
 _face("export", ExportOptions, "qadv.deployment.command:run_export")
-_face("audit", AuditOptions, "qadv.diagnostics.audit.command:run_audit", status=2)
+_face("audit", AuditOptions, "qadv.commands.audit:run_audit", status=2)
 _face("bench", BenchOptions, "qadv.benchmark.command:run_bench")
 
 

@@ -205,8 +205,8 @@ class _Run:
             label = f"images {first + 1} to {min(first + shard, len(x))}"
             self.cells.append(Cell("audit-shard", spec, label, {"first": first}))
 
-    def advance(self) -> None:
-        """Takes in the shards that follow those that are there, and says what is known."""
+    def advance(self, seconds: float | None = None) -> None:
+        """Takes in the shards that follow those that are there, and says what is known, and that so much is left."""
         before = len(self.parts)
         while not self.enough and self.store.is_finished((cell := self.cells[len(self.parts)]).key):
             found = self.store.read(cell.key)
@@ -221,7 +221,8 @@ class _Run:
                 self.stopped = f"the interval is within {self.until:g} points" if self.enough else ""
         if len(self.parts) > before:
             figure = f"{100 * robust.mean():.1f} % hold out so far (95 %: {100 * low:.1f} to {100 * high:.1f})"
-            self._tell(f"{len(robust):,} of {len(self.x):,} images: {figure}")
+            left = f"; about {duration(seconds)} left" if seconds and not self.enough else ""
+            self._tell(f"{len(robust):,} of {len(self.x):,} images: {figure}{left}")
 
     def compute(self, make_engine: Callable[[], Engine], seconds: float) -> None:
         """Audits the missing shards until it is enough, or raises `TookTooLong` after so many seconds."""
@@ -241,12 +242,9 @@ class _Run:
                         raise QadvError(f"{cell.label}: {outcome.message}\n{outcome.trace}".rstrip())
                     self.store.write(cell.key, outcome)
                     running, done = running - 1, done + 1
-                self.advance()
-                if self.enough:
-                    break
                 took = time.monotonic() - started
-                self._tell(f"about {duration(took / done * (all_missing - done))} left")
-                if took >= seconds:
+                self.advance(took / done * (all_missing - done))
+                if took >= seconds and not self.enough:
                     raise TookTooLong
         finally:
             engine.close()

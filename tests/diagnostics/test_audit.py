@@ -17,12 +17,13 @@ from art.defences.preprocessor.preprocessor import PreprocessorPyTorch
 from torch import nn
 
 import qadv
+from qadv.commands import audit as command
+from qadv.commands.audit import made_preprocessor
 from qadv.components import AuditCheck
 from qadv.diagnostics import Finding
-from qadv.diagnostics.audit import command, run
+from qadv.diagnostics.audit import run
 from qadv.diagnostics.audit.ascent import ascend
 from qadv.diagnostics.audit.ball import Ball
-from qadv.diagnostics.audit.command import made_preprocessor
 from qadv.diagnostics.audit.cost import Cost
 from qadv.diagnostics.audit.losses import cross_entropy, margin_towards, typical_margin
 from qadv.diagnostics.audit.repair import lost_steps, mended
@@ -772,7 +773,7 @@ def command_line(monkeypatch):
             given.update(options, classifier=classifier, x=x, y=y)
             return SimpleNamespace(passed=passed, to_dict=lambda: {"passed": passed})
 
-        monkeypatch.setattr(command, "audit", audit)
+        monkeypatch.setattr(command, "audit_in_shards", audit)
         return CliRunner().invoke(app, ["audit", *map(str, arguments), "--dataset", "digits"]), given
 
     return invoke

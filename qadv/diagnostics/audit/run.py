@@ -154,12 +154,13 @@ def audit(
                 )
                 made: list[CheckResult] = []
                 if left is not None:
-                    case.told = partial(_show, progress, left, case, made)
+                    case.told = partial(_show, progress, left, case, made, before)
                 if checks is not None:
                     _ = case.direct  # the least that a worst case is over
                 for check in chosen:
                     made.append(check.run(case))
                     progress.update()
+                progress.set_postfix_str("")
             worst = case.worst_case()
             results.append(
                 AuditResult(
@@ -188,9 +189,10 @@ def audit(
     return replace(results[-1], smaller=tuple(results[:-1]))
 
 
-def _show(bar: Any, left: TimeLeft, case: AuditCase, made: Sequence[CheckResult], attack: str) -> None:
+def _show(bar: Any, left: TimeLeft, case: AuditCase, made: Sequence[CheckResult], before: Cost, attack: str) -> None:
     """Shows which attack runs, and how long the rest takes if the images that are left hold out to the end."""
-    seconds = left.seconds(int(case.survivors.sum()), {check.number for check in made})
+    slower = left.slower(case.cost - before, bar.format_dict["elapsed"])
+    seconds = slower * left.seconds(int(case.survivors.sum()), {check.number for check in made})
     bar.set_postfix_str(f"{attack}; about {duration(seconds)} left, less if more fall")
 
 

@@ -100,6 +100,11 @@ class TimeLeft:
         left = (cost for number, cost in self.by_check.items() if number not in made)
         return self.speed.seconds(sum(left, Cost()), images)
 
+    def slower(self, cost: Cost, seconds: float) -> float:
+        """Returns how many times longer passes have taken so far than they would in whole batches, at least 1."""
+        expected = self.speed.seconds(cost, self.speed.batch_size) / self.speed.batch_size
+        return max(1.0, seconds / expected) if expected > 0 else 1.0
+
     def least(self, images: int) -> float:
         """Returns how long so many images take that fall to the first attack."""
         return self.speed.seconds(fallen(self.settings), images)
