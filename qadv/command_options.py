@@ -58,7 +58,8 @@ class AuditOptions:
         list[str] | None, typer.Option(help="make this check, by number or name, and its attacks; all without it")
     ] = None
     adaptive: Annotated[
-        str | None, typer.Option(help="a further attack, for check 10: NAME, or e.g. 'ProjectedGradientDescent:max_iter=200'")
+        str | None,
+        typer.Option(help="a further attack, for check 10: NAME, or e.g. 'BoundaryAttack:max_iter=50'"),
     ] = None
     shard: Annotated[int, typer.Option(help="images audited together, and lost at most when it is interrupted")] = 50
     out: Annotated[Path | None, typer.Option(help="folder for finished shards: the same command goes on")] = None

@@ -43,7 +43,7 @@ def audit_page(
         class_names: as people call the classes; without them their numbers.
     """
     quantization = getattr(classifier.model, "qadv_quantization", None) or {}
-    title = f"{name}, {bits(quantization['weights'], quantization['activations'])}" if quantization else name
+    title = f"{name} ({bits(quantization['weights'], quantization['activations'])})" if quantization else name
     curve = (*result.smaller, result)
     sections = [Section("At a glance", tuple(_glance(curve, title)))]
     if (images := _gallery(classifier, x, y, result, class_names)) is not None:

@@ -83,8 +83,9 @@ def example(
         end: what became of it.
     """
     called = class_names or [str(each) for each in range(1 + max(label, *(each for each, _ in answers)))]
-    before, after = (called[each] + ("" if p is None else f" {100 * p:.0f} %") for each, p in answers)
-    return Example(_pictures(image, clean), f"{called[label]}: seen as {before}, attacked as {after}; {end}", tone)
+    before, after = (called[each] + ("" if p is None else f" ({100 * p:.0f} %)") for each, p in answers)
+    said = f"true: {called[label]}; clean: {before}; adversarial: {after}; {end}"
+    return Example(_pictures(image, clean), said, tone)
 
 
 def _pictures(image: Any, clean: Any) -> dict[str, str]:

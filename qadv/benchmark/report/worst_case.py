@@ -51,7 +51,7 @@ def worst_cases(results: StudyResults, network: Network) -> list[WorstCase]:
     many. The first of a threat, the headline, is the lowest that an audit has its part in, or the lowest where there is
     no audit.
     """
-    found: dict[tuple[Threat, int, str, bool], list[tuple[int, list[float]]]] = {}
+    found: dict[tuple[Threat, int, str, bool, bool], list[tuple[int, list[float]]]] = {}
     for seed in results.study.seeds:
         of_seed = (cell for cell in results.clean(network) if cell.there and cell.place["seed"] == seed)
         if (clean := next((cell.record["right"] for cell in of_seed), None)) is None:
@@ -65,11 +65,15 @@ def worst_cases(results: StudyResults, network: Network) -> list[WorstCase]:
                     for some in kinds
                 ]
                 audited = any(attempt.audit for attempt in taken)
-                found.setdefault((threat, count, _over(taken), audited), []).append((seed, shares))
+                among = threat, count, _over(taken), audited, not all(attempt.audit for attempt in taken)
+                found.setdefault(among, []).append((seed, shares))
     made = []
-    for (threat, count, over, audited), by_seed in found.items():
+    for (threat, count, over, audited, attacked), by_seed in found.items():
         clean_shares, together, attacks_alone, audit_alone = zip(*(shares for _, shares in by_seed), strict=True)
-        seeds, alone = tuple(seed for seed, _ in by_seed), (attacks_alone, audit_alone if audited else ())
+        seeds, alone = (
+            tuple(seed for seed, _ in by_seed),
+            (attacks_alone if attacked else (), audit_alone if audited else ()),
+        )
         made.append(WorstCase(threat, over, seeds, count, clean_shares, together, audited, *alone))
     return sorted(made, key=lambda worst: (worst.threat, not worst.audited, np.mean(worst.accuracy), -worst.samples))
 

@@ -57,7 +57,7 @@ class AuditCase(Scale):
         told: is called with each attack's name and number of images.
     """
 
-    told: Callable[[str], None] | None = None
+    told: Callable[[str, int], None] | None = None
 
     def __init__(
         self,
@@ -161,7 +161,7 @@ class AuditCase(Scale):
 
     def _run(self, name: str, attack: Attack, on: Flags, ball: Ball | None = None) -> tuple[Flags, Images, Flags]:
         if self.told is not None:
-            self.told(f"{name}, {int(on.sum())} images")
+            self.told(name, int(on.sum()))
         broken, points, in_floats = np.zeros(len(self.x), dtype=bool), self.x.copy(), np.zeros(len(self.x), dtype=bool)
         if on.any():
             x, y = self.x[on], self.y[on]

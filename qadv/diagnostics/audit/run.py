@@ -24,7 +24,7 @@ from qadv.diagnostics.audit.float_weights import float_network
 from qadv.diagnostics.audit.result import AuditResult, CheckResult
 from qadv.diagnostics.audit.settings import QUICK, THOROUGH
 from qadv.diagnostics.audit.target import Images, Labels, Target
-from qadv.diagnostics.audit.work import TimeLeft
+from qadv.diagnostics.audit.work import TimeLeft, Watch
 from qadv.errors import InvalidInputError
 from qadv.estimators.attacked import gradients_of
 from qadv.estimators.checks import check_images, check_labels
@@ -154,7 +154,7 @@ def audit(
                 )
                 made: list[CheckResult] = []
                 if left is not None:
-                    case.told = partial(_show, progress, left, case, made, before)
+                    case.told = partial(_show, progress, left, Watch(left.speed, cost, len(x)), case, made)
                 if checks is not None:
                     _ = case.direct  # the least that a worst case is over
                 for check in chosen:
@@ -189,11 +189,13 @@ def audit(
     return replace(results[-1], smaller=tuple(results[:-1]))
 
 
-def _show(bar: Any, left: TimeLeft, case: AuditCase, made: Sequence[CheckResult], before: Cost, attack: str) -> None:
+def _show(
+    bar: Any, left: TimeLeft, watch: Watch, case: AuditCase, made: Sequence[CheckResult], attack: str, images: int
+) -> None:
     """Shows which attack runs, and how long the rest takes if the images that are left hold out to the end."""
-    slower = left.slower(case.cost - before, bar.format_dict["elapsed"])
-    seconds = slower * left.seconds(int(case.survivors.sum()), {check.number for check in made})
-    bar.set_postfix_str(f"{attack}; about {duration(seconds)} left, less if more fall")
+    seconds = left.seconds(int(case.survivors.sum()), {check.number for check in made})
+    seconds *= watch.slower(case.cost, images)
+    bar.set_postfix_str(f"{attack}, {images} images; about {duration(seconds)} left, less if more fall")
 
 
 def _chosen(wanted: Iterable[int | str], numbered: Sequence[NumberedCheck]) -> list[NumberedCheck]:

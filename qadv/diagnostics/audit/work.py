@@ -17,6 +17,7 @@ from qadv.random_states import seeded
 _ANY = Cost(56, 26)  # of any image: checks 1, 2 and 11
 _LOOKS = Cost(26, 18)  # of an image that falls at once: attacks at other ε
 _OTHER_ESTIMATORS = 4
+_ENOUGH = 0.1  # seconds of passes that say how fast they are
 
 
 def held(settings: Settings, classes: int, sources: int = 0, quantized: bool = True) -> dict[int, Cost]:
@@ -67,11 +68,11 @@ class Speed:
             ways.append((max(0.0, one - each), each))
         return cls(ways[0], ways[1], target.batch_size)
 
-    def seconds(self, cost: Cost, images: int) -> float:
-        """Returns how long passes of so many images take, `cost` each."""
-        batches = math.ceil(images / self.batch_size)
-        one, both = (batch * batches + each * images for batch, each in (self.forward, self.both))
-        return (cost.forward - cost.backward) * one + cost.backward * both
+    def seconds(self, total: Cost, images: int) -> float:
+        """Returns how long so many passes of an image take, made of so many images at a time."""
+        batches = math.ceil(images / self.batch_size) / max(1, images)
+        one, both = (batch * batches + each for batch, each in (self.forward, self.both))
+        return (total.forward - total.backward) * one + total.backward * both
 
 
 def _seconds(target: Target, x: Images, y: Labels, back: bool) -> float:
@@ -98,13 +99,23 @@ class TimeLeft:
     def seconds(self, images: int, made: Collection[int] = ()) -> float:
         """Returns how long so many images take that hold out to the end; `made` checks are done."""
         left = (cost for number, cost in self.by_check.items() if number not in made)
-        return self.speed.seconds(sum(left, Cost()), images)
-
-    def slower(self, cost: Cost, seconds: float) -> float:
-        """Returns how many times longer passes have taken so far than they would in whole batches, at least 1."""
-        expected = self.speed.seconds(cost, self.speed.batch_size) / self.speed.batch_size
-        return max(1.0, seconds / expected) if expected > 0 else 1.0
+        return self.speed.seconds(images * sum(left, Cost()), images)
 
     def least(self, images: int) -> float:
         """Returns how long so many images take that fall to the first attack."""
-        return self.speed.seconds(fallen(self.settings), images)
+        return self.speed.seconds(images * fallen(self.settings), images)
+
+
+class Watch:
+    """Compares what passes take with what the probe said, attack by attack."""
+
+    def __init__(self, speed: Speed, cost: Cost, images: int) -> None:
+        self.speed, self.cost, self.images, self.expected = speed, cost.copy(), images, 0.0
+        self.started = time.perf_counter()
+
+    def slower(self, cost: Cost, images: int) -> float:
+        """Returns how many times longer it took up to here, where the next attack begins, on so many images."""
+        self.expected += self.speed.seconds(cost - self.cost, self.images)
+        self.cost, self.images = cost.copy(), images
+        took = time.perf_counter() - self.started
+        return took / self.expected if self.expected > _ENOUGH else 1.0

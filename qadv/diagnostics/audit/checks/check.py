@@ -81,12 +81,12 @@ class NumberedCheck:
         What was counted is added up and judged anew, over the parts that it was evaluated on. A check that does not
         count, as a plugin's may, fails where it failed on a part.
         """
-        if len(parts) == 1:
-            return parts[0]
         seen = [(part, n) for part, n in zip(parts, samples, strict=True) if part.verdict is not Verdict.NOT_EVALUATED]
-        first, *_ = [part for part, _ in seen] or parts
+        if len(parts) == 1 or not seen:
+            return parts[0]
+        first = seen[0][0]
         without = sum(samples) - sum(n for _, n in seen)
-        if seen and all(part.counts for part, _ in seen):
+        if all(part.counts for part, _ in seen):
             check: Any = self.entry.load()()
             counts: dict[str, Any] = reduce(_added, (part.counts for part, _ in seen))
             found = replace(check.judge(counts, Scale(sum(n for _, n in seen))), counts=counts)
@@ -94,9 +94,9 @@ class NumberedCheck:
             failed = [part for part, _ in seen if part.verdict is Verdict.FAILED]
             verdict = failed[0].verdict if failed else first.verdict
             grade = min((part.grade for part in parts), key=list(Grade).index)
-            figure = "; ".join(dict.fromkeys(part.figure for part, _ in seen or zip(parts, samples, strict=True)))
+            figure = "; ".join(dict.fromkeys(part.figure for part, _ in seen))
             found = Finding(verdict, figure, {"parts": [part.values for part, _ in seen]}, grade)
-        if seen and without:
+        if without:
             reason = next(part.figure for part in parts if part.verdict is Verdict.NOT_EVALUATED)
             found = replace(found, figure=f"{found.figure}; not evaluated on {without} images: {reason}")
         return replace(first, **vars(found))
