@@ -35,7 +35,7 @@ from qadv.benchmark.engines import Engine, Failed, InProcess
 from qadv.benchmark.ray_engine import engine_of
 from qadv.benchmark.specs import Spec
 from qadv.benchmark.store import Store
-from qadv.checks import check_choice, check_number, check_whole
+from qadv.checks import check_choice, check_flag, check_number, check_whole
 from qadv.diagnostics.audit.merge import merged
 from qadv.diagnostics.audit.result import AuditResult, interval
 from qadv.diagnostics.audit.run import audit, estimate, of_pair
@@ -120,6 +120,7 @@ def audit_in_shards(
         InvalidInputError: as of `audit`; the time was too short for one shard.
     """
     check_whole("shard", shard)
+    check_flag("verbose", verbose)
     check_choice("engine", engine, ("local", "ray"))
     for name, value in (("until", until), ("time_limit", time_limit)):
         if value is not None:
