@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 
 class QadvError(Exception):
@@ -62,6 +63,14 @@ class MaskedGradientWarning(UserWarning):
 
 class PixelRangeWarning(UserWarning):
     """Images and what the network was trained on seem not to fit: standardised images, or no standardisation."""
+
+
+class AuditInterrupted(KeyboardInterrupt):
+    """Ctrl-C in an audit; `result` is that of the shards that are finished, from the first on, or `None`."""
+
+    def __init__(self, result: Any) -> None:
+        super().__init__()
+        self.result = result
 
 
 def closest(name: str, known: Iterable[str], limit: int = 3) -> str:

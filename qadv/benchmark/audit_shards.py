@@ -39,7 +39,7 @@ from qadv.checks import check_choice, check_flag, check_number, check_whole
 from qadv.diagnostics.audit.merge import merged
 from qadv.diagnostics.audit.result import AuditResult, interval
 from qadv.diagnostics.audit.run import audit, estimate, of_pair
-from qadv.errors import InvalidInputError, QadvError, describe
+from qadv.errors import AuditInterrupted, InvalidInputError, QadvError, describe
 from qadv.estimators.checks import check_images, check_labels
 from qadv.estimators.door import prepare
 from qadv.estimators.fingerprint import fingerprint
@@ -55,14 +55,6 @@ from qadv.units import Share
 SHARD = 50
 _IMAGES = "adversarial.safetensors"
 _ADDRESS = re.compile(" at 0x[0-9a-f]+")
-
-
-class AuditInterrupted(KeyboardInterrupt):
-    """Ctrl-C in an audit; `result` is that of the shards that are finished, from the first on, or `None`."""
-
-    def __init__(self, result: AuditResult | None) -> None:
-        super().__init__()
-        self.result = result
 
 
 class ShardSpec(Spec):

@@ -10,14 +10,14 @@ from typing import Any
 
 from rich.console import Console
 
-from qadv.benchmark.audit_shards import AuditInterrupted, audit_in_shards
+from qadv.benchmark.audit_shards import audit_in_shards
 from qadv.benchmark.report.audit_page import audit_page
 from qadv.benchmark.signatures import arguments
 from qadv.benchmark.study import with_fractions
 from qadv.checks import check_number, check_whole
 from qadv.command_options import AuditOptions
 from qadv.diagnostics.audit.result import AuditResult
-from qadv.errors import InvalidInputError
+from qadv.errors import AuditInterrupted, InvalidInputError
 from qadv.estimators.classifier import QuantizedClassifier
 from qadv.estimators.storage import is_onnx, read_header
 from qadv.files import write_atomically

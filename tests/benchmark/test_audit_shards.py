@@ -20,7 +20,7 @@ from qadv.diagnostics.audit.result import CheckResult, Finding, Grade, Scale, Ve
 from qadv.diagnostics.audit.settings import FEW_STEPS, QUICK
 from qadv.diagnostics.audit.target import Target
 from qadv.diagnostics.audit.work import TimeLeft, Watch, fallen
-from qadv.errors import InvalidInputError
+from qadv.errors import AuditInterrupted, InvalidInputError
 
 CHECKS = [1, 3, 5, 6, 12]
 
@@ -93,7 +93,7 @@ def test_an_audit_interrupted_ten_times_loses_nothing_finished_and_ends_the_same
     for stop in np.random.default_rng(0).integers(1, 40, size=10):  # a shard asks some 28 times
         ends[:] = [stop]
         calls.clear()
-        with pytest.raises(qadv.AuditInterrupted) as found:
+        with pytest.raises(AuditInterrupted) as found:
             audited(**options, out=tmp_path)
         stopped = found.value.result
         before, known = known, stopped.samples if stopped else 0
