@@ -8,6 +8,7 @@ from qadv.attacks.spsa import SPSA as SPSA
 from qadv.attacks.square import Square as Square
 from qadv.attacks.toolkit import SignatureAttack as SignatureAttack
 from qadv.attacks.toolkit import ToolkitAttack as ToolkitAttack
+from qadv.benchmark.audit_shards import audit_in_shards as audit_in_shards
 from qadv.deployment.accelerate import accelerate as accelerate
 from qadv.deployment.export import export as export
 from qadv.detectors.ensemble_agreement import EnsembleAgreementDetector as EnsembleAgreementDetector

@@ -60,7 +60,7 @@ _OWN = {  # by kind and name: the target, within the kind's package, and the sum
         ),
         "adversarial": (
             "adversarial:AdversarialQuantTrainer",
-            "adversarial training of quantized networks: PGD, R+FGSM or FGSM",
+            "adversarial training: quantized networks on images of PGD, R+FGSM or FGSM",
         ),
         "feedback": (
             "feedback:FeedbackTrainer",

@@ -177,6 +177,26 @@ class AuditOptions(DataOptions, NetworkOptions):
         list[str] | None, typer.Option(help="put in front of the network: NAME, or e.g. 'bit-depth:bit_depth=3'")
     ] = None
     thorough: Annotated[bool, typer.Option("--thorough", help="larger budgets")] = False
+    check: Annotated[
+        list[str] | None, typer.Option(help="make this check, by number or name, and its attacks; all without it")
+    ] = None
+    adaptive: Annotated[
+        str | None,
+        typer.Option(help="a further attack, for check 10: NAME, or e.g. 'BoundaryAttack:max_iter=50'"),
+    ] = None
+    shard: Annotated[int, typer.Option(help="images audited together, and lost at most when it is interrupted")] = 50
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="folder for finished shards: the same command goes on")
+    ] = None
+    jobs: Annotated[int | None, typer.Option(help="shards at a time, one thread each; one on all threads without")] = (
+        None
+    )
+    engine: Annotated[str, typer.Option(help="local or ray")] = "local"
+    address: Annotated[str | None, typer.Option(help="of a Ray cluster; without it one is started here")] = None
+    until: Annotated[float | None, typer.Option(help="stop once the 95 % interval is within so many points")] = None
+    time_limit: Annotated[float | None, typer.Option(help="stop after so many seconds; what is finished counts")] = None
+    fail_under: Annotated[float | None, typer.Option(help="status 2 also if the worst case is below, in %")] = None
+    html: Annotated[Path | None, typer.Option(help="write a page with the result and images")] = None
 
 
 @dataclass(frozen=True)

@@ -773,7 +773,7 @@ def command_line(monkeypatch):
             given.update(options, classifier=classifier, x=x, y=y)
             return SimpleNamespace(passed=passed, to_dict=lambda: {"passed": passed})
 
-        monkeypatch.setattr(command, "audit", audit)
+        monkeypatch.setattr(command, "audit_in_shards", audit)
         return CliRunner().invoke(app, ["audit", *map(str, arguments), "--dataset", "digits"]), given
 
     return invoke

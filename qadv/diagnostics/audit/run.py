@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -17,12 +18,13 @@ from qadv.checks import check_choice, check_flag, check_whole
 from qadv.diagnostics.attacking import check_classifiers
 from qadv.diagnostics.audit.case import AuditCase
 from qadv.diagnostics.audit.checks.answers_repeat import is_random
-from qadv.diagnostics.audit.checks.check import numbered_checks
+from qadv.diagnostics.audit.checks.check import NumberedCheck, numbered_checks
 from qadv.diagnostics.audit.cost import Cost
 from qadv.diagnostics.audit.float_weights import float_network
-from qadv.diagnostics.audit.result import AuditResult
+from qadv.diagnostics.audit.result import AuditResult, CheckResult
 from qadv.diagnostics.audit.settings import QUICK, THOROUGH
 from qadv.diagnostics.audit.target import Images, Labels, Target
+from qadv.diagnostics.audit.work import TimeLeft, Watch
 from qadv.errors import InvalidInputError
 from qadv.estimators.attacked import gradients_of
 from qadv.estimators.checks import check_pair
@@ -32,7 +34,10 @@ from qadv.frontends.find import files, quantized_activations
 from qadv.modes import evaluation_mode
 from qadv.random_states import seeded
 from qadv.strengths import check_eps
+from qadv.tables import duration
 from qadv.units import Length, Share, width
+
+_BAR = "{desc}: {n_fmt} of {total_fmt} checks, {elapsed}{postfix}"
 
 
 def audit(
@@ -50,6 +55,7 @@ def audit(
     adaptive: Any = None,
     simulation: Classifier | None = None,
     thorough: bool = False,
+    checks: Iterable[int | str] | None = None,
     batch_size: int = 128,
     seed: int = 0,
     verbose: bool = True,
@@ -81,6 +87,8 @@ def audit(
             that makes one from a classifier, for check 10. It has to keep to the ball; what leaves is projected on it.
         simulation: the network that an audited file was made from, as an ART classifier, for check 11.
         thorough: larger budgets: see `qadv.diagnostics.audit.settings`.
+        checks: those to make, by number or by name as `qadv list audit-check` has them; without it all. Each runs the
+            attacks that it looks at; those with the classifier's own gradients run in any case.
         batch_size: images in one pass.
         seed: decides everything random.
         verbose: show progress.
@@ -104,7 +112,7 @@ def audit(
     if (labels >= target.classes).any():
         raise InvalidInputError("y: expected classes, got the ensemble's abstention")
     if pair is not None:
-        x, labels, pair = _of_pair(pair, x, labels, target.classes)
+        x, labels, pair = of_pair(pair, x, labels, target.classes)
     named = _named(float_parent, others)
     if not named and (own := float_network(classifier)) is not None:
         named = {"its float weights": own}
@@ -121,6 +129,7 @@ def audit(
                 "network, or leave it out"
             )
     settings, numbered = THOROUGH if thorough else QUICK, numbered_checks()
+    chosen = numbered if checks is None else _chosen(checks, numbered)
     results: list[AuditResult] = []
     cost = Cost()
     with ExitStack() as stack:
@@ -132,9 +141,10 @@ def audit(
             each.check_logits(x)
         if is_random(target, x, labels, settings.passes):
             target.draws = settings.draws
+        left = TimeLeft(target, x, labels, settings, len(sources), {c.number for c in chosen}) if verbose else None
         for radius in radii:
             before, started = cost.copy(), time.perf_counter()
-            with tqdm(total=len(numbered), desc="audit", unit="check", disable=not verbose) as progress:
+            with tqdm(total=len(chosen), desc="audit", disable=not verbose, bar_format=_BAR) as progress:
                 case = AuditCase(
                     target,
                     x,
@@ -146,20 +156,24 @@ def audit(
                     sources=sources,
                     adaptive=_factory(adaptive, target.targeted),
                     cost=cost,
-                    progress=progress.set_postfix_str,
                     smaller=results[-1].worst_case if results else None,
                     pixels=pixels,
                     simulation=simulation,
                 )
-                checks = []
-                for check in numbered:
-                    checks.append(check.run(case))
+                made: list[CheckResult] = []
+                if left is not None:
+                    case.told = partial(_show, progress, left, Watch(left.speed, cost, len(x)), case, made)
+                if checks is not None:
+                    _ = case.direct  # the least that a worst case is over
+                for check in chosen:
+                    made.append(check.run(case))
                     progress.update()
+                progress.set_postfix_str("")
             worst = case.worst_case()
             results.append(
                 AuditResult(
                     worst_case=worst,
-                    checks=tuple(checks),
+                    checks=tuple(made),
                     attacks=case.attacks,
                     eps=radius,
                     samples=len(x),
@@ -176,11 +190,57 @@ def audit(
                     pair=pair,
                     pixels=pixels,
                     files=files(classifier.model),
+                    left_out=tuple(check.number for check in numbered if check not in chosen),
                 )
             )
             if not worst.robust.any():
                 break
     return replace(results[-1], smaller=tuple(results[:-1]))
+
+
+def _show(
+    bar: Any, left: TimeLeft, watch: Watch, case: AuditCase, made: Sequence[CheckResult], attack: str, images: int
+) -> None:
+    """Shows which attack runs, and how long the rest takes if the images that are left hold out to the end."""
+    seconds = left.seconds(int(case.survivors.sum()), {check.number for check in made})
+    seconds *= watch.slower(case.cost, images)
+    bar.set_postfix_str(f"{attack}, {images} images; about {duration(seconds)} left, less if more fall")
+
+
+def _chosen(wanted: Iterable[int | str], numbered: Sequence[NumberedCheck]) -> list[NumberedCheck]:
+    """Returns the checks of these numbers and names, in the order of their numbers."""
+    known = {key: check for check in numbered for key in (check.number, str(check.number), check.entry.component.name)}
+    found = {known[check_choice("checks", each, known)].number for each in wanted}
+    if not found:
+        raise InvalidInputError("checks: expected a number or name, or several, got none")
+    return [check for check in numbered if check.number in found]
+
+
+def estimate(
+    classifier: Classifier,
+    x: Images,
+    y: Labels,
+    shard: int,
+    *,
+    float_parent: Classifier | None = None,
+    others: Mapping[str, Classifier] | Iterable[Classifier] = (),
+    thorough: bool = False,
+    checks: Iterable[int | str] | None = None,
+    batch_size: int = 128,
+    **_: Any,
+) -> tuple[float, float]:
+    """Returns the seconds of an audit in parts of `shard` images, if all images fall at once, and if all hold out.
+
+    It measures passes of the first batch, and knows how many each check makes; arguments as of `audit`. Where several
+    radii are given it is the time of one.
+    """
+    numbered, settings = numbered_checks(), THOROUGH if thorough else QUICK
+    chosen = {check.number for check in (numbered if checks is None else _chosen(checks, numbered))}
+    sources = len(_named(float_parent, others)) or (float_network(classifier) is not None)
+    with evaluation_mode(classifier.model):
+        left = TimeLeft(Target(classifier, batch_size), x[:shard], y[:shard], settings, sources, chosen)
+    parts, images = len(x) / min(shard, len(x)), min(shard, len(x))
+    return parts * left.least(images), parts * left.seconds(images)
 
 
 def _radii(eps: Any, norm: float, to_zero: bool, classifier: Classifier) -> list[float]:
@@ -198,7 +258,7 @@ def _radii(eps: Any, norm: float, to_zero: bool, classifier: Classifier) -> list
     return radii
 
 
-def _of_pair(pair: Any, x: Images, y: Labels, classes: int) -> tuple[Images, Labels, tuple[int, int]]:
+def of_pair(pair: Any, x: Images, y: Labels, classes: int) -> tuple[Images, Labels, tuple[int, int]]:
     """Returns the images of the pair's first class, for each the second, and the pair."""
     try:
         source, goal = (check_whole("pair", each, least=0, most=classes - 1) for each in pair)

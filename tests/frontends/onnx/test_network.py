@@ -390,7 +390,7 @@ def test_the_audit_command_takes_a_file_and_says_which(files, monkeypatch, as_js
     from typer.testing import CliRunner
 
     from qadv.cli import app
-    from qadv.diagnostics.audit import command
+    from qadv.commands import audit as command
 
     asked = []
 
@@ -399,7 +399,7 @@ def test_the_audit_command_takes_a_file_and_says_which(files, monkeypatch, as_js
         return SimpleNamespace(to_dict=lambda: {"robust": 0.5}, passed=True)
 
     data = SimpleNamespace(x_test=X, y_test=np.zeros(len(X), dtype=int))
-    monkeypatch.setattr(command, "audit", audit)
+    monkeypatch.setattr(command, "audit_in_shards", audit)
     monkeypatch.setattr(command, "create", lambda *_, **__: data)
     arguments = ["audit", str(files["qdq"]), "--dataset", "digits", "--nb-test", "5", *["--json"] * as_json]
     result = CliRunner().invoke(app, arguments)
