@@ -267,7 +267,7 @@ def test_the_commands_errors(trained, make_classifier, tmp_path):
 
     path = tmp_path / "net.safetensors"
     trained.save(path)
-    assert "--dataset, --eps: only an ONNX graph" in says(path, "--dataset", "digits", "--eps", "0.1")
+    assert "--dataset, --eps: only what has a runtime" in says(path, "--dataset", "digits", "--eps", "0.1")
     assert "--eps: expected a finite number above 0" in says(path, "--to", "onnx", "--eps", "0")
     assert "--nb-test: expected a whole number of at least 1" in says(path, "--to", "onnx", "--nb-test", "0")
     assert "is the model itself" in says(path, "--out", path)
