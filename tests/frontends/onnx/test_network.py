@@ -249,7 +249,7 @@ def test_load_takes_a_file_and_save_says_to_keep_it(classifier, files, tmp_path)
             write_again(tmp_path / "net.safetensors")
     with pytest.raises(InvalidInputError, match=r"qdq\.onnx is a network by itself"):
         read_header(files["qdq"])
-    case = SimpleNamespace(target=SimpleNamespace(classifier=classifier))
+    case = SimpleNamespace(target=SimpleNamespace(classifier=classifier), simulation=None)
     assert "is a file" in ExportedModel().examine(case).figure
 
 
