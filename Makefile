@@ -5,9 +5,14 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test matrix lint type docs clean
 
-$(VENV)/.installed: pyproject.toml
+# What qadv itself needs, which is all that the demo needs.
+$(VENV)/.demo: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "qadv needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.demo
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
 	touch $@
 
@@ -19,7 +24,7 @@ $(VENV)/.plugins: $(VENV)/.installed $(shell find plugins examples/own_plugin -t
 	$(BIN)/python plugins/install.py --no-deps
 	touch $@
 
-demo: $(VENV)/.installed
+demo: $(VENV)/.demo
 	$(BIN)/qadv demo
 
 test: $(VENV)/.installed $(VENV)/.plugins

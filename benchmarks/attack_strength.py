@@ -1,6 +1,6 @@
 """ART's attacks through this project against plain ART, over several seeds: success, distortion, peak memory.
 
-    python benchmarks/attack_strength.py --data-dir DATA [--attack ZOO] [--seeds 3] [--nb-samples 16]
+    python benchmarks/attack_strength.py --data-dir DATA [--attack ZOO] [--seeds 3] [--nb-test 16]
 
 DATA holds CIFAR-10's test images and resnet20-cifar10.safetensors. Both sides attack the same function, ResNet-20 with
 4-bit weights and activations, not calibrated:
@@ -120,12 +120,12 @@ def peak_since_reset() -> int:
     return 1024 * int(line.split()[1])
 
 
-def contest(data_dir: Path, attack: str, contestant: str, seeds: int, nb_samples: int) -> dict[str, Any]:
+def contest(data_dir: Path, attack: str, contestant: str, seeds: int, nb_test: int) -> dict[str, Any]:
     """Runs one contestant of one attack, in this process."""
     torch.set_num_threads(1)
     both = classifiers(data_dir)
     case = strength_cases()[attack]
-    x, y = attacked_images(data_dir, both, nb_samples)
+    x, y = attacked_images(data_dir, both, nb_test)
     classifier = both[contestant][case.probabilities]
     del both
     one_hot = np.eye(10, dtype=np.float32)[y]
@@ -161,10 +161,10 @@ def mean_and_deviation(runs: list[dict[str, Any]], figure: str) -> str:
     return f"{statistics.mean(values):.3f}{deviation}"
 
 
-def agree(runs: list[dict[str, Any]], others: list[dict[str, Any]], nb_samples: int) -> str:
+def agree(runs: list[dict[str, Any]], others: list[dict[str, Any]], nb_test: int) -> str:
     """Says in which figures two contestants differ by more than the spread over seeds."""
     apart = []
-    for figure, least in (("success", 1 / nb_samples), ("L2", 0.02), ("Linf", 0.02)):
+    for figure, least in (("success", 1 / nb_test), ("L2", 0.02), ("Linf", 0.02)):
         pair = [[run[figure] for run in each if run[figure] is not None] for each in (runs, others)]
         if not all(pair):
             continue
@@ -181,16 +181,16 @@ def main(
     attack: Annotated[list[str] | None, typer.Option(help="attacks to run; all without it")] = None,
     seeds: Annotated[int, typer.Option(help="runs of each attack")] = 3,
     stock_seeds: Annotated[int, typer.Option(help="runs of each attack on Brevitas's own quantizers, 0 for none")] = 1,
-    nb_samples: Annotated[int, typer.Option(help="images attacked")] = 16,
+    nb_test: Annotated[int, typer.Option(help="images attacked")] = 16,
     contestant: Annotated[str | None, typer.Option(help="used for its own processes", hidden=True)] = None,
 ) -> None:
     if contestant is not None:
         assert attack is not None
-        print("RESULT", json.dumps(contest(data_dir, attack[0], contestant, seeds, nb_samples)))
+        print("RESULT", json.dumps(contest(data_dir, attack[0], contestant, seeds, nb_test)))
         return
     table = Table(
         "attack", "contestant", "success", "median L2", "median L∞", "as qadv", "peak memory, MiB", "growth, MiB",
-        "qadv's peak / its", "seconds a seed", title=f"{nb_samples} images, {seeds} seeds, mean ± deviation",
+        "qadv's peak / its", "seconds a seed", title=f"{nb_test} images, {seeds} seeds, mean ± deviation",
     )  # fmt: skip
     for name in chosen(attack, strength_cases()):
         results: dict[str, dict[str, Any]] = {}
@@ -198,7 +198,7 @@ def main(
             nb_seeds = 1 if name in DRAW_NOTHING else stock_seeds if each == ART else seeds
             command = [
                 sys.executable, __file__, "--data-dir", str(data_dir), "--attack", name, "--contestant", each,
-                "--seeds", str(nb_seeds), "--nb-samples", str(nb_samples),
+                "--seeds", str(nb_seeds), "--nb-test", str(nb_test),
             ]  # fmt: skip
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
@@ -209,7 +209,7 @@ def main(
             table.add_row(
                 name if each == QADV else "", each,
                 *(mean_and_deviation(result["runs"], figure) for figure in ("success", "L2", "Linf")),
-                "" if each == QADV else agree(results[QADV]["runs"], result["runs"], nb_samples),
+                "" if each == QADV else agree(results[QADV]["runs"], result["runs"], nb_test),
                 f"{result['peak'] / MIB:.0f}", f"{result['growth'] / MIB:.0f}",
                 "" if each == QADV else f"{results[QADV]['peak'] / result['peak']:.2f}",
                 f"{result['seconds']:.1f}",

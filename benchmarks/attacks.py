@@ -1,6 +1,6 @@
 """Attacks on ResNet-20: this project against plain ART on a stock Brevitas network, other toolkits, and the floor.
 
-    python benchmarks/attacks.py --data-dir DATA [--attack PGD-20] [--rounds 3] [--nb-samples 16] [--engine]
+    python benchmarks/attacks.py --data-dir DATA [--attack PGD-20] [--rounds 3] [--nb-test 16] [--engine]
 
 DATA holds CIFAR-10 as .npz files and resnet20-cifar10.safetensors. All contestants of an attack take turns in each
 round, on one thread; processor time, medians over the rounds; speed-ups are medians of the ratios within a round.
@@ -14,7 +14,7 @@ Networks:
   plain `PyTorchClassifier`;
 - other toolkits: on qadv's network as a torch module.
 
-The floor is what the attack's passes cost on the float network with frozen parameters, at batches of `--nb-samples`:
+The floor is what the attack's passes cost on the float network with frozen parameters, at batches of `--nb-test`:
 rows sent forward and rows sent backward, counted in qadv's run, times the cost of one, measured anew in each round.
 
 `--engine` compares queries instead: the 8-bit network itself, `qadv.accelerate(..., engine="onnxruntime")` of it, and
@@ -337,7 +337,7 @@ def cost_of_a_row(model: nn.Module, x: Tensor, rounds: int = 7) -> tuple[float, 
 def main(
     data_dir: Annotated[Path, typer.Option(help="folder with CIFAR-10 and the float network")],
     attack: Annotated[list[str] | None, typer.Option(help="attacks to run; all without it")] = None,
-    nb_samples: Annotated[int, typer.Option(help="images attacked")] = 16,
+    nb_test: Annotated[int, typer.Option(help="images attacked")] = 16,
     rounds: Annotated[int, typer.Option(help="interleaved rounds")] = 3,
     engine: Annotated[bool, typer.Option(help="compare who answers the queries of an 8-bit network")] = False,
 ) -> None:
@@ -345,7 +345,7 @@ def main(
     wanted = [by_name[name] for name in chosen(attack, by_name)]
     torch.set_num_threads(1)
     if engine:
-        Console(width=170).print(compare_engines(data_dir, wanted, nb_samples, rounds))
+        Console(width=170).print(compare_engines(data_dir, wanted, nb_test, rounds))
         return
     data = qadv.create("dataset", "cifar10", data_dir=data_dir)
     checkpoint = data_dir / "resnet20-cifar10.safetensors"
@@ -376,13 +376,13 @@ def main(
     right = (ours.predict(images).argmax(1) == data.y_test[:500]) & (
         stock.predict(images).argmax(1) == data.y_test[:500]
     )
-    x, y = images[right][:nb_samples], data.y_test[:500][right][:nb_samples]
+    x, y = images[right][:nb_test], data.y_test[:500][right][:nb_test]
     one_hot = np.eye(10, dtype=np.float32)[y]
     tensors = torch.from_numpy(x), torch.from_numpy(y)
     table = Table(
         "attack", "rows forward", "backward", "floor, s", "qadv, unfolded, rebuilt, ART: × floor",
         "qadv, unfolded: faster than ART by", "success: the same four", "mean L2: the same four",
-        "others, × their floor", title=f"{nb_samples} images, {rounds} rounds, one thread",
+        "others, × their floor", title=f"{nb_test} images, {rounds} rounds, one thread",
     )  # fmt: skip
     for case in wanted:
         contestants = {

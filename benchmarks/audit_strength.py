@@ -255,7 +255,7 @@ def main(
     network: Annotated[list[str] | None, typer.Option(help="one of them, by name; all without it")] = None,
     method: Annotated[list[str] | None, typer.Option(help=f"one of {', '.join(METHODS)}")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="seeds of training and attacks; 0 1 2 without it")] = None,
-    nb_samples: Annotated[int, typer.Option(help="test images, those after the first thousand")] = 100,
+    nb_test: Annotated[int, typer.Option(help="test images, those after the first thousand")] = 100,
     nb_train: Annotated[int, typer.Option(help="training images")] = 20000,
     nb_epochs: Annotated[int, typer.Option(help="of training")] = 4,
     before: Annotated[
@@ -266,7 +266,7 @@ def main(
     """Compares audits with AutoAttack and with a reference that goes round each mask; prints a table, in Markdown."""
     out.mkdir(parents=True, exist_ok=True)
     data = qadv.create("dataset", "mnist", data_dir=data_dir)
-    x, y = halved(data.x_test[1000 : 1000 + nb_samples]), data.y_test[1000 : 1000 + nb_samples]
+    x, y = halved(data.x_test[1000 : 1000 + nb_test]), data.y_test[1000 : 1000 + nb_test]
     rows: dict[str, list[dict[str, Any]]] = {}
     for each in seed or (0, 1, 2):
         for name in network or [*BASES, *STEPS]:
@@ -276,7 +276,7 @@ def main(
             row: dict[str, Any] = {"clean": float((classifier.predict(x).argmax(1) == y).mean())}
             rows.setdefault(name, []).append(row)
             for how in method or METHODS:
-                path = out / f"{name} {each} {how} {nb_samples}.json"
+                path = out / f"{name} {each} {how} {nb_test}.json"
                 if not path.exists() and not table_only:
                     torch.manual_seed(each)
                     if how == "reference":
@@ -288,7 +288,7 @@ def main(
                     path.write_text(json.dumps(found))
                 if path.exists():
                     row[how] = json.loads(path.read_text())
-            earlier = None if before is None else before / f"{name} {each} quick {nb_samples}.json"
+            earlier = None if before is None else before / f"{name} {each} quick {nb_test}.json"
             if earlier is not None and earlier.exists():
                 row["before"] = json.loads(earlier.read_text())
     print(table(rows))

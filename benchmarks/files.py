@@ -1,7 +1,7 @@
 """ONNX files: what the ones that qadv writes cost, and how well the ones that others write are read.
 
-    python benchmarks/files.py export --data-dir DATA [--backbone resnet20] [--size 32] [--nb-samples 2000]
-    python benchmarks/files.py read --data-dir DATA [--nb-samples 200]
+    python benchmarks/files.py export --data-dir DATA [--backbone resnet20] [--size 32] [--nb-test 2000]
+    python benchmarks/files.py read --data-dir DATA [--nb-test 200]
 
 `export`: time of a pass in onnxruntime, one thread, × the float graph, all files in turns, medians; and accuracy in
 onnxruntime beside that of the simulation and of the simulation that rounds what the file rounds (`deploy=True`), and
@@ -131,13 +131,13 @@ def in_batches(network: Any, x: Any) -> Any:
 
 
 @app.command()
-def export(data_dir: DataDir, backbone: str = "resnet20", size: int = 32, nb_samples: int = 2000) -> None:
+def export(data_dir: DataDir, backbone: str = "resnet20", size: int = 32, nb_test: int = 2000) -> None:
     """Cost and accuracy of what qadv writes."""
     quiet()
     trained = backbone == "resnet20"
     if trained:
         data = qadv.create("dataset", "cifar10", data_dir=data_dir)
-        seen, x, y = data.x_train[:512], data.x_test[:nb_samples], data.y_test[:nb_samples]
+        seen, x, y = data.x_train[:512], data.x_test[:nb_test], data.y_test[:nb_test]
     else:
         seen = x = np.random.default_rng(0).random((32, 3, size, size), dtype=np.float32)
         y = None
@@ -186,11 +186,11 @@ def export(data_dir: DataDir, backbone: str = "resnet20", size: int = 32, nb_sam
 
 
 @app.command()
-def read(data_dir: DataDir, nb_samples: int = 200) -> None:
+def read(data_dir: DataDir, nb_test: int = 200) -> None:
     """Producers' files, read and attacked."""
     quiet()
     data = qadv.create("dataset", "cifar10", data_dir=data_dir)
-    seen, x, y = data.x_train[:512], data.x_test[:nb_samples], data.y_test[:nb_samples]
+    seen, x, y = data.x_train[:512], data.x_test[:nb_test], data.y_test[:nb_test]
     net = float_network("resnet20", 32, data_dir, seen)
     table = Table("file", "equal to the bit", "same class", "accuracy", "after PGD", "on the twin alone")
     with tempfile.TemporaryDirectory() as name:

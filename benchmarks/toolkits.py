@@ -1,6 +1,6 @@
 """Another toolkit's attacks through their plugin, against the toolkit itself, there and on Brevitas's own quantizers.
 
-    python benchmarks/toolkits.py foolbox --data-dir DATA [--nb-samples 16] [--rounds 5] [--attack NAME]
+    python benchmarks/toolkits.py foolbox --data-dir DATA [--nb-test 16] [--rounds 5] [--attack NAME]
     python benchmarks/toolkits.py torchattacks --data-dir DATA
 
 DATA holds CIFAR-10 as .npz files and resnet20-cifar10.safetensors; the plugin and its toolkit are installed. "plugin"
@@ -96,7 +96,7 @@ def main(
     name: Annotated[Name, typer.Argument(metavar="TOOLKIT", help="foolbox or torchattacks")],
     data_dir: Annotated[Path, typer.Option(help="folder with CIFAR-10 and the float network")],
     attack: Annotated[list[str] | None, typer.Option(help="attacks to run; all without it")] = None,
-    nb_samples: Annotated[int, typer.Option(help="images attacked, that both networks get right")] = 16,
+    nb_test: Annotated[int, typer.Option(help="images attacked, that both networks get right")] = 16,
     rounds: Annotated[int, typer.Option(help="interleaved rounds")] = 5,
 ) -> None:
     torch.set_num_threads(1)
@@ -117,7 +117,7 @@ def main(
     as_theirs = {"toolkit": toolkit.of_classifier(ours), "on Brevitas": toolkit.of_module(Standardised(network).eval())}
     images, labels = data.x_test[:200], data.y_test[:200]
     right = (ours.predict(images).argmax(1) == labels) & (stock.predict(images).argmax(1) == labels)
-    x, y = images[right][:nb_samples], labels[right][:nb_samples]
+    x, y = images[right][:nb_test], labels[right][:nb_test]
     table = Table(
         "attack", "plugin, s", f"plugin / {name}", "plugin / on Brevitas", "same images",
         "success: plugin, on Brevitas", "mean L2: plugin, on Brevitas",

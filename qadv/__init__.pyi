@@ -8,6 +8,7 @@ from qadv.attacks.spsa import SPSA as SPSA
 from qadv.attacks.square import Square as Square
 from qadv.attacks.toolkit import SignatureAttack as SignatureAttack
 from qadv.attacks.toolkit import ToolkitAttack as ToolkitAttack
+from qadv.benchmark.audit_shards import audit_in_shards as audit_in_shards
 from qadv.deployment.accelerate import accelerate as accelerate
 from qadv.deployment.export import export as export
 from qadv.detectors.ensemble_agreement import EnsembleAgreementDetector as EnsembleAgreementDetector
@@ -23,6 +24,7 @@ from qadv.diagnostics.weight_error import weight_error_norms as weight_error_nor
 from qadv.estimators.classifier import QuantizedClassifier as QuantizedClassifier
 from qadv.estimators.ensemble import EnsembleClassifier as EnsembleClassifier
 from qadv.estimators.module import as_module as as_module
+from qadv.estimators.opening import open_classifier as open_classifier
 from qadv.estimators.query_coalescer import QueryCoalescer as QueryCoalescer
 from qadv.frontends.summary import summarize as summarize
 from qadv.hookspecs import hookimpl as hookimpl

@@ -60,7 +60,7 @@ _OWN = {  # by kind and name: the target, within the kind's package, and the sum
         ),
         "adversarial": (
             "adversarial:AdversarialQuantTrainer",
-            "adversarial training of quantized networks: PGD, R+FGSM or FGSM",
+            "adversarial training: quantized networks on images of PGD, R+FGSM or FGSM",
         ),
         "feedback": (
             "feedback:FeedbackTrainer",
@@ -102,7 +102,7 @@ _OWN = {  # by kind and name: the target, within the kind's package, and the sum
         "r-fgsm": ("random_fgsm:RandomFGSM", "white-box, L-inf: random step, then FGSM"),
         "uniform-noise": ("noise:UniformNoise", "uniform in [-eps, eps]"),
         "gaussian-noise": ("noise:GaussianNoise", "normal, by standard deviation"),
-        "art": ("art_catalogue:create", "any class of art.attacks.evasion, e.g. 'ProjectedGradientDescent'"),
+        "art": ("art_catalogue:create", "any class of art.attacks.evasion, e.g. 'DeepFool'; 'pgd', 'fgsm'"),
     },
     ("dataset", "qadv"): {
         "digits": ("datasets.arrays:digits", "scikit-learn's 1,797 digits, 1x8x8"),

@@ -3,6 +3,7 @@
 import inspect
 import json
 import sys
+import warnings
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -14,7 +15,17 @@ from rich.markup import escape
 from rich.text import Text
 
 from qadv import __version__
-from qadv.command_options import AuditOptions, BenchOptions, ExportOptions, Json, Seed
+from qadv.command_options import (
+    AttackOptions,
+    AuditOptions,
+    BenchOptions,
+    CompareOptions,
+    ExportOptions,
+    Json,
+    QuantizeOptions,
+    Seed,
+    TrainOptions,
+)
 from qadv.components import KINDS, import_target
 from qadv.entry_points import find_entry_points
 from qadv.errors import QadvError, describe
@@ -25,7 +36,6 @@ from qadv.tables import table
 app = typer.Typer(
     help="Attack and defend quantized networks through ART.",
     no_args_is_help=True,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -109,7 +119,7 @@ def demo(
     dataset: Annotated[str, typer.Option(help="digits (comes with scikit-learn), mnist or cifar10")] = "digits",
     data_dir: Annotated[Path | None, typer.Option(help="folder with mnist.npz or cifar10-*.npz")] = None,
     out: Annotated[Path, typer.Option(help="folder for results.json and the figures")] = Path("demo-results"),
-    nb_epochs: Annotated[int | None, typer.Option(help="epochs for each network")] = None,
+    nb_epochs: Annotated[int | None, typer.Option("--epochs", "--nb-epochs", help="epochs for each network")] = None,
     seed: Seed = 0,
 ) -> None:
     """Train a float, a vanilla 4-bit and a DQ 4-bit network, attack each with ART, and show what happened."""
@@ -125,13 +135,18 @@ def _face(name: str, options: type[Any], run: str, status: int = 1) -> None:
         if import_target(run)(options(**given)) is False:
             raise typer.Exit(status)
 
-    command.__doc__, command.__annotations__ = options.__doc__, options.__annotations__
-    command.__signature__ = inspect.signature(options)  # type: ignore[attr-defined]
+    signature = inspect.signature(options)
+    command.__doc__, command.__signature__ = options.__doc__, signature  # type: ignore[attr-defined]
+    command.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()}
     app.command(name)(command)
 
 
-_face("export", ExportOptions, "qadv.deployment.command:run_export")
-_face("audit", AuditOptions, "qadv.diagnostics.audit.command:run_audit", status=2)
+_face("quantize", QuantizeOptions, "qadv.commands.quantize:run_quantize")
+_face("train", TrainOptions, "qadv.commands.train:run_train")
+_face("attack", AttackOptions, "qadv.commands.attack:run_attack")
+_face("compare", CompareOptions, "qadv.commands.compare:run_compare")
+_face("export", ExportOptions, "qadv.commands.export:run_export")
+_face("audit", AuditOptions, "qadv.commands.audit:run_audit", status=2)
 _face("bench", BenchOptions, "qadv.benchmark.command:run_bench")
 
 
@@ -171,7 +186,8 @@ def new_plugin_command(
 
 
 def main() -> None:
-    """Runs the command line; an error that qadv foresaw is one message, without a traceback."""
+    """Runs the command line; a warning, and an error that qadv foresaw, is one message, without a traceback."""
+    warnings.showwarning = _show_warning
     try:
         app()
     except QadvError as error:
@@ -184,8 +200,13 @@ def main() -> None:
         _fail("; ".join(f"distribution {each.distribution!r}: {each.fault}; install it anew" for each in damaged))
 
 
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    text = escape(" ".join(str(message).split()))
+    Console(stderr=True, soft_wrap=True).print(f"[yellow]warning:[/yellow] {text}", highlight=False)
+
+
 def _fail(message: str) -> NoReturn:
-    Console(stderr=True).print(f"[bold red]error:[/bold red] {escape(message)}", highlight=False)
+    Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/bold red] {escape(message)}", highlight=False)
     sys.exit(1)
 
 

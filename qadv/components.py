@@ -19,7 +19,7 @@ from qadv.errors import MissingRequirementError, PluginError, UnknownNameError, 
 from qadv.versions import metadata_field
 
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-_TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 
 def import_target(target: str) -> Any:
@@ -58,7 +58,7 @@ class Component:
         if not _NAME.fullmatch(self.name):
             raise ValueError(f"component name {self.name!r}: expected lower case words joined by hyphens, as 'r-fgsm'")
         for field in filter(None, (self.target, self.family)):
-            if not _TARGET.fullmatch(field):
+            if not TARGET.fullmatch(field):
                 raise ValueError(f"component {self.name!r}: {field!r} is not of the form 'package.module:attribute'")
         for requirement in self.requires:
             try:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 
 class QadvError(Exception):
@@ -66,6 +67,14 @@ class PixelRangeWarning(UserWarning):
 
 class PictureWarning(UserWarning):
     """Files of a data set are no plain pictures: they are converted, or left out as was asked."""
+
+
+class AuditInterrupted(KeyboardInterrupt):
+    """Ctrl-C in an audit; `result` is that of the shards that are finished, from the first on, or `None`."""
+
+    def __init__(self, result: Any) -> None:
+        super().__init__()
+        self.result = result
 
 
 def closest(name: str, known: Iterable[str], limit: int = 3) -> str:

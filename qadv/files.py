@@ -100,8 +100,8 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
         size = len(path.content) if isinstance(path, InMemory) else os.stat(path).st_size
         raise FileFormatError(
             f"{name} is not a whole safetensors file ({size:,} bytes): {error}. It may have been "
-            "cut off by a copy or download, or be of another format: pickled .pt and .pth files are never opened; "
-            "convert a state dict with safetensors.torch.save_file(torch.load(path, weights_only=True), new_path)."
+            "cut off by a copy or download, or be of another format: pickled files are never opened here. A "
+            "state dict that torch.save wrote, .pth, goes in as a checkpoint of a network that is named."
         ) from error
 
 

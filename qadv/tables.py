@@ -1,6 +1,7 @@
 """Tables as text: one way to draw them, with rich."""
 
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -32,3 +33,10 @@ def text_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]
     """Returns a table as plain text; all but the first column are set to the right."""
     shown = [Column(columns[0], no_wrap=True), *right(*columns[1:])]
     return as_text(table(shown, rows, title=title, title_justify="left", title_style=""))
+
+
+def duration(seconds: float) -> str:
+    """Returns a time as people read it: 4.2 s, 38 s, 0:02:05."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return str(timedelta(seconds=round(seconds)))

@@ -3,8 +3,11 @@
 Importing this module imports none of the toolkits.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
+
+from packaging.version import Version
 
 from qadv.errors import MissingRequirementError
 
@@ -33,6 +36,20 @@ def progress_bar(*columns: "ProgressColumn", shown: bool) -> "Progress":
     from rich.progress import Progress
 
     return Progress(*columns, console=None if shown else Console(quiet=True), disable=not shown)
+
+
+def reads_old_files_safely() -> bool:
+    """Whether `torch.load(weights_only=True)` runs no code of files from before torch 1.6: not so before torch 2.6."""
+    import torch
+
+    return Version(torch.__version__) >= Version("2.6")
+
+
+def safe_globals(types: list[type]) -> AbstractContextManager[Any]:
+    """Lets `torch.load(weights_only=True)` read objects of some plain classes too; torch 2.4 does not."""
+    import torch
+
+    return getattr(torch.serialization, "safe_globals", nullcontext)(types)
 
 
 def require_onnx_export() -> None:

@@ -126,6 +126,7 @@ FUNCTIONS = {
     qadv.accuracy_curve: lambda f, **o: f(trained(), images(), LABELS, [0.1], **o),
     qadv.amplification_by_eps: lambda f, **o: f(trained(), images(), LABELS, [0.1], **o),
     qadv.audit: lambda f, **o: f(trained(), images(), LABELS, **o),
+    qadv.audit_in_shards: lambda f, **o: f(trained(), images(), LABELS, **o),
     qadv.error_amplification: lambda f, **o: f(trained(), images(), images(), **o),
     qadv.gradient_similarity: lambda f, **o: f({"a": trained(), "b": trained()}, images(), LABELS, **o),
     qadv.quantize: lambda f, **o: f(nn.Linear(2, 2), "int:4", "float", **o),

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import warnings
 
 import pytest
 import typer
@@ -92,6 +93,22 @@ def test_foreseen_errors_are_one_message_without_a_traceback(arguments, message,
     said = capsys.readouterr().err
     assert message in " ".join(said.split())
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(("words", "found"), [("attack net --attack squ", "square"), ("comp", "compare")])
+def test_a_shell_completes_commands_and_the_names_of_components(words, found):
+    asked = {"COMP_WORDS": f"qadv {words}", "COMP_CWORD": str(len(words.split())), "_QADV_COMPLETE": "complete_bash"}
+    assert found in run(app, [], prog_name="qadv", env=asked).output.splitlines()
+
+
+def test_a_warning_is_one_line(monkeypatch, capsys):
+    def warn():
+        warnings.warn("the pixels\nare [odd]", UserWarning, stacklevel=1)
+
+    monkeypatch.setattr("qadv.cli.app", warn)
+    with warnings.catch_warnings():
+        main()
+    assert capsys.readouterr().err == "warning: the pixels are [odd]\n"
 
 
 def test_version():

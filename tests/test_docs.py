@@ -82,7 +82,7 @@ def test_commands_parse(command):
 
 def test_a_command_that_does_not_exist_is_noticed():
     with pytest.raises(KeyError):
-        parse("qadv attack net.safetensors")
+        parse("qadv defend net.safetensors")
     with pytest.raises(Exception, match="--strong"):
         parse("qadv audit net.safetensors --dataset digits --strong")
     with pytest.raises(Exception, match="dataset"):

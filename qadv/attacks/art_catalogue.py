@@ -14,18 +14,35 @@ from qadv.units import Share
 _NORMS = {"inf": math.inf, math.inf: math.inf, "1": 1.0, 1: 1.0, "2": 2.0, 2: 2.0}
 
 
+_SHORT: dict[str, tuple[str, dict[str, Any]]] = {  # as they are mostly run; a step of PGD is a quarter of eps
+    "fgsm": ("FastGradientMethod", {"eps": Share(8 / 255)}),
+    "pgd": ("ProjectedGradientDescent", {"eps": Share(8 / 255), "max_iter": 20, "num_random_init": 1}),
+}
+
+
 def names() -> list[str]:
+    """Returns the names of all evasion attack classes of the installed ART, and the short ones."""
+    return [*classes(), *_SHORT]
+
+
+def classes() -> list[str]:
     """Returns the names of all evasion attack classes of the installed ART."""
     found = vars(art.attacks.evasion).items()
     return sorted(name for name, value in found if isinstance(value, type) and issubclass(value, EvasionAttack))
 
 
+def attack_class(name: str) -> Any:
+    """Returns the class of an attack."""
+    return getattr(art.attacks.evasion, _SHORT.get(name, (name,))[0])
+
+
 def create(name: str, *args: Any, **options: Any) -> Any:
     """Returns `art.attacks.evasion.<name>(*args, **options)`; `eps` and `eps_step` may be texts such as `"8/255"`.
 
-    An `eps` that is larger than the range of the classifier's pixels is refused.
+    An `eps` that is larger than the range of the classifier's pixels is refused. `"pgd"` takes 20 steps of `eps / 4`
+    from a random start, and `"fgsm"` one; their `eps` is 8/255 of the range.
     """
-    attack = getattr(art.attacks.evasion, name)
+    attack, options = attack_class(name), (_SHORT[name][1] if name in _SHORT else {}) | options
     for length in ("eps", "eps_step"):
         if isinstance(options.get(length), str):
             options[length] = number(length, options[length])
@@ -37,4 +54,6 @@ def create(name: str, *args: Any, **options: Any) -> Any:
     if norm is not None and (np.isscalar(eps) or isinstance(eps, Share)) and hasattr(estimator, "clip_values"):
         nb_values = math.prod(estimator.input_shape)
         options["eps"] = check_eps("eps", eps, estimator.clip_values, norm, nb_values, zero=True)
+    if name == "pgd":
+        options = {"eps_step": options["eps"] / 4, **options}
     return attack(*args, **options)

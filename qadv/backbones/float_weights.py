@@ -1,4 +1,4 @@
-"""Loads the weights of a float network from a safetensors file."""
+"""Loads the weights of a float network."""
 
 import copy
 import os
@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor, nn
 
+from qadv.backbones.checkpoints import read_state
 from qadv.errors import FileFormatError, InvalidInputError, some
-from qadv.files import read_tensors
 from qadv.tensor_parts import from_plain_tensors, plain_tensors
 
 Shape = tuple[int, ...]
@@ -17,9 +17,8 @@ _FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
 def load_float_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Loads weights from a safetensors file, in place; see `load_state`."""
-    tensors, _ = read_tensors(path)
-    load_state(model, tensors, os.fspath(path))
+    """Loads weights from a file, in place; see `read_state` and `load_state`."""
+    load_state(model, read_state(path, model.state_dict().keys()), os.fspath(path))
 
 
 def load_state(model: nn.Module, tensors: dict[str, Tensor], origin: str) -> None:

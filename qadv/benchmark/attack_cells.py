@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import save
+from scipy.special import softmax
 
 from qadv.benchmark.cells import FILES, Finished, digest
 from qadv.benchmark.given import Given
@@ -47,7 +48,8 @@ def attack_cell(spec: AttackCellSpec, needed: Mapping[str, Finished], given: Giv
     """Attacks a network. Its file holds the images, its record, image by image, what became of them."""
     classifier = load_network(needed[spec.network])
     x, y = test_images(given, spec.images)
-    before = classifier.predict(x).argmax(1)
+    answers = classifier.predict(x)
+    before, sure = answers.argmax(1), [softmax(answers[:_SHOWN], axis=1).max(1)]
     attack = build_attack(spec.attack, spec.seed, classifier)
     cost, started = Cost(), time.perf_counter()
     with cost.counted(classifier.model):
@@ -59,7 +61,15 @@ def attack_cell(spec: AttackCellSpec, needed: Mapping[str, Finished], given: Giv
     names = given.images(spec.images).classes
     shown = torch.from_numpy(np.ascontiguousarray(x[:_SHOWN]))  # for a report's examples: the results are all it has
     content = save({"images": torch.from_numpy(adversarial), "clean": shown})
-    said = {"labels": y, "clean_classes": before, "class_names": list(names), "made_on": fingerprint(classifier)}
+    answers = classifier.predict(adversarial[:_SHOWN])
+    sure.append((answers if spec.attack.probabilities else softmax(answers, axis=1)).max(1))
+    said = {
+        "sure": np.stack(sure, axis=1).round(4),
+        "labels": y,
+        "clean_classes": before,
+        "class_names": list(names),
+        "made_on": fingerprint(classifier),
+    }
     return Finished(_outcome(classifier, x, y, before == y, adversarial) | said | took, {IMAGES: content})
 
 
@@ -89,10 +99,15 @@ def build_attack(spec: AttackSpec, seed: int, classifier: Classifier, eps: float
     options = spec.options | ({} if eps is None else {"eps": eps})
     if spec.probabilities:
         classifier.postprocessing_defences = with_softmax(classifier.postprocessing_defences)
-    target = load("attack", spec.attack)
-    quiet = {"verbose": False} if "verbose" in (arguments(target) or ()) else {}  # a bench has its own progress
-    attack = target(classifier, **options, **quiet)
+    attack = made_attack(spec.attack, options, classifier)
     return QueryCoalescer(attack, seed=seed, verbose=False) if spec.coalesce else attack
+
+
+def made_attack(name: str, options: Mapping[str, Any], classifier: Classifier, verbose: bool = False) -> Any:
+    """Returns an attack by name, which shows its own progress only where `verbose`, as a bench has one already."""
+    target = load("attack", name)
+    said = {"verbose": verbose} if "verbose" in (arguments(target) or ()) else {}
+    return target(classifier, **options, **said)
 
 
 def _outcome(classifier: Classifier, x: Any, y: Any, clean: Any, adversarial: Any) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import os
 import platform
-from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -14,17 +13,17 @@ from rich.text import Text
 from qadv.benchmark.bench import BenchResult, Event, run_cells
 from qadv.benchmark.cells import Cell, versions
 from qadv.benchmark.cost import Estimate
-from qadv.benchmark.engines import Engine, InProcess, Processes
 from qadv.benchmark.given import Given, read_dataset
 from qadv.benchmark.names import check_names
 from qadv.benchmark.plan import plan
+from qadv.benchmark.ray_engine import engine_of
 from qadv.benchmark.store import Store
 from qadv.benchmark.study_file import StudyFile, read_study
 from qadv.checks import check_choice, check_whole
 from qadv.command_options import BenchOptions
 from qadv.datasets import data_folder
 from qadv.errors import InvalidInputError, QadvError
-from qadv.tables import table
+from qadv.tables import duration, table
 
 _SHOWN = 500  # characters of a message; all of it is in the folder
 
@@ -49,7 +48,8 @@ def run_bench(options: BenchOptions, console: Console | None = None) -> bool:
     with store.locked():
         store.write_plan(file.name, _plan_content(file, cells))
         _print_total(console, unique, missing, seconds, options.jobs)
-        engine = _engine(options, Given(data_dir.resolve() if data_dir else None, store.scratch.resolve()))
+        given = Given(data_dir.resolve() if data_dir else None, store.scratch.resolve())
+        engine = engine_of(options.engine, given, options.jobs, options.threads, options.address)
         try:
             with _Shown(console, missing, seconds, engine.slots) as shown:
                 result = run_cells(unique, store, engine, shown.tell)
@@ -97,16 +97,6 @@ def _plan_content(file: StudyFile, cells: list[Cell]) -> dict[str, object]:
     }
 
 
-def _engine(options: BenchOptions, given: Given) -> Engine:
-    if options.engine == "ray":
-        from qadv.benchmark.ray_engine import RayEngine
-
-        return RayEngine(given, options.address, None if options.jobs == 1 else options.jobs, options.threads)
-    if options.jobs == 1:
-        return InProcess(given, options.threads)
-    return Processes(options.jobs, given, options.threads)
-
-
 class _Shown(Progress):
     """Progress with the time left: by the estimates, scaled by how far off they were so far."""
 
@@ -148,14 +138,14 @@ class _Shown(Progress):
             self.console.print(text, soft_wrap=True)
             self.advance(self.task)
         scale = self.took / self.done if self.done else 1.0
-        left = f"about {_duration(max(self.left, 0) * scale / self.slots)} left" if self.took else ""
+        left = f"about {duration(max(self.left, 0) * scale / self.slots)} left" if self.took else ""
         self.update(self.task, description="; ".join(self.running.values()), left=left)
 
 
 def _cells_table(file: StudyFile, cells: list[Cell], seconds: dict[str, float], missing: set[str]) -> Table:
     rows = (
         (str(number), Text(cell.label), cell.key[:12], "to do" if cell.key in missing else "[green]there[/green]",
-         _duration(seconds[cell.key]))
+         duration(seconds[cell.key]))
         for number, cell in enumerate(cells, 1)
     )  # fmt: skip
     title = Text(f"{file.study.title}{' (small)' if file.small else ''}")
@@ -168,11 +158,11 @@ def _print_total(
     total = sum(seconds[cell.key] for cell in missing)
     where = f"on {jobs} processes" if jobs > 1 else "on one processor"
     text = f"{len(cells)} cells, {len(cells) - len(missing)} there already"
-    console.print(f"{text}; the rest takes very roughly {_duration(total / jobs)} {where}" if missing else text)
+    console.print(f"{text}; the rest takes very roughly {duration(total / jobs)} {where}" if missing else text)
 
 
 def _print_result(console: Console, result: BenchResult, options: BenchOptions) -> None:
-    console.print(f"{len(result.computed)} cells computed in {_duration(result.seconds)}, {result.kept} were there")
+    console.print(f"{len(result.computed)} cells computed in {duration(result.seconds)}, {result.kept} were there")
     for label, message in result.failed.items():
         console.print(_complaint("failed", label, message), soft_wrap=True)
     if result.left_out:
@@ -187,9 +177,3 @@ def _complaint(what: str, label: str, message: str) -> Text:
     """Returns one line; labels and messages are text, whatever they look like in rich's markup."""
     first = (message.splitlines() or [""])[0]
     return Text.assemble((what, "red"), f": {label}: {first[:_SHOWN]}{'…' if len(first) > _SHOWN else ''}")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    return str(timedelta(seconds=round(seconds)))

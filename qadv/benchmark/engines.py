@@ -41,7 +41,7 @@ class Engine(Protocol):
 
     slots: int
 
-    def submit(self, cell: Cell, needed: Mapping[str, Finished]) -> None:
+    def submit(self, cell: Cell, needed: Mapping[str, Any]) -> None:
         """Takes a cell; at most `slots` at a time."""
 
     def finished(self) -> Iterator[tuple[Cell, Outcome]]:
@@ -66,16 +66,16 @@ class InProcess:
 
     slots = 1
 
-    def __init__(self, given: Given, threads: int = 1) -> None:
-        self.given, self.threads = given, threads
-        self.waiting: list[tuple[Cell, Mapping[str, Finished]]] = []
+    def __init__(self, given: Any, threads: int | None = 1, work: Callable[..., Outcome] = attempt) -> None:
+        self.given, self.threads, self.work = given, threads, work
+        self.waiting: list[tuple[Cell, Mapping[str, Any]]] = []
 
-    def submit(self, cell: Cell, needed: Mapping[str, Finished]) -> None:
+    def submit(self, cell: Cell, needed: Mapping[str, Any]) -> None:
         self.waiting.append((cell, needed))
 
     def finished(self) -> Iterator[tuple[Cell, Outcome]]:
         cell, needed = self.waiting.pop(0)
-        yield cell, attempt(cell.spec, needed, self.given, self.threads)
+        yield cell, self.work(cell.spec, needed, self.given, self.threads)
 
     def close(self) -> None:
         self.waiting.clear()
@@ -88,12 +88,12 @@ class Processes:
     the pool is made again, the cells that were running are tried once more, one by one, and the one that dies again
     has failed. `work` computes a cell, and can be imported."""
 
-    def __init__(self, jobs: int, given: Given, threads: int = 1, work: Callable[..., Outcome] = attempt) -> None:
+    def __init__(self, jobs: int, given: Any, threads: int | None = 1, work: Callable[..., Outcome] = attempt) -> None:
         self.slots, self.given, self.threads, self.work = jobs, given, threads, work
-        self.running: dict[Future[Outcome], tuple[Cell, Mapping[str, Finished]]] = {}
+        self.running: dict[Future[Outcome], tuple[Cell, Mapping[str, Any]]] = {}
         self.pool = self._new_pool()
 
-    def submit(self, cell: Cell, needed: Mapping[str, Finished]) -> None:
+    def submit(self, cell: Cell, needed: Mapping[str, Any]) -> None:
         try:
             future = self._start(cell, needed)
         except BrokenProcessPool as error:  # a process died since the last look: `finished` sees to it
@@ -127,7 +127,7 @@ class Processes:
         for process in processes:
             process.terminate()
 
-    def _start(self, cell: Cell, needed: Mapping[str, Finished]) -> Future[Outcome]:
+    def _start(self, cell: Cell, needed: Mapping[str, Any]) -> Future[Outcome]:
         return self.pool.submit(self.work, cell.spec, dict(needed), self.given, self.threads)
 
     def _new_pool(self) -> ProcessPoolExecutor:

@@ -10,7 +10,7 @@ import torch
 from qadv.benchmark.signatures import arguments, default_of
 from qadv.benchmark.study import Defense, Source, Start, Study, StudyQuantizer
 from qadv.benchmark.study_file import Place, StudyFile
-from qadv.errors import QadvError, closest
+from qadv.errors import InvalidInputError, QadvError, closest
 from qadv.quantization.scheme import Role, parse_scheme
 from qadv.registry import load
 from qadv.strengths import check_eps
@@ -141,7 +141,7 @@ def _component(
     for option in options:
         spot = (*place, "options", option)
         if option in taken:
-            yield spot, f"{option!r} comes from the study; leave it out"
+            yield spot, f"{option!r} is given already; leave it out"
         elif allowed is not None and option not in allowed:
             known = sorted(allowed - taken)
             yield spot, f"{name} takes no option {option!r}{closest(option, known)} Options: {', '.join(known)}"
@@ -149,6 +149,13 @@ def _component(
         eps = options.get("eps", 0)
         for each in eps if isinstance(eps, list) else [eps]:
             yield from _radius(each, (*place, "options", "eps"))
+
+
+def check_options(kind: str, name: str, options: dict[str, Any]) -> None:
+    """Raises an `InvalidInputError` for an option that a component does not take; there may be no such component."""
+    load(kind, name)
+    for _, fault in _component(kind, name, options, (), has_norm=False):
+        raise InvalidInputError(fault)
 
 
 def _radius(eps: Any, place: Place) -> Faults:

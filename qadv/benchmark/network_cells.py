@@ -108,24 +108,33 @@ def _train(
     classifier: QuantizedClassifier, spec: NetworkSpec, data: ImageDataset, scratch: Path
 ) -> list[dict[str, Any]]:
     defense = spec.defense
-    options = dict(defense.options)
-    if isinstance(options.get("adversary"), dict):
-        options["adversary"] = Adversary(**options["adversary"])
-    if isinstance(options.get("lr_schedule"), dict):  # keys of TOML and JSON are text
-        options["lr_schedule"] = {int(epoch): factor for epoch, factor in options["lr_schedule"].items()}
     if (chosen := defense.optimizer) is not None:
         make = getattr(torch.optim, chosen.name)
         give_optimizer(classifier, make(parameter_groups(classifier.model), **chosen.options))
     checkpoint = scratch / f"{digest(spec)}.ckpt"
-    target = load("trainer", str(defense.trainer))
     more = {"seed": spec.seed, "verbose": False, "checkpoint": checkpoint}
-    taken = arguments(target)
-    trainer = target(classifier, **options, **{k: v for k, v in more.items() if taken is None or k in taken})
+    trainer = made_trainer(str(defense.trainer), classifier, defense.options, **more)
     fit = defense.fit
     assert fit is not None  # `names.faults` refuses a trainer without
-    in_batches = not isinstance(data, Images) and isinstance(trainer, LoopTrainer)
-    x, y = (data.samples("train", spec.nb_train), None) if in_batches else data.take("train", spec.nb_train)
+    x, y = training_images(trainer, data, spec.nb_train)
     trainer.fit(x, y, nb_epochs=fit.nb_epochs, batch_size=fit.batch_size)
     for left in scratch.glob(f"{checkpoint.name}*"):
         left.unlink(missing_ok=True)
     return list(getattr(trainer, "history", []))
+
+
+def training_images(trainer: Any, data: ImageDataset, nb_train: int | None) -> tuple[Any, Any]:
+    """Returns what `fit` trains on: arrays, or photographs in batches where the trainer takes these."""
+    in_batches = not isinstance(data, Images) and isinstance(trainer, LoopTrainer)
+    return (data.samples("train", nb_train), None) if in_batches else data.take("train", nb_train)
+
+
+def made_trainer(name: str, classifier: QuantizedClassifier, options: Mapping[str, Any], **more: Any) -> Any:
+    """Returns a trainer by name; its `options` are as TOML says them, of `more` it gets what it takes."""
+    options, target = dict(options), load("trainer", name)
+    if isinstance(options.get("adversary"), dict):
+        options["adversary"] = Adversary(**options["adversary"])
+    if isinstance(options.get("lr_schedule"), dict):  # keys of TOML and JSON are text
+        options["lr_schedule"] = {int(epoch): factor for epoch, factor in options["lr_schedule"].items()}
+    taken = arguments(target)
+    return target(classifier, **options, **{key: value for key, value in more.items() if taken is None or key in taken})

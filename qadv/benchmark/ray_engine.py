@@ -2,12 +2,11 @@
 
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from qadv.benchmark.cells import Cell, Finished
-from qadv.benchmark.engines import Failed, Outcome, attempt
-from qadv.benchmark.given import Given
+from qadv.benchmark.cells import Cell
+from qadv.benchmark.engines import Engine, Failed, InProcess, Outcome, Processes, attempt
 from qadv.errors import MissingRequirementError, QadvError
 
 # Of a cluster that is started here. It would report to Ray's makers, and wait minutes where there is no network; its
@@ -28,9 +27,17 @@ class RayEngine:
         address: of a running cluster (`"auto"`, `"ray://host:10001"`); `None` starts one on this machine.
         jobs: cells at a time; `None`: one per processor of the cluster.
         threads: torch threads, and processors that Ray reserves, for each.
+        work: computes a cell, as `attempt` does.
     """
 
-    def __init__(self, given: Given, address: str | None = None, jobs: int | None = None, threads: int = 1) -> None:
+    def __init__(
+        self,
+        given: Any,
+        address: str | None = None,
+        jobs: int | None = None,
+        threads: int = 1,
+        work: Callable[..., Outcome] = attempt,
+    ) -> None:
         try:
             import ray
         except ImportError as error:
@@ -50,10 +57,10 @@ class RayEngine:
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise RayError(f"--address {address}: {error}; is the cluster running? (ray start --head)") from error
         self.slots = jobs or max(1, int(ray.cluster_resources().get("CPU", 1)) // threads)
-        self.task = ray.remote(num_cpus=threads, max_retries=1)(attempt)
+        self.task = ray.remote(num_cpus=threads, max_retries=1)(work)
         self.running: dict[Any, Cell] = {}
 
-    def submit(self, cell: Cell, needed: Mapping[str, Finished]) -> None:
+    def submit(self, cell: Cell, needed: Mapping[str, Any]) -> None:
         self.running[self.task.remote(cell.spec, dict(needed), self.given, self.threads)] = cell
 
     def finished(self) -> Iterator[tuple[Cell, Outcome]]:
@@ -79,3 +86,12 @@ def _check_reachable(address: str | None) -> None:
     except (OSError, OverflowError, ValueError) as error:  # the last two: no port has that number
         why = getattr(error, "strerror", None) or error
         raise RayError(f"--address {address}: {why}; is the cluster running? (ray start --head)") from error
+
+
+def engine_of(
+    name: str, given: Any, jobs: int, threads: int | None, address: str | None, work: Callable[..., Outcome] = attempt
+) -> Engine:
+    """Returns the engine `"local"` or `"ray"`; on a cluster, one job is one for each of its processors."""
+    if name == "ray":
+        return RayEngine(given, address, None if jobs == 1 else jobs, threads or 1, work)
+    return InProcess(given, threads, work) if jobs == 1 else Processes(jobs, given, threads, work)

@@ -4,8 +4,6 @@ import inspect
 from functools import partial
 from typing import Any
 
-import art.attacks.evasion
-
 from qadv.attacks import art_catalogue
 from qadv.trainers.loop_trainer import LoopTrainer
 from qadv.trainers.options import LoopOptions
@@ -26,7 +24,7 @@ def default_of(target: Any, name: str, otherwise: Any) -> Any:
 def _parameters(target: Any) -> tuple[dict[str, inspect.Parameter], bool]:
     """Returns the parameters by name, with those that `**kwargs` passes to base classes, and whether these are all."""
     if isinstance(target, partial) and target.func is art_catalogue.create:  # a member of the family `art`
-        target = getattr(art.attacks.evasion, target.args[0])
+        target = art_catalogue.attack_class(target.args[0])
     layers = [each.__init__ for each in getattr(target, "__mro__", ()) if "__init__" in vars(each)] or [target]
     found: dict[str, inspect.Parameter] = {}
     for layer in layers:

@@ -8,7 +8,8 @@ What a check of an audit is made of is here too (hook `qadv_audit_checks`).
 from qadv.diagnostics.accuracy_curve import draw_accuracy_curve
 from qadv.diagnostics.amplification_by_eps import draw_amplification_by_eps
 from qadv.diagnostics.audit.case import AuditCase
-from qadv.diagnostics.audit.result import Finding
+from qadv.diagnostics.audit.checks.check import CountedCheck
+from qadv.diagnostics.audit.result import Finding, Scale
 from qadv.diagnostics.ensemble_agreement import draw_ensemble_agreement
 from qadv.diagnostics.error_amplification import draw_error_amplification
 from qadv.diagnostics.gradient_similarity import draw_gradient_similarity
@@ -18,7 +19,9 @@ from qadv.diagnostics.weight_error import draw_weight_error
 
 __all__ = [
     "AuditCase",
+    "CountedCheck",
     "Finding",
+    "Scale",
     "draw_accuracy_curve",
     "draw_amplification_by_eps",
     "draw_ensemble_agreement",

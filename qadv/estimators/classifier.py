@@ -15,6 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from qadv.backbones.create import create_backbone
 from qadv.backbones.float_weights import load_float_weights
+from qadv.backbones.recipes import recipe_of
 from qadv.backbones.standardisation import own_standardisation, report_standardisation
 from qadv.checks import check_flag, check_whole
 from qadv.errors import InvalidInputError, QadvError, UnsupportedModelError, some
@@ -190,7 +191,8 @@ class QuantizedClassifier(PyTorchClassifier):
                 `qadv.quantize` takes them. They are standardised by `preprocessing` here.
             input_shape: (channels, height, width).
             nb_classes: number of classes.
-            checkpoint_path: safetensors file with the float network's weights, loaded before quantizing.
+            checkpoint_path: the float network's weights, loaded before quantizing: a state dict as safetensors, or as
+                `torch.save` wrote it (`.pth`), which is read without running code.
             loss: default `torch.nn.CrossEntropyLoss()`.
             optimizer: see the class; it can only be made from `classifier.model` afterwards, so usually `None` here.
             preprocessing: (mean, std), see the class; `None` for those that the backbone comes with: timm's own, which
@@ -429,7 +431,7 @@ class QuantizedClassifier(PyTorchClassifier):
         return storage.load(cls, path, model, arguments)
 
     def __repr__(self) -> str:
-        recipe = getattr(self.model, "qadv_backbone", None)
+        recipe = recipe_of(self.model)
         if recipe is None or not hasattr(self.preprocessing, "mean"):
             text: str = super().__repr__()
             return text

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qadv import __version__
+from qadv.backbones.checkpoints import is_of_torch
 from qadv.backbones.create import create_backbone
 from qadv.backbones.float_weights import Shape, check_finite, load_state
+from qadv.backbones.recipes import recipe_of
 from qadv.errors import FileFormatError, InvalidInputError, QadvError
 from qadv.estimators.attacked import AttackedNetwork
 from qadv.estimators.checks import check_images
@@ -95,7 +97,7 @@ def write(
     header = {
         "format": file_format,
         "qadv": __version__,
-        "backbone": None if others else getattr(model, "qadv_backbone", None),
+        "backbone": None if others else recipe_of(model),
         "quantization": getattr(model, "qadv_quantization", None),
         "loss": type(loss).__name__ if _is_plain_loss(loss) else None,
         "defences": [
@@ -130,7 +132,7 @@ def save_ensemble(classifier: "QuantizedClassifier", path: str | os.PathLike[str
         inner, pair = member, None
         if isinstance(member, Standardised):
             inner, pair = member.network, [member.mean.tolist(), member.std.tolist()]
-        backbone = getattr(inner, "qadv_backbone", None)
+        backbone = recipe_of(inner)
         if backbone is None or is_frozen(inner):
             reason = "is frozen" if backbone is not None else "was not made from a backbone's name"
             raise InvalidInputError(
@@ -164,6 +166,11 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
     return _read(path)[1]
 
 
+def is_saved(path: str | os.PathLike[str]) -> bool:
+    """Whether a file holds a classifier, and not plain weights."""
+    return not is_of_torch(path) and "classifier" in (read_tensors(path)[1] or {})
+
+
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if file_frontend(path) is not None:
         raise InvalidInputError(f"{os.fspath(path)} is a network by itself and has no header of qadv's")
@@ -172,7 +179,7 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, An
         found = f"format {header.get('format')!r}" if isinstance(header, dict) else "no qadv header"
         raise FileFormatError(
             f"{os.fspath(path)}: expected a file that QuantizedClassifier.save wrote ({FORMAT}), found {found}; plain "
-            "float weights go in with from_backbone(..., checkpoint_path=...)"
+            "float weights go in with from_backbone(..., checkpoint_path=...), or NAME --checkpoint FILE"
         )
     if missing := sorted(_FIELDS - header.keys()):
         raise FileFormatError(f"{os.fspath(path)}: expected the key {missing[0]!r} in its header, found none")
@@ -356,7 +363,8 @@ def _build_backbone(
 ) -> nn.Module:
     if recipe is None:
         raise InvalidInputError(
-            "the file holds a network that was not made by name; pass the float one: load(path, model=net)"
+            "the file holds a network that was not made by name; pass the float one: load(path, model=net), or "
+            "PACKAGE.MODULE:FUNCTION --checkpoint FILE, of a function that returns it"
         )
     options = {key: value for key, value in recipe["options"].items() if key not in SOURCES}
     check_outline({**recipe, "options": options}, shapes, os.fspath(path))

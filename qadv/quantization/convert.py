@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from qadv.backbones.float_weights import check_finite
+from qadv.backbones.recipes import recipe_of
 from qadv.checks import check_flag
 from qadv.errors import InvalidInputError, SchemeError, UnsupportedModelError, some
 from qadv.modes import held_network
@@ -154,6 +155,8 @@ def convert(
     for module in result.modules():
         if hasattr(module, "share"):
             module.share = sum(p.numel() for p in module.parameters(recurse=False)) / total  # type: ignore[assignment]
+    if (recipe := recipe_of(model)) is not None:
+        result.qadv_backbone = recipe  # type: ignore[assignment]  # of timm's own networks, which have none yet
     result.qadv_quantization = {  # type: ignore[assignment]  # plain data: what `save` needs to rebuild the network
         "weights": weights if isinstance(weights, str) else dict(weights),
         "activations": activations if isinstance(activations, str) else dict(activations),

@@ -59,9 +59,11 @@ def contract(case: FrontendCase) -> None:
 @check("frontend")
 def quantizers(case: FrontendCase) -> None:
     """What it says of each quantizer holds in the network: layers by name, shapes, bits, codes, levels."""
-    network = case.network()
+    network, frontend = case.network(), case.make()
+    if frontend.suffixes:
+        raise NotApplicable("what is quantized in a file is no module of torch")
     names = dict(network.named_modules())
-    found = case.make().quantizers(network)
+    found = frontend.quantizers(network)
     do = "return one QuantizedWeights or QuantizedActivation for each quantizer"
     expect(bool(found), "at least one quantizer in its own network", "none", do)
     for each in found:

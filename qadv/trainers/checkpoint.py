@@ -60,7 +60,8 @@ class TrainingState:
     def resume(self, path: str | os.PathLike[str], run: Mapping[str, Any]) -> tuple[int, list[dict[str, Any]]]:
         """Loads a state, in place, if there is one; returns the number of finished epochs and their history.
 
-        A file that is damaged, or of another run, is a `FileFormatError`: nothing is trained with what it holds.
+        A run may go on for more epochs than it was begun with. A file that is damaged, or of another run, is a
+        `FileFormatError`: nothing is trained with what it holds.
         """
         if not Path(path).exists():
             return 0, []
@@ -71,7 +72,8 @@ class TrainingState:
         try:
             saved, now = header["run"], json.loads(json.dumps(run))
             different = [f"{k}: saved {saved.get(k)!r}, now {v!r}" for k, v in now.items() if saved.get(k) != v]
-            if different:
+            extended = saved.keys() == now.keys() and saved.get("nb_epochs", 0) < now.get("nb_epochs", 0)
+            if len(different) > extended:
                 raise FileFormatError(
                     f"{os.fspath(path)} is the checkpoint of another run ({'; '.join(different)}). Delete it to start "
                     "anew, choose another path, or restore those settings to resume"

@@ -81,7 +81,7 @@ class FeedbackBatches(ArrayBatches):
             self._epoch = int((read_tensors(self._checkpoint)[1] or {"epochs_done": 0})["epochs_done"])
         round_ = self._round_of(self._epoch)
         self._log.entry = {"round": round_}
-        if self._epoch == 0 or self._round_of(self._epoch - 1) < round_:
+        if self._epoch == 0 or self._round_of(self._epoch - 1) < round_ or self._is_extended():
             found = self._search.find(round_)
             if self._file is not None and self._processes.is_first:
                 tensors = {name: getattr(found, name) for name in ("sample", "direction", "length")}
@@ -119,6 +119,15 @@ class FeedbackBatches(ArrayBatches):
 
     def _round_of(self, epoch: int) -> int:
         return epoch * self._log.settings.rounds // self._nb_epochs
+
+    def _is_extended(self) -> bool:
+        """Whether the images of the last round are of a run that was to have fewer epochs, and other rounds."""
+        if self._round >= 0 or self._file is None or not self._file.exists():
+            return False
+        header = read_tensors(self._file)[1] or {}
+        return {**self._header(header.get("round", 0)), "nb_epochs": header.get("nb_epochs")} == header and bool(
+            header["nb_epochs"] < self._nb_epochs
+        )
 
     def _read(self, round_: int) -> Found:
         assert self._file is not None

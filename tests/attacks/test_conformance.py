@@ -16,7 +16,7 @@ from packaging.version import Version
 from torch import nn
 
 import qadv
-from qadv.attacks.art_catalogue import names
+from qadv.attacks.art_catalogue import classes as names
 
 # short runs; `*` is for every attack that has such an argument, so that one that ART adds later is tried too
 OPTIONS = {

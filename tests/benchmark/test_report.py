@@ -12,11 +12,17 @@ from typer.testing import CliRunner
 from qadv.benchmark.report.build import build_report
 from qadv.benchmark.report.content import Value
 from qadv.benchmark.report.numbers import plain_eps
+from qadv.benchmark.report.readable import bits as bits_said
+from qadv.benchmark.report.readable import defended
 from qadv.benchmark.report.rendering import escaped_markdown
 from qadv.benchmark.report.threats import Threat, keeps_to, threat_of
+from qadv.benchmark.study import Defense
 from qadv.cli import app
 from qadv.errors import FileFormatError, InvalidInputError, UnknownNameError
 from tests.benchmark.report_store import RIGHT, ROBUST, TITLE, W4, bits, write_store
+
+# of the audited images of W4, seed 0: who is right under all attacks of the study in that ball
+FIRST = [all(RIGHT[W4, 0, name][image] == "1" for name in ("clean", "fgsm", "pgd", "moved")) for image in range(4)]
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +97,34 @@ def markdown_tables(text):
     return found
 
 
+def test_the_page_opens_with_a_sentence_a_chart_and_a_row_for_each_network(page):
+    assert next(text for text in page.texts if "under the worst of all" in text) == (
+        "4-bit, behind median-smoothing, behind bit-depth: 0.0\u00a0% of 4 images are classified correctly under the "
+        "worst of all attacks within L∞ 0.1, 100.0\u00a0% without one; but a check of its audit failed: stronger "
+        "attacks are to be expected."
+    )
+    rows = table(page, "One row")
+    float_row, w4_row = (dict(zip(rows[0], row, strict=True)) for row in rows[1:])
+    assert (float_row["network"].split(",")[0], float_row["audit"]) == ("float", "not audited")
+    assert w4_row["worst case, %"] == f"{100 * np.mean(np.array(FIRST) & bits(ROBUST)):.1f}"
+    assert w4_row["under the study's attacks, %"] == f"{100 * np.mean(FIRST):.1f}" == "25.0"
+    assert w4_row["under the audit's, %"] == f"{100 * np.mean(bits(ROBUST)):.1f}" == "50.0"
+    assert w4_row["they differ by, points"] == "25.0, the study's lower"
+    (chart,) = [found["aria-label"] for tag, found in page.tags if tag == "figure" and "aria-label" in found]
+    assert f"behind bit-depth {w4_row['worst case, %']} %" in chart
+
+
+def test_networks_have_names_that_people_say():
+    assert bits_said("float", "float") == "float"
+    assert bits_said("int:4", "relu6:4") == "4-bit"
+    assert bits_said("bwn", "dorefa:2") == "binary weights, 2-bit dorefa activations"
+    assert bits_said({"*": "int:8", "fc": "int:4"}, "relu6:8") == "8-bit and 4-bit weights, 8-bit activations"
+    plain, dq = ({"trainer": "dq", "options": {"beta": beta}} for beta in (0.0, 1e-3))
+    assert defended(Defense.model_validate(plain)) == defended(Defense()) == "undefended"
+    assert defended(Defense.model_validate(dq)) == "Defensive Quantization"
+    assert defended(Defense(trainer="somebody/own")) == "somebody/own"
+
+
 def test_accuracies_are_means_over_seeds_with_the_published_ones_beside_them(page):
     head, float_row, w4_row = table(page, "Accuracy in %")
     assert head == ["network", "clean (10)", "fgsm (10)", "pgd (10)", "weak (4)", "moved (10)", "far (10)"]
@@ -161,11 +195,11 @@ def test_the_label_stands_beside_the_figure_that_it_is_about(tmp_path):
     assert of_ball[1:] == [["10.0", "without the audit; with it 0.0"], ["40.0", "without the audit; with it 0.0"]]
     assert [row[2] for row in rows if row[0] == "L∞ 8/255"] == ["not audited in this ball"]
     assert sum("no check failed" in row[2] for row in rows) == 1
-    assert next(iter(page.tables)).startswith("Missing")
-    assert list(page.tables)[1].startswith("Share of images"), "headlines come before the single attacks"
+    assert list(page.tables)[1].startswith("Missing")
+    assert list(page.tables)[2].startswith("Share of images"), "headlines come before the single attacks"
     markdown = markdown_tables(report.tables[0].read_text())
     assert any(row[2:4] == ["0.0", "no check failed, 1 not evaluated"] for rows in markdown for row in rows)
-    assert sum("no check failed" in cell for rows in markdown for row in rows for cell in row) == 1
+    assert sum("no check failed" in cell for rows in markdown for row in rows for cell in row) == 2
 
 
 def test_a_networks_preprocessors_are_shown_with_their_options(page):
@@ -239,10 +273,9 @@ def test_diagnostics_are_drawn_and_a_plugins_own_is_shown_as_text(page):
 
 def test_examples_show_clean_and_attacked_images_with_classes(page):
     pictures = [found["alt"] for tag, found in page.tags if tag == "img" and "png" in found["src"]]
-    assert [sum(text.startswith(what) for text in pictures) for what in ("clean;", "attacked;", "difference")] == [
-        8
-    ] * 3
-    assert "true b; predicted b, attacked c: broken" in page.texts
+    shown = ("clean;", "adversarial;", "difference × 10")
+    assert [sum(text.startswith(what) for text in pictures) for what in shown] == [8] * 3
+    assert "true: b; clean: b; adversarial: c; broken" in page.texts
 
 
 def test_models_have_the_fields_of_robustbench(report):

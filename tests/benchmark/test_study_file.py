@@ -92,7 +92,7 @@ def test_wrong_keys_and_values(tmp_path, old, new, said):
         ('"relu6:4"', '"relu6:9"', "bits"),
         ('trainer = "dq"', 'trainer = "dqq"', "did you mean dq"),
         ("beta = 0.0", "betta = 0.0", "did you mean beta"),
-        ("lr = 0.01", "lr = 0.01, verbose = 3", "comes from the study"),
+        ("lr = 0.01", "lr = 0.01, verbose = 3", "is given already"),
         ('start = "none"', 'start = "nane"', "did you mean none"),
         ('"FastGradientMethod"', '"FastGradientMetod"', "did you mean FastGradientMethod"),
         ('eps = "2/10"', 'epsilon = "2/10"', "takes no option 'epsilon'; did you mean eps"),

@@ -166,7 +166,7 @@ def test_an_audit_asks_the_engine_and_counts_what_the_network_confirms(accelerat
     assert not case.attack("denied", case.queried(made), case.clean).any()
     assert asked == [queries, queries, target]
     monkeypatch.setattr(run, "numbered_checks", list)
-    result = qadv.audit(classifier, x, y, engine="onnxruntime", verbose=False)
+    result = qadv.audit(classifier, x, y, queries="onnxruntime", verbose=False)
     assert result.to_dict()["queries"].startswith("onnxruntime, with the network's class on 1")
     assert "ask onnxruntime" in str(result).replace("\n", " ")
     assert qadv.audit(classifier, x, y, verbose=False).queries == ""

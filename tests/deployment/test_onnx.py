@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import qadv
 from qadv.cli import app
-from qadv.deployment import command
+from qadv.commands import export as command
 from qadv.deployment.agreement import OnnxNetwork, agreement
 from qadv.deployment.integer_graph import integer_graph
 from qadv.deployment.onnx_graph import _Activation, _Layer
@@ -112,7 +112,7 @@ def test_the_command(trained, tmp_path):
     assert "1/8.00" in packed.stdout
     assert (tmp_path / "net.packed.safetensors").exists()
     (tmp_path / "net.onnx").unlink()
-    arguments = ["export", str(tmp_path / "net.packed.safetensors"), "--to", "onnx", "--nb-samples", "20"]
+    arguments = ["export", str(tmp_path / "net.packed.safetensors"), "--to", "onnx", "--nb-test", "20"]
     noise = CliRunner().invoke(app, [*arguments, "--pixels", "uint8"])
     assert "same class" in noise.stdout
     assert "with deploy=True" in noise.stdout
@@ -267,9 +267,9 @@ def test_the_commands_errors(trained, make_classifier, tmp_path):
 
     path = tmp_path / "net.safetensors"
     trained.save(path)
-    assert "--dataset, --eps: only an ONNX graph" in says(path, "--dataset", "digits", "--eps", "0.1")
+    assert "--dataset, --eps: only what has a runtime" in says(path, "--dataset", "digits", "--eps", "0.1")
     assert "--eps: expected a finite number above 0" in says(path, "--to", "onnx", "--eps", "0")
-    assert "--nb-samples: expected a whole number of at least 1" in says(path, "--to", "onnx", "--nb-samples", "0")
+    assert "--nb-test: expected a whole number of at least 1" in says(path, "--to", "onnx", "--nb-test", "0")
     assert "is the model itself" in says(path, "--out", path)
     assert "did you mean packed" in says(path, "--to", "pack")
     make_classifier(input_shape=(1, 16, 16), image_size=16).save(tmp_path / "large.safetensors")
@@ -279,7 +279,7 @@ def test_the_commands_errors(trained, make_classifier, tmp_path):
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Linear(10, 10), nn.Linear(10, 10))
     own = qadv.QuantizedClassifier(qadv.quantize(net, "int:4", "float"), nn.CrossEntropyLoss(), (1, 8, 8), 10)
     own.save(tmp_path / "own.safetensors")
-    assert "qadv.export(qadv.QuantizedClassifier.load(" in says(tmp_path / "own.safetensors")
+    assert "PACKAGE.MODULE:FUNCTION --checkpoint" in says(tmp_path / "own.safetensors")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["large.safetensors", "net.safetensors", "own.safetensors"]
 
 

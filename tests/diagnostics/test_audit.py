@@ -17,12 +17,13 @@ from art.defences.preprocessor.preprocessor import PreprocessorPyTorch
 from torch import nn
 
 import qadv
+from qadv.commands import audit as command
+from qadv.commands.audit import made_preprocessor
 from qadv.components import AuditCheck
 from qadv.diagnostics import Finding
-from qadv.diagnostics.audit import command, run
+from qadv.diagnostics.audit import run
 from qadv.diagnostics.audit.ascent import ascend
 from qadv.diagnostics.audit.ball import Ball
-from qadv.diagnostics.audit.command import made_preprocessor
 from qadv.diagnostics.audit.cost import Cost
 from qadv.diagnostics.audit.losses import cross_entropy, margin_towards, typical_margin
 from qadv.diagnostics.audit.repair import lost_steps, mended
@@ -734,7 +735,7 @@ def test_command_line(trained, float_parent, tmp_path, small, capsys):
     from qadv.cli import app
 
     trained.save(tmp_path / "net.safetensors")
-    arguments = ["audit", str(tmp_path / "net.safetensors"), "--dataset", "digits", "--nb-samples", "8", "--eps", "0.3"]
+    arguments = ["audit", str(tmp_path / "net.safetensors"), "--dataset", "digits", "--nb-test", "8", "--eps", "0.3"]
     float_parent.save(tmp_path / "other.safetensors")
     done = CliRunner().invoke(app, [*arguments, "--json", "--other", str(tmp_path / "other.safetensors")])
     report = json.loads(done.stdout)
@@ -749,7 +750,7 @@ def test_command_line_puts_preprocessors_in_front(trained, tmp_path, small, caps
     from qadv.cli import app
 
     trained.save(tmp_path / "net.safetensors")
-    arguments = ["audit", str(tmp_path / "net.safetensors"), "--dataset", "digits", "--nb-samples", "8", "--json"]
+    arguments = ["audit", str(tmp_path / "net.safetensors"), "--dataset", "digits", "--nb-test", "8", "--json"]
     plain, coarse = (
         json.loads(CliRunner().invoke(app, [*arguments, *more]).stdout)
         for more in ([], ["--preprocessor", "mu-law-companding", "--preprocessor", "bit-depth:bit_depth = 1"])
@@ -772,7 +773,7 @@ def command_line(monkeypatch):
             given.update(options, classifier=classifier, x=x, y=y)
             return SimpleNamespace(passed=passed, to_dict=lambda: {"passed": passed})
 
-        monkeypatch.setattr(command, "audit", audit)
+        monkeypatch.setattr(command, "audit_in_shards", audit)
         return CliRunner().invoke(app, ["audit", *map(str, arguments), "--dataset", "digits"]), given
 
     return invoke
@@ -793,7 +794,7 @@ def test_the_command_line_gives_all_options_to_the_audit(command_line, trained, 
         "--thorough",
         "--seed",
         7,
-        "--nb-samples",
+        "--nb-test",
         5,
         "--json",
         "--norm",
@@ -835,7 +836,7 @@ def test_the_command_line_brings_everything_into_the_range_of_the_pixels(
     command_line, make_classifier, digits, tmp_path, clip_values
 ):
     make_classifier(clip_values=clip_values).save(tmp_path / "net.safetensors")
-    _, given = command_line(tmp_path / "net.safetensors", "--preprocessor", "bit-depth", "--nb-samples", 20)
+    _, given = command_line(tmp_path / "net.safetensors", "--preprocessor", "bit-depth", "--nb-test", 20)
     assert given["eps"] == qadv.Share(8 / 255)
     np.testing.assert_allclose(given["x"], to_range(digits.x_test[:20], clip_values))
     assert given["x"].max() == clip_values[1]
@@ -848,9 +849,9 @@ def test_the_command_line_refuses_what_does_not_fit(command_line, trained, make_
     make_classifier(input_shape=(3, 8, 8)).save(tmp_path / "colour.safetensors")
     wrapped(nn.Sequential(nn.Flatten(), nn.Linear(64, 10))).save(tmp_path / "own.safetensors")
     for arguments, said in (
-        (["net.safetensors", "--nb-samples", 0], "--nb-samples: expected a whole number of at least 1, got 0"),
-        (["colour.safetensors"], r"--dataset digits has images of shape \(1, 8, 8\), the network takes \(3, 8, 8\)"),
-        (["own.safetensors"], r"own\.safetensors holds a network of your own.*In Python"),
+        (["net.safetensors", "--nb-test", 0], "--nb-test: expected a whole number of at least 1, got 0"),
+        (["colour.safetensors"], r"data set 'digits' has images of shape \(1, 8, 8\), the network takes \(3, 8, 8\)"),
+        (["own.safetensors"], r"own\.safetensors: the file holds a network that was not made by name.*MODULE:FUNCTION"),
     ):
         done, given = command_line(tmp_path / arguments[0], *arguments[1:])
         assert not given
@@ -872,9 +873,9 @@ def test_the_command_line_looks_for_the_images_in_its_folder(trained, tmp_path):
     ("text", "said"),
     [
         ("bit-depth:bits=3", "bits"),
-        ("bit-depth:bit_depth=many", "expected NAME or NAME:argument=value"),
-        (f"bit-depth:bit_depth={'9' * 5000}", "expected NAME or NAME:argument=value"),
-        (f"bit-depth:bit_depth={'[' * 5000}", "expected NAME or NAME:argument=value"),
+        ("bit-depth:bit_depth=many", "bit_depth: expected a whole number"),
+        (f"bit-depth:bit_depth={'9' * 5000}", "expected NAME or NAME:option=value"),
+        (f"bit-depth:bit_depth={'[' * 5000}", "expected NAME or NAME:option=value"),
         ("bit-dept", "did you mean bit-depth"),
         ("bit-depth:bit_depth=40", "from 1 to 16"),
     ],

@@ -353,6 +353,14 @@ def test_a_run_interrupted_in_a_search_resumes_to_the_bit(trained, digits, tmp_p
     assert same_state(whole, stopped)
 
 
+def test_a_finished_run_that_goes_on_searches_anew(trained, digits, tmp_path):
+    options, network = {"rounds": 2, "checkpoint": tmp_path / "run.ckpt"}, copy.deepcopy(trained)
+    fit(network, digits, nb_epochs=2, **options)
+    history = fit(network, digits, nb_epochs=5, **options).history
+    assert [entry["round"] for entry in history] == [0, 1, 0, 1, 1]
+    assert [len(entry) > len(history[4]) for entry in history] == [True] * 4 + [False], "with what was found"
+
+
 def test_files_that_do_not_belong_to_the_round_are_refused(trained, digits, tmp_path):
     path, beside = tmp_path / "run.ckpt", tmp_path / "run.ckpt.feedback"
     interrupt(copy.deepcopy(trained), digits, path, epoch=3)

@@ -168,13 +168,23 @@ def test_a_finished_checkpoint_is_not_trained_again(make_classifier, digits, tmp
     assert (tmp_path / "run.ckpt").read_bytes() == before
 
 
+def test_a_finished_run_goes_on_for_more_epochs_as_one_of_that_length(make_classifier, digits, tmp_path):
+    options = {"checkpoint": tmp_path / "run.ckpt", "lr_schedule": "constant"}
+    whole, extended = make_classifier(), make_classifier()
+    fit(whole, digits, nb_epochs=3, lr_schedule="constant")
+    fit(make_classifier(), digits, nb_epochs=2, **options)
+    history = fit(extended, digits, nb_epochs=3, **options).history
+    assert [entry["epoch"] for entry in history] == [0, 1, 2]
+    assert same_state(whole, extended)
+
+
 def test_checkpoints_of_other_runs_and_damaged_ones_are_refused(make_classifier, digits, tmp_path):
     path = tmp_path / "run.ckpt"
     fit(make_classifier(), digits, checkpoint=path)
     with pytest.raises(FileFormatError, match=r"another run \(objectives: .*beta=0.002.*beta=0.5.*Delete it"):
         fit(make_classifier(), digits, checkpoint=path, beta=0.5)
-    with pytest.raises(FileFormatError, match="nb_epochs: saved 2, now 3"):
-        fit(make_classifier(), digits, checkpoint=path, nb_epochs=3)
+    with pytest.raises(FileFormatError, match="nb_epochs: saved 2, now 1"):
+        fit(make_classifier(), digits, checkpoint=path, nb_epochs=1)
     make_classifier().save(tmp_path / "net.safetensors")
     with pytest.raises(FileFormatError, match="is not a checkpoint of qadv"):
         fit(make_classifier(), digits, checkpoint=tmp_path / "net.safetensors")

@@ -1,7 +1,7 @@
 """PGD, ART's AutoAttack and the official one on three networks: what each leaves, and what it costs.
 
-    python examples/strength.py --network digits-pgd-4bit --nb-samples 50 --nb-queries 1000
-    python examples/strength.py --network cifar10-mu-law --nb-samples 50 --data-dir DATA
+    python examples/strength.py --network digits-pgd-4bit --nb-test 50 --nb-queries 1000
+    python examples/strength.py --network cifar10-mu-law --nb-test 50 --data-dir DATA
     python examples/strength.py --network cifar10-4bit --nb-queries 500 --data-dir DATA
 
 DATA holds CIFAR-10 as .npz files and resnet20-cifar10.safetensors. The first test images are attacked:
@@ -95,7 +95,7 @@ def attacks(classifier: Any, eps: float, seed: int, nb_queries: int | None) -> d
 def main(
     network_name: Annotated[list[str] | None, typer.Option("--network", help="networks; all without it")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="folder with CIFAR-10 and the float ResNet-20")] = None,
-    nb_samples: Annotated[int, typer.Option(help="images attacked")] = 25,
+    nb_test: Annotated[int, typer.Option(help="images attacked")] = 25,
     nb_queries: Annotated[int | None, typer.Option(help="of both Square attacks, for each image")] = None,
     seed: Annotated[int, typer.Option(help="decides everything random")] = 0,
 ) -> None:
@@ -103,7 +103,7 @@ def main(
     table = Table("network", "attack", "clean, %", "left, %", "rows forward", "backward", "seconds", "by part")
     for name in network_name or list(EPS):
         classifier, data = network(name, data_dir, seed)
-        x, y = data.x_test[:nb_samples], data.y_test[:nb_samples]
+        x, y = data.x_test[:nb_test], data.y_test[:nb_test]
         clean = (classifier.predict(x).argmax(1) == y).mean()
         rows = Rows(classifier.model)
         for title, attack in attacks(classifier, EPS[name], seed, nb_queries).items():

@@ -11,7 +11,7 @@ from qadv.benchmark.report.results import Network, StudyResults
 _NEEDED = {"headline", "checks", "worst_case", "eps"}
 _UNGRADED = "upper bound only"  # of audits from before there were grades
 _GRADES = ("gradients unusable", "not converged", _UNGRADED, "nothing against it")
-_TONES = {"passed": "good", "failed": "bad", "not evaluated": "muted"}
+TONES = {"passed": "good", "failed": "bad", "not evaluated": "muted"}
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def audit_section(results: StudyResults) -> Section | None:
             headlines.append([label, Value(f"not audited: {audit.state}", tone="bad"), *([ABSENT] * 5)])
             continue
         verdicts = (by_number[number]["verdict"] if number in by_number else "–" for number in sorted(numbers))
-        rows.append([label, *(Value(text, tone=_TONES.get(text, "muted")) for text in verdicts)])
+        rows.append([label, *(Value(text, tone=TONES.get(text, "muted")) for text in verdicts)])
         cost = {way: f"{passes:,}" for way, passes in audit.result.get("cost", {}).items()}
         cost |= {"minutes": f"{audit.result['seconds'] / 60:.1f}"} if "seconds" in audit.result else {}
         headline = Value(audit.result["headline"], tone="" if audit.result.get("passed") else "bad")
@@ -111,7 +111,7 @@ def audit_section(results: StudyResults) -> Section | None:
         headlines.append([label, headline, ball, setting, *figures])
         found += [
             [label, f"{check['number']} {check['name']}", check["rule"], check["figure"],
-             Value(check["verdict"], tone=_TONES.get(check["verdict"], ""))]
+             Value(check["verdict"], tone=TONES.get(check["verdict"], ""))]
             for check in audit.checks
         ]  # fmt: skip
     columns = ["network", *(f"{number} {numbers[number]}" for number in sorted(numbers))]

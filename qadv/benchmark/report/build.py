@@ -11,6 +11,7 @@ from qadv.benchmark.report.content import StudyPage
 from qadv.benchmark.report.diagnostics import diagnostic_sections
 from qadv.benchmark.report.examples import example_section
 from qadv.benchmark.report.model_file import model_files
+from qadv.benchmark.report.opening import opening
 from qadv.benchmark.report.overview import facts, missing_section, networks_section, source_section
 from qadv.benchmark.report.rendering import html_page, markdown_page
 from qadv.benchmark.report.results import StudyResults, gather
@@ -74,7 +75,9 @@ def build_report(
 
 def study_page(results: StudyResults, store: Store) -> StudyPage:
     """Returns what a report says about a study."""
+    lead, glance = opening(results)
     sections = (
+        glance,
         missing_section(results),
         worst_case_section(results),
         accuracy_section(results),
@@ -88,7 +91,7 @@ def study_page(results: StudyResults, store: Store) -> StudyPage:
         source_section(results),
     )
     there = tuple(section for section in sections if section is not None)
-    return StudyPage(results.name, results.study, bool(results.plan.get("small")), facts(results), there)
+    return StudyPage(results.name, results.study, bool(results.plan.get("small")), facts(results), there, lead)
 
 
 def _write(path: Path, text: str) -> Path:

@@ -96,7 +96,29 @@ class Gallery:
     kind: str = "gallery"
 
 
-Block = Table | Figure | Text | Note | Gallery
+@dataclass(frozen=True)
+class Bar:
+    """A network in a chart: percentages in the worst case and clean, the worst case's interval, and it as text."""
+
+    label: str
+    worst: float
+    clean: float
+    low: float
+    high: float
+    text: str
+    tone: str = ""
+
+
+@dataclass(frozen=True)
+class Bars:
+    """A chart of networks."""
+
+    caption: str
+    bars: tuple[Bar, ...]
+    kind: str = "bars"
+
+
+Block = Table | Figure | Text | Note | Gallery | Bars
 
 
 @dataclass(frozen=True)
@@ -112,14 +134,25 @@ class Section:
 
 
 @dataclass(frozen=True)
+class About:
+    """What stands above a page, in place of a study."""
+
+    title: str
+    about: str = ""
+    paper: str = ""
+    claims: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
 class StudyPage:
-    """A study's page: its plan's name, what the study says of itself, its settings by name, and what was found."""
+    """A page: its plan's name, what the study says of itself, its settings, what was found, and that as a sentence."""
 
     name: str
-    study: Study
+    study: Study | About
     small: bool
     facts: tuple[tuple[str, str], ...]
     sections: tuple[Section, ...]
+    lead: str = ""
 
     @property
     def anchor(self) -> str:

@@ -1,6 +1,6 @@
 """Attacked images beside the clean ones."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,12 +10,14 @@ from safetensors.numpy import load as load_arrays
 from qadv.benchmark.attack_cells import IMAGES
 from qadv.benchmark.report.content import Example, Gallery, Note, Section
 from qadv.benchmark.report.embedding import embedded_image
+from qadv.benchmark.report.readable import readable_names
 from qadv.benchmark.report.results import Network, StudyResults
 from qadv.benchmark.report.worst_case import ball_of
 from qadv.benchmark.store import Store
 from qadv.errors import QadvError
 
 _EXAMPLES, _NETWORKS = 4, 12
+MAGNIFIED = 10
 
 
 def example_section(results: StudyResults, store: Store) -> Section | None:
@@ -28,9 +30,7 @@ def example_section(results: StudyResults, store: Store) -> Section | None:
     for name in [*bounded[1:2], *bounded[:1], *own]:  # the first is often one step: the second shows more
         found = [gallery for n in results.networks[:_NETWORKS] for gallery in _gallery(results, store, n, name)]
         if found:
-            note = (
-                "The difference is magnified: grey is no change, black and white are the largest change of the image."
-            )
+            note = f"The difference is magnified {MAGNIFIED} times; grey is no change."
             return Section("Example images", (Note(f"The first images under {name}. {note}"), *found))
     return None
 
@@ -46,35 +46,52 @@ def _gallery(results: StudyResults, store: Store, network: Network, name: str) -
             return
         if images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) != len(cell.record["right"]):
             return
-        answers = _answers(cell.record)
         examples = [
-            _example(images[index], clean[index] if index < len(clean) else None, *answers[index])
+            _of_record(images[index], clean[index] if index < len(clean) else None, cell.record, index)
             for index in range(min(_EXAMPLES, len(images)))
         ]
-        yield Gallery(results.seed_label(cell.axes, cell.place["seed"]), tuple(examples))
+        yield Gallery(readable_names(results)[network.axes], tuple(examples))
 
 
-def _answers(record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Returns a caption and a tone for each image."""
-    names = record.get("class_names")
-    found = []
-    for index, right in enumerate(record["right"]):
-        was_right = record["clean_right"][index]
-        end, tone = ("broken", "bad") if was_right else ("wrong without an attack", "muted")
-        if right:
-            end, tone = "withstood", "good"
-        if "classes" in record:
-            shown = (record[key][index] for key in ("labels", "clean_classes", "classes"))
-            true, before, after = (names[each] if names else each for each in shown)
-            end = f"true {true}; predicted {before}, attacked {after}: {end}"
-        found.append((end, tone))
-    return found
+def _of_record(image: Any, clean: Any, record: Mapping[str, Any], index: int) -> Example:
+    end, tone = ("broken", "bad") if record["clean_right"][index] else ("wrong without an attack", "muted")
+    if record["right"][index]:
+        end, tone = "withstood", "good"
+    if "classes" not in record:
+        return Example(_pictures(image, clean), end, tone)
+    sure = record.get("sure", ())
+    sure = sure[index] if index < len(sure) else (None, None)
+    answers = [(int(record[key][index]), p) for key, p in zip(("clean_classes", "classes"), sure, strict=True)]
+    return example(image, clean, int(record["labels"][index]), answers, record.get("class_names"), end, tone)
 
 
-def _example(image: Any, clean: Any, caption: str, tone: str) -> Example:
-    pictures = {"attacked": image}
+def example(
+    image: Any,
+    clean: Any,
+    label: int,
+    answers: Sequence[tuple[int, float | None]],
+    class_names: Sequence[str] | None,
+    end: str,
+    tone: str,
+) -> Example:
+    """Returns an attacked image, (C, H, W) in [0, 1], beside the clean one, or `None`, with what the network says.
+
+    Args:
+        label: true class.
+        answers: class, and its probability if it is known, of the clean and of the attacked image.
+        class_names: names of the classes, or `None` for their numbers.
+        end: what became of it.
+    """
+    called = class_names or [str(each) for each in range(1 + max(label, *(each for each, _ in answers)))]
+    before, after = (called[each] + ("" if p is None else f" ({100 * p:.0f} %)") for each, p in answers)
+    said = f"true: {called[label]}; clean: {before}; adversarial: {after}; {end}"
+    return Example(_pictures(image, clean), said, tone)
+
+
+def _pictures(image: Any, clean: Any) -> dict[str, str]:
+    pictures = {"adversarial": image}
     if clean is not None:
-        largest = float(np.abs(image - clean).max()) or 1.0
-        magnified = 0.5 + (image - clean) / (2 * largest)
-        pictures = {"clean": clean, "attacked": image, f"difference × {0.5 / largest:.2g}": magnified}
-    return Example({label: embedded_image(picture) for label, picture in pictures.items()}, caption, tone)
+        pictures = {
+            "clean": clean, "adversarial": image, f"difference × {MAGNIFIED}": 0.5 + MAGNIFIED * (image - clean) / 2,
+        }  # fmt: skip
+    return {label: embedded_image(picture) for label, picture in pictures.items()}

@@ -11,10 +11,16 @@ from qadv.benchmark.report.content import StudyPage
 _MARKS = re.compile(r"([\\`*_\[\]|#~])")
 
 
-def html_page(pages: Sequence[StudyPage], left_out: Mapping[str, str] | None = None) -> str:
+def html_page(
+    pages: Sequence[StudyPage], left_out: Mapping[str, str] | None = None, made_by: str = "qadv report"
+) -> str:
     """Returns one page for all studies, which loads nothing from anywhere, and says which are left out, and why."""
     title = pages[0].study.title if len(pages) == 1 else f"{len(pages)} studies"
-    return _environment().get_template("page.html").render(title=title, pages=pages, left_out=left_out or {})
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(title=title, pages=pages, left_out=left_out or {}, made_by=made_by)
+    )
 
 
 def markdown_page(page: StudyPage) -> str:

@@ -30,6 +30,7 @@ class WorstCase:
         seeds: those it is of: where an attack is missing for a seed, that one stands by itself.
         samples: number of images, N: the first ones, which all these attacks were run on.
         clean, accuracy: shares classified correctly, without an attack and under each of these, by seed.
+        attacks_alone, audit_alone: shares under the study's attacks and under the audit's, by seed; empty of none.
     """
 
     threat: Threat
@@ -39,6 +40,8 @@ class WorstCase:
     clean: tuple[float, ...]
     accuracy: tuple[float, ...]
     audited: bool
+    attacks_alone: tuple[float, ...] = ()
+    audit_alone: tuple[float, ...] = ()
 
 
 def worst_cases(results: StudyResults, network: Network) -> list[WorstCase]:
@@ -48,7 +51,7 @@ def worst_cases(results: StudyResults, network: Network) -> list[WorstCase]:
     many. The first of a threat, the headline, is the lowest that an audit has its part in, or the lowest where there is
     no audit.
     """
-    found: dict[tuple[Threat, int, str, bool], list[tuple[int, float, float]]] = {}
+    found: dict[tuple[Threat, int, str, bool, bool], list[tuple[int, list[float]]]] = {}
     for seed in results.study.seeds:
         of_seed = (cell for cell in results.clean(network) if cell.there and cell.place["seed"] == seed)
         if (clean := next((cell.record["right"] for cell in of_seed), None)) is None:
@@ -56,14 +59,22 @@ def worst_cases(results: StudyResults, network: Network) -> list[WorstCase]:
         for threat, attempts in sorted(_attempts(results, network, seed).items(), key=lambda pair: pair[0]):
             for count in sorted({min(len(attempt.right), len(clean)) for attempt in attempts}, reverse=True):
                 taken = [attempt for attempt in attempts if len(attempt.right) >= count]
-                right = np.logical_and.reduce([clean[:count], *(attempt.right[:count] for attempt in taken)])
-                figures = seed, float(clean[:count].mean()), float(right.mean())
+                kinds = [[], taken, *([each for each in taken if each.audit is audit] for audit in (False, True))]
+                shares = [
+                    float(np.logical_and.reduce([clean[:count], *(attempt.right[:count] for attempt in some)]).mean())
+                    for some in kinds
+                ]
                 audited = any(attempt.audit for attempt in taken)
-                found.setdefault((threat, count, _over(taken), audited), []).append(figures)
+                among = threat, count, _over(taken), audited, not all(attempt.audit for attempt in taken)
+                found.setdefault(among, []).append((seed, shares))
     made = []
-    for (threat, count, over, audited), by_seed in found.items():
-        seeds, clean_shares, shares = zip(*by_seed, strict=True)
-        made.append(WorstCase(threat, over, seeds, count, clean_shares, shares, audited))
+    for (threat, count, over, audited, attacked), by_seed in found.items():
+        clean_shares, together, attacks_alone, audit_alone = zip(*(shares for _, shares in by_seed), strict=True)
+        seeds, alone = (
+            tuple(seed for seed, _ in by_seed),
+            (attacks_alone if attacked else (), audit_alone if audited else ()),
+        )
+        made.append(WorstCase(threat, over, seeds, count, clean_shares, together, audited, *alone))
     return sorted(made, key=lambda worst: (worst.threat, not worst.audited, np.mean(worst.accuracy), -worst.samples))
 
 

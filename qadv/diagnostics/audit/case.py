@@ -20,7 +20,7 @@ from qadv.diagnostics.audit.gradients import MOST_IMAGES, Gradients, gradients_o
 from qadv.diagnostics.audit.label_search import rays
 from qadv.diagnostics.audit.losses import Loss, cross_entropy, negative_margin
 from qadv.diagnostics.audit.repair import LostStep, lost_steps, mended
-from qadv.diagnostics.audit.result import AttackRecord, WorstCase, interval
+from qadv.diagnostics.audit.result import AttackRecord, Scale, WorstCase
 from qadv.diagnostics.audit.settings import Settings
 from qadv.diagnostics.audit.target import Flags, Images, Labels, Target
 from qadv.errors import AttackError, InvalidInputError, MaskedGradientWarning
@@ -35,7 +35,7 @@ _LENT = {"x", "y", "clean", "fresh", "first_ascent", "one_step", "direct", "sear
 Attack = Callable[[Images, Labels], Any]
 
 
-class AuditCase:
+class AuditCase(Scale):
     """One classifier under audit.
 
     Args:
@@ -48,7 +48,6 @@ class AuditCase:
         sources: other classifiers, by name, whose adversarial images are tried.
         adaptive: makes an ART attack from the classifier, or `None`.
         cost: where passes are counted.
-        progress: is told of each attack.
         smaller: what became of the images in a smaller ball: those broken there are so here, and are not attacked.
         pixels: "uint8" counts what is adversarial as an 8-bit image, "float" any.
         queries: answers in the classifier's place what attacks without gradients ask; `None` for the classifier itself.
@@ -57,7 +56,10 @@ class AuditCase:
     Attributes:
         clean: which images are classified correctly, (N,).
         fresh: those of them that no smaller ball broke, (N,).
+        told: is called with each attack's name and number of images.
     """
+
+    told: Callable[[str, int], None] | None = None
 
     def __init__(
         self,
@@ -72,18 +74,18 @@ class AuditCase:
         sources: Mapping[str, Target] | None = None,
         adaptive: Callable[[Any], Any] | None = None,
         cost: Cost | None = None,
-        progress: Callable[[str], None] | None = None,
         smaller: WorstCase | None = None,
         pixels: str = "float",
         queries: Target | None = None,
         simulation: Any = None,
     ) -> None:
+        super().__init__(len(x))
         self.target, self.queries = target, queries
         self.x, self.y, self.eps = x, y, eps
         self.ball = Ball(eps, norm, target.low, target.high)
         self.settings, self.seed = settings, seed
         self.sources, self.adaptive = dict(sources or {}), adaptive
-        self.cost, self._progress = cost or Cost(), progress
+        self.cost = cost or Cost()
         self.uint8, self.simulation = pixels == "uint8", simulation
         # a random network may answer otherwise than it did for the smaller ball
         self.clean: Flags = ~target.broken(x, y) if smaller is None else np.array(smaller.broken_by) != "clean"
@@ -94,16 +96,6 @@ class AuditCase:
             self._broken_by[:], self._adversarial[:] = smaller.broken_by, smaller.adversarial
         self.fresh = self.survivors
         self._in_floats: Flags = self.clean & ~self.fresh
-
-    @property
-    def allowance(self) -> int:
-        """How many images one point is, and at least one: fewer than a hundred images can't tell less."""
-        return max(1, len(self.x) // 100)
-
-    @property
-    def half_allowance(self) -> int:
-        """How many images half a point is, and at least one."""
-        return max(1, len(self.x) // 200)
 
     @property
     def attacks(self) -> tuple[AttackRecord, ...]:
@@ -133,12 +125,6 @@ class AuditCase:
         for name in _LENT & vars(made).keys():
             setattr(made, name, copy.deepcopy(getattr(made, name)))
         return made
-
-    def points(self, images: int) -> str:
-        """Returns a number of images, and what share of all it is, with its Clopper-Pearson interval."""
-        low, high = interval(images, len(self.x))
-        share = f"{100 * images / len(self.x):.1f} points, 95 %: {100 * low:.1f} to {100 * high:.1f}"
-        return f"{images} image{'' if images == 1 else 's'} ({share})"
 
     def outside(self, name: str, attack: Attack, on: Flags) -> Flags:
         """Runs an attack on the images `on` and returns which it broke, (N,); the worst case does not count it."""
@@ -178,8 +164,8 @@ class AuditCase:
         return self.target.broken(images, y) & inside.numpy(), images, in_floats
 
     def _run(self, name: str, attack: Attack, on: Flags, ball: Ball | None = None) -> tuple[Flags, Images, Flags]:
-        if self._progress is not None:
-            self._progress(f"{name}, {int(on.sum())} images")
+        if self.told is not None:
+            self.told(name, int(on.sum()))
         broken, points, in_floats = np.zeros(len(self.x), dtype=bool), self.x.copy(), np.zeros(len(self.x), dtype=bool)
         if on.any():
             x, y = self.x[on], self.y[on]

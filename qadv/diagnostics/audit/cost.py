@@ -35,6 +35,14 @@ class Cost:
         """Returns what has been added since."""
         return Cost(self.forward - before.forward, self.backward - before.backward)
 
+    def __add__(self, other: "Cost") -> "Cost":
+        """Returns both together."""
+        return Cost(self.forward + other.forward, self.backward + other.backward)
+
+    def __rmul__(self, times: int) -> "Cost":
+        """Returns so many times the cost."""
+        return Cost(times * self.forward, times * self.backward)
+
     @contextmanager
     def counted(self, model: nn.Module) -> Iterator[None]:
         """Counts the passes through a network while the block runs."""

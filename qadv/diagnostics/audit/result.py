@@ -1,6 +1,7 @@
 """What an audit found."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -44,6 +45,29 @@ def interval(count: int, samples: int) -> tuple[float, float]:
     return float(found.low), float(found.high)
 
 
+class Scale:
+    """How many images there are, `samples`, and what numbers of them are measured by."""
+
+    def __init__(self, samples: int) -> None:
+        self.samples = samples
+
+    @property
+    def allowance(self) -> int:
+        """How many images one point is, and at least one: fewer than a hundred images can't tell less."""
+        return max(1, self.samples // 100)
+
+    @property
+    def half_allowance(self) -> int:
+        """How many images half a point is, and at least one."""
+        return max(1, self.samples // 200)
+
+    def points(self, images: int) -> str:
+        """Returns a number of images, and what share of all it is, with its Clopper-Pearson interval."""
+        low, high = interval(images, self.samples)
+        share = f"{100 * images / self.samples:.1f} points, 95 %: {100 * low:.1f} to {100 * high:.1f}"
+        return f"{images} image{'' if images == 1 else 's'} ({share})"
+
+
 @dataclass(frozen=True)
 class Finding:
     """What a check returns.
@@ -53,12 +77,14 @@ class Finding:
         figure: what was measured, in words; why, where it was not.
         values: the same as plain data.
         grade: what the worst case is worth at most, if this is all that is against it.
+        counts: of a `CountedCheck`, what was counted: it adds up over parts of the images.
     """
 
     verdict: Verdict
     figure: str
     values: dict[str, Any] = field(default_factory=dict)
     grade: Grade = Grade.NOTHING
+    counts: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """A verdict and a grade may be given as text; a ValueError says that there is no such."""
@@ -80,7 +106,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One check: its number in the list of the documentation, name, rule, and finding."""
+    """One check: its number in the list of the documentation, name, rule, and finding (see `Finding`)."""
 
     number: int
     name: str
@@ -89,10 +115,16 @@ class CheckResult:
     figure: str
     values: dict[str, Any]
     grade: Grade = Grade.NOTHING
+    counts: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON."""
         return {**asdict(self), "verdict": self.verdict.value, "grade": self.grade.value}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "CheckResult":
+        """Returns the check that `to_dict` gave."""
+        return cls(**{**content, "verdict": Verdict(content["verdict"]), "grade": Grade(content["grade"])})
 
 
 @dataclass(frozen=True)
@@ -171,6 +203,8 @@ class AuditResult:
         files: the files whose own answers these are, by name, with their SHA-256; none of a network of torch.
         queries: what answered attacks without gradients in the network's place, in words; `""` for the network itself.
         pixels: whether adversarial images count as floats or, "uint8", once rounded to 8 bits.
+        left_out: numbers of the checks that were not chosen.
+        stopped: why it is of fewer images than were given, empty where it is of all.
         smaller: the results in smaller balls, each larger than the one before; each has the cost of its own.
     """
 
@@ -193,6 +227,8 @@ class AuditResult:
     pixels: str = "float"
     files: dict[str, str] = field(default_factory=dict)
     queries: str = ""
+    left_out: tuple[int, ...] = ()
+    stopped: str = ""
     smaller: "tuple[AuditResult, ...]" = ()
 
     @property
@@ -240,6 +276,8 @@ class AuditResult:
         notes = [f"of {name}, SHA-256 {sha256[:16]}…" for name, sha256 in self.files.items()]
         notes += [f"gradient repaired: {', '.join(self.repaired)}"] if self.repaired else []
         notes += [f"no {what} was given" for what in self.not_given]
+        notes += [f"without checks {', '.join(map(str, self.left_out))}"] if self.left_out else []
+        notes += [self.stopped] if self.stopped else []
         if worst.clean_accuracy == 0:
             what = "no image is classified correctly" if self.pair is None else "all are given it without an attack"
             notes.append(f"{what}, so that nothing could be attacked")
@@ -266,6 +304,8 @@ class AuditResult:
             "pixels": self.pixels,
             "files": self.files,
             "queries": self.queries,
+            "left_out": list(self.left_out),
+            "stopped": self.stopped,
             "samples": self.samples,
             "thorough": self.thorough,
             "seed": self.seed,
@@ -277,6 +317,39 @@ class AuditResult:
             "curve": [{"eps": eps, "accuracy": accuracy, "grade": grade.value} for eps, accuracy, grade in self.curve],
             "smaller": [each.to_dict() for each in self.smaller],
         }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any], adversarial: Sequence[NDArray[np.float32]]) -> "AuditResult":
+        """Returns the result that `to_dict` gave, with the images of each radius, the smallest first."""
+        worst, settings = content["worst_case"], Settings(**content["settings"])
+        shares, robust = (worst["accuracy"], worst["clean_accuracy"]), np.array(worst["robust"], dtype=bool)
+        attacks = ({**each, "cost": Cost(**each["cost"])} for each in content["attacks"])
+        names = (
+            "eps",
+            "samples",
+            "thorough",
+            "seed",
+            "gradient",
+            "draws",
+            "seconds",
+            "pixels",
+            "files",
+            "queries",
+            "stopped",
+        )
+        given: dict[str, Any] = {name: content[name] for name in names}
+        given |= {name: tuple(content[name]) for name in ("repaired", "not_given", "left_out")}
+        return cls(
+            worst_case=WorstCase(*shares, robust, tuple(worst["broken_by"]), adversarial[-1]),
+            checks=tuple(CheckResult.from_dict(each) for each in content["checks"]),
+            attacks=tuple(AttackRecord(**each) for each in attacks),
+            settings=settings,
+            cost=Cost(**content["cost"]),
+            norm=float(content["norm"]),
+            pair=None if content["pair"] is None else (content["pair"][0], content["pair"][1]),
+            smaller=tuple(map(cls.from_dict, content["smaller"], [[each] for each in adversarial])),
+            **given,
+        )
 
     def __rich__(self) -> Any:
         from qadv.diagnostics.audit.table import table

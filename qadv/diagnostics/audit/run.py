@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -18,12 +19,13 @@ from qadv.deployment.accelerate import accelerate
 from qadv.diagnostics.attacking import check_classifiers
 from qadv.diagnostics.audit.case import AuditCase
 from qadv.diagnostics.audit.checks.answers_repeat import is_random
-from qadv.diagnostics.audit.checks.check import numbered_checks
+from qadv.diagnostics.audit.checks.check import NumberedCheck, numbered_checks
 from qadv.diagnostics.audit.cost import Cost
 from qadv.diagnostics.audit.float_weights import float_network
-from qadv.diagnostics.audit.result import AuditResult
+from qadv.diagnostics.audit.result import AuditResult, CheckResult
 from qadv.diagnostics.audit.settings import QUICK, THOROUGH
 from qadv.diagnostics.audit.target import Images, Labels, Target
+from qadv.diagnostics.audit.work import TimeLeft, Watch
 from qadv.errors import InvalidInputError
 from qadv.estimators.attacked import gradients_of
 from qadv.estimators.checks import check_pair
@@ -33,9 +35,11 @@ from qadv.frontends.find import files, quantized_activations
 from qadv.modes import evaluation_mode
 from qadv.random_states import seeded
 from qadv.strengths import check_eps
+from qadv.tables import duration
 from qadv.units import Length, Share, width
 
 _VERIFIED_ON = 256
+_BAR = "{desc}: {n_fmt} of {total_fmt} checks, {elapsed}{postfix}"
 
 
 def audit(
@@ -48,12 +52,13 @@ def audit(
     to_zero: bool = False,
     pair: tuple[int, int] | None = None,
     pixels: str = "float",
-    engine: str | None = None,
+    queries: str | None = None,
     float_parent: Classifier | None = None,
     others: Mapping[str, Classifier] | Iterable[Classifier] = (),
     adaptive: Any = None,
     simulation: Classifier | None = None,
     thorough: bool = False,
+    checks: Iterable[int | str] | None = None,
     batch_size: int = 128,
     seed: int = 0,
     verbose: bool = True,
@@ -77,7 +82,7 @@ def audit(
             is what is given the second. `None` attacks all images, towards any other class.
         pixels: "uint8" counts only adversarial images that still are once rounded to the nearest 8-bit image inside
             the ball, 255 steps of `clip_values`; attacks go on past their first success then. "float" counts all.
-        engine: "onnxruntime" answers attacks without gradients, by `qadv.accelerate`, where the exported graph has the
+        queries: "onnxruntime" answers attacks without gradients, by `qadv.accelerate`, where the exported graph has the
             classifier's class on 95 % of the images; what they find counts once the classifier itself confirms it.
         float_parent: the float network that the classifier was made from, as an ART classifier, for check 7. Where
             neither it nor one of `others` is given, and the classifier was quantized by qadv from a backbone's name,
@@ -87,6 +92,8 @@ def audit(
             that makes one from a classifier, for check 10. It has to keep to the ball; what leaves is projected on it.
         simulation: the network that an audited file was made from, as an ART classifier, for check 11.
         thorough: larger budgets: see `qadv.diagnostics.audit.settings`.
+        checks: those to make, by number or by name as `qadv list audit-check` has them; without it all. Each runs the
+            attacks that it looks at; those with the classifier's own gradients run in any case.
         batch_size: images in one pass.
         seed: decides everything random.
         verbose: show progress.
@@ -110,7 +117,7 @@ def audit(
     if (labels >= target.classes).any():
         raise InvalidInputError("y: expected classes, got the ensemble's abstention")
     if pair is not None:
-        x, labels, pair = _of_pair(pair, x, labels, target.classes)
+        x, labels, pair = of_pair(pair, x, labels, target.classes)
     named = _named(float_parent, others)
     if not named and (own := float_network(classifier)) is not None:
         named = {"its float weights": own}
@@ -126,8 +133,9 @@ def audit(
                 f"{name}: it has the very weights of the audited network, so that nothing is transferred; give another "
                 "network, or leave it out"
             )
-    queries = None if engine is None else _queries(classifier, x, engine, target)
+    answering = None if queries is None else _queries(classifier, x, queries, target)
     settings, numbered = THOROUGH if thorough else QUICK, numbered_checks()
+    chosen = numbered if checks is None else _chosen(checks, numbered)
     results: list[AuditResult] = []
     cost = Cost()
     with ExitStack() as stack:
@@ -140,9 +148,10 @@ def audit(
             each.check_logits(x)
         if is_random(target, x, labels, settings.passes):
             target.draws = settings.draws
+        left = TimeLeft(target, x, labels, settings, len(sources), {c.number for c in chosen}) if verbose else None
         for radius in radii:
             before, started = cost.copy(), time.perf_counter()
-            with tqdm(total=len(numbered), desc="audit", unit="check", disable=not verbose) as progress:
+            with tqdm(total=len(chosen), desc="audit", disable=not verbose, bar_format=_BAR) as progress:
                 case = AuditCase(
                     target,
                     x,
@@ -154,21 +163,25 @@ def audit(
                     sources=sources,
                     adaptive=_factory(adaptive, target.targeted),
                     cost=cost,
-                    progress=progress.set_postfix_str,
                     smaller=results[-1].worst_case if results else None,
                     pixels=pixels,
-                    queries=queries,
+                    queries=answering,
                     simulation=simulation,
                 )
-                checks = []
-                for check in numbered:
-                    checks.append(check.run(case))
+                made: list[CheckResult] = []
+                if left is not None:
+                    case.told = partial(_show, progress, left, Watch(left.speed, cost, len(x)), case, made)
+                if checks is not None:
+                    _ = case.direct  # the least that a worst case is over
+                for check in chosen:
+                    made.append(check.run(case))
                     progress.update()
+                progress.set_postfix_str("")
             worst = case.worst_case()
             results.append(
                 AuditResult(
                     worst_case=worst,
-                    checks=tuple(checks),
+                    checks=tuple(made),
                     attacks=case.attacks,
                     eps=radius,
                     samples=len(x),
@@ -185,7 +198,8 @@ def audit(
                     pair=pair,
                     pixels=pixels,
                     files=files(classifier.model),
-                    queries="" if queries is None else queries.name,
+                    queries="" if answering is None else answering.name,
+                    left_out=tuple(check.number for check in numbered if check not in chosen),
                 )
             )
             if not worst.robust.any():
@@ -205,6 +219,51 @@ def _queries(classifier: Any, x: Images, engine: str, target: Target) -> Target 
     return Target(faster, target.batch_size, name, target.targeted)
 
 
+def _show(
+    bar: Any, left: TimeLeft, watch: Watch, case: AuditCase, made: Sequence[CheckResult], attack: str, images: int
+) -> None:
+    """Shows which attack runs, and how long the rest takes if the images that are left hold out to the end."""
+    seconds = left.seconds(int(case.survivors.sum()), {check.number for check in made})
+    seconds *= watch.slower(case.cost, images)
+    bar.set_postfix_str(f"{attack}, {images} images; about {duration(seconds)} left, less if more fall")
+
+
+def _chosen(wanted: Iterable[int | str], numbered: Sequence[NumberedCheck]) -> list[NumberedCheck]:
+    """Returns the checks of these numbers and names, in the order of their numbers."""
+    known = {key: check for check in numbered for key in (check.number, str(check.number), check.entry.component.name)}
+    found = {known[check_choice("checks", each, known)].number for each in wanted}
+    if not found:
+        raise InvalidInputError("checks: expected a number or name, or several, got none")
+    return [check for check in numbered if check.number in found]
+
+
+def estimate(
+    classifier: Classifier,
+    x: Images,
+    y: Labels,
+    shard: int,
+    *,
+    float_parent: Classifier | None = None,
+    others: Mapping[str, Classifier] | Iterable[Classifier] = (),
+    thorough: bool = False,
+    checks: Iterable[int | str] | None = None,
+    batch_size: int = 128,
+    **_: Any,
+) -> tuple[float, float]:
+    """Returns the seconds of an audit in parts of `shard` images, if all images fall at once, and if all hold out.
+
+    It measures passes of the first batch, and knows how many each check makes; arguments as of `audit`. Where several
+    radii are given it is the time of one.
+    """
+    numbered, settings = numbered_checks(), THOROUGH if thorough else QUICK
+    chosen = {check.number for check in (numbered if checks is None else _chosen(checks, numbered))}
+    sources = len(_named(float_parent, others)) or (float_network(classifier) is not None)
+    with evaluation_mode(classifier.model):
+        left = TimeLeft(Target(classifier, batch_size), x[:shard], y[:shard], settings, sources, chosen)
+    parts, images = len(x) / min(shard, len(x)), min(shard, len(x))
+    return parts * left.least(images), parts * left.seconds(images)
+
+
 def _radii(eps: Any, norm: float, to_zero: bool, classifier: Classifier) -> list[float]:
     """Returns the radii to audit at, in order; all that are given are checked before the first."""
     given = [eps] if isinstance(eps, str | Share) or np.ndim(eps) == 0 else list(eps)
@@ -220,7 +279,7 @@ def _radii(eps: Any, norm: float, to_zero: bool, classifier: Classifier) -> list
     return radii
 
 
-def _of_pair(pair: Any, x: Images, y: Labels, classes: int) -> tuple[Images, Labels, tuple[int, int]]:
+def of_pair(pair: Any, x: Images, y: Labels, classes: int) -> tuple[Images, Labels, tuple[int, int]]:
     """Returns the images of the pair's first class, for each the second, and the pair."""
     try:
         source, goal = (check_whole("pair", each, least=0, most=classes - 1) for each in pair)

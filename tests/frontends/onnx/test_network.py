@@ -396,7 +396,7 @@ def test_the_audit_command_takes_a_file_and_says_which(files, monkeypatch, as_js
     from typer.testing import CliRunner
 
     from qadv.cli import app
-    from qadv.diagnostics.audit import command
+    from qadv.commands import audit as command
 
     asked = []
 
@@ -404,10 +404,10 @@ def test_the_audit_command_takes_a_file_and_says_which(files, monkeypatch, as_js
         asked.append(classifier.predict(x))
         return SimpleNamespace(to_dict=lambda: {"robust": 0.5}, passed=True)
 
-    data = SimpleNamespace(x_test=X, y_test=np.zeros(len(X), dtype=int))
-    monkeypatch.setattr(command, "audit", audit)
-    monkeypatch.setattr(command, "create", lambda *_, **__: data)
-    arguments = ["audit", str(files["qdq"]), "--dataset", "digits", "--nb-samples", "5", *["--json"] * as_json]
+    data = SimpleNamespace(take=lambda part, number: (X[:number], np.zeros(number, dtype=int)))
+    monkeypatch.setattr(command, "audit_in_shards", audit)
+    monkeypatch.setattr("qadv.commands.given.create", lambda *_, **__: data)
+    arguments = ["audit", str(files["qdq"]), "--dataset", "digits", "--nb-test", "5", *["--json"] * as_json]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     np.testing.assert_array_equal(asked[0], answers(files["qdq"], X[:5]))

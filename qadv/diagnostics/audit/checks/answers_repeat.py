@@ -1,13 +1,16 @@
 """Check 2: a network that answers differently each time needs attacks on its mean answer, or its mean gradient."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from qadv.diagnostics.audit.case import AuditCase
+from qadv.diagnostics.audit.checks.check import CountedCheck
 from qadv.diagnostics.audit.gradients import ROUNDING
 from qadv.diagnostics.audit.losses import negative_margin
-from qadv.diagnostics.audit.result import Finding
+from qadv.diagnostics.audit.result import Finding, Scale
 from qadv.diagnostics.audit.target import Images, Labels, Target
 from qadv.modes import kept
 
@@ -18,7 +21,7 @@ _LEVELS = 255
 _MOST_IMAGES = 64
 
 
-class AnswersRepeat:
+class AnswersRepeat(CountedCheck):
     """Gives the same images several times. The audit has done so before: its attacks depend on it."""
 
     number = 2
@@ -29,13 +32,18 @@ class AnswersRepeat:
         "the median"
     )
 
-    def examine(self, case: AuditCase) -> Finding:
-        draws = case.target.draws
+    def count(self, case: AuditCase) -> dict[str, Any] | Finding:
+        draws, passes = case.target.draws, case.settings.passes
         with kept(case.target, "draws"):
             case.target.draws = 1
-            spread = largest_spread(case.target, case.x, case.settings.passes)
+            spread = largest_spread(case.target, case.x, passes)
             jump, alike = _typical_jump(case.target, case.x, case.y, case.seed)
-        figure = f"{case.settings.passes} passes differ by {spread:.2g} of the largest logit"
+        return {"spread": [spread], "jump": [jump], "alike": [alike], "draws": [draws], "passes": [passes]}
+
+    def judge(self, counts: Any, of: Scale) -> Finding:
+        spread, draws, passes = (max(counts[name]) for name in ("spread", "draws", "passes"))
+        jump, alike = (float(np.median(counts[name])) for name in ("jump", "alike"))
+        figure = f"{passes} passes differ by {spread:.2g} of the largest logit"
         if draws > 1:
             figure += f"; expectation over transformation is needed: answers and gradients are means of {draws} passes"
         passed = spread <= ROUNDING and jump <= _MOST_OF_A_NEIGHBOUR and alike >= _LEAST_ALIKE

@@ -7,31 +7,37 @@ from typing import Any
 from qadv.attacks.n_attack import NAttack
 from qadv.attacks.spsa import SPSA
 from qadv.diagnostics.audit.case import Attack, AuditCase
-from qadv.diagnostics.audit.result import Finding, Grade
+from qadv.diagnostics.audit.checks.check import CountedCheck
+from qadv.diagnostics.audit.result import Finding, Grade, Scale
 
 _LARGE = 0.4  # of what the attacks with gradients break
 _LARGE_POINTS = 3
 
 
-class BlackBox:
+class BlackBox(CountedCheck):
     """Square or RayS, and in the thorough setting, L∞, SPSA and N-Attack, on what gradient attacks leave."""
 
     number = 3
     name = "black-box against white-box"
     rule = "Square, RayS, SPSA, N-Attack break at most 1 point that no gradient attack breaks"
 
-    def examine(self, case: AuditCase) -> Finding:
+    def count(self, case: AuditCase) -> dict[str, Any] | Finding:
         left = case.direct
         if not left.any():
-            return Finding.of(True, "gradient attacks leave no image", gain=0)
+            return {"gain": 0, "left": 0, "direct": int(case.fresh.sum())}
         gained = case.search[0].copy()
         for name, attack in _attacks(case):
             gained |= case.attack(name, attack, left & ~gained)
-        gain, direct = int(gained.sum()), int((case.fresh & ~left).sum())
-        figure = f"{case.points(gain)} more, of the {int(left.sum())} that gradient attacks leave"
-        large = gain > max(_LARGE_POINTS * case.allowance, _LARGE * direct)
+        return {"gain": int(gained.sum()), "left": int(left.sum()), "direct": int((case.fresh & ~left).sum())}
+
+    def judge(self, counts: Any, of: Scale) -> Finding:
+        gain, left = counts["gain"], counts["left"]
+        if not left:
+            return Finding.of(True, "gradient attacks leave no image", gain=0)
+        figure = f"{of.points(gain)} more, of the {left} that gradient attacks leave"
+        large = gain > max(_LARGE_POINTS * of.allowance, _LARGE * counts["direct"])
         grade = Grade.UNUSABLE if large else Grade.NOT_CONVERGED
-        return Finding.of(gain <= case.allowance, figure, grade=grade, gain=gain, left=int(left.sum()))
+        return Finding.of(gain <= of.allowance, figure, grade=grade, gain=gain, left=left)
 
 
 def _attacks(case: AuditCase) -> Iterator[tuple[str, Attack]]:

@@ -8,16 +8,19 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from qadv.deployment.agreement import agreement
 from qadv.deployment.export import export
 from qadv.diagnostics.audit.case import AuditCase
-from qadv.diagnostics.audit.result import Finding, Grade
+from qadv.diagnostics.audit.checks.check import CountedCheck
+from qadv.diagnostics.audit.result import Finding, Grade, Scale
 from qadv.errors import QadvError
 from qadv.frontends.find import files, quantizers
 from qadv.frontends.onnx.runtime import import_onnxruntime
 
 
-class ExportedModel:
+class ExportedModel(CountedCheck):
     """The ONNX graph (QCDQ) in onnxruntime against the classifier, on the images and on their PGD versions.
 
     Of a file it is the file, against the simulation that it was made from.
@@ -27,7 +30,7 @@ class ExportedModel:
     name = "exported integer model"
     rule = "same class as the simulated network on all but 1 point, clean and under PGD"
 
-    def examine(self, case: AuditCase) -> Finding:
+    def count(self, case: AuditCase) -> dict[str, Any] | Finding:
         classifier = case.target.classifier
         is_file = bool(files(classifier.model))
         if is_file and case.simulation is None:
@@ -58,11 +61,24 @@ class ExportedModel:
         except Exception as error:  # whatever exporter and runtime raise must not cost the audit its other findings
             reason = str(error).splitlines()[0] if str(error) else ""
             return Finding.none(f"the exported graph does not run: {type(error).__name__}: {reason}")
-        others = [round((1 - each.same_class) * each.samples) for each in pair]
-        figure = f"another class on {case.points(others[0])} clean, {case.points(others[1])} under PGD"
-        return Finding.of(
-            max(others) <= case.allowance, figure, grade=Grade.NOTHING, agreement=[each.to_dict() for each in pair]
-        )
+        return {"clean": [pair[0].to_dict()], "PGD": [pair[1].to_dict()]}
+
+    def judge(self, counts: Any, of: Scale) -> Finding:
+        pair = [_over_all(counts[images]) for images in ("clean", "PGD")]
+        others = [round((1 - each["same_class"]) * each["samples"]) for each in pair]
+        figure = f"another class on {of.points(others[0])} clean, {of.points(others[1])} under PGD"
+        return Finding.of(max(others) <= of.allowance, figure, grade=Grade.NOTHING, agreement=pair)
+
+
+def _over_all(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Returns the agreement on all images, from that on parts of them: shares are means over images."""
+    if len(parts) == 1:
+        return parts[0]
+    samples = [part["samples"] for part in parts]
+    shares = [name for name, value in parts[0].items() if isinstance(value, float) and name != "largest_difference"]
+    means = {name: float(np.average([part[name] for part in parts], weights=samples)) for name in shares}
+    largest = max(part["largest_difference"] for part in parts)
+    return {**parts[0], **means, "samples": sum(samples), "largest_difference": largest}
 
 
 @contextmanager

@@ -1,21 +1,23 @@
 """Check 9: work that goes on should find less and less, and chance nothing at all."""
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 
 from qadv.attacks.draws import image_generators
 from qadv.diagnostics.audit.case import NEAREST, Attack, AuditCase
+from qadv.diagnostics.audit.checks.check import CountedCheck
 from qadv.diagnostics.audit.losses import negative_margin
-from qadv.diagnostics.audit.result import Finding
+from qadv.diagnostics.audit.result import Finding, Scale
 from qadv.diagnostics.audit.target import Images, Labels
 
 _CLASSES = 4
 _LEAST_BLOCKS = 2
 
 
-class MoreWork:
+class MoreWork(CountedCheck):
     """Blocks of PGD, two at least, until one finds nothing, and random points of the ball.
 
     A block is a long run on the margin from a new start, then a run towards each of four other classes. The check
@@ -30,7 +32,7 @@ class MoreWork:
     name = "more work; noise"
     rule = "the last block of more steps and starts, the last search without gradients, and noise find ≤ 0.5 points"
 
-    def examine(self, case: AuditCase) -> Finding:
+    def count(self, case: AuditCase) -> dict[str, Any] | Finding:
         seen, new = np.zeros(len(case.x), dtype=int), [0]
         before = case.survivors
         for block in range(case.settings.blocks if case.trusted else 0):
@@ -41,16 +43,26 @@ class MoreWork:
                 break
         draws = case.settings.noise_draws
         by_chance = int(case.attack(f"noise, {draws} draws", partial(_noise, case, draws), case.survivors).sum())
-        last, blocks = max(new[-1], case.search[1]), len(new) - 1
-        expected = int((seen == 1).sum()) / max(1, blocks)
-        work = f"{blocks} block{'s' * (blocks != 1)} found {', '.join(map(str, new[1:])) or 'nothing'}"
+        return {
+            "left": int(before.sum()),
+            "by_block": {str(block): found for block, found in enumerate(new[1:], 1)},
+            "last_block": new[-1],
+            "last_search": case.search[1],
+            "noise": by_chance,
+            "expected": int((seen == 1).sum()) / max(1, len(new) - 1),
+        }
+
+    def judge(self, counts: Any, of: Scale) -> Finding:
+        new, last_search, by_chance = list(counts["by_block"].values()), counts["last_search"], counts["noise"]
+        last, expected = max(counts["last_block"], last_search), counts["expected"]
+        work = f"{len(new)} block{'s' * (len(new) != 1)} found {', '.join(map(str, new)) or 'nothing'}"
         figure = (
-            f"{work}, of the {int(before.sum())} left; the last search {case.search[1]}; noise {by_chance}; "
+            f"{work}, of the {counts['left']} left; the last search {last_search}; noise {by_chance}; "
             f"another block may find {expected:.1f} (Good-Turing)"
         )
-        passed = max(last, by_chance) <= case.half_allowance
+        passed = max(last, by_chance) <= of.half_allowance
         return Finding.of(
-            passed, figure, gain=sum(new), last=last, by_block=new[1:], noise=by_chance, expected=round(expected, 3)
+            passed, figure, gain=sum(new), last=last, by_block=new, noise=by_chance, expected=round(expected, 3)
         )
 
 

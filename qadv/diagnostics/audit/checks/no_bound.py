@@ -1,19 +1,22 @@
 """Check 4: without a bound every image can be turned into another class; an attack that can't do it is stuck."""
 
+from typing import Any
+
 from qadv.attacks.ddn import DDN
 from qadv.diagnostics.audit.case import AuditCase
+from qadv.diagnostics.audit.checks.check import CountedCheck
 from qadv.diagnostics.audit.losses import cross_entropy, negative_margin
-from qadv.diagnostics.audit.result import NO_GRADIENT, Finding, Grade
+from qadv.diagnostics.audit.result import NO_GRADIENT, Finding, Grade, Scale
 
 
-class NoBound:
+class NoBound(CountedCheck):
     """PGD in a ball as wide as the pixels' range, then DDN, on what the attacks within ε leave."""
 
     number = 4
     name = "attack without a bound"
     rule = "breaks every image"
 
-    def examine(self, case: AuditCase) -> Finding:
+    def count(self, case: AuditCase) -> dict[str, Any] | Finding:
         if not case.leads:
             return Finding.none(NO_GRADIENT)
         left = case.direct.copy()
@@ -30,5 +33,8 @@ class NoBound:
             verbose=False,
         )
         left &= ~case.outside("DDN", ddn.generate, left)
-        remaining = int(left.sum())
-        return Finding.of(remaining == 0, f"{case.points(remaining)} left", grade=Grade.UNUSABLE, left=remaining)
+        return {"left": int(left.sum())}
+
+    def judge(self, counts: Any, of: Scale) -> Finding:
+        left = counts["left"]
+        return Finding.of(left == 0, f"{of.points(left)} left", grade=Grade.UNUSABLE, left=left)

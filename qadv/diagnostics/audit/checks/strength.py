@@ -1,11 +1,13 @@
 """Check 5: more room and more steps make an attack stronger."""
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
 from qadv.diagnostics.audit.case import AuditCase
-from qadv.diagnostics.audit.result import NO_GRADIENT, Finding
+from qadv.diagnostics.audit.checks.check import CountedCheck
+from qadv.diagnostics.audit.result import NO_GRADIENT, Finding, Scale
 from qadv.diagnostics.audit.target import Flags
 
 _PGD_SIZES = (0.25, 0.5, 2.0, 4.0)
@@ -13,7 +15,7 @@ _FGSM_SIZES = (0.25, 0.5)
 _SIGNIFICANT = 2.0
 
 
-class Strength:
+class Strength(CountedCheck):
     """Accuracy under PGD and FGSM at several ε, and PGD against FGSM.
 
     FGSM is run on misclassified images too: networks trained with it read the label off the perturbation and classify
@@ -31,7 +33,7 @@ class Strength:
         "accuracy falls with ε (PGD: rises ≤ 1 point; FGSM: ≤ chance); PGD at least as strong as FGSM, within 1 point"
     )
 
-    def examine(self, case: AuditCase) -> Finding:
+    def count(self, case: AuditCase) -> dict[str, Any] | Finding:
         if not case.leads:
             return Finding.none(NO_GRADIENT)
         pgd = {1.0: case.first_ascent[1]}
@@ -44,14 +46,20 @@ class Strength:
             fgsm[size] = case.attack(f"FGSM, {size:g} ε", case.fgsm(size * case.eps), case.clean | True)
         pgd = {size: broken | ~case.fresh for size, broken in pgd.items()}
         weaker = int((fgsm[1.0] & case.fresh).sum()) - int((pgd[1.0] & case.fresh).sum())
-        rises_pgd = [_rise(a, b)[0] for a, b in _steps(pgd)]
-        rises_fgsm = [_rise(a, b) for a, b in _steps(fgsm)]
+        return {"weaker": weaker, "PGD": _counted(pgd), "FGSM": _counted(fgsm)}
+
+    def judge(self, counts: Any, of: Scale) -> Finding:
+        weaker = counts["weaker"]
+        rises_pgd, rises_fgsm = ([_rise(**step) for step in counts[name]["steps"].values()] for name in ("PGD", "FGSM"))
         passed = (
-            weaker <= case.allowance
-            and all(rise <= case.allowance for rise in rises_pgd)
-            and all(rise <= max(case.allowance, _SIGNIFICANT * error) for rise, error in rises_fgsm)
+            weaker <= of.allowance
+            and all(rise <= of.allowance for rise, _ in rises_pgd)
+            and all(rise <= max(of.allowance, _SIGNIFICANT * error) for rise, error in rises_fgsm)
         )
-        curves = {name: _curve(broken) for name, broken in (("PGD", pgd), ("FGSM", fgsm))}
+        curves = {
+            name: {float(size): right / of.samples for size, right in counts[name]["right"].items()}
+            for name in ("PGD", "FGSM")
+        }
         figure = "; ".join(
             f"{name} {' → '.join(f'{100 * a:.0f}' for a in curve.values())} % at {', '.join(map(_times, curve))} ε"
             for name, curve in curves.items()
@@ -60,19 +68,22 @@ class Strength:
         return Finding.of(passed, figure, accuracy_by_eps=plain, fgsm_beats_pgd_by=weaker)
 
 
-def _curve(broken: dict[float, Flags]) -> dict[float, float]:
-    return {size: float((~broken[size]).mean()) for size in sorted(broken)}
+def _counted(broken: dict[float, Flags]) -> dict[str, Any]:
+    """Returns how many images are right at each ε, and which are broken at one alone, by neighbouring ones."""
+    sizes = sorted(broken)
+    steps = {
+        f"{one:g} to {other:g}": {
+            "smaller": int((broken[one] & ~broken[other]).sum()),
+            "larger": int((broken[other] & ~broken[one]).sum()),
+        }
+        for one, other in pairwise(sizes)
+    }
+    return {"right": {f"{size:g}": int((~broken[size]).sum()) for size in sizes}, "steps": steps}
 
 
-def _steps(broken: dict[float, Flags]) -> list[tuple[Flags, Flags]]:
-    ordered = [broken[size] for size in sorted(broken)]
-    return list(pairwise(ordered))
-
-
-def _rise(smaller: Flags, larger: Flags) -> tuple[int, float]:
+def _rise(smaller: int, larger: int) -> tuple[int, float]:
     """Returns by how many images accuracy rises from the smaller to the larger ε, and the standard error of it."""
-    only_smaller, only_larger = int((smaller & ~larger).sum()), int((larger & ~smaller).sum())
-    return only_smaller - only_larger, float(np.sqrt(only_smaller + only_larger))
+    return smaller - larger, float(np.sqrt(smaller + larger))
 
 
 def _times(size: float) -> str:

@@ -1,10 +1,15 @@
 """Check 1: gradients that are zero lead nowhere."""
 
+from typing import Any
+
+import numpy as np
+
 from qadv.diagnostics.audit.case import AuditCase
-from qadv.diagnostics.audit.result import Finding, Grade
+from qadv.diagnostics.audit.checks.check import CountedCheck
+from qadv.diagnostics.audit.result import Finding, Grade, Scale
 
 
-class ZeroGradients:
+class ZeroGradients(CountedCheck):
     """Counts images without a gradient, also on PGD's path, and those with pixels that move the logits without one.
 
     A few images are without in honest networks too, where the softmax is sure; so as many are allowed as elsewhere.
@@ -21,37 +26,49 @@ class ZeroGradients:
         "everywhere; pixels without one move the logits of half of the images at most; no hard labels"
     )
 
-    def examine(self, case: AuditCase) -> Finding:
+    def count(self, case: AuditCase) -> dict[str, Any] | Finding:
         images = int(case.clean.sum())
         if not images:
             return Finding.none("no image is classified correctly")
         found = case.gradients
-        counts = {
-            name: {"zero": zero, "non_finite": found.non_finite[name]} for name, zero in found.zero.items()
-        }  # fmt: skip
-        parts = [f"{name}: {n['zero']} zero, {n['non_finite']} non-finite" for name, n in counts.items()]
+        return {
+            "images": images,
+            "counts": {name: {"zero": zero, "non_finite": found.non_finite[name]} for name, zero in found.zero.items()},
+            "flat": found.flat,
+            "walked": found.walked,
+            "hidden": found.hidden,
+            "hard": int(found.hard),
+            "not_trusted": int(not case.trusted),
+            "agreement": [found.agreement],
+            "repaired": [str(step) for step in case.repair],
+        }
+
+    def judge(self, counts: Any, of: Scale) -> Finding:
+        images, losses, flat, hidden, hard = (counts[name] for name in ("images", "counts", "flat", "hidden", "hard"))
+        agreement = float(np.median(counts["agreement"]))
+        repaired = list(dict.fromkeys(counts["repaired"]))
+        parts = [f"{name}: {n['zero']} zero, {n['non_finite']} non-finite" for name, n in losses.items()]
         parts[-1] += f", of {images}"
-        parts += [f"{found.flat} of {found.walked} zero on PGD's path"] if found.flat else []
-        parts += [f"{found.hidden} images have pixels that matter without one"] if found.hidden else []
-        parts += [f"correlation with finite differences {found.agreement:.2f} (no verdict)"]
-        parts += ["hard labels: attack the logits in front of them"] if found.hard else []
-        repaired = [str(step) for step in case.repair]
+        parts += [f"{flat} of {counts['walked']} zero on PGD's path"] if flat else []
+        parts += [f"{hidden} images have pixels that matter without one"] if hidden else []
+        parts += [f"correlation with finite differences {agreement:.2f} (no verdict)"]
+        parts += ["hard labels: attack the logits in front of them"] if hard else []
         parts += [f"repaired with the identity's: {', '.join(repaired)}"] if repaired else []
         passed = (
-            max(*found.zero.values(), found.flat) <= case.allowance
-            and not any(found.non_finite.values())
-            and not found.masked
-            and not found.hard
+            max(flat, *(each["zero"] for each in losses.values())) <= of.allowance
+            and not any(each["non_finite"] for each in losses.values())
+            and hidden <= counts["walked"] / 2
+            and not hard
         )
         return Finding.of(
             passed,
             "; ".join(parts),
-            grade=Grade.NOT_CONVERGED if case.trusted else Grade.UNUSABLE,
+            grade=Grade.NOT_CONVERGED if not counts["not_trusted"] else Grade.UNUSABLE,
             images=images,
-            counts=counts,
-            flat=found.flat,
-            hidden=found.hidden,
-            hard=found.hard,
-            agreement=round(found.agreement, 3),
+            counts=losses,
+            flat=flat,
+            hidden=hidden,
+            hard=bool(hard),
+            agreement=round(agreement, 3),
             repaired=repaired,
         )

@@ -8,22 +8,21 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from qadv.checks import check_whole
 from qadv.command_options import ExportOptions
+from qadv.commands.given import network_and_data, test_images
 from qadv.deployment.agreement import agreement
 from qadv.deployment.export import Exported, export
 from qadv.errors import InvalidInputError, UnsupportedModelError
 from qadv.estimators.classifier import QuantizedClassifier
+from qadv.estimators.opening import is_file
 from qadv.estimators.protocol import Classifier
-from qadv.estimators.storage import read_header
 from qadv.frontends.find import file_writers
 from qadv.frontends.onnx.runtime import import_onnxruntime
-from qadv.registry import create
 from qadv.strengths import check_eps
 from qadv.units import Share, to_range
 
 _SUFFIXES = {"onnx": ".onnx", "qcdq": ".onnx", "packed": ".packed.safetensors"}
-_NB_SAMPLES = 1000
+_NB_TEST = 1000
 _NB_FOR_RANGES = 256
 
 
@@ -37,22 +36,15 @@ def run_export(options: ExportOptions) -> None:
     out = _target(options)
     writers = file_writers()
     compares = options.to in ("onnx", "qcdq", *writers)
-    given = {"--dataset": options.dataset, "--data-dir": options.data_dir, "--nb-samples": options.nb_samples}
+    given = {"--dataset": options.dataset, "--data-dir": options.data_dir, "--nb-test": options.nb_test}
     unused = [name for name, value in {**given, "--eps": options.eps}.items() if value is not None]
     if unused and not compares:
         raise InvalidInputError(f"{', '.join(unused)}: only what has a runtime is compared on images; add --to onnx")
-    if options.nb_samples is not None:
-        check_whole("--nb-samples", options.nb_samples)
     eps = Share(8 / 255) if options.eps is None else check_eps("--eps", options.eps)
-    if read_header(options.model)["backbone"] is None:
-        raise InvalidInputError(
-            f"{options.model} holds a network of your own, which the command line can't build. In Python: "
-            f"qadv.export(qadv.QuantizedClassifier.load('{options.model}', model=net), '{out}', to={options.to!r})"
-        )
-    classifier = QuantizedClassifier.load(options.model)
+    classifier, data = network_and_data(options)
     if compares:  # what could fail fails before the file is written
         import_onnxruntime()
-        source, x, y, for_ranges = _images(classifier, options)
+        source, x, y, for_ranges = _images(classifier, data, options)
     more = {name: getattr(options, name) for name in ("float_ends", "packed_weights", "reduce_range", "pixels")}
     if options.to in ("onnx", *writers):
         more["images"] = for_ranges
@@ -75,31 +67,28 @@ def run_export(options: ExportOptions) -> None:
 
 
 def _target(options: ExportOptions) -> Path:
+    model = Path(options.model)
     if options.out is None:
-        stem = options.model.name.removesuffix(".safetensors").removesuffix(".packed")
+        if not is_file(options.model):
+            raise InvalidInputError(f"{options.model} is no file that another could stand beside; say which with --out")
+        stem = model.name.removesuffix(".safetensors").removesuffix(".packed")
         ends = _SUFFIXES | {name: writer.suffixes[0] for name, writer in file_writers().items()}
-        out = options.model.with_name(stem + ends.get(options.to, ""))
+        out = model.with_name(stem + ends.get(options.to, ""))
     else:
         out = options.out
-    if out.resolve() == options.model.resolve():
+    if out.resolve() == model.resolve():
         raise InvalidInputError(f"{out} is the model itself; choose another file with --out")
     return out
 
 
-def _images(classifier: Classifier, options: ExportOptions) -> tuple[str, Any, Any, Any]:
-    count = options.nb_samples or _NB_SAMPLES
-    if options.dataset is None:
+def _images(classifier: Classifier, data: Any, options: ExportOptions) -> tuple[str, Any, Any, Any]:
+    count = options.nb_test or _NB_TEST
+    if data is None:
         noise = np.random.default_rng(0).random((count, *classifier.input_shape), dtype=np.float32)
         return "uniform noise (--dataset takes real images)", to_range(noise, classifier.clip_values), None, None
-    data = create("dataset", options.dataset, data_dir=options.data_dir)
-    x, y = data.x_test[:count], data.y_test[:count]
-    if x.shape[1:] != classifier.input_shape:
-        raise InvalidInputError(
-            f"--dataset {options.dataset} has images of shape {x.shape[1:]}, the network takes {classifier.input_shape}"
-        )
-    name = f"{len(x):,} test images of {options.dataset}"
-    for_ranges = to_range(data.x_train[:_NB_FOR_RANGES], classifier.clip_values)
-    return name, to_range(x, classifier.clip_values), y, for_ranges
+    x, y = test_images(classifier, data, count)
+    for_ranges = to_range(data.take("train", _NB_FOR_RANGES)[0], classifier.clip_values)
+    return f"{len(x):,} test images of {options.dataset}", x, y, for_ranges
 
 
 def _deployed(classifier: Classifier, path: Path) -> Classifier | None:

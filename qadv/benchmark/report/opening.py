@@ -1,0 +1,107 @@
+"""How a report opens: one sentence, one chart, and one row for each network, whose figure is the audited worst case."""
+
+from collections.abc import Container, Sequence
+
+import numpy as np
+
+from qadv.benchmark.report.audits import verdict
+from qadv.benchmark.report.content import Bar, Bars, Block, Row, Section, Table, Value
+from qadv.benchmark.report.numbers import ABSENT, spread
+from qadv.benchmark.report.readable import readable_names
+from qadv.benchmark.report.results import Network, StudyResults
+from qadv.benchmark.report.threats import Threat
+from qadv.benchmark.report.worst_case import WorstCase, worst_cases
+from qadv.diagnostics.audit.result import interval
+
+_SEEN = 0.05  # points
+
+
+def opening(results: StudyResults) -> tuple[str, Section | None]:
+    """Returns the sentence and the section; none where no attack keeps to a ball."""
+    names = readable_names(results)
+    by_network = [(network, worst_cases(results, network)) for network in results.networks]
+    balls = {worst.threat for _, cases in by_network for worst in cases if worst.audited}
+    found = [(network, _headline(cases, balls)) for network, cases in by_network if cases]
+    if not found:
+        return "", None
+    rows: list[Row] = []
+    bars = []
+    for network, worst in found:
+        label = verdict(results, network, worst.audited, None)
+        rows.append([
+            names[network.axes], Value(_percent(worst.accuracy), tone="" if worst.audited else "muted"),
+            label, Value(_percent(worst.clean)), *_apart(worst), str(worst.threat), f"{worst.samples:,}", network.label,
+        ])  # fmt: skip
+        bars.append(bar(names[network.axes], worst.accuracy, worst.clean, worst.samples, label.tone))
+    columns = [
+        "network", "worst case, %", "audit", "clean, %", "under the study's attacks, %", "under the audit's, %",
+        "they differ by, points", "ball", "images", "in the study",
+    ]  # fmt: skip
+    notes = ["The worst case is over the study's attacks and the audit's, image by image."]
+    if gaps := {names[network.axes]: gap for network, worst in found if abs(gap := _gap(worst)) >= _SEEN}:
+        widest = max(gaps, key=lambda name: abs(gaps[name]))
+        notes.append(
+            f"The study's attacks and the audit differ on {len(gaps)} of {len(found)} networks, most on {widest}: "
+            f"{_said(gaps[widest])} by {abs(gaps[widest]):.1f} points."
+        )
+    table = Table.of("One row for each network", columns, rows, *notes)
+    blocks: tuple[Block, ...] = (Bars("Images classified correctly, clean and in the worst case", tuple(bars)), table)
+    return _sentence(results, names, found), Section("At a glance", blocks)
+
+
+def _headline(cases: Sequence[WorstCase], balls: Container[Threat]) -> WorstCase:
+    """Returns the worst case in the largest ball that was audited; else in one that other networks were audited in."""
+    audited = [worst for worst in cases if worst.audited]
+    return max(
+        audited or [worst for worst in cases if worst.threat in balls] or cases[:1], key=lambda case: case.threat
+    )
+
+
+def bar(label: str, worst: Sequence[float], clean: Sequence[float], samples: int, tone: str = "") -> Bar:
+    """Returns the bar of a network, of shares by seed; its range is that of the worst case, 95 %."""
+    count, share = len(worst) * samples, float(np.mean(worst))
+    low, high = interval(round(share * count), count)
+    return Bar(label, 100 * share, 100 * float(np.mean(clean)), 100 * low, 100 * high, f"{_percent(worst)} %", tone)
+
+
+def _percent(shares: Sequence[float]) -> str:
+    return spread([100 * share for share in shares])
+
+
+def _apart(worst: WorstCase) -> list[Value | str]:
+    """Returns accuracy under the study's attacks alone, under the audit's, and by how much they differ."""
+    both, gap = (worst.attacks_alone, worst.audit_alone), _gap(worst)
+    said = Value(f"{abs(gap):.1f}, {_said(gap)}") if abs(gap) >= _SEEN else Value("0.0", tone="muted")
+    return [*(_percent(each) if each else ABSENT for each in both), said if all(both) else ABSENT]
+
+
+def _gap(worst: WorstCase) -> float:
+    """Returns by how many points the audit's figure is below that of the study's attacks; 0 where one is missing."""
+    both = (worst.attacks_alone, worst.audit_alone)
+    return 100 * float(np.mean(both[0]) - np.mean(both[1])) if all(both) else 0.0
+
+
+def _said(gap: float) -> str:
+    return "the audit's lower" if gap > 0 else "the study's lower"
+
+
+def _sentence(
+    results: StudyResults, names: dict[tuple[str, ...], str], found: Sequence[tuple[Network, WorstCase]]
+) -> str:
+    audited = [(network, worst) for network, worst in found if worst.audited]
+    bad = {network.axes for network, _ in audited if verdict(results, network, True, None).tone == "bad"}
+    sound = [(network, worst) for network, worst in audited if network.axes not in bad]
+    among = sound or audited or found
+    network, worst = max(among, key=lambda each: np.mean(each[1].accuracy))
+    which = names[network.axes][0].upper() + names[network.axes][1:]
+    which += f" holds out best of {len(among)} networks" if len(among) > 1 else ""
+    figure = (
+        f"{_percent(worst.accuracy)} % of {worst.samples:,} images are classified correctly under the worst of all "
+        f"attacks within {worst.threat}, {_percent(worst.clean)} % without one"
+    )
+    if not audited:
+        return f"{which}: {figure}. No network was audited, so stronger attacks may lower this at will."
+    if not sound:
+        return f"{which}: {figure}; but a check of its audit failed: stronger attacks are to be expected."
+    others = f" A check failed of {len(bad)} other{'s' * (len(bad) > 1)}." if bad else ""
+    return f"{which}: {figure}; no check of its audit failed.{others}"

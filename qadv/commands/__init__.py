@@ -1,0 +1,1 @@
+"""What the commands do and print, a file each: the faces of Python calls."""

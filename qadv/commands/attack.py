@@ -1,0 +1,85 @@
+"""What `qadv attack` does and prints."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from rich.console import Console
+
+from qadv.benchmark.attack_cells import made_attack
+from qadv.benchmark.names import check_options
+from qadv.command_options import AttackOptions
+from qadv.commands.given import is_shown, network_and_data, test_images
+from qadv.diagnostics.tables import percent
+from qadv.evaluation import Outcome, attack_classifier
+from qadv.files import write_atomically
+from qadv.named_options import options_of
+from qadv.random_states import seeded
+from qadv.tables import text_table
+from qadv.units import limits
+
+
+def run_attack(options: AttackOptions) -> None:
+    """Attacks a classifier, prints what the attack found, and writes the images."""
+    settings = options_of(options.settings or ())
+    check_options("attack", options.attack, settings)
+    classifier, data = network_and_data(options)
+    x, y = test_images(classifier, data, options.nb_test)
+    attack = made_attack(options.attack, settings, classifier, verbose=is_shown(options))
+    with seeded(options.seed):
+        result, adversarial = attack_classifier(options.attack, attack, classifier, x, y)
+    report: dict[str, Any] = result.to_dict()
+    if options.out is not None:
+        report["as_png"] = write_images(options.out, classifier, x, y, adversarial, data.classes)
+    if options.as_json:
+        print(json.dumps(report, indent=1))
+        return
+    console = Console(soft_wrap=True)
+    shown = {
+        "accuracy": percent(result.clean_accuracy),
+        "under attack": percent(result.adversarial_accuracy),
+        **({"of the PNG files": percent(report["as_png"])} if "as_png" in report else {}),
+        **{
+            name: "–" if figure is None else f"{figure:.4g}"
+            for name, figure in (("mean L2", result.mean_l2), ("mean L∞", result.mean_linf))
+        },
+        "seconds": f"{result.seconds:.1f}",
+    }
+    title = f"{options.attack}, {result.samples} images; distances are means over the successes"
+    console.print(text_table(title, list(shown), [list(shown.values())]), highlight=False)
+    if options.out is not None:
+        console.print(f"Wrote {len(x):,} images and images.csv to {options.out}")
+
+
+def write_images(
+    folder: Path, classifier: Any, x: NDArray[Any], y: NDArray[np.int64], adversarial: NDArray[Any], classes: Any
+) -> float:
+    """Writes adversarial images as PNG files of 8 bits, and a table with a row for each.
+
+    Returns:
+        The accuracy on what was written: rounding may have undone the attack, or found more.
+    """
+    low, high = limits(classifier.clip_values)
+    low, high = (0.0, 1.0) if classifier.clip_values is None else (low, high)
+    rounded = np.clip(np.rint((adversarial - low) / (high - low) * 255), 0, 255).astype(np.uint8)
+    written = (low + (high - low) * (rounded / np.float32(255))).astype(np.float32)
+    clean = classifier.predict(x).argmax(1)
+    outcome = Outcome.of(classifier, x, y, written, clean == y)
+    rows: list[list[Any]] = [["file", "class", "clean", "adversarial", "l2", "linf"]]
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, image in enumerate(rounded):
+        name = f"{index:05}.png"
+        content = io.BytesIO()
+        Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)).save(content, "PNG")
+        write_atomically(folder / name, content.getvalue())
+        named = [classes[label] for label in (y[index], clean[index], outcome.classes[index])]
+        rows.append([name, *named, f"{outcome.distance(2)[index]:.6g}", f"{outcome.distance(np.inf)[index]:.6g}"])
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    write_atomically(folder / "images.csv", text.getvalue().encode())
+    return float(outcome.right.mean())

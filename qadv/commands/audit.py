@@ -1,0 +1,126 @@
+"""What `qadv audit` does and prints."""
+
+import inspect
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from qadv.benchmark.attack_cells import made_attack
+from qadv.benchmark.audit_shards import audit_in_shards
+from qadv.benchmark.report.audit_page import audit_page
+from qadv.benchmark.signatures import arguments
+from qadv.benchmark.study import with_fractions
+from qadv.checks import check_number
+from qadv.command_options import AuditOptions
+from qadv.commands.given import network_and_data, test_images
+from qadv.diagnostics.audit.result import AuditResult
+from qadv.errors import AuditInterrupted, InvalidInputError
+from qadv.estimators.opening import is_file, open_classifier
+from qadv.estimators.storage import read_header
+from qadv.files import write_atomically
+from qadv.frontends.find import file_frontend
+from qadv.named_options import named_options
+from qadv.registry import load
+from qadv.strengths import check_eps
+from qadv.units import Share
+
+
+def run_audit(options: AuditOptions) -> bool:
+    """Audits a saved classifier on test images, prints the table, and returns whether all checks passed.
+
+    Raises:
+        InvalidInputError: options or files that do not fit.
+        QadvError: what else went wrong with the files.
+    """
+    clip_values = read_header(options.model)["classifier"]["clip_values"] if _is_saved(options.model) else None
+    defences = [made_preprocessor(text, clip_values) for text in options.preprocessor or ()]
+    classifier, data = network_and_data(options, {"preprocessing_defences": defences} if defences else {})
+    x, y = test_images(classifier, data, options.nb_test)
+    if options.fail_under is not None:
+        check_number("--fail-under", options.fail_under, most=100)
+    found = classifier.network.describe() if file_frontend(options.model) is not None else ""
+    eps: Any = options.eps or Share(8 / 255)
+    try:
+        result = audit_in_shards(
+            classifier,
+            x,
+            y,
+            eps=eps,
+            norm=options.norm,
+            to_zero=options.to_zero,
+            pair=options.pair,
+            pixels=options.pixels,
+            float_parent=None if options.float_parent is None else open_classifier(options.float_parent),
+            queries=options.queries,
+            simulation=None if options.simulation is None else open_classifier(options.simulation),
+            others={Path(other).name: open_classifier(other) for other in options.other or ()},
+            adaptive=None if options.adaptive is None else _adaptive(options.adaptive, eps, classifier),
+            thorough=options.thorough,
+            checks=options.check,
+            shard=options.shard,
+            out=options.out,
+            jobs=options.jobs,
+            engine=options.engine,
+            address=options.address,
+            until=options.until,
+            time_limit=options.time_limit,
+            seed=options.seed,
+            verbose=not options.as_json,
+        )
+    except AuditInterrupted as interrupted:
+        if interrupted.result is not None:
+            _print(interrupted.result, found, options.as_json)
+        where = "--out FOLDER would have kept what is finished"
+        if options.out is not None:
+            where = f"what is finished is in {options.out}: the same command goes on from there"
+        Console(stderr=True, soft_wrap=True).print(f"interrupted; {where}", style="yellow", highlight=False)
+        raise
+    _print(result, found, options.as_json)
+    if options.html is not None:
+        names = getattr(data, "classes", None)
+        write_atomically(options.html, audit_page(classifier, x, y, result, Path(options.model).name, names).encode())
+    if options.fail_under is not None and (accuracy := 100 * result.worst_case.accuracy) < options.fail_under:
+        Console(stderr=True).print(f"worst case {accuracy:.1f} % is under {options.fail_under:g} %", style="red")
+        return False
+    return result.passed
+
+
+def _print(result: AuditResult, file: str, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({**({"file": file.splitlines()} if file else {}), **result.to_dict()}, indent=1))
+    else:
+        if file:
+            Console().print(file, highlight=False)
+        Console().print(result)
+
+
+def _adaptive(text: str, eps: Any, classifier: Any) -> Callable[[Any], Any]:
+    """Returns what makes the attack that `NAME` or `NAME:argument=value, …` says, in the audit's ball if it has one."""
+    name, options = named_options(text)
+    taken = arguments(load("attack", name)) or ()
+    radii = eps if isinstance(eps, list) else [eps]
+    given = {"eps": check_eps("--eps", radii[-1], classifier.clip_values)} if "eps" in taken else {}
+    return partial(made_attack, name, given | with_fractions(options, "--adaptive"))
+
+
+def made_preprocessor(text: str, clip_values: Sequence[float] | None = None) -> Any:
+    """Returns the preprocessor that `NAME` or `NAME:argument=value, …` says, values as in a study file.
+
+    One that asks for the range of the pixels, and is not told, gets `clip_values`.
+    """
+    name, options = named_options(text)
+    try:
+        target = load("preprocessor", name)
+        if clip_values is not None and "clip_values" in inspect.signature(target).parameters:
+            options = {"clip_values": tuple(clip_values), **options}
+        return target(**options)
+    except TypeError as error:
+        raise InvalidInputError(f"--preprocessor {text}: {error}") from error
+
+
+def _is_saved(model: str) -> bool:
+    return is_file(model) and file_frontend(model) is None

@@ -1,0 +1,109 @@
+"""The network and the images of a command, each opened for the other."""
+
+import inspect
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from qadv.backbones.standardisation import is_of_timm
+from qadv.checks import check_whole
+from qadv.components import TARGET
+from qadv.errors import InvalidInputError
+from qadv.estimators.opening import is_file, open_classifier
+from qadv.estimators.protocol import Classifier
+from qadv.evaluation import predicted
+from qadv.named_options import named_options
+from qadv.registry import create, load
+from qadv.strengths import number
+from qadv.units import to_range
+
+_BATCH = 64
+
+
+def network_and_data(
+    options: Any, arguments: Mapping[str, Any] | None = None, untrained: bool = False
+) -> tuple[Any, Any]:
+    """Opens the network of a command, and its data set, `None` where it asks for none.
+
+    Args:
+        options: `NetworkOptions` with `dataset` and what goes with it.
+        arguments: of the classifier, besides what the options say.
+        untrained: a name will do without weights.
+    """
+    if options.nb_test is not None:
+        check_whole("--nb-test", options.nb_test)
+    model, size = options.model, options.image_size
+    named = not is_file(model) and not TARGET.fullmatch(model)
+    if not (untrained or options.checkpoint):
+        check_trained(model)
+    given = {"nb_classes": options.nb_classes, "preprocessing": _standardisation(options)}
+    given = {name: value for name, value in given.items() if value is not None} | dict(arguments or {})
+    data, shape = None, None if size is None else (3, size, size)
+    if options.dataset is not None and not is_file(model):
+        fitted = "network" in inspect.signature(load("dataset", options.dataset.partition(":")[0])).parameters
+        data = data_of(options, **({"network": named_options(model)[0]} if fitted and named else {}))
+        given = {"nb_classes": len(data.classes)} | given
+        shape = (data.input_shape[0], size, size) if size else data.input_shape if named or not fitted else None
+    if shape is not None:
+        given["input_shape"] = shape
+    torch.manual_seed(getattr(options, "seed", 0))  # of new weights
+    classifier = open_classifier(model, options.checkpoint, **given)
+    if options.dataset is None:
+        return classifier, None
+    if data is None or data.input_shape != tuple(classifier.input_shape) or fitted:
+        data = data_of(options, classifier=classifier)
+    else:
+        data.check_fits(classifier)
+    return classifier, data
+
+
+def data_of(options: Any, **fitted: Any) -> Any:
+    """Returns the data set of a command; `fitted` says for which network."""
+    skip = {"skip_bad": True} if getattr(options, "skip_bad", False) else {}
+    return create("dataset", options.dataset, data_dir=options.data_dir, **skip, **fitted)
+
+
+def check_trained(model: str) -> None:
+    """Refuses the name of a network without weights."""
+    if is_file(model) or TARGET.fullmatch(model):
+        return
+    name, options = named_options(model)
+    if not options.get("pretrained"):
+        timms = f", or ask timm for its own, {name}:pretrained=true" if is_of_timm(name) else ""
+        raise InvalidInputError(
+            f"{name} is the name of a network, which is made with random weights: give trained ones with "
+            f"--checkpoint{timms}"
+        )
+
+
+def _standardisation(options: Any) -> tuple[list[float], ...] | None:
+    pair = [options.mean, options.std]
+    if None in pair and pair != [None, None]:
+        raise InvalidInputError("--mean and --std go together; give both")
+    return None if None in pair else tuple([number(text, each) for each in text.split(",")] for text in pair)
+
+
+def test_images(classifier: Classifier, data: Any, nb_test: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Returns the first test images, (N, *input_shape) in `clip_values`, and their labels, (N,)."""
+    x, y = data.take("test", nb_test)
+    return to_range(x, classifier.clip_values), y
+
+
+def is_shown(options: Any) -> bool:
+    """Whether progress is shown: to people at a terminal."""
+    return not options.as_json and sys.stderr.isatty()
+
+
+def accuracy(classifier: Classifier, data: Any, options: Any, what: str) -> float:
+    """Returns which part of the test images is classified correctly, 0 to 1; a batch of them is held at a time."""
+    batches = torch.utils.data.DataLoader(data.samples("test", options.nb_test), _BATCH)
+    right = [
+        predicted(classifier, to_range(x.numpy(), classifier.clip_values)) == y.numpy()
+        for x, y in tqdm(batches, desc=what, unit="batch", disable=not is_shown(options))
+    ]
+    return float(np.concatenate(right).mean())

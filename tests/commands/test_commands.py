@@ -1,0 +1,142 @@
+"""quantize, train, attack and compare: what they print, write and refuse, on the digits."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+import qadv
+from qadv.cli import app
+from tests.photographs import photographs
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def run(*arguments, dataset="digits"):
+    result = CliRunner().invoke(app, [*map(str, arguments), "--dataset", dataset])
+    if result.exception is not None:
+        raise result.exception
+    return result.stdout
+
+
+def as_json(*arguments, **options):
+    return json.loads(run(*arguments, "--json", **options))
+
+
+@pytest.fixture
+def saved(trained):
+    trained.save("net.safetensors")
+    return "net.safetensors"
+
+
+def test_quantize_says_accuracy_before_and_after(make_classifier, digits, tmp_path):
+    floating = make_classifier("float", "float")
+    trainer = qadv.DefensiveQuantTrainer(floating, beta=0.0, lr=0.1, verbose=False)
+    trainer.fit(digits.x_train[:400], digits.y_train[:400], nb_epochs=3, batch_size=64)
+    torch.save(floating.network.state_dict(), "net.pth")
+    given = ["quantize", "mnist-cnn:image_size=8,width=8", "--checkpoint", "net.pth", "--nb-test", 50]
+    report = as_json(*given, "--weights", "bwn", "--activations", "relu:1", "--calibrate", 40, "-o", "q.safetensors")
+    quantized, x, y = qadv.open_classifier("q.safetensors"), digits.x_test[:50], digits.y_test[:50]
+    for when, classifier in (("before", floating), ("after", quantized)):
+        assert report["accuracy"][when] == pytest.approx((classifier.predict(x).argmax(1) == y).mean())
+    assert report["accuracy"]["before"] > report["accuracy"]["after"]
+    assert report["packed_bytes"] == qadv.summarize(quantized).packed_bytes < report["float_bytes"] / 3
+    shown = run(*given, "--weights", "float", "--activations", "float", "-o", "f.safetensors")
+    assert f"Accuracy on 50 test images: {100 * report['accuracy']['before']:.2f} % before" in shown
+    assert (qadv.open_classifier("f.safetensors").predict(x) == floating.predict(x)).all()
+
+
+def test_train_goes_on_with_a_finished_run(saved, digits):
+    given = ["train", saved, "--trainer", "dq", "beta=0.0", "lr=0.01", "--nb-train", 200, "-o", "new.safetensors"]
+    shown = run(*given, "--epochs", 1)
+    assert "DefensiveQuantTrainer: epoch 1/1, loss" in shown, "a line for each epoch where nobody sees a bar"
+    first = qadv.open_classifier("new.safetensors").predict(digits.x_test[:10])
+    with pytest.raises(qadv.errors.InvalidInputError, match=r"new.safetensors.checkpoint: --resume goes on with it"):
+        run(*given, "--epochs", 2)
+    report = as_json(*given, "--epochs", 2, "--resume")
+    assert [entry["epoch"] for entry in report["history"]] == [0, 1]
+    assert (qadv.open_classifier("new.safetensors").predict(digits.x_test[:10]) != first).any()
+
+
+def test_an_interrupted_training_says_how_it_goes_on(saved, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("qadv.trainers.loop.TrainingLoop.run", stop)
+    options = ["--trainer", "dq", "--epochs", "2", "-o", "new.safetensors", "--dataset", "digits"]
+    stopped = CliRunner().invoke(app, ["train", saved, *options])
+    assert "the same command with --resume goes on from new.safetensors.checkpoint" in stopped.stderr
+    assert stopped.exit_code == 130
+
+
+def test_attack_writes_what_it_found(saved, trained, digits, tmp_path):
+    found = as_json("attack", saved, "--attack", "pgd", "eps=25/255", "max_iter=10", "--nb-test", 12, "-o", "found")
+    rows = list(csv.DictReader((tmp_path / "found" / "images.csv").open()))
+    pixels = np.stack([np.asarray(Image.open(tmp_path / "found" / row["file"])) for row in rows])
+    images = pixels[:, None].astype(np.float32) / 255
+    classes = trained.predict(images).argmax(1)
+    assert [int(row["adversarial"]) for row in rows] == classes.tolist()
+    assert [int(row["class"]) for row in rows] == digits.y_test[:12].tolist()
+    assert found["as_png"] == pytest.approx((classes == digits.y_test[:12]).mean())
+    assert found["adversarial_accuracy"] < found["clean_accuracy"]
+    far = np.abs(images - digits.x_test[:12]).reshape(12, -1).max(axis=1)
+    assert [float(row["linf"]) for row in rows] == pytest.approx(far, abs=1e-5)
+    assert far.max() == pytest.approx(25 / 255, abs=0.5 / 255), "rounded to the nearest of 255 steps"
+
+
+def test_attack_takes_any_attack_and_shows_a_table(saved):
+    shown = run("attack", saved, "--attack", "DeepFool", "max_iter=3", "--nb-test", 4)
+    assert "DeepFool, 4 images" in shown
+    assert "under attack" in shown
+
+
+def test_pgd_is_arts_with_a_step_of_a_quarter(trained):
+    pgd = qadv.create("attack", "pgd", trained, eps="8/255", max_iter=7)
+    assert type(pgd).__module__.startswith("art.")
+    assert (pgd.max_iter, pgd.num_random_init) == (7, 1)
+    assert pgd.eps_step == pytest.approx(2 / 255)
+    assert qadv.create("attack", "pgd", trained, eps_step=0.01).eps_step == 0.01
+    assert qadv.create("attack", "fgsm", trained).eps == pytest.approx(8 / 255)
+
+
+def test_compare_puts_networks_side_by_side(saved, make_classifier):
+    make_classifier("float", "float").save("other.safetensors")
+    given = ["compare", saved, "other.safetensors", "--attack", "fgsm", "--eps", 0.1, "--nb-test", 20]
+    report = as_json(*given)
+    assert report["targets"] == ["net.safetensors", "other.safetensors"]
+    assert report["bytes"]["net.safetensors"] < report["bytes"]["other.safetensors"] / 3
+    assert np.array(report["accuracy"]).shape == (1, 2, 2)
+    assert all(worst <= clean for worst, clean in zip(report["worst_case"], report["clean"], strict=True))
+    shown = run(*given)
+    assert "KiB packed" in shown
+    assert "fgsm, 20 images" in shown
+
+
+def test_what_does_not_go_is_one_line(saved, tmp_path):
+    photographs(tmp_path / "photos")
+    for said, *arguments in [
+        ("resnet20 is the name of a network, which is made with random weights", "attack", "resnet20"),
+        (r"or ask timm for its own, resnet10t:pretrained=true", "attack", "resnet10t"),
+        ("mnist-cnn is the name of a network", "attack", "mnist-cnn:image_size=8"),
+        ("resnet20 is the name of a network", "compare", saved, "resnet20"),
+        ("pgd takes no option 'epps'; did you mean eps", "attack", saved, "epps=0.1"),
+        (r"'eps': expected NAME or NAME:option=value", "attack", saved, "eps"),
+        ("eps: expected at most 1", "attack", saved, "eps=2"),
+        ("--nb-test: expected a whole number of at least 1", "attack", saved, "--nb-test", 0),
+        ("--mean and --std go together", "attack", saved, "--mean", "0.5"),
+        ("no backbone 'gone'", "attack", "gone:x=1"),
+    ]:
+        with pytest.raises(qadv.errors.QadvError, match=said) as refused:
+            run(*arguments, "--attack", "pgd")
+        assert "\n" not in str(refused.value)
+    with pytest.raises(qadv.errors.InvalidInputError, match="3 classes, apple, pear, plum …, the network 10"):
+        run("attack", saved, "--attack", "pgd", dataset="image-folder:photos")
+    with pytest.raises(qadv.errors.InvalidInputError, match="give two networks or more"):
+        run("compare", saved, saved)
