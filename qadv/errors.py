@@ -65,6 +65,10 @@ class PixelRangeWarning(UserWarning):
     """Images and what the network was trained on seem not to fit: standardised images, or no standardisation."""
 
 
+class PictureWarning(UserWarning):
+    """Files of a data set are no plain pictures: they are converted, or left out as was asked."""
+
+
 class AuditInterrupted(KeyboardInterrupt):
     """Ctrl-C in an audit; `result` is that of the shards that are finished, from the first on, or `None`."""
 

@@ -1,6 +1,7 @@
 """qadv's own components hold to what the kit asks of plugins: one of a kind to all, the others to what costs little."""
 
 import contextlib
+import tempfile
 
 import brevitas.nn as qnn
 import pytest
@@ -12,6 +13,7 @@ import qadv
 from qadv.components import KINDS
 from qadv.registry import default_registry
 from qadv.testing import NotApplicable, checks, conformance, digits_classifier, run_check
+from tests.photographs import photographs
 
 BUDGET = {"seed": 0, "verbose": False}
 
@@ -81,6 +83,9 @@ test_postprocessor_softmax = conformance("postprocessor", "softmax")
 test_detector_ensemble_agreement = conformance("detector", "ensemble-agreement", m=2, classifier=ensemble)
 
 test_dataset_digits = conformance("dataset", "digits")
+test_dataset_image_folder = conformance(
+    "dataset", "image-folder", data_dir=photographs(tempfile.mkdtemp()), input_shape=(3, 8, 8)
+)
 
 test_diagnostic_error_amplification = conformance("diagnostic", "error-amplification")
 test_diagnostic_weight_error = little("diagnostic", "weight-error")
@@ -143,6 +148,7 @@ NOT_ALL = {
     ("dataset", "cifar10"): "tests/test_datasets.py reads it",
     ("dataset", "cifar100"): "its files are not here; tests/test_datasets.py reads small ones",
     ("dataset", "svhn"): "its files are not here; tests/test_datasets.py reads small ones",
+    ("dataset", "huggingface"): "its library is not here; tests/test_photographs.py reads one where it is",
     ("audit-check", "exported-model"): "exporting takes seconds; tests/diagnostics/test_audit.py does it",
     ("frontend", "torchao"): "torchao is not here; tests/frontends/test_torchao.py reads its networks",
     ("attack", "art"): "a family; one of its members is here",

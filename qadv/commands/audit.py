@@ -37,7 +37,7 @@ def run_audit(options: AuditOptions) -> bool:
     clip_values = None if is_onnx(options.model) else read_header(options.model)["classifier"]["clip_values"]
     classifier = _load(options.model, [made_preprocessor(text, clip_values) for text in options.preprocessor or ()])
     data = create("dataset", options.dataset, data_dir=options.data_dir)
-    x, y = data.x_test[: options.nb_samples], data.y_test[: options.nb_samples]
+    x, y = data.take("test", options.nb_samples)
     if x.shape[1:] != classifier.input_shape:
         raise InvalidInputError(
             f"--dataset {options.dataset} has images of shape {x.shape[1:]}, the network takes {classifier.input_shape}"
@@ -81,10 +81,9 @@ def run_audit(options: AuditOptions) -> bool:
         raise
     _print(result, found, options.as_json)
     if options.html is not None:
-        names = getattr(data, "classes", None)
-        write_atomically(options.html, audit_page(classifier, x, y, result, options.model.name, names).encode())
-    accuracy = 100 * result.worst_case.accuracy
-    if options.fail_under is not None and accuracy < options.fail_under:
+        page = audit_page(classifier, x, y, result, options.model.name, data.classes)
+        write_atomically(options.html, page.encode())
+    if options.fail_under is not None and (accuracy := 100 * result.worst_case.accuracy) < options.fail_under:
         Console(stderr=True).print(f"worst case {accuracy:.1f} % is under {options.fail_under:g} %", style="red")
         return False
     return result.passed
