@@ -40,7 +40,7 @@ from qadv.diagnostics.audit.merge import merged
 from qadv.diagnostics.audit.result import AuditResult, interval
 from qadv.diagnostics.audit.run import audit, estimate, of_pair
 from qadv.errors import AuditInterrupted, InvalidInputError, QadvError, describe
-from qadv.estimators.checks import check_images, check_labels
+from qadv.estimators.checks import check_pair
 from qadv.estimators.door import prepare
 from qadv.estimators.fingerprint import fingerprint
 from qadv.estimators.protocol import Classifier
@@ -76,8 +76,8 @@ class _Audited:
 
 def audit_in_shards(
     classifier: Classifier,
-    x: NDArray[Any],
-    y: NDArray[Any],
+    x: Any,
+    y: NDArray[Any] | None = None,
     eps: Any = Share(8 / 255),
     *,
     shard: int = SHARD,
@@ -121,8 +121,8 @@ def audit_in_shards(
         check_whole("jobs", jobs)
     if "others" in options and not isinstance(options["others"], Mapping):
         options["others"] = tuple(options["others"])
-    x = check_images(x, classifier.input_shape, classifier.clip_values).astype(np.float32)
-    labels = check_labels(y, len(x), classifier.nb_classes)
+    x, labels = check_pair(classifier, x, y)
+    x = x.astype(np.float32)
     if options.get("pair") is not None:
         x, _, pair = of_pair(options["pair"], x, labels, classifier.nb_classes)
         labels = np.full(len(x), pair[0])

@@ -81,8 +81,8 @@ def run_audit(options: AuditOptions) -> bool:
         raise
     _print(result, found, options.as_json)
     if options.html is not None:
-        names = getattr(data, "classes", None)
-        write_atomically(options.html, audit_page(classifier, x, y, result, Path(options.model).name, names).encode())
+        page = audit_page(classifier, x, y, result, Path(options.model).name, data.classes)
+        write_atomically(options.html, page.encode())
     if options.fail_under is not None and (accuracy := 100 * result.worst_case.accuracy) < options.fail_under:
         Console(stderr=True).print(f"worst case {accuracy:.1f} % is under {options.fail_under:g} %", style="red")
         return False

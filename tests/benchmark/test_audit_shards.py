@@ -165,9 +165,13 @@ def test_arguments_are_refused_before_anything_runs(audited):
 
 
 @pytest.mark.slow
-def test_two_processes_find_the_same_as_one(audited, monkeypatch):
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_two_processes_find_the_same_as_one(engine, audited, monkeypatch):
+    if engine == "ray":
+        pytest.importorskip("ray")
     monkeypatch.setattr(run, "QUICK", QUICK)  # as it is in the other processes
-    assert untimed(audited(8, shard=4, checks=[1], jobs=2)) == untimed(audited(8, shard=4, checks=[1]))
+    found = audited(8, shard=4, checks=[1], jobs=2, engine=engine)
+    assert untimed(found) == untimed(audited(8, shard=4, checks=[1]))
 
 
 def result_of(number, finding):

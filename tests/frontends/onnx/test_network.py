@@ -404,7 +404,7 @@ def test_the_audit_command_takes_a_file_and_says_which(files, monkeypatch, as_js
         asked.append(classifier.predict(x))
         return SimpleNamespace(to_dict=lambda: {"robust": 0.5}, passed=True)
 
-    data = SimpleNamespace(take=lambda part, number: (X[:number], np.zeros(number, dtype=int)))
+    data = SimpleNamespace(take=lambda part, number: (X[:number], np.zeros(number, dtype=int)), classes=())
     monkeypatch.setattr(command, "audit_in_shards", audit)
     monkeypatch.setattr("qadv.commands.given.create", lambda *_, **__: data)
     arguments = ["audit", str(files["qdq"]), "--dataset", "digits", "--nb-test", "5", *["--json"] * as_json]
