@@ -19,7 +19,7 @@ $(VENV)/.installed: $(VENV)/.demo
 # Built as wheels, as a user installs them. Without dependencies, which come first: torchattacks pins a requests of 2020, which
 # it does not import and which mkdocs-material does not take.
 $(VENV)/.plugins: $(VENV)/.installed $(shell find plugins examples/own_plugin -type f -path '*/src/*.py' -o -name pyproject.toml)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "foolbox>=3.3.4" "pyautoattack>=0.2"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "foolbox>=3.3.4" "pyautoattack>=0.2" "ai-edge-litert>=2.3"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps "torchattacks>=3.5.1"
 	$(BIN)/python plugins/install.py --no-deps
 	touch $@
