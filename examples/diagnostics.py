@@ -20,6 +20,7 @@ from art.attacks.evasion import FastGradientMethod, ProjectedGradientDescent
 from matplotlib.figure import Figure
 
 import qadv
+from qadv.datasets import data_folder
 from qadv.diagnostics import (
     draw_accuracy_curve,
     draw_amplification_by_eps,
@@ -63,24 +64,26 @@ def float_network(dataset: str, data: Any, data_dir: Path | None, seed: int) -> 
         )
     torch.manual_seed(seed)
     classifier = qadv.QuantizedClassifier.from_backbone(
-        "mnist-cnn", "float", "float", input_shape=data.input_shape, image_size=8, width=8
-    )
+        "mnist-cnn", "float", "float", input_shape=data.input_shape, nb_classes=len(data.classes),
+        image_size=data.input_shape[-1], width=8,
+    )  # fmt: skip
     trainer = qadv.DefensiveQuantTrainer(classifier, beta=0.0, lr=0.05, seed=seed, verbose=False)
-    trainer.fit(data.x_train, data.y_train, batch_size=64, nb_epochs=10)
+    trainer.fit(*data.take("train"), batch_size=64, nb_epochs=10)
     return classifier
 
 
 def main(
-    dataset: Annotated[str, typer.Option(help="digits or cifar10")] = "digits",
+    dataset: Annotated[str, typer.Option(help="a name of `qadv list dataset`, NAME:FOLDER for its folder")] = "digits",
     data_dir: Annotated[Path | None, typer.Option(help="folder with CIFAR-10 and the trained ResNet-20")] = None,
     nb_test: Annotated[int, typer.Option(help="attacked test images, the first ones")] = 100,
     seed: Annotated[int, typer.Option(help="decides everything random")] = 0,
     out: Annotated[Path, typer.Option(help="folder for figures and results")] = Path("diagnostics"),
 ) -> None:
     torch.set_num_threads(1)
-    data = qadv.create("dataset", dataset, data_dir=data_dir)
-    x, y = data.x_test[:nb_test], data.y_test[:nb_test]
-    eps = EPS[dataset]
+    data, data_dir = qadv.create("dataset", dataset, data_dir=data_dir), data_folder(data_dir)
+    x, y = data.take("test", nb_test)
+    like = dataset if dataset in EPS else "digits"  # whose strengths are taken
+    eps = EPS[like]
     out.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {"dataset": dataset, "images": len(x), "seed": seed, "eps": eps}
 
@@ -96,7 +99,7 @@ def main(
     networks = {"float": float_network(dataset, data, data_dir, seed)}
     for bits in BITS:
         quantize = qadv.PostTrainingQuantization(
-            networks["float"], f"pwlq:{bits}", f"relu:{bits}", calibration=data.x_train[:512]
+            networks["float"], f"pwlq:{bits}", f"relu:{bits}", calibration=data.take("train", 512)[0]
         )
         networks[f"{bits} bit"] = quantize()
     quantized = {name: classifier for name, classifier in networks.items() if name != "float"}
@@ -115,7 +118,7 @@ def main(
     report("error-amplification", layers, draw_error_amplification(layers))
     by_eps = {
         name: qadv.amplification_by_eps(
-            classifier, x, y, CURVE[dataset], fgsm, source=networks["float"], at="activations", seed=seed
+            classifier, x, y, CURVE[like], fgsm, source=networks["float"], at="activations", seed=seed
         )
         for name, classifier in quantized.items()
     }
@@ -131,15 +134,15 @@ def main(
     # 4. Do their gradients agree, and do adversarial images of one network work on another?
     similarity = qadv.gradient_similarity(networks, x, y)
     report("gradient-similarity", similarity, draw_gradient_similarity(similarity))
-    nearest = partial(ddn, init_eps=INIT_EPS[dataset])
+    nearest = partial(ddn, init_eps=INIT_EPS[like])
     attacks = {"FGSM": partial(fgsm, eps=eps), "PGD": partial(pgd, eps=eps), "DDN": nearest}
     transfer = qadv.transfer_matrix(networks, x, y, attacks, seed=seed)
     report("transfer-matrix", transfer, draw_transfer_matrix(transfer))
 
     # 5. How fast does accuracy fall?
-    curves = {name: qadv.accuracy_curve(c, x, y, CURVE[dataset], pgd, seed=seed) for name, c in networks.items()}
+    curves = {name: qadv.accuracy_curve(c, x, y, CURVE[like], pgd, seed=seed) for name, c in networks.items()}
     report("accuracy-curve", curves, draw_accuracy_curve(curves))
-    distances = {name: qadv.accuracy_by_distance(c, x, y, DISTANCES[dataset], nearest) for name, c in networks.items()}
+    distances = {name: qadv.accuracy_by_distance(c, x, y, DISTANCES[like], nearest) for name, c in networks.items()}
     report("accuracy-by-distance", distances, draw_accuracy_curve(distances))
 
     # 6. Do the members of an ensemble agree, on images made for one of them and on those made for all?

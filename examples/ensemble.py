@@ -27,11 +27,11 @@ MEMBERS = {
     "w4a4": ("dorefa:4", "dorefa:4"),
 }
 SMALL = {
-    "width": 16, "image_size": 8, "nb_epochs": 4, "batch_size": 32, "nb_test": 120, "steps": 20,
+    "width": 16, "nb_epochs": 4, "batch_size": 32, "nb_test": 120, "steps": 20,
     "nb_decided": 4, "decisions": {"max_iter": 3, "max_eval": 60, "init_eval": 20},
 }  # fmt: skip
 LARGE = {
-    "width": 16, "image_size": 28, "nb_epochs": 1, "batch_size": 64, "nb_test": 200, "steps": 40,
+    "width": 16, "nb_epochs": 1, "batch_size": 64, "nb_test": 200, "steps": 40,
     "nb_decided": 10, "decisions": {"max_iter": 15, "max_eval": 300, "init_eval": 50},
 }  # fmt: skip
 
@@ -42,13 +42,14 @@ def train(name: str, data: Any, size: dict[str, Any], seed: int, out: Path | Non
         return qadv.QuantizedClassifier.load(path)
     torch.manual_seed(seed)
     net = qadv.QuantizedClassifier.from_backbone(
-        "mnist-cnn", *MEMBERS[name], input_shape=data.input_shape, image_size=size["image_size"], width=size["width"]
-    )
+        "mnist-cnn", *MEMBERS[name], input_shape=data.input_shape, nb_classes=len(data.classes),
+        image_size=data.input_shape[-1], width=size["width"],
+    )  # fmt: skip
     adam = torch.optim.Adam(net.model.parameters(), lr=3e-3)
-    classifier = qadv.QuantizedClassifier(net.model, net.loss, data.input_shape, 10, optimizer=adam)
+    classifier = qadv.QuantizedClassifier(net.model, net.loss, data.input_shape, len(data.classes), optimizer=adam)
     trainer = qadv.DefensiveQuantTrainer(classifier, beta=0.0, seed=seed, verbose=False)
     nb_epochs = size["nb_epochs"] * (3 if name == "w1a1" else 1)  # one bit learns slowly
-    trainer.fit(data.x_train, data.y_train, nb_epochs=nb_epochs, batch_size=size["batch_size"])
+    trainer.fit(*data.take("train"), nb_epochs=nb_epochs, batch_size=size["batch_size"])
     if path is not None:
         classifier.save(path)
     return classifier
@@ -126,7 +127,8 @@ def decisions(targets: dict[str, Any], x: Any, y: Any, goal: Any, start: Any, se
             aim = {"y": np.eye(target.nb_classes, dtype=np.float32)[goal], "x_adv_init": start} if targeted else {}
             x_adv = coalesced.generate(x, **aim)
             ends = target.predict(x_adv).argmax(1)
-            abstains, wrong = ends == 10, (ends != 10) & (ends != y)
+            abstains = ends == targets["float"].nb_classes
+            wrong = ~abstains & (ends != y)
             l2 = np.linalg.norm((x_adv - x).reshape(len(x), -1), axis=1)
             to = "wrong class 1" if targeted else "anything else"
             rows.append([label, to, float(abstains.mean()), float(wrong.mean()), float(np.median(l2))])
@@ -134,7 +136,7 @@ def decisions(targets: dict[str, Any], x: Any, y: Any, goal: Any, start: Any, se
 
 
 def main(
-    dataset: Annotated[str, typer.Option(help="'digits' or 'mnist'")] = "digits",
+    dataset: Annotated[str, typer.Option(help="a name of `qadv list dataset`, NAME:FOLDER for its folder")] = "digits",
     data_dir: Annotated[Path | None, typer.Option(help="folder with mnist.npz")] = None,
     eps: Annotated[float, typer.Option(help="L-inf strength of FGSM and PGD")] = 0.1,
     m: Annotated[int, typer.Option(help="members that have to agree")] = 4,
@@ -149,14 +151,15 @@ def main(
     other = train("float", data, size, seed + 100, out)
     ensemble = qadv.EnsembleClassifier.of(list(nets.values()))
 
-    classes = ensemble.member_predictions(data.x_test)
-    r = measure_agreement(classes, data.y_test, m)
-    right = (classes == data.y_test).mean(1)
+    x_test, y_test = data.take("test")
+    classes = ensemble.member_predictions(x_test)
+    r = measure_agreement(classes, y_test, m)
+    right = (classes == y_test).mean(1)
     print("Accuracy:", ", ".join(f"{name} {part:.1%}" for name, part in zip(nets, right, strict=True)))
     print("Images on which 1, 2, … members agree:", ", ".join(f"{part:.1%}" for part in r.agreement))
     print(f"Clean images, m = {m}: PR {r.prediction_rate:.1%}, accuracy where predicted {r.accuracy_predicted:.1%}")
 
-    x, y, steps = data.x_test[: size["nb_test"]], data.y_test[: size["nb_test"]], size["steps"]
+    x, y, steps = x_test[: size["nb_test"]], y_test[: size["nb_test"]], size["steps"]
     logits = ensemble.predict(x)
     logits[np.arange(len(y)), y] = -np.inf
     nearest = np.argsort(-logits, axis=1)  # wrong classes, the nearest first
@@ -164,10 +167,13 @@ def main(
     known(ensemble, x, y, nearest, m, eps, steps)
 
     abstaining = ensemble.combined_by("vote", abstain_below=m)
-    right = abstaining.predict(data.x_test).argmax(1) == data.y_test
-    some = np.flatnonzero(right[: len(y)])[: size["nb_decided"]]
+    right = abstaining.predict(x_test).argmax(1) == y_test
+    has_start = np.isin(nearest[:, 0], y_test[right])  # an image of the wrong class, which the ensemble gets right
+    some = np.flatnonzero(right[: len(y)] & has_start)[: size["nb_decided"]]
+    if not len(some):
+        raise SystemExit("HopSkipJump is left out: the ensemble gets no image right that it could start from")
     goal = nearest[some, 0]
-    start = np.stack([data.x_test[right & (data.y_test == label)][0] for label in goal])
+    start = np.stack([x_test[right & (y_test == label)][0] for label in goal])
     targets = {"float": nets["float"], "ensemble that abstains": abstaining}
     decisions(targets, x[some], y[some], goal, start, seed, size["decisions"])
 

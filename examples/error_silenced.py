@@ -23,10 +23,11 @@ from rich.table import Table
 from torch import nn
 
 import qadv
+from qadv.datasets import data_folder
 from qadv.files import write_atomically
 
 SETTINGS: dict[str, dict[str, Any]] = {
-    "digits": {"backbone": "mnist-cnn", "options": {"image_size": 8, "width": 8}, "eps": 0.1, "epochs": 5, "lr": 0.05},
+    "digits": {"backbone": "mnist-cnn", "options": {"width": 8}, "eps": 0.1, "epochs": 5, "lr": 0.05},
     "mnist": {"backbone": "mnist-cnn", "options": {"width": 16}, "eps": 0.1, "epochs": 2, "lr": 0.05},
     "cifar10": {"backbone": "resnet20", "options": {}, "eps": 8 / 255, "epochs": 1, "lr": 0.02},
 }
@@ -35,7 +36,7 @@ MEAN_STD = {"cifar10": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])}
 
 
 def main(
-    dataset: Annotated[str, typer.Option(help="digits, mnist or cifar10")] = "digits",
+    dataset: Annotated[str, typer.Option(help="a name of `qadv list dataset`, NAME:FOLDER for its folder")] = "digits",
     data_dir: Annotated[Path | None, typer.Option(help="folder with the images, and the float ResNet-20")] = None,
     schemes: Annotated[list[str] | None, typer.Option(help="weight schemes; bwn and twn without it")] = None,
     robust_start: Annotated[bool, typer.Option(help="train the float network with PGD first (AF, AV, AE)")] = False,
@@ -47,25 +48,27 @@ def main(
     seed: Annotated[int, typer.Option(help="decides everything random")] = 0,
     out: Annotated[Path, typer.Option(help="folder for checkpoints and results")] = Path("error-silenced"),
 ) -> None:
-    data, settings = qadv.create("dataset", dataset, data_dir=data_dir), SETTINGS[dataset]
-    eps, shape = settings["eps"], data.x_train.shape[1:]
-    x, y = (data.x_train, data.y_train) if validation else (data.x_test, data.y_test)
+    data, settings = qadv.create("dataset", dataset, data_dir=data_dir), SETTINGS.get(dataset, SETTINGS["mnist"])
+    eps, shape, nb_classes = settings["eps"], data.input_shape, len(data.classes)
+    x, y = data.take("train" if validation else "test")
     x, y = (x[-nb_test:], y[-nb_test:]) if validation else (x[:nb_test], y[:nb_test])
-    nb_train = nb_train or len(data.x_train) - (nb_test if validation else 0)
-    x_train, y_train = data.x_train[:nb_train], data.y_train[:nb_train]
-    name = f"{dataset}-{nb_train}-{'robust' if robust_start else 'natural'}-seed{seed}"
+    nb_train = nb_train or len(data.labels("train")) - (nb_test if validation else 0)
+    x_train, y_train = data.take("train", nb_train)
+    name = f"{data.name}-{nb_train}-{'robust' if robust_start else 'natural'}-seed{seed}"
     pgd = {"eps": eps, "eps_step": eps / 4, "max_iter": 10}
     fit = {"nb_epochs": settings["epochs"], "batch_size": 64}
 
     def wrap(model: nn.Module) -> qadv.QuantizedClassifier:
         preprocessing = MEAN_STD.get(dataset, (0.0, 1.0))
-        return qadv.QuantizedClassifier(model, nn.CrossEntropyLoss(), shape, 10, preprocessing=preprocessing)
+        return qadv.QuantizedClassifier(model, nn.CrossEntropyLoss(), shape, nb_classes, preprocessing=preprocessing)
 
     torch.manual_seed(seed)
-    start = None if dataset != "cifar10" else data_dir / "resnet20-cifar10.safetensors"
+    start = None if dataset != "cifar10" else data_folder(data_dir) / "resnet20-cifar10.safetensors"
+    size = {"image_size": shape[-1]} if settings["backbone"] == "mnist-cnn" else {}
     backbone = qadv.QuantizedClassifier.from_backbone(
-        settings["backbone"], "float", "float", input_shape=shape, checkpoint_path=start, **settings["options"]
-    )
+        settings["backbone"], "float", "float", input_shape=shape, nb_classes=nb_classes, checkpoint_path=start,
+        **size, **settings["options"],
+    )  # fmt: skip
     floating = wrap(backbone.model)
     if start is None or robust_start:
         adversary = qadv.Adversary("pgd", **pgd) if robust_start else None

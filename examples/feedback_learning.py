@@ -29,16 +29,13 @@ from art.attacks.evasion import (
 )
 
 import qadv
+from qadv.datasets import data_folder
 from qadv.files import write_atomically
 from qadv.trainers.loop_trainer import LoopTrainer
 
 EPS = {"digits": (0.05, 0.1, 0.2), "mnist": (0.1, 0.2, 0.3), "cifar10": (2 / 255, 4 / 255, 8 / 255)}
 SAMPLES = (20, 100, 150)  # of a robust, a middle and a weak class, for 60,000 training images; fewer for fewer images
-BACKBONE = {
-    "digits": {"name": "mnist-cnn", "input_shape": (1, 8, 8), "image_size": 8, "width": 16},
-    "mnist": {"name": "mnist-cnn", "input_shape": (1, 28, 28), "width": 16},
-    "cifar10": {"name": "resnet20", "preprocessing": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])},
-}
+RESNET20 = {"name": "resnet20", "preprocessing": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])}
 
 
 def attacks(classifier, eps):
@@ -90,7 +87,7 @@ def train_on_noise(classifier, x, y, places, history, lr, seed, checkpoint):
 
 
 def main(
-    dataset: Annotated[str, typer.Option(help="digits, mnist or cifar10")] = "digits",
+    dataset: Annotated[str, typer.Option(help="a name of `qadv list dataset`, NAME:FOLDER for its folder")] = "digits",
     data_dir: Annotated[Path | None, typer.Option(help="folder with the images")] = None,
     nb_train: Annotated[int, typer.Option(help="training images, the first ones")] = 60_000,
     nb_attacked: Annotated[int, typer.Option(help="attacked test images, the first ones")] = 200,
@@ -109,13 +106,15 @@ def main(
     torch.manual_seed(seed)
     np.random.seed(seed)
     data = qadv.create("dataset", dataset, data_dir=data_dir)
-    x, y = data.x_train[:nb_train], data.y_train[:nb_train]
-    eps, lr = EPS[dataset], 0.01 if dataset == "cifar10" else 0.05
-    checkpoint = data_dir / "resnet20-cifar10.safetensors" if dataset == "cifar10" else None
+    x, y = data.take("train", nb_train)
+    eps, lr = EPS.get(dataset, EPS["mnist"]), 0.01 if dataset == "cifar10" else 0.05
+    checkpoint = data_folder(data_dir) / "resnet20-cifar10.safetensors" if dataset == "cifar10" else None
+    backbone = RESNET20 if checkpoint else {"name": "mnist-cnn", "image_size": data.input_shape[-1], "width": 16}
     original = qadv.QuantizedClassifier.from_backbone(
-        **BACKBONE[dataset], weights="float", activations="float", checkpoint_path=checkpoint
-    )
-    stem = f"{dataset}-seed{seed}"
+        **backbone, weights="float", activations="float", input_shape=data.input_shape, nb_classes=len(data.classes),
+        checkpoint_path=checkpoint,
+    )  # fmt: skip
+    stem = f"{data.name}-seed{seed}"
     if dataset != "cifar10":
         LoopTrainer(original, lr=lr, seed=seed, checkpoint=out / f"{stem}-original.ckpt").fit(x, y, None, 64, nb_epochs)
 
@@ -135,7 +134,7 @@ def main(
     trainer.fit(x, y, nb_epochs=nb_feedback)
     if control:
         networks["Noise"] = noisy = copy.deepcopy(original)
-        places = trainer.settings.most_images(y, 10)
+        places = trainer.settings.most_images(y, len(data.classes))
         train_on_noise(noisy, x, y, places, trainer.history, lr, seed, out / f"{stem}-noise")
 
     results = {}
@@ -143,9 +142,7 @@ def main(
         classifier.save(out / f"{stem}-{name.lower().strip('.')}.safetensors")
         three_bit = qadv.PostTrainingQuantization(classifier, "int:3", "float", skip_first_last=False)(x[:1000])
         for bits, network in {"": classifier, " (Q)": three_bit}.items():
-            row = results[name + bits] = accuracies(
-                network, data.x_test, data.y_test, nb_attacked, eps, leave_out or ()
-            )
+            row = results[name + bits] = accuracies(network, *data.take("test"), nb_attacked, eps, leave_out or ())
             if len(results) == 1:
                 print(f"{'':10}", *(f"{column:>8}" for column in row))
             print(f"{name + bits:10}", *(f"{value:8.1%}" for value in row.values()), flush=True)

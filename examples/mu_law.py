@@ -29,6 +29,7 @@ from art.attacks.evasion import (
 )
 
 import qadv
+from qadv.datasets import data_folder
 from qadv.evaluation import attack_classifier
 from qadv.files import write_atomically
 
@@ -40,6 +41,12 @@ NB_CLEAN = 2000
 SLOW = ("C&W L2", "Square")
 MEDIUM = ("FGSM m", "PGD", "BIM", "MIM", "APGD-DLR")  # one L∞ strength: with transfer, the worst case of it
 MAPPINGS = ["none", "last@3", "last@255", "last:3@255"]
+
+
+def held_out(dataset, data):
+    """Where among the training images those of validation are: a tenth of another data set's."""
+    number = len(data.labels("train"))
+    return slice(number - HELD_OUT.get(dataset, number // 10), None)
 
 
 def float_classifier(dataset, data, data_dir, seed, path):
@@ -54,13 +61,13 @@ def float_classifier(dataset, data, data_dir, seed, path):
     if path.exists():
         return qadv.QuantizedClassifier.load(path)
     torch.manual_seed(seed)
-    side = data.input_shape[-1]
     classifier = qadv.QuantizedClassifier.from_backbone(
-        "mnist-cnn", weights="float", activations="float", input_shape=data.input_shape, image_size=side
-    )
+        "mnist-cnn", "float", "float", input_shape=data.input_shape, nb_classes=len(data.classes),
+        image_size=data.input_shape[-1],
+    )  # fmt: skip
     trainer = qadv.DefensiveQuantTrainer(classifier, beta=0.0, lr=0.05, seed=seed, verbose=False)
-    held_out = HELD_OUT[dataset]
-    trainer.fit(data.x_train[:-held_out], data.y_train[:-held_out], batch_size=64, nb_epochs=EPOCHS[dataset])
+    x, y = data.take("train", held_out(dataset, data).start)
+    trainer.fit(x, y, batch_size=64, nb_epochs=EPOCHS.get(dataset, 3))
     classifier.save(path)
     return classifier
 
@@ -131,7 +138,7 @@ def measure(classifier, x, y, sources, nb_slow, strengths, quick, seed):
 
 
 def main(
-    dataset: Annotated[str, typer.Option(help="digits, mnist or cifar10")] = "digits",
+    dataset: Annotated[str, typer.Option(help="a name of `qadv list dataset`, NAME:FOLDER for its folder")] = "digits",
     data_dir: Annotated[Path | None, typer.Option(help="folder with the images, for the latter two")] = None,
     mapping: Annotated[list[str], typer.Option(help="none or layers@μ, several times for several")] = MAPPINGS,
     bits: Annotated[list[str], typer.Option(help="weight schemes, likewise")] = ["float", "int:3"],  # noqa: B006
@@ -144,16 +151,17 @@ def main(
     out: Annotated[Path, typer.Option(help="folder for the results")] = Path("mu-law"),
 ) -> None:
     torch.set_num_threads(1)
-    data = qadv.create("dataset", dataset, data_dir=data_dir)
-    held_out = slice(-HELD_OUT[dataset], None)
-    x, y = (data.x_test, data.y_test) if split == "test" else (data.x_train[held_out], data.y_train[held_out])
-    calibration = data.x_train[:512]
-    original = float_classifier(dataset, data, data_dir, seed, out / f"{dataset}-seed{seed}.safetensors")
+    data, data_dir = qadv.create("dataset", dataset, data_dir=data_dir), data_folder(data_dir)
+    part = slice(None) if split == "test" else held_out(dataset, data)
+    x, y = (array[part] for array in data.take("test" if split == "test" else "train"))
+    calibration = data.take("train", 512)[0]
+    strengths = STRENGTHS.get(dataset, STRENGTHS["mnist"])
+    original = float_classifier(dataset, data, data_dir, seed, out / f"{data.name}-seed{seed}.safetensors")
     np.random.seed(seed)
-    on_original = attacks(original, STRENGTHS[dataset], quick)
+    on_original = attacks(original, strengths, quick)
     sources = {name: on_original[name].generate(x[:nb_test], y[:nb_test]) for name in ("FGSM s", "PGD")}
 
-    path = out / f"{dataset}-{split}-{nb_test}-seed{seed}.json"
+    path = out / f"{data.name}-{split}-{nb_test}-seed{seed}.json"
     table = json.loads(path.read_text()) if path.exists() else {}
     for chosen in mapping:
         classifier = original
@@ -167,7 +175,7 @@ def main(
                 network = classifier
                 if scheme != "float":
                     network = qadv.PostTrainingQuantization(classifier, scheme, "float", False)(calibration)
-                table[name] = measure(network, x, y, sources, nb_slow, STRENGTHS[dataset], quick, seed)
+                table[name] = measure(network, x, y, sources, nb_slow, strengths, quick, seed)
                 write_atomically(path, json.dumps(table, indent=1).encode())
             row = table[name]
             if (chosen, scheme) == (mapping[0], bits[0]):

@@ -23,10 +23,11 @@ from rich.console import Console
 from rich.table import Table
 
 import qadv
+from qadv.datasets import data_folder
 from qadv.files import write_atomically
 
 SETTINGS: dict[str, dict[str, Any]] = {
-    "digits": {"backbone": "mnist-cnn", "image_size": 8, "width": 8, "eps": 0.1, "epochs": 8, "tune": 2, "lr": 0.05},
+    "digits": {"backbone": "mnist-cnn", "width": 8, "eps": 0.1, "epochs": 8, "tune": 2, "lr": 0.05},
     "mnist": {"backbone": "mnist-cnn", "width": 16, "eps": 0.1, "epochs": 3, "tune": 1, "lr": 0.05},
     "cifar10": {"backbone": "resnet20", "eps": 4 / 255, "epochs": 1, "tune": 1, "lr": 0.01},
 }
@@ -36,7 +37,7 @@ COLUMNS = ("clean", "FGSM", "PGD", "Square", "seconds")
 
 
 def main(
-    dataset: Annotated[str, typer.Option(help="digits, mnist or cifar10")] = "digits",
+    dataset: Annotated[str, typer.Option(help="a name of `qadv list dataset`, NAME:FOLDER for its folder")] = "digits",
     data_dir: Annotated[Path | None, typer.Option(help="folder with the images, and the float ResNet-20")] = None,
     bits: Annotated[list[int] | None, typer.Option(help="bits; 2 and 4 without it")] = None,
     nb_train: Annotated[int, typer.Option(help="training images, the first ones; 0 for all")] = 0,
@@ -45,16 +46,18 @@ def main(
     seed: Annotated[int, typer.Option(help="decides everything random")] = 0,
     out: Annotated[Path, typer.Option(help="folder for networks and results")] = Path("quantization-pipelines"),
 ) -> None:
-    settings = dict(SETTINGS[dataset])
+    settings = dict(SETTINGS.get(dataset, SETTINGS["mnist"]))
     backbone, eps, epochs, tune, lr = (settings.pop(key) for key in ("backbone", "eps", "epochs", "tune", "lr"))
-    data = qadv.create("dataset", dataset, data_dir=data_dir)
-    x_train, y_train = (part[: nb_train or None] for part in (data.x_train, data.y_train))
-    x, y = data.x_test[:nb_test], data.y_test[:nb_test]
-    shape = x.shape[1:]
-    common = {"input_shape": shape, "preprocessing": MEAN_STD.get(dataset, (0.0, 1.0)), **settings}
+    data, data_dir = qadv.create("dataset", dataset, data_dir=data_dir), data_folder(data_dir)
+    x_train, y_train = data.take("train", nb_train or None)
+    x, y = data.take("test", nb_test)
+    common = {"input_shape": data.input_shape, "nb_classes": len(data.classes), **settings}
+    common["preprocessing"] = MEAN_STD.get(dataset, (0.0, 1.0))
+    if backbone == "mnist-cnn":
+        common["image_size"] = data.input_shape[-1]
     adversary = qadv.Adversary("pgd", eps=eps, max_iter=5)
     options: dict[str, Any] = {"seed": seed, "augment": "crop-flip" if dataset == "cifar10" else None}
-    prefix = f"{dataset}-{len(x_train)}-seed{seed}"
+    prefix = f"{data.name}-{len(x_train)}-seed{seed}"
 
     def train(classifier: Any, robust: bool, nb_epochs: int, nb_images: int, rate: float) -> float:
         started = time.perf_counter()

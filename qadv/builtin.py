@@ -105,11 +105,16 @@ _OWN = {  # by kind and name: the target, within the kind's package, and the sum
         "art": ("art_catalogue:create", "any class of art.attacks.evasion, e.g. 'ProjectedGradientDescent'"),
     },
     ("dataset", "qadv"): {
-        "digits": ("datasets:digits", "scikit-learn's 1,797 digits, 1x8x8"),
-        "mnist": ("datasets:mnist", "MNIST, 1x28x28, from DATA_DIR/mnist.npz"),
-        "cifar10": ("datasets:cifar10", "CIFAR-10, 3x32x32, from DATA_DIR/cifar10-*.npz"),
-        "cifar100": ("datasets:cifar100", "CIFAR-100, 3x32x32, from DATA_DIR/cifar-100-binary/*.bin"),
-        "svhn": ("datasets:svhn", "house numbers, 3x32x32, from DATA_DIR/{train,test}_32x32.mat"),
+        "digits": ("datasets.arrays:digits", "scikit-learn's 1,797 digits, 1x8x8"),
+        "mnist": ("datasets.arrays:mnist", "MNIST, 1x28x28, from DATA_DIR/mnist.npz"),
+        "cifar10": ("datasets.arrays:cifar10", "CIFAR-10, 3x32x32, from DATA_DIR/cifar10-*.npz"),
+        "cifar100": ("datasets.arrays:cifar100", "CIFAR-100, 3x32x32, from DATA_DIR/cifar-100-binary/*.bin"),
+        "huggingface": (
+            "datasets.hugging_face:huggingface",
+            "what `datasets` saved to DATA_DIR, or huggingface:FOLDER",
+        ),
+        "image-folder": ("datasets.image_folder:image_folder", "photographs, from DATA_DIR/{train,val}/CLASS/*.jpg"),
+        "svhn": ("datasets.arrays:svhn", "house numbers, 3x32x32, from DATA_DIR/{train,test}_32x32.mat"),
     },
     ("audit-check", "qadv.diagnostics.audit.checks"): {
         "zero-gradients": ("zero_gradients:ZeroGradients", "1: gradients lead somewhere"),

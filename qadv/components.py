@@ -158,7 +158,11 @@ class Attack(Component):
 
 
 class Dataset(Component):
-    """Images with labels; target: a function `(data_dir=None) -> qadv.datasets.Images`."""
+    """Images with labels; target: a function `(data_dir=None) -> qadv.datasets.ImageDataset`, of arrays `Images`.
+
+    It may also take `network` and `input_shape`, which the images are for, and `skip_bad`, to leave out what can't be
+    read.
+    """
 
 
 class Diagnostic(Component):

@@ -64,6 +64,10 @@ class PixelRangeWarning(UserWarning):
     """Images and what the network was trained on seem not to fit: standardised images, or no standardisation."""
 
 
+class PictureWarning(UserWarning):
+    """Files of a data set are no plain pictures: they are converted, or left out as was asked."""
+
+
 def closest(name: str, known: Iterable[str], limit: int = 3) -> str:
     """Returns `"; did you mean a, b?"` with the nearest of `known`, or `"."` when nothing is near."""
     matches = get_close_matches(name, list(known), n=limit, cutoff=0.5)

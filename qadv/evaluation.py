@@ -7,10 +7,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from qadv.estimators.checks import attacks_may_leave_range, check_images, check_labels
+from qadv.estimators.checks import attacks_may_leave_range, check_alone, check_pair
 from qadv.estimators.protocol import Classifier
 from qadv.frontends.find import files
 from qadv.modes import evaluation_mode
+from qadv.sources import batches, check_labels_of, is_source
 
 
 def predicted(classifier: Classifier, x: NDArray[Any], batch_size: int = 128) -> NDArray[np.int64]:
@@ -18,6 +19,27 @@ def predicted(classifier: Classifier, x: NDArray[Any], batch_size: int = 128) ->
     with evaluation_mode(classifier.model):
         classes: NDArray[np.int64] = classifier.predict(x, batch_size=batch_size).argmax(axis=1)
     return classes
+
+
+def accuracy(classifier: Classifier, x: Any, y: Any = None, batch_size: int = 128) -> float:
+    """Returns the share of images that are classified correctly, holding a batch of them at a time.
+
+    Args:
+        classifier: an ART classifier.
+        x: images, (N, *input_shape); or a `DataLoader` or `Dataset` of torch's, or ART's `PyTorchDataGenerator`.
+        y: labels, indices or one-hot; `None` where they come with the images.
+        batch_size: images per pass.
+    """
+    if not is_source(x):
+        x, labels = check_pair(classifier, x, y)
+        return float((predicted(classifier, x, batch_size) == labels).mean())
+    check_alone(y)
+    check_labels_of(x, classifier.nb_classes)
+    right = [
+        predicted(classifier, images, batch_size) == check_pair(classifier, images, labels)[1]
+        for images, labels in batches(x, batch_size)
+    ]
+    return float(np.concatenate(right).mean())
 
 
 def norms(change: NDArray[Any], norm: float) -> NDArray[np.float64]:
@@ -112,8 +134,7 @@ def attack_classifier(
 
     Images are (N, *input_shape), labels indices or one-hot. Returns the result, and the adversarial images, as `x`.
     """
-    x = check_images(x, classifier.input_shape, classifier.clip_values)
-    labels = check_labels(y, len(x), classifier.nb_classes)
+    x, labels = check_pair(classifier, x, y)
     started = time.perf_counter()
     with attacks_may_leave_range(classifier):
         adversarial = np.asarray(attack.generate(x=x, y=np.eye(classifier.nb_classes, dtype=np.float32)[labels]))

@@ -55,6 +55,48 @@ class Modes:
         return list(chain.from_iterable(map(dict.values, self._children)))
 
 
+class Kinds:
+    """Sees quickly whether modules or parameters of other classes are in a network than before.
+
+    Brevitas's layers count as one module each: their hundreds of parts are followed by the form.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self._network = network
+        self._look()
+
+    def changed(self) -> bool:
+        """Whether there are others than when this was asked last."""
+        if self._parts == self._parts_now():
+            return False
+        before = self._kinds
+        self._look()
+        return before != self._kinds
+
+    def _look(self) -> None:
+        modules = list(_layers(self._network))
+        self._children = [m._modules for m in modules if m._modules and not _is_of_brevitas(m)]
+        self._parameters = [module._parameters for module in modules if module._parameters]
+        self._parts = self._parts_now()
+        self._kinds = [*map(type, modules), *(part for part in self._parts if isinstance(part, type))]
+
+    def _parts_now(self) -> list[Any]:
+        parameters = chain.from_iterable(each.values() for each in self._parameters)
+        return [*chain.from_iterable(each.values() for each in self._children), *map(type, parameters)]
+
+
+def _is_of_brevitas(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("brevitas.")
+
+
+def _layers(module: nn.Module) -> Iterator[nn.Module]:
+    module = held_network(module)
+    yield module
+    if not _is_of_brevitas(module):
+        for child in filter(None, module._modules.values()):
+            yield from _layers(child)
+
+
 def set_mode(network: nn.Module, training: bool) -> None:
     """Puts a network in training or evaluation mode, but an exported graph, which has one of its own."""
     with suppress(NotImplementedError):

@@ -142,5 +142,10 @@ def load(kind: str, name: str) -> Any:
 
 
 def create(kind: str, name: str, *args: Any, **options: Any) -> Any:
-    """Makes a component: `load(kind, name)(*args, **options)`."""
+    """Makes a component: `load(kind, name)(*args, **options)`; a data set as `qadv.datasets.make_dataset` says."""
+    if kind == "dataset":
+        from qadv.datasets.choose import make_dataset
+
+        name, _, path = str(name).partition(":")
+        return make_dataset(load(kind, name), path, *args, **options)
     return load(kind, name)(*args, **options)

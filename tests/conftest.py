@@ -23,6 +23,7 @@ except ModuleNotFoundError:  # tox's core environment, which has none of the too
 else:
     torch.set_num_threads(1)
 
+DATA_DIR = os.environ.get("QADV_DATA_DIR")
 MEAN_STD = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
 
@@ -48,10 +49,9 @@ def digits() -> Images:
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The folder with MNIST, CIFAR-10 and the trained ResNet-20; tests that ask for it carry the mark `data`."""
-    folder = os.environ.get("QADV_DATA_DIR")
-    if not folder:
+    if not DATA_DIR:
         pytest.skip("QADV_DATA_DIR names no folder with the image files")
-    return Path(folder)
+    return Path(DATA_DIR)
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def short(monkeypatch):
 
     fit = LoopTrainer.fit
 
-    def fit_shortly(self, x, y, validation_data=None, batch_size=128, nb_epochs=20, **kwargs):
+    def fit_shortly(self, x, y=None, validation_data=None, batch_size=128, nb_epochs=20, **kwargs):
         fit(self, x, y, validation_data, batch_size, min(nb_epochs, 3), **kwargs)
 
     monkeypatch.setattr(LoopTrainer, "fit", fit_shortly)
@@ -108,7 +108,9 @@ def only_checks(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def _seeded():
+def _seeded(monkeypatch):
+    """Everywhere the same random numbers, and no folder with images but what a test names."""
+    monkeypatch.delenv("QADV_DATA_DIR", raising=False)
     np.random.seed(0)
     if torch is not None:
         torch.manual_seed(0)

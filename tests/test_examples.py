@@ -7,13 +7,18 @@ from dataclasses import replace
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import typer
 from typer.testing import CliRunner
 
 import qadv
+from qadv.datasets import Images
+from qadv.testing.case import registered
+from qadv.testing.datasets import DatasetCase
 from qadv.testing.global_state import settings_restored
+from qadv.trainers.loop_trainer import LoopTrainer
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("short")]
 
@@ -151,6 +156,30 @@ def test_diagnostics(tmp_path):
     norms = results["weight-error"]
     assert norms["8 bit"]["operator"][0] < norms["4 bit"]["operator"][0] < norms["2 bit"]["operator"][0]
     assert "Value shift" in output
+
+
+def fashion(data_dir=None):
+    """A data set that no example knows."""
+    x, y = np.zeros((40, 3, 12, 12), dtype=np.float32), np.arange(40) % 4
+    return Images("fashion", x, y, x, y, tuple("abcd"))
+
+
+@pytest.mark.parametrize(
+    "example",
+    ["diagnostics", "ensemble", "error_silenced", "feedback_learning", "mu_law", "quantization_pipelines"],
+)
+def test_another_data_set(example, tmp_path, monkeypatch):
+    """It gets as far as the first training, with a network for its images; what follows asks for no data set's name."""
+
+    def fit(trainer, x, y, *args, **kwargs):
+        assert (trainer.get_classifier().input_shape, trainer.get_classifier().nb_classes) == ((3, 12, 12), 4)
+        raise InterruptedError
+
+    monkeypatch.setattr(LoopTrainer, "fit", fit)
+    module = load(example)
+    with registered(DatasetCase(fashion, {})) as name, pytest.raises(InterruptedError):
+        run(module, "--dataset", name, "--out", tmp_path)
+    assert "[dataset]" not in Path(module.__file__).read_text()
 
 
 def test_own_quantizer_is_what_it_says(monkeypatch):

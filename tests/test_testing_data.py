@@ -1,14 +1,17 @@
 """Data sets, diagnostics and checks of audits that break one rule each are caught."""
 
+import contextlib
 import dataclasses
+from pathlib import Path
 
 import numpy as np
+import pytest
 
 from qadv.datasets import Images
 from qadv.diagnostics import Finding
 from qadv.errors import StorageError
 from qadv.estimators.checks import check_images, check_labels
-from qadv.testing import conformance
+from qadv.testing import ConformanceError, NotApplicable, checks, conformance, run_check
 from tests.planted import Offenders
 
 DATASETS = Offenders("dataset")
@@ -75,6 +78,16 @@ def trained_images_in_the_test(data_dir=None):
     return changed(x_test=stripes().x_train[:10].copy())
 
 
+class Turned(Images):
+    def image(self, part, index):
+        return super().image(part, -1 - index)
+
+
+@DATASETS.breaks("order", "others")
+def takes_and_loads_in_two_orders(data_dir=None):
+    return Turned(**vars(stripes()))
+
+
 _KEPT = stripes()
 
 
@@ -98,6 +111,33 @@ def says_nothing(data_dir=None):
     if data_dir is not None:
         raise StorageError("failed")
     return stripes()
+
+
+def filed(data_dir=None):
+    """A data set that reads a file, written as the scaffold's template says."""
+    if data_dir is None or not (data_dir / "stripes.npy").is_file():
+        raise StorageError(f"filed: there is no file {data_dir}/stripes.npy; give its folder as data_dir")
+    return changed(x_train=stripes().x_train + np.load(data_dir / "stripes.npy"))
+
+
+def test_a_data_set_that_reads_files_passes_where_the_files_are_and_is_skipped_elsewhere(tmp_path, monkeypatch):
+    for check in checks("dataset"):
+        if check.name in ("listed", "light"):  # of what is installed
+            continue
+        if check.name not in ("bad-input", "bad-options", "unknown-options"):
+            with pytest.raises(NotApplicable, match=r"it reads files: .*data_dir=FOLDER\), or set QADV_DATA_DIR"):
+                run_check(check, "dataset", filed)
+        else:
+            with contextlib.suppress(NotApplicable):
+                run_check(check, "dataset", filed)
+    np.save(tmp_path / "stripes.npy", np.float32(0))
+    with pytest.raises(ConformanceError, match=r"there is no file nowhere/stripes\.npy"):
+        run_check("contract", "dataset", filed, data_dir=Path("nowhere"))
+    run_check("contract", "dataset", filed, data_dir=tmp_path)
+    monkeypatch.setenv("QADV_DATA_DIR", str(tmp_path))
+    for check in checks("dataset"):
+        with contextlib.suppress(NotApplicable):
+            run_check(check, "dataset", filed)
 
 
 test_dataset_caught = DATASETS.test()

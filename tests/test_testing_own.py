@@ -1,8 +1,8 @@
 """qadv's own components hold to what the kit asks of plugins: one of a kind to all, the others to what costs little."""
 
 import contextlib
+import tempfile
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import brevitas.nn as qnn
 import pytest
@@ -15,6 +15,7 @@ from qadv.components import KINDS
 from qadv.frontends import file_frontend
 from qadv.registry import default_registry
 from qadv.testing import NotApplicable, checks, conformance, digits_classifier, run_check
+from tests.photographs import photographs
 
 BUDGET = {"seed": 0, "verbose": False}
 
@@ -84,6 +85,9 @@ test_postprocessor_softmax = conformance("postprocessor", "softmax")
 test_detector_ensemble_agreement = conformance("detector", "ensemble-agreement", m=2, classifier=ensemble)
 
 test_dataset_digits = conformance("dataset", "digits")
+test_dataset_image_folder = conformance(
+    "dataset", "image-folder", data_dir=photographs(tempfile.mkdtemp()), input_shape=(3, 8, 8)
+)
 
 test_diagnostic_error_amplification = conformance("diagnostic", "error-amplification")
 test_diagnostic_weight_error = little("diagnostic", "weight-error")
@@ -129,7 +133,7 @@ def by_onnx():
     pytest.importorskip("onnxruntime")
     from tests.frontends.onnx.files import write
 
-    with TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:
         path = write("qdq", Path(folder))
         return file_frontend(path).read(path)
 
@@ -158,6 +162,7 @@ NOT_ALL = {
     ("dataset", "cifar10"): "tests/test_datasets.py reads it",
     ("dataset", "cifar100"): "its files are not here; tests/test_datasets.py reads small ones",
     ("dataset", "svhn"): "its files are not here; tests/test_datasets.py reads small ones",
+    ("dataset", "huggingface"): "its library is not here; tests/test_photographs.py reads one where it is",
     ("audit-check", "exported-model"): "exporting takes seconds; tests/diagnostics/test_audit.py does it",
     ("frontend", "torchao"): "torchao is not here; tests/frontends/test_torchao.py reads its networks",
     ("attack", "art"): "a family; one of its members is here",

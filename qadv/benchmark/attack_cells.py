@@ -32,8 +32,7 @@ _SHOWN = 8
 
 def test_images(given: Given, wanted: ImagesSpec) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Returns the images and labels that a spec attacks."""
-    data, count = given.images(wanted), wanted.nb_test
-    return data.x_test[:count], data.y_test[:count]
+    return given.images(wanted).take("test", wanted.nb_test)
 
 
 def clean_cell(spec: CleanSpec, needed: Mapping[str, Finished], given: Given) -> Finished:

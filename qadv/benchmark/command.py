@@ -22,6 +22,7 @@ from qadv.benchmark.store import Store
 from qadv.benchmark.study_file import StudyFile, read_study
 from qadv.checks import check_choice, check_whole
 from qadv.command_options import BenchOptions
+from qadv.datasets import data_folder
 from qadv.errors import InvalidInputError, QadvError
 from qadv.tables import table
 
@@ -36,7 +37,7 @@ def run_bench(options: BenchOptions, console: Console | None = None) -> bool:
     check_choice("--engine", options.engine, ("local", "ray"))
     if options.address is not None and options.engine != "ray":
         raise InvalidInputError("--address is that of a Ray cluster: add --engine ray")
-    file, data_dir = read_study(options.study, options.small), options.data_dir
+    file, data_dir = read_study(options.study, options.small), data_folder(options.data_dir)
     cells = planned(file, data_dir)
     store, seconds = Store(options.out), estimated(file, cells)
     unique = list({cell.key: cell for cell in cells}.values())

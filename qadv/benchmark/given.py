@@ -5,7 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from qadv.benchmark.specs import DatasetSpec
-from qadv.datasets import Images
+from qadv.datasets import ImageDataset
 from qadv.errors import InvalidInputError
 from qadv.registry import create
 
@@ -17,7 +17,7 @@ class Given:
     data_dir: Path | None
     scratch: Path
 
-    def images(self, wanted: DatasetSpec) -> Images:
+    def images(self, wanted: DatasetSpec) -> ImageDataset:
         """Returns the images of a spec, and refuses others than the study was planned with."""
         images, found = read_dataset(wanted.name, self.data_dir)
         if found != wanted.digest:
@@ -28,7 +28,7 @@ class Given:
 
 
 @lru_cache(maxsize=2)
-def read_dataset(name: str, data_dir: Path | None) -> tuple[Images, str]:
+def read_dataset(name: str, data_dir: Path | None) -> tuple[ImageDataset, str]:
     """Returns a data set and its digest, read once per process."""
-    images: Images = create("dataset", name, data_dir=data_dir)
+    images: ImageDataset = create("dataset", name, data_dir=data_dir)
     return images, images.digest()

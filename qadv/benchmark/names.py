@@ -37,7 +37,7 @@ def check_names(file: StudyFile) -> None:
 def faults(study: Study) -> Faults:
     """Yields the place and the message of every name and option that does not exist."""
     for index, name in enumerate(study.datasets):
-        yield from _component("dataset", name, {}, ("datasets", index))
+        yield from _component("dataset", name.partition(":")[0], {}, ("datasets", index))
     for name, backbone in study.backbones.items():
         place: Place = ("backbones", name)
         yield from _component("backbone", backbone.backbone or name, {}, (*place, "backbone"))

@@ -12,7 +12,7 @@ from qadv.benchmark.cells import FILES, Finished, digest
 from qadv.benchmark.given import Given
 from qadv.benchmark.signatures import arguments
 from qadv.benchmark.specs import NetworkSpec
-from qadv.datasets import Images
+from qadv.datasets import ImageDataset, Images
 from qadv.errors import InvalidInputError
 from qadv.estimators.classifier import QuantizedClassifier
 from qadv.estimators.door import give_optimizer
@@ -22,6 +22,7 @@ from qadv.files import InMemory
 from qadv.frontends.summary import summarize
 from qadv.registry import create, load
 from qadv.trainers.adversary import Adversary
+from qadv.trainers.loop_trainer import LoopTrainer
 from qadv.trainers.weight_decay import parameter_groups
 from qadv.transformers.post_training_quantization import PostTrainingQuantization
 
@@ -44,7 +45,7 @@ def network_cell(spec: NetworkSpec, needed: Mapping[str, Finished], given: Given
             history = _train(classifier, spec, data, given.scratch)
         for each in defense.transformers:
             made = create("transformer", each.name, classifier, **each.options)
-            classifier = made(data.x_train[: each.calibration] if each.calibration else None)
+            classifier = made(data.take("train", each.calibration)[0] if each.calibration else None)
         if spec.quantizer.after_training:
             classifier = _quantized(classifier, spec, data)
     with tempfile.TemporaryDirectory() as folder:
@@ -86,7 +87,7 @@ def _start(spec: NetworkSpec, needed: Mapping[str, Finished], data_dir: Path | N
     )
 
 
-def _quantized(classifier: QuantizedClassifier, spec: NetworkSpec, data: Images) -> QuantizedClassifier:
+def _quantized(classifier: QuantizedClassifier, spec: NetworkSpec, data: ImageDataset) -> QuantizedClassifier:
     quantizer = spec.quantizer
     wanted = quantizer.model_dump(include={"weights", "activations"})
     done = getattr(classifier.model, "qadv_quantization", None)
@@ -97,13 +98,15 @@ def _quantized(classifier: QuantizedClassifier, spec: NetworkSpec, data: Images)
         )
     if done is not None or wanted == {"weights": "float", "activations": "float"}:
         return classifier
-    calibration = data.x_train[: quantizer.calibration] if quantizer.calibration else None
+    calibration = data.take("train", quantizer.calibration)[0] if quantizer.calibration else None
     schemes = quantizer.weights, quantizer.activations
     made = PostTrainingQuantization(classifier, *schemes, quantizer.skip_first_last, calibration)
     return made()  # type: ignore[no-any-return]
 
 
-def _train(classifier: QuantizedClassifier, spec: NetworkSpec, data: Images, scratch: Path) -> list[dict[str, Any]]:
+def _train(
+    classifier: QuantizedClassifier, spec: NetworkSpec, data: ImageDataset, scratch: Path
+) -> list[dict[str, Any]]:
     defense = spec.defense
     options = dict(defense.options)
     if isinstance(options.get("adversary"), dict):
@@ -118,9 +121,11 @@ def _train(classifier: QuantizedClassifier, spec: NetworkSpec, data: Images, scr
     more = {"seed": spec.seed, "verbose": False, "checkpoint": checkpoint}
     taken = arguments(target)
     trainer = target(classifier, **options, **{k: v for k, v in more.items() if taken is None or k in taken})
-    fit, count = defense.fit, spec.nb_train
+    fit = defense.fit
     assert fit is not None  # `names.faults` refuses a trainer without
-    trainer.fit(data.x_train[:count], data.y_train[:count], nb_epochs=fit.nb_epochs, batch_size=fit.batch_size)
+    in_batches = not isinstance(data, Images) and isinstance(trainer, LoopTrainer)
+    x, y = (data.samples("train", spec.nb_train), None) if in_batches else data.take("train", spec.nb_train)
+    trainer.fit(x, y, nb_epochs=fit.nb_epochs, batch_size=fit.batch_size)
     for left in scratch.glob(f"{checkpoint.name}*"):
         left.unlink(missing_ok=True)
     return list(getattr(trainer, "history", []))

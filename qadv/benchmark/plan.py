@@ -36,7 +36,7 @@ from qadv.benchmark.study import (
     StudyQuantizer,
 )
 from qadv.benchmark.study_file import StudyFile
-from qadv.datasets import Images
+from qadv.datasets import ImageDataset
 from qadv.errors import StorageError
 from qadv.files import check_is_file
 from qadv.plugins import OWN_DISTRIBUTION
@@ -53,7 +53,7 @@ class Node(NamedTuple):
     seed: int
 
 
-def plan(file: StudyFile, datasets: dict[str, Images], data_dir: Path | None) -> list[Cell]:
+def plan(file: StudyFile, datasets: dict[str, ImageDataset], data_dir: Path | None) -> list[Cell]:
     """Returns the cells of a study, each after those it needs; images by name, checkpoints from `data_dir`.
 
     One that the study calls by several names (an attack that is also the source of a transfer) is there once for each
@@ -64,7 +64,7 @@ def plan(file: StudyFile, datasets: dict[str, Images], data_dir: Path | None) ->
 
 
 class _Planner:
-    def __init__(self, file: StudyFile, datasets: dict[str, Images], data_dir: Path | None) -> None:
+    def __init__(self, file: StudyFile, datasets: dict[str, ImageDataset], data_dir: Path | None) -> None:
         self.file, self.study, self.datasets, self.data_dir = file, file.study, datasets, data_dir
         self.digests = {name: images.digest() for name, images in datasets.items()}
         self.cells: dict[tuple[str, str], Cell] = {}
@@ -115,14 +115,14 @@ class _Planner:
         start = self._start(node)
         members = [self._network(node._replace(quantizer=each, defense=str(defense.of))) for each in defense.members]
         data = self.datasets[node.dataset]
-        nb_train = (defense.fit.nb_train if defense.fit else None) or self.study.nb_train or len(data.x_train)
+        nb_train = (defense.fit.nb_train if defense.fit else None) or self.study.nb_train or len(data.labels("train"))
         spec = NetworkSpec(
             versions=versions(),
             plugins=self._plugins(backbone.backbone or node.backbone, quantizer, defense),
             dataset=DatasetSpec(name=node.dataset, digest=self.digests[node.dataset]),
             input_shape=data.input_shape,
             nb_classes=len(data.classes),
-            nb_train=min(nb_train, len(data.x_train)),
+            nb_train=min(nb_train, len(data.labels("train"))),
             backbone=self._backbone(node.backbone, backbone),
             quantizer=quantizer,
             defense=defense,
@@ -182,7 +182,7 @@ class _Planner:
         return StartSpec(**spec | {"checkpoint": (backbone.checkpoint, content)})
 
     def _images(self, node: Node, wanted: int | None) -> ImagesSpec:
-        nb_test = min(wanted or self.study.nb_test, self.study.nb_test, len(self.datasets[node.dataset].x_test))
+        nb_test = min(wanted or self.study.nb_test, self.study.nb_test, len(self.datasets[node.dataset].labels("test")))
         return ImagesSpec(name=node.dataset, digest=self.digests[node.dataset], nb_test=nb_test)
 
     def _attack(self, node: Node, name: str) -> Cell:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from qadv.benchmark.cells import versions
-from qadv.datasets import Images
+from qadv.datasets import Images, data_folder
 from qadv.demo import figures
 from qadv.demo.settings import DemoSettings, demo_settings
 from qadv.demo.table import results_table
@@ -81,7 +81,7 @@ def run_demo(
         settings = replace(settings, nb_epochs=nb_epochs)
     with torch_threads(settings.nb_threads):
         data: Images = create("dataset", dataset, data_dir=data_dir)
-        return _Demo(settings, data, data_dir, out, seed, console or Console()).run()
+        return _Demo(settings, data, data_folder(data_dir), out, seed, console or Console()).run()
 
 
 @dataclass(frozen=True)

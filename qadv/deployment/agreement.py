@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from qadv.checks import check_whole
 from qadv.deployment.onnx_graph import INPUT
 from qadv.errors import FileFormatError, InvalidInputError
-from qadv.estimators.checks import check_images, check_labels
+from qadv.estimators.checks import check_images, check_pair
 from qadv.estimators.protocol import Classifier
 from qadv.files import check_is_file
 from qadv.frontends.onnx.runtime import Runtime
+from qadv.sources import is_source
 from qadv.strengths import check_eps
 from qadv.units import ClipValues, Length, Share, limits
 
@@ -129,8 +130,11 @@ def agreement(
     """
     eps = check_eps("eps", eps, classifier.clip_values)
     max_iter, batch_size = check_whole("max_iter", max_iter), check_whole("batch_size", batch_size)
-    x = check_images(x, classifier.input_shape, classifier.clip_values).astype(np.float32)
-    labels = None if y is None else check_labels(y, len(x), classifier.nb_classes)
+    if y is None and not is_source(x):
+        x, labels = check_images(x, classifier.input_shape, classifier.clip_values), None
+    else:
+        x, labels = check_pair(classifier, x, y)
+    x = x.astype(np.float32)
     network: Any = path
     if isinstance(path, str | os.PathLike):
         network = OnnxNetwork(path, as_written, classifier.clip_values)

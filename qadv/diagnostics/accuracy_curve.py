@@ -13,7 +13,7 @@ from qadv.diagnostics.drawing import check_curves, draw_lines, finish_lines
 from qadv.diagnostics.measured import Measured
 from qadv.diagnostics.tables import percent
 from qadv.errors import InvalidInputError
-from qadv.estimators.checks import check_images, check_labels
+from qadv.estimators.checks import check_pair
 from qadv.estimators.protocol import Classifier
 from qadv.evaluation import Outcome, predicted
 from qadv.tables import text_table
@@ -154,8 +154,7 @@ def _checked(classifier: Classifier, x: Any, y: Any, eps: Any, norm: Any, batch_
     if norm not in ("inf", np.inf, 1, 2):
         raise InvalidInputError(f"norm: expected 1, 2, np.inf or 'inf', got {norm!r}")
     strengths = check_strengths(eps, classifier, float(norm))
-    x = check_images(x, classifier.input_shape, classifier.clip_values)
-    labels = check_labels(y, len(x), classifier.nb_classes)
+    x, labels = check_pair(classifier, x, y)
     return float(norm), strengths, x, labels, check_whole("batch_size", batch_size)
 
 

@@ -14,7 +14,7 @@ from qadv.diagnostics.error_amplification import DISTANCE, ErrorAmplification, e
 from qadv.diagnostics.measured import Measured
 from qadv.diagnostics.tables import number
 from qadv.errors import InvalidInputError, closest
-from qadv.estimators.checks import check_images, check_labels
+from qadv.estimators.checks import check_pair
 from qadv.estimators.protocol import Classifier
 from qadv.tables import text_table
 
@@ -90,8 +90,7 @@ def amplification_by_eps(
     strengths = check_strengths(eps, classifier, np.inf if attack is pgd else 1)  # of others the norm is not known
     attacked = classifier if source is None else source
     check_classifiers({"classifier": classifier, "source": attacked})
-    x = check_images(x, classifier.input_shape, classifier.clip_values)
-    labels = check_labels(y, len(x), least_classes([classifier, attacked]))
+    x, labels = check_pair(classifier, x, y, least_classes([classifier, attacked]))
     measured = []
     for strength in strengths:
         adversarial = generate(attack(attacked, strength), x, labels, seed, "attack") if strength > 0 else x

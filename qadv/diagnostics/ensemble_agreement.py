@@ -11,7 +11,7 @@ from qadv.diagnostics.drawing import check_curves, figure_and_axes
 from qadv.diagnostics.measured import Measured
 from qadv.diagnostics.tables import percent
 from qadv.errors import InvalidInputError
-from qadv.estimators.checks import check_labels
+from qadv.estimators.checks import check_pair
 from qadv.estimators.ensemble_network import Classes, check_agreement, check_member_classes, most_voted
 from qadv.estimators.protocol import Classifier
 from qadv.tables import text_table
@@ -118,9 +118,8 @@ def ensemble_agreement(
         m: members that have to agree.
         batch_size: images per pass.
     """
-    classes = _member_classes(classifier, x, batch_size)
-    labels = check_labels(y, len(x), classifier.nb_classes)
-    return measure_agreement(classes, labels, m)
+    x, labels = check_pair(classifier, x, y)
+    return measure_agreement(_member_classes(classifier, x, batch_size), labels, m)
 
 
 def source_agreement(
@@ -130,8 +129,8 @@ def source_agreement(
 
     Arguments are as of `ensemble_agreement`; images are clean ones, or made on the member with the index `source`.
     """
-    classes = _member_classes(classifier, x, batch_size)
-    return agreement_with_source(classes, check_labels(y, len(x), classifier.nb_classes), source)
+    x, labels = check_pair(classifier, x, y)
+    return agreement_with_source(_member_classes(classifier, x, batch_size), labels, source)
 
 
 def _member_classes(classifier: Classifier, x: NDArray[Any], batch_size: int) -> Classes:

@@ -13,7 +13,7 @@ from qadv.diagnostics.drawing import draw_matrix, figure_and_axes
 from qadv.diagnostics.measured import Measured
 from qadv.diagnostics.tables import number, percent
 from qadv.errors import AttackError
-from qadv.estimators.checks import check_images, check_labels
+from qadv.estimators.checks import check_pair
 from qadv.estimators.protocol import Classifier
 from qadv.modes import evaluation_mode
 from qadv.tables import text_table
@@ -66,8 +66,7 @@ def gradient_similarity(
     """
     networks = check_classifiers(classifiers)
     first = next(iter(networks.values()))
-    x = check_images(x, first.input_shape, first.clip_values)
-    labels = check_labels(y, len(x), least_classes(list(networks.values())))
+    x, labels = check_pair(first, x, y, least_classes(list(networks.values())))
     batch_size = check_whole("batch_size", batch_size)
     total = np.zeros((len(networks), len(networks)))
     counted = np.zeros(total.shape, dtype=np.int64)

@@ -15,7 +15,7 @@ def quantized_activations(model: nn.Module) -> dict[str, QuantizedActivation]:
     if found := {each.at or each.layer: each for each in everything if each.at is not None}:
         return found
     name = type(held_network(model)).__name__
-    if everything:
+    if any(len(each.levels) for each in everything):
         raise UnsupportedModelError(
             f"the activations of {name} are quantized inside its kernels, where no module sees what is rounded; "
             "measure the network that it was converted from"

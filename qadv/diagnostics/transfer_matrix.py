@@ -13,7 +13,7 @@ from qadv.diagnostics.drawing import draw_matrix, new_panels
 from qadv.diagnostics.measured import Measured
 from qadv.diagnostics.tables import number, percent
 from qadv.errors import InvalidInputError, closest
-from qadv.estimators.checks import check_images, check_labels
+from qadv.estimators.checks import check_pair
 from qadv.estimators.fingerprint import fingerprint
 from qadv.estimators.protocol import Classifier
 from qadv.evaluation import Outcome, predicted
@@ -113,8 +113,7 @@ def transfer_matrix(
             "expected one or more sources, and attacks by name, e.g. {'FGSM': lambda c: FastGradientMethod(c, eps=0.1)}"
         )
     first = next(iter(targets.values()))
-    x = check_images(x, first.input_shape, first.clip_values)
-    labels = check_labels(y, len(x), least_classes([*targets.values(), *copies.values()]))
+    x, labels = check_pair(first, x, y, least_classes([*targets.values(), *copies.values()]))
     batch_size = check_whole("batch_size", batch_size)
 
     right = np.stack([predicted(target, x, batch_size) == labels for target in targets.values()])

@@ -8,16 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qadv.frontends.find import form_of
+from qadv.errors import UnsupportedModelError
+from qadv.frontends.find import form_of, frontend_of
 from qadv.frontends.frontend import EvaluationForm
 from qadv.frontends.outputs import logits_of
 from qadv.frontends.twins import TwinForm, value_without_gradient
-from qadv.modes import Modes, is_exported, set_mode
+from qadv.modes import Kinds, Modes, is_exported, set_mode
 from qadv.network_lock import lock_of
 from qadv.quantization.form import Form, FormOptions
 from qadv.quantization.stand_ins import NoFormError
 
-_OWN = ("_network", "_form", "_joined", "_mine", "_surrogate", "_modes")
+_OWN = ("_network", "_form", "_joined", "_kinds", "_mine", "_surrogate", "_modes")
 
 
 class AttackedNetwork(nn.Module):
@@ -45,7 +46,7 @@ class AttackedNetwork(nn.Module):
         vars(self)["_form"] = form_of(network, options)
         joined = None if surrogate is None else TwinForm(self.evaluated, surrogate, options, name="the surrogate's")
         vars(self)["_joined"] = joined
-        vars(self)["_modes"] = Modes(network)
+        vars(self)["_modes"], vars(self)["_kinds"] = Modes(network), Kinds(network)
         super().__init__()
         vars(self).update({name: vars(network)[name] for name in ("_modules", "_parameters", "_buffers")})
         vars(self)["_mine"] = frozenset(vars(self))
@@ -70,12 +71,12 @@ class AttackedNetwork(nn.Module):
     @property
     def computes_itself(self) -> bool:
         """Whether values and gradients come from two networks, which a network that this is a part of has to keep."""
-        return self.surrogate_network is not None or not isinstance(vars(self)["_form"], Form)
+        return self.surrogate_network is not None or not isinstance(self.form, Form)
 
     @property
     def twin_form(self) -> TwinForm | None:
         """What joins values of one network with gradients of another, `None` where both are the network's own."""
-        form = vars(self)["_joined"] or vars(self)["_form"]
+        form = vars(self)["_joined"] or self.form
         return form if isinstance(form, TwinForm) else None
 
     @property
@@ -86,8 +87,23 @@ class AttackedNetwork(nn.Module):
     @property
     def form_options(self) -> FormOptions:
         """How the arithmetic is done in evaluation mode."""
-        form: EvaluationForm = vars(self)["_form"]
-        return form.options
+        return self.form.options
+
+    @property
+    def form(self) -> EvaluationForm:
+        """What computes the network in evaluation mode, made anew where its layers have become others in place.
+
+        Raises:
+            UnsupportedModelError: the network can't be attacked in the state that it is in now.
+        """
+        if vars(self)["_kinds"].changed():
+            self._form = None
+        if self._form is None:
+            if objection := frontend_of(self.held_network).objection(self.held_network):
+                raise UnsupportedModelError(objection)
+            self._form = form_of(self.held_network, FormOptions())
+        form: EvaluationForm = self._form
+        return form
 
     def compute_by(self, form: EvaluationForm) -> None:
         """Takes another form of the network for evaluation mode."""
@@ -112,7 +128,7 @@ class AttackedNetwork(nn.Module):
         """What the network's form gives for images, by this method; the network itself where only that can answer."""
         with lock_of(self.held_network):
             try:
-                return self._form(x, method)
+                return self.form(x, method)
             except NoFormError:
                 return getattr(self.held_network, method)(x)
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from qadv.errors import InvalidInputError, PixelRangeWarning
 from qadv.estimators.forms import as_torch_takes_it, images_as_array, labels_as_array, outermost
 from qadv.estimators.protocol import Classifier
+from qadv.sources import check_labels_of, is_source, read
 from qadv.units import width
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ def check_images(
 
     Args:
         x: expected: floating array, or lists of that, (N, *input_shape), N >= 1, finite, within `clip_values`; what
-            torch does not take (float16, longdouble, another byte order, reversed axes) is returned as it does.
+            torch does not take (float16, longdouble, another byte order, reversed axes) is returned as it does. Or a
+            few hundred images from a `DataLoader` or `Dataset` of torch's, or ART's `PyTorchDataGenerator`.
         input_shape: shape of one image.
         clip_values: smallest and largest value, or `None` for no limit; of arrays the smallest and largest of all.
         name: the argument's name, for the message.
@@ -172,6 +174,34 @@ def check_labels(y: Any, nb_samples: int, nb_classes: int, name: str = "y") -> N
     if y.min() < 0 or y.max() >= nb_classes:
         raise InvalidInputError(f"{name}: {expected}, got labels from {y.min():g} to {y.max():g}")
     return np.asarray(y, dtype=np.int64)
+
+
+def check_pair(
+    classifier: Classifier, x: Any, y: Any, nb_classes: int | None = None, names: tuple[str, str] = ("x", "y")
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Returns images and class indices, (N,), that a classifier can take, as `check_images` and `check_labels` do.
+
+    Args:
+        classifier: what they are for.
+        x, y: images and labels; or a source, as `check_images` takes one, that gives both, and `None`.
+        nb_classes: number of classes; `None` for the classifier's.
+        names: the arguments' names, for the message.
+    """
+    count = int(classifier.nb_classes if nb_classes is None else nb_classes)
+    if is_source(x):
+        check_alone(y, *names)
+        check_labels_of(x, count, names[0])
+        x, y = read(x, names[0])
+    x = check_images(x, classifier.input_shape, classifier.clip_values, names[0])
+    if y is None:
+        raise InvalidInputError(f"{names[1]}: expected {len(x)} labels, got none")
+    return x, check_labels(y, len(x), count, names[1])
+
+
+def check_alone(y: Any, x_name: str = "x", y_name: str = "y") -> None:
+    """Raises an `InvalidInputError` where labels are given besides those that come with the images."""
+    if y is not None:
+        raise InvalidInputError(f"{y_name}: expected None, since labels come with {x_name}, batch by batch")
 
 
 def check_targets(y: Any, nb_samples: int, nb_classes: int, name: str = "y") -> NDArray[Any]:

@@ -35,12 +35,13 @@ from qadv.estimators.forms import labels_as_array, outermost
 from qadv.estimators.logits import Logits, other_dtypes
 from qadv.estimators.masked_gradients import report_masking
 from qadv.estimators.oracle import asks_the_network
+from qadv.estimators.streamed import takes_sources
 from qadv.estimators.upkeep import run_after_steps
 from qadv.frontends.find import frontend_of
 from qadv.modes import evaluation_mode, held_network, in_mode, kept
 from qadv.network_lock import lock_of
 from qadv.postprocessors.softmax import Softmax, with_softmax
-from qadv.quantization.calibration import Calibration
+from qadv.quantization.calibration import Calibration, CalibrationImages
 from qadv.quantization.convert import quantize
 from qadv.quantization.probe import report_bypasses
 from qadv.quantization.rules import Schemes
@@ -61,6 +62,7 @@ def _attacked(model: nn.Module, fold: bool, surrogate: nn.Module | None) -> Atta
 
 
 @asks_the_network
+@takes_sources
 class QuantizedClassifier(PyTorchClassifier):
     """A `PyTorchClassifier` that ART's attacks, trainers and defences accept, with its boundary checked.
 
@@ -161,7 +163,7 @@ class QuantizedClassifier(PyTorchClassifier):
         weights: Schemes = "int:4",
         activations: Schemes = "relu6:4",
         skip_first_last: bool = True,
-        calibration: Calibration | Array | None = None,
+        calibration: Calibration | CalibrationImages | None = None,
         input_shape: tuple[int, ...] = (3, 32, 32),
         nb_classes: int = 10,
         checkpoint_path: str | os.PathLike[str] | None = None,
@@ -174,6 +176,7 @@ class QuantizedClassifier(PyTorchClassifier):
         device_type: str = "gpu",
         probabilities: bool = False,
         fold: bool = True,
+        attention: Schemes = "float",
         **options: Any,
     ) -> Self:
         """Makes a classifier from a backbone's name.
@@ -181,10 +184,10 @@ class QuantizedClassifier(PyTorchClassifier):
         Args:
             name: any built-in, plugin or timm backbone, e.g. `"resnet20"`, `"resnet18"`.
             weights: scheme for `qadv.quantize`, or `"float"`.
-            activations: scheme for `qadv.quantize`, or `"float"`; both `"float"` gives the float network.
+            activations: scheme for `qadv.quantize`, or `"float"`; all `"float"` gives the float network.
             skip_first_last: first and last layer's weights stay in full precision.
-            calibration: images (N, *input_shape) in `clip_values`, or a `Calibration` with such images; see
-                `qadv.quantize`. They are standardised by `preprocessing` here.
+            calibration: images (N, *input_shape) in `clip_values`, or a `Calibration` with such images, as
+                `qadv.quantize` takes them. They are standardised by `preprocessing` here.
             input_shape: (channels, height, width).
             nb_classes: number of classes.
             checkpoint_path: safetensors file with the float network's weights, loaded before quantizing.
@@ -194,6 +197,7 @@ class QuantizedClassifier(PyTorchClassifier):
                 are scaled to `clip_values`, and none for qadv's backbones.
             clip_values, preprocessing_defences, postprocessing_defences, device_type, probabilities, fold: see the
                 class.
+            attention: scheme for `qadv.quantize`, e.g. `"int:8"`: products of attention, softmax and gates.
             options: passed to the backbone, e.g. `aggregation="convex"`, `depth=16`, `pretrained=True` (timm).
         """
         fold = check_flag("fold", fold)
@@ -205,10 +209,10 @@ class QuantizedClassifier(PyTorchClassifier):
             preprocessing = (0.0, 1.0) if own is None else own
         if checkpoint_path is not None:
             load_float_weights(model, checkpoint_path)
-        if (weights, activations) != ("float", "float"):
+        if (weights, activations, attention) != ("float", "float", "float"):
             if calibration is not None:
                 calibration = standardised(Calibration.of(calibration), preprocessing, input_shape, clip_values)
-            model = quantize(model, weights, activations, skip_first_last, calibration)
+            model = quantize(model, weights, activations, skip_first_last, calibration, attention)
         elif calibration is not None:
             raise InvalidInputError("calibration: there is nothing to calibrate in a float network; leave it out")
         classifier = cls(
@@ -287,6 +291,9 @@ class QuantizedClassifier(PyTorchClassifier):
 
     def predict(self, x: Array, batch_size: int = 128, training_mode: bool = False, **kwargs: Any) -> Array:
         """Returns logits (or `probabilities`), (N, nb_classes) float32, for images (N, *input_shape) in `clip_values`.
+
+        Images are an array; or a `DataLoader` or `Dataset` of torch's, or ART's `PyTorchDataGenerator`, with labels or
+        without, in whose order the answers come: no more than a batch of them is held.
 
         A `batch_size` of a few rows is raised: ZOO asks for single rows of the many it has, and gets them in batches of
         half a million pixel values, which changes nothing but the time. It is left where the answers would be others,

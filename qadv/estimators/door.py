@@ -69,8 +69,11 @@ def in_batches(
 
     Its answers have one row for each image along `axis`.
     """
-    batches = torch.split(torch.as_tensor(prepare(classifier, x)[0]), batch_size)
-    return np.concatenate([ask(batch.to(classifier.device)).float().cpu().numpy() for batch in batches], axis=axis)
+    answers = []
+    for start in range(0, len(x), batch_size):  # nothing is made of all images at once
+        batch = torch.as_tensor(prepare(classifier, x[start : start + batch_size])[0])
+        answers.append(ask(batch.to(classifier.device)).float().cpu().numpy())
+    return np.concatenate(answers, axis=axis)
 
 
 def predict(classifier: Classifier, x: Array, batch_size: int) -> Array:

@@ -7,14 +7,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qadv.errors import InvalidInputError
+from qadv.sources import is_source, read
 
 
 def images_as_array(x: Any, expected: str, name: str) -> NDArray[Any]:
-    """Returns arrays as they are, and lists of floats as an array.
+    """Returns arrays as they are, and lists of floats, or what a loader or dataset gives, as an array.
 
     Raises:
         InvalidInputError: it is something else; says what to write.
     """
+    if is_source(x):
+        return read(x, name)[0]
     if isinstance(x, list | tuple):
         with suppress(TypeError, ValueError):  # not all of one shape
             x = np.asarray(x)

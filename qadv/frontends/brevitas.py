@@ -138,7 +138,9 @@ def _activation(name: str, layer: str, role: Literal["input", "output"], proxy: 
     fused = proxy.fused_activation_quant_proxy
     said = _said(layer, role, proxy, fused.tensor_quant)
     if not is_constant(fused.tensor_quant) or said["bits"] > _MOST_BITS:
-        return QuantizedTensor(scale=None, **said)
+        forward = fused.forward  # what it gives besides follows what comes
+        also: dict[str, Any] = {"adapted": lambda function: lambda x: (function(x), *forward(x)[1:]), "at": None}
+        return _Activation(scale=None, place=(fused, "forward"), fused=fused, **also, **said)
     _, scale, *others = fused.tensor_quant(proxy._zero_hw_sentinel())
 
     def adapted(function: Function) -> Callable[..., Any]:

@@ -1,8 +1,7 @@
 """What stands in for Brevitas's own layers and proxies: weights quantized once, activations in one step."""
 
-import bisect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -18,7 +17,7 @@ from brevitas.proxy import ActQuantProxyFromInjector
 from brevitas.quant_tensor import IntQuantTensor, QuantTensor
 from torch import Tensor, nn
 
-from qadv.quantization.clip import mask_gradient
+from qadv.quantization.clip import last_float, mask_gradient
 from qadv.quantization.form import Given, Part
 from qadv.quantization.layers import QuantActivation, _QuantLayer
 from qadv.quantization.stand_ins import Container, StandIn, stand_in
@@ -318,8 +317,8 @@ def steps_of(fused: Any, scale: Tensor, zero_point: Tensor, bit_width: Tensor, s
         least, most = int_quant.min_int(bit_width).item(), int_quant.max_int(bit_width).item()
         low, high = -math.inf, math.inf
         if clamp is TensorClamp:
-            low = np.nextafter(_last(lambda x: np.rint(x / s + z) < least), np.float32(math.inf)).item()
-            high = _last(lambda x: np.rint(x / s + z) <= most).item()
+            low = np.nextafter(last_float(lambda x: np.rint(x / s + z) < least), np.float32(math.inf)).item()
+            high = last_float(lambda x: np.rint(x / s + z) <= most).item()
         if rectified:
             low, least = max(low, float(np.finfo(np.float32).smallest_subnormal)), max(least, np.rint(z).item())
         codes = least, most
@@ -327,15 +326,3 @@ def steps_of(fused: Any, scale: Tensor, zero_point: Tensor, bit_width: Tensor, s
         return None
     flags = torch.tensor(signed, device=scale.device), torch.tensor(False, device=scale.device)
     return Steps(fused, (low, high), codes, bool(z != 0), rectified, flags)
-
-
-def _last(passes: Callable[[Any], Any]) -> Any:
-    """Returns the largest float32 that passes; with one all smaller ones do."""
-
-    def number(key: int) -> Any:
-        return np.float32(math.copysign(1, key)) * np.uint32(abs(key)).view(np.float32)
-
-    infinity = int(np.float32(math.inf).view(np.uint32))
-    keys = range(-infinity, infinity + 1)
-    with np.errstate(all="ignore"):
-        return number(keys[bisect.bisect_left(keys, True, key=lambda key: not passes(number(key))) - 1])

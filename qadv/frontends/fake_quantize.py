@@ -2,14 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qadv.frontends.frontend import QuantizedActivation, QuantizedTensor, QuantizedWeights
 from qadv.quantization.batch_norm_folding import can_be_folded
+from qadv.quantization.clip import last_float
 from qadv.quantization.form import Given, Part
 from qadv.quantization.stand_ins import Container, NoFormError, StandIn, stand_in
 
@@ -51,15 +54,22 @@ def quantized(module: Any, x: Tensor) -> Tensor:
 class _FakeQuantize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: float, low: int, high: int) -> Tensor:
-        codes = x.mul(1 / scale).round_()
-        ctx.save_for_backward(codes)
-        ctx.ends = low - 0.5, high + 0.5
-        return codes.clamp(low, high).mul_(scale)
+        ctx.save_for_backward(x)  # which a ReLU has kept already: codes would be one tensor more
+        ctx.about = scale, low, high
+        return x.mul(1 / scale).round_().clamp_(low, high).mul_(scale)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
-        (codes,) = ctx.saved_tensors
-        return torch.ops.aten.hardtanh_backward(grad_outputs[0], codes, *ctx.ends), None, None, None
+        (x,) = ctx.saved_tensors
+        return torch.ops.aten.hardtanh_backward(grad_outputs[0], x, *_outside(*ctx.about)), None, None, None
+
+
+@lru_cache(maxsize=4096)
+def _outside(scale: float, low: int, high: int) -> tuple[float, float]:
+    """Returns the largest number that is rounded to less than `low`, and the least to more than `high`."""
+    steps = np.float32(1 / scale)
+    below = last_float(lambda x: np.rint(x * steps) < low)
+    return float(below), float(np.nextafter(last_float(lambda x: np.rint(x * steps) <= high), np.float32(np.inf)))
 
 
 def fake_quantize(x: Tensor, scale: float, zero_point: int, low: int, high: int) -> Tensor:

@@ -3,10 +3,11 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from typing import Any, ClassVar, Literal, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from qadv.quantization.form import Form, FormOptions, Part
@@ -36,7 +37,7 @@ class QuantizedTensor:
 
     Attributes:
         layer: name of the module whose weights, input or output it quantizes, as in `network.named_modules()`.
-        role: which of these.
+        role: which of these; "products" for the operands of those that its code has.
         scheme: what its users call it, e.g. `"int:4"` or `"Int8WeightPerTensorFloat"`.
         bits: of one code.
         scale: distance of two neighbouring levels, one or one for each filter; `None` where there is no such number.
@@ -45,7 +46,7 @@ class QuantizedTensor:
     """
 
     layer: str
-    role: Literal["weights", "input", "output"]
+    role: Literal["weights", "input", "output", "products"]
     scheme: str
     bits: int
     scale: Tensor | None
@@ -79,13 +80,13 @@ class QuantizedActivation(QuantizedTensor):
     """What quantizes activations, or the input of a layer.
 
     Attributes:
-        levels: all values that it can give, ascending, (levels,).
+        levels: all values that it can give, ascending, (levels,); empty where its scale follows what comes.
         at: name of the module that what is quantized enters first; `""` for `layer`, `None` for none.
         place: object and attribute where the function that quantizes is found; another one put there is called instead.
         adapted: makes of a function of a tensor what is called in that place, which may return more than a tensor.
     """
 
-    levels: Tensor
+    levels: Tensor = field(default_factory=lambda: torch.empty(0))
     place: tuple[object, str]
     at: str | None = ""
     adapted: Callable[[Function], Callable[..., Any]] = _as_it_is
@@ -95,6 +96,11 @@ class QuantizedActivation(QuantizedTensor):
         owner, name = self.place
         found: Function = getattr(owner, name)
         return found
+
+    def ends(self, x: Tensor) -> tuple[float, float]:
+        """Returns the lowest and the highest level, for a batch (N, …) where its scale follows what comes."""
+        low, high = (self.levels if len(self.levels) else x.detach()).aminmax()
+        return low.item(), high.item()
 
     def squash(self, x: Tensor) -> Tensor:
         """Returns what is rounded, shaped as `x`: `x` itself."""

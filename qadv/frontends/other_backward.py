@@ -22,12 +22,12 @@ def identity(quantizer: QuantizedActivation, x: Tensor) -> Tensor:
 
 def clipped(quantizer: QuantizedActivation, x: Tensor) -> Tensor:
     """Gradient 1 between the lowest and the highest level, both included, and 0 outside."""
-    return inclusive_clip(x, *_ends(quantizer))
+    return inclusive_clip(x, *quantizer.ends(x))
 
 
 def soft_tanh(quantizer: QuantizedActivation, x: Tensor) -> Tensor:
     """A tanh from the lowest to the highest level, with slope 1 in the middle: its gradient vanishes slowly."""
-    low, high = _ends(quantizer)
+    low, high = quantizer.ends(x)
     middle, half = (low + high) / 2, (high - low) / 2
     return middle + half * torch.tanh((x - middle) / half)
 
@@ -43,10 +43,6 @@ SURROGATES: dict[str, Surrogate] = {
     "tanh": soft_tanh,
     "float": float_activation,
 }
-
-
-def _ends(quantizer: QuantizedActivation) -> tuple[float, float]:
-    return quantizer.levels[0].item(), quantizer.levels[-1].item()
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from qadv.frontends.frontend import NetworkFrontend, QuantizedActivation, QuantizedTensor, QuantizedWeights
+from qadv.quantization.attention import QuantizedProducts
 from qadv.quantization.form import FormOptions, Part
 from qadv.quantization.frozen import FrozenLayer
 from qadv.quantization.layers import QuantActivation, _QuantLayer
@@ -35,7 +36,8 @@ class OwnFrontend(NetworkFrontend):
     folds = True
 
     def recognises(self, network: nn.Module) -> bool:
-        return any(isinstance(module, _QuantLayer | QuantActivation) for module in network.modules())
+        kinds = _QuantLayer | QuantActivation | QuantizedProducts
+        return any(isinstance(module, kinds) for module in network.modules())
 
     def quantizers(self, network: nn.Module) -> list[QuantizedTensor]:
         found: list[QuantizedTensor] = []
@@ -47,6 +49,8 @@ class OwnFrontend(NetworkFrontend):
                     found.append(_activation(name, module.input_quantizer, "input"))
                 if module.weight_quantizer is not None:
                     found.append(_weights(name, module))
+            elif isinstance(module, QuantizedProducts):
+                found += [_product(name, module.qadv_operands), _product(name, module.qadv_gates)]
         return found
 
     def parts(self, network: nn.Module, options: FormOptions, x: Tensor) -> list[Part]:
@@ -65,6 +69,12 @@ def _activation(name: str, quantizer: ActivationQuantizer, role: Any) -> Quantiz
         place=(quantizer, "quantize"),
         quantizer=quantizer,
     )
+
+
+def _product(name: str, quantizer: ActivationQuantizer) -> QuantizedActivation:
+    about: dict[str, Any] = {"layer": name, "role": "products", "scale": None, "origin": OwnFrontend.name}
+    about |= {"scheme": quantizer.spec, "bits": quantizer.bits, "at": None}
+    return QuantizedActivation(**about, place=(quantizer, "quantize"))
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from torch import fx, nn
 from qadv.frontends import fake_quantize
 from qadv.frontends.fake_quantize import bits_of, spread
 from qadv.frontends.frontend import QuantizedActivation, QuantizedTensor, QuantizedWeights
-from qadv.frontends.straight_through_mode import computing, grid
+from qadv.frontends.straight_through_mode import computing, dynamic, grid
 from qadv.quantization.stand_ins import Container, StandIn, stand_in
 
 _ORIGIN = "torchao"
@@ -41,8 +41,7 @@ def converted(network: nn.Module, prefix: str, graph: fx.GraphModule) -> list[Qu
             found += _activations(network, prefix, node)
         elif "quantized_decomposed.quantize_per_tensor.tensor" in _name(node):
             bits = bits_of(*node.args[3:5])
-            about: dict[str, Any] = {"bits": bits, "scheme": f"int:{bits} dynamic", "scale": None, "origin": _ORIGIN}
-            found += [QuantizedTensor(layer=at, role=role, **about) for at, role in _rounded(network, prefix, node)]
+            found += [dynamic(network, layer, bits, _ORIGIN) for layer, _ in _rounded(network, prefix, node)]
     return found
 
 

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from qadv.frontends.fake_quantize import fake_quantize
+from qadv.frontends.frontend import QuantizedActivation
 from qadv.frontends.twins import NoTwinError, TwinForm, value_of_one
 from qadv.modes import held_network
 from qadv.quantization.form import FormOptions
@@ -38,7 +39,14 @@ class Grid:
         return fake_quantize(x, self.scale, self.zero_point, self.low, self.high)
 
 
-_GRIDS: WeakKeyDictionary[nn.Module, dict[Any, Grid]] = WeakKeyDictionary()
+class OfEachBatch:
+    """What a network's kernels round with scales that they find for each batch: all of the gradient passes."""
+
+    def quantize(self, x: Tensor) -> Tensor:
+        return x
+
+
+_GRIDS: WeakKeyDictionary[nn.Module, dict[Any, Any]] = WeakKeyDictionary()
 
 
 def computing(network: nn.Module, layer: str) -> nn.Module:
@@ -53,7 +61,15 @@ def computing(network: nn.Module, layer: str) -> nn.Module:
 def grid(network: nn.Module, scale: Any, zero_point: Any, low: int, high: int) -> Grid:
     """Returns a network's grid of that scale, the same object each time."""
     key = float(scale), int(zero_point), low, high
-    return _GRIDS.setdefault(network, {}).setdefault(key, Grid(*key))
+    found: Grid = _GRIDS.setdefault(network, {}).setdefault(key, Grid(*key))
+    return found
+
+
+def dynamic(network: nn.Module, layer: str, bits: int, origin: str) -> QuantizedActivation:
+    """Describes the input of a layer that is rounded with a scale of each batch."""
+    known = _GRIDS.setdefault(computing(network, layer), {}).setdefault(OfEachBatch, OfEachBatch())
+    about: dict[str, Any] = {"layer": layer, "role": "input", "bits": bits, "scale": None, "origin": origin}
+    return QuantizedActivation(**about, scheme=f"int:{bits} dynamic", at=None, place=(known, "quantize"))
 
 
 def ends_of(dtype: torch.dtype) -> tuple[int, int]:
@@ -90,6 +106,8 @@ class StraightThrough(TorchFunctionMode):
             value, floats = _codes(args[0]), (floats[0].clone(), *floats[1:])
         if not isinstance(value, Tensor) or value.dtype == torch.bool:
             return value
+        if rule is _linear_of_its_own or name == "quantized.linear_dynamic":
+            floats = self._of_each_batch(floats[0]), *floats[1:]
         y = (rule or func)(*floats, **options)
         if in_place:
             args[0]._qadv_floats = self._stood_for(name, args, value, floats[0])
@@ -103,9 +121,14 @@ class StraightThrough(TorchFunctionMode):
             return _standing_for(value, value_of_one(value.dequantize(), known.quantize(y)))
         if not value.is_floating_point():  # codes of PT2E, which are plain integers
             if name.endswith("quantize_per_tensor"):
-                y = self._grid(*args[1:5]).quantize(y)
+                follows = isinstance(args[1], Tensor)
+                y = self._of_each_batch(y) if follows else self._grid(*args[1:5]).quantize(y)
             return _standing_for(value, y)
         return value_of_one(value, y)
+
+    def _of_each_batch(self, x: Tensor) -> Tensor:
+        found: OfEachBatch | None = _GRIDS.get(self._network, {}).get(OfEachBatch)
+        return x if found is None else found.quantize(x)
 
     def _grid(self, *about: Any) -> Grid:
         """Returns one that was described, or a new one: scales of each batch would be too many to keep."""

@@ -10,6 +10,7 @@ from torch import nn
 from qadv.frontends.find import quantizers
 from qadv.frontends.frontend import QuantizedTensor, QuantizedWeights
 from qadv.modes import held_network, weight_layers
+from qadv.quantization.attention import has_products
 from qadv.quantization.flow import Flow, input_flows
 from qadv.quantization.packing import packed_size
 from qadv.quantization.plan import Plan
@@ -24,8 +25,8 @@ class LayerSummary:
 
     Attributes:
         name: the layer's name in the network.
-        kind: its class, e.g. `QuantConv2d`; an attention without parameters of its own stands for its products, which
-            are float.
+        kind: its class, e.g. `QuantConv2d`; one without parameters of its own may stand for its products of
+            activations, softmax and gates.
         scheme: how weights (or, for an activation, the output) are quantized; `"float"` for not at all.
         bits: bits of one weight or activation; 32 for float.
         levels: integer codes that the layer's weights use, and codes that the scheme has; `None` for float weights.
@@ -111,7 +112,8 @@ def summarize(model: Any) -> Summary:
         found.setdefault(quantizer.layer, []).append(quantizer)
     total = sum(p.numel() for p in module.parameters()) + sum(map(_packed, found.values())) or 1
     inputs = _input_schemes(module, found)
-    parts = {part for name in found for part in module.get_submodule(name).modules()} - set(
+    whole = {name for name, quantizers in found.items() if any(q.role != "products" for q in quantizers)}
+    parts = {part for name in whole for part in module.get_submodule(name).modules()} - set(
         map(module.get_submodule, found)
     )
     rows: list[LayerSummary] = []
@@ -119,9 +121,10 @@ def summarize(model: Any) -> Summary:
     for name, layer in module.named_modules():
         if layer in parts:
             continue  # of the quantized layer that it stands in
-        own = set(layer.parameters(recurse=name in found)) - counted
-        products = hasattr(layer, "fused_attn")  # timm's attention: of queries, keys and values, which stay float
-        shown = products or _packed(found.get(name, [])) or any(q.role == "output" for q in found.get(name, ()))
+        own = set(layer.parameters(recurse=name in whole)) - counted
+        shown = (
+            has_products(layer) or _packed(found.get(name, [])) or any(q.role == "output" for q in found.get(name, ()))
+        )
         if own or shown:
             counted |= own
             rows.append(_row(name or "(root)", layer, own, total, inputs.get(name, ""), found.get(name, [])))
@@ -165,9 +168,9 @@ def _row(
     name: str, layer: nn.Module, own: set[nn.Parameter], total: int, input_scheme: str, found: list[QuantizedTensor]
 ) -> LayerSummary:
     parameters = sum(p.numel() for p in own) + _packed(found)
-    by_role = {quantizer.role: quantizer for quantizer in found}
+    by_role = {quantizer.role: quantizer for quantizer in reversed(found)}
     floats = isinstance(getattr(layer, "weight", None), nn.Parameter)  # whatever becomes of what they give
-    shown = by_role.get("weights") or (None if floats else by_role.get("output"))
+    shown = by_role.get("weights") or (None if floats else by_role.get("output")) or by_role.get("products")
     levels = None
     packed = full = 4 * parameters
     if isinstance(shown, QuantizedWeights):

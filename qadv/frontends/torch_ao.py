@@ -14,7 +14,7 @@ from qadv.frontends.frontend import (
     QuantizedTensor,
     QuantizedWeights,
 )
-from qadv.frontends.straight_through_mode import computing, ends_of, grid, straight_through_form
+from qadv.frontends.straight_through_mode import computing, dynamic, ends_of, grid, straight_through_form
 from qadv.quantization.form import FormOptions, Part
 
 
@@ -42,7 +42,7 @@ class TorchAoFrontend(NetworkFrontend):
                 if callable(getattr(module, "weight", None)):
                     found.append(_packed_weights(name, module))
                 if of_toolkit(type(module), "torch.ao.nn.quantized.dynamic"):
-                    found += [_dynamic_input(name)] if found and found[-1].bits == 8 else []
+                    found += [dynamic(network, name, 8, self.name)] if found and found[-1].bits == 8 else []
                 elif hasattr(module, "zero_point"):
                     found.append(_rounded_output(network, name, module))
         return found
@@ -84,12 +84,6 @@ def _packed_weights(name: str, layer: Any) -> QuantizedWeights:
         value=weight.dequantize(),
         codes=weight.int_repr(),
         nb_codes=info.max - info.min + 1,
-    )
-
-
-def _dynamic_input(name: str) -> QuantizedTensor:
-    return QuantizedTensor(
-        layer=name, role="input", scheme="int:8 dynamic", bits=8, scale=None, origin=TorchAoFrontend.name
     )
 
 

@@ -11,9 +11,15 @@ from torch import Tensor, fx, nn
 
 from qadv.frontends import fake_quantize
 from qadv.frontends.fake_quantize import KnownWeights, of_toolkit
-from qadv.frontends.frontend import EvaluationForm, NetworkFrontend, QuantizedTensor, QuantizedWeights
+from qadv.frontends.frontend import (
+    EvaluationForm,
+    NetworkFrontend,
+    QuantizedActivation,
+    QuantizedTensor,
+    QuantizedWeights,
+)
 from qadv.frontends.pt2e import converted, converts, prepared, uncounted
-from qadv.frontends.straight_through_mode import rounds_inputs, straight_through_form
+from qadv.frontends.straight_through_mode import dynamic, rounds_inputs, straight_through_form
 from qadv.quantization.form import FormOptions, Given, Part
 from qadv.quantization.stand_ins import stand_in, with_stand_ins
 
@@ -36,7 +42,8 @@ class TorchaoFrontend(NetworkFrontend):
                 found += converted(network, name, module)
                 found += prepared(network, name, module)
             elif name in own:
-                found += _of_tensor(name, own[name])
+                found.append(_of_tensor(name, own[name]))
+                found += [dynamic(network, name, 8, self.name)] if rounds_inputs(own[name]) else []
             elif "weight_fake_quantizer" in module._modules:
                 found += _of_training(name, module)
         return found
@@ -72,33 +79,25 @@ def _own_weights(network: nn.Module) -> Iterator[tuple[str, nn.Module, Any]]:
 
 
 @torch.no_grad()
-def _of_tensor(name: str, weight: Any) -> list[QuantizedTensor]:
+def _of_tensor(name: str, weight: Any) -> QuantizedTensor:
     codes = getattr(weight, "qdata", None)
     kind = "float" if codes is not None and codes.is_floating_point() else "int"
     codes = codes if codes is not None and codes.shape == weight.shape and not codes.is_floating_point() else None
     bits = _bits(getattr(weight, "target_dtype", None) or (torch.int8 if codes is None else codes.dtype))
     scale = getattr(weight, "scale", None)
-    found: list[QuantizedTensor] = [
-        QuantizedWeights(
-            layer=name,
-            role="weights",
-            scheme=f"{kind}:{bits}",
-            bits=bits,
-            scale=None if scale is None else scale.detach(),
-            estimator="none",
-            origin=TorchaoFrontend.name,
-            value=weight.dequantize().detach().float(),
-            codes=codes,
-            nb_codes=2**bits,
-            parameter=weight,
-        )
-    ]
-    return [*found, _dynamic_input(name, 8)] if rounds_inputs(weight) else found
-
-
-def _dynamic_input(name: str, bits: int) -> QuantizedTensor:
-    scheme = f"int:{bits} dynamic"
-    return QuantizedTensor(layer=name, role="input", scheme=scheme, bits=bits, scale=None, origin=TorchaoFrontend.name)
+    return QuantizedWeights(
+        layer=name,
+        role="weights",
+        scheme=f"{kind}:{bits}",
+        bits=bits,
+        scale=None if scale is None else scale.detach(),
+        estimator="none",
+        origin=TorchaoFrontend.name,
+        value=weight.dequantize().detach().float(),
+        codes=codes,
+        nb_codes=2**bits,
+        parameter=weight,
+    )
 
 
 def _bits(dtype: Any) -> int:
@@ -112,11 +111,14 @@ def _of_training(name: str, layer: Any) -> list[QuantizedTensor]:
     found: list[QuantizedTensor] = []
     inputs, fake = layer.activation_fake_quantizer, layer.weight_fake_quantizer
     if inputs is not None and inputs.enabled:
-        found.append(_dynamic_input(name, _bits(inputs.config.dtype)))
+        bits = _bits(inputs.config.dtype)
+        about: dict[str, Any] = {"layer": name, "role": "input", "bits": bits, "scheme": f"int:{bits} dynamic"}
+        about |= {"scale": None, "origin": TorchaoFrontend.name, "at": None, "place": (inputs, "forward")}
+        found.append(QuantizedActivation(**about))
     if fake.enabled:
         fake = copy.copy(fake)  # it notes the scale that it finds
         value, bits = fake(layer.weight), _bits(fake.config.dtype)
-        about: dict[str, Any] = {"layer": name, "role": "weights", "scheme": f"int:{bits}", "bits": bits}
+        about = {"layer": name, "role": "weights", "scheme": f"int:{bits}", "bits": bits}
         about |= {"scale": getattr(fake, "scale", None), "origin": TorchaoFrontend.name}
         found.append(QuantizedWeights(**about, value=value, latent=layer.weight.detach(), parameter=layer.weight))
     return found

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from qadv.checks import check_choice, check_fields, check_flag, check_number, check_whole
 from qadv.errors import InvalidInputError, some
@@ -17,8 +18,9 @@ from qadv.quantization.corrections import correct
 from qadv.quantization.layers import activation_quantizers
 from qadv.quantization.quantizer import ActivationQuantizer
 from qadv.quantization.ranges import Histogram, mse_range, percentile_range
+from qadv.sources import is_source, read
 
-CalibrationImages = NDArray[Any] | Tensor
+CalibrationImages = NDArray[Any] | Tensor | DataLoader[Any] | Dataset[Any]
 _RANGES = ("mse", "percentile")
 
 
@@ -28,7 +30,7 @@ class Calibration:
 
     Attributes:
         images: as the network takes them (after any standardisation), (N, …) floating, N >= 2; a few hundred training
-            images are enough.
+            images are enough. A `DataLoader` or `Dataset` of torch's, or ART's `PyTorchDataGenerator`, is read at once.
         ranges: how the clipping range [0, c] of each activation is chosen: `"mse"` minimises the squared error of the
             quantized activations, `"percentile"` takes a percentile of the activations behind the ReLU.
         percentile: for `"percentile"`, 0 to 100.
@@ -40,7 +42,7 @@ class Calibration:
         batch_size: images in one pass.
     """
 
-    images: CalibrationImages
+    images: Any  # once made, an array or a tensor
     ranges: Literal["mse", "percentile"] = "mse"
     percentile: float = 99.9
     batch_norm: bool = True
@@ -48,6 +50,8 @@ class Calibration:
     batch_size: int = 128
 
     def __post_init__(self) -> None:
+        if is_source(self.images):
+            object.__setattr__(self, "images", read(self.images, "calibration")[0])
         images = self.images
         if not isinstance(images, np.ndarray | Tensor):
             raise InvalidInputError(f"calibration: expected an array or tensor of images, got {type(images).__name__}")
@@ -70,7 +74,7 @@ class Calibration:
     @classmethod
     def of(cls, given: "Calibration | CalibrationImages") -> "Calibration":
         """Returns `given`, or the default calibration with these images."""
-        return given if isinstance(given, cls) else cls(given)  # type: ignore[arg-type]
+        return given if isinstance(given, cls) else cls(given)
 
     def batches(self, device: torch.device) -> list[Tensor]:
         """Returns the images in batches of nearly equal size, float32."""

@@ -1,9 +1,12 @@
 """Clips whose gradient is the papers' mask: exactly 1 inside the range, both ends included, and 0 outside."""
 
+import bisect
 import math
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -46,3 +49,15 @@ def _next_float(bound: float, direction: int, dtype: torch.dtype) -> float:
 def _computed_next_float(bound: float, direction: int, dtype: torch.dtype) -> float:
     towards = torch.tensor(direction * math.inf, dtype=dtype)
     return torch.nextafter(torch.tensor(bound, dtype=dtype), towards).item()
+
+
+def last_float(passes: Callable[[Any], Any]) -> Any:
+    """Returns the largest float32 that passes; with one all smaller ones do."""
+
+    def number(key: int) -> Any:
+        return np.float32(math.copysign(1, key)) * np.uint32(abs(key)).view(np.float32)
+
+    infinity = int(np.float32(math.inf).view(np.uint32))
+    keys = range(-infinity, infinity + 1)
+    with np.errstate(all="ignore"):
+        return number(keys[bisect.bisect_left(keys, True, key=lambda key: not passes(number(key))) - 1])

@@ -12,6 +12,7 @@ from qadv.backbones.float_weights import check_finite
 from qadv.checks import check_flag
 from qadv.errors import InvalidInputError, SchemeError, UnsupportedModelError, some
 from qadv.modes import held_network
+from qadv.quantization.attention import QuantizedProducts, quantize_products
 from qadv.quantization.calibration import Calibration, CalibrationImages, calibrate
 from qadv.quantization.clipped_relu import ClippedUniform
 from qadv.quantization.flow import Flow, input_flows
@@ -44,6 +45,7 @@ def quantize(
     activations: Schemes = "relu6:4",
     skip_first_last: bool = True,
     calibration: Calibration | CalibrationImages | None = None,
+    attention: Schemes = "float",
 ) -> nn.Module:
     """Returns a Brevitas-quantized copy of a float network; the original is untouched.
 
@@ -52,8 +54,8 @@ def quantize(
     every quantized layer comes from one quantizer. Where it is not what an activation gave (a sum, a gate, a pooled
     mean, a linear bottleneck, a GELU, a concatenation of activations with different levels), the layer gets a quantizer
     of its own: signed, clipped at the scheme's bound on both sides, unless nothing negative can come; with
-    `calibration`, its range comes from data. Attention products, normalisation and biases stay float, and so do the
-    images that the first layers read.
+    `calibration`, its range comes from data. Normalisation and biases stay float, and so do the images that the first
+    layers read; attention products and gates do without `attention`.
 
     Args:
         model: a float network; its weights are kept.
@@ -66,6 +68,9 @@ def quantize(
         calibration: images as the network takes them, (N, …) float32, or a `Calibration` that says more. From them come
             the ranges of activation schemes that have none of their own (`relu`, `pact`) and of inputs that come from
             no ReLU, new statistics of BatchNorm, and corrections of biases; see `Calibration`.
+        attention: a scheme for products of two activations (`"int:8"`), or a mapping from patterns of the names of
+            modules that have such: queries, keys, values and other operands, and what a softmax or a sigmoid gives, are
+            rounded with a scale for each image.
 
     Returns:
         The quantized copy, in the same training mode and on the same device. Its state dict has the keys of the float
@@ -76,11 +81,11 @@ def quantize(
             the activation that it would replace.
         InvalidInputError: `model` is no module, is quantized already, has weights that are not finite, or a pattern
             matches nothing.
-        UnsupportedModelError: nothing to quantize, or a layer, or its input, that would silently stay float.
+        UnsupportedModelError: nothing to quantize, or a layer, its input, or attention that would silently stay float.
     """
     given = None if calibration is None else Calibration.of(calibration)
     skip_first_last = check_flag("skip_first_last", skip_first_last)
-    result = convert(model, weights, activations, skip_first_last, from_data=given is not None)
+    result = convert(model, weights, activations, skip_first_last, from_data=given is not None, attention=attention)
     if given is not None:
         calibrate(result, model, given)
     quantizers = activation_quantizers(result)
@@ -109,6 +114,7 @@ def convert(
     fit: bool = True,
     from_data: bool = False,
     plan: Plan | None = None,
+    attention: Schemes = "float",
 ) -> nn.Module:
     """Returns the quantized copy before calibration; arguments and errors as of `quantize`.
 
@@ -118,11 +124,17 @@ def convert(
     if not isinstance(model, nn.Module):
         raise InvalidInputError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     model = held_network(model)
-    done = next((m for m in model.modules() if isinstance(m, QuantConv2d | QuantLinear | QuantActivation)), None)
+    done = next(
+        (m for m in model.modules() if isinstance(m, QuantConv2d | QuantLinear | QuantActivation | QuantizedProducts)),
+        None,
+    )
     if done is not None or getattr(model, "qadv_quantization", None):
-        raise InvalidInputError(f"model is quantized already ({done!r}); quantize the float network")
+        raise InvalidInputError(
+            f"model is quantized already ({repr(done).splitlines()[0]}); quantize the float network"
+        )
     check_finite(model)
     weight_schemes, activation_schemes = Rules(weights, "weights"), Rules(activations, "activations")
+    attention_schemes = Rules(attention, "attention")
     try:
         result = copy.deepcopy(model)
     except Exception as error:
@@ -137,6 +149,7 @@ def convert(
         modularize_relus(result, clips=plan is None or plan.bounds)
     conversion = _Conversion(result, weight_schemes, activation_schemes, skip_first_last, fit)
     result = conversion.run(plan, from_data)
+    quantize_products(result, attention_schemes)
     total = sum(p.numel() for p in result.parameters()) or 1
     for module in result.modules():
         if hasattr(module, "share"):
@@ -146,6 +159,9 @@ def convert(
         "activations": activations if isinstance(activations, str) else dict(activations),
         "skip_first_last": skip_first_last,
         "plan": conversion.plan.to_dict(),
+        **(
+            {"attention": attention if isinstance(attention, str) else dict(attention)} if attention_schemes.any else {}
+        ),
     }
     return result
 
@@ -157,6 +173,7 @@ def rebuild(model: nn.Module, recipe: Mapping[str, Any]) -> nn.Module:
     what it did.
     """
     schemes = {key: recipe[key] for key in ("weights", "activations", "skip_first_last")}
+    schemes |= {"attention": recipe.get("attention", "float")}
     plan = Plan.from_dict(recipe["plan"]) if "plan" in recipe else FORMAT_1
     return convert(model, **schemes, fit=False, plan=plan)
 

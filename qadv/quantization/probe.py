@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from qadv.errors import UnsupportedModelError
+from qadv.quantization.attention import is_uncaught_product
 from qadv.quantization.layers import QuantActivation, activation_quantizers
 from qadv.quantization.plan import UNSIGNED, Plan
 from qadv.recording import recording
@@ -24,8 +25,9 @@ def report_bypasses(model: nn.Module) -> Iterator[None]:
 
     Raises:
         UnsupportedModelError: the network's own code calls a layer as a function, so that its weights stay float in
-            silence, or reads a tensor after an in-place ReLU changed it; or the input of a layer is not on the levels
-            of the activation that conversion found before it, or is negative where conversion found that it is not.
+            silence, or multiplies activations where no quantizer sees it, or reads a tensor after an in-place ReLU
+            changed it; or the input of a layer is not on the levels of the activation that conversion found before it,
+            or is negative where conversion found that it is not.
     """
     recipe = getattr(model, "qadv_quantization", None)
     if recipe is None:
@@ -33,6 +35,7 @@ def report_bypasses(model: nn.Module) -> Iterator[None]:
         return
     modules = dict(model.named_modules())
     watch = _Watch(modules, Plan.from_dict(recipe["plan"]).inputs, weights=recipe["weights"] != "float")
+    watch.products = isinstance(recipe.get("attention"), str)
     with recording(modules, watch.enter, watch.leave), watch:
         yield
     if watch.found:
@@ -46,6 +49,7 @@ class _Watch(TorchFunctionMode):
     def __init__(self, modules: Mapping[str, nn.Module], sources: Mapping[str, str], weights: bool) -> None:
         super().__init__()
         self.found: list[str] = []
+        self.products = False
         self._modules = modules
         self._sources = sources
         self._quantizers = dict(activation_quantizers(modules[""]))
@@ -79,6 +83,8 @@ class _Watch(TorchFunctionMode):
         own_code = own_code and not isinstance(module, nn.Linear | nn.modules.conv._ConvNd | QuantActivation)
         if own_code and func in self._functions:
             self.found.append(f"{name or 'forward'} ({type(module).__name__}) calls {func.__name__} as a function")
+        if self.products and own_code and is_uncaught_product(func):
+            self.found.append(f"{name or 'forward'} multiplies activations in a function, where attention stays float")
         if any(isinstance(a, Tensor) and any(a is changed for changed in self._changed) for a in args):
             self.found.append(f"{name or 'forward'} reads a tensor after nn.ReLU(inplace=True) changed it")
         return func(*args, **(kwargs or {}))

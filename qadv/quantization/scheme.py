@@ -9,7 +9,7 @@ from qadv.quantization.quantizer import ActivationQuantizer, WeightQuantizer
 from qadv.registry import default_registry
 
 Q = TypeVar("Q", WeightQuantizer, ActivationQuantizer)
-Role = Literal["weights", "activations"]
+Role = Literal["weights", "activations", "attention"]
 _LONGEST = 1000  # characters of a scheme; Python reads no number of more than 4,300 digits
 
 
@@ -26,6 +26,8 @@ class Scheme:
         weights: the quantizer of weights, or `None`.
         activations: the quantizer that takes the place of a ReLU, or `None`.
         inputs: the quantizer put before a layer whose input is not what an activation gave (see `quantize`), or `None`.
+        operands, gates: the quantizers of both operands of a product of activations, and of what a softmax or a sigmoid
+            gives, or `None`.
         from_data: for a fixed range, the scheme with a range from data that such inputs get when calibrated.
     """
 
@@ -35,6 +37,8 @@ class Scheme:
     weights: ClassVar[type[WeightQuantizer] | None] = None
     activations: ClassVar[type[ActivationQuantizer] | None] = None
     inputs: ClassVar[type[ActivationQuantizer] | None] = None
+    operands: ClassVar[type[ActivationQuantizer] | None] = None
+    gates: ClassVar[type[ActivationQuantizer] | None] = None
     from_data: ClassVar["type[Scheme] | None"] = None
 
     def __init__(self, bits: int | None = None, spec: str = "") -> None:
@@ -63,6 +67,11 @@ class Scheme:
     def for_input(self) -> ActivationQuantizer:
         """Returns a new signed quantizer for the input of one layer."""
         return self._made(self.inputs, "has no signed form, which layers need whose input does not come from a ReLU")
+
+    def for_attention(self) -> tuple[ActivationQuantizer, ActivationQuantizer]:
+        """Returns new quantizers for the operands of one module's products, and for its gates."""
+        problem = "is not for attention, which takes 'int:8'"
+        return self._made(self.operands, problem), self._made(self.gates, problem)
 
     def _made(self, kind: type[Q] | None, otherwise: str) -> Q:
         if kind is None:
@@ -111,7 +120,9 @@ def parse_scheme(spec: str, role: Role) -> Scheme | None:
         scheme = factory(bits=int(bits) if colon else None, spec=spec)
     if not isinstance(scheme, Scheme):
         raise SchemeError(f"{role}={spec!r}: {factory!r} is not a subclass of qadv.quantization.Scheme")
-    if getattr(scheme, role) is None:
+    if role == "attention":
+        scheme.for_attention()
+    elif getattr(scheme, role) is None:
         other = "activations" if role == "weights" else "weights"
         raise SchemeError(f"{role}={spec!r}: {name} quantizes {other}; give it as {other}={spec!r}")
     return scheme

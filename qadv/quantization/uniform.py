@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from qadv.quantization.quantizer import WeightQuantizer
+from qadv.quantization.quantizer import ActivationQuantizer, WeightQuantizer, straight_through
 from qadv.quantization.scheme import Scheme
 
 
@@ -26,11 +26,35 @@ class IntWeights(WeightQuantizer):
         return torch.arange(-self.max_code, self.max_code + 1)
 
 
+class IntOperands(ActivationQuantizer):
+    """`s * round(x / s)`, `s = max|x| / (2^(k-1) - 1)`, without signs `max x / (2^k - 1)`, of each image.
+
+    What is first in memory counts as image, so that none has a scale that depends on another. The gradient is 1
+    everywhere, since nothing is clipped.
+    """
+
+    signed = True
+
+    def quantize(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            largest = x.abs().amax(dim=tuple(range(1, x.ndim)), keepdim=True)
+            scale = largest / (2 ** (self.bits - self.signed) - 1)
+            value = (x / torch.where(scale > 0, scale, 1.0)).round() * scale
+        return straight_through(x, value)
+
+
+class IntGates(IntOperands):
+    """The same of values that are not negative."""
+
+    signed = False
+
+
 class Int(Scheme):
     """`int:2` … `int:8`: 2^k - 1 levels, the same number on both sides of zero, one scale per filter."""
 
     bits_choices = range(2, 9)
     weights = IntWeights
+    operands, gates = IntOperands, IntGates
 
 
 class _PerTensorIntWeights(IntWeights):

@@ -70,7 +70,7 @@ def quantizers(case: FrontendCase) -> None:
         expect(type(each.bits) is int and 1 <= each.bits <= 32, f"{each.layer}: bits from 1 to 32", each.bits, do)
         if isinstance(each, QuantizedWeights):
             _check_weights(each, names[each.layer], do)
-        elif isinstance(each, QuantizedActivation):
+        elif isinstance(each, QuantizedActivation) and len(each.levels):
             _check_levels(each, do)
 
 

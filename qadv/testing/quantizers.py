@@ -25,7 +25,7 @@ def contract(case: QuantizerCase) -> None:
     target = case.target
     right = isinstance(target, type) and issubclass(target, Scheme)
     expect(right, "a subclass of qadv.quantization.Scheme", target, "class MyScheme(Scheme)")
-    for role in ("weights", "activations", "inputs"):
+    for role in ("weights", "activations", "inputs", "operands", "gates"):
         base, named = WeightQuantizer if role == "weights" else ActivationQuantizer, getattr(target, role)
         right = named is None or (isinstance(named, type) and issubclass(named, base))
         expected = f"{role}: None, or a subclass of qadv.quantization.{base.__name__}"

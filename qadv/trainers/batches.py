@@ -1,4 +1,4 @@
-"""Where the training loop gets its batches: arrays kept on the device, or an ART data generator."""
+"""Where the training loop gets its batches: arrays kept on the device, a loader, or an ART data generator."""
 
 import hashlib
 from collections.abc import Iterator
@@ -8,11 +8,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from qadv.checks import check_whole
 from qadv.errors import InvalidInputError
 from qadv.estimators.checks import check_images, check_labels
 from qadv.estimators.protocol import Classifier
+from qadv.sources import Pair, as_loader, batches, check_labels_of
 
 
 class Batches(Protocol):
@@ -56,27 +58,64 @@ class ArrayBatches:
         return state.hexdigest()
 
 
-class GeneratorBatches:
+class LoaderBatches:
+    """The batches of a source, see `qadv.sources`: a loader's in its order, a `Dataset`'s in a new one in each epoch.
+
+    Attributes:
+        alike: several processes that draw alike have the same batches.
+    """
+
+    def __init__(
+        self, source: Any, classifier: Classifier, batch_size: int, name: str = "x", train: bool = True
+    ) -> None:
+        batch_size = check_whole("batch_size", batch_size)
+        self._name, self._classifier, self._least = name, classifier, 1 + train  # BatchNorm can't train on one
+        self._loader, self.alike = as_loader(source, batch_size, shuffle=train), isinstance(source, Dataset)
+        check_labels_of(self._loader, classifier.nb_classes, name)
+
+    def __len__(self) -> int:
+        try:
+            return len(self._loader)
+        except TypeError as error:
+            raise InvalidInputError(f"{self._name}: expected a loader that knows its length: {error}") from error
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        classifier = self._classifier
+        for x, y in self._pairs():
+            if y is None:
+                raise InvalidInputError(f"{self._name}: expected batches (images, labels), got images alone")
+            x = check_images(x, classifier.input_shape, classifier.clip_values, f"{self._name}: x", strict=False)
+            labels = check_labels(y, len(x), classifier.nb_classes, f"{self._name}: y")
+            if len(x) >= self._least:
+                yield torch.from_numpy(x).float().to(classifier.device), torch.from_numpy(labels).to(classifier.device)
+
+    def digest(self) -> str:
+        data: Any = self._loader.dataset
+        return data.digest() if hasattr(data, "digest") else f"{type(data).__name__}, {len(self)} batches"
+
+    def _pairs(self) -> Iterator[Pair]:
+        return batches(self._loader, name=self._name)
+
+
+class GeneratorBatches(LoaderBatches):
     """The batches of an ART `DataGenerator`, which decides what it draws and in which order."""
+
+    alike = False
 
     def __init__(self, generator: Any, classifier: Classifier) -> None:
         if not all(hasattr(generator, name) for name in ("get_batch", "size", "batch_size")):
             raise InvalidInputError(
                 f"generator: expected an ART DataGenerator (art.data_generators), got {type(generator).__name__}"
             )
-        self._generator, self._classifier = generator, classifier
+        self._generator, self._classifier, self._name, self._least = generator, classifier, "generator", 2
 
     def __len__(self) -> int:
         return max(1, int(self._generator.size) // int(self._generator.batch_size))
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        classifier = self._classifier
-        for _ in range(len(self)):
-            x, y = (np.asarray(part) for part in self._generator.get_batch())
-            x = check_images(x, classifier.input_shape, classifier.clip_values, "generator: x", strict=False)
-            labels = check_labels(y, len(x), classifier.nb_classes, "generator: y")
-            if len(x) > 1:  # BatchNorm can't train on one
-                yield torch.from_numpy(x).float().to(classifier.device), torch.from_numpy(labels).to(classifier.device)
-
     def digest(self) -> str:
         return f"{type(self._generator).__name__}, {self._generator.size} images"
+
+    def _pairs(self) -> Iterator[Pair]:
+        for _ in range(len(self)):
+            x, y = (np.asarray(part) for part in self._generator.get_batch())
+            yield x, y

@@ -80,10 +80,11 @@ class FeedbackTrainer(LoopTrainer):
         self._log = FeedbackLog(self.settings)
         self.objectives.append(self._log)
 
-    def fit_generator(self, generator: Any, nb_epochs: int = 20, **kwargs: Any) -> NoReturn:
-        """Refuses: samples are chosen among all training images, which a generator does not give at once."""
+    def _source_batches(self, source: Any, batch_size: int = 128) -> NoReturn:
+        """Refuses: samples are chosen among all training images, which do not come at once."""
         raise InvalidInputError(
-            "FeedbackTrainer chooses samples among all training images; use fit(x, y), not fit_generator"
+            "FeedbackTrainer chooses samples among all training images; use fit(x, y), with arrays: no generator, "
+            "DataLoader or Dataset"
         )
 
     def _parameters(self) -> dict[str, Any]:

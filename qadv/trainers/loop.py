@@ -2,12 +2,11 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from qadv.checks import check_whole
@@ -16,7 +15,7 @@ from qadv.estimators.protocol import Classifier
 from qadv.estimators.upkeep import run_after_steps
 from qadv.modes import in_mode, one_by_one
 from qadv.random_states import seeded
-from qadv.trainers.batches import Batches, GeneratorBatches
+from qadv.trainers.batches import Batches, LoaderBatches
 from qadv.trainers.checkpoint import TrainingState
 from qadv.trainers.nan_report import first_bad_layer
 from qadv.trainers.network import TrainedNetwork
@@ -47,7 +46,7 @@ class TrainingLoop:
         self,
         batches: Batches,
         nb_epochs: int,
-        validation: tuple[NDArray[Any], NDArray[np.int64]] | None = None,
+        validation: Iterable[tuple[Tensor, Tensor]] | None = None,
         scheduler: Any = None,
     ) -> History:
         """Trains, and leaves the network in evaluation mode; arguments and errors as of `LoopTrainer.fit`.
@@ -75,8 +74,10 @@ class TrainingLoop:
                 "scheduler: it steps a different optimizer than the classifier's; make the classifier with it"
             )
         processes = Processes.of_torchrun(network.device)
-        if processes.size > 1 and isinstance(batches, GeneratorBatches):
-            raise InvalidInputError("a generator gives each process different batches; with several processes use fit")
+        if processes.size > 1 and isinstance(batches, LoaderBatches) and not batches.alike:
+            raise InvalidInputError(
+                "a loader gives each process different batches; with several processes give arrays, or the Dataset"
+            )
         base_lrs = [group["lr"] for group in optimizer.param_groups]
         state = TrainingState(model, optimizer, scheduler)
         done, self.history = 0, []
@@ -104,7 +105,7 @@ class TrainingLoop:
                         entry = self._epoch(epoch, nb_epochs, batches, processes, optimizer, lrs, report)
                     with in_mode(model, training=False):
                         if validation is not None:
-                            entry.update(self._validate(*validation))
+                            entry.update(self._validate(validation))
                         if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
                             scheduler.step(entry.get("val_loss", entry["loss"]))
                         elif scheduler is not None:
@@ -185,18 +186,16 @@ class TrainingLoop:
         return {"epoch": epoch, **means, "lr": lr, "seconds": time.perf_counter() - started}
 
     @torch.no_grad()
-    def _validate(self, x: NDArray[Any], y: NDArray[np.int64]) -> dict[str, float]:
+    def _validate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
         """Loss and accuracy in evaluation mode."""
-        classifier = self.classifier
-        loss, correct = 0.0, 0
-        for start in range(0, len(x), 256):
-            part = torch.from_numpy(x[start : start + 256]).float().to(classifier.device)
-            labels = torch.from_numpy(y[start : start + 256]).to(classifier.device)
-            inputs, targets = self.network.prepare(part, labels, fit=False)
-            logits = classifier.model(inputs)
-            loss += self.network.loss(logits, targets).item() * len(part)
+        loss, correct, count = 0.0, 0, 0
+        for x, labels in batches:
+            inputs, targets = self.network.prepare(x, labels, fit=False)
+            logits = self.classifier.model(inputs)
+            loss += self.network.loss(logits, targets).item() * len(x)
             correct += int((logits.argmax(1) == labels).sum())
-        return {"val_loss": loss / len(x), "val_accuracy": correct / len(x)}
+            count += len(x)
+        return {"val_loss": loss / count, "val_accuracy": correct / count}
 
     def _check_finite(self, total: Tensor, x: Tensor, epoch: int, step: int, terms: dict[str, Tensor]) -> None:
         if torch.isfinite(total):

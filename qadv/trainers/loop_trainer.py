@@ -5,15 +5,18 @@ from dataclasses import fields
 from typing import Any
 
 import numpy as np
+import torch
 from art.defences.trainer import Trainer
 from art.estimators.classification import PyTorchClassifier
 from numpy.typing import NDArray
+from torch.utils.data import TensorDataset
 
 from qadv.checks import check_number
 from qadv.errors import InvalidInputError
-from qadv.estimators.checks import check_images, check_labels
+from qadv.estimators.checks import check_alone, check_pair
+from qadv.sources import is_source
 from qadv.trainers.adversary import AdversarialInputs, Adversary
-from qadv.trainers.batches import ArrayBatches, Batches, GeneratorBatches
+from qadv.trainers.batches import ArrayBatches, Batches, GeneratorBatches, LoaderBatches
 from qadv.trainers.loop import History, TrainingLoop
 from qadv.trainers.objective import Objective
 from qadv.trainers.options import LoopOptions
@@ -66,9 +69,9 @@ class LoopTrainer(Trainer):
 
     def fit(
         self,
-        x: NDArray[Any],
-        y: NDArray[Any],
-        validation_data: tuple[NDArray[Any], NDArray[Any]] | None = None,
+        x: Any,
+        y: NDArray[Any] | None = None,
+        validation_data: Any = None,
         batch_size: int = 128,
         nb_epochs: int = 20,
         **kwargs: Any,
@@ -76,9 +79,12 @@ class LoopTrainer(Trainer):
         """Trains the classifier; afterwards its network is in evaluation mode.
 
         Args:
-            x: images, (N, *input_shape), float, within `clip_values`.
-            y: labels, indices (N,) or one-hot (N, nb_classes).
-            validation_data: images and labels that are evaluated after each epoch.
+            x: images, (N, *input_shape), float, within `clip_values`; or what gives them with their labels, batch by
+                batch: a `Dataset` of torch's, shuffled anew in each epoch, a `DataLoader`, in its own order, or an ART
+                `DataGenerator`.
+            y: labels, indices (N,) or one-hot (N, nb_classes); `None` where they come with the images.
+            validation_data: images and labels that are evaluated after each epoch; or a `Dataset`, `DataLoader` or
+                `PyTorchDataGenerator`.
             batch_size: images per step.
             nb_epochs: number of epochs.
             kwargs: `scheduler`, any object with `.step()`, replaces `lr_schedule` and is stepped after each epoch.
@@ -87,23 +93,25 @@ class LoopTrainer(Trainer):
             TrainingError: the loss is not finite; says epoch, step and layer.
             FileFormatError: the checkpoint is of another run, or damaged.
         """
-        images, labels = self._check(x, y, "x", "y")
-        if len(images) < 2:
-            raise InvalidInputError("x: training needs at least 2 images (BatchNorm can't train on one)")
-        validation = None
-        if validation_data is not None:
-            if not isinstance(validation_data, tuple | list) or len(validation_data) != 2:
-                raise InvalidInputError("validation_data: expected a pair (images, labels)")
-            validation = self._check(*validation_data, "validation_data[0]", "validation_data[1]")
-        self._run(self._batches(images, labels, batch_size, nb_epochs), nb_epochs, validation, kwargs)
+        if hasattr(x, "get_batch"):
+            return self.fit_generator(x, nb_epochs, validation_data, **kwargs)
+        if is_source(x):
+            check_alone(y)
+            batches: Batches = self._source_batches(x, batch_size)
+        else:
+            images, labels = check_pair(self._classifier, x, y)
+            if len(images) < 2:
+                raise InvalidInputError("x: training needs at least 2 images (BatchNorm can't train on one)")
+            batches = self._batches(images, labels, batch_size, nb_epochs)
+        return self._run(batches, nb_epochs, validation_data, kwargs)
 
-    def fit_generator(self, generator: Any, nb_epochs: int = 20, **kwargs: Any) -> None:
+    def fit_generator(self, generator: Any, nb_epochs: int = 20, validation_data: Any = None, **kwargs: Any) -> None:
         """Trains on the batches of an ART `DataGenerator`, `nb_epochs` times its size; other arguments as of `fit`.
 
         A checkpoint then resumes at the epoch where the run stopped; whether to the bit depends on the generator, which
         keeps its own order.
         """
-        self._run(GeneratorBatches(generator, self._classifier), nb_epochs, None, kwargs)
+        self._run(self._source_batches(generator), nb_epochs, validation_data, kwargs)
 
     def __repr__(self) -> str:
         shown = {**self._parameters(), "sq_ratios": self.sq_ratios, **vars_of(self.options)}
@@ -117,12 +125,24 @@ class LoopTrainer(Trainer):
         """Returns what `fit` trains on."""
         return ArrayBatches(x, y, batch_size, self._classifier.device)
 
-    def _check(self, x: Any, y: Any, x_name: str, y_name: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
-        classifier = self._classifier
-        images = check_images(x, classifier.input_shape, classifier.clip_values, x_name)
-        return images, check_labels(y, len(images), classifier.nb_classes, y_name)
+    def _source_batches(self, source: Any, batch_size: int = 128) -> Batches:
+        """Returns what is trained on where images come batch by batch."""
+        if is_source(source) and not hasattr(source, "get_batch"):
+            return LoaderBatches(source, self._classifier, batch_size)
+        return GeneratorBatches(source, self._classifier)
 
-    def _run(self, batches: Batches, nb_epochs: int, validation: Any, kwargs: dict[str, Any]) -> None:
+    def _validation(self, given: Any) -> LoaderBatches:
+        """Returns the batches that are evaluated after each epoch."""
+        name = "validation_data"
+        if not is_source(given):
+            if not isinstance(given, tuple | list) or len(given) != 2:
+                raise InvalidInputError(f"{name}: expected a pair (images, labels), a DataLoader or a Dataset")
+            pair = check_pair(self._classifier, given[0], given[1], names=(f"{name}[0]", f"{name}[1]"))
+            given = TensorDataset(*map(torch.from_numpy, pair))
+        return LoaderBatches(given, self._classifier, 256, name, train=False)
+
+    def _run(self, batches: Batches, nb_epochs: int, validation_data: Any, kwargs: dict[str, Any]) -> None:
+        validation = None if validation_data is None else self._validation(validation_data)
         scheduler = kwargs.pop("scheduler", None)
         if kwargs:
             raise InvalidInputError(

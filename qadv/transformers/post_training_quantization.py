@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from qadv.checks import check_fields, check_flag
 from qadv.errors import InvalidInputError
-from qadv.quantization.calibration import Calibration
+from qadv.quantization.calibration import Calibration, CalibrationImages
 from qadv.quantization.convert import quantize
 from qadv.quantization.rules import Rules, Schemes
 from qadv.transformers.mu_law import prepared
@@ -36,9 +36,10 @@ class PostTrainingQuantization(NetworkTransformer):
         calibration: images (N, *input_shape) within `clip_values`, or a `Calibration` with such images; defences on the
             input and standardisation are applied here. `None` is for schemes that need none (`int`, `relu6`).
         attack: an ART evasion attack on the float classifier, for robust calibration.
+        attention: scheme of attention products, softmax and gates, see `qadv.quantize`.
     """
 
-    params = ["weights", "activations", "skip_first_last", "calibration", "attack"]
+    params = ["weights", "activations", "skip_first_last", "calibration", "attack", "attention"]
 
     def __init__(
         self,
@@ -46,8 +47,9 @@ class PostTrainingQuantization(NetworkTransformer):
         weights: Schemes = "pwlq:4",
         activations: Schemes = "relu:4",
         skip_first_last: bool = True,
-        calibration: Calibration | NDArray[Any] | Tensor | None = None,
+        calibration: Calibration | CalibrationImages | None = None,
         attack: EvasionAttack | None = None,
+        attention: Schemes = "float",
     ) -> None:
         super().__init__(classifier)
         self._is_fitted = True
@@ -56,6 +58,7 @@ class PostTrainingQuantization(NetworkTransformer):
         self.skip_first_last = skip_first_last
         self.calibration = calibration
         self.attack = attack
+        self.attention = attention
         self._check_params()
 
     def _network(self, classifier: PyTorchClassifier, x: NDArray[Any] | None) -> nn.Module:
@@ -71,11 +74,13 @@ class PostTrainingQuantization(NetworkTransformer):
             calibration = replace(calibration, images=prepared(classifier, images))
         elif self.attack is not None:
             raise InvalidInputError("attack: robust calibration needs images; give some as x, or as calibration=")
-        return quantize(classifier.model, self.weights, self.activations, self.skip_first_last, calibration)
+        schemes = self.weights, self.activations, self.skip_first_last
+        return quantize(classifier.model, *schemes, calibration, self.attention)
 
     def _check_params(self) -> None:
         Rules(self.weights, "weights")
         Rules(self.activations, "activations")
+        Rules(self.attention, "attention")
         check_fields(self, check_flag, "skip_first_last")
         if self.attack is not None and not isinstance(self.attack, EvasionAttack):
             raise InvalidInputError(

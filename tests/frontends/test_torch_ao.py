@@ -16,7 +16,7 @@ from qadv.estimators.fingerprint import fingerprint
 from qadv.frontends import QuantizedActivation, QuantizedWeights, quantizers
 from qadv.frontends.fake_quantize import fake_quantize
 from qadv.frontends.find import form_of
-from qadv.frontends.other_backward import clipped, identity, other_backward
+from qadv.frontends.other_backward import clipped, identity, other_backward, soft_tanh
 from qadv.quantization.form import FormOptions
 from qadv.quantization.stand_ins import NoFormError
 from tests.frontends.deep import CLASSES, Deep, Transformer, X, Y, answers, classifier_of, images, settled, state
@@ -143,6 +143,37 @@ def test_observers_that_are_on_are_refused_with_the_line_to_write():
         classifier_of(eager(trained=False))
 
 
+def test_a_network_that_is_quantized_in_place_is_read_anew():
+    torch.manual_seed(0)
+    model = Transformer().eval()
+    alone, member = classifier_of(model), classifier_of(model)
+    ensemble = qadv.EnsembleClassifier.of([member, classifier_of(Transformer().eval())])
+    before = [asked.loss_gradient(X, Y) for asked in (alone, ensemble)]
+    taq.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8, inplace=True)
+    expected = classifier_of(copy.deepcopy(model))
+    for asked, gradient in zip((alone, ensemble), before, strict=True):
+        found = asked.loss_gradient(X, Y)
+        assert found.any()
+        assert not np.array_equal(found, gradient)
+    assert np.array_equal(alone.predict(X), expected.predict(X))
+    assert np.array_equal(alone.loss_gradient(X, Y), expected.loss_gradient(X, Y))
+
+
+def test_observers_that_come_in_place_are_refused_until_they_are_off():
+    torch.manual_seed(0)
+    model = Deep()
+    classifier = classifier_of(model)
+    model.train().qconfig = qconfig(8)
+    settled(taq.prepare_qat(model, inplace=True))
+    for _ in range(2):
+        with pytest.raises(UnsupportedModelError, match=r"model\.apply\(torch\.ao\.quantization\.disable_observer\)"):
+            classifier.predict(X)
+    model.apply(taq.disable_observer).eval()
+    logits, gradient = answers(model)
+    assert np.array_equal(classifier.predict(X), logits)
+    assert np.array_equal(answers(classifier.model)[1], gradient)
+
+
 def test_an_observer_switched_on_later_sees_what_the_network_sees(trained):
     model = copy.deepcopy(trained["eager"])
     form = form_of(model, FormOptions())
@@ -190,7 +221,9 @@ def test_what_an_integer_network_quantizes(integer):
     assert (rows["enter"].scheme, rows["blocks.0.sum"].bits) == ("int:8", 8)
     found = {each.layer: each for each in quantizers(integer["eager"]) if each.role == "weights"}
     assert torch.equal(found["blocks.0.conv"].codes, layer.weight().int_repr())
-    assert {row.input_scheme for row in qadv.summarize(integer["dynamic"]).layers} == {"int:8 dynamic"}
+    attention, *linear = qadv.summarize(integer["dynamic"]).layers
+    assert (attention.name, attention.scheme) == ("(root)", "float")
+    assert {row.input_scheme for row in linear} == {"int:8 dynamic"}
 
 
 @pytest.mark.parametrize("name", ["eager", "calibrated", "fx", "dynamic"])
@@ -337,6 +370,17 @@ def test_scales_of_each_batch_are_those_of_the_batches_that_were_asked_for(integ
 def test_activations_with_scales_of_each_batch_have_no_levels_to_count(integer):
     with pytest.raises(UnsupportedModelError, match="quantized by scales that each batch or filter has of its own"):
         value_shift(classifier_of(integer["dynamic"]), X, X)
+
+
+def test_activations_with_scales_of_each_batch_can_have_another_gradient(integer):
+    classifier = classifier_of(integer["dynamic"])
+    logits, gradient = answers(classifier.model)
+    for surrogate, same in ((identity, True), (clipped, True), (soft_tanh, False)):
+        with other_backward(integer["dynamic"], surrogate) as changed:
+            found, other = answers(classifier.model)
+        assert changed == 1  # all by one object
+        assert np.array_equal(found, logits)
+        assert np.array_equal(other, gradient) == same
 
 
 def test_operators_without_a_twin_are_named():

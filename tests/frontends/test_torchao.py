@@ -13,7 +13,7 @@ from qadv.errors import InvalidInputError, UnsupportedModelError
 from qadv.estimators.fingerprint import fingerprint
 from qadv.frontends import QuantizedActivation, QuantizedWeights, quantizers
 from qadv.frontends.find import form_of
-from qadv.frontends.other_backward import identity, other_backward
+from qadv.frontends.other_backward import clipped, identity, other_backward, soft_tanh
 from qadv.frontends.pt2e import uncounted
 from qadv.frontends.straight_through_mode import _GRIDS
 from qadv.quantization.form import Form, FormOptions
@@ -91,8 +91,9 @@ def test_quantized_weights_keep_values_and_have_gradients(name):
     expected = classifier_of(Transformer().eval()).loss_gradient(X, Y)
     assert (gradient * expected).sum() > 0.8 * np.linalg.norm(gradient) * np.linalg.norm(expected)
     summary = qadv.summarize(classifier)
-    assert {row.bits for row in summary.layers} == {bits}
-    assert {row.input_scheme for row in summary.layers} == {"int:8 dynamic" if dynamic else ""}
+    linear = [row for row in summary.layers if row.name != "(root)"]  # its attention is float
+    assert {row.bits for row in linear} == {bits}
+    assert {row.input_scheme for row in linear} == {"int:8 dynamic" if dynamic else ""}
     assert 0.6 * 32 / bits < summary.compression < 32 / bits
     weights = [each for each in quantizers(model) if isinstance(each, QuantizedWeights)]
     assert len(weights) == 4
@@ -101,7 +102,8 @@ def test_quantized_weights_keep_values_and_have_gradients(name):
 
 def test_weights_of_floats_are_called_so():
     model = transformer(aoq.Float8WeightOnlyConfig())
-    assert {(row.scheme, row.bits, row.levels) for row in qadv.summarize(model).layers} == {("float:8", 8, None)}
+    rows = qadv.summarize(model).layers[1:]  # after the root, whose attention is float
+    assert {(row.scheme, row.bits, row.levels) for row in rows} == {("float:8", 8, None)}
 
 
 def test_a_twin_follows_weights_that_are_loaded():
@@ -224,6 +226,22 @@ def test_a_graph_that_counts_batches_is_left_as_it_is():
     assert int(graph.state_dict()["blocks.0.bn.num_batches_tracked"]) == 1  # by the graph itself
 
 
+def _check_another_gradient(network, classifier, straight=True):
+    """Where scales follow what comes, nothing is clipped: only a tanh has another gradient than a straight one."""
+    logits, gradient = answers(classifier.model)
+    for surrogate, same in ((identity, straight), (clipped, straight), (soft_tanh, False)):
+        with other_backward(network, surrogate) as changed:
+            found, other = answers(classifier.model)
+        assert changed
+        assert np.array_equal(found, logits)
+        assert np.allclose(other, gradient, rtol=0, atol=1e-6 * np.abs(gradient).max()) == same
+
+
+def test_inputs_with_scales_of_each_batch_can_have_another_gradient():
+    for network, straight in ((transformer(CONFIGURATIONS["dynamic"][0]), True), (in_training(), False)):
+        _check_another_gradient(network, classifier_of(network), straight)
+
+
 def test_a_graph_with_scales_of_each_batch_says_so_and_keeps_none():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 32), nn.ReLU(), nn.Linear(32, 5)).eval()
@@ -238,7 +256,8 @@ def test_a_graph_with_scales_of_each_batch_says_so_and_keeps_none():
     gradient = classifier.loss_gradient(X, Y)
     assert (gradient * expected).sum() > 0.9 * np.linalg.norm(gradient) * np.linalg.norm(expected)
     assert {row.input_scheme for row in qadv.summarize(classifier).layers} == {"int:8 dynamic"}
-    assert network not in _GRIDS
+    assert len(_GRIDS[network]) == 1
+    _check_another_gradient(network, classifier)
 
 
 def test_a_graph_of_one_image_has_gradients_of_one_image():

@@ -425,7 +425,7 @@ def test_a_loss_or_a_network_that_is_not_finite_stops(classifier, digits):
 
 def test_generators_are_refused(classifier, digits):
     generator = NumpyDataGenerator(digits.x_train[:100], np.eye(10)[digits.y_train[:100]], batch_size=50)
-    with pytest.raises(InvalidInputError, match=r"use fit\(x, y\), not fit_generator"):
+    with pytest.raises(InvalidInputError, match=r"use fit\(x, y\), with arrays"):
         qadv.FeedbackTrainer(classifier).fit_generator(generator)
 
 

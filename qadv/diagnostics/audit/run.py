@@ -26,7 +26,7 @@ from qadv.diagnostics.audit.settings import QUICK, THOROUGH
 from qadv.diagnostics.audit.target import Images, Labels, Target
 from qadv.errors import InvalidInputError
 from qadv.estimators.attacked import gradients_of
-from qadv.estimators.checks import check_images, check_labels
+from qadv.estimators.checks import check_pair
 from qadv.estimators.fingerprint import fingerprint
 from qadv.estimators.protocol import Classifier
 from qadv.frontends.find import files, quantized_activations
@@ -40,8 +40,8 @@ _VERIFIED_ON = 256
 
 def audit(
     classifier: Classifier,
-    x: NDArray[Any],
-    y: NDArray[Any],
+    x: Any,
+    y: NDArray[Any] | None = None,
     eps: Length | str | Sequence[Length | str] = Share(8 / 255),
     *,
     norm: float | str = math.inf,
@@ -65,8 +65,9 @@ def audit(
 
     Args:
         classifier: an ART `PyTorchClassifier` that gives logits, with `clip_values`, and preprocessing in torch.
-        x: images, (N, *input_shape), float, within `clip_values`; a hundred or more for rules of one point.
-        y: labels, indices (N,) or one-hot (N, nb_classes).
+        x: images, (N, *input_shape), float, within `clip_values`; a hundred or more for rules of one point. Or a
+            `DataLoader` or `Dataset` of torch's, or ART's `PyTorchDataGenerator`, of so many with their labels.
+        y: labels, indices (N,) or one-hot (N, nb_classes); `None` where they come with the images.
         eps: radius of the ball, in pixel values, above 0 and at most their range, also as a text, `"8/255"`; default
             8/255 of their range. Several, each larger than the one before, make a curve: what a smaller ball broke is
             broken in a larger one, and is not attacked again; the curve ends where no image is left.
@@ -104,8 +105,8 @@ def audit(
     norm = float(check_choice("norm", norm, (2, math.inf, "2", "inf")))
     target = Target(classifier, batch_size, targeted=pair is not None)
     radii = _radii(eps, norm, check_flag("to_zero", to_zero), classifier)
-    x = check_images(x, classifier.input_shape, classifier.clip_values).astype(np.float32)
-    labels = check_labels(y, len(x), classifier.nb_classes)
+    x, labels = check_pair(classifier, x, y)
+    x = x.astype(np.float32)
     if (labels >= target.classes).any():
         raise InvalidInputError("y: expected classes, got the ensemble's abstention")
     if pair is not None:

@@ -1,4 +1,4 @@
-"""Labelled images as numpy arrays: float32 in [0, 1], channels first."""
+"""Data sets that are held as numpy arrays: float32 in [0, 1], channels first."""
 
 import hashlib
 import os
@@ -11,15 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qadv.datasets.dataset import ImageDataset, Images32, Labels, fault_of_labels
 from qadv.errors import FileFormatError, InvalidInputError, StorageError
-
-Images32 = NDArray[np.float32]
-Labels = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Images:
-    """A data set.
+class Images(ImageDataset):
+    """A data set that is held as arrays.
 
     Attributes:
         x_train, x_test: images, (N, C, H, W) float32 in [0, 1].
@@ -38,15 +36,26 @@ class Images:
         for part, x, y in (("train", self.x_train, self.y_train), ("test", self.x_test, self.y_test)):
             if len(x) != len(y):
                 raise InvalidInputError(f"data set {self.name!r}: {len(x)} images and {len(y)} labels, {part}")
-            if fault := _fault_of_labels(np.asarray(y), len(self.classes)):
+            if fault := fault_of_labels(np.asarray(y), len(self.classes)):
                 raise InvalidInputError(f"data set {self.name!r}, y_{part}: {fault}")
 
     @property
     def input_shape(self) -> tuple[int, ...]:
         return self.x_train.shape[1:]
 
+    def labels(self, part: str) -> Labels:
+        return self.y_train if part == "train" else self.y_test
+
+    def image(self, part: str, index: int) -> Images32:
+        image: Images32 = (self.x_train if part == "train" else self.x_test)[index]
+        return image
+
+    def take(self, part: str, number: int | None = None, seed: int | None = None) -> tuple[Images32, Labels]:
+        """As any data set's; a view where it is the first ones that are taken."""
+        chosen: Any = slice(len(self._chosen(part, number, None))) if seed is None else self._chosen(part, number, seed)
+        return (self.x_train if part == "train" else self.x_test)[chosen], self.labels(part)[chosen]
+
     def digest(self) -> str:
-        """Returns a hash of all images and labels."""
         state = hashlib.blake2b(digest_size=16)
         for array in (self.x_train, self.y_train, self.x_test, self.y_test):
             state.update(f"{array.shape}{array.dtype}".encode())
@@ -137,7 +146,9 @@ def _svhn_part(path: Path) -> tuple[Images32, Labels]:
 
 def _paths(data_dir: str | os.PathLike[str] | None, name: str, files: list[str]) -> list[Path]:
     if data_dir is None:
-        raise StorageError(f"{name}: expected a folder with {', '.join(files)}; give it as data_dir (--data-dir)")
+        raise StorageError(
+            f"{name}: expected a folder with {', '.join(files)}; give it as data_dir (--data-dir), or in QADV_DATA_DIR"
+        )
     paths = [Path(data_dir) / file for file in files]
     for path in paths:
         if not path.is_file():
@@ -185,15 +196,6 @@ def _scaled(x: NDArray[Any], y: NDArray[Any], nb_classes: int, file: str) -> tup
     """Returns images in [0, 1] and labels, which have to be classes."""
     if not len(x):
         raise FileFormatError(f"{file}: expected images, got none")
-    if fault := _fault_of_labels(y, nb_classes):
+    if fault := fault_of_labels(y, nb_classes):
         raise FileFormatError(f"{file}: {fault}")
     return x.astype(np.float32) / np.float32(255), y.astype(np.int64)
-
-
-def _fault_of_labels(y: NDArray[Any], nb_classes: int) -> str:
-    """Returns what is wrong with labels, `""` where nothing is."""
-    known = np.isin(y, np.arange(nb_classes)) if y.dtype.kind in "iuf" else np.zeros(y.shape, dtype=bool)
-    if y.ndim == 1 and known.all():
-        return ""
-    found = f"{(~known).sum():,} others, as {y[~known].flat[0]}" if known.size and not known.all() else str(y.shape)
-    return f"expected labels (N,) that are whole numbers from 0 to {nb_classes - 1}, got {found}"

@@ -1,0 +1,67 @@
+"""One picture of a file: what is wrong with it, what is done to it in reading, and the picture itself."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from qadv.errors import FileFormatError, QadvError, describe
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")  # others may run programs, as EPS does
+_ORIENTATION = 0x0112
+_GREY = ("1", "L", "LA")
+
+
+def look(file: BinaryIO, name: str, mode: str, whole: bool = False) -> tuple[str, list[str]]:
+    """Returns why a file can't be `read`, `""` where it can, and what `read` changes besides the size.
+
+    Only its head is read, or with `whole` all of it is decoded.
+    """
+    try:
+        with _opened(file, name) as image:
+            if whole:
+                image.load()
+            changes = [] if image.mode == mode else ["grey" if image.mode in _GREY else f"mode {image.mode}"]
+            if _is_turned(image):
+                changes.append("turned as EXIF says")
+            return "", changes
+    except FileFormatError as error:
+        return str(error), []
+
+
+def read(file: BinaryIO, name: str, mode: str) -> Image.Image:
+    """Returns a picture upright, in mode `"RGB"` or `"L"`.
+
+    Raises:
+        FileFormatError: it can't be read; says why, with its name.
+    """
+    with _opened(file, name) as image:
+        return (ImageOps.exif_transpose(image) if _is_turned(image) else image).convert(mode)
+
+
+def _is_turned(image: Any) -> bool:
+    """Whether a picture's head says that it is to be shown otherwise; of a PNG what follows its pixels is not read."""
+    return (image.format != "PNG" or "exif" in image.info) and image.getexif().get(_ORIENTATION, 1) != 1
+
+
+@contextmanager
+def _opened(file: BinaryIO, name: str) -> Iterator[Image.Image]:
+    """Opens a picture; whatever goes wrong with it, also later in the block, is an error with its name."""
+    try:
+        image: Any = Image.open(file, formats=_FORMATS)
+        frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # phones put a preview behind a picture
+        if frames > 1:
+            raise FileFormatError(f"{name}: expected one picture, got {frames} (animated, or several pages)")
+        if image.mode[0] in "IF":
+            raise FileFormatError(f"{name}: expected 8 bits in a channel, got mode {image.mode}; convert it")
+        has_alpha = "A" in image.getbands() or "transparency" in image.info
+        if has_alpha and image.convert("RGBA").getextrema()[3][0] < 255:
+            raise FileFormatError(f"{name}: it has transparent pixels, and nothing says what is behind them")
+        yield image
+    except QadvError:
+        raise
+    except UnidentifiedImageError as error:
+        raise FileFormatError(f"{name} is no picture; {', '.join(_FORMATS)} are read") from error
+    except Exception as error:  # a damaged file may raise anything
+        raise FileFormatError(f"{name} is no whole picture: {describe(error)}") from error

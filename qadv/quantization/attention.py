@@ -1,0 +1,225 @@
+"""Attention and gates in integers: products of two activations, and what weighs them, where a network's code has them.
+
+The code stays as it is. While a module that has such runs, what it calls is caught on the way: both operands of a
+product are quantized, and so is what a softmax or a sigmoid gives.
+"""
+
+import ast
+import inspect
+import math
+import textwrap
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
+
+from qadv.errors import UnsupportedModelError, some
+from qadv.quantization.flow import _DROPOUTS, _MOVES, _plain
+from qadv.quantization.quantizer import ActivationQuantizer
+from qadv.quantization.rules import Rules
+
+_SUMS = {"matmul", "rmatmul", "bmm", "einsum"}
+_FUSED = "scaled_dot_product_attention"
+_GATES = {"softmax", "sigmoid", "hardsigmoid"}
+_TIMES = {"mul", "rmul", "imul", "multiply"}
+_KEEPS = _MOVES | _DROPOUTS | {"sum"}  # of what is on the way from a gate to its product
+_CLOSED = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
+_ACTIVATIONS = {"quickgelu", "quickgelume", "swish", "silu", "swishme"}  # whose sigmoid is no gate
+
+
+class QuantizedProducts:
+    """Mixed in front of the class of a module whose code multiplies activations."""
+
+    qadv_operands: ActivationQuantizer
+    qadv_gates: ActivationQuantizer
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with _catching(self) as mode:
+            output = super().__call__(*args, **kwargs)  # type: ignore[misc]
+            return mode.gate(output) if _is_gate(self) else output
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _remade, (type(self).__bases__[1],), vars(self)
+
+
+@cache
+def _class_of(own: type[nn.Module]) -> type[nn.Module]:
+    return type(
+        own.__name__, (QuantizedProducts, own), {"__module__": own.__module__, "__qualname__": own.__qualname__}
+    )
+
+
+def _remade(own: Any) -> Any:
+    made = _class_of(own)
+    return made.__new__(made)
+
+
+def _is_gate(module: Any) -> bool:
+    return _plain(type(module).__name__) in _GATES
+
+
+def has_products(module: nn.Module) -> bool:
+    """Whether a module is a softmax or a sigmoid, or its own code has one, or multiplies matrices of activations."""
+    kind: type = type(module)
+    return _plain(kind.__name__) not in _ACTIVATIONS and (_is_gate(module) or _multiplies(kind))
+
+
+@cache
+def _multiplies(kind: type) -> bool:
+    """Whether the `forward` of a class, or a method that it calls, has a gate or multiplies matrices."""
+    if kind.__module__.startswith(("torch.", "brevitas.", "torchao.", "qadv.", "builtins")):
+        return False
+    names, seen = ["forward"], set[str]()
+    while names:
+        if (name := names.pop()) in seen or not callable(method := getattr(kind, name, None)):
+            continue
+        seen.add(name)
+        try:
+            nodes = list(ast.walk(ast.parse(textwrap.dedent(inspect.getsource(method)))))
+        except (OSError, TypeError, SyntaxError):
+            continue
+        called = [node.func for node in nodes if isinstance(node, ast.Call)]
+        names += [f.attr for f in called if isinstance(f, ast.Attribute) and ast.unparse(f.value) == "self"]
+        plain = {_plain(getattr(each, "attr", getattr(each, "id", ""))) for each in called}
+        operators = {type(node.op) for node in nodes if isinstance(node, ast.BinOp)}
+        if ast.MatMult in operators or plain & {*_SUMS, *_GATES, _plain(_FUSED)}:
+            return True
+    return False
+
+
+def quantize_products(model: nn.Module, rules: Rules) -> None:
+    """Lets the modules with products compute them by the schemes of `rules`, in place.
+
+    Raises:
+        UnsupportedModelError: there are none, or torch's own attention, in whose code nothing can be caught.
+        InvalidInputError: a pattern matches none of them.
+    """
+    if not rules.any:
+        return
+    found = {name: m for name, m in model.named_modules() if has_products(m) or isinstance(m, _CLOSED)}
+    rules.check_used(found)
+    schemes = {name: scheme for name in found if (scheme := rules.find(name)[1]) is not None}
+    if not schemes:
+        raise UnsupportedModelError(
+            f"attention: {type(model).__name__} has no matmul, softmax or sigmoid; leave it out"
+        )
+    if closed := [name for name in schemes if isinstance(found[name], _CLOSED)]:
+        example = f"attention={{'*': 'int:8', {closed[0]!r}: 'float'}}"
+        raise UnsupportedModelError(
+            f"attention: {some(closed)} would silently stay float, since nothing in torch's own attention can be "
+            f"quantized; to leave it float on purpose, say so: {example}"
+        )
+    device = next((p.device for p in model.parameters()), None)
+    for name, scheme in schemes.items():
+        module = found[name]
+        kind: Any = type(module)
+        module.__class__ = _class_of(kind)
+        quantizers = [each.to(device).train(module.training) for each in scheme.for_attention()]
+        module.qadv_operands, module.qadv_gates = quantizers
+
+
+class _Catching(TorchFunctionMode):
+    """Quantizes for the innermost module that has products and runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.owners: list[Any] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = _plain(getattr(func, "__name__", ""))
+        if not all(issubclass(kind, Tensor) for kind in types):
+            return func(*args, **kwargs)  # a tracer's, not tensors
+        if name == _plain(_FUSED):
+            return self._attention(*args, **kwargs)
+        if name in _SUMS:
+            return func(*tree_map(self.operand, args), **tree_map(self.operand, kwargs))
+        if name in _TIMES and self._weighs(args):
+            x, y = map(self.operand, args)
+            product = x * y
+            return _marked(args[0].copy_(product) if func.__name__ in ("mul_", "__imul__") else product)
+        output = func(*args, **kwargs)
+        if name in _GATES:
+            return self.gate(output)
+        return _marked(output) if name in _KEEPS and any(map(_is_marked, args)) else output
+
+    def operand(self, x: Any) -> Any:
+        """Returns a quantized operand; what a gate gave, and no tensor of numbers, as it is."""
+        known = not isinstance(x, Tensor) or _is_marked(x) or not x.is_floating_point()
+        return x if known else self.owners[-1].qadv_operands.quantize(x)
+
+    def gate(self, x: Any) -> Any:
+        """Returns quantized values from 0 to 1."""
+        return x if _is_marked(x) else _marked(self.owners[-1].qadv_gates.quantize(x))
+
+    def _weighs(self, args: Any) -> bool:
+        """Whether a product is one of what a gate gave and another activation."""
+        activations = all(isinstance(each, Tensor) and not isinstance(each, nn.Parameter) for each in args)
+        return activations and any(map(_is_marked, args))
+
+    def _attention(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        """torch's fused attention, step by step."""
+        query, key, value = map(self.operand, (query, key, value))
+        if enable_gqa:
+            key, value = (each.repeat_interleave(query.shape[-3] // each.shape[-3], -3) for each in (key, value))
+        scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
+        if is_causal:
+            attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+        if attn_mask is not None and attn_mask.dtype == torch.bool:
+            attn_mask = torch.zeros_like(attn_mask, dtype=scores.dtype).masked_fill(~attn_mask, -math.inf)
+        weights = self.gate((scores if attn_mask is None else scores + attn_mask).softmax(-1))
+        return nn.functional.dropout(weights, dropout_p) @ value
+
+
+def is_uncaught_product(func: Any) -> bool:
+    """Whether a function multiplies matrices, or is attention, and no module runs that would quantize them."""
+    name = _plain(getattr(func, "__name__", ""))
+    return name in {*_SUMS, _plain(_FUSED)} and not hasattr(_RUNNING, "mode")
+
+
+def _is_marked(x: Any) -> bool:
+    return isinstance(x, Tensor) and hasattr(x, "_qadv_gate")
+
+
+def _marked(x: Any) -> Any:
+    for each in x if isinstance(x, tuple | list) else (x,):
+        each._qadv_gate = True
+    return x
+
+
+_RUNNING = threading.local()
+
+
+@contextmanager
+def _catching(owner: Any) -> Iterator[_Catching]:
+    mode: _Catching | None = getattr(_RUNNING, "mode", None)
+    if mode is None:
+        mode = _RUNNING.mode = _Catching()
+        mode.owners.append(owner)
+        try:
+            with mode:
+                yield mode
+        finally:
+            del _RUNNING.mode
+        return
+    mode.owners.append(owner)
+    try:
+        yield mode
+    finally:
+        mode.owners.pop()
