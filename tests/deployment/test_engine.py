@@ -89,7 +89,7 @@ def test_a_network_that_changes_is_refused(exported, classifier, x):
     for change in (
         lambda network: network[0].weight.data.mul_(1.5),
         lambda network: network[-1].bias.detach().numpy().fill(3),
-        lambda network: network.__setitem__(2, nn.ReLU()),
+        lambda network: network.__setitem__(0, copy.deepcopy(network[0])),
     ):
         fast = qadv.accelerate(classifier, x[:4], engine="onnxruntime", share=0.1, **OPTIONS)
         fast.model.train()
@@ -97,6 +97,10 @@ def test_a_network_that_changes_is_refused(exported, classifier, x):
         change(fast.network)
         with pytest.raises(UnsupportedModelError, match="has changed since it was exported"):
             fast.predict(x[:4])
+    fast = qadv.accelerate(classifier, x[:4], engine="onnxruntime", share=0.1, **OPTIONS)
+    fast.network[2] = nn.ReLU()  # a layer of another kind: the network answers itself
+    itself = qadv.QuantizedClassifier(fast.network, fast.loss, (1, 8, 8), 10, clip_values=(0, 1), preprocessing=(0, 1))
+    np.testing.assert_allclose(fast.predict(x[:4]), itself.predict(x[:4] / 255), atol=1e-4)
 
 
 def test_who_looks_inside_sees_the_network(accelerated, x):
