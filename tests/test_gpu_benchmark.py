@@ -34,4 +34,4 @@ def test_all_that_qadv_needs_can_be_brought():
     """Every dependency is in the list, but for what the machine has."""
     project = tomllib.loads((gpu.HERE.parents[1] / "pyproject.toml").read_text())["project"]
     needed = {line.split(">=")[0] for line in project["dependencies"]}
-    assert needed - set(gpu.NEEDED.values()) == {"torch", "timm", "numpy", "scikit-learn"}
+    assert needed - set(gpu.NEEDED.values()) == {"torch", "torchvision", "timm", "numpy", "scikit-learn"}

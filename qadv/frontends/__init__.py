@@ -8,13 +8,24 @@ from qadv.frontends.frontend import (
     QuantizedTensor,
     QuantizedWeights,
 )
+from qadv.frontends.onnx.frontend import OnnxFrontend
+from qadv.frontends.onnx.graph import LARGEST_FILE, Graph, Node, check_graph
+from qadv.frontends.onnx.network import FileNetwork
+from qadv.frontends.onnx.twin import Twin
 
 __all__ = [
+    "LARGEST_FILE",
     "EvaluationForm",
+    "FileNetwork",
+    "Graph",
     "NetworkFrontend",
+    "Node",
+    "OnnxFrontend",
     "QuantizedActivation",
     "QuantizedTensor",
     "QuantizedWeights",
+    "Twin",
+    "check_graph",
     "file_frontend",
     "frontend_of",
     "quantizers",

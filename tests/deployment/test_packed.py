@@ -279,7 +279,7 @@ def test_errors(make_classifier, tmp_path):
         qadv.export(make_classifier("int:4"), None)
     with pytest.raises(StorageError):
         qadv.QuantizedClassifier.load("x" * 5000)
-    with pytest.raises(InvalidInputError, match=r"to: expected 'packed' or 'onnx' or 'qcdq', got 'onx'.*onnx"):
+    with pytest.raises(InvalidInputError, match=r"to: expected 'packed' or 'onnx'.*, got 'onx'; did you mean onnx"):
         qadv.export(make_classifier("int:4"), tmp_path / "x", to="onx")
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError):

@@ -12,7 +12,6 @@ from typer.testing import CliRunner
 
 import qadv
 from qadv.cli import app
-from qadv.deployment.onnx_graph import onnx_graph
 from qadv.errors import InvalidInputError, UnsupportedModelError
 from qadv.frontends import QuantizedWeights, quantizers
 from qadv.testing import digits_classifier
@@ -93,12 +92,11 @@ def test_weights_are_the_networks_own(classifier, file):
 
 
 @pytest.mark.filterwarnings("ignore:gradients are a twin")  # its 4-bit kernels round in their own way
-def test_few_levels_and_options(tmp_path, monkeypatch):
+def test_few_levels_and_options(tmp_path):
     """4-bit weights as such, float ends, images of bytes."""
     classifier, data = digits_classifier("int:4", "relu6:4"), qadv.create("dataset", "digits")
     x, y = data.x_test[:200], data.y_test[:200]
-    path, sizes, graph = tmp_path / "net.tflite", [], onnx_graph(classifier)
-    monkeypatch.setattr("qadv.deployment.export.onnx_graph", lambda _: graph)
+    path, sizes = tmp_path / "net.tflite", []
     for options in ({"packed_weights": True, "pixels": "uint8"}, {}, {"float_ends": True}):
         result = qadv.export(classifier, path, to="litert", images=data.x_train[:100], **options)
         sizes.append(result.file_bytes)

@@ -1,8 +1,6 @@
 """The front end of `.tflite` files."""
 
-from qadv.frontends.onnx.frontend import OnnxFrontend
-from qadv.frontends.onnx.graph import Graph
-from qadv.frontends.onnx.network import FileNetwork
+from qadv.frontends import FileNetwork, Graph, OnnxFrontend
 from qadv_litert.reader import read_graph
 from qadv_litert.runtime import LiteRT
 from qadv_litert.writer import tflite_of

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from qadv.errors import FileFormatError, InvalidInputError, UnsupportedModelError, some
 from qadv.files import check_is_file
-from qadv.frontends.onnx.graph import LARGEST_FILE, Graph, Node, check_graph
+from qadv.frontends import LARGEST_FILE, Graph, Node, check_graph
 from qadv_litert.operators import OPERATORS
 from qadv_litert.schema import DTYPES, LARGEST_VALUE, names, schema
 

@@ -11,8 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from qadv.errors import UnsupportedModelError, some
-from qadv.frontends.onnx.graph import Graph, Node
-from qadv.frontends.onnx.twin import Twin
+from qadv.frontends import Graph, Node, Twin
 from qadv_litert.schema import schema
 
 _FIRST_TO_LAST, _LAST_TO_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
