@@ -44,7 +44,7 @@ from qadv.network_lock import lock_of
 from qadv.postprocessors.softmax import Softmax, with_softmax
 from qadv.quantization.calibration import Calibration, CalibrationImages
 from qadv.quantization.convert import quantize
-from qadv.quantization.probe import report_bypasses
+from qadv.quantization.probe import report_bypasses, report_mixing
 from qadv.quantization.rules import Schemes
 from qadv.tensor_parts import plain_tensors
 from qadv.units import ClipValues, check_clip_values
@@ -457,8 +457,10 @@ class QuantizedClassifier(PyTorchClassifier):
         image = torch.from_numpy(grey).to(self.device)
         before = _state(self.network)
         try:
-            with torch.no_grad(), evaluation_mode(self.model), report_bypasses(self.model):
-                output = self.model(image)
+            with torch.no_grad(), evaluation_mode(self.model):
+                with report_bypasses(self.model):
+                    output = self.model(image)
+                report_mixing(self.model, image)
         except QadvError:
             raise
         except Exception as error:

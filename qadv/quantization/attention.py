@@ -24,9 +24,12 @@ from qadv.quantization.flow import _DROPOUTS, _MOVES, _plain
 from qadv.quantization.quantizer import ActivationQuantizer
 from qadv.quantization.rules import Rules
 
-_SUMS = {"matmul", "rmatmul", "bmm", "einsum"}
+_ADD_TO = {"baddbmm", "addbmm", "addmm", "addmv"}  # their first argument, which is no operand
+_SUMS = {"matmul", "rmatmul", "bmm", "mm", "mv", "inner", "multidot", "tensordot", "einsum", *_ADD_TO}
 _FUSED = "scaled_dot_product_attention"
-_GATES = {"softmax", "sigmoid", "hardsigmoid"}
+_TRANSFORMERS = "attentioninterface"  # as transformers call whichever function does it
+_WHOLE = {"multiheadattentionforward", "flexattention"}  # in which nothing can be caught
+_GATES = {"softmax", "sigmoid", "hardsigmoid", "expit"}
 _TIMES = {"mul", "rmul", "imul", "multiply"}
 _KEEPS = _MOVES | _DROPOUTS | {"sum"}  # of what is on the way from a gate to its product
 _CLOSED = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
@@ -72,23 +75,28 @@ def has_products(module: nn.Module) -> bool:
 
 @cache
 def _multiplies(kind: type) -> bool:
-    """Whether the `forward` of a class, or a method that it calls, has a gate or multiplies matrices."""
+    """Whether the `forward` of a class, or a method that it calls, its parents' too, has a gate or multiplies."""
     if kind.__module__.startswith(("torch.", "brevitas.", "torchao.", "qadv.", "builtins")):
         return False
     names, seen = ["forward"], set[str]()
     while names:
-        if (name := names.pop()) in seen or not callable(method := getattr(kind, name, None)):
+        if (name := names.pop()) in seen:
             continue
         seen.add(name)
-        try:
-            nodes = list(ast.walk(ast.parse(textwrap.dedent(inspect.getsource(method)))))
-        except (OSError, TypeError, SyntaxError):
-            continue
+        nodes: list[ast.AST] = []
+        for owner in (each for each in kind.__mro__ if name in vars(each)):
+            try:
+                source = textwrap.dedent(inspect.getsource(getattr(owner, name)))
+                nodes += ast.walk(ast.parse(source))
+            except (OSError, TypeError, SyntaxError):
+                break
+            if "super()" not in source:
+                break
         called = [node.func for node in nodes if isinstance(node, ast.Call)]
         names += [f.attr for f in called if isinstance(f, ast.Attribute) and ast.unparse(f.value) == "self"]
         plain = {_plain(getattr(each, "attr", getattr(each, "id", ""))) for each in called}
         operators = {type(node.op) for node in nodes if isinstance(node, ast.BinOp)}
-        if ast.MatMult in operators or plain & {*_SUMS, *_GATES, _plain(_FUSED)}:
+        if ast.MatMult in operators or plain & {*_SUMS, *_GATES, _plain(_FUSED), _TRANSFORMERS}:
             return True
     return False
 
@@ -107,7 +115,7 @@ def quantize_products(model: nn.Module, rules: Rules) -> None:
     schemes = {name: scheme for name in found if (scheme := rules.find(name)[1]) is not None}
     if not schemes:
         raise UnsupportedModelError(
-            f"attention: {type(model).__name__} has no matmul, softmax or sigmoid; leave it out"
+            f"attention: {type(model).__name__} has no matmul, softmax or sigmoid in its modules' code; leave it out"
         )
     if closed := [name for name in schemes if isinstance(found[name], _CLOSED)]:
         example = f"attention={{'*': 'int:8', {closed[0]!r}: 'float'}}"
@@ -115,6 +123,13 @@ def quantize_products(model: nn.Module, rules: Rules) -> None:
             f"attention: {some(closed)} would silently stay float, since nothing in torch's own attention can be "
             f"quantized; to leave it float on purpose, say so: {example}"
         )
+    left = {module: name for name, module in found.items() if name not in schemes and not isinstance(module, _CLOSED)}
+    for name in schemes:
+        if inside := [left[part] for part in found[name].modules() if part in left]:
+            raise UnsupportedModelError(
+                f"attention: {some(inside)} would be quantized as a part of {name or type(model).__name__!r}, which "
+                "runs it; give both a scheme, or neither"
+            )
     device = next((p.device for p in model.parameters()), None)
     for name, scheme in schemes.items():
         module = found[name]
@@ -133,35 +148,45 @@ class _Catching(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        name = _plain(getattr(func, "__name__", ""))
+        name = _called(func)
         if not all(issubclass(kind, Tensor) for kind in types):
             return func(*args, **kwargs)  # a tracer's, not tensors
         if name == _plain(_FUSED):
             return self._attention(*args, **kwargs)
         if name in _SUMS:
-            return func(*tree_map(self.operand, args), **tree_map(self.operand, kwargs))
-        if name in _TIMES and self._weighs(args):
-            x, y = map(self.operand, args)
+            added, operands = (args[:1], args[1:]) if name in _ADD_TO else ((), args)
+            return func(*added, *tree_map(self.operand, operands), **tree_map(self.operand, kwargs))
+        if name in _TIMES and self._weighs(factors := (*args, *kwargs.values())):
+            x, y = map(self.operand, factors)
             product = x * y
-            return _marked(args[0].copy_(product) if func.__name__ in ("mul_", "__imul__") else product)
+            return _marked(args[0].copy_(product) if func.__name__ in ("mul_", "__imul__") else product, rounded=False)
+        if name in _GATES and func.__name__.endswith("_"):
+            return _marked(args[0].copy_(self.gate(torch.sigmoid(args[0]))))
         output = func(*args, **kwargs)
         if name in _GATES:
             return self.gate(output)
-        return _marked(output) if name in _KEEPS and any(map(_is_marked, args)) else output
+        if name in _KEEPS and any(map(_is_marked, args)):
+            return _marked(output, rounded=name != "sum" and not any(map(_is_unrounded, args)))
+        if isinstance(output, Tensor) and _is_marked(output):  # and was changed in place
+            _marked(output, rounded=False)
+        return output
 
     def operand(self, x: Any) -> Any:
         """Returns a quantized operand; what a gate gave, and no tensor of numbers, as it is."""
-        known = not isinstance(x, Tensor) or _is_marked(x) or not x.is_floating_point()
-        return x if known else self.owners[-1].qadv_operands.quantize(x)
+        if not isinstance(x, Tensor) or not x.is_floating_point() or (_is_marked(x) and not _is_unrounded(x)):
+            return x
+        return self.owners[-1].qadv_operands.quantize(x)
 
     def gate(self, x: Any) -> Any:
         """Returns quantized values from 0 to 1."""
-        return x if _is_marked(x) else _marked(self.owners[-1].qadv_gates.quantize(x))
+        if _is_marked(x) and not _is_unrounded(x):
+            return x
+        return _marked(self.owners[-1].qadv_gates.quantize(x).clone())  # may be changed in place
 
-    def _weighs(self, args: Any) -> bool:
+    def _weighs(self, factors: Any) -> bool:
         """Whether a product is one of what a gate gave and another activation."""
-        activations = all(isinstance(each, Tensor) and not isinstance(each, nn.Parameter) for each in args)
-        return activations and any(map(_is_marked, args))
+        activations = all(isinstance(each, Tensor) and not isinstance(each, nn.Parameter) for each in factors)
+        return activations and any(map(_is_marked, factors))
 
     def _attention(
         self,
@@ -188,18 +213,28 @@ class _Catching(TorchFunctionMode):
 
 
 def is_uncaught_product(func: Any) -> bool:
-    """Whether a function multiplies matrices, or is attention, and no module runs that would quantize them."""
-    name = _plain(getattr(func, "__name__", ""))
-    return name in {*_SUMS, _plain(_FUSED)} and not hasattr(_RUNNING, "mode")
+    """Whether a function multiplies matrices, or is attention, where nothing quantizes them."""
+    name = _called(func)
+    return name in _WHOLE or (name in {*_SUMS, _plain(_FUSED)} and not hasattr(_RUNNING, "mode"))
+
+
+def _called(func: Any) -> str:
+    return _plain(getattr(func, "__name__", "")).removeprefix("special").removeprefix("linalg")
 
 
 def _is_marked(x: Any) -> bool:
-    return isinstance(x, Tensor) and hasattr(x, "_qadv_gate")
+    """Whether a tensor comes from a gate, and weighs what it is multiplied with."""
+    return isinstance(x, Tensor) and hasattr(x, "_qadv_rounded")
 
 
-def _marked(x: Any) -> Any:
+def _is_unrounded(x: Any) -> bool:
+    """Whether a tensor that is marked is no gate's own output any more, as a sum or a product."""
+    return getattr(x, "_qadv_rounded", True) is False
+
+
+def _marked(x: Any, rounded: bool = True) -> Any:
     for each in x if isinstance(x, tuple | list) else (x,):
-        each._qadv_gate = True
+        each._qadv_rounded = rounded
     return x
 
 

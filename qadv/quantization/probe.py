@@ -1,5 +1,6 @@
 """Runs one image through a quantized network and reports what conversion could not see: code that works around it."""
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -10,9 +11,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from qadv.errors import UnsupportedModelError
+from qadv.frontends.outputs import logits_of
 from qadv.quantization.attention import is_uncaught_product
 from qadv.quantization.layers import QuantActivation, activation_quantizers
 from qadv.quantization.plan import UNSIGNED, Plan
+from qadv.quantization.rules import Rules
 from qadv.recording import recording
 
 _LAYERS = {F.linear, F.conv2d, F.conv1d, F.conv3d, F.conv_transpose2d, torch.conv2d}
@@ -35,7 +38,7 @@ def report_bypasses(model: nn.Module) -> Iterator[None]:
         return
     modules = dict(model.named_modules())
     watch = _Watch(modules, Plan.from_dict(recipe["plan"]).inputs, weights=recipe["weights"] != "float")
-    watch.products = isinstance(recipe.get("attention"), str)
+    watch.attention = Rules(recipe.get("attention", "float"), "attention")
     with recording(modules, watch.enter, watch.leave), watch:
         yield
     if watch.found:
@@ -45,11 +48,28 @@ def report_bypasses(model: nn.Module) -> Iterator[None]:
         )
 
 
+def report_mixing(model: nn.Module, image: Tensor) -> None:
+    """Asks a network whose attention is quantized about an image (1, …) beside one of NaN, which may change nothing.
+
+    Raises:
+        UnsupportedModelError: the image's own scales depend on the other one.
+    """
+    recipe = getattr(model, "qadv_quantization", None) or {}
+    if "attention" not in recipe:
+        return
+    alone, beside = (logits_of(model(x))[0] for x in (image, torch.cat([image, image * math.nan])))
+    if alone.isfinite().all() and not beside.isfinite().all():
+        raise UnsupportedModelError(
+            "attention: images would be rounded by scales that they share, since the network's code has heads or "
+            "tokens in front of the images where it multiplies: (N, heads, tokens, channels) is right"
+        )
+
+
 class _Watch(TorchFunctionMode):
     def __init__(self, modules: Mapping[str, nn.Module], sources: Mapping[str, str], weights: bool) -> None:
         super().__init__()
         self.found: list[str] = []
-        self.products = False
+        self.attention = Rules("float", "attention")
         self._modules = modules
         self._sources = sources
         self._quantizers = dict(activation_quantizers(modules[""]))
@@ -83,7 +103,7 @@ class _Watch(TorchFunctionMode):
         own_code = own_code and not isinstance(module, nn.Linear | nn.modules.conv._ConvNd | QuantActivation)
         if own_code and func in self._functions:
             self.found.append(f"{name or 'forward'} ({type(module).__name__}) calls {func.__name__} as a function")
-        if self.products and own_code and is_uncaught_product(func):
+        if own_code and is_uncaught_product(func) and self.attention.find(name)[1] is not None:
             self.found.append(f"{name or 'forward'} multiplies activations in a function, where attention stays float")
         if any(isinstance(a, Tensor) and any(a is changed for changed in self._changed) for a in args):
             self.found.append(f"{name or 'forward'} reads a tensor after nn.ReLU(inplace=True) changed it")

@@ -37,7 +37,7 @@ class IntOperands(ActivationQuantizer):
 
     def quantize(self, x: Tensor) -> Tensor:
         with torch.no_grad():
-            largest = x.abs().amax(dim=tuple(range(1, x.ndim)), keepdim=True)
+            largest = x.abs().amax(tuple(range(1, x.ndim)), keepdim=True) if x.ndim > 1 else x.abs()
             scale = largest / (2 ** (self.bits - self.signed) - 1)
             value = (x / torch.where(scale > 0, scale, 1.0)).round() * scale
         return straight_through(x, value)

@@ -110,7 +110,7 @@ MODULES = {
     "maxvit": (lambda: maxxvit.AttentionCl(8, dim_head=4), (2, 3, 3, 8), 4),
     "fastvit": (lambda: fastvit.Attention(8, head_dim=4), (2, 8, 3, 3), 4),
     "swin": (lambda: swin_transformer.WindowAttention(8, 2, window_size=(2, 2)), (2, 4, 8), 4),
-    "mobilevit 2": (lambda: mobilevit.LinearSelfAttention(8), (2, 8, 4, 4), 3),
+    "mobilevit 2": (lambda: mobilevit.LinearSelfAttention(8), (2, 8, 4, 4), 4),
     "levit": (lambda: levit.Attention(8, 4, 2, resolution=(3, 3)), (2, 9, 8), 4),
     "efficientformer": (lambda: efficientformer.Attention(8, 4, 2, resolution=3), (2, 9, 8), 4),
     "efficientformer 2": (
@@ -174,10 +174,127 @@ def test_a_classifier_has_the_networks_answers_and_saves_copies_and_shows_them(t
             assert np.array_equal(found.predict(x.numpy()), quantized(x).detach().numpy())
 
 
+class OfTransformers(nn.Module):
+    def forward(self, x):
+        attention_interface = outer
+        return attention_interface(x)
+
+
 def test_gates_and_layers_of_other_kinds():
+    assert has_products(OfTransformers())
     made = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Sigmoid(), nn.SiLU(), nn.Softmax(1), se())
     assert [has_products(module) for module in made] == [False, True, False, True, False]
     assert [has_products(module) for module in made[4].children()].count(True) == 1
+
+
+class Written(nn.Module):
+    """Attention as its code is written."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.qkv, self.how = nn.Linear(6, 18), how
+
+    def forward(self, x):
+        return self.products(*self.qkv(x).chunk(3, dim=-1))
+
+    def products(self, q, k, v):
+        return self.how(q, k, v) if self.how else (q @ k.transpose(-2, -1)).softmax(-1) @ v
+
+
+class Gated(Written):
+    def products(self, q, k, v):
+        return self.how(q, k, v) if self.how else torch.sigmoid(q) * k
+
+
+def net_of(kind, how=None):
+    torch.manual_seed(0)
+    return qadv.quantize(Net(kind(how)).eval(), "float", "float", attention="int:3")
+
+
+def _added(q, k, v):
+    scores = torch.baddbmm(torch.zeros(1), q, k.transpose(-2, -1))
+    return torch.bmm(torch.special.softmax(scores, -1), v)
+
+
+def _one_by_one(q, k, v):
+    return torch.stack([torch.mm(a, b.T).softmax(-1).mm(c) for a, b, c in zip(q, k, v, strict=True)])
+
+
+def _in_place(q, k, v):
+    q = q.clone()
+    q.sigmoid_()
+    return torch.mul(q, other=k)
+
+
+@pytest.mark.parametrize(("kind", "how"), [(Written, _added), (Gated, _in_place)])
+def test_whatever_they_are_called_products_and_gates_are_rounded(kind, how):
+    with torch.no_grad():
+        assert torch.allclose(net_of(kind, how)(images()), net_of(kind)(images()), atol=1e-6)
+
+
+def rounds_of(how, monkeypatch):
+    found, quantize = [], IntOperands.quantize
+    monkeypatch.setattr(IntOperands, "quantize", lambda self, x: found.append(self.signed) or quantize(self, x))
+    net_of(Written, how)(images()).sum().backward()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("how", "signs"),
+    [
+        (lambda q, k, v: (q * k.sigmoid()) @ v.transpose(-2, -1) @ v, [False, True, True, True, True, True]),
+        (lambda q, k, v: (q @ k.transpose(-2, -1)).softmax(-1).add_(0.1) @ v, [True, True, False, True, True]),
+        (lambda q, k, v: k.sigmoid().sum(1, keepdim=True) * q, [False, True, True]),
+        (_one_by_one, [True, True, False, True] * 5),
+    ],
+)
+def test_what_follows_from_a_gate_is_rounded_again(how, signs, monkeypatch):
+    assert rounds_of(how, monkeypatch) == signs
+
+
+class HeadsFirst(Written):
+    def products(self, q, k, v):
+        q, k, v = (each.unflatten(-1, (2, 3)).permute(2, 0, 1, 3) for each in (q, k, v))
+        return super().products(q, k, v).permute(1, 2, 0, 3).flatten(2)
+
+
+class OfImages(Gated):
+    """One number for each image."""
+
+    def products(self, q, k, v):
+        return q.mean((1, 2)).sigmoid()[:, None, None] * k
+
+
+def test_no_image_is_rounded_by_the_scale_of_another():
+    def classifier(kind):
+        return qadv.QuantizedClassifier(net_of(kind), nn.CrossEntropyLoss(), (1, 4, 6), 3)
+
+    found = classifier(OfImages)
+    alone = np.concatenate([found.predict(x[None].numpy()) for x in images()])
+    assert np.allclose(found.predict(images().numpy()), alone, atol=1e-6)
+    with pytest.raises(UnsupportedModelError, match=r"scales that they share.*\(N, heads, tokens, channels\)"):
+        classifier(HeadsFirst)
+
+
+class Outer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner, self.last = Attention(), nn.Linear(6, 6)
+
+    def forward(self, x):
+        return self.inner(x) * self.last(x).sigmoid()
+
+
+class Whole(nn.Module):
+    """Attention in one function of torch."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.last, self.gate = nn.Linear(6, 18), nn.Linear(6, 6), nn.Sigmoid()
+
+    def forward(self, x):
+        own = self.qkv.weight, self.qkv.bias, None, None, False, 0.0, self.last.weight, self.last.bias
+        return self.gate(nn.functional.multi_head_attention_forward(x, x, x, 6, 2, *own)[0])
 
 
 class Calls(nn.Module):
@@ -208,6 +325,11 @@ def test_what_can_not_be_quantized_is_refused():
         qadv.quantize(own, "float", "float", attention="int:8")
     left = qadv.quantize(own, "float", "float", attention={"*": "int:8", "mha": "float"})
     assert [each.layer for each in quantizers(left)] == ["gate", "gate"]
+    with pytest.raises(UnsupportedModelError, match=r"attention\.inner would be quantized as a part of 'attention'"):
+        qadv.quantize(Net(Outer()), "float", "float", attention={"*": "int:8", "attention.inner": "float"})
+    whole = qadv.quantize(Net(Whole()), "float", "float", attention={"*": "int:8"})
+    with pytest.raises(UnsupportedModelError, match="attention multiplies activations in a function"):
+        qadv.QuantizedClassifier(whole, nn.CrossEntropyLoss(), (1, 4, 6), 3)
     bypassed = qadv.quantize(Calls(), "float", "float", attention="int:8")
     with pytest.raises(UnsupportedModelError, match="forward multiplies activations in a function"):
         qadv.QuantizedClassifier(bypassed, nn.CrossEntropyLoss(), (1, 4, 6), 3)
