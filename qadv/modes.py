@@ -78,11 +78,17 @@ class Kinds:
         self._children = [m._modules for m in modules if m._modules and not _is_of_brevitas(m)]
         self._parameters = [module._parameters for module in modules if module._parameters]
         self._parts = self._parts_now()
-        self._kinds = [*map(type, modules), *(part for part in self._parts if isinstance(part, type))]
+        self._kinds = [*map(type, modules), *(part for part in self._parts if isinstance(part, type | int))]
 
     def _parts_now(self) -> list[Any]:
         parameters = chain.from_iterable(each.values() for each in self._parameters)
-        return [*chain.from_iterable(each.values() for each in self._children), *map(type, parameters)]
+        return [*chain.from_iterable(each.values() for each in self._children), *map(_kind, parameters)]
+
+
+def _kind(parameter: nn.Parameter | None) -> Any:
+    """Returns a class; for a toolkit's own, which may stand for several ways of computing, which object it is."""
+    kind = type(parameter)
+    return kind if kind is nn.Parameter or parameter is None else id(parameter)
 
 
 def _is_of_brevitas(module: nn.Module) -> bool:

@@ -28,7 +28,7 @@ def clipped(quantizer: QuantizedActivation, x: Tensor) -> Tensor:
 def soft_tanh(quantizer: QuantizedActivation, x: Tensor) -> Tensor:
     """A tanh from the lowest to the highest level, with slope 1 in the middle: its gradient vanishes slowly."""
     low, high = quantizer.ends(x)
-    middle, half = (low + high) / 2, (high - low) / 2
+    middle, half = (low + high) / 2, (high - low) / 2 or 1.0  # all of one value, where the scale follows what comes
     return middle + half * torch.tanh((x - middle) / half)
 
 

@@ -33,10 +33,11 @@ def _name(node: fx.Node) -> str:
 
 def converted(network: nn.Module, prefix: str, graph: fx.GraphModule) -> list[QuantizedTensor]:
     """Returns what the operators of a converted graph quantize: weights that are kept as codes, and activations."""
-    found: list[QuantizedTensor] = []
+    found, constants = list[QuantizedTensor](), _constants(graph)
     for node in graph.graph.nodes:
-        if "quantized_decomposed.dequantize_per" in _name(node) and node.args[0].op == "get_attr":
-            found.append(_weights(network, prefix, graph, node))
+        if node in constants:
+            if "quantized_decomposed.dequantize_per" in _name(node):
+                found.append(_weights(network, prefix, graph, node))
         elif "quantized_decomposed.quantize_per_tensor.default" in _name(node):
             found += _activations(network, prefix, node)
         elif "quantized_decomposed.quantize_per_tensor.tensor" in _name(node):
@@ -95,12 +96,12 @@ def _rounded(network: nn.Module, prefix: str, node: fx.Node) -> Iterator[tuple[s
 
 def prepared(network: nn.Module, prefix: str, graph: fx.GraphModule) -> list[QuantizedTensor]:
     """Returns what the FakeQuantize modules of a prepared graph quantize."""
-    found: list[QuantizedTensor] = []
+    found, constants = list[QuantizedTensor](), _constants(graph)
     for node in graph.graph.nodes:
         module: Any = graph.get_submodule(node.target) if node.op == "call_module" else nn.Identity()
         if not fake_quantize.is_fake_quantize(module) or not module.fake_quant_enabled.item():
             continue
-        if _is_constant(node.args[0]):
+        if node.args[0] in constants:
             layer = _layer(network, prefix, next(iter(node.users)))
             parameter = network.get_submodule(layer)._parameters.get("weight")
             exact = _evaluated(graph, node.args[0]).detach()
@@ -161,9 +162,13 @@ def _layer_before(network: nn.Module, prefix: str, node: fx.Node) -> str:
     return prefix
 
 
-def _is_constant(node: fx.Node) -> bool:
-    """Whether a node depends on no image."""
-    return node.op != "placeholder" and all(map(_is_constant, node.all_input_nodes))
+def _constants(graph: fx.GraphModule) -> set[fx.Node]:
+    """Returns the nodes that depend on no image."""
+    found: set[fx.Node] = set()
+    for node in graph.graph.nodes:
+        if node.op != "placeholder" and found.issuperset(node.all_input_nodes):
+            found.add(node)
+    return found
 
 
 @torch.no_grad()

@@ -163,8 +163,10 @@ def _floats(argument: Any) -> Any:
 
 
 def _standing_for(codes: Tensor, x: Tensor) -> Tensor:
-    x._qadv_codes = codes  # type: ignore[attr-defined]
-    return x
+    """Returns what has the values of `x` and stands for codes; `x` may be read as it is elsewhere."""
+    standing = x.view_as(x)
+    standing._qadv_codes = codes  # type: ignore[attr-defined]
+    return standing
 
 
 def rounds_inputs(weight: Any) -> bool:
@@ -174,6 +176,11 @@ def rounds_inputs(weight: Any) -> bool:
 
 
 def _linear_of_its_own(x: Tensor, weight: Any, bias: Tensor | None = None) -> Tensor:
+    names = "act_pre_scale", "act_quant_scale", "act_quant_zero_point"
+    before, scale, zero_point = (getattr(weight, name, None) for name in names)
+    x = x if before is None else x * before
+    if scale is not None:  # the same for all images
+        x = x.clamp(*(scale * (end - (0 if zero_point is None else zero_point)) for end in ends_of(torch.int8)))
     return F.linear(x, weight.dequantize().detach().to(x.dtype), bias)
 
 

@@ -141,9 +141,7 @@ def _input_schemes(model: nn.Module, found: dict[str, list[QuantizedTensor]]) ->
     layers, recipe = weight_layers(model), getattr(model, "qadv_quantization", None)
     if recipe is not None:
         plan = Plan.from_dict(recipe["plan"])
-        return {
-            n: own.get(n) or (ends[plan.inputs[n]].scheme if plan.inputs.get(n) in ends else "float") for n in layers
-        }
+        return {n: ends[plan.inputs[n]].scheme if plan.inputs.get(n) in ends else "float" for n in layers} | own
     if not layers or not found:
         return own
 

@@ -3,7 +3,7 @@
 import copy
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -43,7 +43,7 @@ class TorchaoFrontend(NetworkFrontend):
                 found += prepared(network, name, module)
             elif name in own:
                 found.append(_of_tensor(name, own[name]))
-                found += [dynamic(network, name, 8, self.name)] if rounds_inputs(own[name]) else []
+                found += [_of_input(network, name, own[name])] if rounds_inputs(own[name]) else []
             elif "weight_fake_quantizer" in module._modules:
                 found += _of_training(name, module)
         return found
@@ -98,6 +98,11 @@ def _of_tensor(name: str, weight: Any) -> QuantizedTensor:
         nb_codes=2**bits,
         parameter=weight,
     )
+
+
+def _of_input(network: nn.Module, name: str, weight: Any) -> QuantizedTensor:
+    found, scale = dynamic(network, name, 8, TorchaoFrontend.name), getattr(weight, "act_quant_scale", None)
+    return found if scale is None else replace(found, scheme="int:8", scale=scale.detach())
 
 
 def _bits(dtype: Any) -> int:

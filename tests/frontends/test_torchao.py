@@ -116,6 +116,54 @@ def test_a_twin_follows_weights_that_are_loaded():
     assert not np.array_equal(classifier.loss_gradient(X, Y), before)
 
 
+def _of_second(change):
+    """A network whose layer `second` rounds its inputs, with its gradient, and that of a float one that is changed."""
+    torch.manual_seed(0)
+    quantized, model = Transformer().eval(), Transformer().eval()
+    model.load_state_dict(quantized.state_dict())
+    model.second.register_forward_pre_hook(lambda module, given: (change(given[0]),))
+    return quantized, answers(model)[1]
+
+
+def _is_second(module, name):
+    return name == "second"
+
+
+def _are_alike(a, b):
+    return (a * b).sum() > 0.999 * np.linalg.norm(a) * np.linalg.norm(b) and np.linalg.norm(a) < 1.02 * np.linalg.norm(
+        b
+    )
+
+
+def test_inputs_with_one_scale_for_all_are_clipped_at_its_ends():
+    network, expected = _of_second(lambda x: x.clamp(-0.128, 0.127))
+    scale = torch.full((1, 1, 1), 0.001)
+    configuration = aoq.Int8StaticActivationInt8WeightConfig(act_quant_scale=scale, granularity=aoq.PerTensor())
+    aoq.quantize_(network, configuration, filter_fn=_is_second)
+    classifier = classifier_of(network)
+    assert _are_alike(classifier.loss_gradient(X, Y), expected)
+    row = next(row for row in qadv.summarize(classifier).layers if row.name == "second")
+    assert (row.scheme, row.input_scheme) == ("int:8", "int:8")
+
+
+def test_what_scales_inputs_before_they_are_rounded_is_in_the_gradient():
+    network, expected = _of_second(lambda x: 3 * x)
+    aoq.quantize_(network, aoq.Int8DynamicActivationInt8WeightConfig(), filter_fn=_is_second)
+    network.second.weight.act_pre_scale = torch.full((64,), 3.0)
+    assert _are_alike(classifier_of(network).loss_gradient(X, Y), expected)
+
+
+def test_weights_of_the_same_class_that_round_inputs_as_well_are_read_anew():
+    model, rounding = (transformer(CONFIGURATIONS[name][0]) for name in ("4 bit", "4 bit in groups, dynamic"))
+    classifier, expected = classifier_of(model), classifier_of(rounding)
+    classifier.loss_gradient(X, Y)
+    for name, layer in rounding.named_modules():
+        if isinstance(layer, nn.Linear):
+            assert type(layer.weight) is type(model.get_submodule(name).weight)
+            model.get_submodule(name).weight = layer.weight
+    assert np.array_equal(classifier.loss_gradient(X, Y), expected.loss_gradient(X, Y))
+
+
 def test_tensors_of_their_own_class_are_compared_and_checked_by_their_parts():
     configuration = aoq.Int8WeightOnlyConfig()
     one, same, other = (classifier_of(transformer(configuration, seed)) for seed in (0, 0, 5))
@@ -242,9 +290,18 @@ def test_inputs_with_scales_of_each_batch_can_have_another_gradient():
         _check_another_gradient(network, classifier_of(network), straight)
 
 
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(32, 32)
+
+    def forward(self, x):
+        return x + self.linear(x).relu()
+
+
 def test_a_graph_with_scales_of_each_batch_says_so_and_keeps_none():
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 32), nn.ReLU(), nn.Linear(32, 5)).eval()
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 32), Residual(), nn.Linear(32, 5)).eval()
     expected = classifier_of(copy.deepcopy(model)).loss_gradient(X, Y)
     graph = torch.export.export(model, (images(),), dynamic_shapes=({0: torch.export.Dim("batch")},)).module()
     quantizer = x86.X86InductorQuantizer()
@@ -257,7 +314,20 @@ def test_a_graph_with_scales_of_each_batch_says_so_and_keeps_none():
     assert (gradient * expected).sum() > 0.9 * np.linalg.norm(gradient) * np.linalg.norm(expected)
     assert {row.input_scheme for row in qadv.summarize(classifier).layers} == {"int:8 dynamic"}
     assert len(_GRIDS[network]) == 1
+    assert classifier.model.form.difference == 0  # the sum reads what is rounded for a layer as it is, too
     _check_another_gradient(network, classifier)
+
+
+def test_weights_that_a_graph_rounds_itself_are_shown_as_those_that_it_keeps():
+    graph = torch.export.export(Transformer().eval(), (images(1),)).module()
+    quantizer = x86.X86InductorQuantizer()
+    quantizer.set_global(x86.get_default_x86_inductor_quantization_config())
+    prepared = flow.prepare_pt2e(graph, quantizer)
+    prepared(images(1))
+    kept, rounded = (flow.convert_pt2e(copy.deepcopy(prepared), fold_quantize=fold) for fold in (True, False))
+    a, b = ([(each.layer, each.role, each.scheme) for each in quantizers(network)] for network in (kept, rounded))
+    assert sorted(a) == sorted(b)
+    assert qadv.summarize(rounded).compression == qadv.summarize(kept).compression
 
 
 def test_a_graph_of_one_image_has_gradients_of_one_image():
