@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import zip_longest
 from math import prod
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,14 +17,14 @@ from qadv.backbones.checkpoints import is_of_torch
 from qadv.backbones.create import create_backbone
 from qadv.backbones.float_weights import Shape, check_finite, load_state
 from qadv.backbones.recipes import recipe_of
-from qadv.errors import FileFormatError, InvalidInputError, QadvError
+from qadv.errors import FileFormatError, InvalidInputError, QadvError, some
 from qadv.estimators.attacked import AttackedNetwork
 from qadv.estimators.checks import check_images
 from qadv.estimators.door import prepare
 from qadv.estimators.ensemble_network import EnsembleNetwork, Standardised
 from qadv.estimators.outline import check_outline
 from qadv.files import read_tensors, write_tensors
-from qadv.frontends.find import file_frontend, files, frontend_of
+from qadv.frontends.find import file_frontend, files, frontend_of, quantizers
 from qadv.frontends.own import OwnFrontend
 from qadv.modes import held_network
 from qadv.postprocessors.softmax import Softmax
@@ -115,9 +116,14 @@ def write(
             "form": classifier.model.form_options.to_dict(),
             "surrogate": getattr(classifier.model, "surrogate_network", None) is not None,
         },
+        **({"quantizers": _quantizers(model)} if others else {}),
         **more,
     }
     write_tensors(path, tensors, header)
+
+
+def _quantizers(model: nn.Module) -> list[list[str]]:
+    return [[each.layer, each.role, each.scheme] for each in quantizers(model)]
 
 
 def save_ensemble(classifier: "QuantizedClassifier", path: str | os.PathLike[str]) -> None:
@@ -133,8 +139,9 @@ def save_ensemble(classifier: "QuantizedClassifier", path: str | os.PathLike[str
         if isinstance(member, Standardised):
             inner, pair = member.network, [member.mean.tolist(), member.std.tolist()]
         backbone = recipe_of(inner)
-        if backbone is None or is_frozen(inner):
-            reason = "is frozen" if backbone is not None else "was not made from a backbone's name"
+        others = not isinstance(frontend_of(inner), OwnFrontend)
+        if backbone is None or others or is_frozen(inner):
+            reason = "is frozen" if is_frozen(inner) else "was not made from a backbone's name"
             raise InvalidInputError(
                 f"member {index} {reason}, so that an ensemble's file can't say how to build it; save the members one "
                 "by one, and combine them again with EnsembleClassifier.of([...])"
@@ -151,6 +158,12 @@ def save_packed(classifier: "QuantizedClassifier", path: str | os.PathLike[str])
     if isinstance(classifier.network, EnsembleNetwork):
         raise InvalidInputError(
             "an ensemble is packed member by member: for member in ensemble.members: export(member)"
+        )
+    others = [each for each in quantizers(classifier.model) if each.origin != OwnFrontend.name]
+    if others:
+        raise InvalidInputError(
+            f"{some(each.layer for each in others)} of the network are quantized by {others[0].origin}, and only what "
+            "qadv quantizes is packed: use to='onnx'"
         )
     tensors, layers, schemes = packed.packed_tensors(classifier.model)
     write(classifier, path, packed.FORMAT, tensors, {"layers": layers, "schemes": schemes})
@@ -310,6 +323,9 @@ def _network(
         model = rebuild(model, header["quantization"])
     load_state(model, tensors, os.fspath(path))
     check_scales(model, os.fspath(path))
+    for saved, found in zip_longest(header.get("quantizers", ()), _quantizers(model) if "quantizers" in header else ()):
+        if saved != found:
+            raise FileFormatError(f"expected a model that is quantized as the saved one: {saved}, found {found}")
     return model
 
 

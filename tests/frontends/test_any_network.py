@@ -127,6 +127,37 @@ def test_state_that_appears_in_training_is_saved_and_loaded(tmp_path):
         qadv.QuantizedClassifier.load(tmp_path / "net.safetensors", model=network_with_names())
 
 
+def mixed(bits=4):
+    """A network of two origins, as it was before qadv quantized its part, and after."""
+    model = Brevitas()
+    model.conv = qnn.QuantConv2d(1, 4, 3, padding=1, weight_bit_width=bits)
+    model.act, model.last = nn.ReLU(), nn.Linear(64, 3)
+    own = {"weights": {"last": "int:4"}, "activations": "relu6:4", "skip_first_last": False}
+    return model, qadv.quantize(copy.deepcopy(model), **own)
+
+
+def test_a_model_that_is_quantized_otherwise_is_not_loaded_into(tmp_path):
+    path = tmp_path / "net.safetensors"
+    before, quantized = mixed()
+    classifier = classifier_of(quantized)
+    classifier.save(path)
+    assert np.array_equal(qadv.QuantizedClassifier.load(path, model=before).predict(X), classifier.predict(X))
+    with pytest.raises(FileFormatError, match=r"quantized as the saved one: .*PerTensorFloat:4.*found .*Float:2"):
+        qadv.QuantizedClassifier.load(path, model=mixed(bits=2)[0])
+    with pytest.raises(InvalidInputError, match="conv of the network are quantized by brevitas"):
+        qadv.export(classifier, tmp_path / "packed")
+
+
+def test_a_member_that_was_quantized_in_place_is_not_saved_by_its_name(tmp_path):
+    options = {"input_shape": (1, 8, 8), "image_size": 8}
+    members = [qadv.QuantizedClassifier.from_backbone("mnist-cnn", "float", "float", **options) for _ in range(2)]
+    ensemble = qadv.EnsembleClassifier.of(members)
+    name, old = next((n, m) for n, m in members[0].network.named_modules() if isinstance(m, nn.Linear))
+    members[0].network.set_submodule(name, qnn.QuantLinear(old.in_features, old.out_features, bias=True))
+    with pytest.raises(InvalidInputError, match="member 0 was not made from a backbone's name"):
+        ensemble.save(tmp_path / "ensemble")
+
+
 def network_with_names():
     return nn.ModuleDict({"conv": nn.Conv2d(1, 4, 3, bias=False), "last": nn.Linear(64, 3)})
 
