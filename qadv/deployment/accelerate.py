@@ -126,8 +126,8 @@ def accelerate(
 
     Raises:
         InvalidInputError: images or another argument are off.
-        UnsupportedModelError: the network's own answers are NaN, infinite or random: nothing to compare with; or it
-            can't be exported for the engine.
+        UnsupportedModelError: the network's own answers are NaN, infinite or random: nothing to compare with; its
+            gradients are a twin's or a surrogate's; or it can't be exported for the engine.
     """
     if not isinstance(classifier, QuantizedClassifier):
         raise InvalidInputError(f"classifier: expected a QuantizedClassifier, got {type(classifier).__name__}")
@@ -143,6 +143,10 @@ def accelerate(
         check_choice("engine", engine, ENGINES)
     prepared, _ = prepare(classifier, x.astype(np.float32))
     batches = torch.split(torch.from_numpy(np.asarray(prepared, dtype=np.float32)).to(classifier.device), batch_size)
+    if classifier.model.twin_form is not None:
+        raise UnsupportedModelError(
+            f"the gradients are {classifier.model.gradients_of}, the values another's: nothing is there to accelerate"
+        )
     network = copy.deepcopy(classifier.network)
     folds = frontend_of(network).folds
     wanted = {

@@ -99,11 +99,15 @@ class AttackedNetwork(nn.Module):
         if vars(self)["_kinds"].changed():
             self._form = None
         if self._form is None:
-            if objection := frontend_of(self.held_network).objection(self.held_network):
-                raise UnsupportedModelError(objection)
+            self._refuse()
             self._form = form_of(self.held_network, FormOptions())
         form: EvaluationForm = self._form
         return form
+
+    def _refuse(self) -> None:
+        """Raises an `UnsupportedModelError` for a network that would change when it is asked, as observers do."""
+        if objection := frontend_of(self.held_network).objection(self.held_network):
+            raise UnsupportedModelError(objection)
 
     def compute_by(self, form: EvaluationForm) -> None:
         """Takes another form of the network for evaluation mode."""
@@ -130,6 +134,7 @@ class AttackedNetwork(nn.Module):
             try:
                 return self.form(x, method)
             except NoFormError:
+                self._refuse()
                 return getattr(self.held_network, method)(x)
 
     def _evaluated_logits(self, x: Any) -> Tensor:

@@ -149,6 +149,7 @@ def test_a_network_that_is_quantized_in_place_is_read_anew():
     alone, member = classifier_of(model), classifier_of(model)
     ensemble = qadv.EnsembleClassifier.of([member, classifier_of(Transformer().eval())])
     before = [asked.loss_gradient(X, Y) for asked in (alone, ensemble)]
+    alone.predict(X, batch_size=1)
     taq.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8, inplace=True)
     expected = classifier_of(copy.deepcopy(model))
     for asked, gradient in zip((alone, ensemble), before, strict=True):
@@ -157,6 +158,10 @@ def test_a_network_that_is_quantized_in_place_is_read_anew():
         assert not np.array_equal(found, gradient)
     assert np.array_equal(alone.predict(X), expected.predict(X))
     assert np.array_equal(alone.loss_gradient(X, Y), expected.loss_gradient(X, Y))
+    one_by_one = np.concatenate([expected.predict(x[None]) for x in X])
+    assert np.array_equal(alone.predict(X, batch_size=1), one_by_one)  # which was the same when it was float
+    with pytest.raises(UnsupportedModelError, match=r"a straight-through twin's.*to accelerate"):
+        qadv.accelerate(alone, X)
 
 
 def test_observers_that_come_in_place_are_refused_until_they_are_off():
@@ -182,6 +187,13 @@ def test_an_observer_switched_on_later_sees_what_the_network_sees(trained):
     fake.enable_observer()
     with pytest.raises(NoFormError):
         form(images())
+    fake.disable_observer()
+    classifier, before = classifier_of(model), state(model)
+    fake.enable_observer()
+    with pytest.raises(UnsupportedModelError, match="observers of 1 quantizers are on"):
+        classifier.predict(X / 2)
+    fake.disable_observer()
+    assert all(torch.equal(value, before[key]) for key, value in state(model).items())
 
 
 @pytest.mark.parametrize("change", [lambda bn: bn.train(), lambda bn: setattr(bn, "forward", lambda x: 3 * x)])
@@ -381,6 +393,9 @@ def test_activations_with_scales_of_each_batch_can_have_another_gradient(integer
         assert changed == 1  # all by one object
         assert np.array_equal(found, logits)
         assert np.array_equal(other, gradient) == same
+    black = np.zeros_like(X)
+    with other_backward(integer["dynamic"], soft_tanh):
+        assert np.isfinite(classifier.loss_gradient(black, Y)).all()
 
 
 def test_operators_without_a_twin_are_named():
