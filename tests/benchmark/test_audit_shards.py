@@ -180,7 +180,7 @@ def result_of(number, finding):
 
 def test_checks_judge_the_sums_over_shards():
     known = {check.number: check for check in numbered_checks()}
-    few = {"gain": 1, "left": 5, "direct": 3}
+    few = {"gain": 1, "first": 1, "left": 5, "direct": 3}
     check = known[3].entry.load()()
     part = result_of(3, replace(check.judge(few, Scale(8)), counts=few))
     assert part.verdict == "passed", "one of eight images may be an accident"

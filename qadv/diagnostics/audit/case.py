@@ -1,6 +1,7 @@
 """What the checks share: the images, the attacks run so far, and which images still hold out."""
 
 import copy
+import itertools
 import math
 import time
 import warnings
@@ -29,6 +30,7 @@ from qadv.random_states import seeded
 
 NEAREST = 2
 _INSTEAD = 5
+_PAYS, _LONGEST = 0.1, 5000  # share of images, and queries, as many as AutoAttack's Square has
 _MOST_CLASSES = 9
 _STARTS = 1000
 _LENT = {"x", "y", "clean", "fresh", "first_ascent", "one_step", "direct", "search"}
@@ -319,25 +321,31 @@ class AuditCase(Scale):
         return self.survivors
 
     @cached_property
-    def search(self) -> tuple[Flags, int]:
-        """Which images a search without gradients broke that hold out against these, (N,), and how many its last run.
+    def search(self) -> tuple[Flags, int, int]:
+        """Which images a search without gradients broke that hold out against these, (N,), its first and last run: how many.
 
-        Square's runs follow each other until one breaks nothing. Where no gradient leads, the first has the passes of
-        the attacks that follow gradients. Where logits are hard labels, on which Square is blind, RayS runs once.
+        Square's runs follow each other until one breaks nothing; while they break more than a tenth of what is left,
+        each is twice as long, and more follow. Where no gradient leads, the first has the passes of the attacks that
+        follow gradients. Where logits are hard labels, on which Square is blind, RayS runs once.
         """
-        gained, found = self.direct & False, 0
-        settings, blind = self.settings, self.gradients.hard
-        for run in range(1 if blind else settings.square_runs):
+        gained, found = self.direct & False, list[int]()
+        blind, length, runs = self.gradients.hard, self.settings.square_steps, self.settings.square_runs
+        for run in itertools.count():
             left = self.direct & ~gained
-            steps = settings.square_steps * (1 if run or self.trusted else _INSTEAD)
+            steps = length * (1 if run or self.trusted else _INSTEAD)
             if blind:
                 broken = self.attack(f"RayS, {steps} directions", self._rays(steps), left)
             else:
                 broken = self.attack(f"Square, {steps} queries, run {run + 1}", self._square(steps, run), left)
-            gained, found = gained | broken, int(broken.sum())
-            if not found:
+            gained = gained | broken
+            found.append(int(broken.sum()))
+            if found[-1] > _PAYS * left.sum():
+                length = max(length, min(2 * length, _LONGEST))
+            else:
+                runs -= 1
+            if blind or not found[-1] or not runs:
                 break
-        return gained, found
+        return gained, found[0], found[-1]
 
     def queried(self, made: Callable[[Target], Attack]) -> Attack:
         """Returns an attack without gradients, made for what answers queries.

@@ -10,7 +10,7 @@ from qadv.diagnostics.audit.case import Attack, AuditCase
 from qadv.diagnostics.audit.checks.check import CountedCheck
 from qadv.diagnostics.audit.result import Finding, Grade, Scale
 
-_LARGE = 0.4  # of what the attacks with gradients break
+_LARGE = 0.4  # of what the attacks with gradients break: found by the first search, or by SPSA and N-Attack
 _LARGE_POINTS = 3
 
 
@@ -24,18 +24,25 @@ class BlackBox(CountedCheck):
     def count(self, case: AuditCase) -> dict[str, Any] | Finding:
         left = case.direct
         if not left.any():
-            return {"gain": 0, "left": 0, "direct": int(case.fresh.sum())}
-        gained = case.search[0].copy()
+            return {"gain": 0, "first": 0, "left": 0, "direct": int(case.fresh.sum())}
+        gained, first, _ = case.search
+        searched = int(gained.sum())
         for name, attack in _attacks(case):
-            gained |= case.attack(name, attack, left & ~gained)
-        return {"gain": int(gained.sum()), "left": int(left.sum()), "direct": int((case.fresh & ~left).sum())}
+            gained = gained | case.attack(name, attack, left & ~gained)
+        gain = int(gained.sum())
+        return {
+            "gain": gain,
+            "first": max(first, gain - searched),
+            "left": int(left.sum()),
+            "direct": int((case.fresh & ~left).sum()),
+        }
 
     def judge(self, counts: Any, of: Scale) -> Finding:
         gain, left = counts["gain"], counts["left"]
         if not left:
             return Finding.of(True, "gradient attacks leave no image", gain=0)
         figure = f"{of.points(gain)} more, of the {left} that gradient attacks leave"
-        large = gain > max(_LARGE_POINTS * of.allowance, _LARGE * counts["direct"])
+        large = counts["first"] > max(_LARGE_POINTS * of.allowance, _LARGE * counts["direct"])
         grade = Grade.UNUSABLE if large else Grade.NOT_CONVERGED
         return Finding.of(gain <= of.allowance, figure, grade=grade, gain=gain, left=left)
 

@@ -47,7 +47,7 @@ class MoreWork(CountedCheck):
             "left": int(before.sum()),
             "by_block": {str(block): found for block, found in enumerate(new[1:], 1)},
             "last_block": new[-1],
-            "last_search": case.search[1],
+            "last_search": case.search[2],
             "noise": by_chance,
             "expected": int((seen == 1).sum()) / max(1, len(new) - 1),
         }
