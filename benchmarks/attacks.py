@@ -109,7 +109,7 @@ def chosen(asked: list[str] | None, known: Iterable[str]) -> list[str]:
 class Counter:
     """Counts the rows that go forward and backward through a network."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         self.forward = self.backward = 0
         self.handles = [model.register_forward_hook(self._count)]
 

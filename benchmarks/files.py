@@ -179,10 +179,10 @@ def export(data_dir: DataDir, backbone: str = "resnet20", size: int = 32, nb_tes
                     times.setdefault((label, batch), []).append(time.perf_counter() - started)
     what = "file / simulation / deploy, codes apart in %"
     table = Table("file", *(f"batch {batch}" for batch in BATCHES), what, "kernels")
-    for label, (runtime, figures) in rows.items():
+    for label, (runtime, shown) in rows.items():
         found = [statistics.median(times[label, b]) / statistics.median(times["float", b]) for b in BATCHES]
         kernels = ", ".join(f"{kind} {count}" for kind, count in runtime.kernels(images[:1]).most_common(4))
-        table.add_row(label, *(f"{ratio:.2f}" for ratio in found), figures, kernels)
+        table.add_row(label, *(f"{ratio:.2f}" for ratio in found), shown, kernels)
     table.title = f"{backbone}, {size} px, one thread, × the float graph; 8-bit sums exact: {sums_are_exact()}"
     Console(width=160).print(table)
 

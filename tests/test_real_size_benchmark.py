@@ -24,9 +24,8 @@ def run(monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="it reads its memory from /proc")
-@pytest.mark.usefixtures("short")
 def test_each_work_has_its_figures_and_is_not_done_twice(run, tmp_path):
-    options = ["--network", "resnet10t", "--size", 32, "--nb-images", 2, "--batch-size", 2, "--rounds", 1]
+    options = ["--network", "resnet10t", "--size", 16, "--nb-images", 2, "--batch-size", 2, "--rounds", 1]
     run("photographs", "--out", tmp_path, *options, "--task", "PGD-20")
     file = tmp_path / "photographs.json"
     rows = json.loads(file.read_text())["rows"]

@@ -19,7 +19,8 @@ from qadv.random_states import global_states_kept
 _TRIED = (FormOptions(fold_batch_norm=True, channels_last=True), FormOptions(fold_batch_norm=True))
 _NB_IMAGES = 4
 _BOUND = 1e-3
-_OWN = 2  # times what the last bit of pixels moves
+_OWN = 2  # times what rounding moves
+_ROUNDING = 2.0**-20  # of a float32 sum of some hundred products
 _COSINE = 0.5
 
 
@@ -32,8 +33,8 @@ def choose_form(classifier: Any, images: Tensor | np.ndarray[Any, Any] | None = 
     Verified on images drawn uniformly from the pixel range, always the same, and on `images`. At least half of them
     have to have the same class, logits within 0.1 % of the largest, and a gradient in about the same direction: a
     single activation on a threshold of its quantizer may fall to the other side. In deep networks of many levels enough
-    do that one unit in the last place of the pixels moves all logits by percents: there folding may move them by twice
-    what this does. What fails is left off.
+    do that a millionth of the pixels, no more than rounding does, moves all logits by percents: there folding may move
+    them by twice what this does. What fails is left off.
 
     Args:
         classifier: a `QuantizedClassifier`; nothing happens if its network is not quantized, or random, or its
@@ -65,7 +66,7 @@ def choose_form(classifier: Any, images: Tensor | np.ndarray[Any, Any] | None = 
         again = _answers(network, batch, expected.classes)
         if _share_of_same(again, expected) < 1:
             return  # random: nothing to compare with
-        own = _answers(network, _last_bit_moved(batch), expected.classes) if found else None
+        own = _answers(network, _moved(batch), expected.classes) if found else None
         bound = 0.0 if own is None else _OWN * float(errors(own.logits, expected.logits).max())
         for form, answers in found:
             if _share_of_same(answers, expected, max(_BOUND, bound)) >= 0.5:
@@ -100,10 +101,10 @@ def _answers(network: Any, batch: Tensor, classes: Tensor | None = None) -> Answ
         return None
 
 
-def _last_bit_moved(batch: Tensor) -> Tensor:
-    """Returns the images with every other value one unit in the last place higher."""
+def _moved(batch: Tensor) -> Tensor:
+    """Returns the images with every other value as much larger as rounding makes it."""
     moved = batch.flatten().clone()
-    moved[::2] = torch.nextafter(moved[::2], moved.new_tensor(torch.inf))
+    moved[::2] *= 1 + _ROUNDING
     return moved.view_as(batch)
 
 

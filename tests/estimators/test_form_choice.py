@@ -70,7 +70,7 @@ def test_what_changes_the_function_is_dropped_with_a_word(monkeypatch):
         assert classifier_of(Network()).model.form_options == FormOptions()
 
 
-def test_folding_may_move_logits_as_the_last_bit_of_pixels_does_and_no_further(monkeypatch):
+def test_folding_may_move_logits_as_rounding_does_and_no_further(monkeypatch):
     from qadv.quantization import kept_values
 
     def parities(y):
