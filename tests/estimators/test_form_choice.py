@@ -79,7 +79,7 @@ def test_folding_may_move_logits_as_rounding_does_and_no_further(monkeypatch):
 
     network = qadv.quantize(Network(parities), "int:4", "float", skip_first_last=False)
     assert classifier_of(copy.deepcopy(network), None).model.form_options == FOLDED
-    monkeypatch.setattr(kept_values, "folded", lambda weight, bias, norm: (2 * weight, bias))
+    monkeypatch.setattr(kept_values, "folded", lambda weight, bias, norm: (1.5 * weight, bias))
     with pytest.warns(UserWarning, match="not the same function with its BatchNorms folded"):
         assert classifier_of(network, None).model.form_options == FormOptions()
 
