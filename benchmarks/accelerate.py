@@ -26,7 +26,7 @@ from qadv.backbones.float_weights import load_float_weights
 from qadv.estimators.answers import logits_and_gradient
 from qadv.estimators.door import prepare
 
-OPTIONS: dict[str, dict[str, bool]] = {
+OPTIONS: dict[str, dict[str, Any]] = {
     "fold_batch_norm": {"fold_batch_norm": True, "channels_last": False},
     "channels_last": {"fold_batch_norm": False, "channels_last": True},
     "both": {},
@@ -35,7 +35,7 @@ OPTIONS: dict[str, dict[str, bool]] = {
 
 @torch.no_grad()
 def logits(network: nn.Module, x: Tensor) -> Tensor:
-    return network(x)  # type: ignore[no-any-return]
+    return network(x)
 
 
 def main(

@@ -53,6 +53,7 @@ from qadv.postprocessors.softmax import Softmax
 
 MEAN_STD = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 EPS = 4 / 255
+SIZES = "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups"
 
 
 @dataclass(frozen=True)
@@ -69,28 +70,24 @@ class Case:
 class _Stock(Uint8ActPerTensorFloatMaxInit):
     scaling_impl_type = ScalingImplType.CONST
     max_val = 6.0
-    bit_width = 4
 
 
-def stock_brevitas(model: nn.Module) -> nn.Module:
-    """Returns the network with Brevitas's own layers and quantizers in place of all but its first and last layer."""
+def stock_brevitas(model: nn.Module, bits: int = 4, skip_first_last: bool = True) -> nn.Module:
+    """Returns the network with Brevitas's own layers and quantizers in place of its convolutions and ReLUs."""
     named = [name for name, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    left = (named[0], named[-1]) if skip_first_last else ()
     for name, module in list(model.named_modules()):
         new: nn.Module | None = None
-        if isinstance(module, nn.Conv2d) and name not in (named[0], named[-1]):
+        if isinstance(module, nn.Conv2d) and name not in left:
             new = qnn.QuantConv2d(
-                module.in_channels,
-                module.out_channels,
-                module.kernel_size,
-                stride=module.stride,
-                padding=module.padding,
+                **{size: getattr(module, size) for size in SIZES},
                 bias=module.bias is not None,
                 weight_quant=Int8WeightPerChannelFloat,
-                weight_bit_width=4,
+                weight_bit_width=bits,
             )
             new.load_state_dict(module.state_dict(), strict=False)
-        elif isinstance(module, nn.ReLU):
-            new = qnn.QuantReLU(act_quant=_Stock)
+        elif isinstance(module, nn.ReLU | nn.ReLU6):
+            new = qnn.QuantReLU(act_quant=_Stock, bit_width=bits)
         if new is not None:
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, new)
@@ -112,7 +109,7 @@ def chosen(asked: list[str] | None, known: Iterable[str]) -> list[str]:
 class Counter:
     """Counts the rows that go forward and backward through a network."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         self.forward = self.backward = 0
         self.handles = [model.register_forward_hook(self._count)]
 
@@ -214,7 +211,7 @@ def peers() -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]
         def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
             wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
             attack = getattr(foolbox.attacks, name)(**options)
-            return attack(wrapped, x, y, epsilons=epsilon)[1]  # type: ignore[no-any-return]
+            return attack(wrapped, x, y, epsilons=epsilon)[1]
 
         return {"Foolbox": run}
 
@@ -258,7 +255,7 @@ def compare_engines(data_dir: Path, wanted: list[Case], nb_samples: int, rounds:
         "resnet20", "int:8", "relu6:8", checkpoint_path=checkpoint, preprocessing=MEAN_STD,
         calibration=data.x_train[:256],
     )  # fmt: skip
-    settings = {"input_shape": (3, 32, 32), "nb_classes": 10, "preprocessing": MEAN_STD}
+    settings: dict[str, Any] = {"input_shape": (3, 32, 32), "nb_classes": 10, "preprocessing": MEAN_STD}
     fast = qadv.accelerate(ours, data.x_train[:256], fold_batch_norm=False, channels_last=False, engine="onnxruntime")
     print(fast, flush=True)
     plain = qadv.QuantizedClassifier(copy.deepcopy(float_net), nn.CrossEntropyLoss(), **settings)
@@ -355,7 +352,8 @@ def main(
         "resnet20", "int:4", "relu6:4", checkpoint_path=checkpoint, preprocessing=MEAN_STD,
         calibration=data.x_train[:256],
     )  # fmt: skip
-    settings = {"input_shape": (3, 32, 32), "nb_classes": 10, "clip_values": (0.0, 1.0), "preprocessing": MEAN_STD}
+    settings: dict[str, Any] = {"input_shape": (3, 32, 32), "nb_classes": 10, "preprocessing": MEAN_STD}
+    settings["clip_values"] = (0.0, 1.0)
     # without the cast to float32 HopSkipJump and Boundary fail in ART with NumPy 2
     stock_net = AttackedNetwork(stock_brevitas(copy.deepcopy(float_net)))
     stock = PyTorchClassifier(model=stock_net, loss=nn.CrossEntropyLoss(), **settings)
@@ -385,7 +383,7 @@ def main(
         "others, × their floor", title=f"{nb_test} images, {rounds} rounds, one thread",
     )  # fmt: skip
     for case in wanted:
-        contestants = {
+        contestants: dict[str, Callable[[], Any]] = {
             "qadv": partial(_by_qadv, case, likely if case.probabilities else ours, x, one_hot),
             "unfolded": partial(_by_qadv, case, unfolded_likely if case.probabilities else unfolded, x, one_hot),
             "rebuilt": partial(_by_art, case, rebuilt_likely if case.probabilities else rebuilt, x, one_hot),
@@ -398,7 +396,7 @@ def main(
         times: dict[str, list[float]] = {name: [] for name in contestants}
         costs: list[tuple[float, float]] = []
         results, passes = {}, {}
-        counted = {"ART": stock.model, "unfolded": unfolded.model}
+        counted = {"ART": stock_net, "unfolded": unfolded.model}
         for round_ in range(rounds):
             costs.append(cost_of_a_row(floor_net, tensors[0]))
             for name, run in contestants.items():
@@ -431,14 +429,14 @@ def main(
 
 
 def _by_art(case: Case, classifier: Any, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return case.attack(classifier).generate(x, y)  # type: ignore[no-any-return]
+    return case.attack(classifier).generate(x, y)
 
 
 def _by_qadv(case: Case, classifier: Any, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     attack = case.attack(classifier)
     if case.one_by_one:
         attack = qadv.QueryCoalescer(attack, seed=0, verbose=False)
-    return attack.generate(x, y)  # type: ignore[no-any-return]
+    return attack.generate(x, y)
 
 
 def score(classifier: Any, x: np.ndarray, adversarial: np.ndarray, y: np.ndarray) -> tuple[float, float]:

@@ -84,8 +84,10 @@ def write_float(net: nn.Module, size: int, is_standardised: bool, path: Path) ->
     """As onnxruntime's quantization wants it: BatchNorms fused, shapes inferred."""
     images, batch = torch.zeros(2, 3, size, size), torch.export.Dim("batch")
     network = nn.Sequential(Standardised() if is_standardised else nn.Identity(), net).eval()
-    names = {"input_names": ["images"], "output_names": ["logits"]}
-    program = torch.onnx.export(network, (images,), dynamo=True, dynamic_shapes=({0: batch},), verbose=False, **names)
+    names: dict[str, Any] = {"input_names": ["images"], "output_names": ["logits"]}
+    program: Any = torch.onnx.export(
+        network, (images,), dynamo=True, dynamic_shapes=({0: batch},), verbose=False, **names
+    )
     path.write_bytes(program.model_proto.SerializeToString())
     quant_pre_process(path, path)
 
@@ -109,7 +111,7 @@ def codes_apart(path: Path, images: Any) -> str:
     """Share of all codes that onnxruntime and the twin that is made from the file give for the same images."""
     model = onnx.load(path)
     graph = graph_of(model, b"", None, str(path))
-    codes = {
+    codes: dict[str, tuple[str, Any, Any]] = {
         node.inputs[0]: (node.outputs[0], *(graph.constants[name] for name in node.inputs[1:]))
         for node in graph.nodes
         if node.kind == "DequantizeLinear" and node.inputs[0] not in graph.constants
@@ -149,7 +151,7 @@ def export(data_dir: DataDir, backbone: str = "resnet20", size: int = 32, nb_tes
         plain = classifier_of(net, size, trained)
         write_float(net, size, trained, folder / "float.onnx")
         quantize_static(folder / "float.onnx", folder / "static.onnx", Images(seen), **STATIC)
-        files = {"float": ("float.onnx", plain), "quantize_static": ("static.onnx", None)}
+        files: dict[str, tuple[str, Any]] = {"float": ("float.onnx", plain), "quantize_static": ("static.onnx", None)}
         for bits in (8, 4):
             quantized = qadv.quantize(net, f"int:{bits}", f"relu6:{bits}", calibration=given)
             files[f"qadv, {bits} bit"] = f"{bits}.onnx", classifier_of(quantized, size, trained)
@@ -177,10 +179,10 @@ def export(data_dir: DataDir, backbone: str = "resnet20", size: int = 32, nb_tes
                     times.setdefault((label, batch), []).append(time.perf_counter() - started)
     what = "file / simulation / deploy, codes apart in %"
     table = Table("file", *(f"batch {batch}" for batch in BATCHES), what, "kernels")
-    for label, (runtime, figures) in rows.items():
+    for label, (runtime, shown) in rows.items():
         found = [statistics.median(times[label, b]) / statistics.median(times["float", b]) for b in BATCHES]
         kernels = ", ".join(f"{kind} {count}" for kind, count in runtime.kernels(images[:1]).most_common(4))
-        table.add_row(label, *(f"{ratio:.2f}" for ratio in found), figures, kernels)
+        table.add_row(label, *(f"{ratio:.2f}" for ratio in found), shown, kernels)
     table.title = f"{backbone}, {size} px, one thread, × the float graph; 8-bit sums exact: {sums_are_exact()}"
     Console(width=160).print(table)
 
@@ -216,12 +218,12 @@ def read(data_dir: DataDir, nb_test: int = 200) -> None:
             network: Any = file.network
             twin = classifier_of(network.twin, 32, standardised=False)
             equal = (file.predict(x) == twin.predict(x)).all(1).mean()
-            figures = []
+            after = []
             for attacked in (file, twin):
                 attack = ProjectedGradientDescent(attacked, eps=2 / 255, eps_step=0.5 / 255, max_iter=10, verbose=False)
-                figures.append(accuracy(attacked.predict(attack.generate(x, y)), y))
+                after.append(accuracy(attacked.predict(attack.generate(x, y)), y))
             same = f"{100 * network.joined.agreement:.1f} %"
-            table.add_row(path.stem, f"{100 * equal:.1f} %", same, accuracy(file.predict(x), y), *figures)
+            table.add_row(path.stem, f"{100 * equal:.1f} %", same, accuracy(file.predict(x), y), *after)
     Console(width=140).print(table)
 
 

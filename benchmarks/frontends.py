@@ -23,6 +23,7 @@ import numpy as np
 import torch
 import typer
 from art.estimators.classification import PyTorchClassifier
+from attacks import SIZES
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -31,7 +32,6 @@ import qadv
 from qadv.backbones import create_backbone
 
 BATCHES = (1, 16)
-SIZES = "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups"
 
 
 def of_qadv(network: nn.Module) -> nn.Module:
@@ -75,7 +75,7 @@ def of_torch_ao(network: nn.Module) -> nn.Module:
     from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 
     prepared = prepare_fx(network.eval(), get_default_qconfig_mapping("x86"), (images(2),))
-    return convert_fx(settled(prepared))  # type: ignore[no-any-return]
+    return convert_fx(settled(prepared))
 
 
 def of_pt2e(network: nn.Module) -> nn.Module:
@@ -87,7 +87,7 @@ def of_pt2e(network: nn.Module) -> nn.Module:
     graph = torch.export.export(network.eval(), (images(2),), dynamic_shapes=shapes).module()
     quantizer = x86.X86InductorQuantizer()
     quantizer.set_global(x86.get_default_x86_inductor_quantization_config())
-    return convert_pt2e(settled(prepare_pt2e(graph, quantizer)))  # type: ignore[no-any-return]
+    return convert_pt2e(settled(prepare_pt2e(graph, quantizer)))
 
 
 def of_torchao_weights(network: nn.Module) -> nn.Module:
@@ -103,7 +103,7 @@ def images(number: int = 16) -> torch.Tensor:
 
 
 @torch.no_grad()
-def settled(network: nn.Module) -> nn.Module:
+def settled(network: Any) -> Any:
     """Runs three batches, by which scales are found."""
     for _ in range(3):
         network(images())

@@ -115,8 +115,8 @@ def agreement(device: str, x: Any, y: Any, state: Any, left: Callable[[], bool],
         gradients = [each.loss_gradient(x, np.eye(10, dtype=np.float32)[y]) for each in both]
         adversarial = [ProjectedGradientDescent(each, **PGD).generate(x, y) for each in both]
         found[f"{weights} {activations}"] = {
-            "logits_equal": share_equal(*logits),
-            "gradients_equal": share_equal(*gradients),
+            "logits_equal": share_equal(logits[0], logits[1]),
+            "gradients_equal": share_equal(gradients[0], gradients[1]),
             "classes_equal": float((logits[0].argmax(1) == logits[1].argmax(1)).mean()),
             "pgd_pixels_equal": float((np.abs(adversarial[0] - adversarial[1]) < 1e-6).mean()),
         }
@@ -257,7 +257,8 @@ def trainers(device: str, x: Any, y: Any, state: Any, left: Callable[[], bool], 
                 network = classifier_of("int:4", "relu6:4", device, x, state).network
                 trainer = make(classifier, lr=0.01, amp=amp, channels_last=channels_last, verbose=False)
                 tensors = torch.from_numpy(x).to(device), torch.from_numpy(y).to(device)
-                mine, bare = [], []
+                mine: list[float] = []
+                bare: list[float] = []
                 for _ in range(3):  # in turns; the first one warms up
                     for times, run in (
                         (mine, lambda: trainer.fit(x, y, nb_epochs=1, batch_size=batch_size)),  # noqa: B023

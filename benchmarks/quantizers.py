@@ -78,8 +78,7 @@ def main(
         frozen = model if model is network else freeze(model).eval()
         parts[pair], measured[pair] = runs(model, frozen, x, y), []
     for round_ in track(range(rounds + 1), "rounds"):
-        for pair, functions in parts.items():
-            step, forward, frozen_forward = functions
+        for pair, (step, forward, frozen_forward) in parts.items():
             times = [seconds(step)]
             forward()  # quantizes the weights that the step has changed
             times += [seconds(forward), seconds(frozen_forward)]
@@ -89,9 +88,9 @@ def main(
     floor = measured["float", "float"]
     table = Table("weights", "activations", "training step", "evaluation forward", "frozen forward")
     table.title = f"{backbone}, batches of {batch_size}, one thread: × the float network"
-    for pair, times in measured.items():
+    for pair, rows in measured.items():
         ratios = [
-            statistics.median(mine[k] / twin[min(k, 1)] for mine, twin in zip(times, floor, strict=True))
+            statistics.median(mine[k] / twin[min(k, 1)] for mine, twin in zip(rows, floor, strict=True))
             for k in range(3)
         ]
         table.add_row(*pair, *(f"{ratio:.2f}" for ratio in ratios))

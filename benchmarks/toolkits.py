@@ -54,7 +54,7 @@ def with_foolbox() -> Toolkit:
         attack = theirs(**{name: value for name, value in options.items() if name != "eps"})
         return attack(model, x, y, epsilons=options.get("eps"))[1]
 
-    cases = {
+    cases: dict[str, tuple[Any, dict[str, Any]]] = {
         "PGD-20": (plugin.LinfPGD, {"eps": EPS, "abs_stepsize": EPS / 4, "steps": 20}),
         "C&W-50": (plugin.L2CarliniWagnerAttack, {"binary_search_steps": 1, "steps": 50, "initial_const": 1.0}),
         "DDN-50": (plugin.DDNAttack, {"steps": 50}),
@@ -69,7 +69,7 @@ def with_torchattacks() -> Toolkit:
     def run(theirs: Any, options: dict[str, Any], model: Any, x: Tensor, y: Tensor) -> Tensor:
         return theirs(model, **options)(x, y).detach()
 
-    cases = {
+    cases: dict[str, tuple[Any, dict[str, Any]]] = {
         "PGD-20": (plugin.PGD, {"eps": EPS, "alpha": EPS / 4, "steps": 20}),
         "PGD-L2-20": (plugin.PGDL2, {"eps": 0.25, "alpha": 0.05, "steps": 20}),
         "C&W-50": (plugin.CW, {"c": 1.0, "steps": 50}),

@@ -73,7 +73,7 @@ def bare_loop(
         optimizer.step()
 
 
-PGD = {"eps": EPS, "eps_step": EPS / 4, "max_iter": PGD_STEPS}
+PGD: dict[str, Any] = {"eps": EPS, "eps_step": EPS / 4, "max_iter": PGD_STEPS}
 TRAINERS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "vanilla": (lambda c, **o: qadv.DefensiveQuantTrainer(c, beta=0.0, **o), {}),
     "DQ": (lambda c, **o: qadv.DefensiveQuantTrainer(c, **o), {}),
@@ -145,14 +145,13 @@ def main(
                 art_times[label].append(took)
 
     table = Table("trainer", "network", "ms per step", "× bare loop with the same passes")
-    for (name, bits), measured in times.items():
-        per_step = statistics.median(1000 * mine / STEPS for mine, _ in measured)
-        ratio = statistics.median(mine / floor for mine, floor in measured)
+    for (name, bits), pairs in times.items():
+        per_step = statistics.median(1000 * ours / STEPS for ours, _ in pairs)
+        ratio = statistics.median(ours / bare for ours, bare in pairs)
         table.add_row(name, bits, f"{per_step:.0f}", f"{ratio:.2f}")
-    for label, took in art_times.items():
-        mine = [mine for mine, _ in times["PGD", "4 bit"]]
-        ratio = statistics.median(theirs / ours for theirs, ours in zip(took, mine, strict=True))
-        per_step = statistics.median(1000 * t / STEPS for t in took)
+    for label, theirs in art_times.items():
+        ratio = statistics.median(t / ours for t, (ours, _) in zip(theirs, times["PGD", "4 bit"], strict=True))
+        per_step = statistics.median(1000 * t / STEPS for t in theirs)
         table.add_row("ART's MadryPGD", label, f"{per_step:.0f}", f"{ratio:.2f} × qadv's PGD")
     Console().print(table)
 

@@ -26,11 +26,11 @@ MEMBERS = {
     "w3a3": ("dorefa:3", "dorefa:3"),
     "w4a4": ("dorefa:4", "dorefa:4"),
 }
-SMALL = {
+SMALL: dict[str, Any] = {
     "width": 16, "nb_epochs": 4, "batch_size": 32, "nb_test": 120, "steps": 20,
     "nb_decided": 4, "decisions": {"max_iter": 3, "max_eval": 60, "init_eval": 20},
 }  # fmt: skip
-LARGE = {
+LARGE: dict[str, Any] = {
     "width": 16, "nb_epochs": 1, "batch_size": 64, "nb_test": 200, "steps": 40,
     "nb_decided": 10, "decisions": {"max_iter": 15, "max_eval": 300, "init_eval": 50},
 }  # fmt: skip

@@ -15,7 +15,7 @@ import copy
 import json
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -56,7 +56,8 @@ def attacks(classifier, eps):
     }
 
 
-def accuracies(classifier, x, y, nb_attacked, eps, leave_out):
+def accuracies(classifier, images, nb_attacked, eps, leave_out):
+    x, y = images
     results = {"clean": float((classifier.predict(x).argmax(1) == y).mean())}
     x, y = x[:nb_attacked], y[:nb_attacked]
     for name, attack in attacks(classifier, eps).items():
@@ -126,7 +127,7 @@ def main(
             checkpoint=out / f"{stem}-adversarial.ckpt",
         ).fit(x, y, nb_epochs=nb_adversarial)  # fmt: skip
     networks["F.L."] = feedback = copy.deepcopy(original)
-    samples = tuple(max(1, round(number * len(x) / 60_000)) for number in SAMPLES)
+    samples: Any = tuple(max(1, round(number * len(x) / 60_000)) for number in SAMPLES)
     trainer = qadv.FeedbackTrainer(
         feedback, rounds=rounds, nb_directions=nb_directions, samples_per_class=samples, max_distance=max_distance,
         lr=lr, seed=seed, checkpoint=out / f"{stem}-feedback.ckpt",
@@ -142,7 +143,7 @@ def main(
         classifier.save(out / f"{stem}-{name.lower().strip('.')}.safetensors")
         three_bit = qadv.PostTrainingQuantization(classifier, "int:3", "float", skip_first_last=False)(x[:1000])
         for bits, network in {"": classifier, " (Q)": three_bit}.items():
-            row = results[name + bits] = accuracies(network, *data.take("test"), nb_attacked, eps, leave_out or ())
+            row = results[name + bits] = accuracies(network, data.take("test"), nb_attacked, eps, leave_out or ())
             if len(results) == 1:
                 print(f"{'':10}", *(f"{column:>8}" for column in row))
             print(f"{name + bits:10}", *(f"{value:8.1%}" for value in row.values()), flush=True)

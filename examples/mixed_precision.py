@@ -7,7 +7,7 @@ first as a packed file. `print(network)` shows the layer names that patterns are
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -15,7 +15,7 @@ from art.attacks.evasion import ProjectedGradientDescent
 
 import qadv
 
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "8 bit stem and head": (
         {"*": "int:4", "conv1*": "int:8", "fc": "int:8"},
         {"*": "relu6:4", "conv1*": "relu6:8", "act1": "relu6:8"},

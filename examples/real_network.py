@@ -170,7 +170,7 @@ def of_plain_layers(network: nn.Module) -> nn.Module:
         if isinstance(layer, Conv2dSame):
             total = layer.kernel_size[0] - layer.stride[0]  # of an even size
             sizes = layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride
-            first = nn.ZeroPad2d((total // 2, total - total // 2) * 2)
+            first: nn.Module = nn.ZeroPad2d((total // 2, total - total // 2) * 2)
             second = nn.Conv2d(*sizes, groups=layer.groups, bias=False)
             second.weight = layer.weight
         elif isinstance(layer, BatchNormAct2d):

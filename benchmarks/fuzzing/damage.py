@@ -6,7 +6,7 @@ import math
 import random
 from typing import Any
 
-ODD = [
+ODD: list[Any] = [
     None, True, False, -1, 0, 1, 3, 255, 2**31, 2**63 - 1, -(2**63), 0.0, -0.5, 1e-45, 1e308, math.inf, -math.inf,
     math.nan, "", "a", "none", "float", "int:4", "int:99", "8/0", "[/x]", "$x$", "\x00", "\ud800", "../../x",
     "/dev/zero", "9" * 300, [], [0], [[]], [1, 2, 3], {}, {"a": 1}, [None] * 5,

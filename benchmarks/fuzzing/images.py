@@ -15,7 +15,7 @@ from .trials import Trial
 def datasets(folder: Path) -> Trial:
     """MNIST of five images: damaged archives, and whole ones with other arrays than there should be."""
     draw = np.random.default_rng(0)
-    arrays = {
+    arrays: dict[str, Any] = {
         "x_train": draw.integers(0, 256, (3, 28, 28), dtype=np.uint8)[:, None],
         "y_train": np.arange(3),
         "x_test": draw.integers(0, 256, (2, 28, 28), dtype=np.uint8)[:, None],

@@ -16,10 +16,11 @@ from rich.console import Console
 
 from qadv.benchmark.bench import run_cells
 from qadv.benchmark.cells import Cell, Finished
-from qadv.benchmark.command import BenchOptions, run_bench
+from qadv.benchmark.command import run_bench
 from qadv.benchmark.report.build import build_report
 from qadv.benchmark.report.results import gather
 from qadv.benchmark.store import Store
+from qadv.command_options import BenchOptions
 from qadv.errors import FileFormatError
 
 from .damage import damaged_bytes, damaged_data, json_bytes
@@ -36,7 +37,8 @@ def results(folder: Path) -> Trial:
     store = Store(folder / "out")
     plan = store.plan("study")
     planned = plan["cells"]
-    cells = [Cell(c["kind"], {}, c["label"], c["place"], tuple(c["needs"])) for c in planned]
+    spec: Any = {}
+    cells = [Cell(c["kind"], spec, c["label"], c["place"], tuple(c["needs"])) for c in planned]
     keys = [cell["key"] for cell in planned]
     known = {key: store.read(key) for key in keys}
     engine = _Known(known)

@@ -91,7 +91,7 @@ def _training(name: str, seed: int) -> TrainingState:
 def _trial(folder: Path, paths: list[Path], use: Callable[[Path], Any]) -> Trial:
     expected = [use(path) for path in paths]
     contents = [path.read_bytes() for path in paths]
-    read = [read_tensors(path) for path in paths]
+    read: list[Any] = [read_tensors(path) for path in paths]
 
     def trial(draws: random.Random) -> str:
         index = draws.randrange(len(paths))

@@ -51,7 +51,7 @@ def threads(folder: Path) -> Trial:
     return trial
 
 
-class _Asks(EvasionAttack):  # type: ignore[misc]
+class _Asks(EvasionAttack):
     """Asks from threads of its own, or runs a coalescer."""
 
     _estimator_requirements = ()

@@ -70,6 +70,20 @@ def test_what_changes_the_function_is_dropped_with_a_word(monkeypatch):
         assert classifier_of(Network()).model.form_options == FormOptions()
 
 
+def test_folding_may_move_logits_as_rounding_does_and_no_further(monkeypatch):
+    from qadv.quantization import kept_values
+
+    def parities(y):
+        """Means, and whether the last digits are odd: a step that falls to either side, as in deep networks."""
+        return y.mean((2, 3)) + 0.2 * ((2e7 * y).floor() % 2).mean((2, 3)).detach()
+
+    network = qadv.quantize(Network(parities), "int:4", "float", skip_first_last=False)
+    assert classifier_of(copy.deepcopy(network), None).model.form_options == FOLDED
+    monkeypatch.setattr(kept_values, "folded", lambda weight, bias, norm: (1.5 * weight, bias))
+    with pytest.warns(UserWarning, match="not the same function with its BatchNorms folded"):
+        assert classifier_of(network, None).model.form_options == FormOptions()
+
+
 class OfItsType(Network):
     """Is another network for whoever derives from it."""
 
