@@ -252,7 +252,8 @@ def test_a_gradient_that_points_the_wrong_way_is_unusable(trained, digits, moder
     runs = [attack for attack in result.attacks if attack.name.startswith("Square")]
     lengths = [int(attack.name.split()[1]) for attack in runs]
     pays = [attack.first > attack.samples / 10 for attack in runs]
-    assert pays[0] and lengths[0] == 100
+    assert pays[0]
+    assert lengths[0] == 100
     assert lengths[1:] == [length * (1 + more) for length, more in zip(lengths[:-1], pays, strict=False)]
     assert not runs[-1].first or pays.count(False) == 2, "it goes on while it breaks images"
 
