@@ -324,9 +324,10 @@ class AuditCase(Scale):
     def search(self) -> tuple[Flags, int, int]:
         """Which images a search without gradients broke that hold out against these, (N,), and its first and last run.
 
-        Of these two runs it is how many they broke. Square's runs follow each other until one breaks nothing; while they break more than a tenth of what is left,
-        each is twice as long, and more follow. Where no gradient leads, the first has the passes of the attacks that
-        follow gradients. Where logits are hard labels, on which Square is blind, RayS runs once.
+        Of these two runs it is how many they broke. Square's runs follow each other until one breaks nothing; while
+        they break more than a tenth of what is left, each is twice as long, and more follow. Where no gradient leads,
+        the first has the passes of the attacks that follow gradients. Where logits are hard labels, on which Square is
+        blind, RayS runs once.
         """
         gained, found = self.direct & False, list[int]()
         blind, length, runs = self.gradients.hard, self.settings.square_steps, self.settings.square_runs
