@@ -139,7 +139,7 @@ def audit(
     results: list[AuditResult] = []
     cost = Cost()
     with ExitStack() as stack:
-        asked = target, *sources.values(), *(() if queries is None else (queries,))
+        asked = target, *sources.values(), *(() if answering is None else (answering,))
         for each in {id(t.classifier.model): t for t in asked}.values():
             stack.enter_context(evaluation_mode(each.classifier.model))
             stack.enter_context(cost.counted(each.classifier.model))
