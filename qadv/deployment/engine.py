@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from qadv.deployment.export import in_integers
+from qadv.deployment.export import check_exports, in_integers
 from qadv.deployment.integer_graph import IntegerOptions
 from qadv.errors import UnsupportedModelError
 from qadv.estimators.classifier import QuantizedClassifier
@@ -82,6 +82,7 @@ def runtime_of(network: nn.Module, like: Any, images: NDArray[np.float32]) -> Ru
         like: a classifier with its shapes, range of pixels and preprocessing.
         images: prepared, (N, *input_shape), for the ranges of what the network does not quantize.
     """
+    check_exports(network)
     low, high = limits(like.clip_values) if like.clip_values is not None else (images.min(), images.max())
     if hasattr(like.preprocessing, "mean"):
         mean, std = (np.asarray(each) for each in (like.preprocessing.mean, like.preprocessing.std))

@@ -113,12 +113,7 @@ def export(
         )
     if not isinstance(path, str | os.PathLike):
         raise InvalidInputError(f"path: expected a file name, got {path!r}")
-    if shipped := files(classifier.model):
-        raise InvalidInputError(f"the network is the file {', '.join(shipped)} already")
-    frontend = frontend_of(held_network(classifier.model))
-    if not frontend.exports:
-        toolkit = frontend.name or "several toolkits"
-        raise UnsupportedModelError(f"there is no export for networks of {toolkit}: what its own tools write ships")
+    check_exports(classifier.model)
     given = {"float_ends": float_ends, "packed_weights": packed_weights, "reduce_range": reduce_range}
     flags = {name: check_flag(name, value) for name, value in given.items()}
     options = IntegerOptions(**flags, takes_bytes=check_choice("pixels", pixels, PIXELS) == "uint8")
@@ -145,6 +140,16 @@ def export(
         more = _kernels(content, classifier.input_shape) if to == "onnx" else {}
         write_atomically(target, content)
     return Exported(target, target.stat().st_size, _float_bytes(classifier.model), weights, **more)
+
+
+def check_exports(model: nn.Module) -> None:
+    """Refuses networks that are files already, and those of toolkits that write their own."""
+    if shipped := files(model):
+        raise InvalidInputError(f"the network is the file {', '.join(shipped)} already")
+    frontend = frontend_of(held_network(model))
+    if not frontend.exports:
+        toolkit = frontend.name or "several toolkits"
+        raise UnsupportedModelError(f"there is no export for networks of {toolkit}: what its own tools write ships")
 
 
 def _float_bytes(model: nn.Module) -> int:

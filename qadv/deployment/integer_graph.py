@@ -261,6 +261,20 @@ class _Writer:
                     return (max(low, known[0]), min(high, known[1])) if self.real_images else known
         return low, high
 
+    def _standardisation(self, source: str) -> list[Node] | None:
+        """Returns what stands between the images and a value, last first; `None` where it is more than affine."""
+        passed: list[Node] = []
+        while source != self.graph.input:
+            node = self.producers[source]
+            inputs = [name for name in node.inputs if name not in self.values]
+            if node.kind not in (*AFFINE, "Reshape", "Flatten") or len(inputs) != 1:
+                return None
+            if node.kind == "Div" and inputs[0] != node.inputs[0]:
+                return None
+            passed.append(node)
+            source = inputs[0]
+        return passed
+
     def _folded_pixels(self) -> list[Node] | None:
         """Returns what standardises images, made part of the first layer, `None` where it can't be.
 
@@ -271,16 +285,11 @@ class _Writer:
         layer = next(iter(self.layers.values()), None)
         if layer is None or not self._in_integers(layer):
             return None
-        passed, source, attributes = [], layer.node.inputs[0], layer.node.attributes
-        while source != self.graph.input:
-            node = self.producers[source]
-            inputs = [name for name in node.inputs if name not in self.values]
-            if node.kind not in (*AFFINE, "Reshape", "Flatten") or len(inputs) != 1 or self.uses[source] > 1:
-                return None
-            passed += [node] if node.kind in AFFINE else []
-            source = inputs[0]
-        if self.uses[source] > 1 or not passed:
-            return None if passed else passed
+        attributes, passed = layer.node.attributes, self._standardisation(layer.node.inputs[0])
+        if passed is None or not any(node.kind in AFFINE for node in passed):
+            return passed
+        if any(self.uses[name] > 1 for name in (self.graph.input, *(node.outputs[0] for node in passed))):
+            return None
         low, high = (each[layer.node.inputs[0]].astype(np.float64) for each in self._flat_images())
         spatial = tuple(range(2, layer.weight.ndim))
         factor = ((high - low) / (self.pixels[1] - self.pixels[0])).mean(spatial, keepdims=True)
@@ -325,7 +334,10 @@ class _Writer:
             return
         self.codes[name] = self.codes.get(name) or (self._quantized(name, grid, name), grid)
         for node in reversed(passed):
-            self.codes[node.outputs[0]] = self.codes[next(each for each in node.inputs if each in self.codes)]
+            if node.kind in AFFINE:
+                self.codes[node.outputs[0]] = self.codes[next(each for each in node.inputs if each in self.codes)]
+            else:
+                self._on_codes(node)
             self.done.add(node.name)
 
     def _write(self, node: Node) -> None:
@@ -368,9 +380,11 @@ class _Writer:
     def _write_layer(self, layer: _Layer) -> None:
         node, source = layer.node, layer.node.inputs[0]
         if source not in self.codes:
-            is_first = source == self.graph.input or self.producers[source].kind in ("Sub", "Div", "Mul")
-            flat = [each[source] for each in self._flat_images()] if is_first else []
-            ends = (float(np.min(flat)), float(np.max(flat))) if is_first else self._range(source)
+            if self._standardisation(source) is None:
+                ends = self._range(source)
+            else:
+                flat = [each[source] for each in self._flat_images()]
+                ends = float(np.min(flat)), float(np.max(flat))
             grid = _Grid.over(ends)
             self.codes[source] = self._quantized(source, grid, source), grid
         scale = self.codes[source][1].scale

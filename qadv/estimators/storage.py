@@ -247,7 +247,8 @@ def from_file(
     form.compare(torch.split(torch.as_tensor(prepare(classifier, compared)[0], device=classifier.device), count))
     if not deploy:
         return classifier
-    return cls(network.twin, input_shape=network.input_shape, nb_classes=classes, **settings)
+    network.simulated = True
+    return cls(network, input_shape=network.input_shape, nb_classes=classes, **settings)
 
 
 def _leaves_pixels(classifier: "QuantizedClassifier") -> bool:

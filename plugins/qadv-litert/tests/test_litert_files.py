@@ -2,7 +2,10 @@
 
 import copy
 import pickle
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -88,6 +91,20 @@ def test_codes_mean_what_the_file_says(tmp_path):
     np.testing.assert_array_equal(symmetric.predict(X), answers(path, X))
     centred = qadv.QuantizedClassifier.from_file(path, preprocessing=(0.5, 0.5))
     np.testing.assert_array_equal(centred.predict(X), answers(path, X * 2 - 1))
+
+
+def test_copies_of_an_interpreter_are_asked_one_after_the_other(classifier):
+    """Which they share, and which is for one thread at a time."""
+    shared = classifier.network._runtime
+    runtime, other = copy.copy(shared), copy.deepcopy(shared)
+    assert other is shared
+    runtime._interpreter = SimpleNamespace(
+        get_input_details=lambda: [{"index": 0}], get_output_details=lambda: [{"index": 1, "name": "y"}],
+        set_tensor=lambda _, images: setattr(runtime, "given", images), invoke=lambda: time.sleep(0.02),
+        get_tensor=lambda _: runtime.given,
+    )  # fmt: skip
+    with ThreadPoolExecutor(3) as threads:
+        assert [int(found) for found in threads.map(runtime, map(np.array, range(3)))] == [0, 1, 2]
 
 
 def test_a_twin_is_asked_for_many_images_at_a_time(classifier):

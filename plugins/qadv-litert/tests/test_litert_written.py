@@ -118,6 +118,35 @@ def test_the_command_writes_and_compares(tmp_path, monkeypatch):
     assert report["agreement"][0]["same_class"] > 0.9
 
 
+class Rows(nn.Module):
+    """What is broadcast over the width of as many columns as channels, and a linear layer of tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.relu, self.tokens, self.last = (
+            nn.Conv2d(3, 4, 4, 4),
+            nn.ReLU(),
+            nn.Linear(4, 6),
+            nn.Linear(6, 5),
+        )
+        self.columns, self.places = nn.Parameter(torch.tensor([0.0, 1, 2, 3])), nn.Parameter(torch.randn(1, 16, 4))
+
+    def forward(self, x):
+        x = (self.relu(self.first(x)) * self.columns).flatten(2).transpose(1, 2)
+        return self.last(self.tokens(x + self.places).mean(1))
+
+
+def test_what_is_broadcast_stays_with_its_dimensions(tmp_path):
+    torch.manual_seed(0)
+    network = qadv.quantize(Rows().eval(), "int:8", "relu:8", calibration=X)
+    classifier = qadv.QuantizedClassifier(network, nn.CrossEntropyLoss(), SHAPE, 5)
+    qadv.export(classifier, tmp_path / "net.tflite", to="litert", images=X)
+    expected, found = (
+        each.predict(X) for each in (classifier, qadv.QuantizedClassifier.from_file(tmp_path / "net.tflite"))
+    )
+    assert np.abs(found - expected).max() < 8 * np.ptp(expected) / 255
+
+
 def test_what_cannot_be_written_is_named(tmp_path):
     class Erf(nn.Module):
         def __init__(self):

@@ -110,6 +110,7 @@ def audit(
     thorough, verbose = check_flag("thorough", thorough), check_flag("verbose", verbose)
     pixels = check_choice("pixels", pixels, ("float", "uint8"))
     norm = float(check_choice("norm", norm, (2, math.inf, "2", "inf")))
+    classifier = getattr(classifier, "simulation", None) or classifier  # an engine answers its attacks, not the audit
     target = Target(classifier, batch_size, targeted=pair is not None)
     radii = _radii(eps, norm, check_flag("to_zero", to_zero), classifier)
     x, labels = check_pair(classifier, x, y)

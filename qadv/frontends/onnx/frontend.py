@@ -19,6 +19,7 @@ class OnnxFrontend(NetworkFrontend):
     """
 
     name = "onnx"
+    exports = False
     suffixes = (".onnx",)
     network: type[FileNetwork] = FileNetwork
 
@@ -34,10 +35,15 @@ class OnnxFrontend(NetworkFrontend):
         return [each for name, file in self._files(network) for each in file.quantizers(name)]
 
     def files(self, network: nn.Module) -> dict[str, str]:
-        return {f"{name}/{file.file}".lstrip("/"): file.digest for name, file in self._files(network)}
+        return {
+            f"{name}/{file.file}{' (simulated)' if file.simulated else ''}".lstrip("/"): file.digest
+            for name, file in self._files(network)
+        }
 
     def form(self, network: nn.Module, options: FormOptions) -> EvaluationForm:
-        return network.joined if isinstance(network, self.network) else super().form(network, options)
+        if isinstance(network, self.network) and not network.simulated:
+            return network.joined
+        return super().form(network, options)
 
     def read(self, path: str | PathLike[str], **arguments: Any) -> FileNetwork:
         return self.network(path, **arguments)

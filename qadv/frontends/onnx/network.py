@@ -88,6 +88,7 @@ class FileNetwork(nn.Module):
         layers: what is quantized, layer by layer.
         kernels: how often each kernel of the runtime runs in one pass.
         joined: computes the network, and says how well runtime and twin agree.
+        simulated: whether the twin alone computes it instead, values included.
 
     Raises:
         FileFormatError, StorageError: the file is damaged, or not there.
@@ -97,6 +98,7 @@ class FileNetwork(nn.Module):
 
     read_graph = staticmethod(read_graph)  # these two are another's for another kind of files
     runtime: Callable[[bytes, str], Runtime] = Runtime
+    simulated = False
 
     def __init__(
         self,
@@ -177,8 +179,8 @@ class FileNetwork(nn.Module):
         return low - first * std, std
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, *input_shape) → (N, classes), the runtime's own answers."""
-        logits: Tensor = self.joined(x)
+        """(N, *input_shape) → (N, classes), the runtime's own answers, or the twin's if simulated."""
+        logits: Tensor = self.twin(x) if self.simulated and self.twin is not None else self.joined(x)
         return logits
 
     def quantizers(self, name: str = "") -> Iterator[QuantizedTensor]:
@@ -197,7 +199,8 @@ class FileNetwork(nn.Module):
         lines = [
             f"{self.file}, SHA-256 {self.digest}",
             f"written by {self.source}; {self.form}; {len(names)} layers with weights: {'; '.join(bits)}",
-            f"values: {self._runtime.version}, {torch.backends.cpu.get_cpu_capability()}{self._runtime.remark()}",
+            f"values: {'simulated in torch, beside ' if self.simulated else ''}{self._runtime.version}, "
+            f"{torch.backends.cpu.get_cpu_capability()}{self._runtime.remark()}",
             "kernels: " + ", ".join(f"{name} {count}" for name, count in self.kernels.most_common()),
             f"gradients: {self.joined.gradients_of or 'none, or those of the surrogate that is given'}",
         ]
@@ -208,7 +211,7 @@ class FileNetwork(nn.Module):
         return "\n".join(lines)
 
     def extra_repr(self) -> str:
-        return f"{self.file}, sha256={self.digest[:16]}"
+        return f"{self.file}, sha256={self.digest[:16]}{', simulated' if self.simulated else ''}"
 
     def _numbers(self, images: NDArray[Any]) -> NDArray[np.float32]:
         """Images as the file takes them → what it gives, also where that is codes."""

@@ -336,6 +336,7 @@ OPERATORS: dict[str, Operator] = {
     "PRelu": _prelu,
     "Range": lambda a, *ends: torch.arange(*(end.item() for end in ends)),
     "Reciprocal": _one(torch.reciprocal),
+    "ReduceL2": partial(_reduced, torch.linalg.vector_norm),
     "ReduceMax": partial(_reduced, torch.amax),
     "ReduceMean": partial(_reduced, torch.mean),
     "ReduceMin": partial(_reduced, torch.amin),

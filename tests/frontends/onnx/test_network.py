@@ -253,10 +253,25 @@ def test_load_takes_a_file_and_save_says_to_keep_it(classifier, files, tmp_path)
     for write_again in (classifier.save, lambda path: qadv.export(classifier, path)):
         with pytest.raises(InvalidInputError, match=r"the network is the file qdq\.onnx"):
             write_again(tmp_path / "net.safetensors")
+    simulated = qadv.QuantizedClassifier.from_file(files["qdq"], deploy=True)
+    with pytest.raises(InvalidInputError, match=r"the network is the file qdq\.onnx \(simulated\) already"):
+        qadv.accelerate(simulated, X[:4], engine="onnxruntime")
     with pytest.raises(InvalidInputError, match=r"qdq\.onnx is a network by itself"):
         read_header(files["qdq"])
     case = SimpleNamespace(target=SimpleNamespace(classifier=classifier), simulation=None)
     assert "is a file" in ExportedModel().examine(case).figure
+
+
+def test_a_simulated_file_is_read_like_the_file(classifier, files, monkeypatch):
+    simulated = qadv.QuantizedClassifier.from_file(files["qdq"], deploy=True)
+    assert str(qadv.summarize(simulated)) == str(qadv.summarize(classifier))
+    assert network_files(simulated.model) == {"qdq.onnx (simulated)": classifier.network.digest}
+    assert "values: simulated in torch" in simulated.network.describe()
+    monkeypatch.setattr(type(simulated.network._runtime), "__call__", None)
+    gradient = simulated.loss_gradient(X, [0] * len(X))
+    with other_backward(simulated.model, SURROGATES["tanh"]):
+        assert not np.array_equal(simulated.loss_gradient(X, [0] * len(X)), gradient)
+    np.testing.assert_array_equal(copy.deepcopy(simulated).predict(X), simulated.predict(X))
 
 
 def test_bytes_have_the_ends_of_the_pixels(files):

@@ -157,6 +157,7 @@ def test_attributes_of_older_operator_sets(tmp_path):
         ("Split", 11, {"axis": 1, "split": [1, 3]}),
         ("ReduceMean", 11, {"axes": [2, 3]}),
         ("ReduceSum", 11, {"axes": [1], "keepdims": 0}),
+        ("ReduceL2", 11, {"axes": [1]}),
         ("Unsqueeze", 11, {"axes": [1]}),
         ("BatchNormalization", 9, {"epsilon": 0.1}),
         ("Upsample", 9, {"mode": "nearest"}),

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from importlib import metadata
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ class LiteRT:
         from ai_edge_litert.interpreter import Interpreter
 
         self.content, self.name = content, name
+        self._asked = Lock()  # copies are asked by threads of their own, and an interpreter is for one at a time
         try:
             self._interpreter = Interpreter(model_content=content, num_threads=torch.get_num_threads())
             self._interpreter.allocate_tensors()
@@ -39,10 +41,11 @@ class LiteRT:
     def __call__(self, images: NDArray[Any], output: str | None = None) -> NDArray[np.float32]:
         """Images as the file takes them → the first output, or the named one, as float32."""
         (given,), found = self._interpreter.get_input_details(), self._interpreter.get_output_details()
-        self._interpreter.set_tensor(given["index"], images)
-        self._interpreter.invoke()
         index = next(each["index"] for each in found if output in (None, each["name"]))
-        logits: NDArray[np.float32] = self._interpreter.get_tensor(index).astype(np.float32)
+        with self._asked:
+            self._interpreter.set_tensor(given["index"], images)
+            self._interpreter.invoke()
+            logits: NDArray[np.float32] = self._interpreter.get_tensor(index).astype(np.float32)
         return logits
 
     def kernels(self, images: NDArray[Any]) -> Counter[str]:

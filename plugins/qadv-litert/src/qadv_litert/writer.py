@@ -136,19 +136,23 @@ class _Writer:
         shape = self.shapes[name]
         return tuple(shape[i] for i in _FIRST_TO_LAST) if len(shape) == 4 else shape
 
-    def _as_float(self, name: str) -> _Value:
-        """Returns a value, or constant, as floats."""
-        value = self.values.get(name) or self._constant_beside(name)
+    def _as_float(self, name: str, rank: int = 0) -> _Value:
+        """Returns a value as floats, or a constant beside values of so many dimensions."""
+        value = self.values.get(name) or self._constant_beside(name, rank)
+        if rank == 4 and len(value.shape) not in (0, 4):
+            raise UnsupportedModelError(
+                f"{name!r}, of fewer dimensions than what it meets, is not written to .tflite files"
+            )
         if value.grid is None:
             return value
         if value.index not in self.floats:
             self.floats[value.index] = self._operator("DEQUANTIZE", [value], value.shape)
         return self.floats[value.index]
 
-    def _constant_beside(self, name: str) -> _Value:
-        """Returns what is broadcast over other values, channels last."""
+    def _constant_beside(self, name: str, rank: int) -> _Value:
+        """Returns what is broadcast over other values, channels last where these have them so."""
         array = np.asarray(self.constants[name], np.float32)
-        if 2 < array.ndim <= 4:
+        if rank == 4 and array.ndim:
             array = array.reshape((1,) * (4 - array.ndim) + array.shape).transpose(_FIRST_TO_LAST)
         return self._constant(array)
 
@@ -251,6 +255,10 @@ class _Writer:
             bias_name, output = behind.inputs[1], behind.outputs[0]
             self.done.add(behind.name)
         rounded = self._rounded(output) if source.grid is not None else None
+        if node.inputs[1] not in self.constants or self.constants[node.inputs[1]].ndim != (4 if is_conv else 2):
+            raise UnsupportedModelError(
+                f"weights that are computed, or of three dimensions ({node.name}), are not written"
+            )
         weight, turned = self.constants[node.inputs[1]], node.kind == "MatMul" or not node.attributes.get("transB", 0)
         weight = weight.T if not is_conv and turned else weight
         bias = self.constants[bias_name].reshape(-1) if bias_name else np.zeros(len(weight), np.float32)
@@ -272,7 +280,7 @@ class _Writer:
             scales = [(scale, zeros, 3 if depthwise else 0), (bias_scale, zeros, 0)]
         else:
             source, weight = self._as_float(node.inputs[0]), weight.astype(np.float32)
-        options: dict[str, Any] = {}
+        options: dict[str, Any] = {"keepNumDims": len(source.shape) > 2}
         code, name = ("FULLY_CONNECTED", "FullyConnectedOptions")
         if is_conv:
             code, name = ("DEPTHWISE_CONV_2D", "DepthwiseConv2DOptions") if depthwise else ("CONV_2D", "Conv2DOptions")
@@ -357,7 +365,7 @@ class _Writer:
         if rounded is not None:
             self._activated(rounded, code, [self.values[name] for name in node.inputs], options)
         else:
-            inputs = [self._as_float(name) for name in node.inputs]
+            inputs = [self._as_float(name, len(self.shapes[output])) for name in node.inputs]
             self.values[output] = self._operator(code, inputs, self._shape(output), None, options)
 
     def _write_batch_norm(self, node: Node) -> None:
@@ -385,7 +393,7 @@ class _Writer:
         output = node.outputs[0]
         rank, axis = len(self.shapes[output]), node.attributes["axis"]
         axis = _FIRST_TO_LAST.index(axis % 4) if rank == 4 else axis % rank
-        inputs = [self._as_float(name) for name in node.inputs]
+        inputs = [self._as_float(name, rank) for name in node.inputs]
         self.values[output] = self._operator(
             "CONCATENATION", inputs, self._shape(output), None, "ConcatenationOptions", axis=axis
         )

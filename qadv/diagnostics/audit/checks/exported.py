@@ -34,7 +34,7 @@ class ExportedModel(CountedCheck):
         classifier = case.target.classifier
         is_file = bool(files(classifier.model))
         if is_file and case.simulation is None:
-            return Finding.none("the network is a file: what was examined is what ships")
+            return Finding.none("the network is a file, and so nothing is exported")
         if not is_file and not quantizers(classifier.model):
             return Finding.none("the network is not quantized")
         if case.target.draws > 1:
