@@ -74,8 +74,8 @@ class TwinForm:
         name: whose gradients they are, for messages.
 
     Attributes:
-        agreement: share of the images on which network and twin were compared that both put into one class; `None`
-            before `compare`, which the first gradient calls.
+        agreement: share of the images on which network and twin were compared that both put into one class: those of
+            `compare`, and of the first gradient; `None` before.
         difference: the largest difference of their logits on these.
         images: how many these are.
     """
@@ -95,6 +95,7 @@ class TwinForm:
         self.images = 0
         self._values = values
         self._why = ""
+        self._has_met = False  # images of a gradient
         self._exact = exact
         self._name = name
 
@@ -110,6 +111,7 @@ class TwinForm:
         asked = torch.is_grad_enabled() and x.requires_grad
         if asked and self.twin is not None:
             if self.agreement is None:
+                self._has_met = True
                 self.compare(_drawn_like(x.detach()))
             if self._exact and self.difference == 0 and self.twin is not None:
                 return logits_of(self.twin(x))
@@ -120,7 +122,11 @@ class TwinForm:
         if self.twin is None:
             return value_without_gradient(value, x, self._why)
         with evaluation_mode(self.twin):
-            return value_of_one(value, logits_of(self.twin(x)))
+            found = logits_of(self.twin(x))
+        if not self._has_met and len(x):
+            self._has_met = True
+            self._judge(found.detach(), value)
+        return value_of_one(value, found)
 
     @property
     def gradients_of(self) -> str:
@@ -148,13 +154,17 @@ class TwinForm:
         except NoTwinError as error:
             self.twin, self._why = None, f"{error} has no twin, so "
             return
-        found, expected = (torch.cat(logits) for logits in zip(*pairs, strict=True))
+        self._judge(*(torch.cat(logits) for logits in zip(*pairs, strict=True)))
+
+    def _judge(self, found: Tensor, expected: Tensor) -> None:
+        """Takes more logits of the twin and of the network into account."""
         if found.shape != expected.shape:
             shapes = f"expected logits of shape {tuple(expected.shape)}, got {tuple(found.shape)}"
             raise InvalidInputError(f"gradients are to be {self._name}: {shapes}")
-        self.agreement = (found.argmax(dim=1) == expected.argmax(dim=1)).float().mean().item()
-        self.difference = (found - expected).abs().max().item()
-        self.images = len(found)
+        before, same = (self.agreement or 0.0) * self.images, found.argmax(dim=1) == expected.argmax(dim=1)
+        self.images += len(found)
+        self.agreement = (before + same.sum().item()) / self.images
+        self.difference = max((found - expected).abs().max().item(), self.difference or 0.0)  # in this order NaN stays
         if not self.agreement >= _LEAST_AGREEMENT:
             warnings.warn(
                 f"gradients are {self.gradients_of}: they come from another function, so that attacks by gradients may "

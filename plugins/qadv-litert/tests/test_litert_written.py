@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from litert_files import SHAPE, images
+from qadv_litert.writer import tflite_of
 from torch import nn
 from torch.nn import functional as F
 from typer.testing import CliRunner
@@ -14,6 +15,7 @@ import qadv
 from qadv.cli import app
 from qadv.errors import InvalidInputError, UnsupportedModelError
 from qadv.frontends import QuantizedWeights, quantizers
+from qadv.frontends.onnx.graph import Graph, Node
 from qadv.testing import digits_classifier
 
 pytest.importorskip("onnxscript")
@@ -160,5 +162,9 @@ def test_what_cannot_be_written_is_named(tmp_path):
     with pytest.raises(UnsupportedModelError, match=r"not written to \.tflite files: Erf"):
         qadv.export(classifier, tmp_path / "net.tflite", to="litert")
     assert not list(tmp_path.iterdir())
+    square = Node("MatMul", "square", ("images", "images"), ("logits",), {})
+    products = Graph("net", b"", "", [square], {}, {}, "images", "FLOAT", (1, 1, 8, 8), "logits", 18)
+    with pytest.raises(UnsupportedModelError, match=r"weights that are computed, .* \(square\)"):
+        tflite_of(products)
     with pytest.raises(InvalidInputError, match="'litert'"):
         qadv.export(classifier, tmp_path / "net.tflite", to="litret")

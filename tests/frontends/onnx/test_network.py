@@ -376,6 +376,23 @@ def test_what_gives_no_logits_is_refused(tmp_path):
             qadv.QuantizedClassifier.from_file(path)
 
 
+def test_the_first_images_of_a_gradient_tell_whether_the_twin_is_another_function(files):
+    """Random images may all be of one class, whatever the twin computes."""
+    file = qadv.QuantizedClassifier.from_file(files["qdq"])
+    joined, twin = file.network.joined, file.network.twin
+    before = joined.images
+    joined.twin = nn.Sequential(twin, nn.Linear(5, 5))
+    nn.init.constant_(joined.twin[1].bias, 0.0)
+    joined.twin[1].weight.data = torch.eye(5).roll(1, 0)
+    with pytest.warns(UserWarning, match=f"of {before + len(X)} images: they come from another function"):
+        file.loss_gradient(X, [0] * len(X))
+    assert joined.agreement == before / (before + len(X))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        file.loss_gradient(X[:4], [0] * 4)
+    assert joined.images == before + len(X)
+
+
 def test_a_gradient_asks_the_runtime_once(classifier, monkeypatch):
     asked, form = [], classifier.model.twin_form
     own = form._values
