@@ -17,7 +17,7 @@ from qadv.deployment.engine import ENGINES, EngineForm, runtime_of
 from qadv.errors import InvalidInputError, UnsupportedModelError
 from qadv.estimators.answers import Answers, OptionCheck, compared, values_compared
 from qadv.estimators.attacked import AttackedNetwork
-from qadv.estimators.checks import check_images, check_labels
+from qadv.estimators.checks import check_images, check_pair
 from qadv.estimators.classifier import QuantizedClassifier
 from qadv.estimators.door import prepare
 from qadv.frontends.find import form_of, frontend_of
@@ -58,8 +58,10 @@ class AcceleratedClassifier(QuantizedClassifier):
             y: labels that they are to lose, indices (N,) or one-hot.
             most: longest way, times that of the attack; eight steps lead there.
         """
+        (x, labels), judge = check_pair(self, x, y), self.simulation or self
+        if np.shape(x_adv) != x.shape:
+            raise InvalidInputError(f"x_adv: expected images of shape {x.shape}, got {np.shape(x_adv)}")
         x, found = x.astype(np.float32), x_adv.astype(np.float32)
-        labels, judge = check_labels(y, len(x), self.nb_classes), self.simulation or self
         low, high = (-np.inf, np.inf) if self.clip_values is None else self.clip_values
         denied = np.flatnonzero(judge.predict(found).argmax(1) == labels)
         for factor in np.linspace(1, check_number("most", most, least=1, zero=True), _STEPS + 1)[1:]:

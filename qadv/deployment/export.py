@@ -145,7 +145,7 @@ def export(
 def check_exports(model: nn.Module) -> None:
     """Refuses networks that are files already, and those of toolkits that write their own."""
     if shipped := files(model):
-        raise InvalidInputError(f"the network is the file {', '.join(shipped)} already")
+        raise InvalidInputError(f"the network is the file {', '.join(shipped)} already: nothing to export")
     frontend = frontend_of(held_network(model))
     if not frontend.exports:
         toolkit = frontend.name or "several toolkits"

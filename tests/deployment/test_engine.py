@@ -154,6 +154,8 @@ def test_what_ends_at_the_engines_boundary_is_taken_to_the_networks(accelerated,
     ends = accelerated.confirmed(start, found, np.zeros(3, int))[:, 0, 1, 1]
     np.testing.assert_allclose(ends, [10, 11, 10], atol=1e-3)
     np.testing.assert_allclose(accelerated.confirmed(start, found, [0] * 3, most=1.4)[2, 0, 1, 1], 13, atol=1e-3)
+    with pytest.raises(InvalidInputError, match=r"x_adv: expected images of shape \(3, 1, 8, 8\), got \(1, 1, 8, 8\)"):
+        accelerated.confirmed(start, found[:1], [0] * 3)
 
 
 def test_an_audit_asks_the_engine_and_counts_what_the_network_confirms(accelerated, classifier, x, monkeypatch):

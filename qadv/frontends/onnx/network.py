@@ -138,7 +138,7 @@ class FileNetwork(nn.Module):
         except Exception as error:
             raise UnsupportedModelError(
                 f"{self._runtime.version} fails on {self.file} for {len(images)} images of shape {self.input_shape}: "
-                f"{error}"
+                f"{' '.join(str(error).split())}"
             ) from error
         self.nb_classes = self._checked_classes(found, len(images))
         if not self._logarithm and (found >= 0).all() and np.allclose(found.reshape(len(found), -1).sum(1), 1, 0, 1e-3):

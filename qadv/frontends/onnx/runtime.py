@@ -52,9 +52,11 @@ class Runtime:
         if profile is not None:
             options.enable_profiling, options.profile_file_prefix = True, profile
         try:
-            self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            # which else prints what is wrong, and tries the same again
+            given = {"providers": ["CPUExecutionProvider"], "enable_fallback": 0}
+            self.session = onnxruntime.InferenceSession(content, options, **given)
         except Exception as error:
-            raise FileFormatError(f"onnxruntime can't load {name}: {error}") from error
+            raise FileFormatError(f"onnxruntime can't load {name}: {' '.join(str(error).split())}") from error
         self._input = self.session.get_inputs()[0].name
         self.version = f"onnxruntime {onnxruntime.__version__}"
 

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 import qadv  # noqa: E402
 from qadv.errors import FileFormatError, InvalidInputError, StorageError, UnsupportedModelError  # noqa: E402
 from qadv.frontends.onnx import network  # noqa: E402
+from qadv.frontends.onnx.runtime import Runtime  # noqa: E402
 from tests.frontends.onnx.files import float_model, write  # noqa: E402
 
 
@@ -161,6 +162,16 @@ def test_sizes_that_no_memory_holds(refused):
     ):
         model = with_nodes(helper.make_node(kind, list(constants), ["big"]), *sums, **constants)
         assert "too large to run" in refused(model), kind
+
+
+@pytest.mark.parametrize("changed", [(b"Relu", b"Re\xaau"), (b"SAME", b"SA\nE")])
+def test_what_the_runtime_refuses_is_said_in_one_line(changed, capfd):
+    model = float_model()
+    model.graph.node[0].attribute.append(helper.make_attribute("auto_pad", "SAME"))
+    with pytest.raises(FileFormatError, match="onnxruntime can't load the net: ") as caught:
+        Runtime(model.SerializeToString().replace(*changed), "the net")
+    assert "\n" not in str(caught.value)
+    assert not capfd.readouterr().out
 
 
 def test_operator_sets_that_the_runtime_does_not_have(tmp_path):

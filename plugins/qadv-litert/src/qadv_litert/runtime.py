@@ -35,7 +35,7 @@ class LiteRT:
             self._interpreter = Interpreter(model_content=content, num_threads=torch.get_num_threads())
             self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
-            raise FileFormatError(f"LiteRT can't load {name}: {error}") from error
+            raise FileFormatError(f"LiteRT can't load {name}: {' '.join(str(error).split())}") from error
         self.version = f"LiteRT {metadata.version('ai-edge-litert')}"
 
     def __call__(self, images: NDArray[Any], output: str | None = None) -> NDArray[np.float32]:
