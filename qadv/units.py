@@ -56,6 +56,8 @@ def check_clip_values(clip_values: Any, input_shape: tuple[int, ...] | None = No
         if input_shape is None:
             raise InvalidInputError(f"{expected}, got arrays of different values")
         low, high = (np.broadcast_to(_by_channel(end, input_shape), input_shape) for end in (low, high))
+    except InvalidInputError:  # which is a ValueError
+        raise
     except ValueError as error:
         raise InvalidInputError(f"{expected}, got arrays of shapes {low.shape} and {high.shape}") from error
     return low.astype(np.float32), high.astype(np.float32)

@@ -18,6 +18,7 @@ from qadv.backbones.create import create_backbone
 from qadv.backbones.float_weights import Shape, check_finite, load_state
 from qadv.backbones.recipes import recipe_of
 from qadv.errors import FileFormatError, InvalidInputError, QadvError, some
+from qadv.estimators.arguments import check_input_shape
 from qadv.estimators.attacked import AttackedNetwork
 from qadv.estimators.checks import check_images
 from qadv.estimators.door import prepare
@@ -34,7 +35,7 @@ from qadv.quantization.form import FormOptions
 from qadv.quantization.frozen import is_frozen
 from qadv.quantization.scales import check_scales
 from qadv.tensor_parts import plain_tensors
-from qadv.units import limits, to_range
+from qadv.units import check_clip_values, limits, to_range
 
 if TYPE_CHECKING:
     from qadv.estimators.classifier import QuantizedClassifier
@@ -219,7 +220,9 @@ def from_file(
             "plugin qadv-litert)"
         )
     settings = {"loss": nn.CrossEntropyLoss(), "clip_values": (0.0, 1.0), **arguments}
+    settings["clip_values"] = check_clip_values(settings["clip_values"])
     ends = (0.0, 1.0) if settings["clip_values"] is None else limits(settings["clip_values"])
+    input_shape = None if input_shape is None else check_input_shape(input_shape)
     try:
         network: Any = frontend.read(
             path, input_shape=input_shape, clip_values=ends, output=output, has_twin=surrogate is None

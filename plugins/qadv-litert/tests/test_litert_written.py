@@ -14,8 +14,7 @@ from typer.testing import CliRunner
 import qadv
 from qadv.cli import app
 from qadv.errors import InvalidInputError, UnsupportedModelError
-from qadv.frontends import QuantizedWeights, quantizers
-from qadv.frontends.onnx.graph import Graph, Node
+from qadv.frontends import Graph, Node, QuantizedWeights, quantizers
 from qadv.testing import digits_classifier
 
 pytest.importorskip("onnxscript")

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import pickle
+import re
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -285,6 +286,9 @@ def test_bytes_have_the_ends_of_the_pixels(files):
 def test_images_are_put_into_another_shape_only_as_rows_of_pixels(classifier, files):
     with pytest.raises(InvalidInputError, match=r"takes images of sizes \(3, 8, 8\), got \(1, 16, 12\)"):
         qadv.QuantizedClassifier.from_file(files["qdq"], input_shape=(1, 16, 12))
+    for name, value in (("input_shape", "abc"), ("clip_values", "x"), ("clip_values", (1, 0))):
+        with pytest.raises(InvalidInputError, match=f"^{name}: expected .*, got {re.escape(repr(value))}"):
+            qadv.QuantizedClassifier.from_file(files["qdq"], **{name: value})
     anywhere = qadv.QuantizedClassifier.from_file(files["qdq"], clip_values=None)
     np.testing.assert_array_equal(anywhere.predict(X), classifier.predict(X))
     assert anywhere.model.twin_form.agreement == 1
