@@ -36,7 +36,7 @@ def codes(*shape, dtype=np.uint8):
 S, Z, ZI = np.float32(0.02), np.uint8(120), np.int8(3)
 ONE = """
 Abs Ceil Elu Erf Exp Flatten Floor GlobalAveragePool GlobalMaxPool HardSigmoid HardSwish Identity LeakyRelu
-LogSoftmax Neg ReduceMax ReduceMean ReduceMin ReduceSum Reciprocal Relu Round Selu Sigmoid Sign Softmax
+LogSoftmax Neg ReduceL2 ReduceMax ReduceMean ReduceMin ReduceSum Reciprocal Relu Round Selu Sigmoid Sign Softmax
 Softplus Sqrt Tanh Dropout Transpose Mish Log
 """.split()  # noqa: SIM905
 TWO = ["Add", "Sub", "Mul", "Div", "Max", "Min", "Mean", "Sum", "PRelu"]
@@ -157,7 +157,6 @@ def test_attributes_of_older_operator_sets(tmp_path):
         ("Split", 11, {"axis": 1, "split": [1, 3]}),
         ("ReduceMean", 11, {"axes": [2, 3]}),
         ("ReduceSum", 11, {"axes": [1], "keepdims": 0}),
-        ("ReduceL2", 11, {"axes": [1]}),
         ("Unsqueeze", 11, {"axes": [1]}),
         ("BatchNormalization", 9, {"epsilon": 0.1}),
         ("Upsample", 9, {"mode": "nearest"}),
