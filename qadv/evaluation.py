@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qadv.estimators.checks import attacks_may_leave_range, check_alone, check_pair
+from qadv.estimators.ensemble_network import nb_labels
 from qadv.estimators.protocol import Classifier
 from qadv.frontends.find import files
 from qadv.modes import evaluation_mode
@@ -34,7 +35,7 @@ def accuracy(classifier: Classifier, x: Any, y: Any = None, batch_size: int = 12
         x, labels = check_pair(classifier, x, y)
         return float((predicted(classifier, x, batch_size) == labels).mean())
     check_alone(y)
-    check_labels_of(x, classifier.nb_classes)
+    check_labels_of(x, nb_labels(classifier))
     right = [
         predicted(classifier, images, batch_size) == check_pair(classifier, images, labels)[1]
         for images, labels in batches(x, batch_size)

@@ -23,7 +23,7 @@ def right(*columns: str) -> list[Column]:
 
 def as_text(made: Table, width: int = 1000) -> str:
     """Returns a table as plain text."""
-    console = Console(width=width, color_system=None, force_terminal=False)
+    console = Console(width=width, markup=False, color_system=None, force_terminal=False)
     with console.capture() as capture:
         console.print(made)
     return "\n".join(line.rstrip() for line in capture.get().splitlines())

@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageFile
 
 import qadv
+from qadv.backbones.standardisation import keep_picture_settings
 from qadv.errors import FileFormatError, InvalidInputError, PictureWarning, StorageError
 from tests.photographs import COLOURS, photographs, picture
 
@@ -89,6 +90,34 @@ def test_images_are_resized_and_cropped_as_the_network_says(folder):
     for name in ("0.jpg", "1.png"):
         seen = expected(Image.open(folder / "train" / "plum" / name).convert("RGB")).numpy()
         assert any(np.array_equal(seen, image) for image in data.take("train")[0])
+
+
+def test_a_file_keeps_how_photographs_are_resized(folder, tmp_path):
+    def network():
+        return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(4 * 36, 3))
+
+    said = {"crop_pct": 0.5, "interpolation": "nearest", "crop_mode": "center"}
+    model = network()
+    model.pretrained_cfg = {**said, "crop_border_pixels": None}
+    model = qadv.quantize(model, "int:8", "float", skip_first_last=False)
+    made = qadv.QuantizedClassifier(model, torch.nn.CrossEntropyLoss(), SHAPE, 3)
+    made.save(tmp_path / "net.safetensors")
+    qadv.export(made, tmp_path / "net.packed.safetensors")
+    seen = qadv.create("dataset", "image-folder", data_dir=folder, classifier=made)
+    assert {name: seen.settings[name] for name in said} == said
+    for again in (
+        qadv.QuantizedClassifier.load(tmp_path / "net.safetensors", model=network()),
+        qadv.QuantizedClassifier.load(tmp_path / "net.packed.safetensors", model=network()),
+        qadv.EnsembleClassifier.of([made, made]),
+    ):
+        data = qadv.create("dataset", "image-folder", data_dir=folder, classifier=again)
+        assert np.array_equal(data.take("test")[0], seen.take("test")[0])
+
+
+@pytest.mark.parametrize("wrong", [{"crop_pct": 1e-9}, {"interpolation": "random"}, {"crop_mode": ["center"]}])
+def test_a_file_says_nothing_that_can_not_be_done(wrong):
+    with pytest.raises(InvalidInputError, match=next(iter(wrong))):
+        keep_picture_settings(torch.nn.Identity(), wrong)
 
 
 def test_a_classifier_gets_images_of_its_shape_and_only_its_classes(folder):
@@ -233,6 +262,12 @@ def test_a_class_without_pictures(folder):
         opened(folder).labels("train")
     with pytest.warns(PictureWarning, match="no picture of fig"):
         assert set(opened(folder, skip_bad=True).labels("train")) == {0, 2, 3}
+
+
+def test_a_part_of_another_name_is_no_class(folder):
+    (folder / "val").rename(folder / "valid")
+    with pytest.raises(InvalidInputError, match="has train, valid: train has folders of classes, and what to test on"):
+        opened(folder)
 
 
 def test_folders_that_are_none(tmp_path):

@@ -3,6 +3,7 @@
 import argparse
 import os
 import re
+import warnings
 import zipfile
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -15,7 +16,8 @@ from qadv.files import check_is_file, read_tensors
 from qadv.versions import reads_old_files_safely, safe_globals
 
 _OF_TORCH = (".pth", ".pt", ".tar", ".ckpt", ".bin")
-_HOLD_IT = ("state_dict", "model", "model_state_dict", "net")  # keys under which trainings put the state dict
+_AVERAGED = ("state_dict_ema", "model_ema", "ema")  # as timm's and torchvision's trainings call them
+_HOLD_IT = ("state_dict", "model", "model_state_dict", "net", *_AVERAGED)  # where trainings put the state dict
 
 
 def read_state(path: str | os.PathLike[str], names: Collection[str]) -> dict[str, Tensor]:
@@ -58,6 +60,12 @@ def _state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     while isinstance(found, Mapping) and (key := next((key for key in _HOLD_IT if key in found), None)) is not None:
         if not isinstance(found[key], Mapping):
             break
+        if key not in _AVERAGED and (other := next((each for each in _AVERAGED if each in found), None)):
+            warnings.warn(
+                f"{os.fspath(path)}: {key} is taken, and not the averaged weights in {other}; to have these, save them "
+                "as a file of their own",
+                stacklevel=5,
+            )
         found = found[key]
     if not isinstance(found, Mapping) or not all(isinstance(each, Tensor) for each in found.values()) or not found:
         what = (
@@ -67,7 +75,7 @@ def _state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             f"{os.fspath(path)}: expected a state dict, tensors by name, itself or under one of "
             f"{', '.join(_HOLD_IT)}; found {what or 'nothing'}"
         )
-    return {str(name): tensor for name, tensor in found.items()}
+    return {str(name): tensor for name, tensor in found.items() if name != "n_averaged"}  # torch's AveragedModel
 
 
 def _common(names: Collection[str]) -> str:

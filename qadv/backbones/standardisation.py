@@ -1,4 +1,4 @@
-"""The mean and std of timm's networks, which were trained on pixels standardised with them."""
+"""What timm says of the images of its networks: mean and std of their pixels, and how photographs become them."""
 
 import warnings
 from functools import partial
@@ -8,11 +8,16 @@ import numpy as np
 from torch import nn
 
 from qadv.backbones import timm_models
+from qadv.checks import check_choice, check_number
 from qadv.errors import PixelRangeWarning
 from qadv.modes import held_network
 from qadv.registry import load
 
 MeanStd = tuple[list[float], list[float]]
+_CHOICES = {
+    "interpolation": ("bicubic", "bilinear", "nearest", "box", "hamming", "lanczos"),
+    "crop_mode": ("center", "squash", "border"),
+}
 
 
 def is_of_timm(name: str) -> bool:
@@ -54,3 +59,25 @@ def report_standardisation(model: nn.Module, nb_channels: int, clip_values: tupl
             PixelRangeWarning,
             stacklevel=3,
         )
+
+
+def picture_settings(model: nn.Module) -> dict[str, Any]:
+    """Returns how photographs are resized and cropped for a timm network, as far as it says; a file keeps that."""
+    config: Any = getattr(model, "pretrained_cfg", None)
+    kept = (*_CHOICES, "crop_pct")
+    return {name: config[name] for name in kept if config.get(name)} if isinstance(config, dict) else {}
+
+
+def keep_picture_settings(model: nn.Module, found: dict[str, Any]) -> None:
+    """Has a network say what a file says of it.
+
+    Raises:
+        InvalidInputError: it is nothing that timm's transforms know.
+    """
+    for name, choices in _CHOICES.items():
+        if name in found:
+            check_choice(name, found[name], choices)
+    if "crop_pct" in found:
+        check_number("crop_pct", found["crop_pct"], least=0.1, most=2)
+    kept = {name: found[name] for name in (*_CHOICES, "crop_pct") if name in found}
+    model.pretrained_cfg = {**(getattr(model, "pretrained_cfg", None) or {}), **kept}  # type: ignore[assignment]

@@ -18,7 +18,7 @@ from qadv.benchmark.specs import AttackCellSpec, CleanSpec, ImagesSpec, Transfer
 from qadv.benchmark.study import AttackSpec
 from qadv.diagnostics.attacking import generate
 from qadv.diagnostics.audit.cost import Cost
-from qadv.errors import InvalidInputError
+from qadv.errors import InvalidInputError, QadvError
 from qadv.estimators.fingerprint import fingerprint
 from qadv.estimators.protocol import Classifier
 from qadv.estimators.query_coalescer import QueryCoalescer
@@ -107,7 +107,12 @@ def made_attack(name: str, options: Mapping[str, Any], classifier: Classifier, v
     """Returns an attack by name, which shows its own progress only where `verbose`, as a bench has one already."""
     target = load("attack", name)
     said = {"verbose": verbose} if "verbose" in (arguments(target) or ()) else {}
-    return target(classifier, **options, **said)
+    try:
+        return target(classifier, **options, **said)
+    except QadvError:
+        raise
+    except (TypeError, ValueError) as error:  # what ART's attacks raise at options
+        raise InvalidInputError(f"attack {name}: {error}") from error
 
 
 def _outcome(classifier: Classifier, x: Any, y: Any, clean: Any, adversarial: Any) -> dict[str, Any]:

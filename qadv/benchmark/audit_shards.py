@@ -228,7 +228,11 @@ class _Run:
                 while missing and running < engine.slots:
                     cell, running = missing.pop(0), running + 1
                     part = slice(cell.place["first"], cell.place["first"] + self.shard)
-                    needed = {"x": self.x[part], "y": self.y[part], "verbose": self.verbose and here}
+                    needed = {
+                        "x": self.x[part],
+                        "y": self.y[part],
+                        "verbose": self.verbose and here and sys.stderr.isatty(),
+                    }
                     engine.submit(cell, needed)
                 for cell, outcome in engine.finished():
                     if isinstance(outcome, Failed):
@@ -291,7 +295,7 @@ def _text(value: Any) -> str:
     if isinstance(value, EvasionAttack):
         return f"{type(value).__qualname__} {_text({name: getattr(value, name, None) for name in value.attack_params})}"
     if hasattr(value, "model") and hasattr(value, "clip_values"):
-        return f"{fingerprint(value)} {value.clip_values}"
+        return f"{fingerprint(value)} {value.clip_values} {_text(value.preprocessing_operations)}"
     return _ADDRESS.sub("", repr(value))
 
 

@@ -18,7 +18,7 @@ from qadv.trainers.adversary import Adversary
 
 Faults = Iterator[tuple[Place, str]]
 FROM_STUDY = {  # arguments that a study gives, not its options
-    "trainer": {"classifier", "checkpoint", "seed", "verbose"},
+    "trainer": {"classifier", "checkpoint", "seed", "start", "verbose"},
     "transformer": {"classifier"},
     "attack": {"estimator", "classifier", "verbose"},
     "diagnostic": {

@@ -7,7 +7,7 @@ from typing import Any
 
 from qadv.benchmark.cells import Cell
 from qadv.benchmark.engines import Engine, Failed, InProcess, Outcome, Processes, attempt
-from qadv.errors import MissingRequirementError, QadvError
+from qadv.errors import InvalidInputError, MissingRequirementError, QadvError
 
 # Of a cluster that is started here. It would report to Ray's makers, and wait minutes where there is no network; its
 # workers would stand back (nice 15) behind whatever else the machine does.
@@ -92,6 +92,8 @@ def engine_of(
     name: str, given: Any, jobs: int, threads: int | None, address: str | None, work: Callable[..., Outcome] = attempt
 ) -> Engine:
     """Returns the engine `"local"` or `"ray"`; on a cluster, one job is one for each of its processors."""
+    if address is not None and name != "ray":
+        raise InvalidInputError(f"address: only engine='ray' works on a cluster, got engine={name!r}")
     if name == "ray":
         return RayEngine(given, address, None if jobs == 1 else jobs, threads or 1, work)
     return InProcess(given, threads, work) if jobs == 1 else Processes(jobs, given, threads, work)

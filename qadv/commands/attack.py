@@ -16,6 +16,7 @@ from qadv.benchmark.names import check_options
 from qadv.command_options import AttackOptions
 from qadv.commands.given import is_shown, network_and_data, test_images
 from qadv.diagnostics.tables import percent
+from qadv.errors import StorageError
 from qadv.evaluation import Outcome, attack_classifier
 from qadv.files import write_atomically
 from qadv.named_options import options_of
@@ -28,6 +29,11 @@ def run_attack(options: AttackOptions) -> None:
     """Attacks a classifier, prints what the attack found, and writes the images."""
     settings = options_of(options.settings or ())
     check_options("attack", options.attack, settings)
+    if options.out is not None:
+        try:
+            options.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"can't write in {options.out}: {error.strerror or error}") from error
     classifier, data = network_and_data(options)
     x, y = test_images(classifier, data, options.nb_test)
     attack = made_attack(options.attack, settings, classifier, verbose=is_shown(options))
@@ -39,7 +45,7 @@ def run_attack(options: AttackOptions) -> None:
     if options.as_json:
         print(json.dumps(report, indent=1))
         return
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False)
     shown = {
         "accuracy": percent(result.clean_accuracy),
         "under attack": percent(result.adversarial_accuracy),
@@ -71,13 +77,13 @@ def write_images(
     clean = classifier.predict(x).argmax(1)
     outcome = Outcome.of(classifier, x, y, written, clean == y)
     rows: list[list[Any]] = [["file", "class", "clean", "adversarial", "l2", "linf"]]
-    folder.mkdir(parents=True, exist_ok=True)
+    names = [*classes, "abstains"]  # the last of an ensemble that may
     for index, image in enumerate(rounded):
         name = f"{index:05}.png"
         content = io.BytesIO()
         Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)).save(content, "PNG")
         write_atomically(folder / name, content.getvalue())
-        named = [classes[label] for label in (y[index], clean[index], outcome.classes[index])]
+        named = [names[label] for label in (y[index], clean[index], outcome.classes[index])]
         rows.append([name, *named, f"{outcome.distance(2)[index]:.6g}", f"{outcome.distance(np.inf)[index]:.6g}"])
     text = io.StringIO(newline="")
     csv.writer(text).writerows(rows)

@@ -57,7 +57,7 @@ def run_audit(options: AuditOptions) -> bool:
             float_parent=None if options.float_parent is None else open_classifier(options.float_parent),
             queries=options.queries,
             simulation=None if options.simulation is None else open_classifier(options.simulation),
-            others={Path(other).name: open_classifier(other) for other in options.other or ()},
+            others={other: open_classifier(other) for other in options.other or ()},
             adaptive=None if options.adaptive is None else _adaptive(options.adaptive, eps, classifier),
             thorough=options.thorough,
             checks=options.check,
@@ -77,7 +77,9 @@ def run_audit(options: AuditOptions) -> bool:
         where = "--out FOLDER would have kept what is finished"
         if options.out is not None:
             where = f"what is finished is in {options.out}: the same command goes on from there"
-        Console(stderr=True, soft_wrap=True).print(f"interrupted; {where}", style="yellow", highlight=False)
+        Console(stderr=True, soft_wrap=True, markup=False).print(
+            f"interrupted; {where}", style="yellow", highlight=False
+        )
         raise
     _print(result, found, options.as_json)
     if options.html is not None:
@@ -94,7 +96,7 @@ def _print(result: AuditResult, file: str, as_json: bool) -> None:
         print(json.dumps({**({"file": file.splitlines()} if file else {}), **result.to_dict()}, indent=1))
     else:
         if file:
-            Console().print(file, highlight=False)
+            Console(markup=False).print(file, highlight=False)
         Console().print(result)
 
 

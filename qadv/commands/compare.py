@@ -1,17 +1,20 @@
 """What `qadv compare` does and prints."""
 
 import json
+import warnings
 from functools import partial
 
 from rich.console import Console
 
+from qadv.backbones.standardisation import picture_settings
 from qadv.benchmark.attack_cells import made_attack
 from qadv.benchmark.names import check_options
 from qadv.command_options import CompareOptions
 from qadv.commands.given import check_trained, data_of, is_shown, test_images
+from qadv.datasets.photographs import Photographs
 from qadv.diagnostics.tables import percent
 from qadv.diagnostics.transfer_matrix import transfer_matrix
-from qadv.errors import InvalidInputError
+from qadv.errors import InvalidInputError, PictureWarning
 from qadv.estimators.opening import open_classifier
 from qadv.frontends.summary import summarize
 from qadv.named_options import named_options
@@ -38,6 +41,14 @@ def run_compare(options: CompareOptions) -> None:
         attacks[text] = partial(made_attack, name, settings, verbose=is_shown(options))
     x, y = test_images(first, data, options.nb_test)
     matrix = transfer_matrix(networks, x, y, attacks, seed=options.seed)
+    seen = {name: picture_settings(network.model) for name, network in networks.items()}
+    if isinstance(data, Photographs) and (other := next((n for n in seen if seen[n] != seen[options.models[0]]), None)):
+        warnings.warn(
+            f"photographs are resized and cropped as {options.models[0]} says, {data.settings}; {other} says "
+            f"{seen[other] or 'nothing'}",
+            PictureWarning,
+            stacklevel=2,
+        )
     sizes = {name: summarize(network).packed_bytes for name, network in networks.items()}
     if options.as_json:
         print(json.dumps({"bytes": sizes, "eps": eps, **matrix.to_dict()}, indent=1))
@@ -46,7 +57,7 @@ def run_compare(options: CompareOptions) -> None:
         [name, f"{sizes[name] / 1024:,.1f}", percent(clean), percent(worst)]
         for name, clean, worst in zip(networks, matrix.clean, matrix.worst_case, strict=True)
     ]
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False)
     console.print(table(("network", *right("KiB packed", "accuracy", "worst case")), rows))
     console.print(str(matrix), highlight=False)
     console.print(

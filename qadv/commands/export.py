@@ -101,7 +101,7 @@ def _deployed(classifier: Classifier, path: Path) -> Classifier | None:
 
 
 def _print_sizes(result: Exported) -> None:
-    console = Console()
+    console = Console(markup=False)
     console.print(f"Wrote {result.path}", soft_wrap=True)
     table = Table("", "bytes", "float32", "ratio")
     rows = [("whole file", result.file_bytes, result.float_bytes)]
@@ -131,6 +131,6 @@ def _print_agreement(report: dict[str, Any]) -> None:
             table.add_row(
                 "… with deploy=True", shown(row["deployed_same_class"]), "", shown(row["deployed_accuracy"]), ""
             )
-    console = Console()
+    console = Console(markup=False)
     console.print(table)
     console.print(f"Classifier against the runtime of the file on {report['images']}.")

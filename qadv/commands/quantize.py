@@ -29,7 +29,7 @@ def run_quantize(options: QuantizeOptions) -> None:
     if options.as_json:
         print(json.dumps({"out": str(options.out), "accuracy": figures, **summary.to_dict()}, indent=1))
         return
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False)
     console.print(summary.table() if console.is_terminal else str(summary), highlight=False)
     before, after = (f"{100 * figure:.2f} %" for figure in figures.values())
     nb_test = min(options.nb_test, len(data.labels("test")))

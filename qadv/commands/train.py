@@ -10,6 +10,7 @@ from qadv.benchmark.network_cells import made_trainer, training_images
 from qadv.command_options import TrainOptions
 from qadv.commands.given import accuracy, network_and_data
 from qadv.errors import InvalidInputError
+from qadv.estimators.fingerprint import fingerprint
 from qadv.named_options import options_of
 from qadv.units import to_range
 
@@ -25,6 +26,7 @@ def run_train(options: TrainOptions) -> None:
         )
     classifier, data = network_and_data(options, untrained=True)
     given = {"checkpoint": checkpoint, "seed": options.seed, "verbose": not options.as_json}
+    given["start"] = fingerprint(classifier)
     before = accuracy(classifier, data, options, "before")
     trainer = made_trainer(options.trainer, classifier, settings, **given)
     x, y = training_images(trainer, data, options.nb_train)
@@ -34,7 +36,7 @@ def run_train(options: TrainOptions) -> None:
     try:
         trainer.fit(x, y, nb_epochs=options.epochs, batch_size=options.batch_size)
     except KeyboardInterrupt:
-        Console(stderr=True, soft_wrap=True).print(
+        Console(stderr=True, soft_wrap=True, markup=False).print(
             f"interrupted: the same command with --resume goes on from {checkpoint}"
         )
         raise
@@ -45,4 +47,4 @@ def run_train(options: TrainOptions) -> None:
         print(json.dumps({"out": str(options.out), "accuracy": figures, "history": history}, indent=1))
         return
     shown = ", ".join(f"{100 * figure:.2f} % {when}" for when, figure in figures.items())
-    Console(soft_wrap=True).print(f"Accuracy on test images: {shown}. Wrote {options.out}")
+    Console(soft_wrap=True, markup=False).print(f"Accuracy on test images: {shown}. Wrote {options.out}")

@@ -94,12 +94,14 @@ class ImageDataset(ABC):
 
     def check_fits(self, classifier: Any) -> None:
         """Raises an `InvalidInputError` where a classifier takes other images, or has another number of classes."""
+        from qadv.estimators.ensemble_network import nb_labels
+
         if self.input_shape != tuple(classifier.input_shape):
             raise InvalidInputError(
                 f"data set {self.name!r} has images of shape {self.input_shape}, the network takes "
                 f"{tuple(classifier.input_shape)}"
             )
-        check_classes(self.classes, classifier.nb_classes, f"data set {self.name!r}")
+        check_classes(self.classes, nb_labels(classifier), f"data set {self.name!r}")
 
     def _chosen(self, part: str, number: int | None, seed: int | None) -> NDArray[np.int64]:
         """Returns the indices of the images that `take` takes."""

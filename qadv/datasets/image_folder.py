@@ -63,8 +63,14 @@ def image_folder(
     if not root.is_dir():
         raise StorageError(f"image-folder: there is no folder {root}")
     tested = next((root / name for name in _TESTED if (root / name).is_dir()), None)
-    if not (root / "train").is_dir() or (tested is None and len(_visible_folders(root)) > 1):
+    folders = _visible_folders(root)
+    if "train" not in folders or (tested is None and len(folders) > 1 and not _visible_folders(root / "train")):
         trained, tested = root, None  # one of the classes is called train
+    elif tested is None and len(folders) > 1:
+        raise InvalidInputError(
+            f"image-folder: {root} has {some(folders)}: train has folders of classes, and what to test on is called "
+            f"{', '.join(_TESTED)}; rename that, or take what is no part out of {root}"
+        )
     else:
         trained = root / "train"
     classes, files = _listed(trained)

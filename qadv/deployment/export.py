@@ -1,5 +1,6 @@
 """`export`: a classifier as a file for other programs, and how small it got."""
 
+import json
 import os
 import warnings
 from collections import Counter
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qadv.backbones.float_weights import check_finite
+from qadv.backbones.standardisation import picture_settings
 from qadv.checks import check_choice, check_flag
 from qadv.deployment.integer_graph import AFFINE, IntegerOptions, integer_graph
 from qadv.deployment.onnx_graph import onnx_graph
@@ -22,7 +24,7 @@ from qadv.estimators.classifier import QuantizedClassifier
 from qadv.estimators.storage import save_packed
 from qadv.files import read_tensors, write_atomically
 from qadv.frontends.find import file_writers, files, frontend_of, quantized_weights
-from qadv.frontends.onnx.graph import Graph, graph_of
+from qadv.frontends.onnx.graph import PICTURES, Graph, graph_of
 from qadv.frontends.onnx.runtime import Runtime
 from qadv.modes import held_network
 from qadv.quantization.layers import _QuantLayer
@@ -137,6 +139,7 @@ def export(
             content = writers[to].written(_graph(in_integers(classifier, images, replace(options, all_codes=True))))
         else:
             content = in_integers(classifier, images, options) if to == "onnx" else onnx_graph(classifier)
+            content = _with_pictures(content, classifier)
         more = _kernels(content, classifier.input_shape) if to == "onnx" else {}
         write_atomically(target, content)
     return Exported(target, target.stat().st_size, _float_bytes(classifier.model), weights, **more)
@@ -190,6 +193,17 @@ def _graph(content: bytes) -> Graph:
     from onnx import load_model_from_string
 
     return graph_of(load_model_from_string(content), content, None, "the graph")
+
+
+def _with_pictures(content: bytes, classifier: QuantizedClassifier) -> bytes:
+    """Returns a graph that says how photographs are resized and cropped for it."""
+    from onnx import helper, load_model_from_string
+
+    if not (said := picture_settings(classifier.model)):
+        return content
+    model = load_model_from_string(content)
+    helper.set_model_props(model, {PICTURES: json.dumps(said)})
+    return bytes(model.SerializeToString())
 
 
 def _kernels(content: bytes, input_shape: tuple[int, ...]) -> dict[str, Any]:

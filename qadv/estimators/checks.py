@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qadv.errors import InvalidInputError, PixelRangeWarning
+from qadv.estimators.ensemble_network import nb_labels
 from qadv.estimators.forms import as_torch_takes_it, images_as_array, labels_as_array, outermost
 from qadv.estimators.protocol import Classifier
 from qadv.sources import check_labels_of, is_source, read
@@ -190,7 +191,7 @@ def check_pair(
     count = int(classifier.nb_classes if nb_classes is None else nb_classes)
     if is_source(x):
         check_alone(y, *names)
-        check_labels_of(x, count, names[0])
+        check_labels_of(x, nb_labels(classifier) if nb_classes is None else count, names[0])
         x, y = read(x, names[0])
     x = check_images(x, classifier.input_shape, classifier.clip_values, names[0])
     if y is None:

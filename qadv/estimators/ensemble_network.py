@@ -9,12 +9,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from qadv.backbones.standardisation import keep_picture_settings, picture_settings
 from qadv.checks import check_choice, check_whole
 from qadv.errors import InvalidInputError
 from qadv.frontends.outputs import logits_of
+from qadv.modes import held_network
 from qadv.quantization.quantizer import straight_through
 
 Classes = NDArray[np.int64]
+
+
+def nb_labels(classifier: Any) -> int:
+    """Returns the number of classes that labels stand for: an ensemble that abstains has one output more."""
+    network = held_network(classifier.model)
+    abstains = isinstance(network, EnsembleNetwork) and network.abstain_below is not None
+    return int(classifier.nb_classes) - abstains
 
 
 class MeanLogits(nn.Module):
@@ -126,6 +135,9 @@ class EnsembleNetwork(nn.Module):
         self.abstain_below = abstain_below
         for index, member in enumerate(members):
             self.add_module(f"member{index}", member)
+        pictures = [picture_settings(getattr(member, "network", member)) for member in members]
+        if all(each == pictures[0] for each in pictures):
+            keep_picture_settings(self, pictures[0])
         self.combination = Votes(abstain_below) if combine == "vote" else COMBINATIONS[combine]()
 
     @property

@@ -17,6 +17,7 @@ from qadv.backbones.checkpoints import is_of_torch
 from qadv.backbones.create import create_backbone
 from qadv.backbones.float_weights import Shape, check_finite, load_state
 from qadv.backbones.recipes import recipe_of
+from qadv.backbones.standardisation import keep_picture_settings, picture_settings
 from qadv.errors import FileFormatError, InvalidInputError, QadvError, some
 from qadv.estimators.arguments import check_input_shape
 from qadv.estimators.attacked import AttackedNetwork
@@ -101,6 +102,7 @@ def write(
         "qadv": __version__,
         "backbone": None if others else recipe_of(model),
         "quantization": getattr(model, "qadv_quantization", None),
+        "pictures": picture_settings(model),
         "loss": type(loss).__name__ if _is_plain_loss(loss) else None,
         "defences": [
             type(defence).__name__
@@ -266,6 +268,7 @@ def load(cls: type[C], path: str | os.PathLike[str], model: nn.Module | None, ar
     tensors, header = _read(path)
     with _damage_named(path):
         network = _network(model, header, tensors, path)
+        keep_picture_settings(network, header.get("pictures") or {})
         if "form" in header["classifier"] and "fold" not in arguments:
             network = AttackedNetwork(network, FormOptions.from_dict(header["classifier"]["form"]))
         settings = {**_settings(header), **arguments}

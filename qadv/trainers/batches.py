@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from qadv.checks import check_whole
 from qadv.errors import InvalidInputError
 from qadv.estimators.checks import check_images, check_labels
+from qadv.estimators.ensemble_network import nb_labels
 from qadv.estimators.protocol import Classifier
 from qadv.sources import Pair, as_loader, batches, check_labels_of
 
@@ -71,7 +72,7 @@ class LoaderBatches:
         batch_size = check_whole("batch_size", batch_size)
         self._name, self._classifier, self._least = name, classifier, 1 + train  # BatchNorm can't train on one
         self._loader, self.alike = as_loader(source, batch_size, shuffle=train), isinstance(source, Dataset)
-        check_labels_of(self._loader, classifier.nb_classes, name)
+        check_labels_of(self._loader, nb_labels(classifier), name)
 
     def __len__(self) -> int:
         try:

@@ -35,6 +35,7 @@ class LoopOptions:
         compile: `torch.compile` the network; a string names the backend.
         channels_last: store images and weights channels-last.
         checkpoint: file that is written after each epoch; if it exists, training resumes from it, to the bit.
+        start: what tells the weights at the start from others: the checkpoint of a run from others is refused.
         verbose: show progress.
     """
 
@@ -48,6 +49,7 @@ class LoopOptions:
     compile: bool | str = False
     channels_last: bool = False
     checkpoint: str | os.PathLike[str] | None = None
+    start: str = ""
     verbose: bool = True
 
     def __post_init__(self) -> None:
@@ -86,7 +88,8 @@ class LoopOptions:
     def describe(self) -> dict[str, Any]:
         """Returns what determines the result, as plain data for JSON."""
         names = ("lr", "momentum", "weight_decay", "lr_schedule", "augment", "seed", "amp", "channels_last")
-        return {name: _plain(getattr(self, name)) for name in names}
+        start = {"start": self.start} if self.start else {}
+        return {name: _plain(getattr(self, name)) for name in names} | start
 
 
 def _plain(value: Any) -> Any:

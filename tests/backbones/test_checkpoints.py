@@ -25,6 +25,7 @@ def network(inside=8):
         lambda state: {"epoch": 3, "state_dict": state, "args": argparse.Namespace(lr=0.1)},
         lambda state: {"model": state, "optimizer": {"lr": 0.1}},
         lambda state: {"model": {"state_dict": {f"module.{name}": tensor for name, tensor in state.items()}}},
+        lambda state: {"model_ema": {"n_averaged": torch.tensor(3)} | {f"module.{n}": t for n, t in state.items()}},
         lambda state: {f"_orig_mod.module.{name}": tensor for name, tensor in state.items()},
     ],
 )
@@ -33,6 +34,16 @@ def test_weights_are_found_wherever_a_training_put_them(wrapped, tmp_path):
     torch.save(wrapped(trained.state_dict()), tmp_path / "net.pth")
     load_float_weights(fresh, tmp_path / "net.pth")
     assert all(torch.equal(a, b) for a, b in zip(trained.parameters(), fresh.parameters(), strict=True))
+
+
+def test_averaged_weights_beside_the_others_are_named(tmp_path):
+    trained, fresh = network(), network()
+    torch.save({"state_dict": trained.state_dict(), "state_dict_ema": fresh.state_dict()}, tmp_path / "net.pth")
+    with pytest.warns(
+        UserWarning, match="net.pth: state_dict is taken, and not the averaged weights in state_dict_ema"
+    ):
+        load_float_weights(fresh, tmp_path / "net.pth")
+    assert torch.equal(trained[0].weight, fresh[0].weight)
 
 
 def test_a_first_name_that_the_network_has_too_stays(tmp_path):

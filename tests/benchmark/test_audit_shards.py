@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 import qadv
 from qadv.benchmark import audit_shards
+from qadv.benchmark.report.audit_page import audit_page
 from qadv.cli import app
 from qadv.diagnostics.audit import run
 from qadv.diagnostics.audit.checks.check import CountedCheck, NumberedCheck, numbered_checks
@@ -124,7 +125,9 @@ def test_it_stops_when_the_interval_is_narrow_or_the_time_is_over(audited, monke
         audited(time_limit=1e-3, checks=[1])
 
 
-def test_what_decides_the_result_decides_whose_shards_are_taken(audited, trained, digits, tmp_path, monkeypatch):
+def test_what_decides_the_result_decides_whose_shards_are_taken(
+    audited, trained, make_classifier, tmp_path, monkeypatch
+):
     made = []
     shard = audit_shards.audit_shard
     monkeypatch.setattr(audit_shards, "audit_shard", lambda *given: made.append(1) or shard(*given))
@@ -142,6 +145,13 @@ def test_what_decides_the_result_decides_whose_shards_are_taken(audited, trained
     finally:
         trained.preprocessing_defences = before
         trained._update_preprocessing_operations()
+
+    network = make_classifier(seed=1).network
+
+    def parent(mean):
+        return qadv.QuantizedClassifier(network, trained.loss, (1, 8, 8), 10, preprocessing=(mean, 1.0))
+
+    assert [asked(float_parent=parent(mean)) for mean in (0.0, 0.1, 0.1)] == [1, 1, 0]
     for cell in (tmp_path / "cells").iterdir():
         (cell / "adversarial.safetensors").write_bytes(b"gone")
     assert asked() == 1, "a damaged shard is audited again"
@@ -153,6 +163,7 @@ def test_arguments_are_refused_before_anything_runs(audited):
         ({"jobs": 0}, "jobs: expected"),
         ({"until": -1}, "until: expected"),
         ({"time_limit": "1"}, "time_limit: expected"),
+        ({"address": "10.0.0.1:6379"}, "address: only engine='ray'"),
         ({"engine": "spark"}, "engine: expected one of local, ray"),
         ({"checks": [13]}, "checks: expected one of"),
         ({"checks": []}, "checks: expected a number"),
@@ -285,3 +296,23 @@ def test_the_command_keeps_what_is_finished_and_writes_a_page(trained, digits, t
         f"true: {rows[first]['label']}; clean: {sure.indices[first]} ({100 * sure.values[first]:.0f} %); adversarial:"
     )
     assert said in text
+
+
+def test_the_page_of_a_pair_says_what_is_counted(trained, digits):
+    x, y = digits.x_test[:60], digits.y_test[:60]
+    result = qadv.audit(trained, x, y, eps=0.1, pair=(3, 5), checks=[12], verbose=False)
+    page = audit_page(trained, x, y, result, "net", list("abcdefghij"))
+    share = f"{100 * result.worst_case.accuracy:.1f}"
+    assert f"net (4-bit) keeps {share}\u00a0% of {result.samples} images of class d from being given class f" in page
+    assert "classified correctly, clean" not in page
+
+
+def test_networks_of_one_file_name_and_no_bars_where_nobody_sees_them(trained, make_classifier, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for place, network in ((".", trained), ("a", make_classifier(seed=1)), ("b", make_classifier(seed=2))):
+        network.save(f"{place}/net.safetensors")
+    given = "audit net.safetensors --dataset digits --nb-test 4 --check transfer --other a/net.safetensors"
+    done = CliRunner().invoke(app, [*given.split(), "--other", "b/net.safetensors"])
+    assert all(name in done.stdout for name in ("a/net", "b/net"))
+    assert "\r" not in done.stderr
+    assert "4 of 4 images" in done.stderr

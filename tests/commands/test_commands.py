@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 import qadv
 from qadv.cli import app
+from qadv.errors import PictureWarning
 from tests.photographs import photographs
 
 
@@ -140,3 +141,45 @@ def test_what_does_not_go_is_one_line(saved, tmp_path):
         run("attack", saved, "--attack", "pgd", dataset="image-folder:photos")
     with pytest.raises(qadv.errors.InvalidInputError, match="give two networks or more"):
         run("compare", saved, saved)
+    with pytest.raises(qadv.errors.StorageError, match=r"can't write in net.safetensors: File exists"):
+        run("attack", saved, "--attack", "pgd", "-o", saved)
+
+
+def test_a_run_goes_on_only_from_the_network_that_it_began_with(saved, make_classifier):
+    given = ["--trainer", "dq", "lr=0.01", "--nb-train", 100, "-o", "new.safetensors"]
+    run("train", saved, *given, "--epochs", 1)
+    make_classifier(seed=1).save("other.safetensors")
+    with pytest.raises(qadv.errors.FileFormatError, match=r"checkpoint of another run .*start: saved"):
+        run("train", "other.safetensors", *given, "--epochs", 2, "--resume")
+
+
+def test_names_are_shown_as_they_are(saved, make_classifier):
+    make_classifier(seed=1).save("net[final].safetensors")
+    given = ["compare", saved, "net[final].safetensors", "--attack", "fgsm", "--nb-test", 8]
+    assert run(*given).count("net[final].safetensors") == 4
+
+
+def test_compare_says_where_one_network_has_photographs_cropped_otherwise(make_classifier, tmp_path):
+    photographs(tmp_path / "photos")
+    for name, share in (("a", 1.0), ("b", 0.5)):
+        network = make_classifier(seed=int(2 * share), nb_classes=3)
+        network.network.pretrained_cfg = {"crop_pct": share}
+        network.save(f"{name}.safetensors")
+    given = ["compare", "a.safetensors", "b.safetensors", "--attack", "fgsm", "--nb-test", 2]
+    with pytest.warns(
+        PictureWarning, match=r"as a.safetensors says, .*'crop_pct': 1.0.*; b.safetensors says {'crop_pct'"
+    ):
+        run(*given, dataset="image-folder:photos")
+
+
+def test_an_ensemble_that_abstains_takes_the_data_set_of_its_classes(trained, make_classifier):
+    ensemble = qadv.EnsembleClassifier.of([trained, make_classifier(seed=1)], combine="vote", abstain_below=2)
+    ensemble.save("ensemble.safetensors")
+    run("attack", "ensemble.safetensors", "--attack", "pgd", "eps=0.3", "max_iter=3", "--nb-test", 8, "-o", "found")
+    with open("found/images.csv") as file:
+        assert "abstains" in {row["clean"] for row in csv.DictReader(file)}
+
+
+def test_what_an_attack_says_to_its_options_is_one_line(saved):
+    with pytest.raises(qadv.errors.InvalidInputError, match="attack AdversarialPatch: `patch_shape` cannot be `None`"):
+        run("attack", saved, "--attack", "AdversarialPatch")

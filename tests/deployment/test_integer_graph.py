@@ -12,6 +12,7 @@ if not hasattr(torch.onnx, "ops"):
     pytest.skip("exporting needs torch 2.8", allow_module_level=True)
 
 import qadv  # noqa: E402
+from qadv.backbones.standardisation import picture_settings  # noqa: E402
 from qadv.deployment import export  # noqa: E402
 from qadv.deployment.agreement import OnnxNetwork, agreement  # noqa: E402
 from qadv.deployment.integer_graph import IntegerOptions, integer_graph  # noqa: E402
@@ -211,6 +212,7 @@ def pooled(tmp_path_factory):
     torch.manual_seed(0)
     standardised = (X - 0.5) / np.array([0.2, 0.25, 0.3], dtype=np.float32).reshape(3, 1, 1)
     model = qadv.quantize(Pools(), "int:4", "relu6:4", calibration=standardised)
+    model.pretrained_cfg = {"crop_pct": 0.5, "interpolation": "nearest", "architecture": "own"}
     standardisation = ([0.5] * 3, [0.2, 0.25, 0.3])
     classifier = qadv.QuantizedClassifier(
         model, nn.CrossEntropyLoss(), SHAPE, 5, preprocessing=standardisation, probabilities=True
@@ -230,6 +232,12 @@ def test_with_deploy_the_simulation_rounds_what_the_file_rounds(pooled):
     assert [each.deployed_same_class for each in pair] == [1.0, 1.0]
     with pytest.raises(InvalidInputError, match="deploy=True takes values and gradients"):
         qadv.QuantizedClassifier.from_file(pooled[1].path, deploy=True, surrogate=Pools())
+
+
+@pytest.mark.parametrize("deploy", [False, True])
+def test_a_file_says_how_photographs_become_its_images(deploy, pooled):
+    file = qadv.QuantizedClassifier.from_file(pooled[1].path, deploy=deploy)
+    assert picture_settings(file.model) == {"crop_pct": 0.5, "interpolation": "nearest"}
 
 
 def test_a_file_takes_bytes_and_gives_what_the_classifier_gives(pooled):

@@ -51,8 +51,12 @@ def audit_page(
         sections.append(Section("Images", (Note(note), images)))
     sections += [Section("Checks", (_checks(result),)), Section("Attacks", (_attacks(result),))]
     worst = result.worst_case
+    says, pair = "classifies {} % of {} images correctly", result.pair
+    if pair is not None:
+        source, goal = (class_names[each] if class_names else each for each in pair)
+        says = f"keeps {{}} % of {{}} images of class {source} from being given class {goal}"
     lead = (
-        f"{title} classifies {100 * worst.accuracy:.1f} % of {result.samples:,} images correctly under the worst of "
+        f"{title} {says.format(f'{100 * worst.accuracy:.1f}', f'{result.samples:,}')} under the worst of "
         f"{len(result.attacks)} attacks within {_ball(result)}, {100 * worst.clean_accuracy:.1f} % without one; "
         f"{_SAID[result.grade]}."
     )
@@ -88,9 +92,10 @@ def _glance(curve: Sequence[AuditResult], title: str) -> list[Block]:
         label = title if len(curve) == 1 else _ball(each)
         bars.append(bar(label, [worst.accuracy], [worst.clean_accuracy], each.samples, tone))
     columns = ["network", "ball", "worst case, %", "95 %", "clean, %", "images", "what the checks say"]
+    what = "classified correctly" if curve[-1].pair is None else "not given the other class"
     notes = curve[-1].headline.split("; ")[1:]
     return [
-        Bars("Images classified correctly, clean and in the worst case", tuple(bars)),
+        Bars(f"Images {what}, clean and in the worst case", tuple(bars)),
         Table.of("One row for each radius" if len(curve) > 1 else "The worst case", columns, rows, *notes),
     ]
 
@@ -111,13 +116,14 @@ def _gallery(
     with evaluation_mode(classifier.model):
         said = [softmax(classifier.predict(images), axis=1) for images in shown]
     low, high = np.min(classifier.clip_values[0]), np.max(classifier.clip_values[1])
+    named = [*class_names, "abstains"] if class_names else None  # the last of an ensemble that may
     examples = []
     for place, image in enumerate(order):
         pictures = [(images[place] - low) / (high - low) for images in shown]
         answers = [(int(rows[place].argmax()), float(rows[place].max())) for rows in said]
         tone = "bad" if by[image] else "good"
         end = f"broken by {by[image]}" if by[image] else "holds out"
-        examples.append(example(pictures[1], pictures[0], int(y[image]), answers, class_names, end, tone))
+        examples.append(example(pictures[1], pictures[0], int(y[image]), answers, named, end, tone))
     return Gallery("Clean, adversarial, and what was added", tuple(examples))
 
 

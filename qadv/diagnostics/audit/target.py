@@ -9,10 +9,10 @@ from torch import Tensor
 from qadv.backbones.float_weights import check_finite
 from qadv.errors import InvalidInputError, NoGradientError
 from qadv.estimators.door import Loss, gradient, mean_of
-from qadv.estimators.ensemble_network import EnsembleNetwork
+from qadv.estimators.ensemble_network import nb_labels
 from qadv.estimators.module import check_module
 from qadv.estimators.protocol import Classifier
-from qadv.modes import held_network, in_mode
+from qadv.modes import in_mode
 from qadv.units import limits
 
 Images = NDArray[np.float32]
@@ -57,9 +57,7 @@ class Target:
         self.has_gradient = True
         low, high = limits(classifier.clip_values)
         self.low, self.high = float(np.min(low)), float(np.max(high))
-        network = held_network(classifier.model)
-        abstains = isinstance(network, EnsembleNetwork) and network.abstain_below is not None
-        self.classes = classifier.nb_classes - abstains
+        self.classes = nb_labels(classifier)
 
     @property
     def device(self) -> torch.device:

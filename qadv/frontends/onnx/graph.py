@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qadv.errors import FileFormatError, InvalidInputError, MissingRequirementError, UnsupportedModelError, some
-from qadv.files import check_is_file
+from qadv.files import check_is_file, parse_json
 
+PICTURES = "qadv.pictures"
 LARGEST_FILE = 2**31 - 1  # what one protobuf message can hold
 _LARGEST_VALUE = 2**28  # numbers in one tensor for one image
 _DOMAINS = ("", "ai.onnx", "com.microsoft")
@@ -62,6 +63,7 @@ class Graph:
         opset: version of the standard operators.
         input_ends: the numbers that the smallest and the largest integer of the images stand for, where the file says.
         form: how it is quantized, in words, where the operators do not say.
+        pictures: how photographs are made its images, as `qadv.export` notes it.
     """
 
     name: str
@@ -77,6 +79,7 @@ class Graph:
     opset: int
     input_ends: tuple[float, float] | None = None
     form: str = ""
+    pictures: dict[str, Any] = field(default_factory=dict)
 
 
 def read_graph(path: str | os.PathLike[str], output: str | None = None) -> Graph:
@@ -200,9 +203,11 @@ def graph_of(model: Any, content: bytes, output: str | None, name: str) -> Graph
     versions = {each.domain: each.version for each in model.opset_import}
     source = f"{model.producer_name or 'an unnamed producer'} {model.producer_version}".strip()
     opset = versions.get("", versions.get("ai.onnx", 1))
+    noted = {each.key: each.value for each in model.metadata_props}
     return Graph(
         name, content, f"{source}, opset {opset}", nodes, constants, types, inputs[0].name, type_name(tensor.elem_type),
         tuple(dim.dim_value or None for dim in tensor.shape.dim), output or found[0], opset,
+        pictures=parse_json(noted.get(PICTURES, "{}"), name),
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from qadv.backbones.standardisation import keep_picture_settings
 from qadv.errors import InvalidInputError, UnsupportedModelError
 from qadv.frontends.frontend import QuantizedTensor
 from qadv.frontends.onnx.graph import Graph, read_graph
@@ -40,6 +41,7 @@ class FileTwin(nn.Module):
 
     def __init__(self, graph: Graph, layout: Layout) -> None:
         super().__init__()
+        keep_picture_settings(self, graph.pictures)
         self.layout, self.batch, self.gives_probabilities = layout, None, False
         self.graph = Twin(graph, batched=True)
         fixed = graph.input_shape[0]
@@ -111,6 +113,7 @@ class FileNetwork(nn.Module):
         super().__init__()
         graph, *self._grid = with_real_output(self.read_graph(path, output))
         self.file = os.path.basename(os.fspath(path))
+        keep_picture_settings(self, graph.pictures)
         self.digest = hashlib.sha256(graph.content).hexdigest()
         self.source, self.form, self._output = graph.source, form_of(graph), output
         self._pixels, self._ends = clip_values, graph.input_ends
