@@ -46,7 +46,7 @@ _OWN = {  # by kind and name: the target, within the kind's package, and the sum
         ),
         "timm": (
             "timm_models:create",
-            "any name of timm.list_models(); 'timm/vgg16' where a built-in has the name too",
+            "any name of timm.list_models(), with a tag or none; 'timm/vgg16' where a built-in has the name too",
         ),
     },
     ("trainer", "qadv.trainers"): {

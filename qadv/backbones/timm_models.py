@@ -7,8 +7,8 @@ from torch import nn
 
 
 def names() -> list[str]:
-    """Returns all of timm's model names."""
-    return list(timm.list_models())
+    """Returns all of timm's model names, and with each tag the names of those that have trained weights."""
+    return sorted({*timm.list_models(), *timm.list_pretrained()})
 
 
 def create(name: str, nb_classes: int = 1000, in_channels: int = 3, **options: Any) -> nn.Module:

@@ -21,6 +21,7 @@ from tests.conftest import MEAN_STD
         ("mnist-cnn", {"in_channels": 1}, (1, 28, 28), 421_994),
         ("lowbit-convnet", {}, (3, 32, 32), 14_029_706),
         ("timm/resnet18", {}, (3, 32, 32), 11_181_642),
+        ("mobilenetv2_050.lamb_in1k", {}, (3, 32, 32), 700_490),
         ("small-image-resnet", {}, (3, 32, 32), 11_173_962),
     ],
 )

@@ -286,6 +286,7 @@ def test_the_command_keeps_what_is_finished_and_writes_a_page(trained, digits, t
     text = page.read_text()
     share = 100 * found["worst_case"]["accuracy"]
     assert f"net.safetensors (4-bit) classifies {share:.1f}\u00a0% of 12 images correctly" in text
+    assert "no check that was made speaks against this figure, and 9 were left out" in text
     assert "<script" not in text
     assert "http:" not in text
     assert "https:" not in text

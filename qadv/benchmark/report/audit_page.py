@@ -58,7 +58,7 @@ def audit_page(
     lead = (
         f"{title} {says.format(f'{100 * worst.accuracy:.1f}', f'{result.samples:,}')} under the worst of "
         f"{len(result.attacks)} attacks within {_ball(result)}, {100 * worst.clean_accuracy:.1f} % without one; "
-        f"{_SAID[result.grade]}."
+        f"{_said(result)}."
     )
     facts = (
         ("gradients", result.gradient),
@@ -69,6 +69,13 @@ def audit_page(
     )
     page = StudyPage("audit", About(f"Audit of {title}"), False, facts, tuple(sections), lead)
     return html_page([page], made_by="qadv audit")
+
+
+def _said(result: AuditResult) -> str:
+    """Returns what the checks say, of which some may not have been asked for."""
+    if result.grade is Grade.NOTHING and result.left_out:
+        return f"no check that was made speaks against this figure, and {len(result.left_out)} were left out"
+    return _SAID[result.grade]
 
 
 def _ball(result: AuditResult) -> str:
