@@ -31,7 +31,7 @@ from qadv.frontends.other_backward import SURROGATES, clipped, other_backward  #
 from tests.frontends.onnx.files import FORMS, SHAPE, float_model, images, write  # noqa: E402
 
 X = images()
-WRITTEN = ["nncf", "pt2e"]  # by other toolkits, see written/write.py
+WRITTEN = ["nncf", "pt2e", "quark"]  # by other toolkits, see written/write.py
 FLOAT = ["first", "second", "last"]  # layers with weights
 
 

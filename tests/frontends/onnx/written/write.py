@@ -1,6 +1,7 @@
-"""Writes the files beside it, each in an environment that has its producer: `python write.py nncf`, `… pt2e`.
+"""Writes the files beside it, each in an environment that has its producer: `python write.py nncf`, `… pt2e`, `… quark`.
 
-nncf.onnx: NNCF 3.4.0, onnx 1.23. pt2e.onnx: torch 2.14.1, torchao 0.18.0, onnxscript 0.7.
+nncf.onnx: NNCF 3.4.0, onnx 1.23. pt2e.onnx: torch 2.14.1, torchao 0.18.0, onnxscript 0.7. quark.onnx: amd-quark 0.13,
+onnx 1.22.
 """
 
 import importlib.util
@@ -59,7 +60,18 @@ def pt2e(network: onnx.ModelProto, images: Any) -> onnx.ModelProto:
     return model
 
 
+def quark(network: onnx.ModelProto, images: Any) -> onnx.ModelProto:
+    from types import SimpleNamespace
+
+    from quark.onnx import ModelQuantizer
+    from quark.onnx.quantization.config import Config, get_default_config
+
+    given = ({"images": image[None]} for image in images)
+    quantizer = ModelQuantizer(Config(global_quant_config=get_default_config("INT8_CNN_DEFAULT")))
+    return quantizer.quantize_model(network, None, SimpleNamespace(get_next=lambda: next(given, None)))
+
+
 if __name__ == "__main__":
     made, producer = files(), sys.argv[1]
-    written = {"nncf": nncf, "pt2e": pt2e}[producer](made.float_model(), made.images())
+    written = {"nncf": nncf, "pt2e": pt2e, "quark": quark}[producer](made.float_model(), made.images())
     onnx.save(written, FOLDER / f"{producer}.onnx")
