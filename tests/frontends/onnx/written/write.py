@@ -1,4 +1,4 @@
-"""Writes the files beside it, each in an environment that has its producer: `python write.py nncf`, `… pt2e`, `… quark`.
+"""Writes the files beside it, each in an environment that has its producer: `python write.py` with its name.
 
 nncf.onnx: NNCF 3.4.0, onnx 1.23. pt2e.onnx: torch 2.14.1, torchao 0.18.0, onnxscript 0.7. quark.onnx: amd-quark 0.13,
 onnx 1.22.
