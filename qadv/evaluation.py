@@ -8,10 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qadv.estimators.checks import attacks_may_leave_range, check_alone, check_pair
-from qadv.estimators.ensemble_network import nb_labels
 from qadv.estimators.protocol import Classifier
 from qadv.frontends.find import files
-from qadv.modes import evaluation_mode
+from qadv.modes import evaluation_mode, nb_labels
 from qadv.sources import batches, check_labels_of, is_source
 
 

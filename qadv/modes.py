@@ -198,3 +198,8 @@ def torch_threads(number: int | None) -> Iterator[None]:
     finally:
         if torch.get_num_threads() != before:
             torch.set_num_threads(before)
+
+
+def nb_labels(classifier: Any) -> int:
+    """Returns the number of classes that labels stand for: an ensemble that abstains has one output more."""
+    return int(classifier.nb_classes) - (getattr(held_network(classifier.model), "abstain_below", None) is not None)

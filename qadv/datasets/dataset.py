@@ -94,7 +94,7 @@ class ImageDataset(ABC):
 
     def check_fits(self, classifier: Any) -> None:
         """Raises an `InvalidInputError` where a classifier takes other images, or has another number of classes."""
-        from qadv.estimators.ensemble_network import nb_labels
+        from qadv.modes import nb_labels
 
         if self.input_shape != tuple(classifier.input_shape):
             raise InvalidInputError(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qadv.frontends.outputs import logits_of
+from qadv.outputs import logits_of
 
 Network = Callable[[Tensor], Tensor]
 _ROUNDS = 5

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from qadv.errors import UnsupportedModelError
 from qadv.frontends.find import form_of, frontend_of
 from qadv.frontends.frontend import EvaluationForm
-from qadv.frontends.outputs import logits_of
 from qadv.frontends.twins import TwinForm, value_without_gradient
 from qadv.modes import Kinds, Modes, is_exported, set_mode
 from qadv.network_lock import lock_of
+from qadv.outputs import logits_of
 from qadv.quantization.form import Form, FormOptions
 from qadv.quantization.stand_ins import NoFormError
 

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qadv.errors import InvalidInputError, PixelRangeWarning
-from qadv.estimators.ensemble_network import nb_labels
 from qadv.estimators.forms import as_torch_takes_it, images_as_array, labels_as_array, outermost
 from qadv.estimators.protocol import Classifier
+from qadv.modes import nb_labels
 from qadv.sources import check_labels_of, is_source, read
 from qadv.units import width
 

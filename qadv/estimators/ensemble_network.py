@@ -12,18 +12,10 @@ from torch import Tensor, nn
 from qadv.backbones.standardisation import keep_picture_settings, picture_settings
 from qadv.checks import check_choice, check_whole
 from qadv.errors import InvalidInputError
-from qadv.frontends.outputs import logits_of
-from qadv.modes import held_network
+from qadv.outputs import logits_of
 from qadv.quantization.quantizer import straight_through
 
 Classes = NDArray[np.int64]
-
-
-def nb_labels(classifier: Any) -> int:
-    """Returns the number of classes that labels stand for: an ensemble that abstains has one output more."""
-    network = held_network(classifier.model)
-    abstains = isinstance(network, EnsembleNetwork) and network.abstain_below is not None
-    return int(classifier.nb_classes) - abstains
 
 
 class MeanLogits(nn.Module):

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from qadv.errors import InvalidInputError, NoGradientError
-from qadv.frontends.outputs import logits_of
 from qadv.modes import evaluation_mode
+from qadv.outputs import logits_of
 from qadv.quantization.form import FormOptions
 
 _NONE = (

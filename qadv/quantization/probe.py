@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from qadv.errors import UnsupportedModelError
-from qadv.frontends.outputs import logits_of
+from qadv.outputs import logits_of
 from qadv.quantization.attention import is_uncaught_product
 from qadv.quantization.layers import QuantActivation, activation_quantizers
 from qadv.quantization.plan import UNSIGNED, Plan

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from qadv.frontends.frontend import NetworkFrontend, QuantizedActivation, QuantizedTensor, QuantizedWeights
-from qadv.frontends.outputs import logits_of
+from qadv.outputs import logits_of
 from qadv.quantization.form import FormOptions
 from qadv.quantization.stand_ins import NoFormError
 from qadv.random_states import seeded

@@ -13,8 +13,8 @@ from torch.utils.data import Dataset
 from qadv.checks import check_whole
 from qadv.errors import InvalidInputError
 from qadv.estimators.checks import check_images, check_labels
-from qadv.estimators.ensemble_network import nb_labels
 from qadv.estimators.protocol import Classifier
+from qadv.modes import nb_labels
 from qadv.sources import Pair, as_loader, batches, check_labels_of
 
 

@@ -816,7 +816,7 @@ def test_the_command_line_gives_all_options_to_the_audit(command_line, trained, 
     assert done.exit_code == 0
     assert (given["eps"], given["thorough"], given["seed"], given["verbose"]) == (["30/100"], True, 7, False)
     assert (given["norm"], given["to_zero"], given["pair"], given["pixels"]) == ("2", True, (3, 5), "uint8")
-    assert list(given["others"]) == ["net.safetensors"]
+    assert list(given["others"]) == [str(tmp_path / "net.safetensors")]
     x = given["x"]
     assert (x == digits.x_test[:5]).all()
     assert (given["y"] == digits.y_test[:5]).all()

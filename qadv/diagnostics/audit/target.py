@@ -9,10 +9,9 @@ from torch import Tensor
 from qadv.backbones.float_weights import check_finite
 from qadv.errors import InvalidInputError, NoGradientError
 from qadv.estimators.door import Loss, gradient, mean_of
-from qadv.estimators.ensemble_network import nb_labels
 from qadv.estimators.module import check_module
 from qadv.estimators.protocol import Classifier
-from qadv.modes import in_mode
+from qadv.modes import in_mode, nb_labels
 from qadv.units import limits
 
 Images = NDArray[np.float32]
