@@ -245,16 +245,22 @@ class Timed:
 _QUERIES = ("ZOO", "Boundary", "Square", "SPSA", "N-Attack", "SignOPT", "SimBA", "HopSkipJump")
 
 
-def compare_engines(data_dir: Path, wanted: list[Case], nb_samples: int, rounds: int) -> Table:
-    """Times query attacks by who answers."""
+def resnet20(data_dir: Path, bits: int) -> tuple[Any, nn.Module, Any]:
+    """Returns CIFAR-10, the trained float network, and a classifier that has it quantized with calibration."""
     data = qadv.create("dataset", "cifar10", data_dir=data_dir)
     checkpoint = data_dir / "resnet20-cifar10.safetensors"
     float_net = create_backbone("resnet20", nb_classes=10, in_channels=3)
     load_float_weights(float_net, checkpoint)
     ours = qadv.QuantizedClassifier.from_backbone(
-        "resnet20", "int:8", "relu6:8", checkpoint_path=checkpoint, preprocessing=MEAN_STD,
+        "resnet20", f"int:{bits}", f"relu6:{bits}", checkpoint_path=checkpoint, preprocessing=MEAN_STD,
         calibration=data.x_train[:256],
     )  # fmt: skip
+    return data, float_net, ours
+
+
+def compare_engines(data_dir: Path, wanted: list[Case], nb_samples: int, rounds: int) -> Table:
+    """Times query attacks by who answers."""
+    data, float_net, ours = resnet20(data_dir, bits=8)
     settings: dict[str, Any] = {"input_shape": (3, 32, 32), "nb_classes": 10, "preprocessing": MEAN_STD}
     fast = qadv.accelerate(ours, data.x_train[:256], fold_batch_norm=False, channels_last=False, engine="onnxruntime")
     print(fast, flush=True)
@@ -344,14 +350,7 @@ def main(
     if engine:
         Console(width=170).print(compare_engines(data_dir, wanted, nb_test, rounds))
         return
-    data = qadv.create("dataset", "cifar10", data_dir=data_dir)
-    checkpoint = data_dir / "resnet20-cifar10.safetensors"
-    float_net = create_backbone("resnet20", nb_classes=10, in_channels=3)
-    load_float_weights(float_net, checkpoint)
-    ours = qadv.QuantizedClassifier.from_backbone(
-        "resnet20", "int:4", "relu6:4", checkpoint_path=checkpoint, preprocessing=MEAN_STD,
-        calibration=data.x_train[:256],
-    )  # fmt: skip
+    data, float_net, ours = resnet20(data_dir, bits=4)
     settings: dict[str, Any] = {"input_shape": (3, 32, 32), "nb_classes": 10, "preprocessing": MEAN_STD}
     settings["clip_values"] = (0.0, 1.0)
     # without the cast to float32 HopSkipJump and Boundary fail in ART with NumPy 2

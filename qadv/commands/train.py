@@ -29,8 +29,9 @@ def run_train(options: TrainOptions) -> None:
     given["start"] = fingerprint(classifier)
     before = accuracy(classifier, data, options, "before")
     trainer = made_trainer(options.trainer, classifier, settings, **given)
-    x, y = training_images(trainer, data, options.nb_train)
-    if classifier.clip_values not in (None, (0.0, 1.0)):
+    if classifier.clip_values in (None, (0.0, 1.0)):
+        x, y = training_images(trainer, data, options.nb_train)
+    else:
         x, y = data.take("train", options.nb_train)
         x = to_range(x, classifier.clip_values)
     try:
