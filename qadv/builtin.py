@@ -108,6 +108,7 @@ _OWN = {  # by kind and name: the target, within the kind's package, and the sum
         "digits": ("datasets.arrays:digits", "scikit-learn's 1,797 digits, 1x8x8"),
         "mnist": ("datasets.arrays:mnist", "MNIST, 1x28x28, from DATA_DIR/mnist.npz"),
         "cifar10": ("datasets.arrays:cifar10", "CIFAR-10, 3x32x32, from DATA_DIR/cifar10-*.npz"),
+        "cifar10-16": ("datasets.arrays:cifar10_16", "CIFAR-10 at half its size, 3x16x16: for short trainings"),
         "cifar100": ("datasets.arrays:cifar100", "CIFAR-100, 3x32x32, from DATA_DIR/cifar-100-binary/*.bin"),
         "huggingface": (
             "datasets.hugging_face:huggingface",

@@ -31,7 +31,10 @@ def test_digits(digits):
 @pytest.mark.data
 def test_mnist_and_cifar10(data_dir):
     check(qadv.create("dataset", "mnist", data_dir=data_dir), (1, 28, 28), 60000, 10000)
-    check(qadv.create("dataset", "cifar10", data_dir=data_dir), (3, 32, 32), 50000, 10000)
+    full, small = (qadv.create("dataset", name, data_dir=data_dir) for name in ("cifar10", "cifar10-16"))
+    check(full, (3, 32, 32), 50000, 10000)
+    check(small, (3, 16, 16), 50000, 10000)
+    assert abs(small.x_test[7, 2, 3, 5] - full.x_test[7, 2, 6:8, 10:12].mean()) < 1e-6
 
 
 def test_missing_and_wrong_files(tmp_path):

@@ -160,6 +160,7 @@ for name in ("relu", "relu6", "relu1", "tanh"):
 NOT_ALL = {
     ("dataset", "mnist"): "tests/test_datasets.py reads it",
     ("dataset", "cifar10"): "tests/test_datasets.py reads it",
+    ("dataset", "cifar10-16"): "tests/test_datasets.py reads it",
     ("dataset", "cifar100"): "its files are not here; tests/test_datasets.py reads small ones",
     ("dataset", "svhn"): "its files are not here; tests/test_datasets.py reads small ones",
     ("dataset", "huggingface"): "its library is not here; tests/test_photographs.py reads one where it is",

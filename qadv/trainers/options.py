@@ -25,8 +25,10 @@ class LoopOptions:
         momentum: of that SGD.
         weight_decay: of that SGD, on all parameters but those that have a penalty of their own, as PACT's α.
         lr_schedule: factor on the learning rate by progress: `"constant"`, `"cosine"` (per step, down to 0), `"step"`
-            (×0.2 at 30, 60 and 80 % of the epochs: DQ's 60/120/160 of 200), a mapping {epoch: factor} (×factor from
-            that epoch on, counted from 0), or a function from progress in [0, 1) to the factor.
+            (×0.2 at 30, 60 and 80 % of the epochs: DQ's 60/120/160 of 200), `"one-cycle"` (per step, from 1/25 up over
+            30 % of the run and down to 0, by cosines, as torch's `OneCycleLR`: for short trainings), a mapping
+            {epoch: factor} (×factor from that epoch on, counted from 0), or a function from progress in [0, 1) to the
+            factor.
         augment: `None` or `"none"`, `"crop-flip"` (pad by 4 with the smallest pixel value, random crop, random
             horizontal flip), or a function of a batch (N, C, H, W) on the device, in pixel values, that returns one
             like it; it draws from torch's global generator.
@@ -98,8 +100,19 @@ def _plain(value: Any) -> Any:
     return getattr(value, "__qualname__", repr(value)) if callable(value) else value
 
 
+def _one_cycle(progress: float, rise: float = 0.3, first: float = 1 / 25) -> float:
+    if progress < rise:
+        return 1 - (1 - first) * _cosine(progress / rise)
+    return _cosine((progress - rise) / (1 - rise))
+
+
+def _cosine(progress: float) -> float:
+    return (1 + math.cos(math.pi * progress)) / 2
+
+
 _SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda progress: 1.0,
-    "cosine": lambda progress: (1 + math.cos(math.pi * progress)) / 2,
+    "cosine": _cosine,
+    "one-cycle": _one_cycle,
     "step": lambda progress: 0.2 ** sum(progress >= milestone for milestone in (0.3, 0.6, 0.8)),
 }

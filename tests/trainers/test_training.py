@@ -537,3 +537,15 @@ def test_a_last_batch_of_one_image_does_no_harm(make_classifier, digits):
     trainer = qadv.DefensiveQuantTrainer(make_classifier(), **QUIET)
     trainer.fit(digits.x_train[:65], digits.y_train[:65], batch_size=64, nb_epochs=1)
     assert len(trainer.history) == 1
+
+
+def test_one_cycle_is_the_factor_of_torch():
+    lr = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(
+        lr, 1.0, total_steps=101, final_div_factor=1e9, cycle_momentum=False
+    )
+    options = LoopOptions(lr_schedule="one-cycle")
+    for step in range(100):
+        assert abs(options.lr_factor(step, 10, 10) - scheduler.get_last_lr()[0]) < 0.05  # of which a step moves as much
+        lr.step()
+        scheduler.step()
