@@ -21,8 +21,16 @@ TABLES = {  # docs/methods.md: what the studies have to show
     "feedback-weight-error-cifar10", *(f"lowbit-table{n}" for n in range(2, 8)), "lowbit-transfer", "lowbit-figure4",
     "pipelines",
 }  # fmt: skip
+CLAIMS = {f"claims-{n}" for n in ("dq", "bits", "eq", "feedback", "lowbit", "pipelines", "pipelines-grid", "mnist")}
+OTHERS = {"digits", "audits-cifar10"}
 COLOURS = (3, 32, 32)
-SHAPES = {"mnist": ((1, 28, 28), 10), "cifar10": (COLOURS, 10), "cifar100": (COLOURS, 100), "svhn": (COLOURS, 10)}
+SHAPES = {
+    "mnist": ((1, 28, 28), 10),
+    "cifar10": (COLOURS, 10),
+    "cifar10-16": ((3, 16, 16), 10),
+    "cifar100": (COLOURS, 100),
+    "svhn": (COLOURS, 10),
+}
 PAPERS = {"dq": "Lin", "eq": "Tang", "feedback": "Song", "lowbit": "Bernhard", "pipelines": "Li"}
 
 
@@ -57,13 +65,13 @@ def data_dir(tmp_path_factory):
 
 @pytest.mark.repository
 def test_every_table_and_figure_has_a_file():
-    assert {path.stem for path in FOLDER.glob("*.toml")} == TABLES | {"digits", "audits-cifar10"}
+    assert {path.stem for path in FOLDER.glob("*.toml")} == TABLES | CLAIMS | OTHERS
 
 
 @pytest.mark.repository
 def test_the_readme_lists_every_file_and_no_other():
     listed = set(re.findall(r"`([\w-]+)\.toml`", (FOLDER / "README.md").read_text(encoding="utf-8")))
-    assert listed == TABLES | {"digits", "audits-cifar10"}
+    assert listed == TABLES | CLAIMS | OTHERS
 
 
 @pytest.mark.parametrize("small", [False, True], ids=["paper", "small"])
@@ -84,6 +92,14 @@ def test_a_study_names_only_what_there_is_and_can_be_planned(name, small, planne
             assert cell.spec.network != made_on[cell.spec.made], f"{cell.label}: the network under attack"
     measured = {cell.kind for cell in cells} - {"network"}
     assert measured & ({"attack", "transfer", "measure"} if study.attacks or study.measures else {"clean"})
+
+
+@pytest.mark.parametrize("name", sorted(CLAIMS))
+def test_claims_are_judged_by_three_seeds(name, planned):
+    file, cells = planned(name, small=True)
+    assert list(faults(file.study)) == []
+    assert len(file.study.seeds) == (1 if "grid" in name else 3)
+    assert len({cell.place["seed"] for cell in cells}) == len(file.study.seeds)
 
 
 @pytest.mark.parametrize("name", sorted(TABLES))
