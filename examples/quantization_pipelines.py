@@ -7,7 +7,8 @@
 A float network, trained naturally or adversarially, is quantized after training (PWLQ weights, calibrated activations)
 or while it is fine-tuned (DoReFa weights, PACT activations), naturally or adversarially, on all or `--share` of the
 images; weights, activations, or both. Each cell is a file in `--out` and is not computed twice. Square is a black-box
-attack: a network that PGD breaks less often than Square does not resist, it hides its gradient.
+attack, and *transfer* are PGD's images of the float start: a network that PGD breaks less often than one of these does
+not resist, it hides its gradient.
 """
 
 import json
@@ -33,7 +34,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 MEAN_STD = {"cifar10": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])}
 WHAT = ("weights", "activations", "both")
-COLUMNS = ("clean", "FGSM", "PGD", "Square", "seconds")
+COLUMNS = ("clean", "FGSM", "PGD", "transfer", "Square", "seconds")
 
 
 def main(
@@ -84,19 +85,24 @@ def main(
             write_atomically(note, json.dumps(took).encode())
         return path, json.loads(note.read_text())
 
-    def measure(classifier: Any) -> dict[str, float]:
-        attacks = {
-            "FGSM": FastGradientMethod(classifier, eps=eps, batch_size=128),
-            "PGD": ProjectedGradientDescent(
-                classifier, eps=eps, eps_step=eps / 5, max_iter=20, num_random_init=1, batch_size=128, verbose=False
-            ),
-            "Square": SquareAttack(classifier, eps=eps, max_iter=150, nb_restarts=1, batch_size=128, verbose=False),
+    def pgd(classifier: Any) -> Any:
+        np.random.seed(seed)
+        attack = ProjectedGradientDescent(
+            classifier, eps=eps, eps_step=eps / 5, max_iter=20, num_random_init=1, batch_size=128, verbose=False
+        )
+        return attack.generate(x, y)
+
+    def measure(classifier: Any, transferred: Any) -> dict[str, float]:
+        square = SquareAttack(classifier, eps=eps, max_iter=150, nb_restarts=1, batch_size=128, verbose=False)
+        images = {
+            "clean": x,
+            "FGSM": FastGradientMethod(classifier, eps=eps, batch_size=128).generate(x, y),
+            "PGD": pgd(classifier),
+            "transfer": transferred,
         }
-        found = {"clean": float((classifier.predict(x).argmax(1) == y).mean())}
-        for name, attack in attacks.items():
-            np.random.seed(seed)
-            found[name] = float((classifier.predict(attack.generate(x, y)).argmax(1) == y).mean())
-        return found
+        np.random.seed(seed)
+        images["Square"] = square.generate(x, y)
+        return {name: float((classifier.predict(made).argmax(1) == y).mean()) for name, made in images.items()}
 
     def quantized(path: Path, after: bool, what: str, k: int) -> Any:
         network = qadv.QuantizedClassifier.load(path)
@@ -107,21 +113,23 @@ def main(
 
     rows: dict[str, dict[str, float]] = {}
 
-    def cell(label: str, compute: Any) -> None:
+    def cell(label: str, compute: Any, transferred: Any) -> None:
         path = out / f"{prefix}-{label.replace(', ', '-').replace(' ', '')}.json"
         if not path.exists():
             classifier, seconds = compute()
-            write_atomically(path, json.dumps(measure(classifier) | {"seconds": seconds}).encode())
+            write_atomically(path, json.dumps(measure(classifier, transferred) | {"seconds": seconds}).encode())
         rows[label] = json.loads(path.read_text())
         print(label, [round(rows[label][column], 3) for column in COLUMNS], flush=True)
 
     for robust in (False, True):
         path, seconds = start(robust)
         name = "robust start" if robust else "natural start"
-        cell(f"{name}, float", lambda path=path, seconds=seconds: (qadv.QuantizedClassifier.load(path), seconds))
+        made = pgd(qadv.QuantizedClassifier.load(path))
+        cell(f"{name}, float", lambda path=path, seconds=seconds: (qadv.QuantizedClassifier.load(path), seconds), made)
         for k in bits or (2, 4):
             for what in WHAT:
-                cell(f"{name}, after training, {what} {k}", lambda p=path, w=what, k=k: (quantized(p, True, w, k), 0.0))
+                label = f"{name}, after training, {what} {k}"
+                cell(label, lambda p=path, w=what, k=k: (quantized(p, True, w, k), 0.0), made)
                 for robust_tuning in (False, True):
 
                     def tuned(p: Path = path, w: str = what, k: int = k, r: bool = robust_tuning) -> Any:
@@ -130,7 +138,7 @@ def main(
 
                     kind = "robust" if robust_tuning else "natural"
                     part = "" if share == 1 else f" on {100 * share:g} %"
-                    cell(f"{name}, {kind} tuning{part}, {what} {k}", tuned)
+                    cell(f"{name}, {kind} tuning{part}, {what} {k}", tuned, made)
 
     table = Table("", *COLUMNS, title=f"{dataset}, {len(x_train)} training and {len(x)} test images, seed {seed}")
     for label, row in rows.items():
