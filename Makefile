@@ -27,12 +27,13 @@ $(VENV)/.plugins: $(VENV)/.installed $(shell find plugins examples/own_plugin -t
 demo: $(VENV)/.demo
 	$(BIN)/qadv demo
 
+# One pytest for all, since each of its processes imports the toolkits; mypy, which has one process, beside it.
 test: $(VENV)/.installed $(VENV)/.plugins
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/pytest -n 2 --dist worksteal
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal --import-mode importlib plugins examples/own_plugin
+	$(BIN)/mypy >$(VENV)/mypy.txt 2>&1 & \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --import-mode importlib tests plugins examples/own_plugin; \
+	tests=$$?; wait $$!; types=$$?; cat $(VENV)/mypy.txt; exit $$((tests + types))
 
 matrix: $(VENV)/.installed
 	$(BIN)/tox -m matrix

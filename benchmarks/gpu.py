@@ -4,8 +4,9 @@
 
 For a machine that has torch, timm and scikit-learn and can fetch nothing else: `--wheels` is a folder of wheels that
 are unpacked into a temporary folder first, with those packages that are missing (`--missing` prints the command that
-fetches them). Images are scikit-learn's digits, enlarged to 3 × 32 × 32, or CIFAR-10 from `--data`, one .npz file with
-`x` (N, 3, 32, 32) uint8 and `y`. The network is ResNet-20, trained for one epoch.
+fetches them). Images are scikit-learn's digits, enlarged to 3 × 32 × 32 (with `--small` they are 3 × 8 × 8), or
+CIFAR-10 from `--data`, one .npz file with `x` (N, 3, 32, 32) uint8 and `y`. The network is ResNet-20, trained for one
+epoch.
 
 Sections, each written to `--out` when it is finished; what does not fit into `--minutes` is null:
 
@@ -81,14 +82,15 @@ PGD = {"eps": EPS, "eps_step": EPS / 4, "max_iter": 3, "verbose": False}
 Arrays = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 
 
-def images(data: str | None, count: int) -> Arrays:
-    """Returns images (N, 3, 32, 32) in [0, 1] and labels (N,)."""
+def images(data: str | None, count: int, small: bool) -> Arrays:
+    """Returns images (N, 3, 32, 32), if small (N, 3, 8, 8), in [0, 1] and labels (N,)."""
     if data is not None:
         with np.load(data) as file:
             return file["x"][:count].astype(np.float32) / 255, file["y"][:count].astype(np.int64)
     digits = qadv.create("dataset", "digits")
     x = np.resize(digits.x_train, (count, *digits.x_train.shape[1:]))
-    return np.repeat(x.repeat(4, axis=2).repeat(4, axis=3), 3, axis=1), np.resize(digits.y_train, count)
+    scale = 1 if small else 4
+    return np.repeat(x.repeat(scale, axis=2).repeat(scale, axis=3), 3, axis=1), np.resize(digits.y_train, count)
 
 
 def classifier_of(weights: str, activations: str, device: str, x: Any, state: Any = None) -> qadv.QuantizedClassifier:
@@ -99,7 +101,7 @@ def classifier_of(weights: str, activations: str, device: str, x: Any, state: An
     if (weights, activations) != ("float", "float"):
         network = qadv.quantize(network, weights, activations, calibration=x[:32])
     return qadv.QuantizedClassifier(
-        network, nn.CrossEntropyLoss(), (3, 32, 32), 10, device_type="cpu" if device == "cpu" else "gpu"
+        network, nn.CrossEntropyLoss(), x.shape[1:], 10, device_type="cpu" if device == "cpu" else "gpu"
     )
 
 
@@ -166,7 +168,7 @@ def passes(device: str, x: Any, state: Any, batches: list[int], repeats: int) ->
     }
     found: dict[str, Any] = {}
     for batch in batches:
-        rows = torch.from_numpy(np.resize(x, (batch, 3, 32, 32))).to(device)
+        rows = torch.from_numpy(np.resize(x, (batch, *x.shape[1:]))).to(device)
         for kind, backward in (("forward", False), ("gradient", True)):
             rate = {
                 name: batch / seconds(pass_of(module, rows, backward), device, repeats)
@@ -276,7 +278,7 @@ def trainers(device: str, x: Any, y: Any, state: Any, left: Callable[[], bool], 
 
 def trained_weights(device: str) -> list[float]:
     """Trains on a few images and returns the mean of each parameter's values; torchrun runs this too."""
-    x, y = images(None, 32)
+    x, y = images(None, 32, small=True)
     classifier = classifier_of("int:4", "relu6:4", device, x)
     trainer = qadv.DefensiveQuantTrainer(classifier, lr=0.01, verbose=False)
     trainer.fit(x, y, nb_epochs=1, batch_size=16)
@@ -329,7 +331,7 @@ def main(arguments: list[str]) -> None:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
-    parser.add_argument("--small", action="store_true", help="few images and few repeats, to see that it runs")
+    parser.add_argument("--small", action="store_true", help="few small images and few repeats, to see that it runs")
     parser.add_argument("--out", type=Path, help="file that is written after each section")
     parser.add_argument("--data", help=".npz file with x and y")
     parser.add_argument("--minutes", type=float, default=8.0, help="what has not begun by then is left out")
@@ -347,7 +349,7 @@ def main(arguments: list[str]) -> None:
     def left() -> bool:
         return time.perf_counter() < ends - 10
 
-    x, y = images(given.data, 64 if given.small else 2048)
+    x, y = images(given.data, 64 if given.small else 2048, given.small)
     result: dict[str, Any] = {"versions": versions(given.device), "small": given.small}
     for name, found in sections(given.device, x, y, left, given.small):
         result[name] = found

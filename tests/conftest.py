@@ -33,6 +33,12 @@ def pytest_configure() -> None:
         import_module("art.config")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests go first: one of those that begins last is waited for by one processor alone."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
     """Without torch only files that are marked as core can be imported."""
     if torch is not None:
@@ -80,8 +86,11 @@ def trained(digits):
 
 
 @pytest.fixture
-def short(monkeypatch):
-    """Lets scripts run as they stand in a second: trainings end after three epochs, audits take a few steps."""
+def short(monkeypatch, only_checks):
+    """Lets scripts run as they stand in a second: trainings end after three epochs, audits take a few steps.
+
+    They export nothing (check 11): that takes longer than all else, and tests/diagnostics/test_audit.py does it.
+    """
     from qadv.diagnostics.audit import run
     from qadv.diagnostics.audit.settings import FEW_STEPS
     from qadv.trainers.loop_trainer import LoopTrainer
@@ -93,6 +102,7 @@ def short(monkeypatch):
 
     monkeypatch.setattr(LoopTrainer, "fit", fit_shortly)
     monkeypatch.setattr(run, "QUICK", FEW_STEPS)
+    only_checks(lambda number: number != 11)
 
 
 @pytest.fixture

@@ -1,10 +1,15 @@
 """Studies that tests run: tiny networks on a few digits."""
 
+import os
 from pathlib import Path
+
+from rich.console import Console
 
 from qadv.benchmark.cells import Cell
 from qadv.benchmark.given import read_dataset
+from qadv.benchmark.store import Store
 from qadv.benchmark.study_file import read_study
+from qadv.command_options import BenchOptions
 
 TINY = """
 title = "tiny"
@@ -67,3 +72,30 @@ def planned(path: Path, small: bool = False) -> list[Cell]:
     file = read_study(path, small)
     cells = plan(file, {name: read_dataset(name, None)[0] for name in file.study.datasets}, None)
     return list({cell.key: cell for cell in cells}.values())
+
+
+def options(tmp_path, text=TINY, **changes):
+    study = write_tiny(tmp_path, text)
+    given = {
+        "study": study, "out": tmp_path / "out", "data_dir": None, "small": True, "dry_run": False,
+        "jobs": 1, "threads": 1, "engine": "local", "address": None,
+    }  # fmt: skip
+    return BenchOptions(**{**given, **changes})
+
+
+def quiet():
+    return Console(file=open(os.devnull, "w"))
+
+
+def records(folder):
+    """Everything that a study found, by label, without what differs from run to run."""
+    store = Store(folder / "out")
+    found = {}
+    for plan in map(store.plan, store.plan_names()):
+        for cell in plan["cells"]:
+            finished = store.read(cell["key"])
+            record = {k: v for k, v in finished.record.items() if k not in ("seconds", "cell_seconds")}
+            for epoch in record.get("history", []):
+                epoch.pop("seconds")
+            found[cell["label"]] = (record, finished.files)
+    return found

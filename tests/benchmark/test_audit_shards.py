@@ -175,14 +175,21 @@ def test_arguments_are_refused_before_anything_runs(audited):
         audited(8, epsilon=1)
 
 
+@pytest.fixture
+def in_two_processes(audited, monkeypatch):
+    """An audit by two processes of an engine, which finds what one finds."""
+
+    def audit(engine):
+        monkeypatch.setattr(run, "QUICK", QUICK)  # as it is in the other processes
+        found = audited(6, shard=3, checks=[1], jobs=2, engine=engine)
+        assert untimed(found) == untimed(audited(6, shard=3, checks=[1]))
+
+    return audit
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["local", "ray"])
-def test_two_processes_find_the_same_as_one(engine, audited, monkeypatch):
-    if engine == "ray":
-        pytest.importorskip("ray")
-    monkeypatch.setattr(run, "QUICK", QUICK)  # as it is in the other processes
-    found = audited(8, shard=4, checks=[1], jobs=2, engine=engine)
-    assert untimed(found) == untimed(audited(8, shard=4, checks=[1]))
+def test_two_processes_find_the_same_as_one(in_two_processes):
+    in_two_processes("local")
 
 
 def result_of(number, finding):

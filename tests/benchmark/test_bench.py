@@ -1,7 +1,6 @@
 """Running cells: order, failures, dying processes, kills, and the command itself."""
 
 import io
-import os
 import re
 import shutil
 import signal
@@ -15,7 +14,7 @@ from rich.console import Console
 
 from qadv.benchmark.bench import Event, run_cells
 from qadv.benchmark.cells import Cell, Finished, digest
-from qadv.benchmark.command import BenchOptions, _Shown, run_bench
+from qadv.benchmark.command import _Shown, run_bench
 from qadv.benchmark.engines import Failed, InProcess, Processes
 from qadv.benchmark.given import Given
 from qadv.benchmark.report.build import build_report
@@ -26,7 +25,7 @@ from qadv.errors import InvalidInputError, QadvError
 from qadv.evaluation import attack_classifier
 from qadv.registry import create
 from tests.benchmark.dying import work
-from tests.benchmark.studies import TINY, planned, write_tiny
+from tests.benchmark.studies import TINY, options, planned, quiet, records, write_tiny
 
 ANY = Spec(kind="unheard of", versions={}, seed=0)
 
@@ -174,41 +173,6 @@ def test_a_cell_that_is_handed_out_after_a_process_died_is_computed(tmp_path):
         engine.close()
     assert isinstance(found["die"], Failed)
     assert found["fine"].record["did"] == "fine"
-
-
-def options(tmp_path, text=TINY, **changes):
-    study = write_tiny(tmp_path, text)
-    given = {
-        "study": study, "out": tmp_path / "out", "data_dir": None, "small": True, "dry_run": False,
-        "jobs": 1, "threads": 1, "engine": "local", "address": None,
-    }  # fmt: skip
-    return BenchOptions(**{**given, **changes})
-
-
-def quiet():
-    return Console(file=open(os.devnull, "w"))
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """The tiny study at full size, computed once."""
-    folder = tmp_path_factory.mktemp("finished")
-    assert run_bench(options(folder, small=False), quiet())
-    return folder
-
-
-def records(folder):
-    """Everything that a study found, by label, without what differs from run to run."""
-    store = Store(folder / "out")
-    found = {}
-    for plan in map(store.plan, store.plan_names()):
-        for cell in plan["cells"]:
-            finished = store.read(cell["key"])
-            record = {k: v for k, v in finished.record.items() if k not in ("seconds", "cell_seconds")}
-            for epoch in record.get("history", []):
-                epoch.pop("seconds")
-            found[cell["label"]] = (record, finished.files)
-    return found
 
 
 def test_an_attack_cell_is_what_the_attack_does(finished):
