@@ -4,6 +4,7 @@ import inspect
 import json
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -167,6 +168,25 @@ def report(
     lacking = [f"{each} are missing, damaged or failed; the report lists them" for each in missing]
     for line in (*lacking, *(f"left out: {name}: {why}" for name, why in made.left_out.items())):
         console.print(Text(line, "yellow"))
+
+
+@app.command()
+def claims(
+    folder: Annotated[Path, typer.Argument(help="the results of a bench, its --out, or the --records of one")],
+    file: Annotated[Path, typer.Argument(metavar="CLAIMS", help="what is claimed")] = Path("docs/claims/claims.toml"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="the page to write")] = Path("docs/claims.md"),
+    records: Annotated[
+        Path | None, typer.Option(help="folder for a copy of the results without networks, to keep or to go on in")
+    ] = None,
+) -> None:
+    """Judge claims, a file that compares cells of studies, by the results of qadv bench: one table for each paper."""
+    from qadv.benchmark.claims.build import build_claims
+
+    made, console = build_claims(folder, file, out, records), Console(soft_wrap=True)
+    counts = (f"{count} {verdict}" for verdict, count in Counter(made.verdicts).items())
+    console.print(Text(f"page: {made.page}: {', '.join(counts)}"))
+    for name, why in made.not_there.items():
+        console.print(Text(f"not run: {name}: {why}", "yellow"))
 
 
 @app.command("new-plugin")

@@ -1,10 +1,12 @@
 """Files that are written whole or not at all, refused when damaged, and read without unpickling."""
 
 import contextlib
+import gzip
 import io
 import json
 import os
 import uuid
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,10 +133,16 @@ def json_content(content: Mapping[str, Any]) -> bytes:
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """Reads a JSON file; what `write_json` wrote is compared with its digest. Errors as of `read_tensors`."""
+    """Reads a JSON file, packed where its name ends with `.gz`; errors as of `read_tensors`.
+
+    What `write_json` wrote is compared with its digest.
+    """
     check_is_file(path)
     try:
         content = Path(path).read_bytes()
+        content = gzip.decompress(content) if os.fspath(path).endswith(".gz") else content
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise FileFormatError(f"{os.fspath(path)} is damaged: {error}") from error
     except OSError as error:
         raise StorageError(f"can't read {os.fspath(path)}: {error.strerror or error}") from error
     return check(parse_json(content, os.fspath(path)), io.BytesIO(content), os.fspath(path))

@@ -2,17 +2,19 @@
 
 DIR/studies/NAME.json      a study as it was planned: its text, its cells, the environment
 DIR/cells/KEY/             a finished cell: record.json and its files; the folder is renamed into place
+DIR/cells/KEY/             with record.json.gz: a finished cell whose files were left out of this copy
 DIR/failed/KEY.json        why a cell failed the last time
 DIR/unfinished/            checkpoints of interrupted trainings
 """
 
 import fcntl
+import gzip
 import io
 import os
 import shutil
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,10 +22,14 @@ from typing import Any
 from qadv.benchmark.cells import FILES, Finished, digest
 from qadv.digests import digest_of
 from qadv.errors import FileFormatError, InvalidInputError, QadvError, StorageError
-from qadv.files import check_is_whole, json_content, read_json, write_json
+from qadv.files import check_is_whole, json_content, read_json, write_atomically, write_json
 
 FORMAT = "qadv-cell/2"
 _RECORD = "record.json"
+
+
+class LeftOutError(FileFormatError):
+    """A cell is whole, and its files, which are asked for, are not in this copy."""
 
 
 class Store:
@@ -57,7 +63,7 @@ class Store:
             yield
 
     def is_finished(self, key: str) -> bool:
-        """Whether a cell is there, and whole: all its files are what was written."""
+        """Whether a cell is there, and whole: all its files are what was written, or were left out."""
         return self.damage(key) == ""
 
     def damage(self, key: str) -> str | None:
@@ -68,31 +74,40 @@ class Store:
             return None
         try:
             self.read(key)
+        except LeftOutError:
+            return ""
         except FileFormatError as error:
             return str(error)
         return ""
 
     def read(self, key: str, files: bool = True) -> Finished:
-        """Returns a finished cell, or with `files=False` its record alone; a damaged one is a `FileFormatError`."""
+        """Returns a finished cell, or with `files=False` its record alone; a damaged one is a `FileFormatError`.
+
+        One whose files were left out is a `LeftOutError`.
+        """
         folder = self.cells / key
+        path = self._record(key)
+        packed = path.name != _RECORD
         self._whole.discard(key)
         try:
-            content = read_json(folder / _RECORD)
+            content = read_json(path)
             if not isinstance(content, dict):
                 raise FileFormatError(f"{_RECORD} holds no record")
             if content.get("format") != FORMAT:
-                record, digests = self._opened_old(content, key)
+                record, digests = self._opened_old(content, key, packed)
             elif content["key"] == key:  # its digest has been compared
                 record, digests = content["record"], content["files"]
             else:
                 raise FileFormatError(f"it is cell {content['key']} in another one's place")
-            found = {name: (folder / name).read_bytes() for name in digests} if files else {}
+            found = {name: (folder / name).read_bytes() for name in digests} if files and not packed else {}
             for name, data in found.items():
                 if digests[name] not in (None, digest_of(io.BytesIO(data))):
                     raise FileFormatError(f"{name} is not what was written")
         except (OSError, QadvError) as error:
             why = f"cell {key} is damaged: {_reason(error)}; the same bench computes it again"
             raise FileFormatError(why) from error
+        if files and packed and digests:
+            raise LeftOutError(f"of cell {key} there is the record, without {', '.join(digests)}")
         if files:
             self._whole.add(key)
         return Finished(record, found)
@@ -118,6 +133,23 @@ class Store:
             for left in self.cells.glob(f"{part.name}*"):
                 _remove(left)
         (self.failures / f"{key}.json").unlink(missing_ok=True)
+
+    def copy_records(self, target: "Store", names: Iterable[str]) -> None:
+        """Copies studies without the files of their cells, networks and images, to another folder.
+
+        What was measured is all there, and a bench goes on in it: a network is made again only where a cell that is
+        missing needs it.
+        """
+        with target.locked():
+            for name in names:
+                plan = self.plan(name)
+                target.write_plan(name, plan)
+                for key in {cell["key"] for cell in plan["cells"]}:
+                    if self.is_finished(key) and not target.is_finished(key):
+                        path = self._record(key)
+                        content = path.read_bytes()
+                        packed = content if path.suffix == ".gz" else gzip.compress(content, mtime=0)
+                        write_atomically(target.cells / key / f"{_RECORD}.gz", packed)
 
     def write_failure(self, key: str, label: str, message: str, trace: str) -> None:
         """Notes why a cell failed."""
@@ -154,7 +186,13 @@ class Store:
             raise FileFormatError(f"{path} is damaged ({_reason(error)}); run its bench again") from error
         return found
 
-    def _opened_old(self, record: dict[str, Any], key: str) -> tuple[dict[str, Any], dict[str, str | None]]:
+    def _record(self, key: str) -> Path:
+        packed = self.cells / key / f"{_RECORD}.gz"
+        return packed if packed.exists() else packed.with_name(_RECORD)
+
+    def _opened_old(
+        self, record: dict[str, Any], key: str, packed: bool
+    ) -> tuple[dict[str, Any], dict[str, str | None]]:
         """Returns record and files of a cell of the first format, checked as far as possible without digests."""
         spec = record.get("spec")
         try:
@@ -164,7 +202,7 @@ class Store:
         if not isinstance(spec, dict) or own != key:
             raise FileFormatError(f"{_RECORD} is not the record of this cell")
         names = [FILES[spec["kind"]]] if spec.get("kind") in FILES else []
-        for name in names:
+        for name in () if packed else names:
             check_is_whole(self.cells / key / name)
         if not self._warned:
             self._warned = True

@@ -1,4 +1,4 @@
-"""Reads a study file; every error has its line."""
+"""Reads the TOML files of studies and of claims; every error has its line."""
 
 import re
 import tomllib
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import date, time
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -16,6 +16,7 @@ from qadv.benchmark.study import Study
 from qadv.errors import FileFormatError, QadvError, StorageError, closest
 
 Place = tuple[str | int, ...]
+M = TypeVar("M", bound=BaseModel)
 SMALL = "small"
 _DEEPEST, _LARGEST, _SHOWN, _LONGEST = 20, 2**63, 200, 2000
 _ENTRY = 3  # below table.name.key pydantic says which type of a union it tried:
@@ -23,7 +24,7 @@ _ALTERNATIVE = re.compile(r"(str|float|int|Start|Source|(dict|list|literal)\[.*)
 
 
 class StudyError(FileFormatError):
-    """A study file can't be understood; one line for each thing that is wrong, with its place."""
+    """A file of a study, or of claims, can't be understood; one line for each thing that is wrong, with its place."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class StudyFile:
 
     def complain(self, faults: Iterable[tuple[Place, str]]) -> StudyError:
         """Returns an error for what is wrong at some places."""
-        return _error(self.path, self.text, self.small, faults)
+        return located(self.path, self.text, faults, self.small)
 
 
 def read_study(path: str | Path, small: bool = False) -> StudyFile:
@@ -51,6 +52,17 @@ def read_study(path: str | Path, small: bool = False) -> StudyFile:
     With `small`, the settings of its table `[small]` replace those of the same name; tables are merged.
     """
     path = Path(path)
+    content, text = read_toml(path)
+    changes = content.pop(SMALL, None)
+    if small:
+        if not isinstance(changes, dict):
+            raise StudyError(f"{path}: --small needs a table [small] with the settings that differ; there is none")
+        content = _merged(content, changes)
+    return StudyFile(validated(Study, content, path, text, small), path, text, small)
+
+
+def read_toml(path: Path) -> tuple[dict[str, Any], str]:
+    """Returns what a TOML file says, and its text; a `StudyError` where it is none, or says what no study can."""
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -67,18 +79,17 @@ def read_study(path: str | Path, small: bool = False) -> StudyFile:
         line = next((n for n, line in enumerate(text.splitlines(), 1) if re.search(r"[\d_]{4300}", line)), 1)
         raise StudyError(f"{path}:{line}: a number has too many digits") from error
     if unusable := list(_unusable(content, ())):
-        raise _error(path, text, False, unusable)
-    changes = content.pop(SMALL, None)
-    if small:
-        if not isinstance(changes, dict):
-            raise StudyError(f"{path}: --small needs a table [small] with the settings that differ; there is none")
-        content = _merged(content, changes)
+        raise located(path, text, unusable)
+    return content, text
+
+
+def validated(model: type[M], content: dict[str, Any], path: Path, text: str, small: bool = False) -> M:
+    """Returns the content of a file as a model; a `StudyError` where it is none."""
     try:
-        study = Study.model_validate(content)
+        return model.model_validate(content)
     except ValidationError as error:
-        faults = [(fault["loc"], _said(fault)) for fault in error.errors()]
-        raise _error(path, text, small, faults) from error
-    return StudyFile(study, path, text, small)
+        faults = [(fault["loc"], _said(fault, model)) for fault in error.errors()]
+        raise located(path, text, faults, small) from error
 
 
 def _unusable(value: Any, place: Place) -> Iterator[tuple[Place, str]]:
@@ -104,10 +115,10 @@ def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _said(fault: Any) -> str:
+def _said(fault: Any, model: type[BaseModel]) -> str:
     place, given = fault["loc"], fault["input"]
     if fault["type"] == "extra_forbidden":
-        known = _fields(Study, place[:-1])
+        known = _fields(model, place[:-1])
         return f"there is no key {place[-1]!r} here{closest(str(place[-1]), known)} Keys: {', '.join(known)}"
     if fault["type"] == "missing":
         return f"the key {place[-1]!r} is missing"
@@ -137,7 +148,8 @@ def _leaves(annotation: Any) -> list[Any]:
     return [leaf for part in inner for leaf in _leaves(part)] if inner else [annotation]
 
 
-def _error(path: Path, text: str, small: bool, faults: Iterable[tuple[Place, str]]) -> StudyError:
+def located(path: Path, text: str, faults: Iterable[tuple[Place, str]], small: bool = False) -> StudyError:
+    """Returns an error that names the lines of what is wrong in a TOML text."""
     lines = []
     for place, message in faults:
         known = [part for index, part in enumerate(place) if index < _ENTRY or not _ALTERNATIVE.fullmatch(str(part))]

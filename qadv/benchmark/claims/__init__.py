@@ -1,0 +1,1 @@
+"""Claims of papers, judged by the results of studies: file → comparisons → verdicts → page."""

@@ -1,0 +1,101 @@
+"""The figures that a selection of cells stands for, by seed."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qadv.benchmark.claims.claims_file import Selection
+from qadv.benchmark.report.results import AXES, CellResult, StudyResults
+from qadv.benchmark.study import Source
+from qadv.errors import InvalidInputError, closest, some
+
+Figures = dict[int, NDArray[np.float64]]  # by seed: by image, (N,), in %, or one number, ()
+
+
+def figures(selection: Selection, results: StudyResults) -> Figures:
+    """Returns the figures of a selection for the seeds of which every cell is there, the mean over its lists.
+
+    What the study does not have, or has several of, is an `InvalidInputError`.
+    """
+    found = [_figures(each, results) for each in selection.each()]
+    seeds = [seed for seed in results.study.seeds if all(seed in each for each in found)]
+    return {seed: mean([each[seed] for each in found]) for seed in seeds}
+
+
+def mean(values: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Returns the mean of figures, over the first images that all of them are of."""
+    return np.mean(alike(values), axis=0)  # type: ignore[no-any-return]
+
+
+def alike(values: list[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
+    """Returns figures cut to the first images that all of them are of."""
+    if len({value.ndim for value in values}) > 1:
+        raise InvalidInputError("it compares shares of images, in %, with numbers in another unit")
+    images = min((len(value) for value in values if value.ndim), default=None)
+    return [value[:images] if value.ndim else value for value in values]
+
+
+def _figures(selection: Selection, results: StudyResults) -> Figures:
+    found: dict[int, dict[str, CellResult]] = {}
+    for cell in _cells(selection, results):
+        found.setdefault(int(cell.place["seed"]), {})[cell.key] = cell
+    if not found:
+        raise InvalidInputError(f"no cell of study {results.name} is that: {_said(selection)}")
+    if several := next((list(each.values()) for each in found.values() if len(each) > 1), None):
+        labels = some(cell.label for cell in several)
+        raise InvalidInputError(f"{len(several)} cells of study {results.name} are that ({labels}): say which")
+    there = {seed: cell for seed, each in found.items() for cell in each.values() if cell.there}
+    read = {seed: _read(selection, cell) for seed, cell in there.items()}
+    return {seed: figure for seed, figure in read.items() if np.isfinite(figure).all()}
+
+
+def _cells(selection: Selection, results: StudyResults) -> Iterator[CellResult]:
+    alone = {"network"} if selection.value else {"clean"}
+    kinds = {"attack", "transfer"} if selection.attack else {"measure"} if selection.measure else alone
+    wanted = {axis: getattr(selection, axis) for axis in (*AXES, "attack", "measure")}
+    wanted = {axis: name for axis, name in wanted.items() if name is not None}
+    for axis, name in wanted.items():
+        known = getattr(results.study, f"{axis}s")
+        if name not in known:
+            near = closest(name, known)
+            raise InvalidInputError(f"study {results.name} has no {axis} {name!r}{near} There are: {', '.join(known)}")
+    fit = [
+        cell
+        for cell in results.cells
+        if cell.kind in kinds and all(cell.place.get(axis, name) == name for axis, name in wanted.items())
+    ]
+    if selection.attack is None:
+        yield from fit
+        return
+    planned = selection.source or results.study.attacks[str(selection.attack)].source
+    moved = [cell for cell in fit if cell.place["source"] is not None]
+    if isinstance(planned, Source) and moved:  # a network may also be attacked because it is another one's source
+        chosen = planned.model_dump(exclude_none=True).items()
+        yield from (cell for cell in moved if all(cell.place["source"][axis] == name for axis, name in chosen))
+    else:
+        yield from (cell for cell in fit if cell.place["source"] is None)
+
+
+def _read(selection: Selection, cell: CellResult) -> NDArray[np.float64]:
+    if selection.value is None:
+        return 100.0 * np.asarray(cell.record["right"], dtype=np.float64)
+    value: Any = cell.record["result"] if cell.kind == "measure" else cell.record
+    for part in selection.value.split("."):
+        try:
+            value = value[int(part)] if isinstance(value, list) else value[part]
+        except (LookupError, ValueError, TypeError) as error:
+            there = some(value, 12) if isinstance(value, Mapping) else f"{np.size(value)} entries"
+            message = f"{cell.label} has no {selection.value!r}: at {part!r} there are {there}"
+            raise InvalidInputError(message) from error
+    found = np.asarray(np.nan if value is None else value)
+    if found.ndim == 1 and found.dtype == bool:
+        return 100.0 * found
+    if found.ndim or found.dtype.kind not in "bif":
+        raise InvalidInputError(f"{selection.value!r} of {cell.label} is no number, and no list of true and false")
+    return found.astype(np.float64)
+
+
+def _said(selection: Selection) -> str:
+    return ", ".join(f"{name} {value}" for name, value in selection.model_dump(exclude_none=True).items())
