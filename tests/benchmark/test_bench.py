@@ -104,6 +104,25 @@ def test_an_input_that_turns_out_damaged_is_computed_again(store, tmp_path):
     assert ("damaged", "1 b") in told
 
 
+def test_a_bench_goes_on_in_a_copy_of_records(store, tmp_path):
+    class WithFiles(Fake):
+        def finished(self):
+            for cell, outcome in super().finished():
+                yield cell, Finished(outcome.record, {"f": cell.label.encode()})
+
+    cells = [*chain("a", "b", "c"), *chain("other")]
+    run_cells([*cells[:2], cells[3]], store, WithFiles(tmp_path))
+    store.write_plan("study", {"cells": [{"key": cell.key} for cell in cells]})
+    store.copy_records(Store(tmp_path / "copy"), ["study"])
+    with (copy := Store(tmp_path / "copy")).locked():
+        nothing = run_cells([*cells[:2], cells[3]], copy, WithFiles(tmp_path))
+        result = run_cells(cells, copy, WithFiles(tmp_path))
+    assert (nothing.computed, nothing.kept) == ([], 3)
+    assert result.computed == ["0 a", "1 b", "2 c"]  # of the inputs those that the new cell needs, of "other" nothing
+    assert result.complete
+    assert copy.read(cells[1].key).files == {"f": b"1 b"}
+
+
 def test_an_input_that_is_damaged_again_and_again_has_failed(store, tmp_path):
     class Spoiling(Fake):
         def finished(self):

@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import save
 
 from qadv.benchmark.cells import Finished, digest
-from qadv.benchmark.store import Store
+from qadv.benchmark.store import LeftOutError, Store
 from qadv.errors import FileFormatError, InvalidInputError, StorageError
 
 
@@ -105,6 +105,28 @@ def test_a_cell_that_was_whole_and_is_damaged_later(tmp_path):
         store.read("k")
     assert not store.is_finished("k")
     assert store.damage("absent") is None
+
+
+def test_a_copy_of_records_is_finished_without_its_files(tmp_path):
+    store, copy = Store(tmp_path / "whole"), Store(tmp_path / "copy")
+    with store.locked():
+        store.write("net", Finished({"a": 1}, {"f": b"1234"}))
+        store.write("plain", Finished({"b": 2}))
+        store.write_plan("study", {"cells": [{"key": key} for key in ("net", "plain", "missing")]})
+    store.copy_records(copy, ["study"])
+    assert copy.plan("study") == store.plan("study")
+    assert [copy.damage(key) for key in ("net", "plain", "missing")] == ["", "", None]
+    assert copy.read("net", files=False).record == {"a": 1}
+    assert copy.read("plain") == Finished({"b": 2})
+    with pytest.raises(LeftOutError, match="of cell net there is the record, without f"):
+        copy.read("net")
+    with copy.locked():
+        copy.write("net", Finished({"a": 1}, {"f": b"1234"}))
+    assert copy.read("net").files == {"f": b"1234"}
+    path = copy.cells / "plain" / "record.json.gz"
+    for content in (path.read_bytes()[:-9], b"", b"{}"):
+        path.write_bytes(content)
+        assert "cell plain is damaged" in Store(copy.folder).damage("plain")
 
 
 def write_old(store, spec, files):

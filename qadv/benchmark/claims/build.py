@@ -2,14 +2,15 @@
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from qadv.benchmark.claims.claims_file import ClaimsFile, Selection, read_claims
-from qadv.benchmark.claims.judging import SEEDS, VERDICTS, Found, Judged, judge
+from qadv.benchmark.claims.evidence import Evidence
+from qadv.benchmark.claims.judging import NOT_RUN, SEEDS, VERDICTS, Found, Judged, judge
 from qadv.benchmark.report.content import About, Note, Row, Section, StudyPage, Table
 from qadv.benchmark.report.rendering import markdown_page
 from qadv.benchmark.report.results import StudyResults, gather
@@ -57,20 +58,21 @@ def build_claims(
     for name in file.studies:
         try:
             if name in names:
-                studies[name] = gather(store, name, store.plan(name))
+                studies[name] = gather(store, name, store.plan(name), read=False)
             else:
                 not_there[name] = f"there is no such study in {store.folder}{closest(name, names)}"
         except FileFormatError as error:
             not_there[name] = str(error)
-    judged = judge(file, studies)
+    evidence = Evidence(store, studies)
+    judged = judge(file, evidence)
     if records is not None:
         store.copy_records(Store(records), list(studies))
     page = Path(out)
-    write_atomically(page, markdown_page(claims_page(file, judged, studies)).encode())
+    write_atomically(page, markdown_page(claims_page(file, judged, evidence)).encode())
     return ClaimsReport(page, tuple(each.verdict for each in judged), not_there)
 
 
-def claims_page(file: ClaimsFile, judged: Sequence[Judged], studies: Mapping[str, StudyResults]) -> StudyPage:
+def claims_page(file: ClaimsFile, judged: Sequence[Judged], evidence: Evidence) -> StudyPage:
     """Returns the page: how many claims of each paper came to which verdict, and a table for each."""
     by_paper = {paper: [each for each in judged if each.claim.paper == paper] for paper in file.claims.papers}
     counts: list[Row] = []
@@ -79,25 +81,24 @@ def claims_page(file: ClaimsFile, judged: Sequence[Judged], studies: Mapping[str
         counts.append([paper, *(str(count[verdict]) for verdict in VERDICTS)])
     sections = [Section("Verdicts", (Table.of("Claims by paper", ["paper", *VERDICTS], counts), Note(_HOW)))]
     for paper, some in by_paper.items():
-        rows: list[Row] = [_row(each, file, studies) for each in some]
+        rows: list[Row] = [_row(each, file, evidence) for each in some]
         columns = ["claim", "published", "ours", "data", "verdict", "command"]
         sections.append(Section(paper, (Table.of(file.claims.papers[paper], columns, rows),)))
-    there = {cell.key: cell for results in studies.values() for cell in results.cells if cell.there}
-    seconds = sum(float(cell.record.get("cell_seconds", 0)) for cell in there.values())
-    facts = (("cells", f"{len(there):,}, computed in {seconds / 3600:.1f} hours"),)
+    cells, seconds = evidence.cost()
+    facts = (("cells behind the figures", f"{cells:,}, computed in {seconds / 3600:.1f} hours"),)
     return StudyPage("claims", About("Claims of the papers", file.claims.about), False, facts, tuple(sections))
 
 
-def _row(judged: Judged, file: ClaimsFile, studies: Mapping[str, StudyResults]) -> Row:
+def _row(judged: Judged, file: ClaimsFile, evidence: Evidence) -> Row:
     claim = judged.claim
     names = list(dict.fromkeys(str(s.study) for each in judged.found for s in _selections(each)))
-    data = list(dict.fromkeys(_data(each, studies) for each in judged.found if each.seeds))
+    data = list(dict.fromkeys(_data(each, evidence) for each in judged.found if each.seeds))
     files = (f"{file.claims.studies}/{name.removesuffix('-small')}.toml" for name in names)
     runs = (f"qadv bench {path}{' --small' * name.endswith('-small')}" for path, name in zip(files, names, strict=True))
     return [
         f"{claim.claim}{' (' * bool(claim.note)}{claim.note}{')' * bool(claim.note)}",
         claim.published or "–",
-        claim.out_of_reach or "; ".join(map(_ours, judged.found)),
+        claim.out_of_reach or ("; ".join(map(_ours, judged.found)) if data else NOT_RUN),
         "; ".join(data) or "–",
         judged.verdict,
         "; ".join(runs) or "–",
@@ -125,14 +126,15 @@ def _signed(number: str) -> str:
     return number if number.startswith("-") else f"+{number}"
 
 
-def _data(found: Found, studies: Mapping[str, StudyResults]) -> str:
+def _data(found: Found, evidence: Evidence) -> str:
     """Returns data set, size of the images, how many, and seeds."""
     first = _selections(found)[0]
-    results = studies[str(first.study)]
+    results = evidence.studies[str(first.study)]
     data = first.dataset or results.study.datasets[0]
     name = data if isinstance(data, str) else ", ".join(data)
-    made = (cell for cell in results.cells if cell.kind == "network" and cell.there and cell.place["dataset"] == name)
-    shape = next((cell.record["spec"].get("input_shape") for cell in made), None)
+    networks = (cell for cell in results.cells if cell.kind == "network" and cell.place["dataset"] == name)
+    made = (record for cell in networks if (record := evidence.record(cell)) is not None)
+    shape = next((record["spec"].get("input_shape") for record in made), None)
     size = f" ({'×'.join(map(str, shape))})" if shape else ""
     images = f", {found.images:,} images" if found.images else ""
     return f"{name}{size}{images}, {len(found.seeds)} seed{'s' * (len(found.seeds) > 1)}"

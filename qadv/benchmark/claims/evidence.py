@@ -7,26 +7,69 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qadv.benchmark.claims.claims_file import Selection
-from qadv.benchmark.report.results import AXES, CellResult, StudyResults
+from qadv.benchmark.report.results import AXES, CellResult, StudyResults, record_of
+from qadv.benchmark.store import Store
 from qadv.benchmark.study import Source
-from qadv.errors import InvalidInputError, closest, some
+from qadv.errors import FileFormatError, InvalidInputError, closest, some
 
 Figures = dict[int, NDArray[np.float64]]  # by seed: by image, (N,), in %, or one number, ()
 
 
-def figures(selection: Selection, results: StudyResults) -> Figures:
-    """Returns the figures of a selection for the seeds of which every cell is there, the mean over its lists.
+class Evidence:
+    """The cells of some studies, read when a claim asks for them.
 
-    What the study does not have, or has several of, is an `InvalidInputError`.
+    Attributes:
+        studies: by name, not read.
     """
-    found = [_figures(each, results) for each in selection.each()]
-    seeds = [seed for seed in results.study.seeds if all(seed in each for each in found)]
-    return {seed: mean([each[seed] for each in found]) for seed in seeds}
 
+    def __init__(self, store: Store, studies: Mapping[str, StudyResults]) -> None:
+        self.store, self.studies = store, studies
+        self._records: dict[str, Mapping[str, Any] | None] = {}
 
-def mean(values: list[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Returns the mean of figures, over the first images that all of them are of."""
-    return np.mean(alike(values), axis=0)  # type: ignore[no-any-return]
+    def figures(self, selection: Selection) -> Figures:
+        """Returns the figures of a selection for the seeds of which every cell is there, the mean over its lists.
+
+        What the study does not have, or has several of, is an `InvalidInputError`.
+        """
+        results = self.studies[str(selection.study)]
+        found = [self._figures(each, results) for each in selection.each()]
+        seeds = [seed for seed in results.study.seeds if all(seed in each for each in found)]
+        return {seed: np.mean(alike([each[seed] for each in found]), axis=0) for seed in seeds}
+
+    def record(self, cell: CellResult) -> Mapping[str, Any] | None:
+        """Returns what a cell found; `None` where it is not there, or not whole."""
+        if cell.key not in self._records:
+            try:
+                self._records[cell.key] = record_of(self.store, cell)
+            except FileFormatError:
+                self._records[cell.key] = None
+        return self._records[cell.key]
+
+    def cost(self) -> tuple[int, float]:
+        """Returns how many cells the figures come from, those that these need included, and the seconds they took."""
+        cells = {cell.key: cell for results in self.studies.values() for cell in results.cells}
+        planned = (cell for results in self.studies.values() for cell in results.plan["cells"])
+        needs = {cell["key"]: cell["needs"] for cell in planned}
+        found, left = set[str](), [key for key, record in self._records.items() if record is not None]
+        while left:
+            if (key := left.pop()) not in found:
+                found.add(key)
+                left += needs[key]
+        records = [record for key in found if (record := self.record(cells[key])) is not None]
+        return len(records), sum(float(record.get("cell_seconds", 0)) for record in records)
+
+    def _figures(self, selection: Selection, results: StudyResults) -> Figures:
+        found: dict[int, dict[str, CellResult]] = {}
+        for cell in _cells(selection, results):
+            found.setdefault(int(cell.place["seed"]), {})[cell.key] = cell
+        if not found:
+            raise InvalidInputError(f"no cell of study {results.name} is that: {_said(selection)}")
+        if several := next((list(each.values()) for each in found.values() if len(each) > 1), None):
+            labels = some(cell.label for cell in several)
+            raise InvalidInputError(f"{len(several)} cells of study {results.name} are that ({labels}): say which")
+        there = {seed: (cell, self.record(cell)) for seed, each in found.items() for cell in each.values()}
+        read = {seed: _read(selection, cell, record) for seed, (cell, record) in there.items() if record is not None}
+        return {seed: figure for seed, figure in read.items() if np.isfinite(figure).all()}
 
 
 def alike(values: list[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
@@ -35,20 +78,6 @@ def alike(values: list[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
         raise InvalidInputError("it compares shares of images, in %, with numbers in another unit")
     images = min((len(value) for value in values if value.ndim), default=None)
     return [value[:images] if value.ndim else value for value in values]
-
-
-def _figures(selection: Selection, results: StudyResults) -> Figures:
-    found: dict[int, dict[str, CellResult]] = {}
-    for cell in _cells(selection, results):
-        found.setdefault(int(cell.place["seed"]), {})[cell.key] = cell
-    if not found:
-        raise InvalidInputError(f"no cell of study {results.name} is that: {_said(selection)}")
-    if several := next((list(each.values()) for each in found.values() if len(each) > 1), None):
-        labels = some(cell.label for cell in several)
-        raise InvalidInputError(f"{len(several)} cells of study {results.name} are that ({labels}): say which")
-    there = {seed: cell for seed, each in found.items() for cell in each.values() if cell.there}
-    read = {seed: _read(selection, cell) for seed, cell in there.items()}
-    return {seed: figure for seed, figure in read.items() if np.isfinite(figure).all()}
 
 
 def _cells(selection: Selection, results: StudyResults) -> Iterator[CellResult]:
@@ -78,10 +107,10 @@ def _cells(selection: Selection, results: StudyResults) -> Iterator[CellResult]:
         yield from (cell for cell in fit if cell.place["source"] is None)
 
 
-def _read(selection: Selection, cell: CellResult) -> NDArray[np.float64]:
+def _read(selection: Selection, cell: CellResult, record: Mapping[str, Any]) -> NDArray[np.float64]:
     if selection.value is None:
-        return 100.0 * np.asarray(cell.record["right"], dtype=np.float64)
-    value: Any = cell.record["result"] if cell.kind == "measure" else cell.record
+        return 100.0 * np.asarray(record["right"], dtype=np.float64)
+    value: Any = record["result"] if cell.kind == "measure" else record
     for part in selection.value.split("."):
         try:
             value = value[int(part)] if isinstance(value, list) else value[part]

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qadv.benchmark.claims.claims_file import Claim, ClaimsFile, Comparison, Selection
-from qadv.benchmark.claims.evidence import alike, figures
+from qadv.benchmark.claims.evidence import Evidence, alike
 from qadv.benchmark.claims.interval import interval
 from qadv.benchmark.report.results import StudyResults
 from qadv.errors import InvalidInputError
@@ -63,14 +63,14 @@ class Judged:
         return next((each for each in (NOT_RUN, REFUTED, UNDECIDED) if each in verdicts), CONFIRMED)
 
 
-def judge(file: ClaimsFile, studies: Mapping[str, StudyResults]) -> list[Judged]:
+def judge(file: ClaimsFile, evidence: Evidence) -> list[Judged]:
     """Returns each claim with what was found; a selection that its study has no cells for is a `StudyError`."""
     judged, faults = [], []
     for index, (claim, comparisons) in enumerate(zip(file.claims.claims, file.comparisons, strict=True)):
         found = []
         for comparison in comparisons:
             try:
-                found.append(_compared(comparison, studies))
+                found.append(_compared(comparison, evidence))
             except InvalidInputError as error:
                 case = f"{comparison.case}: " if comparison.case else ""
                 faults.append((("claims", index, "more" if claim.more else "than"), f"{case}{error}"))
@@ -80,17 +80,17 @@ def judge(file: ClaimsFile, studies: Mapping[str, StudyResults]) -> list[Judged]
     return judged
 
 
-def _compared(comparison: Comparison, studies: Mapping[str, StudyResults]) -> Found:
+def _compared(comparison: Comparison, evidence: Evidence) -> Found:
     selections = [*comparison.more, *comparison.than]
-    if any(each.study not in studies for each in selections):
+    if any(each.study not in evidence.studies for each in selections):
         return Found(comparison)
-    given = [figures(each, studies[str(each.study)]) for each in selections]
+    given = [evidence.figures(each) for each in selections]
     seeds = tuple(seed for seed in given[0] if all(seed in each for each in given))
     if not seeds:
         return Found(comparison)
     values = np.array(alike([each[seed] for each in given for seed in seeds]))
     images = values.shape[1] if values.ndim > 1 else None
-    if images is not None and len(data := _datasets(selections, studies)) > 1:
+    if images is not None and len(data := _datasets(selections, evidence.studies)) > 1:
         raise InvalidInputError(f"images of {' and '.join(data)} can't be paired: compare those of one")
     values = values.reshape(len(given), len(seeds), *values.shape[1:])
     split = len(comparison.more)

@@ -22,7 +22,7 @@ class CellResult:
     """A cell of the plan and what became of it.
 
     Attributes:
-        state: `"there"`, `"failed"`, `"left out"`, `"missing"` or `"damaged"`; `why` for all but the first.
+        state: `"there"`, `"failed"`, `"left out"`, `"missing"`, `"damaged"` or `"unread"`; `why` for all but the first.
         record: what it found, values by image as arrays (N,); empty where it is not there.
     """
 
@@ -134,11 +134,14 @@ class StudyResults:
         return dict(found)
 
 
-def gather(store: Store, name: str, plan: Mapping[str, Any]) -> StudyResults:
-    """Reads the results of a study; a plan that is not one of this version is a `FileFormatError`."""
+def gather(store: Store, name: str, plan: Mapping[str, Any], read: bool = True) -> StudyResults:
+    """Reads the results of a study; a plan that is not one of this version is a `FileFormatError`.
+
+    Without `read` the cells' records are left for `record_of`, and their state is `"unread"`.
+    """
     try:
         study = Study.model_validate(plan["study"])
-        cells = tuple(_cells(store, plan))
+        cells = tuple(_cells(store, plan, read))
     except (ValidationError, KeyError, TypeError, AttributeError) as error:
         raise FileFormatError(
             f"{store.studies / f'{name}.json'} is not a plan of this version of qadv ({type(error).__name__}: "
@@ -149,13 +152,20 @@ def gather(store: Store, name: str, plan: Mapping[str, Any]) -> StudyResults:
     return StudyResults(name, plan, study, cells, tuple(Network(results.label(axes), axes) for axes in chosen))
 
 
-def _cells(store: Store, plan: Mapping[str, Any]) -> Iterator[CellResult]:
+def record_of(store: Store, cell: CellResult) -> Mapping[str, Any]:
+    """Returns what a finished cell found, as in `CellResult`; where it is missing or damaged, a `FileFormatError`."""
+    return _compact(cell.kind, store.read(cell.key, files=False).record)
+
+
+def _cells(store: Store, plan: Mapping[str, Any], read: bool) -> Iterator[CellResult]:
     known: dict[str, tuple[str, str, Mapping[str, Any]]] = {}
     labels: dict[str, str] = {}
     for cell in plan["cells"]:
         key = cell["key"]
         labels.setdefault(key, cell["label"])
-        if key not in known:
+        if not read:
+            known[key] = "unread", "", {}
+        elif key not in known:
             off = [need for need in cell["needs"] if known.get(need, ("there",))[0] != "there"]
             known[key] = _outcome(store, key, cell["kind"], [(labels[need], known[need][0]) for need in off])
         state, why, record = known[key]
