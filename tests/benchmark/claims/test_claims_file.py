@@ -47,7 +47,7 @@ def test_lists_are_means(tmp_path):
 
 FAULTS = {
     "a paper that is not there": ('paper = "P"', 'paper = "Q"', 6, "no paper 'Q'"),
-    "an unknown key": ("more = { def", "more = { quantizr = '', def", 10, "no key 'quantizr' here; did you mean quantizer"),
+    "an unknown key": ("more = { def", "more = { quantizr = '', def", 10, "no key 'quantizr' here; did you mean"),
     "an unknown key of a claim": ("where = {", "were = {", 8, "no key 'were' here; did you mean where"),
     "three selections": ('{ defense = "B" },', '{ defense = "B" }, { defense = "B" },', 11, "at most 2 items"),
     "a name that each does not have": ("-{eps}", "-{epsilon}", 10, "{epsilon} is no entry of each"),

@@ -1,5 +1,7 @@
 """Verdicts: what is compared, how many seeds it takes, and what is refused."""
 
+import shutil
+
 import pytest
 
 from qadv.benchmark.claims.claims_file import read_claims
@@ -10,19 +12,22 @@ from qadv.benchmark.study_file import StudyError
 from tests.benchmark.claims.results import write_results
 
 
+def evidence_in(store):
+    return Evidence(store, {"hand-small": gather(store, "hand-small", store.plan("hand-small"), read=False)})
+
+
 @pytest.fixture(scope="module")
 def evidence(tmp_path_factory):
-    store = write_results(tmp_path_factory.mktemp("results"))
-    return Evidence(store, {"hand-small": gather(store, "hand-small", store.plan("hand-small"), read=False)})
+    return evidence_in(write_results(tmp_path_factory.mktemp("results")))
 
 
 @pytest.fixture
 def judged(evidence, tmp_path):
-    def judged(comparison, study="hand-small"):
+    def judged(comparison, study="hand-small", by=evidence):
         path = tmp_path / "claims.toml"
         where = f'where = {{ study = "{study}" }}\n'
         path.write_text(f'[papers]\nP = "p"\n\n[[claims]]\npaper = "P"\nclaim = "c"\n{where}{comparison}\n')
-        return judge(read_claims(path), evidence)[0]
+        return judge(read_claims(path), by)[0]
 
     return judged
 
@@ -84,13 +89,16 @@ def test_each_case_has_to_hold_and_one_against_it_refutes(judged):
     assert judged(each.format('["A", "C"]', 20)).verdict == "undecided"
 
 
-def test_a_missing_cell_gives_no_verdict(judged, evidence):
-    store = evidence.store
-    gone = next(cell for cell in evidence.studies["hand-small"].cells if cell.kind == "measure")
-    (store.cells / gone.key / "record.json").rename(store.cells / "kept")
-    claim = judged('more = { defense = "A", measure = "audit", value = "robust" }\nmargin = 10')
-    (store.cells / "kept").rename(store.cells / gone.key / "record.json")
+def test_a_missing_or_damaged_cell_is_no_evidence(judged, tmp_path):
+    store = write_results(tmp_path / "others")
+    first, second, *_ = (cell["key"] for cell in store.plan("hand-small")["cells"] if cell["kind"] == "measure")
+    robust = 'more = { defense = "A", measure = "audit", value = "robust" }\nmargin = 10'
+    assert judged(robust, by=evidence_in(store)).verdict == "confirmed"
+    shutil.rmtree(store.cells / first)
+    claim = judged(robust, by=evidence_in(store))
     assert (claim.found[0].seeds, claim.verdict) == ((1, 2), "undecided")
+    (store.cells / second / "record.json").write_text("{}")
+    assert judged(robust, by=evidence_in(store)).found[0].seeds == (2,)
 
 
 def test_images_from_other_networks(judged):
