@@ -19,12 +19,13 @@ from qadv.errors import FileFormatError, closest
 from qadv.files import write_atomically
 
 _HOW = f"""\
-Confirmed or refuted: at least {SEEDS} seeds, and a 95 % interval of the difference on one side of none, or of the \
-margin that is given; in every comparison of a claim, or against it in one. Accuracies are in %, differences in \
-points, paired by seed and image. The interval adds the variance between seeds to that between images, both few of \
-many that might have been taken, with Student's t at Satterthwaite's degrees of freedom (as for several readers and \
-cases: Obuchowski, Rockette 1995); numbers that are not by image have the first part alone. It is not widened for the \
-number of comparisons: of twenty without an effect one may show one."""
+Confirmed: at least {SEEDS} seeds, and in every comparison of the claim a 95 % interval of the difference above 0, or \
+above the margin that is given. Refuted: likewise, and one of them below. Not run: a comparison has no cells. \
+Accuracies are in %, differences in points, paired by seed and image. The interval adds the variance between seeds to \
+that between images, both few of many that might have been taken, with Student's t at Satterthwaite's degrees of \
+freedom (as for several readers and cases: Obuchowski, Rockette 1995; simulated, it holds the truth 93 to 99 times in \
+100); numbers that are not by image have the first part alone. It is not widened for the number of comparisons: of \
+twenty without an effect one may show one."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def _row(judged: Judged, file: ClaimsFile, evidence: Evidence) -> Row:
     files = (f"{file.claims.studies}/{name.removesuffix('-small')}.toml" for name in names)
     runs = (f"qadv bench {path}{' --small' * name.endswith('-small')}" for path, name in zip(files, names, strict=True))
     return [
-        f"{claim.claim}{' (' * bool(claim.note)}{claim.note}{')' * bool(claim.note)}",
+        f"{claim.claim} ({claim.note})" if claim.note else claim.claim,
         claim.published or "–",
         claim.out_of_reach or ("; ".join(map(_ours, judged.found)) if data else NOT_RUN),
         "; ".join(data) or "–",
@@ -108,7 +109,7 @@ def _row(judged: Judged, file: ClaimsFile, evidence: Evidence) -> Row:
 def _ours(found: Found) -> str:
     case, comparison = f"{found.comparison.case}: " if found.comparison.case else "", found.comparison
     if not found.seeds:
-        return f"{case}not run"
+        return f"{case}{NOT_RUN}"
     text = _number(found.more - found.than, found)
     if comparison.more and comparison.than:
         text = f"{_number(found.more, found)} against {_number(found.than, found)}: {_signed(text)}"

@@ -43,10 +43,9 @@ class Selection(StudyPart):
 
     def each(self) -> Iterator["Selection"]:
         """Yields the selections that this one is the mean of."""
-        given = self.model_dump(exclude_none=True)
-        lists = {name: names for name, names in given.items() if isinstance(names, list)}
+        lists = {name: names for name, names in self if isinstance(names, list)}
         for chosen in product(*lists.values()):
-            yield Selection.model_validate(given | dict(zip(lists, chosen, strict=True)))
+            yield self.model_copy(update=dict(zip(lists, chosen, strict=True)))
 
 
 _VARIABLE = re.compile(r"\{(\w+)\}")
@@ -167,7 +166,7 @@ def _comparisons(claim: Claim) -> Iterator[Comparison]:
 
 
 def _joined(where: Selection, given: Selection) -> Selection:
-    return Selection.model_validate(where.model_dump(exclude_none=True) | given.model_dump(exclude_none=True))
+    return where.model_copy(update={name: getattr(given, name) for name in given.model_fields_set})
 
 
 def _filled(selection: Selection, texts: Mapping[str, str]) -> Selection:
