@@ -148,6 +148,12 @@ def test_cells_of_the_first_format_are_read_and_say_so_once(tmp_path):
     assert found[0].files == {"adversarial.safetensors": content}
     assert [each.record["a"] for each in found] == [1, 1]
     assert len(caught) == 1
+    copy = Store(tmp_path / "copy")
+    with store.locked():
+        store.write_plan("study", {"cells": [{"key": folder.name}]})
+    store.copy_records(copy, ["study"])
+    with pytest.warns(UserWarning, match="without digests"):
+        assert copy.read(folder.name, files=False).record["a"] == 1
     for damage in (content[:-1], b"", None):
         path = folder / "adversarial.safetensors"
         path.unlink() if damage is None else path.write_bytes(damage)
