@@ -110,21 +110,19 @@ def _ours(found: Found) -> str:
     case, comparison = f"{found.comparison.case}: " if found.comparison.case else "", found.comparison
     if not found.seeds:
         return f"{case}{NOT_RUN}"
-    text = _number(found.more - found.than, found)
-    if comparison.more and comparison.than:
-        text = f"{_number(found.more, found)} against {_number(found.than, found)}: {_signed(text)}"
+    text, compares = _number(found.more - found.than, found), comparison.more and comparison.than
+    if compares and not text.startswith("-"):
+        text = f"+{text}"
     if np.isfinite(found.low):
         text += f" [{_number(found.low, found)}, {_number(found.high, found)}]"
-    margin = f", claimed above {comparison.margin:g}" if comparison.margin else ""
-    return case + text + margin
+    if comparison.margin:
+        text += f", claimed above {comparison.margin:g}"
+    sides = f" ({_number(found.more, found)} against {_number(found.than, found)})" if compares else ""
+    return case + text + sides
 
 
 def _number(value: float, found: Found) -> str:
     return f"{value:.1f}" if found.images else f"{value:.3g}"
-
-
-def _signed(number: str) -> str:
-    return number if number.startswith("-") else f"+{number}"
 
 
 def _data(found: Found, evidence: Evidence) -> str:

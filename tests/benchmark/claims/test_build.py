@@ -65,11 +65,11 @@ def test_the_page_says_figures_data_verdict_and_command(claims, tmp_path):
     ]  # fmt: skip
     better, longer, later, never = rows[3:]
     assert better[:2] == ["A is better (digits for photographs)", "9 → 10"]
-    assert better[2].startswith(r"B: 51.0 against 31.0: +20.0 \[1")
-    assert "; C: 50.0 against 0.0: +50.0" in better[2]
+    assert better[2].startswith(r"B: +20.0 \[1")
+    assert r"\] (51.0 against 31.0); C: +50.0 \[" in better[2]
     assert better[3] == "digits (1×8×8), 200 images, 3 seeds; digits (1×8×8), 200 images, 1 seed"
     assert better[4:] == ["undecided", "qadv bench examples/studies/hand.toml --small"]
-    assert longer[2:4] == [r"21 against 11: +10 \[10, 10\], claimed above -5", "digits (1×8×8), 3 seeds"]
+    assert longer[2:4] == [r"+10 \[10, 10\], claimed above -5 (21 against 11)", "digits (1×8×8), 3 seeds"]
     assert later[2:5] == ["not run", "–", "not run"]
     assert never[2:] == ["no such images", "–", "out of reach", "–"]
     assert "- cells behind the figures: 14, computed in 0.1 hours" in lines
