@@ -16,10 +16,10 @@ from qadv.benchmark.signatures import arguments
 from qadv.benchmark.study import with_fractions
 from qadv.checks import check_number
 from qadv.command_options import AuditOptions
-from qadv.commands.given import network_and_data, test_images
+from qadv.commands.given import beside, network_and_data, test_images
 from qadv.diagnostics.audit.result import AuditResult
 from qadv.errors import AuditInterrupted, InvalidInputError
-from qadv.estimators.opening import is_file, open_classifier
+from qadv.estimators.opening import is_file
 from qadv.estimators.storage import read_header
 from qadv.files import write_atomically
 from qadv.frontends.find import file_frontend
@@ -54,10 +54,10 @@ def run_audit(options: AuditOptions) -> bool:
             to_zero=options.to_zero,
             pair=options.pair,
             pixels=options.pixels,
-            float_parent=None if options.float_parent is None else open_classifier(options.float_parent),
+            float_parent=None if options.float_parent is None else beside(options.float_parent, classifier, options),
             queries=options.queries,
-            simulation=None if options.simulation is None else open_classifier(options.simulation),
-            others={other: open_classifier(other) for other in options.other or ()},
+            simulation=None if options.simulation is None else beside(options.simulation, classifier, options),
+            others={other: beside(other, classifier, options) for other in options.other or ()},
             adaptive=None if options.adaptive is None else _adaptive(options.adaptive, eps, classifier),
             thorough=options.thorough,
             checks=options.check,

@@ -120,6 +120,19 @@ def test_compare_puts_networks_side_by_side(saved, make_classifier):
     assert "fgsm, 20 images" in shown
 
 
+def test_networks_by_name_have_their_checkpoints_behind_them(make_classifier, digits):
+    for seed in (0, 1):
+        torch.save(make_classifier("float", "float", seed=seed).network.state_dict(), f"{seed}.pth")
+    names = [f"mnist-cnn:image_size=8,width=8@{seed}.pth" for seed in (0, 1)]
+    report = as_json("compare", *names, "--attack", "fgsm", "--nb-test", 8)
+    x, y = digits.x_test[:8], digits.y_test[:8]
+    expected = [(make_classifier("float", "float", seed=seed).predict(x).argmax(1) == y).mean() for seed in (0, 1)]
+    assert report["targets"] == names
+    assert report["clean"] == pytest.approx(expected)
+    with pytest.raises(qadv.errors.InvalidInputError, match=r"has a checkpoint already: leave out 1.pth"):
+        run("attack", names[0], "--checkpoint", "1.pth", "--attack", "fgsm")
+
+
 def test_what_does_not_go_is_one_line(saved, tmp_path):
     photographs(tmp_path / "photos")
     for said, *arguments in [
