@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
+from qadv.backbones.standardisation import class_names
 from qadv.benchmark.attack_cells import made_attack
 from qadv.benchmark.names import check_options
 from qadv.command_options import AttackOptions
@@ -41,7 +42,9 @@ def run_attack(options: AttackOptions) -> None:
         result, adversarial = attack_classifier(options.attack, attack, classifier, x, y)
     report: dict[str, Any] = result.to_dict()
     if options.out is not None:
-        report["as_png"] = write_images(options.out, classifier, x, y, adversarial, data.classes)
+        report["as_png"] = write_images(
+            options.out, classifier, x, y, adversarial, class_names(classifier.model) or data.classes
+        )
     if options.as_json:
         print(json.dumps(report, indent=1))
         return

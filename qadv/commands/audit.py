@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from qadv.backbones.standardisation import class_names
 from qadv.benchmark.attack_cells import made_attack
 from qadv.benchmark.audit_shards import audit_in_shards
 from qadv.benchmark.report.audit_page import audit_page
@@ -83,7 +84,8 @@ def run_audit(options: AuditOptions) -> bool:
         raise
     _print(result, found, options.as_json)
     if options.html is not None:
-        page = audit_page(classifier, x, y, result, Path(options.model).name, data.classes)
+        names = class_names(classifier.model) or data.classes
+        page = audit_page(classifier, x, y, result, Path(options.model).name, names)
         write_atomically(options.html, page.encode())
     if options.fail_under is not None and (accuracy := 100 * result.worst_case.accuracy) < options.fail_under:
         Console(stderr=True).print(f"worst case {accuracy:.1f} % is under {options.fail_under:g} %", style="red")

@@ -38,9 +38,11 @@ def run_compare(options: CompareOptions) -> None:
         settings = {"eps": eps, **settings}
         check_options("attack", name, settings)
         attacks[text] = partial(made_attack, name, settings, verbose=is_shown(options))
+    for network in networks.values():
+        data.check_fits(network)
     x, y = test_images(first, data, options.nb_test)
     matrix = transfer_matrix(networks, x, y, attacks, seed=options.seed)
-    seen = {name: picture_settings(network.model) for name, network in networks.items()}
+    seen = {name: picture_settings(network.model) | {"classes": ()} for name, network in networks.items()}
     if isinstance(data, Photographs) and (other := next((n for n in seen if seen[n] != seen[options.models[0]]), None)):
         warnings.warn(
             f"photographs are resized and cropped as {options.models[0]} says, {data.settings}; {other} says "

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from qadv.backbones.standardisation import is_of_timm
+from qadv.backbones.standardisation import is_of_timm, keep_picture_settings, picture_settings
 from qadv.checks import check_whole
 from qadv.components import TARGET
 from qadv.errors import InvalidInputError
@@ -102,6 +102,11 @@ def _standardisation(options: Any) -> tuple[list[float], ...] | None:
     if None in pair and pair != [None, None]:
         raise InvalidInputError("--mean and --std go together; give both")
     return None if None in pair else tuple([number(text, each) for each in text.split(",")] for text in pair)
+
+
+def keep_classes(classifier: Any, data: Any) -> None:
+    """Has a network know what its classes are called, so that its file says it."""
+    keep_picture_settings(classifier.model, picture_settings(classifier.model) | {"classes": list(data.classes)})
 
 
 def test_images(classifier: Classifier, data: Any, nb_test: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from qadv.checks import check_flag, check_number, check_whole
 from qadv.datasets import pictures
 from qadv.datasets.dataset import PARTS, ImageDataset, Images32, Labels, fault_of_labels
-from qadv.errors import FileFormatError, InvalidInputError, PictureWarning, some
+from qadv.errors import FileFormatError, InvalidInputError, PictureWarning, printable, some
 
 _SKIP = "skip_bad=True (--skip-bad)"
 _SETTINGS = ("input_size", "interpolation", "crop_pct", "crop_mode")
@@ -67,7 +67,8 @@ class Photographs(ImageDataset):
         test_share: float = 0.2,
         seed: int = 0,
     ) -> None:
-        self.name, self.classes, self.skip_bad = name, tuple(classes), check_flag("skip_bad", skip_bad)
+        self.name, self.classes = printable(name), tuple(map(printable, classes))
+        self.skip_bad = check_flag("skip_bad", skip_bad)
         share = check_number("test_share", test_share, below=1)
         parts = {"train": train, "test": test} if test is not None else _split(train, share, seed, name)
         for part, files in parts.items():

@@ -10,7 +10,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import qadv
+from qadv.backbones.standardisation import class_names
 from qadv.cli import app
+from qadv.datasets import Images
 from qadv.errors import PictureWarning
 from tests.photographs import photographs
 
@@ -131,6 +133,27 @@ def test_networks_by_name_have_their_checkpoints_behind_them(make_classifier, di
     assert report["clean"] == pytest.approx(expected)
     with pytest.raises(qadv.errors.InvalidInputError, match=r"has a checkpoint already: leave out 1.pth"):
         run("attack", names[0], "--checkpoint", "1.pth", "--attack", "fgsm")
+
+
+def test_a_file_keeps_the_names_of_its_classes_and_no_others_are_taken_for_them(make_classifier, tmp_path):
+    photographs(tmp_path / "photos")
+    made = make_classifier("float", "float", nb_classes=3)
+    made.save("float.safetensors")
+    given = ["--weights", "bwn", "--calibrate", 6, "--nb-test", 2]
+    run("quantize", "float.safetensors", *given, "-o", "q.safetensors", dataset="image-folder:photos")
+    quantized = qadv.open_classifier("q.safetensors")
+    assert class_names(quantized.model) == ("apple", "pear", "plum")
+    trained = ["train", "q.safetensors", "--trainer", "dq", "--epochs", 1, "--nb-train", 6, "--nb-test", 2]
+    run(*trained, "-o", "t.safetensors", dataset="image-folder:photos")
+    assert class_names(qadv.open_classifier("t.safetensors").model) == ("apple", "pear", "plum")
+    x = np.zeros((2, 1, 8, 8), dtype=np.float32)
+    numbered = Images("numbered", x, np.zeros(2, int), x, np.zeros(2, int), ("0", "1", "2"))
+    numbered.check_fits(quantized)
+    for part in ("train", "val"):
+        (tmp_path / "photos" / part / "pear").rename(tmp_path / "photos" / part / "\x1b[31mpear")
+    said = r"its class 0 is \\x1b\[31mpear, and the network's apple,.* apple, pear, plum"
+    with pytest.raises(qadv.errors.InvalidInputError, match=said):
+        run("attack", "q.safetensors", "--attack", "fgsm", dataset="image-folder:photos")
 
 
 def test_what_does_not_go_is_one_line(saved, tmp_path):
