@@ -10,12 +10,14 @@ import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from qadv.backbones.checkpoints import is_of_torch
 from qadv.backbones.standardisation import is_of_timm, keep_picture_settings, picture_settings
 from qadv.checks import check_whole
 from qadv.components import TARGET
 from qadv.errors import InvalidInputError
 from qadv.estimators.opening import is_file, open_classifier, parted
 from qadv.estimators.protocol import Classifier
+from qadv.estimators.storage import read_header
 from qadv.evaluation import predicted
 from qadv.frontends.find import file_frontend
 from qadv.modes import nb_labels
@@ -47,7 +49,7 @@ def network_and_data(
         check_trained(model)
     given = {"nb_classes": options.nb_classes, "preprocessing": _standardisation(options)}
     given = {name: value for name, value in given.items() if value is not None} | dict(arguments or {})
-    data, shape = None, None if size is None else (3, size, size)
+    data, shape = None, None if size is None else (_channels(model), size, size)
     if options.dataset is not None and not is_file(model):
         fitted = "network" in inspect.signature(load("dataset", options.dataset.partition(":")[0])).parameters
         data = data_of(options, **({"network": named_options(model)[0]} if fitted and named else {}))
@@ -64,6 +66,12 @@ def network_and_data(
     else:
         data.check_fits(classifier)
     return classifier, data
+
+
+def _channels(model: str) -> int:
+    """Returns the number of channels that a saved network has, 3 for any other."""
+    saved = is_file(model) and file_frontend(model) is None and not is_of_torch(model)
+    return int(read_header(model)["classifier"]["input_shape"][0]) if saved else 3
 
 
 def beside(model: str, classifier: Any, options: Any) -> Any:

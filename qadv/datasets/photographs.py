@@ -157,9 +157,20 @@ def _settings(network: Any, input_shape: Sequence[int] | None) -> dict[str, Any]
     """Returns how timm's config of a network has its images resized and cropped."""
     import timm
 
-    config = getattr(network, "pretrained_cfg", None)
-    if isinstance(network, str) and (named := timm.get_pretrained_cfg(network.removeprefix("timm/"))) is not None:
-        config = named.to_dict()
+    from qadv.modes import held_network
+
+    config = getattr(network, "pretrained_cfg", None) or {}
+    if isinstance(network, str):
+        named = timm.get_pretrained_cfg(network.removeprefix("timm/"))
+        config = {} if named is None else named.to_dict()
+    elif network is not None and not any(config.get(key) for key in _SETTINGS):
+        warnings.warn(
+            f"{type(held_network(network)).__name__} does not say how photographs become its images: they are resized "
+            "and cropped as timm does where nothing is said, bicubic, the middle 87.5 %. A network of timm's says it, "
+            "and a file that was saved or exported of one",
+            PictureWarning,
+            stacklevel=6,
+        )
     given = {} if input_shape is None else {"input_size": tuple(input_shape)}
     settings: dict[str, Any] = timm.data.resolve_data_config(given, config or {"input_size": (3, 224, 224)})
     if len(settings["input_size"]) != 3 or settings["input_size"][0] not in (1, 3):

@@ -175,6 +175,13 @@ def test_arguments_are_refused_before_anything_runs(audited):
         audited(8, epsilon=1)
 
 
+@pytest.mark.parametrize(("given", "said"), [({"eps": 2}, "eps: expected at most 1"), ({"norm": 3}, "norm: expected")])
+def test_a_ball_that_is_none_is_refused_before_the_estimate(given, said, trained, digits, monkeypatch):
+    monkeypatch.setattr(audit_shards, "estimate", None)
+    with pytest.raises(InvalidInputError, match=said):
+        qadv.audit_in_shards(trained, digits.x_test[:4], digits.y_test[:4], **given)
+
+
 @pytest.fixture
 def in_two_processes(audited, monkeypatch):
     """An audit by two processes of an engine, which finds what one finds."""

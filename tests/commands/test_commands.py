@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 import qadv
 from qadv.backbones.standardisation import class_names
 from qadv.cli import app
+from qadv.command_options import AttackOptions
+from qadv.commands.given import network_and_data
 from qadv.datasets import Images
 from qadv.errors import PictureWarning
 from tests.photographs import photographs
@@ -92,6 +94,25 @@ def test_attack_writes_what_it_found(saved, trained, digits, tmp_path):
     far = np.abs(images - digits.x_test[:12]).reshape(12, -1).max(axis=1)
     assert [float(row["linf"]) for row in rows] == pytest.approx(far, abs=1e-5)
     assert far.max() == pytest.approx(25 / 255, abs=0.5 / 255), "rounded to the nearest of 255 steps"
+
+
+def test_a_smaller_attack_leaves_no_images_of_a_larger_one_beside_its_own(saved, tmp_path):
+    (tmp_path / "found").mkdir()
+    (tmp_path / "found" / "mine.png").write_bytes(b"")
+    for number in (5, 3):
+        run("attack", saved, "--attack", "fgsm", "--nb-test", number, "-o", "found")
+        written = sorted(path.name for path in (tmp_path / "found").glob("*.png"))
+        assert written == [*(f"{index:05}.png" for index in range(number)), "mine.png"]
+
+
+def test_a_grey_network_is_opened_grey_at_another_size(make_classifier, tmp_path):
+    photographs(tmp_path / "photos")
+    make_classifier("float", "float", nb_classes=3).save("grey.safetensors")
+    options = AttackOptions(
+        model="grey.safetensors", image_size=8, dataset="image-folder:photos", nb_test=2, attack="fgsm"
+    )
+    classifier, data = network_and_data(options)
+    assert classifier.input_shape == data.input_shape == (1, 8, 8)
 
 
 def test_attack_takes_any_attack_and_shows_a_table(saved):

@@ -16,7 +16,13 @@ from qadv.commands import export as command
 from qadv.deployment.agreement import OnnxNetwork, agreement
 from qadv.deployment.integer_graph import integer_graph
 from qadv.deployment.onnx_graph import _Activation, _Layer
-from qadv.errors import FileFormatError, InvalidInputError, MissingRequirementError, StorageError
+from qadv.errors import (
+    FileFormatError,
+    InvalidInputError,
+    MissingRequirementError,
+    StorageError,
+    UnsupportedModelError,
+)
 from qadv.frontends.onnx.graph import graph_of
 from qadv.frontends.onnx.runtime import Runtime
 from qadv.quantization.frozen import freeze
@@ -281,6 +287,18 @@ def test_the_commands_errors(trained, make_classifier, tmp_path):
     own.save(tmp_path / "own.safetensors")
     assert "PACKAGE.MODULE:FUNCTION --checkpoint" in says(tmp_path / "own.safetensors")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["large.safetensors", "net.safetensors", "own.safetensors"]
+
+
+class Branch(torch.nn.Linear):
+    def forward(self, x):
+        return super().forward(x.flatten(1)) if x.sum() > 3 else x.flatten(1)[:, :10]
+
+
+def test_what_torch_can_not_export_is_one_line_that_says_why(tmp_path):
+    classifier = qadv.QuantizedClassifier(Branch(64, 10), torch.nn.CrossEntropyLoss(), (1, 8, 8), 10)
+    with pytest.raises(UnsupportedModelError, match=r"can't export Branch to ONNX .*: write its forward") as refused:
+        qadv.export(classifier, tmp_path / "net.onnx", to="qcdq")
+    assert "\n" not in str(refused.value)
 
 
 def test_errors(make_classifier, tmp_path, monkeypatch):

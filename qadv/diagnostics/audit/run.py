@@ -109,10 +109,9 @@ def audit(
     batch_size, seed = check_whole("batch_size", batch_size), check_whole("seed", seed, least=0)
     thorough, verbose = check_flag("thorough", thorough), check_flag("verbose", verbose)
     pixels = check_choice("pixels", pixels, ("float", "uint8"))
-    norm = float(check_choice("norm", norm, (2, math.inf, "2", "inf")))
     classifier = getattr(classifier, "simulation", None) or classifier  # an engine answers its attacks, not the audit
     target = Target(classifier, batch_size, targeted=pair is not None)
-    radii = _radii(eps, norm, check_flag("to_zero", to_zero), classifier)
+    radii, norm = radii_of(classifier, eps, norm, to_zero)
     x, labels = check_pair(classifier, x, y)
     x = x.astype(np.float32)
     if (labels >= target.classes).any():
@@ -209,6 +208,10 @@ def audit(
 
 
 def _queries(classifier: Any, x: Images, engine: str, target: Target) -> Target | None:
+    if shipped := files(classifier.model):
+        raise InvalidInputError(
+            f"queries: the network is the file {', '.join(shipped)}, whose runtime answers all queries; leave it out"
+        )
     faster = accelerate(
         classifier, x[:_VERIFIED_ON], fold_batch_norm=False, channels_last=False, engine=engine,
         batch_size=target.batch_size,
@@ -265,8 +268,12 @@ def estimate(
     return parts * left.least(images), parts * left.seconds(images)
 
 
-def _radii(eps: Any, norm: float, to_zero: bool, classifier: Classifier) -> list[float]:
-    """Returns the radii to audit at, in order; all that are given are checked before the first."""
+def radii_of(
+    classifier: Classifier, eps: Any, norm: Any = math.inf, to_zero: bool = False
+) -> tuple[list[float], float]:
+    """Returns the radii to audit at, in order, and their norm; all that are given are checked before the first."""
+    norm = float(check_choice("norm", norm, (2, math.inf, "2", "inf")))
+    check_flag("to_zero", to_zero)
     given = [eps] if isinstance(eps, str | Share) or np.ndim(eps) == 0 else list(eps)
     if not given:
         raise InvalidInputError("eps: expected a radius, or several, got none")
@@ -277,7 +284,7 @@ def _radii(eps: Any, norm: float, to_zero: bool, classifier: Classifier) -> list
     widest = width(classifier.clip_values) * values ** (1 / norm)
     while to_zero and radii[-1] < widest:
         radii.append(min(2 * radii[-1], widest))
-    return radii
+    return radii, norm
 
 
 def of_pair(pair: Any, x: Images, y: Labels, classes: int) -> tuple[Images, Labels, tuple[int, int]]:
