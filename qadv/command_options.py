@@ -189,6 +189,10 @@ class AuditOptions(DataOptions, NetworkOptions):
     check: Annotated[
         list[str] | None, typer.Option(help="make this check, by number or name, and its attacks; all without it")
     ] = None
+    without: Annotated[
+        list[str] | None,
+        typer.Option(help="leave out this check, or this kind of attack: FGSM, PGD, Square, RayS, SPSA, N-Attack, …"),
+    ] = None
     adaptive: Annotated[
         str | None,
         typer.Option(help="a further attack, for check 10: NAME, or e.g. 'BoundaryAttack:max_iter=50'"),

@@ -62,6 +62,7 @@ def run_audit(options: AuditOptions) -> bool:
             adaptive=None if options.adaptive is None else _adaptive(options.adaptive, eps, classifier),
             thorough=options.thorough,
             checks=options.check,
+            **({"without": options.without} if options.without else {}),
             shard=options.shard,
             out=options.out,
             jobs=options.jobs,

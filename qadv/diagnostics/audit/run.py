@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from qadv.checks import check_choice, check_flag, check_whole
 from qadv.deployment.accelerate import accelerate
 from qadv.diagnostics.attacking import check_classifiers
-from qadv.diagnostics.audit.case import AuditCase
+from qadv.diagnostics.audit.case import ATTACKS, AuditCase
 from qadv.diagnostics.audit.checks.answers_repeat import is_random
 from qadv.diagnostics.audit.checks.check import NumberedCheck, numbered_checks
 from qadv.diagnostics.audit.cost import Cost
@@ -59,6 +59,7 @@ def audit(
     simulation: Classifier | None = None,
     thorough: bool = False,
     checks: Iterable[int | str] | None = None,
+    without: Iterable[int | str] = (),
     batch_size: int = 128,
     seed: int = 0,
     verbose: bool = True,
@@ -94,6 +95,8 @@ def audit(
         thorough: larger budgets: see `qadv.diagnostics.audit.settings`.
         checks: those to make, by number or by name as `qadv list audit-check` has them; without it all. Each runs the
             attacks that it looks at; those with the classifier's own gradients run in any case.
+        without: checks to leave out, likewise, and kinds of attacks: FGSM, PGD, Square, RayS, SPSA, N-Attack, DDN,
+            noise. The checks that judge by an attack that is left out are not evaluated.
         batch_size: images in one pass.
         seed: decides everything random.
         verbose: show progress.
@@ -135,7 +138,7 @@ def audit(
             )
     answering = None if queries is None else _queries(classifier, x, queries, target)
     settings, numbered = THOROUGH if thorough else QUICK, numbered_checks()
-    chosen = numbered if checks is None else _chosen(checks, numbered)
+    chosen, spared = _chosen(checks, without, numbered)
     results: list[AuditResult] = []
     cost = Cost()
     with ExitStack() as stack:
@@ -148,7 +151,9 @@ def audit(
             each.check_logits(x)
         if is_random(target, x, labels, settings.passes):
             target.draws = settings.draws
-        left = TimeLeft(target, x, labels, settings, len(sources), {c.number for c in chosen}) if verbose else None
+        left = (
+            TimeLeft(target, x, labels, settings, len(sources), {c.number for c in chosen}, spared) if verbose else None
+        )
         for radius in radii:
             before, started = cost.copy(), time.perf_counter()
             with tqdm(total=len(chosen), desc="audit", disable=not verbose, bar_format=_BAR) as progress:
@@ -167,11 +172,12 @@ def audit(
                     pixels=pixels,
                     queries=answering,
                     simulation=simulation,
+                    without=spared,
                 )
                 made: list[CheckResult] = []
                 if left is not None:
                     case.told = partial(_show, progress, left, Watch(left.speed, cost, len(x)), case, made)
-                if checks is not None:
+                if len(chosen) < len(numbered):
                     _ = case.direct  # the least that a worst case is over
                 for check in chosen:
                     made.append(check.run(case))
@@ -200,6 +206,7 @@ def audit(
                     files=files(classifier.model),
                     queries="" if answering is None else answering.name,
                     left_out=tuple(check.number for check in numbered if check not in chosen),
+                    without=spared,
                 )
             )
             if not worst.robust.any():
@@ -232,13 +239,18 @@ def _show(
     bar.set_postfix_str(f"{attack}, {images} images; about {duration(seconds)} left, less if more fall")
 
 
-def _chosen(wanted: Iterable[int | str], numbered: Sequence[NumberedCheck]) -> list[NumberedCheck]:
-    """Returns the checks of these numbers and names, in the order of their numbers."""
+def _chosen(
+    checks: Iterable[int | str] | None, without: Iterable[int | str], numbered: Sequence[NumberedCheck]
+) -> tuple[list[NumberedCheck], tuple[str, ...]]:
+    """Returns the checks to make, in the order of their numbers, and the kinds of attacks to leave out."""
     known = {key: check for check in numbered for key in (check.number, str(check.number), check.entry.component.name)}
-    found = {known[check_choice("checks", each, known)].number for each in wanted}
+    wanted = known if checks is None else [check_choice("checks", each, known) for each in checks]
+    spared = [check_choice("without", each, (*known, *ATTACKS)) for each in without]
+    found = {known[each].number for each in wanted} - {known[each].number for each in spared if each in known}
     if not found:
         raise InvalidInputError("checks: expected a number or name, or several, got none")
-    return [check for check in numbered if check.number in found]
+    attacks = tuple(kind for kind in ATTACKS if kind in spared)
+    return [check for check in numbered if check.number in found], attacks
 
 
 def estimate(
@@ -251,6 +263,7 @@ def estimate(
     others: Mapping[str, Classifier] | Iterable[Classifier] = (),
     thorough: bool = False,
     checks: Iterable[int | str] | None = None,
+    without: Iterable[int | str] = (),
     batch_size: int = 128,
     **_: Any,
 ) -> tuple[float, float]:
@@ -260,10 +273,11 @@ def estimate(
     radii are given it is the time of one.
     """
     numbered, settings = numbered_checks(), THOROUGH if thorough else QUICK
-    chosen = {check.number for check in (numbered if checks is None else _chosen(checks, numbered))}
+    made, spared = _chosen(checks, without, numbered)
+    chosen = {check.number for check in made}
     sources = len(_named(float_parent, others)) or (float_network(classifier) is not None)
     with evaluation_mode(classifier.model):
-        left = TimeLeft(Target(classifier, batch_size), x[:shard], y[:shard], settings, sources, chosen)
+        left = TimeLeft(Target(classifier, batch_size), x[:shard], y[:shard], settings, sources, chosen, spared)
     parts, images = len(x) / min(shard, len(x)), min(shard, len(x))
     return parts * left.least(images), parts * left.seconds(images)
 
