@@ -73,11 +73,6 @@ def picture_settings(model: nn.Module) -> dict[str, Any]:
     return {name: config[name] for name in _KEPT if config.get(name)} if isinstance(config, dict) else {}
 
 
-def class_names(model: nn.Module) -> tuple[str, ...]:
-    """Returns the names of a network's classes in their order, none where nothing said them."""
-    return tuple(picture_settings(model).get("classes", ()))
-
-
 def keep_picture_settings(model: nn.Module, found: dict[str, Any]) -> None:
     """Has a network say what a file says of it.
 

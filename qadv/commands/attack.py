@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
-from qadv.backbones.standardisation import class_names
 from qadv.benchmark.attack_cells import made_attack
 from qadv.benchmark.names import check_options
 from qadv.command_options import AttackOptions
@@ -21,6 +20,7 @@ from qadv.diagnostics.tables import percent
 from qadv.errors import StorageError
 from qadv.evaluation import Outcome, attack_classifier
 from qadv.files import write_atomically
+from qadv.modes import class_names
 from qadv.named_options import options_of
 from qadv.random_states import seeded
 from qadv.tables import text_table

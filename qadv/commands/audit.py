@@ -9,7 +9,6 @@ from typing import Any
 
 from rich.console import Console
 
-from qadv.backbones.standardisation import class_names
 from qadv.benchmark.attack_cells import made_attack
 from qadv.benchmark.audit_shards import audit_in_shards
 from qadv.benchmark.report.audit_page import audit_page
@@ -24,6 +23,7 @@ from qadv.estimators.opening import is_file
 from qadv.estimators.storage import read_header
 from qadv.files import write_atomically
 from qadv.frontends.find import file_frontend
+from qadv.modes import class_names
 from qadv.named_options import named_options
 from qadv.registry import load
 from qadv.strengths import check_eps

@@ -94,8 +94,7 @@ class ImageDataset(ABC):
 
     def check_fits(self, classifier: Any) -> None:
         """Raises an `InvalidInputError` where a classifier takes other images, or has other classes, or their order."""
-        from qadv.backbones.standardisation import class_names
-        from qadv.modes import nb_labels
+        from qadv.modes import class_names, nb_labels
 
         if self.input_shape != tuple(classifier.input_shape):
             raise InvalidInputError(

@@ -10,12 +10,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import qadv
-from qadv.backbones.standardisation import class_names
 from qadv.cli import app
 from qadv.command_options import AttackOptions
 from qadv.commands.given import network_and_data
 from qadv.datasets import Images
 from qadv.errors import PictureWarning
+from qadv.modes import class_names
 from tests.photographs import photographs
 
 
