@@ -29,7 +29,7 @@ from qadv.command_options import (
 )
 from qadv.components import KINDS, import_target
 from qadv.entry_points import find_entry_points
-from qadv.errors import QadvError, describe
+from qadv.errors import QadvError, describe, printable
 from qadv.plugins import PluginInfo, note_patches
 from qadv.registry import Entry, default_registry
 from qadv.tables import table
@@ -221,12 +221,13 @@ def main() -> None:
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    text = escape(" ".join(str(message).split()))
+    text = escape(printable(" ".join(str(message).split())))
     Console(stderr=True, soft_wrap=True).print(f"[yellow]warning:[/yellow] {text}", highlight=False)
 
 
 def _fail(message: str) -> NoReturn:
-    Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/bold red] {escape(message)}", highlight=False)
+    text = escape("\n".join(map(printable, message.splitlines())))
+    Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/bold red] {text}", highlight=False)
     sys.exit(1)
 
 

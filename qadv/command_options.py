@@ -33,7 +33,7 @@ Models = Annotated[
     list[str],
     typer.Argument(
         metavar="MODEL...",
-        help="networks: files, names as mobilenetv2_050, or package.module:function",
+        help="networks: files; or names as mobilenetv2_050@net.pth, or package.module:function, with checkpoints",
         autocompletion=_names("backbone"),
     ),
 ]
@@ -43,21 +43,12 @@ Settings = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetworkOptions:
-    """Which network a command is about, see `qadv.open_classifier`."""
+class MadeOptions:
+    """What a network by name or function is to be like, and its file does not say."""
 
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="a file that was saved or exported; a name, as mobilenetv2_050 or timm/vgg16, with --checkpoint; or "
-            "package.module:function, which is run and returns a network",
-            autocompletion=_names("backbone"),
-        ),
-    ]
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="weights of a network by name or function: safetensors, or a state dict as .pth")
+    nb_classes: Annotated[
+        int | None, typer.Option(help="of a network by name or function; without it the dataset's")
     ] = None
-    nb_classes: Annotated[int | None, typer.Option(help="of such a network; without it the dataset's")] = None
     image_size: Annotated[
         int | None, typer.Option(help="height and width; without it what the network or the dataset says")
     ] = None
@@ -65,6 +56,23 @@ class NetworkOptions:
         str | None, typer.Option(help="that pixels in [0, 1] are standardised with, e.g. 0.5,0.5,0.5; timm's is known")
     ] = None
     std: Annotated[str | None, typer.Option(help="likewise, by which they are divided")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions(MadeOptions):
+    """Which network a command is about, see `qadv.open_classifier`."""
+
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="a file that was saved or exported; a name, as mobilenetv2_050 or timm/vgg16, with --checkpoint or as "
+            "mobilenetv2_050@net.pth; or package.module:function, which is run and returns a network",
+            autocompletion=_names("backbone"),
+        ),
+    ]
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="weights of a network by name or function: safetensors, or a state dict as .pth")
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +128,7 @@ class AttackOptions(DataOptions, NetworkOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareOptions(DataOptions):
+class CompareOptions(DataOptions, MadeOptions):
     """Put networks side by side: size, accuracy, and accuracy under attacks with the images of each."""
 
     models: Models
@@ -180,6 +188,10 @@ class AuditOptions(DataOptions, NetworkOptions):
     thorough: Annotated[bool, typer.Option("--thorough", help="larger budgets")] = False
     check: Annotated[
         list[str] | None, typer.Option(help="make this check, by number or name, and its attacks; all without it")
+    ] = None
+    without: Annotated[
+        list[str] | None,
+        typer.Option(help="leave out this check, or this kind of attack: FGSM, PGD, Square, RayS, SPSA, N-Attack, …"),
     ] = None
     adaptive: Annotated[
         str | None,

@@ -1,8 +1,12 @@
 """The exceptions qadv raises. Each message says what was expected, what came, and what to do next."""
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
+
+# C0, C1, what turns the direction of writing, and what is no UTF-8 in the name of a file
+_CONTROLS = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
 
 
 class QadvError(Exception):
@@ -83,9 +87,14 @@ def closest(name: str, known: Iterable[str], limit: int = 3) -> str:
     return f"; did you mean {', '.join(matches)}?" if matches else "."
 
 
+def printable(text: str) -> str:
+    """Returns a text whose control characters, which could change what a terminal shows, are escaped."""
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
 def some(names: Iterable[str], most: int = 3) -> str:
     """Returns the first names, and how many more there are: `"a, b, c and 2 more"`."""
-    found = list(names)
+    found = [printable(name) for name in names]
     return ", ".join(found[:most]) + (f" and {len(found) - most} more" if len(found) > most else "")
 
 

@@ -200,6 +200,12 @@ def torch_threads(number: int | None) -> Iterator[None]:
             torch.set_num_threads(before)
 
 
+def class_names(model: nn.Module) -> tuple[str, ...]:
+    """Returns the names of a network's classes in their order, as its file keeps them; none where nothing said them."""
+    config: Any = getattr(model, "pretrained_cfg", None)
+    return tuple(config.get("classes") or ()) if isinstance(config, dict) else ()
+
+
 def nb_labels(classifier: Any) -> int:
     """Returns the number of classes that labels stand for: an ensemble that abstains has one output more."""
     return int(classifier.nb_classes) - (getattr(held_network(classifier.model), "abstain_below", None) is not None)

@@ -7,13 +7,19 @@ from typing import Any
 from rich.console import Console, RenderableType
 from rich.table import Column, Table
 
+from qadv.errors import printable
+
 
 def table(columns: Sequence[str | Column], rows: Iterable[Sequence[RenderableType]], **options: Any) -> Table:
     """Returns a table for a console; `options` as of `rich.table.Table`, e.g. `title`."""
     made = Table(*columns, **options)
     for row in rows:
-        made.add_row(*row)
+        made.add_row(*(_shown(cell) if isinstance(cell, str) else cell for cell in row))
     return made
+
+
+def _shown(cell: str) -> str:
+    return "\n".join(map(printable, cell.split("\n")))
 
 
 def right(*columns: str) -> list[Column]:

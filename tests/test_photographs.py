@@ -131,6 +131,11 @@ def test_a_classifier_gets_images_of_its_shape_and_only_its_classes(folder):
         qadv.create("dataset", "image-folder", data_dir=folder, classifier=classifier)
 
 
+def test_a_network_that_does_not_say_how_it_sees_photographs_is_named(folder):
+    with pytest.warns(PictureWarning, match="Identity does not say how photographs become its images"):
+        opened(folder, network=torch.nn.Identity())
+
+
 def test_one_folder_is_split_by_a_seed(tmp_path):
     folder = photographs(tmp_path, [("", 5)])
     data = opened(folder)

@@ -1,4 +1,4 @@
-"""What timm says of the images of its networks: mean and std of their pixels, and how photographs become them."""
+"""What a network says of its images: mean and std of their pixels, how photographs become them, names of classes."""
 
 import warnings
 from functools import partial
@@ -9,7 +9,7 @@ from torch import nn
 
 from qadv.backbones import timm_models
 from qadv.checks import check_choice, check_number
-from qadv.errors import PixelRangeWarning
+from qadv.errors import InvalidInputError, PixelRangeWarning, printable
 from qadv.modes import held_network
 from qadv.registry import load
 
@@ -18,6 +18,8 @@ _CHOICES = {
     "interpolation": ("bicubic", "bilinear", "nearest", "box", "hamming", "lanczos"),
     "crop_mode": ("center", "squash", "border"),
 }
+
+_KEPT = (*_CHOICES, "crop_pct", "classes")
 
 
 def is_of_timm(name: str) -> bool:
@@ -62,10 +64,13 @@ def report_standardisation(model: nn.Module, nb_channels: int, clip_values: tupl
 
 
 def picture_settings(model: nn.Module) -> dict[str, Any]:
-    """Returns how photographs are resized and cropped for a timm network, as far as it says; a file keeps that."""
+    """Returns what a file keeps of a network's images, as far as the network says it.
+
+    That is how photographs are resized and cropped, as timm says it, and as `"classes"` the names of the classes that
+    the network was made for.
+    """
     config: Any = getattr(model, "pretrained_cfg", None)
-    kept = (*_CHOICES, "crop_pct")
-    return {name: config[name] for name in kept if config.get(name)} if isinstance(config, dict) else {}
+    return {name: config[name] for name in _KEPT if config.get(name)} if isinstance(config, dict) else {}
 
 
 def keep_picture_settings(model: nn.Module, found: dict[str, Any]) -> None:
@@ -79,5 +84,10 @@ def keep_picture_settings(model: nn.Module, found: dict[str, Any]) -> None:
             check_choice(name, found[name], choices)
     if "crop_pct" in found:
         check_number("crop_pct", found["crop_pct"], least=0.1, most=2)
-    kept = {name: found[name] for name in (*_CHOICES, "crop_pct") if name in found}
+    classes = found.get("classes", [])
+    if not isinstance(classes, list | tuple) or not all(isinstance(name, str) for name in classes):
+        raise InvalidInputError(f"classes: expected their names, got {str(classes)[:80]}")
+    kept = {name: found[name] for name in _KEPT if name in found}
+    if classes:
+        kept["classes"] = [printable(name) for name in classes]
     model.pretrained_cfg = {**(getattr(model, "pretrained_cfg", None) or {}), **kept}  # type: ignore[assignment]

@@ -38,7 +38,7 @@ from qadv.benchmark.store import Store
 from qadv.checks import check_choice, check_flag, check_number, check_whole
 from qadv.diagnostics.audit.merge import merged
 from qadv.diagnostics.audit.result import AuditResult, interval
-from qadv.diagnostics.audit.run import audit, estimate, of_pair
+from qadv.diagnostics.audit.run import audit, estimate, of_pair, radii_of
 from qadv.errors import AuditInterrupted, InvalidInputError, QadvError, describe
 from qadv.estimators.checks import check_pair
 from qadv.estimators.door import prepare
@@ -127,6 +127,7 @@ def audit_in_shards(
         x, _, pair = of_pair(options["pair"], x, labels, classifier.nb_classes)
         labels = np.full(len(x), pair[0])
     signature(audit).bind(classifier, x, labels, eps, **options)  # what it does not take is a TypeError now
+    radii_of(classifier, eps, options.get("norm", math.inf), options.get("to_zero", False))
     with ExitStack() as stack:
         store = Store(stack.enter_context(TemporaryDirectory()) if out is None else out)
         stack.enter_context(store.locked())

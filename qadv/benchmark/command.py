@@ -38,7 +38,7 @@ def run_bench(options: BenchOptions, console: Console | None = None) -> bool:
         raise InvalidInputError("--address is that of a Ray cluster: add --engine ray")
     file, data_dir = read_study(options.study, options.small), data_folder(options.data_dir)
     cells = planned(file, data_dir)
-    store, seconds = Store(options.out), estimated(file, cells)
+    store, seconds = Store(options.out), estimated(file, cells, data_dir)
     unique = list({cell.key: cell for cell in cells}.values())
     missing = [cell for cell in unique if not store.is_finished(cell.key)]
     if options.dry_run:
@@ -69,9 +69,9 @@ def planned(file: StudyFile, data_dir: Path | None) -> list[Cell]:
     return plan(file, {name: read_dataset(name, data_dir)[0] for name in file.study.datasets}, data_dir)
 
 
-def estimated(file: StudyFile, cells: list[Cell]) -> dict[str, float]:
+def estimated(file: StudyFile, cells: list[Cell], data_dir: Path | None = None) -> dict[str, float]:
     """Returns the seconds that each cell may take, by key; a network that can't be made is a `StudyError`."""
-    estimate, seconds = Estimate(cells), {}
+    estimate, seconds = Estimate(cells, data_dir), {}
     for cell in cells:
         try:
             seconds[cell.key] = estimate.seconds(cell)

@@ -5,6 +5,7 @@ import timeit
 from collections.abc import Mapping
 from functools import cache
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 
 from qadv.backbones.create import create_backbone
 from qadv.benchmark.cells import Cell
+from qadv.benchmark.network_cells import opened_file
 from qadv.benchmark.signatures import arguments, default_of
 from qadv.benchmark.specs import AttackCellSpec, CleanSpec, MeasureSpec, NetworkSpec, TransferSpec
 from qadv.benchmark.study import AttackSpec
@@ -31,8 +33,10 @@ _ONCE = {"FastGradientMethod": 1.0, "r-fgsm": 1.0, "uniform-noise": 0.0, "gaussi
 class Estimate:
     """Estimates the seconds that the cells of a study take."""
 
-    def __init__(self, cells: list[Cell]) -> None:
+    def __init__(self, cells: list[Cell], data_dir: Path | None = None) -> None:
         self.specs: dict[str, Any] = {cell.key: cell.spec for cell in cells}
+        self.data_dir = data_dir
+        self.files: dict[str, float] = {}
 
     def seconds(self, cell: Cell) -> float:
         """Returns the estimate for one cell; it may be several times too low or too high."""
@@ -55,6 +59,10 @@ class Estimate:
         spec: NetworkSpec = self.specs[network]
         if spec.members:
             return sum(map(self._of, spec.members))
+        if spec.backbone.file is not None:
+            if network not in self.files:
+                self.files[network] = _seconds_of_a_file((self.data_dir or Path()) / spec.backbone.file[0], spec)
+            return self.files[network]
         quantized = 1.0 if spec.quantizer.weights == spec.quantizer.activations == "float" else 1.2
         options = json.dumps(spec.backbone.options, sort_keys=True)  # as text, so that it can be a key
         return quantized * _seconds_of_a_pass(spec.backbone.backbone, spec.input_shape, spec.nb_classes, options)
@@ -94,6 +102,13 @@ def _seconds_of_a_pass(name: str, shape: tuple[int, ...], nb_classes: int, optio
                 f"{name} with options {given} does not take images of shape {shape} ({why}){hint}"
             ) from error
         return min(timeit.repeat(lambda: model(x).sum().backward(), repeat=2, number=1)) / len(x)
+
+
+def _seconds_of_a_file(path: Path, spec: NetworkSpec) -> float:
+    classifier = opened_file(path, spec)
+    x, y = np.random.default_rng(0).random((8, *spec.input_shape), dtype=np.float32), np.zeros(8, dtype=int)
+    with torch_threads(1):
+        return min(timeit.repeat(lambda: classifier.loss_gradient(x, y), repeat=2, number=1)) / len(x)
 
 
 def _extra(trainer: str, options: Mapping[str, Any]) -> float:

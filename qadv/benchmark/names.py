@@ -11,6 +11,7 @@ from qadv.benchmark.signatures import arguments, default_of
 from qadv.benchmark.study import Defense, Source, Start, Study, StudyQuantizer
 from qadv.benchmark.study_file import Place, StudyFile
 from qadv.errors import InvalidInputError, QadvError, closest
+from qadv.frontends.find import file_frontend
 from qadv.quantization.scheme import Role, parse_scheme
 from qadv.registry import load
 from qadv.strengths import check_eps
@@ -40,7 +41,15 @@ def faults(study: Study) -> Faults:
         yield from _component("dataset", name.partition(":")[0], {}, ("datasets", index))
     for name, backbone in study.backbones.items():
         place: Place = ("backbones", name)
-        yield from _component("backbone", backbone.backbone or name, {}, (*place, "backbone"))
+        if backbone.file is None:
+            yield from _component("backbone", backbone.backbone or name, {}, (*place, "backbone"))
+            continue
+        if backbone.backbone or backbone.checkpoint:
+            yield place, "a file says itself how it is built, and has weights: leave out backbone and checkpoint"
+        if file_frontend(backbone.file) is None:
+            kinds = "a network by itself, .onnx, or .tflite with the plugin qadv-litert"
+            yield (*place, "file"), f"expected {kinds}; weights of a backbone by name are its checkpoint"
+        yield from _known(backbone.options, ("output", "deploy"), (*place, "options"), "option of a file")
     for name, quantizer in study.quantizers.items():
         yield from _schemes(quantizer, ("quantizers", name))
     for name, defense in study.defenses.items():

@@ -13,12 +13,14 @@ from qadv.benchmark.given import Given
 from qadv.benchmark.signatures import arguments
 from qadv.benchmark.specs import NetworkSpec
 from qadv.datasets import ImageDataset, Images
+from qadv.datasets.dataset import check_classes
 from qadv.errors import InvalidInputError
 from qadv.estimators.classifier import QuantizedClassifier
 from qadv.estimators.door import give_optimizer
 from qadv.estimators.ensemble import EnsembleClassifier
 from qadv.estimators.storage import ENSEMBLE_FORMAT, read_header
 from qadv.files import InMemory
+from qadv.frontends.find import files
 from qadv.frontends.summary import summarize
 from qadv.registry import create, load
 from qadv.trainers.adversary import Adversary
@@ -30,8 +32,13 @@ WEIGHTS = FILES["network"]
 
 
 def network_cell(spec: NetworkSpec, needed: Mapping[str, Finished], given: Given) -> Finished:
-    """Trains a network; its file is `network.safetensors`."""
+    """Trains a network; its file is `network.safetensors`. One that is a file has that."""
     started = time.perf_counter()
+    if spec.backbone.file is not None:
+        path = (given.data_dir or Path()) / spec.backbone.file[0]
+        file, summary = path.read_bytes(), summarize(opened_file(path, spec))
+        shipped = {"packed": len(file), "float32": summary.float_bytes}
+        return Finished({"history": [], "seconds": time.perf_counter() - started, "bytes": shipped}, {path.name: file})
     history, defense = list[dict[str, Any]](), spec.defense
     if spec.members:
         members = [load_network(needed[key]) for key in spec.members]
@@ -63,10 +70,35 @@ def network_cell(spec: NetworkSpec, needed: Mapping[str, Finished], given: Given
 def load_network(finished: Finished) -> QuantizedClassifier:
     """Returns the classifier of a finished network cell, with its preprocessors."""
     spec = NetworkSpec.model_validate(finished.record["spec"])
+    made = [create("preprocessor", each.name, **each.options) for each in spec.defense.preprocessors]
+    if spec.backbone.file is not None:
+        ((name, content),) = finished.files.items()
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / name
+            path.write_bytes(content)
+            return opened_file(path, spec, preprocessing_defences=made or None)
     file = InMemory(f"{WEIGHTS} of cell {digest(spec)}", finished.files[WEIGHTS])
     cls = EnsembleClassifier if read_header(file)["format"] == ENSEMBLE_FORMAT else QuantizedClassifier
-    made = [create("preprocessor", each.name, **each.options) for each in spec.defense.preprocessors]
     return cls.load(file, preprocessing_defences=made or None)
+
+
+def opened_file(path: Path, spec: NetworkSpec, **arguments: Any) -> QuantizedClassifier:
+    """Returns the classifier of a network that is a file.
+
+    Raises:
+        InvalidInputError: it is not the file that the study was planned with, or has other classes than the data set.
+    """
+    assert spec.backbone.file is not None
+    if spec.backbone.mean is not None:
+        arguments["preprocessing"] = (spec.backbone.mean, spec.backbone.std)
+    found = QuantizedClassifier.from_file(path, spec.input_shape, **spec.backbone.options, **arguments)
+    if spec.backbone.file[1] not in files(found.model).values():
+        raise InvalidInputError(
+            f"{path.name} is not the file that the study was planned with, or keeps weights in files beside it: save "
+            "it as one, onnx.save(onnx.load(path), path)"
+        )
+    check_classes(range(spec.nb_classes), found.nb_classes, spec.dataset.name)
+    return found
 
 
 def _start(spec: NetworkSpec, needed: Mapping[str, Finished], data_dir: Path | None) -> QuantizedClassifier:

@@ -3,7 +3,9 @@
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import cache, partial
+from importlib import metadata
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,10 +37,11 @@ from qadv.benchmark.study import (
     StudyBackbone,
     StudyQuantizer,
 )
-from qadv.benchmark.study_file import StudyFile
+from qadv.benchmark.study_file import Place, StudyFile
 from qadv.datasets import ImageDataset
 from qadv.errors import StorageError
 from qadv.files import check_is_file
+from qadv.frontends.find import file_frontend
 from qadv.plugins import OWN_DISTRIBUTION
 from qadv.registry import default_registry, load
 
@@ -112,13 +115,15 @@ class _Planner:
         self.underway.append(node)
         backbone, quantizer = self.study.backbones[node.backbone], self.study.quantizers[node.quantizer]
         defense = self.study.defenses[node.defense]
+        if backbone.file is not None:
+            self._check_file(node, backbone.file)
         start = self._start(node)
         members = [self._network(node._replace(quantizer=each, defense=str(defense.of))) for each in defense.members]
         data = self.datasets[node.dataset]
         nb_train = (defense.fit.nb_train if defense.fit else None) or self.study.nb_train or len(data.labels("train"))
         spec = NetworkSpec(
             versions=versions(),
-            plugins=self._plugins(backbone.backbone or node.backbone, quantizer, defense),
+            plugins=self._plugins(node.backbone, backbone, quantizer, defense),
             dataset=DatasetSpec(name=node.dataset, digest=self.digests[node.dataset]),
             input_shape=data.input_shape,
             nb_classes=len(data.classes),
@@ -136,12 +141,36 @@ class _Planner:
         self.networks[node] = cell
         return cell
 
-    def _plugins(self, backbone: str, quantizer: StudyQuantizer, defense: Defense) -> dict[str, str]:
-        used = [("backbone", backbone), *([("trainer", defense.trainer)] if defense.trainer else [])]
+    def _check_file(self, node: Node, file: str) -> None:
+        """Refuses what would make another network of a file."""
+        quantizer, defense = self.study.quantizers[node.quantizer], self.study.defenses[node.defense]
+        changes = "quantized" if (quantizer.weights, quantizer.activations) != ("float", "float") else ""
+        changes = "trained" if defense.trainer else "transformed" if defense.transformers else changes
+        if changes or defense.members:
+            raise self.file.complain([(
+                ("backbones", node.backbone, "file"),
+                f"{self._label(node)}: {file} is measured as it is, and "
+                f"{f'can not be {changes}' if changes else 'is no member of an ensemble'}. Do that to the network that "
+                "it was exported from, and export it again; and leave this combination out: a [[grid]] names which "
+                "quantizer (one of float weights and activations) and which defense (without trainer) it goes with",
+            )])  # fmt: skip
+
+    def _plugins(
+        self, name: str, backbone: StudyBackbone, quantizer: StudyQuantizer, defense: Defense
+    ) -> dict[str, str]:
+        used = [("trainer", defense.trainer)] if defense.trainer else []
+        computed = {}
+        if backbone.file is None:
+            used.append(("backbone", backbone.backbone or name))
+        elif (frontend := file_frontend(backbone.file)) is not None:
+            used.append(("frontend", frontend.name))
+            for each in frontend.packages:
+                with suppress(metadata.PackageNotFoundError):
+                    computed[each] = metadata.version(each)
         used += [("quantizer", each) for each in sorted(_quantizers(quantizer))]
         used += [("transformer", each.name) for each in defense.transformers]
         used += [("preprocessor", each.name) for each in defense.preprocessors]
-        return {name: version for each in used for name, version in self.plugin(*each).items()}
+        return computed | {name: version for each in used for name, version in self.plugin(*each).items()}
 
     def _start(self, node: Node) -> Cell | None:
         start = self._start_node(node)
@@ -165,21 +194,27 @@ class _Planner:
         return digest(spec | {"plugins": {}, "defense": spec["defense"] | {"preprocessors": []}})  # not trained with
 
     def _backbone(self, name: str, backbone: StudyBackbone) -> StartSpec:
-        spec = backbone.model_dump() | {"backbone": backbone.backbone or name}
-        if (backbone.mean, backbone.std) != (None, None) or not is_of_timm(spec["backbone"]):
+        spec = backbone.model_dump() | {"backbone": "" if backbone.file else backbone.backbone or name}
+        said = (backbone.mean, backbone.std) != (None, None)
+        if said or not (backbone.file or is_of_timm(spec["backbone"])):
             spec["mean"] = 0.0 if backbone.mean is None else backbone.mean
             spec["std"] = 1.0 if backbone.std is None else backbone.std
-        if backbone.checkpoint is None:
-            return StartSpec(**spec)
-        path = (self.data_dir or Path()) / backbone.checkpoint
+        for key in ("checkpoint", "file"):
+            if (path := getattr(backbone, key)) is not None:
+                spec[key] = (path, self._digest(path, ("backbones", name, key)))
+        return StartSpec(**spec)
+
+    def _digest(self, name: str, place: Place) -> str:
+        """Returns the hash of a file in the data folder: SHA-256 of one that is a network, as in all results."""
+        path = (self.data_dir or Path()) / name
         try:
             check_is_file(path)  # and no device, which has no end
             with open(path, "rb") as file:
-                content = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+                kind: Any = "sha256" if place[-1] == "file" else partial(hashlib.blake2b, digest_size=16)
+                return hashlib.file_digest(file, kind).hexdigest()
         except OSError as error:
             reason = error if isinstance(error, StorageError) else f"can't read {path}: {error.strerror or error}"
-            raise self.file.complain([(("backbones", name, "checkpoint"), str(reason))]) from error
-        return StartSpec(**spec | {"checkpoint": (backbone.checkpoint, content)})
+            raise self.file.complain([(place, str(reason))]) from error
 
     def _images(self, node: Node, wanted: int | None) -> ImagesSpec:
         nb_test = min(wanted or self.study.nb_test, self.study.nb_test, len(self.datasets[node.dataset].labels("test")))

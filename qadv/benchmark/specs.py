@@ -17,9 +17,11 @@ class ImagesSpec(DatasetSpec):
 
 
 class StartSpec(BackboneSpec):
-    """A float network; `checkpoint` is the file of its weights and the hash of that."""
+    """A network; `checkpoint` is the file of its weights, `file` the one that it is, each with the hash of that."""
 
     checkpoint: tuple[str, str] | None = None
+    file: tuple[str, str] | None = None
+    later = ("file",)
 
 
 class Spec(StudyPart):

@@ -79,9 +79,17 @@ class BackboneSpec(StudyPart):
 
 
 class StudyBackbone(BackboneSpec):
-    """A float network of a study, which a `checkpoint` in the data folder, a safetensors file, makes a trained one."""
+    """A network of a study: a float one, trained where it has a `checkpoint` in the data folder; or a `file` there.
+
+    Attributes:
+        checkpoint: weights, as `qadv.open_classifier` takes them.
+        file: a network by itself, as `net.onnx`: attacked and measured as it is, with `QuantizedClassifier.from_file`,
+            whose `output` and `deploy` are its options; `mean` and `std` are what it asks for besides what it says.
+    """
 
     checkpoint: str | None = None
+    file: str | None = None
+    later = ("file",)
 
 
 class StudyQuantizer(StudyPart):

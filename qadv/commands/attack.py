@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from qadv.diagnostics.tables import percent
 from qadv.errors import StorageError
 from qadv.evaluation import Outcome, attack_classifier
 from qadv.files import write_atomically
+from qadv.modes import class_names
 from qadv.named_options import options_of
 from qadv.random_states import seeded
 from qadv.tables import text_table
@@ -41,7 +43,9 @@ def run_attack(options: AttackOptions) -> None:
         result, adversarial = attack_classifier(options.attack, attack, classifier, x, y)
     report: dict[str, Any] = result.to_dict()
     if options.out is not None:
-        report["as_png"] = write_images(options.out, classifier, x, y, adversarial, data.classes)
+        report["as_png"] = write_images(
+            options.out, classifier, x, y, adversarial, class_names(classifier.model) or data.classes
+        )
     if options.as_json:
         print(json.dumps(report, indent=1))
         return
@@ -65,7 +69,7 @@ def run_attack(options: AttackOptions) -> None:
 def write_images(
     folder: Path, classifier: Any, x: NDArray[Any], y: NDArray[np.int64], adversarial: NDArray[Any], classes: Any
 ) -> float:
-    """Writes adversarial images as PNG files of 8 bits, and a table with a row for each.
+    """Writes adversarial images as PNG files of 8 bits, and a table with a row for each, in place of an older run's.
 
     Returns:
         The accuracy on what was written: rounding may have undone the attack, or found more.
@@ -85,7 +89,18 @@ def write_images(
         write_atomically(folder / name, content.getvalue())
         named = [names[label] for label in (y[index], clean[index], outcome.classes[index])]
         rows.append([name, *named, f"{outcome.distance(2)[index]:.6g}", f"{outcome.distance(np.inf)[index]:.6g}"])
+    for left in _written(folder) - {row[0] for row in rows}:
+        (folder / left).unlink(missing_ok=True)
     text = io.StringIO(newline="")
     csv.writer(text).writerows(rows)
     write_atomically(folder / "images.csv", text.getvalue().encode())
     return float(outcome.right.mean())
+
+
+def _written(folder: Path) -> set[str]:
+    """Returns the names of the images that an older run wrote, as its table has them."""
+    try:
+        with open(folder / "images.csv", newline="", encoding="utf-8") as file:
+            return {row[0] for row in csv.reader(file) if row and re.fullmatch(r"\d{5,}\.png", row[0])}
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return set()

@@ -16,13 +16,14 @@ from qadv.benchmark.signatures import arguments
 from qadv.benchmark.study import with_fractions
 from qadv.checks import check_number
 from qadv.command_options import AuditOptions
-from qadv.commands.given import network_and_data, test_images
+from qadv.commands.given import beside, network_and_data, test_images
 from qadv.diagnostics.audit.result import AuditResult
 from qadv.errors import AuditInterrupted, InvalidInputError
-from qadv.estimators.opening import is_file, open_classifier
+from qadv.estimators.opening import is_file
 from qadv.estimators.storage import read_header
 from qadv.files import write_atomically
 from qadv.frontends.find import file_frontend
+from qadv.modes import class_names
 from qadv.named_options import named_options
 from qadv.registry import load
 from qadv.strengths import check_eps
@@ -54,13 +55,14 @@ def run_audit(options: AuditOptions) -> bool:
             to_zero=options.to_zero,
             pair=options.pair,
             pixels=options.pixels,
-            float_parent=None if options.float_parent is None else open_classifier(options.float_parent),
+            float_parent=None if options.float_parent is None else beside(options.float_parent, classifier, options),
             queries=options.queries,
-            simulation=None if options.simulation is None else open_classifier(options.simulation),
-            others={other: open_classifier(other) for other in options.other or ()},
+            simulation=None if options.simulation is None else beside(options.simulation, classifier, options),
+            others={other: beside(other, classifier, options) for other in options.other or ()},
             adaptive=None if options.adaptive is None else _adaptive(options.adaptive, eps, classifier),
             thorough=options.thorough,
             checks=options.check,
+            **({"without": options.without} if options.without else {}),
             shard=options.shard,
             out=options.out,
             jobs=options.jobs,
@@ -83,7 +85,8 @@ def run_audit(options: AuditOptions) -> bool:
         raise
     _print(result, found, options.as_json)
     if options.html is not None:
-        page = audit_page(classifier, x, y, result, Path(options.model).name, data.classes)
+        names = class_names(classifier.model) or data.classes
+        page = audit_page(classifier, x, y, result, Path(options.model).name, names)
         write_atomically(options.html, page.encode())
     if options.fail_under is not None and (accuracy := 100 * result.worst_case.accuracy) < options.fail_under:
         Console(stderr=True).print(f"worst case {accuracy:.1f} % is under {options.fail_under:g} %", style="red")

@@ -10,12 +10,11 @@ from qadv.backbones.standardisation import picture_settings
 from qadv.benchmark.attack_cells import made_attack
 from qadv.benchmark.names import check_options
 from qadv.command_options import CompareOptions
-from qadv.commands.given import check_trained, data_of, is_shown, test_images
+from qadv.commands.given import beside, check_trained, is_shown, network_and_data, test_images
 from qadv.datasets.photographs import Photographs
 from qadv.diagnostics.tables import percent
 from qadv.diagnostics.transfer_matrix import transfer_matrix
 from qadv.errors import InvalidInputError, PictureWarning
-from qadv.estimators.opening import open_classifier
 from qadv.frontends.summary import summarize
 from qadv.named_options import named_options
 from qadv.strengths import check_eps
@@ -29,9 +28,9 @@ def run_compare(options: CompareOptions) -> None:
         raise InvalidInputError("compare: give two networks or more")
     for name in options.models:
         check_trained(name)
-    networks = {name: open_classifier(name) for name in options.models}
-    first = next(iter(networks.values()))
-    data = data_of(options, classifier=first)
+    first, data = network_and_data(options, model=options.models[0])
+    networks = {options.models[0]: first}
+    networks |= {name: beside(name, first, options) for name in options.models if name not in networks}
     eps = check_eps("--eps", Share(8 / 255) if options.eps is None else options.eps, first.clip_values)
     attacks = {}
     for text in options.attack or ("pgd", "square:max_iter=100"):
@@ -39,9 +38,11 @@ def run_compare(options: CompareOptions) -> None:
         settings = {"eps": eps, **settings}
         check_options("attack", name, settings)
         attacks[text] = partial(made_attack, name, settings, verbose=is_shown(options))
+    for network in networks.values():
+        data.check_fits(network)
     x, y = test_images(first, data, options.nb_test)
     matrix = transfer_matrix(networks, x, y, attacks, seed=options.seed)
-    seen = {name: picture_settings(network.model) for name, network in networks.items()}
+    seen = {name: picture_settings(network.model) | {"classes": ()} for name, network in networks.items()}
     if isinstance(data, Photographs) and (other := next((n for n in seen if seen[n] != seen[options.models[0]]), None)):
         warnings.warn(
             f"photographs are resized and cropped as {options.models[0]} says, {data.settings}; {other} says "

@@ -10,13 +10,17 @@ import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from qadv.backbones.standardisation import is_of_timm
+from qadv.backbones.checkpoints import is_of_torch
+from qadv.backbones.standardisation import is_of_timm, keep_picture_settings, picture_settings
 from qadv.checks import check_whole
 from qadv.components import TARGET
 from qadv.errors import InvalidInputError
-from qadv.estimators.opening import is_file, open_classifier
+from qadv.estimators.opening import is_file, open_classifier, parted
 from qadv.estimators.protocol import Classifier
+from qadv.estimators.storage import read_header
 from qadv.evaluation import predicted
+from qadv.frontends.find import file_frontend
+from qadv.modes import nb_labels
 from qadv.named_options import named_options
 from qadv.registry import create, load
 from qadv.strengths import number
@@ -26,24 +30,26 @@ _BATCH = 64
 
 
 def network_and_data(
-    options: Any, arguments: Mapping[str, Any] | None = None, untrained: bool = False
+    options: Any, arguments: Mapping[str, Any] | None = None, untrained: bool = False, model: str | None = None
 ) -> tuple[Any, Any]:
     """Opens the network of a command, and its data set, `None` where it asks for none.
 
     Args:
-        options: `NetworkOptions` with `dataset` and what goes with it.
+        options: `MadeOptions` with `dataset` and what goes with it.
         arguments: of the classifier, besides what the options say.
         untrained: a name will do without weights.
+        model: without it that of the options.
     """
     if options.nb_test is not None:
         check_whole("--nb-test", options.nb_test)
-    model, size = options.model, options.image_size
+    size, said = options.image_size, (options.model, options.checkpoint) if model is None else (model,)
+    model, checkpoint = parted(*said)
     named = not is_file(model) and not TARGET.fullmatch(model)
-    if not (untrained or options.checkpoint):
+    if not (untrained or checkpoint):
         check_trained(model)
     given = {"nb_classes": options.nb_classes, "preprocessing": _standardisation(options)}
     given = {name: value for name, value in given.items() if value is not None} | dict(arguments or {})
-    data, shape = None, None if size is None else (3, size, size)
+    data, shape = None, None if size is None else (_channels(model), size, size)
     if options.dataset is not None and not is_file(model):
         fitted = "network" in inspect.signature(load("dataset", options.dataset.partition(":")[0])).parameters
         data = data_of(options, **({"network": named_options(model)[0]} if fitted and named else {}))
@@ -52,7 +58,7 @@ def network_and_data(
     if shape is not None:
         given["input_shape"] = shape
     torch.manual_seed(getattr(options, "seed", 0))  # of new weights
-    classifier = open_classifier(model, options.checkpoint, **given)
+    classifier = open_classifier(model, checkpoint, **given)
     if options.dataset is None:
         return classifier, None
     if data is None or data.input_shape != tuple(classifier.input_shape) or fitted:
@@ -60,6 +66,23 @@ def network_and_data(
     else:
         data.check_fits(classifier)
     return classifier, data
+
+
+def _channels(model: str) -> int:
+    """Returns the number of channels that a saved network has, 3 for any other."""
+    saved = is_file(model) and file_frontend(model) is None and not is_of_torch(model)
+    return int(read_header(model)["classifier"]["input_shape"][0]) if saved else 3
+
+
+def beside(model: str, classifier: Any, options: Any) -> Any:
+    """Opens another MODEL of a command, for the images and the classes of the first."""
+    check_trained(model)
+    saved = is_file(model) and file_frontend(model) is None
+    given = {} if saved else {"input_shape": classifier.input_shape}
+    if not is_file(model):
+        pair = _standardisation(options)
+        given |= {"nb_classes": nb_labels(classifier), **({} if pair is None else {"preprocessing": pair})}
+    return open_classifier(model, **given)
 
 
 def data_of(options: Any, **fitted: Any) -> Any:
@@ -70,14 +93,15 @@ def data_of(options: Any, **fitted: Any) -> Any:
 
 def check_trained(model: str) -> None:
     """Refuses the name of a network without weights."""
-    if is_file(model) or TARGET.fullmatch(model):
+    model, checkpoint = parted(model)
+    if checkpoint or is_file(model) or TARGET.fullmatch(model):
         return
     name, options = named_options(model)
     if not options.get("pretrained"):
         timms = f", or ask timm for its own, {name}:pretrained=true" if is_of_timm(name) else ""
         raise InvalidInputError(
-            f"{name} is the name of a network, which is made with random weights: give trained ones with "
-            f"--checkpoint{timms}"
+            f"{name} is the name of a network, which is made with random weights: give trained ones, as "
+            f"{name}@net.pth or with --checkpoint{timms}"
         )
 
 
@@ -86,6 +110,11 @@ def _standardisation(options: Any) -> tuple[list[float], ...] | None:
     if None in pair and pair != [None, None]:
         raise InvalidInputError("--mean and --std go together; give both")
     return None if None in pair else tuple([number(text, each) for each in text.split(",")] for text in pair)
+
+
+def keep_classes(classifier: Any, data: Any) -> None:
+    """Has a network know what its classes are called, so that its file says it."""
+    keep_picture_settings(classifier.model, picture_settings(classifier.model) | {"classes": list(data.classes)})
 
 
 def test_images(classifier: Classifier, data: Any, nb_test: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

@@ -2,11 +2,14 @@
 
 import json
 
+import numpy as np
 from rich.console import Console
+from tqdm.auto import tqdm
 
 from qadv.command_options import QuantizeOptions
-from qadv.commands.given import accuracy, network_and_data
+from qadv.commands.given import accuracy, is_shown, keep_classes, network_and_data
 from qadv.frontends.summary import summarize
+from qadv.quantization.calibration import Calibration
 from qadv.transformers.post_training_quantization import PostTrainingQuantization
 from qadv.units import to_range
 
@@ -14,12 +17,16 @@ from qadv.units import to_range
 def run_quantize(options: QuantizeOptions) -> None:
     """Quantizes a classifier, prints what became of each layer, and its accuracy before and after."""
     classifier, data = network_and_data(options)
-    images = None
-    if options.calibrate:
-        images = to_range(data.take("train", options.calibrate, options.seed)[0], classifier.clip_values)
-    schemes, quantized = (options.weights, options.activations), classifier
+    keep_classes(classifier, data)
+    schemes, quantized, calibration = (options.weights, options.activations), classifier, None
     if schemes != ("float", "float"):
-        quantized = PostTrainingQuantization(classifier, *schemes, skip_first_last=not options.all_layers)(images)
+        if options.calibrate:
+            shown = is_shown(options)
+            samples = data.samples("train", options.calibrate, options.seed)
+            read = tqdm(samples, desc="images to calibrate with", unit="image", disable=not shown)
+            images = to_range(np.stack([image.numpy() for image, _ in read]), classifier.clip_values)
+            calibration = Calibration(images, verbose=shown)
+        quantized = PostTrainingQuantization(classifier, *schemes, not options.all_layers, calibration)()
     figures = {
         "before": accuracy(classifier, data, options, "before"),
         "after": accuracy(quantized, data, options, "after"),

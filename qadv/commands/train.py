@@ -8,7 +8,7 @@ from rich.console import Console
 from qadv.benchmark.names import check_options
 from qadv.benchmark.network_cells import made_trainer, training_images
 from qadv.command_options import TrainOptions
-from qadv.commands.given import accuracy, network_and_data
+from qadv.commands.given import accuracy, keep_classes, network_and_data
 from qadv.errors import InvalidInputError
 from qadv.estimators.fingerprint import fingerprint
 from qadv.named_options import options_of
@@ -25,6 +25,7 @@ def run_train(options: TrainOptions) -> None:
             f"there is a run already, {checkpoint}: --resume goes on with it, or delete it to start anew"
         )
     classifier, data = network_and_data(options, untrained=True)
+    keep_classes(classifier, data)
     given = {"checkpoint": checkpoint, "seed": options.seed, "verbose": not options.as_json}
     given["start"] = fingerprint(classifier)
     before = accuracy(classifier, data, options, "before")

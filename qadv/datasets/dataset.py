@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qadv.checks import check_choice, check_whole
-from qadv.errors import InvalidInputError
+from qadv.errors import InvalidInputError, some
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -93,8 +93,8 @@ class ImageDataset(ABC):
         return DataLoader(self.samples(part), batch_size, shuffle, num_workers=workers, generator=order)
 
     def check_fits(self, classifier: Any) -> None:
-        """Raises an `InvalidInputError` where a classifier takes other images, or has another number of classes."""
-        from qadv.modes import nb_labels
+        """Raises an `InvalidInputError` where a classifier takes other images, or has other classes, or their order."""
+        from qadv.modes import class_names, nb_labels
 
         if self.input_shape != tuple(classifier.input_shape):
             raise InvalidInputError(
@@ -102,6 +102,17 @@ class ImageDataset(ABC):
                 f"{tuple(classifier.input_shape)}"
             )
         check_classes(self.classes, nb_labels(classifier), f"data set {self.name!r}")
+        known = class_names(classifier.model)
+        numbered = list(self.classes) == [str(number) for number in range(len(self.classes))]
+        other = next(
+            (pair for pair in enumerate(zip(known, self.classes, strict=False)) if pair[1][0] != pair[1][1]), None
+        )
+        if other is not None and not numbered:
+            label, (of_network, own) = other
+            raise InvalidInputError(
+                f"data set {self.name!r}: its class {label} is {own}, and the network's {of_network}, so that its "
+                f"labels would stand for other classes. Call them as the network does, in its order: {some(known, 10)}"
+            )
 
     def _chosen(self, part: str, number: int | None, seed: int | None) -> NDArray[np.int64]:
         """Returns the indices of the images that `take` takes."""

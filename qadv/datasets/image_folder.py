@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from qadv.datasets.dataset import Labels
 from qadv.datasets.photographs import Photographs
-from qadv.errors import InvalidInputError, PictureWarning, StorageError, some
+from qadv.errors import InvalidInputError, PictureWarning, StorageError, printable, some
 
 _TESTED = ("test", "val", "validation")
 
@@ -26,7 +26,7 @@ class FolderFiles:
         return open(self.paths[index], "rb")
 
     def name(self, index: int) -> str:
-        return str(self.paths[index])
+        return printable(str(self.paths[index]))
 
     def __getitem__(self, places: NDArray[Any]) -> "FolderFiles":
         return FolderFiles(self.paths[places], self.labels[places])

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from qadv.checks import check_flag, check_number, check_whole
 from qadv.datasets import pictures
 from qadv.datasets.dataset import PARTS, ImageDataset, Images32, Labels, fault_of_labels
-from qadv.errors import FileFormatError, InvalidInputError, PictureWarning, some
+from qadv.errors import FileFormatError, InvalidInputError, PictureWarning, printable, some
 
 _SKIP = "skip_bad=True (--skip-bad)"
 _SETTINGS = ("input_size", "interpolation", "crop_pct", "crop_mode")
@@ -67,7 +67,8 @@ class Photographs(ImageDataset):
         test_share: float = 0.2,
         seed: int = 0,
     ) -> None:
-        self.name, self.classes, self.skip_bad = name, tuple(classes), check_flag("skip_bad", skip_bad)
+        self.name, self.classes = printable(name), tuple(map(printable, classes))
+        self.skip_bad = check_flag("skip_bad", skip_bad)
         share = check_number("test_share", test_share, below=1)
         parts = {"train": train, "test": test} if test is not None else _split(train, share, seed, name)
         for part, files in parts.items():
@@ -156,9 +157,20 @@ def _settings(network: Any, input_shape: Sequence[int] | None) -> dict[str, Any]
     """Returns how timm's config of a network has its images resized and cropped."""
     import timm
 
-    config = getattr(network, "pretrained_cfg", None)
-    if isinstance(network, str) and (named := timm.get_pretrained_cfg(network.removeprefix("timm/"))) is not None:
-        config = named.to_dict()
+    from qadv.modes import held_network
+
+    config = getattr(network, "pretrained_cfg", None) or {}
+    if isinstance(network, str):
+        named = timm.get_pretrained_cfg(network.removeprefix("timm/"))
+        config = {} if named is None else named.to_dict()
+    elif network is not None and not any(config.get(key) for key in _SETTINGS):
+        warnings.warn(
+            f"{type(held_network(network)).__name__} does not say how photographs become its images: they are resized "
+            "and cropped as timm does where nothing is said, bicubic, the middle 87.5 %. A network of timm's says it, "
+            "and a file that was saved or exported of one",
+            PictureWarning,
+            stacklevel=6,
+        )
     given = {} if input_shape is None else {"input_size": tuple(input_shape)}
     settings: dict[str, Any] = timm.data.resolve_data_config(given, config or {"input_size": (3, 224, 224)})
     if len(settings["input_size"]) != 3 or settings["input_size"][0] not in (1, 3):

@@ -136,7 +136,8 @@ def export(
         more = _packed(classifier, target)
     else:
         if to in writers:
-            content = writers[to].written(_graph(in_integers(classifier, images, replace(options, all_codes=True))))
+            integers = in_integers(classifier, images, replace(options, all_codes=True))
+            content = writers[to].written(_graph(_with_pictures(integers, classifier)))
         else:
             content = in_integers(classifier, images, options) if to == "onnx" else onnx_graph(classifier)
             content = _with_pictures(content, classifier)

@@ -9,7 +9,14 @@ import torch
 from timm.layers import pad_same
 from torch import Tensor, nn
 
-from qadv.errors import InvalidInputError, MissingRequirementError, QadvError, SchemeError, UnsupportedModelError
+from qadv.errors import (
+    InvalidInputError,
+    MissingRequirementError,
+    QadvError,
+    SchemeError,
+    UnsupportedModelError,
+    describe,
+)
 from qadv.estimators.protocol import Classifier
 from qadv.estimators.storage import mean_std
 from qadv.modes import held_network
@@ -71,8 +78,13 @@ def onnx_graph(classifier: Classifier) -> bytes:
     except QadvError:
         raise
     except Exception as error:
-        name = type(held_network(classifier.model)).__name__
-        raise UnsupportedModelError(f"torch can't export {name} to ONNX: {type(error).__name__}: {error}") from error
+        name, reason = type(held_network(classifier.model)).__name__, error
+        while isinstance(reason.__cause__, Exception):  # torch puts pages round it
+            reason = reason.__cause__
+        raise UnsupportedModelError(
+            f"torch can't export {name} to ONNX ({describe(reason).splitlines()[0]}): write its forward in operations "
+            "that ONNX has, without branches on what tensors hold; or ship it packed, to='packed'"
+        ) from error
     assert program is not None
     return _without_traces(program.model_proto)
 

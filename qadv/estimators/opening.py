@@ -41,6 +41,7 @@ def open_classifier(
               `"mobilenetv2_050"`, `"mnist-cnn:image_size=8"`, `"timm/vgg16:pretrained=true"`;
             - `"package.module:function"`, which is called and returns a float network or an ART classifier. That runs
               its code, also from the working directory: nothing to take from a stranger;
+            - one of the last two with its checkpoint, `"mobilenetv2_050@net.pth"`;
             - a float network itself.
         checkpoint: weights of a network that is no file: a state dict as safetensors, or as `torch.save` wrote it
             (`.pth`), which is read without running code; or what `QuantizedClassifier.save` wrote of this network.
@@ -54,6 +55,7 @@ def open_classifier(
         UnknownNameError: no backbone has the name.
         FileFormatError, StorageError: a file is damaged, does not fit, or is not there.
     """
+    model, checkpoint = parted(model, checkpoint)
     known = {"nb_classes": nb_classes, "input_shape": input_shape}
     settings = {name: value for name, value in known.items() if value is not None} | arguments
     if isinstance(model, nn.Module):
@@ -62,7 +64,7 @@ def open_classifier(
         if is_of_torch(model):
             raise InvalidInputError(
                 f"{model} holds weights only: name the network, and give the file as its checkpoint, e.g. "
-                f"mobilenetv2_050 --checkpoint {model}"
+                f"mobilenetv2_050@{model}"
             )
         if checkpoint is not None:
             raise InvalidInputError(f"{os.fspath(model)} has weights of its own: leave out the checkpoint")
@@ -98,9 +100,21 @@ def open_classifier(
     return QuantizedClassifier(network, **{"preprocessing": own or (0.0, 1.0), **settings})
 
 
+def parted(model: Any, checkpoint: str | os.PathLike[str] | None = None) -> tuple[Any, Any]:
+    """Returns a network without its checkpoint, and that, also where both are in one text."""
+    if not isinstance(model, str) or "@" not in model or is_file(model):
+        return model, checkpoint
+    name, _, file = model.partition("@")
+    if checkpoint is not None:
+        raise InvalidInputError(f"{model} has a checkpoint already: leave out {os.fspath(checkpoint)}")
+    return name, file
+
+
 def is_file(model: str | os.PathLike[str]) -> bool:
     """Whether a network is meant as a file: its suffix is one that is read, or there is such a file."""
     path = Path(model)
+    if isinstance(model, str) and "@" in model and not path.is_file():
+        return False  # the suffix is that of a checkpoint
     known = path.suffix == ".safetensors" or is_of_torch(path) or file_frontend(path) is not None
     return not isinstance(model, str) or known or path.is_absolute() or path.is_file()
 

@@ -9,12 +9,13 @@ from qadv.frontends.frontend import (
     QuantizedWeights,
 )
 from qadv.frontends.onnx.frontend import OnnxFrontend
-from qadv.frontends.onnx.graph import LARGEST_FILE, Graph, Node, check_graph
+from qadv.frontends.onnx.graph import LARGEST_FILE, PICTURES, Graph, Node, check_graph
 from qadv.frontends.onnx.network import FileNetwork
 from qadv.frontends.onnx.twin import Twin
 
 __all__ = [
     "LARGEST_FILE",
+    "PICTURES",
     "EvaluationForm",
     "FileNetwork",
     "Graph",

@@ -129,6 +129,7 @@ class NetworkFrontend(ABC):
         folds: whether a form may have BatchNorm folded in without being asked for it.
         exports: whether `qadv.export` may write such a network to a file.
         suffixes: of files that are networks by themselves and that `read` makes modules of, as `(".onnx",)`.
+        packages: distributions that compute what such files answer: those that are installed are in a study's keys.
         writes: whether `written` makes such files, for `qadv.export(…, to=name)`.
     """
 
@@ -136,6 +137,7 @@ class NetworkFrontend(ABC):
     folds: bool = False
     exports: bool = True
     suffixes: ClassVar[tuple[str, ...]] = ()
+    packages: ClassVar[tuple[str, ...]] = ()
     writes: ClassVar[bool] = False
 
     @abstractmethod

@@ -1,6 +1,6 @@
 """Fits a network that was not trained with quantizers to data: ranges, BatchNorm statistics, biases."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
 
 from qadv.checks import check_choice, check_fields, check_flag, check_number, check_whole
 from qadv.errors import InvalidInputError, some
@@ -40,6 +41,7 @@ class Calibration:
             float network (Nagel et al. 2019, with data), by its bias; and the mean input of each BatchNorm, by its
             running mean. A layer without bias that no BatchNorm follows keeps its shift.
         batch_size: images in one pass.
+        verbose: show progress.
     """
 
     images: Any  # once made, an array or a tensor
@@ -48,6 +50,7 @@ class Calibration:
     batch_norm: bool = True
     bias_correction: bool = True
     batch_size: int = 128
+    verbose: bool = False
 
     def __post_init__(self) -> None:
         if is_source(self.images):
@@ -65,7 +68,7 @@ class Calibration:
         check_choice("calibration: ranges", self.ranges, _RANGES)
         check_fields(self, check_number, "percentile", prefix="calibration: ", most=100)
         check_fields(self, check_whole, "batch_size", prefix="calibration: ", least=2)
-        check_fields(self, check_flag, "batch_norm", "bias_correction", prefix="calibration: ")
+        check_fields(self, check_flag, "batch_norm", "bias_correction", "verbose", prefix="calibration: ")
 
     def _tensor(self) -> Tensor:
         images = self.images
@@ -75,6 +78,10 @@ class Calibration:
     def of(cls, given: "Calibration | CalibrationImages") -> "Calibration":
         """Returns `given`, or the default calibration with these images."""
         return given if isinstance(given, cls) else cls(given)
+
+    def shown(self, batches: list[Tensor], what: str) -> Iterable[Tensor]:
+        """Returns the batches, which show how far they are where that is wanted."""
+        return tqdm(batches, desc=what, unit="batch") if self.verbose else batches
 
     def batches(self, device: torch.device) -> list[Tensor]:
         """Returns the images in batches of nearly equal size, float32."""
@@ -102,7 +109,8 @@ def calibrate(model: nn.Module, original: nn.Module, calibration: Calibration) -
 
 def _correct(model: nn.Module, original: nn.Module, batches: list[Tensor], calibration: Calibration) -> None:
     if calibration.batch_norm or calibration.bias_correction:
-        correct(model, original, batches, calibration.batch_norm, calibration.bias_correction)
+        shown = calibration.shown(batches, "correcting layers")
+        correct(model, original, shown, calibration.batch_norm, calibration.bias_correction)
 
 
 @contextmanager
@@ -135,8 +143,8 @@ def _choose_ranges(
         return quantize
 
     with _quantizing_with(model, counting):
-        for _ in range(2):  # first the extremes, then the counts between them
-            for batch in batches:
+        for what in ("extremes", "counts between them"):
+            for batch in calibration.shown(batches, f"ranges: {what}"):
                 model(batch)
             if empty := [name for name, quantizer in free.items() if histograms[quantizer].is_empty]:
                 raise InvalidInputError(

@@ -1,5 +1,6 @@
 """Corrections after quantizing: BatchNorm re-estimation and bias correction, both against the float network."""
 
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,7 @@ _LAYERS = (_CONVOLUTIONS, nn.Linear)
 _BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
 
-def correct(model: nn.Module, original: nn.Module, batches: list[Tensor], batch_norm: bool, bias: bool) -> None:
+def correct(model: nn.Module, original: nn.Module, batches: Iterable[Tensor], batch_norm: bool, bias: bool) -> None:
     """Corrects means and variances inside a quantized network towards the float network's, in place.
 
     One pass of each network, both in evaluation mode, with the same names of layers. What is measured at a place is

@@ -175,6 +175,26 @@ def test_arguments_are_refused_before_anything_runs(audited):
         audited(8, epsilon=1)
 
 
+def test_what_is_left_out_does_not_run_and_no_check_judges_by_it(trained, digits):
+    given = {"eps": 0.1, "without": ["Square", "FGSM", 9], "checks": [3, 5, 7, 9], "verbose": False}
+    result = qadv.audit(trained, digits.x_test[:6], digits.y_test[:6], **given)
+    assert not [each.name for each in result.attacks if each.name.startswith(("Square", "FGSM"))]
+    assert [each.name for each in result.attacks if each.name.startswith("PGD")]
+    verdicts = {check.number: check.verdict.value for check in result.checks}
+    assert verdicts == dict.fromkeys((3, 5, 7), "not evaluated")
+    assert "without the attacks FGSM, Square" in result.headline
+    assert type(result).from_dict(result.to_dict(), [result.worst_case.adversarial]).without == ("FGSM", "Square")
+    with pytest.raises(InvalidInputError, match="without: expected one of"):
+        qadv.audit(trained, digits.x_test[:6], digits.y_test[:6], without=["Sqare"])
+
+
+@pytest.mark.parametrize(("given", "said"), [({"eps": 2}, "eps: expected at most 1"), ({"norm": 3}, "norm: expected")])
+def test_a_ball_that_is_none_is_refused_before_the_estimate(given, said, trained, digits, monkeypatch):
+    monkeypatch.setattr(audit_shards, "estimate", None)
+    with pytest.raises(InvalidInputError, match=said):
+        qadv.audit_in_shards(trained, digits.x_test[:4], digits.y_test[:4], **given)
+
+
 @pytest.fixture
 def in_two_processes(audited, monkeypatch):
     """An audit by two processes of an engine, which finds what one finds."""

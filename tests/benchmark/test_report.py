@@ -11,7 +11,9 @@ from typer.testing import CliRunner
 
 from qadv.benchmark.report.build import build_report
 from qadv.benchmark.report.content import Value
+from qadv.benchmark.report.examples import example
 from qadv.benchmark.report.numbers import plain_eps
+from qadv.benchmark.report.opening import bar
 from qadv.benchmark.report.readable import bits as bits_said
 from qadv.benchmark.report.readable import defended
 from qadv.benchmark.report.rendering import escaped_markdown
@@ -319,6 +321,17 @@ def test_a_damaged_cell_is_listed(tmp_path):
     key = sorted(path.name for path in store.cells.iterdir())[2]
     (store.cells / key / "record.json").write_text("{")
     assert "| damaged |" in build_report(tmp_path).tables[0].read_text()
+
+
+def test_what_holds_out_is_shown_once_and_no_bar_is_good():
+    clean, answers = np.zeros((1, 4, 4), dtype=np.float32), [(1, 0.9), (1, 0.9)]
+    held = example(None, clean, 1, answers, ["cat", "dog"], "holds out", "good")
+    assert held.pictures.keys() == {"clean"}
+    assert held.caption == "true: dog; clean: dog (90 %); holds out"
+    assert example(clean, clean, 1, answers, None, "broken", "bad").pictures.keys() == {
+        "clean", "adversarial", "difference × 10",
+    }  # fmt: skip
+    assert [bar("net", [0.0], [1.0], 8, tone).tone for tone in ("good", "bad")] == ["", "bad"]
 
 
 def test_what_is_damaged_is_left_out_and_said(tmp_path):

@@ -11,7 +11,11 @@ from typer.testing import CliRunner
 
 import qadv
 from qadv.cli import app
+from qadv.command_options import AttackOptions
+from qadv.commands.given import network_and_data
+from qadv.datasets import Images
 from qadv.errors import PictureWarning
+from qadv.modes import class_names
 from tests.photographs import photographs
 
 
@@ -92,6 +96,25 @@ def test_attack_writes_what_it_found(saved, trained, digits, tmp_path):
     assert far.max() == pytest.approx(25 / 255, abs=0.5 / 255), "rounded to the nearest of 255 steps"
 
 
+def test_a_smaller_attack_leaves_no_images_of_a_larger_one_beside_its_own(saved, tmp_path):
+    (tmp_path / "found").mkdir()
+    (tmp_path / "found" / "mine.png").write_bytes(b"")
+    for number in (5, 3):
+        run("attack", saved, "--attack", "fgsm", "--nb-test", number, "-o", "found")
+        written = sorted(path.name for path in (tmp_path / "found").glob("*.png"))
+        assert written == [*(f"{index:05}.png" for index in range(number)), "mine.png"]
+
+
+def test_a_grey_network_is_opened_grey_at_another_size(make_classifier, tmp_path):
+    photographs(tmp_path / "photos")
+    make_classifier("float", "float", nb_classes=3).save("grey.safetensors")
+    options = AttackOptions(
+        model="grey.safetensors", image_size=8, dataset="image-folder:photos", nb_test=2, attack="fgsm"
+    )
+    classifier, data = network_and_data(options)
+    assert classifier.input_shape == data.input_shape == (1, 8, 8)
+
+
 def test_attack_takes_any_attack_and_shows_a_table(saved):
     shown = run("attack", saved, "--attack", "DeepFool", "max_iter=3", "--nb-test", 4)
     assert "DeepFool, 4 images" in shown
@@ -118,6 +141,40 @@ def test_compare_puts_networks_side_by_side(saved, make_classifier):
     shown = run(*given)
     assert "KiB packed" in shown
     assert "fgsm, 20 images" in shown
+
+
+def test_networks_by_name_have_their_checkpoints_behind_them(make_classifier, digits):
+    for seed in (0, 1):
+        torch.save(make_classifier("float", "float", seed=seed).network.state_dict(), f"{seed}.pth")
+    names = [f"mnist-cnn:image_size=8,width=8@{seed}.pth" for seed in (0, 1)]
+    report = as_json("compare", *names, "--attack", "fgsm", "--nb-test", 8)
+    x, y = digits.x_test[:8], digits.y_test[:8]
+    expected = [(make_classifier("float", "float", seed=seed).predict(x).argmax(1) == y).mean() for seed in (0, 1)]
+    assert report["targets"] == names
+    assert report["clean"] == pytest.approx(expected)
+    with pytest.raises(qadv.errors.InvalidInputError, match=r"has a checkpoint already: leave out 1.pth"):
+        run("attack", names[0], "--checkpoint", "1.pth", "--attack", "fgsm")
+
+
+def test_a_file_keeps_the_names_of_its_classes_and_no_others_are_taken_for_them(make_classifier, tmp_path):
+    photographs(tmp_path / "photos")
+    made = make_classifier("float", "float", nb_classes=3)
+    made.save("float.safetensors")
+    given = ["--weights", "bwn", "--calibrate", 6, "--nb-test", 2]
+    run("quantize", "float.safetensors", *given, "-o", "q.safetensors", dataset="image-folder:photos")
+    quantized = qadv.open_classifier("q.safetensors")
+    assert class_names(quantized.model) == ("apple", "pear", "plum")
+    trained = ["train", "q.safetensors", "--trainer", "dq", "--epochs", 1, "--nb-train", 6, "--nb-test", 2]
+    run(*trained, "-o", "t.safetensors", dataset="image-folder:photos")
+    assert class_names(qadv.open_classifier("t.safetensors").model) == ("apple", "pear", "plum")
+    x = np.zeros((2, 1, 8, 8), dtype=np.float32)
+    numbered = Images("numbered", x, np.zeros(2, int), x, np.zeros(2, int), ("0", "1", "2"))
+    numbered.check_fits(quantized)
+    for part in ("train", "val"):
+        (tmp_path / "photos" / part / "pear").rename(tmp_path / "photos" / part / "\x1b[31mpear")
+    said = r"its class 0 is \\x1b\[31mpear, and the network's apple,.* apple, pear, plum"
+    with pytest.raises(qadv.errors.InvalidInputError, match=said):
+        run("attack", "q.safetensors", "--attack", "fgsm", dataset="image-folder:photos")
 
 
 def test_what_does_not_go_is_one_line(saved, tmp_path):

@@ -16,7 +16,13 @@ from qadv.commands import export as command
 from qadv.deployment.agreement import OnnxNetwork, agreement
 from qadv.deployment.integer_graph import integer_graph
 from qadv.deployment.onnx_graph import _Activation, _Layer
-from qadv.errors import FileFormatError, InvalidInputError, MissingRequirementError, StorageError
+from qadv.errors import (
+    FileFormatError,
+    InvalidInputError,
+    MissingRequirementError,
+    StorageError,
+    UnsupportedModelError,
+)
 from qadv.frontends.onnx.graph import graph_of
 from qadv.frontends.onnx.runtime import Runtime
 from qadv.quantization.frozen import freeze
@@ -281,6 +287,21 @@ def test_the_commands_errors(trained, make_classifier, tmp_path):
     own.save(tmp_path / "own.safetensors")
     assert "PACKAGE.MODULE:FUNCTION --checkpoint" in says(tmp_path / "own.safetensors")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["large.safetensors", "net.safetensors", "own.safetensors"]
+
+
+def test_what_torch_can_not_export_is_one_line_that_says_why(make_classifier, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        try:
+            raise NotImplementedError("no such operator\nFor more information, run with …")
+        except NotImplementedError as error:
+            raise RuntimeError("Failed to export the model. Next steps:\n- …") from error
+
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    with pytest.raises(
+        UnsupportedModelError, match=r"ONNX \(NotImplementedError: no such operator\): write"
+    ) as refused:
+        qadv.export(make_classifier("int:4"), tmp_path / "net.onnx", to="qcdq")
+    assert "\n" not in str(refused.value)
 
 
 def test_errors(make_classifier, tmp_path, monkeypatch):

@@ -108,8 +108,10 @@ def test_few_levels_and_options(tmp_path):
 
 
 def test_the_command_writes_and_compares(tmp_path, monkeypatch):
+    torch.manual_seed(0)
     saved = tmp_path / "net.safetensors"
     small = qadv.QuantizedClassifier.from_backbone("mnist-cnn", input_shape=(1, 8, 8), image_size=8, width=4)
+    small.network.pretrained_cfg = {"crop_pct": 0.5, "interpolation": "bilinear", "classes": list("0123456789")}
     small.save(saved)
     arguments = ["export", str(saved), "--to", "litert", "--dataset", "digits", "--nb-samples", "50", "--json"]
     result = CliRunner().invoke(app, arguments)
@@ -117,6 +119,8 @@ def test_the_command_writes_and_compares(tmp_path, monkeypatch):
     report = json.loads(result.stdout[result.stdout.index("{") :])
     assert report["export"]["path"] == str(tmp_path / "net.tflite")
     assert report["agreement"][0]["same_class"] > 0.9
+    file = qadv.QuantizedClassifier.from_file(tmp_path / "net.tflite")
+    assert file.model.pretrained_cfg == small.network.pretrained_cfg, "how photographs become its images"
 
 
 class Rows(nn.Module):

@@ -130,7 +130,8 @@ def _gallery(
         answers = [(int(rows[place].argmax()), float(rows[place].max())) for rows in said]
         tone = "bad" if by[image] else "good"
         end = f"broken by {by[image]}" if by[image] else "holds out"
-        examples.append(example(pictures[1], pictures[0], int(y[image]), answers, named, end, tone))
+        found = pictures[1] if by[image] else None
+        examples.append(example(found, pictures[0], int(y[image]), answers, named, end, tone))
     return Gallery("Clean, adversarial, and what was added", tuple(examples))
 
 

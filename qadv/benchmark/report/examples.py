@@ -74,7 +74,9 @@ def example(
     end: str,
     tone: str,
 ) -> Example:
-    """Returns an attacked image, (C, H, W) in [0, 1], beside the clean one, or `None`, with what the network says.
+    """Returns an attacked image, (C, H, W) in [0, 1], beside the clean one, with what the network says.
+
+    Of an image that no attack broke, `None`, it is the clean one; there may be no clean one, too.
 
     Args:
         label: true class.
@@ -84,13 +86,13 @@ def example(
     """
     called = class_names or [str(each) for each in range(1 + max(label, *(each for each, _ in answers)))]
     before, after = (called[each] + ("" if p is None else f" ({100 * p:.0f} %)") for each, p in answers)
-    said = f"true: {called[label]}; clean: {before}; adversarial: {after}; {end}"
-    return Example(_pictures(image, clean), said, tone)
+    said = [f"true: {called[label]}", f"clean: {before}", *([] if image is None else [f"adversarial: {after}"]), end]
+    return Example(_pictures(image, clean), "; ".join(said), tone)
 
 
 def _pictures(image: Any, clean: Any) -> dict[str, str]:
-    pictures = {"adversarial": image}
-    if clean is not None:
+    pictures = {"clean": clean} if image is None else {"adversarial": image}
+    if image is not None and clean is not None:
         pictures = {
             "clean": clean, "adversarial": image, f"difference × {MAGNIFIED}": 0.5 + MAGNIFIED * (image - clean) / 2,
         }  # fmt: skip

@@ -19,7 +19,7 @@ def readable_names(results: StudyResults) -> dict[tuple[str, ...], str]:
     for network in results.networks:
         dataset, backbone, quantizer, defense = network.axes
         schemes, given = study.quantizers[quantizer], study.defenses[defense]
-        parts = [bits(schemes.weights, schemes.activations), defended(given)]
+        parts = [study.backbones[backbone].file or bits(schemes.weights, schemes.activations), defended(given)]
         parts += [backbone] if len(study.backbones) > 1 else []
         found[network.axes] = ", ".join(parts) + (f", on {dataset}" if len(study.datasets) > 1 else "")
     shared = {name for name, times in Counter(found.values()).items() if times > 1}

@@ -3,9 +3,10 @@
 import copy
 import itertools
 import math
+import re
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -33,6 +34,7 @@ _INSTEAD = 5
 _PAYS, _LONGEST = 0.1, 5000  # share of images, and queries, as many as AutoAttack's Square has
 _MOST_CLASSES = 9
 _STARTS = 1000
+ATTACKS = ("FGSM", "PGD", "Square", "RayS", "SPSA", "N-Attack", "DDN", "noise")
 _LENT = {"x", "y", "clean", "fresh", "first_ascent", "one_step", "direct", "search"}
 Attack = Callable[[Images, Labels], Any]
 
@@ -54,8 +56,10 @@ class AuditCase(Scale):
         pixels: "uint8" counts what is adversarial as an 8-bit image, "float" any.
         queries: answers in the classifier's place what attacks without gradients ask; `None` for the classifier itself.
         simulation: what an audited file was made from, or `None`.
+        without: kinds of attacks that do not run, of `ATTACKS`.
 
     Attributes:
+        skipped: those of them that would have run.
         clean: which images are classified correctly, (N,).
         fresh: those of them that no smaller ball broke, (N,).
         told: is called with each attack's name and number of images.
@@ -80,6 +84,7 @@ class AuditCase(Scale):
         pixels: str = "float",
         queries: Target | None = None,
         simulation: Any = None,
+        without: Collection[str] = (),
     ) -> None:
         super().__init__(len(x))
         self.target, self.queries = target, queries
@@ -88,6 +93,7 @@ class AuditCase(Scale):
         self.settings, self.seed = settings, seed
         self.sources, self.adaptive = dict(sources or {}), adaptive
         self.cost = cost or Cost()
+        self.without, self.skipped = frozenset(without), set[str]()
         self.uint8, self.simulation = pixels == "uint8", simulation
         # a random network may answer otherwise than it did for the smaller ball
         self.clean: Flags = ~target.broken(x, y) if smaller is None else np.array(smaller.broken_by) != "clean"
@@ -130,7 +136,13 @@ class AuditCase(Scale):
 
     def outside(self, name: str, attack: Attack, on: Flags) -> Flags:
         """Runs an attack on the images `on` and returns which it broke, (N,); the worst case does not count it."""
-        return self._run(name, attack, on)[0]
+        return np.zeros(len(self.x), dtype=bool) if self._skips(name) else self._run(name, attack, on)[0]
+
+    def _skips(self, name: str) -> bool:
+        """Whether an attack is of a kind that does not run."""
+        kind = next((kind for kind in self.without if re.match(rf"{kind}\b", name)), None)
+        self.skipped |= set() if kind is None else {kind}
+        return kind is not None
 
     def attack(self, name: str, attack: Attack, on: Flags) -> Flags:
         """Runs an attack within the ball and returns which images it broke, (N,).
@@ -140,6 +152,8 @@ class AuditCase(Scale):
             attack: images (n, *input_shape) and labels (n,) to adversarial images, as they.
             on: which images, (N,).
         """
+        if self._skips(name):
+            return np.zeros(len(self.x), dtype=bool)
         before, started = self.cost.copy(), time.perf_counter()
         broken, found, in_floats = self._run(name, attack, on, self.ball)
         self._in_floats |= in_floats & self.clean

@@ -204,6 +204,7 @@ class AuditResult:
         queries: what answered attacks without gradients in the network's place, in words; `""` for the network itself.
         pixels: whether adversarial images count as floats or, "uint8", once rounded to 8 bits.
         left_out: numbers of the checks that were not chosen.
+        without: kinds of attacks that were left out.
         stopped: why it is of fewer images than were given, empty where it is of all.
         smaller: the results in smaller balls, each larger than the one before; each has the cost of its own.
     """
@@ -228,6 +229,7 @@ class AuditResult:
     files: dict[str, str] = field(default_factory=dict)
     queries: str = ""
     left_out: tuple[int, ...] = ()
+    without: tuple[str, ...] = ()
     stopped: str = ""
     smaller: "tuple[AuditResult, ...]" = ()
 
@@ -277,6 +279,7 @@ class AuditResult:
         notes += [f"gradient repaired: {', '.join(self.repaired)}"] if self.repaired else []
         notes += [f"no {what} was given" for what in self.not_given]
         notes += [f"without checks {', '.join(map(str, self.left_out))}"] if self.left_out else []
+        notes += [f"without the attacks {', '.join(self.without)}"] if self.without else []
         notes += [self.stopped] if self.stopped else []
         if worst.clean_accuracy == 0:
             what = "no image is classified correctly" if self.pair is None else "all are given it without an attack"
@@ -305,6 +308,7 @@ class AuditResult:
             "files": self.files,
             "queries": self.queries,
             "left_out": list(self.left_out),
+            "without": list(self.without),
             "stopped": self.stopped,
             "samples": self.samples,
             "thorough": self.thorough,
@@ -338,7 +342,7 @@ class AuditResult:
             "stopped",
         )
         given: dict[str, Any] = {name: content[name] for name in names}
-        given |= {name: tuple(content[name]) for name in ("repaired", "not_given", "left_out")}
+        given |= {name: tuple(content.get(name, ())) for name in ("repaired", "not_given", "left_out", "without")}
         return cls(
             worst_case=WorstCase(*shares, robust, tuple(worst["broken_by"]), adversarial[-1]),
             checks=tuple(CheckResult.from_dict(each) for each in content["checks"]),

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from qadv.checks import check_choice, check_flag, check_whole
 from qadv.deployment.accelerate import accelerate
 from qadv.diagnostics.attacking import check_classifiers
-from qadv.diagnostics.audit.case import AuditCase
+from qadv.diagnostics.audit.case import ATTACKS, AuditCase
 from qadv.diagnostics.audit.checks.answers_repeat import is_random
 from qadv.diagnostics.audit.checks.check import NumberedCheck, numbered_checks
 from qadv.diagnostics.audit.cost import Cost
@@ -59,6 +59,7 @@ def audit(
     simulation: Classifier | None = None,
     thorough: bool = False,
     checks: Iterable[int | str] | None = None,
+    without: Iterable[int | str] = (),
     batch_size: int = 128,
     seed: int = 0,
     verbose: bool = True,
@@ -94,6 +95,8 @@ def audit(
         thorough: larger budgets: see `qadv.diagnostics.audit.settings`.
         checks: those to make, by number or by name as `qadv list audit-check` has them; without it all. Each runs the
             attacks that it looks at; those with the classifier's own gradients run in any case.
+        without: checks to leave out, likewise, and kinds of attacks: FGSM, PGD, Square, RayS, SPSA, N-Attack, DDN,
+            noise. The checks that judge by an attack that is left out are not evaluated.
         batch_size: images in one pass.
         seed: decides everything random.
         verbose: show progress.
@@ -109,10 +112,9 @@ def audit(
     batch_size, seed = check_whole("batch_size", batch_size), check_whole("seed", seed, least=0)
     thorough, verbose = check_flag("thorough", thorough), check_flag("verbose", verbose)
     pixels = check_choice("pixels", pixels, ("float", "uint8"))
-    norm = float(check_choice("norm", norm, (2, math.inf, "2", "inf")))
     classifier = getattr(classifier, "simulation", None) or classifier  # an engine answers its attacks, not the audit
     target = Target(classifier, batch_size, targeted=pair is not None)
-    radii = _radii(eps, norm, check_flag("to_zero", to_zero), classifier)
+    radii, norm = radii_of(classifier, eps, norm, to_zero)
     x, labels = check_pair(classifier, x, y)
     x = x.astype(np.float32)
     if (labels >= target.classes).any():
@@ -136,7 +138,7 @@ def audit(
             )
     answering = None if queries is None else _queries(classifier, x, queries, target)
     settings, numbered = THOROUGH if thorough else QUICK, numbered_checks()
-    chosen = numbered if checks is None else _chosen(checks, numbered)
+    chosen, spared = _chosen(checks, without, numbered)
     results: list[AuditResult] = []
     cost = Cost()
     with ExitStack() as stack:
@@ -149,7 +151,9 @@ def audit(
             each.check_logits(x)
         if is_random(target, x, labels, settings.passes):
             target.draws = settings.draws
-        left = TimeLeft(target, x, labels, settings, len(sources), {c.number for c in chosen}) if verbose else None
+        left = (
+            TimeLeft(target, x, labels, settings, len(sources), {c.number for c in chosen}, spared) if verbose else None
+        )
         for radius in radii:
             before, started = cost.copy(), time.perf_counter()
             with tqdm(total=len(chosen), desc="audit", disable=not verbose, bar_format=_BAR) as progress:
@@ -168,11 +172,12 @@ def audit(
                     pixels=pixels,
                     queries=answering,
                     simulation=simulation,
+                    without=spared,
                 )
                 made: list[CheckResult] = []
                 if left is not None:
                     case.told = partial(_show, progress, left, Watch(left.speed, cost, len(x)), case, made)
-                if checks is not None:
+                if len(chosen) < len(numbered):
                     _ = case.direct  # the least that a worst case is over
                 for check in chosen:
                     made.append(check.run(case))
@@ -201,6 +206,7 @@ def audit(
                     files=files(classifier.model),
                     queries="" if answering is None else answering.name,
                     left_out=tuple(check.number for check in numbered if check not in chosen),
+                    without=spared,
                 )
             )
             if not worst.robust.any():
@@ -209,6 +215,10 @@ def audit(
 
 
 def _queries(classifier: Any, x: Images, engine: str, target: Target) -> Target | None:
+    if shipped := files(classifier.model):
+        raise InvalidInputError(
+            f"queries: the network is the file {', '.join(shipped)}, whose runtime answers all queries; leave it out"
+        )
     faster = accelerate(
         classifier, x[:_VERIFIED_ON], fold_batch_norm=False, channels_last=False, engine=engine,
         batch_size=target.batch_size,
@@ -229,13 +239,18 @@ def _show(
     bar.set_postfix_str(f"{attack}, {images} images; about {duration(seconds)} left, less if more fall")
 
 
-def _chosen(wanted: Iterable[int | str], numbered: Sequence[NumberedCheck]) -> list[NumberedCheck]:
-    """Returns the checks of these numbers and names, in the order of their numbers."""
+def _chosen(
+    checks: Iterable[int | str] | None, without: Iterable[int | str], numbered: Sequence[NumberedCheck]
+) -> tuple[list[NumberedCheck], tuple[str, ...]]:
+    """Returns the checks to make, in the order of their numbers, and the kinds of attacks to leave out."""
     known = {key: check for check in numbered for key in (check.number, str(check.number), check.entry.component.name)}
-    found = {known[check_choice("checks", each, known)].number for each in wanted}
+    wanted = known if checks is None else [check_choice("checks", each, known) for each in checks]
+    spared = [check_choice("without", each, (*known, *ATTACKS)) for each in without]
+    found = {known[each].number for each in wanted} - {known[each].number for each in spared if each in known}
     if not found:
         raise InvalidInputError("checks: expected a number or name, or several, got none")
-    return [check for check in numbered if check.number in found]
+    attacks = tuple(kind for kind in ATTACKS if kind in spared)
+    return [check for check in numbered if check.number in found], attacks
 
 
 def estimate(
@@ -248,6 +263,7 @@ def estimate(
     others: Mapping[str, Classifier] | Iterable[Classifier] = (),
     thorough: bool = False,
     checks: Iterable[int | str] | None = None,
+    without: Iterable[int | str] = (),
     batch_size: int = 128,
     **_: Any,
 ) -> tuple[float, float]:
@@ -257,16 +273,21 @@ def estimate(
     radii are given it is the time of one.
     """
     numbered, settings = numbered_checks(), THOROUGH if thorough else QUICK
-    chosen = {check.number for check in (numbered if checks is None else _chosen(checks, numbered))}
+    made, spared = _chosen(checks, without, numbered)
+    chosen = {check.number for check in made}
     sources = len(_named(float_parent, others)) or (float_network(classifier) is not None)
     with evaluation_mode(classifier.model):
-        left = TimeLeft(Target(classifier, batch_size), x[:shard], y[:shard], settings, sources, chosen)
+        left = TimeLeft(Target(classifier, batch_size), x[:shard], y[:shard], settings, sources, chosen, spared)
     parts, images = len(x) / min(shard, len(x)), min(shard, len(x))
     return parts * left.least(images), parts * left.seconds(images)
 
 
-def _radii(eps: Any, norm: float, to_zero: bool, classifier: Classifier) -> list[float]:
-    """Returns the radii to audit at, in order; all that are given are checked before the first."""
+def radii_of(
+    classifier: Classifier, eps: Any, norm: Any = math.inf, to_zero: bool = False
+) -> tuple[list[float], float]:
+    """Returns the radii to audit at, in order, and their norm; all that are given are checked before the first."""
+    norm = float(check_choice("norm", norm, (2, math.inf, "2", "inf")))
+    check_flag("to_zero", to_zero)
     given = [eps] if isinstance(eps, str | Share) or np.ndim(eps) == 0 else list(eps)
     if not given:
         raise InvalidInputError("eps: expected a radius, or several, got none")
@@ -277,7 +298,7 @@ def _radii(eps: Any, norm: float, to_zero: bool, classifier: Classifier) -> list
     widest = width(classifier.clip_values) * values ** (1 / norm)
     while to_zero and radii[-1] < widest:
         radii.append(min(2 * radii[-1], widest))
-    return radii
+    return radii, norm
 
 
 def of_pair(pair: Any, x: Images, y: Labels, classes: int) -> tuple[Images, Labels, tuple[int, int]]:

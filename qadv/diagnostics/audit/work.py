@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -17,6 +17,10 @@ from qadv.random_states import seeded
 _ANY = Cost(56, 26)  # of any image: checks 1, 2 and 11
 _LOOKS = Cost(26, 18)  # of an image that falls at once: attacks at other ε
 _OTHER_ESTIMATORS = 4
+_OF_KIND = {  # what attacks of a kind take
+    "PGD": ("steps", "long_steps"), "Square": ("square_steps",), "SPSA": ("spsa_steps",),
+    "N-Attack": ("n_attack_steps",), "noise": ("noise_draws",),
+}  # fmt: skip
 _ENOUGH = 0.1  # seconds of passes that say how fast they are
 
 
@@ -88,8 +92,16 @@ class TimeLeft:
     """How long an audit takes, by what a probe of the first batch took; arguments as of `audit`, `checks` by number."""
 
     def __init__(
-        self, target: Target, x: Images, y: Labels, settings: Settings, sources: int, checks: Collection[int]
+        self,
+        target: Target,
+        x: Images,
+        y: Labels,
+        settings: Settings,
+        sources: int,
+        checks: Collection[int],
+        without: Collection[str] = (),
     ) -> None:
+        settings = replace(settings, **{name: 0 for kind in without for name in _OF_KIND.get(kind, ())})
         self.speed, self.settings = Speed.of(target, x, y), settings
         quantized = bool(quantized_activations(target.classifier.model))
         by_check = held(settings, target.classes, sources, quantized)

@@ -21,6 +21,7 @@ class OnnxFrontend(NetworkFrontend):
     name = "onnx"
     exports = False
     suffixes = (".onnx",)
+    packages = ("onnxruntime", "onnxruntime-gpu")
     network: type[FileNetwork] = FileNetwork
 
     def recognises(self, network: nn.Module) -> bool:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from qadv.errors import FileFormatError, InvalidInputError, MissingRequirementError, UnsupportedModelError, some
 from qadv.files import check_is_file, parse_json
 
-PICTURES = "qadv.pictures"
+PICTURES = "qadv.pictures"  # the key of what a file notes of its images, as JSON
 LARGEST_FILE = 2**31 - 1  # what one protobuf message can hold
 _LARGEST_VALUE = 2**28  # numbers in one tensor for one image
 _DOMAINS = ("", "ai.onnx", "com.microsoft")

@@ -248,6 +248,11 @@ def test_results_say_which_file_it_was(classifier, files, monkeypatch):
     assert measured.to_dict()["files"] == {"qdq.onnx": digest}
 
 
+def test_the_queries_of_a_file_are_its_runtimes_already(classifier):
+    with pytest.raises(InvalidInputError, match=r"queries: the network is the file qdq.onnx, .* leave it out"):
+        qadv.audit(classifier, X[:4], np.zeros(4, int), queries="onnxruntime", verbose=False)
+
+
 def test_load_takes_a_file_and_save_says_to_keep_it(classifier, files, tmp_path):
     loaded = qadv.QuantizedClassifier.load(files["qdq"], clip_values=(0, 255), preprocessing=(0, 255))
     np.testing.assert_allclose(loaded.predict(X * 255), classifier.predict(X), atol=0.1)

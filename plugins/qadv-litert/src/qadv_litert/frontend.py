@@ -18,6 +18,7 @@ class LiteRTFrontend(OnnxFrontend):
 
     name = "litert"
     suffixes = (".tflite",)
+    packages = ("ai-edge-litert",)
     writes = True
     network = LiteRTNetwork
 

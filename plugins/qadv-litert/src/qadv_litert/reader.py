@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qadv.errors import FileFormatError, InvalidInputError, UnsupportedModelError, some
-from qadv.files import check_is_file
-from qadv.frontends import LARGEST_FILE, Graph, Node, check_graph
+from qadv.files import check_is_file, parse_json
+from qadv.frontends import LARGEST_FILE, PICTURES, Graph, Node, check_graph
 from qadv_litert.operators import OPERATORS
 from qadv_litert.schema import DTYPES, LARGEST_VALUE, names, schema
 
@@ -99,7 +99,7 @@ class _Reader:
             logits = f"tensor {last} codes"
         graph = Graph(
             self.name, self.content, self._source(), self._needed(logits), self.constants, self.types, "images",
-            _INPUTS.get(kind, kind), tuple(shape), logits, 18, ends_of_codes, self._form(kinds),
+            _INPUTS.get(kind, kind), tuple(shape), logits, 18, ends_of_codes, self._form(kinds), self._pictures(),
         )  # fmt: skip
         check_graph(graph)
         return graph
@@ -118,6 +118,14 @@ class _Reader:
 
     def _source(self) -> str:
         return f"{_text(self.model.description) or 'an unnamed producer'}, schema {self.model.version}"
+
+    def _pictures(self) -> dict[str, Any]:
+        """Returns what the file notes of its images."""
+        for noted in self.model.metadata or ():
+            if _text(noted.name) == PICTURES:
+                data = self.model.buffers[noted.buffer].data
+                return dict(parse_json(bytes(data).decode(), self.name))
+        return {}
 
     def _form(self, kinds: list[str]) -> str:
         weighted = [

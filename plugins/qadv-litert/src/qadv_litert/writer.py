@@ -1,5 +1,6 @@
 """A `.tflite` file for a graph of integers: the same codes, scales and integer layers, channels last."""
 
+import json
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from qadv.errors import UnsupportedModelError, some
-from qadv.frontends import Graph, Node, Twin
+from qadv.frontends import PICTURES, Graph, Node, Twin
 from qadv_litert.schema import schema
 
 _FIRST_TO_LAST, _LAST_TO_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
@@ -99,6 +100,12 @@ class _Writer:
         logits = self._as_float(self.graph.output)
         self.main.tensors[logits.index].name = "logits"
         self.main.outputs = [logits.index]
+        if self.graph.pictures:
+            noted = self.tflite.MetadataT()
+            noted.name, noted.buffer = PICTURES, len(self.model.buffers)
+            self.model.metadata = [noted]
+            self.model.buffers.append(self.tflite.BufferT())
+            self.model.buffers[-1].data = list(json.dumps(self.graph.pictures).encode())
         from flatbuffers import Builder  # comes with LiteRT
 
         builder = Builder(0)

@@ -11,6 +11,7 @@ class AdaptiveAttack(CountedCheck):
     """Runs the attack that the user wrote against the defense; what it breaks is in the worst case."""
 
     number = 10
+    attacks = ("PGD", "Square", "RayS")
     name = "adaptive attack"
     rule = "an attack on the defense's own objective is given, and its successes are in the worst case"
 

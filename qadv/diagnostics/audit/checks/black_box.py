@@ -18,6 +18,7 @@ class BlackBox(CountedCheck):
     """Square or RayS, and in the thorough setting, L∞, SPSA and N-Attack, on what gradient attacks leave."""
 
     number = 3
+    attacks = ("PGD", "Square", "RayS", "SPSA", "N-Attack")
     name = "black-box against white-box"
     rule = "Square, RayS, SPSA, N-Attack break at most 1 point that no gradient attack breaks"
 

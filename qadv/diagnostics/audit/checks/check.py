@@ -20,6 +20,9 @@ class MaskingCheck(Protocol):
     Attributes:
         name: what is looked at.
         rule: when it passes.
+
+    A check may say as `attacks` which kinds it judges by, of `qadv.diagnostics.audit.case.ATTACKS`: it is not
+    evaluated where the user left one of them out that would have run.
     """
 
     name: str
@@ -67,6 +70,8 @@ class NumberedCheck:
                 finding = check.examine(case if own else case.lent())
             if not isinstance(finding, Finding):
                 raise TypeError(f"expected a Finding, got {type(finding).__name__}")
+            if missing := [kind for kind in getattr(check, "attacks", ()) if kind in case.skipped]:
+                finding = Finding.none(f"without {', '.join(missing)}, which it judges by")
             if not own:
                 json.dumps(finding.values)
         except Exception as error:

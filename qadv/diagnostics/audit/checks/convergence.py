@@ -20,6 +20,7 @@ class Convergence(CountedCheck):
     """
 
     number = 6
+    attacks = ("FGSM", "PGD")
     name = "PGD has converged"
     rule = "the last tenth of the steps brings ≤ 5 % of the rise of the loss; ≤ 1 point adversarial on the path only"
 

@@ -29,6 +29,7 @@ class MoreWork(CountedCheck):
     """
 
     number = 9
+    attacks = ("PGD", "Square", "RayS", "noise")
     name = "more work; noise"
     rule = "the last block of more steps and starts, the last search without gradients, and noise find ≤ 0.5 points"
 

@@ -13,6 +13,7 @@ class NoBound(CountedCheck):
     """PGD in a ball as wide as the pixels' range, then DDN, on what the attacks within ε leave."""
 
     number = 4
+    attacks = ("PGD", "DDN")
     name = "attack without a bound"
     rule = "breaks every image"
 

@@ -22,6 +22,7 @@ class OtherGradients(CountedCheck):
     """
 
     number = 8
+    attacks = ("PGD", "Square", "RayS")
     name = "other straight-through choices, temperatures"
     rule = "the worst of them breaks at most 1 point that no attack before breaks"
 

@@ -28,6 +28,7 @@ class Strength(CountedCheck):
     """
 
     number = 5
+    attacks = ("FGSM", "PGD")
     name = "stronger attacks break more"
     rule = (
         "accuracy falls with ε (PGD: rises ≤ 1 point; FGSM: ≤ chance); PGD at least as strong as FGSM, within 1 point"

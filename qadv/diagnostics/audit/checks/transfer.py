@@ -12,6 +12,7 @@ class Transfer(CountedCheck):
     """FGSM and PGD on the float parent and on other networks, for the images that no attack before breaks."""
 
     number = 7
+    attacks = ("FGSM", "PGD", "Square", "RayS")
     name = "transfer against direct"
     rule = "images made on the float parent or another network break at most 1 point that no attack before breaks"
 
