@@ -1,11 +1,11 @@
 """Float, 8, 4 and 2-bit networks side by side: clean, under natural and systematic noise, and under attack.
 
-    python benchmarks/noise.py --data-dir DATA [--dataset mnist --eps 0.1] [--as-json] [--nb-test 500] [--seed 0]
+    python benchmarks/noise.py --data-dir DATA [--dataset mnist --eps 0.1 --severity 1] [--nb-test 500] [--as-json]
 
-CIFAR-10: the trained ResNet-20 of DATA. MNIST: MNIST-CNN of width 16, trained for an epoch of 12,800 images. From there
-the 2-bit network is trained on with as many images, and the float one too, to tell what training does from what bits
-do; the others are calibrated on 1,024. The files, with the 8-bit network as an ONNX file, go to `--out`, and what is
-there already is not made again; `qadv compare --noise` does the rest.
+CIFAR-10: the trained ResNet-20 of DATA. MNIST: MNIST-CNN of width 16, trained for an epoch of `--nb-train` images. From
+there the 2-bit network is trained on with as many images, and the float one too, to tell what training does from what
+bits do; the others are calibrated on 1,024. The files, with the 8-bit network as an ONNX file, go to `--out`, and what
+is there already is not made again; `qadv compare --noise` does the rest.
 """
 
 from pathlib import Path
@@ -34,7 +34,7 @@ BACKBONES: dict[str, dict[str, Any]] = {
 }
 
 
-def make(name: str, data: Any, checkpoint: Path, order: Any, seed: int) -> qadv.QuantizedClassifier:
+def make(name: str, data: Any, checkpoint: Path, order: Any, nb_train: int, seed: int) -> qadv.QuantizedClassifier:
     """Returns a network, trained on where it has to learn; a checkpoint that is not there is to be learnt."""
     torch.manual_seed(seed)
     weights, activations = NETWORKS[name]
@@ -52,7 +52,7 @@ def make(name: str, data: Any, checkpoint: Path, order: Any, seed: int) -> qadv.
     if name in TRAINED_ON or not checkpoint.is_file():
         augment = "crop-flip" if data.name == "cifar10" else None
         trainer = qadv.DefensiveQuantTrainer(classifier, beta=0.0, lr=0.01, augment=augment, seed=seed, verbose=False)
-        trainer.fit(data.x_train[order[:12_800]], data.y_train[order[:12_800]], nb_epochs=1)
+        trainer.fit(data.x_train[order[:nb_train]], data.y_train[order[:nb_train]], nb_epochs=1)
     return classifier
 
 
@@ -64,6 +64,7 @@ def main(
     eps: Annotated[str, typer.Option(help="radius of PGD of ten steps")] = "1/255",
     severity: Annotated[int, typer.Option(help="of the corruptions")] = 3,
     nb_test: Annotated[int, typer.Option(help="number of test images")] = 500,
+    nb_train: Annotated[int, typer.Option(help="number of images to train on")] = 12_800,
     seed: Annotated[int, typer.Option(help="decides everything random")] = 0,
     as_json: Annotated[bool, typer.Option(help="print each accuracy")] = False,
     out: Annotated[Path, typer.Option(help="folder for networks and the chart")] = Path("noise"),
@@ -76,7 +77,7 @@ def main(
     paths = {name: folder / f"{name}.safetensors" for name in NETWORKS}
     for name, path in paths.items():
         if not path.exists():
-            classifier = make(name, data, checkpoint, order, seed)
+            classifier = make(name, data, checkpoint, order, nb_train, seed)
             classifier.save(path)
             if not checkpoint.is_file():
                 save_file(classifier.network.state_dict(), checkpoint)

@@ -1,6 +1,7 @@
 """`decoded` and `resized`: systematic noise, what differs between programs that read one picture (SysNoise, 2023)."""
 
 import io
+import warnings
 from collections.abc import Callable
 from copy import copy
 from functools import partial
@@ -13,6 +14,7 @@ from qadv.checks import check_choice
 from qadv.datasets.changed import Changed, Pixels, as_image, as_pixels, of_noise
 from qadv.datasets.dataset import ImageDataset, Images32
 from qadv.datasets.photographs import Photographs
+from qadv.errors import MissingRequirementError
 
 _QUALITY = 95
 _ENLARGED = 1.5  # a photograph of ImageNet is 375 px high, and is reduced to 256
@@ -104,9 +106,15 @@ def _by_ffmpeg(content: bytes) -> Pixels:
 
 def _by_torchvision(content: bytes) -> Pixels:
     import torch
-    from torchvision.io import ImageReadMode, decode_jpeg
 
-    decoded = decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB)
+    try:
+        from torchvision.io import ImageReadMode, decode_jpeg
+    except ImportError as error:  # announced in 0.29
+        raise MissingRequirementError(
+            "this torchvision decodes no JPEG files any more; take pillow or opencv"
+        ) from error
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+        decoded = decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB)
     pixels: Pixels = decoded.permute(1, 2, 0).contiguous().numpy()
     return pixels
 

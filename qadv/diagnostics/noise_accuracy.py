@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from qadv.checks import check_whole
+from qadv.checks import check_flag, check_whole
 from qadv.datasets.corrupted import CORRUPTIONS, corrupted
 from qadv.datasets.dataset import ImageDataset
 from qadv.datasets.systematic import DECODERS, RESIZERS, decoded, resized
@@ -80,7 +80,8 @@ def noise_accuracy(
         MissingRequirementError: the extra `noise` is not installed.
     """
     targets = check_classifiers(classifiers)
-    batch_size, limits = check_whole("batch_size", batch_size), next(iter(targets.values())).clip_values
+    nb_test, batch_size = check_whole("nb_test", nb_test), check_whole("batch_size", batch_size)
+    check_flag("verbose", verbose)
     changed = {
         "clean": [images],
         "corrupted": [corrupted(images, name, severity, seed) for name in CORRUPTIONS],
@@ -93,7 +94,7 @@ def noise_accuracy(
             measured[kind] = np.empty((len(sets), len(targets)))
             for place, each in enumerate(sets):
                 x, y = each.take("test", nb_test)
-                x = to_range(x, limits)
+                x = to_range(x, next(iter(targets.values())).clip_values)
                 measured[kind][place] = [(predicted(target, x, batch_size) == y).mean() for target in targets.values()]
                 bar.update()
     return NoiseAccuracy(
