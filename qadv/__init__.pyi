@@ -18,6 +18,7 @@ from qadv.diagnostics.amplification_by_eps import amplification_by_eps as amplif
 from qadv.diagnostics.audit.run import audit as audit
 from qadv.diagnostics.error_amplification import error_amplification as error_amplification
 from qadv.diagnostics.gradient_similarity import gradient_similarity as gradient_similarity
+from qadv.diagnostics.noise_accuracy import noise_accuracy as noise_accuracy
 from qadv.diagnostics.transfer_matrix import transfer_matrix as transfer_matrix
 from qadv.diagnostics.value_shift import value_shift as value_shift
 from qadv.diagnostics.weight_error import weight_error_norms as weight_error_norms

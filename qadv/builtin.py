@@ -105,6 +105,18 @@ _OWN = {  # by kind and name: the target, within the kind's package, and the sum
         "art": ("art_catalogue:create", "any class of art.attacks.evasion, e.g. 'DeepFool'; 'pgd', 'fgsm'"),
     },
     ("dataset", "qadv"): {
+        "corrupted": (
+            "datasets.corrupted:corrupted",
+            "another's test images with natural noise, as corrupted:fog:3:cifar10",
+        ),
+        "decoded": (
+            "datasets.systematic:decoded",
+            "another's test images from JPEG by another decoder, as decoded:ffmpeg:cifar10",
+        ),
+        "resized": (
+            "datasets.systematic:resized",
+            "another's test images resized otherwise, as resized:opencv-nearest:cifar10",
+        ),
         "digits": ("datasets.arrays:digits", "scikit-learn's 1,797 digits, 1x8x8"),
         "mnist": ("datasets.arrays:mnist", "MNIST, 1x28x28, from DATA_DIR/mnist.npz"),
         "cifar10": ("datasets.arrays:cifar10", "CIFAR-10, 3x32x32, from DATA_DIR/cifar10-*.npz"),

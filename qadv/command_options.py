@@ -129,13 +129,18 @@ class AttackOptions(DataOptions, NetworkOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class CompareOptions(DataOptions, MadeOptions):
-    """Put networks side by side: size, accuracy, and accuracy under attacks with the images of each."""
+    """Put networks side by side: size, accuracy, under noise and under attacks with the images of each."""
 
     models: Models
     attack: Annotated[
         list[str] | None, typer.Option(help="NAME or e.g. pgd:max_iter=40; without it pgd and square")
     ] = None
     eps: Eps = None
+    noise: Annotated[
+        bool, typer.Option("--noise", help="natural and systematic noise too: corruptions, decoders, ways of resizing")
+    ] = False
+    severity: Annotated[int, typer.Option(min=1, max=5, help="of the corruptions")] = 3
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="a bar chart to write, e.g. compared.png")] = None
     nb_test: NbTest = 100
 
 

@@ -161,7 +161,8 @@ class Dataset(Component):
     """Images with labels; target: a function `(data_dir=None) -> qadv.datasets.ImageDataset`, of arrays `Images`.
 
     It may also take `network` and `input_shape`, which the images are for, and `skip_bad`, to leave out what can't be
-    read.
+    read. One that changes another data set is a function `(images, ARGUMENT, …) -> ImageDataset`, named as
+    NAME:ARGUMENT:…:OTHER, whose arguments come as text or whole numbers.
     """
 
 

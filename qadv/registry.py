@@ -143,9 +143,34 @@ def load(kind: str, name: str) -> Any:
 
 def create(kind: str, name: str, *args: Any, **options: Any) -> Any:
     """Makes a component: `load(kind, name)(*args, **options)`; a data set as `qadv.datasets.make_dataset` says."""
-    if kind == "dataset":
-        from qadv.datasets.choose import make_dataset
+    if kind != "dataset":
+        return load(kind, name)(*args, **options)
+    from qadv.datasets.choose import make_dataset
 
-        name, _, path = str(name).partition(":")
-        return make_dataset(load(kind, name), path, *args, **options)
-    return load(kind, name)(*args, **options)
+    *changes, (target, [path]) = _dataset_chain(str(name))
+    images = make_dataset(target, path, *args, **options)
+    for change, arguments in reversed(changes):
+        images = change(images, *arguments)
+    return images
+
+
+def innermost(name: str) -> Any:
+    """Returns the target of the data set that those before it in a name change, `mnist` of `"corrupted:fog:3:mnist"`.
+
+    Raises:
+        UnknownNameError: there is none of a name; as `Registry.find`.
+        InvalidInputError: a name lacks arguments.
+    """
+    return _dataset_chain(name)[-1][0]
+
+
+def _dataset_chain(name: str) -> list[tuple[Any, list[Any]]]:
+    """Returns the data sets that a name says, the innermost last, each with what the name says to it."""
+    from qadv.datasets.choose import changed_by_name
+
+    first, _, path = name.partition(":")
+    target = load("dataset", first)
+    if (changed := changed_by_name(target, name)) is None:
+        return [(target, [path])]
+    arguments, other = changed
+    return [(target, arguments), *_dataset_chain(other)]

@@ -38,6 +38,11 @@ def images():
 
 
 @cache
+def digits():
+    return qadv.create("dataset", "digits")
+
+
+@cache
 def trained():
     return digits_classifier()
 
@@ -129,6 +134,7 @@ FUNCTIONS = {
     qadv.audit_in_shards: lambda f, **o: f(trained(), images(), LABELS, **o),
     qadv.error_amplification: lambda f, **o: f(trained(), images(), images(), **o),
     qadv.gradient_similarity: lambda f, **o: f({"a": trained(), "b": trained()}, images(), LABELS, **o),
+    qadv.noise_accuracy: lambda f, **o: f({"a": trained()}, digits(), **o),
     qadv.quantize: lambda f, **o: f(nn.Linear(2, 2), "int:4", "float", **o),
     qadv.transfer_matrix: lambda f, **o: f({"a": trained()}, images(), LABELS, {"noise": qadv.UniformNoise}, **o),
     qadv.value_shift: lambda f, **o: f(trained(), images(), images(), **o),

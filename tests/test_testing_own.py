@@ -88,6 +88,9 @@ test_dataset_digits = conformance("dataset", "digits")
 test_dataset_image_folder = conformance(
     "dataset", "image-folder", data_dir=photographs(mkdtemp()), input_shape=(3, 8, 8)
 )
+DIGITS = qadv.create("dataset", "digits")
+test_dataset_resized = conformance("dataset", "resized", images=DIGITS, resizer="pillow-bilinear")
+test_dataset_decoded = little("dataset", "decoded", images=DIGITS, decoder="torchvision")
 
 test_diagnostic_error_amplification = conformance("diagnostic", "error-amplification")
 test_diagnostic_weight_error = little("diagnostic", "weight-error")
@@ -158,6 +161,7 @@ for name in ("relu", "relu6", "relu1", "tanh"):
 
 
 NOT_ALL = {
+    ("dataset", "corrupted"): "it needs an extra; tests/test_changed_images.py does it where that is",
     ("dataset", "mnist"): "tests/test_datasets.py reads it",
     ("dataset", "cifar10"): "tests/test_datasets.py reads it",
     ("dataset", "cifar10-16"): "tests/test_datasets.py reads it",

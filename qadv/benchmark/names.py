@@ -13,7 +13,7 @@ from qadv.benchmark.study_file import Place, StudyFile
 from qadv.errors import InvalidInputError, QadvError, closest
 from qadv.frontends.find import file_frontend
 from qadv.quantization.scheme import Role, parse_scheme
-from qadv.registry import load
+from qadv.registry import innermost, load
 from qadv.strengths import check_eps
 from qadv.trainers.adversary import Adversary
 
@@ -38,7 +38,7 @@ def check_names(file: StudyFile) -> None:
 def faults(study: Study) -> Faults:
     """Yields the place and the message of every name and option that does not exist."""
     for index, name in enumerate(study.datasets):
-        yield from _component("dataset", name.partition(":")[0], {}, ("datasets", index))
+        yield from _dataset(name, ("datasets", index))
     for name, backbone in study.backbones.items():
         place: Place = ("backbones", name)
         if backbone.file is None:
@@ -77,7 +77,7 @@ def faults(study: Study) -> Faults:
         if published.source is not None:
             yield from _selected(study, published.source, ("published", index, "source"))
         if published.dataset is not None:
-            yield from _component("dataset", published.dataset, {}, ("published", index), "dataset")
+            yield from _dataset(published.dataset, ("published", index, "dataset"))
         yield from _known(published.accuracy, ["clean", *study.attacks], ("published", index, "accuracy"))
 
 
@@ -124,6 +124,13 @@ def _known(names: Iterable[str], known: Iterable[str], place: Place, what: str =
     for name in names:
         if name not in known:
             yield place, f"no {what} {name!r}{closest(name, known)} There are: {', '.join(known) or 'none'}"
+
+
+def _dataset(name: str, place: Place) -> Faults:
+    try:
+        innermost(name)
+    except QadvError as error:
+        yield place, str(error)
 
 
 def _schemes(quantizer: StudyQuantizer, place: Place) -> Faults:

@@ -3,7 +3,10 @@
 import json
 import warnings
 from functools import partial
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 from qadv.backbones.standardisation import picture_settings
@@ -11,7 +14,8 @@ from qadv.benchmark.attack_cells import made_attack
 from qadv.benchmark.names import check_options
 from qadv.command_options import CompareOptions
 from qadv.commands.given import beside, check_trained, is_shown, network_and_data, test_images
-from qadv.datasets.photographs import Photographs
+from qadv.diagnostics.drawing import check_picture, draw_accuracies, save_figure
+from qadv.diagnostics.noise_accuracy import noise_accuracy
 from qadv.diagnostics.tables import percent
 from qadv.diagnostics.transfer_matrix import transfer_matrix
 from qadv.errors import InvalidInputError, PictureWarning
@@ -26,6 +30,8 @@ def run_compare(options: CompareOptions) -> None:
     """Attacks each network and gives the images to all; prints size, accuracy and worst case, and who fools whom."""
     if len({*options.models}) < 2:
         raise InvalidInputError("compare: give two networks or more")
+    if options.out is not None:
+        check_picture(options.out)
     for name in options.models:
         check_trained(name)
     first, data = network_and_data(options, model=options.models[0])
@@ -41,26 +47,44 @@ def run_compare(options: CompareOptions) -> None:
     for network in networks.values():
         data.check_fits(network)
     x, y = test_images(first, data, options.nb_test)
+    noise, noises = None, {}
+    if options.noise:
+        given: dict[str, Any] = {"severity": options.severity, "seed": options.seed, "verbose": is_shown(options)}
+        noise = noise_accuracy(networks, data, options.nb_test, **given)
+        noises = {kind: getattr(noise, kind) for kind in ("corrupted", "decoded", "resized")}
     matrix = transfer_matrix(networks, x, y, attacks, seed=options.seed)
     seen = {name: picture_settings(network.model) | {"classes": ()} for name, network in networks.items()}
-    if isinstance(data, Photographs) and (other := next((n for n in seen if seen[n] != seen[options.models[0]]), None)):
+    cropped = getattr(data, "settings", None)  # only photographs have some
+    if cropped and (other := next((n for n in seen if seen[n] != seen[options.models[0]]), None)):
         warnings.warn(
-            f"photographs are resized and cropped as {options.models[0]} says, {data.settings}; {other} says "
+            f"photographs are resized and cropped as {options.models[0]} says, {cropped}; {other} says "
             f"{seen[other] or 'nothing'}",
             PictureWarning,
             stacklevel=2,
         )
     sizes = {name: summarize(network).packed_bytes for name, network in networks.items()}
+    columns: dict[str, Any] = {"accuracy": matrix.clean, **noises, "worst case": matrix.worst_case}
+    if options.out is not None:
+        short = [Path(name).name for name in networks]
+        save_figure(draw_accuracies(columns, short if len({*short}) == len(short) else [*networks]), options.out)
+    means = {name: np.atleast_2d(column).mean(0) for name, column in columns.items()}
     if options.as_json:
-        print(json.dumps({"bytes": sizes, "eps": eps, **matrix.to_dict()}, indent=1))
+        mean = {name: values.tolist() for name, values in means.items()}
+        more = {} if noise is None else {"noise": {"mean": mean, **noise.to_dict()}}
+        print(json.dumps({"bytes": sizes, "eps": eps, **matrix.to_dict(), **more}, indent=1))
         return
     rows = [
-        [name, f"{sizes[name] / 1024:,.1f}", percent(clean), percent(worst)]
-        for name, clean, worst in zip(networks, matrix.clean, matrix.worst_case, strict=True)
+        [name, f"{sizes[name] / 1024:,.1f}", *(percent(column[index]) for column in means.values())]
+        for index, name in enumerate(networks)
     ]
     console = Console(soft_wrap=True, markup=False)
-    console.print(table(("network", *right("KiB packed", "accuracy", "worst case")), rows))
+    console.print(table(("network", *right("KiB packed", *columns)), rows))
     console.print(str(matrix), highlight=False)
+    if noise is not None:
+        console.print(
+            f"Means over {len(noise.corruptions)} corruptions at severity {noise.severity}, {len(noise.decoders)} "
+            f"decoders and {len(noise.resizers)} ways of resizing; --json has each."
+        )
     console.print(
         f"ε = {eps:.4g}. A worst case is an upper bound of robustness; qadv audit says whether it is a tight one."
     )

@@ -22,7 +22,7 @@ from qadv.evaluation import predicted
 from qadv.frontends.find import file_frontend
 from qadv.modes import nb_labels
 from qadv.named_options import named_options
-from qadv.registry import create, load
+from qadv.registry import create, innermost
 from qadv.strengths import number
 from qadv.units import to_range
 
@@ -51,7 +51,7 @@ def network_and_data(
     given = {name: value for name, value in given.items() if value is not None} | dict(arguments or {})
     data, shape = None, None if size is None else (_channels(model), size, size)
     if options.dataset is not None and not is_file(model):
-        fitted = "network" in inspect.signature(load("dataset", options.dataset.partition(":")[0])).parameters
+        fitted = "network" in inspect.signature(innermost(options.dataset)).parameters
         data = data_of(options, **({"network": named_options(model)[0]} if fitted and named else {}))
         given = {"nb_classes": len(data.classes)} | given
         shape = (data.input_shape[0], size, size) if size else data.input_shape if named or not fitted else None

@@ -50,3 +50,22 @@ def make_dataset(
     if classifier is not None:
         found.check_fits(classifier)
     return found
+
+
+def changed_by_name(target: Callable[..., Any], name: str) -> tuple[list[Any], str] | None:
+    """Returns what a data set's name says to a function that changes another one, and the name of that.
+
+    Such a function has a first argument called `images`; those of its others that have no default stand in the name,
+    as in `"corrupted:fog:3:cifar10"`, as text or whole numbers. `None` for any other function.
+
+    Raises:
+        InvalidInputError: the name has fewer.
+    """
+    own = [name for name, each in inspect.signature(target).parameters.items() if each.default is each.empty]
+    if own[:1] != ["images"]:
+        return None
+    called, *said = name.split(":", len(own))
+    if len(said) < len(own):
+        raise InvalidInputError(f"{name}: expected {':'.join([called, *map(str.upper, own[1:]), 'DATASET'])}")
+    *arguments, other = said
+    return [int(text) if text.isdecimal() else text for text in arguments], other

@@ -5,6 +5,8 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
+from functools import partial
 from typing import Any, BinaryIO, Protocol, Self
 
 import numpy as np
@@ -78,6 +80,7 @@ class Photographs(ImageDataset):
         self.parts = {part: files[random.permutation(len(files.labels))] for part, files in parts.items()}
         self.settings = _settings(network, input_shape)
         self._transform = _transform(self.settings)
+        self._decode: Callable[[bytes], Any] | None = None
         self._kept: dict[str, NDArray[np.int64]] = {}
 
     @property
@@ -93,7 +96,7 @@ class Photographs(ImageDataset):
         files, place = self.parts[part], int(self._readable(part)[index])
         with files.open(place) as file:
             try:
-                picture = pictures.read(file, files.name(place), self._mode)
+                picture = pictures.read(file, files.name(place), self._mode, self._decode)
             except FileFormatError as error:
                 raise FileFormatError(f"{error}; mend it, or leave out all such files with {_SKIP}") from error
         image: Images32 = self._transform(picture).numpy()
@@ -108,6 +111,23 @@ class Photographs(ImageDataset):
                     content = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
                 state.update(f"{part} {label} {content.hexdigest()}".encode())
         return state.hexdigest()
+
+    def read_by(self, decode: Callable[[bytes], Any] | None = None, resize: Callable[..., Any] | None = None) -> Self:
+        """Returns the same pictures as another program reads them.
+
+        Args:
+            decode: makes pixels, (H, W, 3) uint8, of the content of a JPEG file.
+            resize: takes a picture of Pillow's and a size, (width, height), and returns the picture of that size.
+        """
+        other = copy(self)
+        other._decode = decode or self._decode
+        if resize is not None:
+            other._transform = copy(self._transform)
+            other._transform.transforms = [
+                partial(_resized, step=step, resize=resize) if "Resize" in type(step).__name__ else step
+                for step in self._transform.transforms
+            ]
+        return other
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {len(self.classes)} classes, {self.settings})"
@@ -178,13 +198,18 @@ def _settings(network: Any, input_shape: Sequence[int] | None) -> dict[str, Any]
     return {**{key: settings[key] for key in _SETTINGS}, "mean": settings["mean"], "std": settings["std"]}
 
 
-def _transform(settings: dict[str, Any]) -> Callable[[Any], Any]:
+def _resized(picture: Any, step: Callable[[Any], Any], resize: Callable[..., Any]) -> Any:
+    """Returns a picture of the size that `step` gives it."""
+    return resize(picture, step(picture).size)
+
+
+def _transform(settings: dict[str, Any]) -> Any:
     """Returns timm's transform for evaluation without its last step: a classifier standardises its images itself."""
     import timm
 
     transform: Any = timm.data.create_transform(**settings)
     transform.transforms.pop()
-    return transform  # type: ignore[no-any-return]
+    return transform
 
 
 def _split(files: Files, share: float, seed: int, name: str) -> dict[str, Files]:

@@ -1,6 +1,6 @@
 """One picture of a file: what is wrong with it, what is done to it in reading, and the picture itself."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
@@ -30,14 +30,21 @@ def look(file: BinaryIO, name: str, mode: str, whole: bool = False) -> tuple[str
         return str(error), []
 
 
-def read(file: BinaryIO, name: str, mode: str) -> Image.Image:
+def read(file: BinaryIO, name: str, mode: str, decode: Callable[[bytes], Any] | None = None) -> Image.Image:
     """Returns a picture upright, in mode `"RGB"` or `"L"`.
+
+    In place of Pillow's decoder, `decode` makes pixels (H, W, 3) uint8 of JPEG files, those in CMYK apart.
 
     Raises:
         FileFormatError: it can't be read; says why, with its name.
     """
     with _opened(file, name) as image:
-        return (ImageOps.exif_transpose(image) if _is_turned(image) else image).convert(mode)
+        is_turned = _is_turned(image)
+        if decode is not None and image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
+            file.seek(0)
+            info, image = image.info, Image.fromarray(decode(file.read()))
+            image.info = info  # with what EXIF says
+        return (ImageOps.exif_transpose(image) if is_turned else image).convert(mode)
 
 
 def _is_turned(image: Any) -> bool:

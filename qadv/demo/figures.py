@@ -1,6 +1,5 @@
 """The demo's figures."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +9,8 @@ from matplotlib.figure import Figure
 
 from qadv.datasets import Images
 from qadv.diagnostics.accuracy_curve import draw_accuracy_curve
+from qadv.diagnostics.drawing import save_figure
 from qadv.diagnostics.error_amplification import draw_error_amplification
-from qadv.files import write_atomically
 from qadv.postprocessors.softmax import Softmax
 
 if TYPE_CHECKING:
@@ -76,6 +75,4 @@ def _show(axes: Any, image: Any) -> None:
 def _save(figure: Any, path: Path, title: str = "") -> None:
     if title:
         figure.axes[0].set_title(title)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
-    write_atomically(path, buffer.getvalue())
+    save_figure(figure, path)

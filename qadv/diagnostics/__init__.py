@@ -10,6 +10,7 @@ from qadv.diagnostics.amplification_by_eps import draw_amplification_by_eps
 from qadv.diagnostics.audit.case import AuditCase
 from qadv.diagnostics.audit.checks.check import CountedCheck
 from qadv.diagnostics.audit.result import Finding, Scale
+from qadv.diagnostics.drawing import draw_accuracies
 from qadv.diagnostics.ensemble_agreement import draw_ensemble_agreement
 from qadv.diagnostics.error_amplification import draw_error_amplification
 from qadv.diagnostics.gradient_similarity import draw_gradient_similarity
@@ -22,6 +23,7 @@ __all__ = [
     "CountedCheck",
     "Finding",
     "Scale",
+    "draw_accuracies",
     "draw_accuracy_curve",
     "draw_amplification_by_eps",
     "draw_ensemble_agreement",

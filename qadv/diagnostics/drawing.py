@@ -1,12 +1,16 @@
 """What the drawing functions share. Figures are matplotlib's own objects: no pyplot, so nothing is left open."""
 
+import io
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qadv.checks import check_choice
 from qadv.errors import InvalidInputError
+from qadv.files import write_atomically
 
 _NAMED_LAYERS = 12  # with more, their names run into each other
 
@@ -25,6 +29,54 @@ def new_panels(count: int, panel: tuple[float, float]) -> tuple[Any, list[Any]]:
 
     figure = Figure(figsize=(panel[0] * count, panel[1]), layout="constrained")
     return figure, list(figure.subplots(1, count, squeeze=False)[0])
+
+
+def check_picture(path: Path) -> Path:
+    """Returns the path of a picture that matplotlib can write, as its suffix says."""
+    from matplotlib.figure import Figure
+
+    check_choice("suffix of a picture", path.suffix[1:], Figure().canvas.get_supported_filetypes())
+    return path
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Writes a figure as the kind of picture that the suffix says, 150 dpi."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=path.suffix[1:], dpi=150)
+    write_atomically(path, buffer.getvalue())
+
+
+def draw_accuracies(columns: Mapping[str, Any], networks: Sequence[str], ax: Any = None) -> Any:
+    """Draws accuracies as groups of bars, a bar for each network.
+
+    Args:
+        columns: by name accuracies of 0 to 1, (networks,), or (n, networks), whose mean is drawn, and the range from
+            the lowest to the highest as a line.
+        networks: their names.
+        ax: axes to draw on; `None` makes a figure.
+    """
+    check_curves(columns)
+    figure, ax = figure_and_axes(ax, (2 + 1.3 * len(columns), 4.0))
+    width = 0.8 / len(networks)
+    values = [100 * np.atleast_2d(column) for column in columns.values()]
+    for index, network in enumerate(networks):
+        own = [column[:, index] for column in values]
+        heights = np.array([each.mean() for each in own])
+        ranges = np.array([heights - [each.min() for each in own], [each.max() for each in own] - heights])
+        places = np.arange(len(columns)) + (index - (len(networks) - 1) / 2) * width
+        ax.bar(places, heights, width, label=network)
+        several = [place for place, each in enumerate(own) if len(each) > 1]
+        if several:
+            ax.errorbar(
+                places[several], heights[several], ranges[:, several], fmt="none", ecolor="black", elinewidth=0.8
+            )
+    ax.set_xticks(range(len(columns)), list(columns))
+    ax.set_ylim(0, 100)
+    ax.grid(axis="y", alpha=0.3)
+    ax.set_axisbelow(True)
+    ax.set_ylabel("accuracy, %: mean, lowest to highest")
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
+    return figure
 
 
 def check_curves(curves: Any) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from qadv.cli import app
 from qadv.command_options import AttackOptions
 from qadv.commands.given import network_and_data
 from qadv.datasets import Images
+from qadv.datasets.changed import Changed
+from qadv.diagnostics import noise_accuracy
 from qadv.errors import PictureWarning
 from qadv.modes import class_names
 from tests.photographs import photographs
@@ -175,6 +178,39 @@ def test_a_file_keeps_the_names_of_its_classes_and_no_others_are_taken_for_them(
     said = r"its class 0 is \\x1b\[31mpear, and the network's apple,.* apple, pear, plum"
     with pytest.raises(qadv.errors.InvalidInputError, match=said):
         run("attack", "q.safetensors", "--attack", "fgsm", dataset="image-folder:photos")
+
+
+def test_compare_puts_noise_and_attacks_in_one_table_and_one_chart(saved, make_classifier, digits, monkeypatch):
+    def inverted(images, corruption, severity, seed):
+        return Changed(f"{corruption}:{severity}:{seed}", images, partial(np.subtract, np.float32(1)))
+
+    monkeypatch.setattr(noise_accuracy, "corrupted", inverted)  # what the extra brings is tested elsewhere
+    monkeypatch.setattr(noise_accuracy, "CORRUPTIONS", ("inverted",))
+    monkeypatch.setattr(noise_accuracy, "DECODERS", ("pillow",))
+    monkeypatch.setattr(noise_accuracy, "RESIZERS", ("pillow-nearest", "pillow-box"))
+    floating = make_classifier("float", "float")
+    floating.save("other.safetensors")
+    given = ["compare", saved, "other.safetensors", "--attack", "fgsm", "--nb-test", 20, "--noise"]
+    report = as_json(*given, "--severity", 2, "-o", "chart.png")
+    expected = (floating.predict(1 - digits.x_test[:20]).argmax(1) == digits.y_test[:20]).mean()
+    noise = report["noise"]
+    assert noise["corrupted"][0][1] == noise["mean"]["corrupted"][1] == expected
+    assert np.array(noise["resized"]).shape == (2, 2)
+    assert np.allclose(np.mean(noise["resized"], 0), noise["mean"]["resized"])
+    assert (noise["severity"], noise["mean"]["worst case"]) == (2, report["worst_case"])
+    assert Image.open("chart.png").width > 500
+    columns = ("KiB packed", "accuracy", "corrupted", "decoded", "resized", "worst case")
+    shown = run(*given)
+    assert all(column in shown.splitlines()[1] for column in columns)
+    assert "1 corruptions at severity 3" in shown
+    with pytest.raises(qadv.errors.InvalidInputError, match=r"suffix of a picture: .*got 'txt'"):
+        run(*given, "-o", "chart.txt")
+
+
+def test_noise_is_refused_before_any_attack_where_images_are_too_small(saved, make_classifier):
+    make_classifier("float", "float").save("other.safetensors")
+    with pytest.raises(qadv.errors.InvalidInputError, match="28 px or more"):
+        run("compare", saved, "other.safetensors", "--noise")
 
 
 def test_what_does_not_go_is_one_line(saved, tmp_path):

@@ -12,6 +12,7 @@ import qadv
 from qadv import diagnostics
 from qadv.diagnostics.accuracy_curve import draw_accuracy_curve
 from qadv.diagnostics.amplification_by_eps import draw_amplification_by_eps
+from qadv.diagnostics.drawing import draw_accuracies
 from qadv.diagnostics.ensemble_agreement import draw_ensemble_agreement, measure_agreement
 from qadv.diagnostics.error_amplification import draw_error_amplification
 from qadv.diagnostics.gradient_similarity import draw_gradient_similarity
@@ -94,3 +95,13 @@ def test_what_was_written_as_json_is_read_and_drawn_again(trained, digits, make_
         assert str(again) == str(found)
         assert again.to_dict() == found.to_dict()
         assert draw(again).axes
+
+
+def test_accuracies_are_drawn_as_a_bar_for_each_network():
+    columns = {"clean": np.array([0.9, 0.8]), "corrupted": np.array([[0.2, 0.4], [0.6, 0.4]])}
+    (axes,) = draw_accuracies(columns, ["float", "4 bit"]).axes
+    bars = [container for container in axes.containers if len(container) == 2 and hasattr(container[0], "get_height")]
+    np.testing.assert_allclose([[bar.get_height() for bar in each] for each in bars], [[90, 40], [80, 40]])
+    (line,) = axes.collections[0].get_segments()
+    np.testing.assert_allclose(line[:, 1], [20, 60])
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["clean", "corrupted"]
