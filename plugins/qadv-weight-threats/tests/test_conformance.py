@@ -2,4 +2,4 @@
 
 from qadv.testing import conformance
 
-test_bit_flips = conformance("diagnostic", "bit-flips", max_flips=2, nb_candidates=2)
+test_bit_flips = conformance("diagnostic", "bit-flips", max_flips=2, nb_bits=1)
