@@ -16,6 +16,7 @@ from qadv.digests import blanked, sealed
 from qadv.errors import FileFormatError, InvalidInputError, UnsupportedModelError, some
 from qadv.files import read_json, read_tensors, write_atomically, write_json
 from qadv.frontends.find import file_frontend, quantized_weights
+from qadv.frontends.onnx.frontend import OnnxFrontend
 from qadv.frontends.onnx.graph import import_onnx, read_graph
 from qadv.frontends.onnx.quantized import RANGES
 from qadv.quantization.packed import CODES, FORMAT
@@ -142,7 +143,12 @@ def apply_flips(model: str | os.PathLike[str], flips: str | os.PathLike[str], ou
     """
     network, listed, _ = read_flips(flips)
     changes = _changes(listed)
-    stored: _Stored = _Onnx(model) if file_frontend(model) is not None else _Packed(model)
+    frontend = file_frontend(model)
+    if frontend is not None and frontend.name != OnnxFrontend.name:
+        raise UnsupportedModelError(
+            f"{os.fspath(model)} is of {frontend.name}: flips are of packed files and ONNX graphs"
+        )
+    stored: _Stored = _Packed(model) if frontend is None else _Onnx(model)
     states, places = set(), {}
     for layer, digest in network.items():
         own = {index: codes for (name, index), codes in changes.items() if name == layer}

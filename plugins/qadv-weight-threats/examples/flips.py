@@ -16,7 +16,7 @@ import numpy as np
 from qadv_weight_threats.bit_flip import BitFlipAttack, accuracy_after
 
 import qadv
-from qadv.deployment.flips import apply_flips
+from qadv.deployment import apply_flips
 
 MEAN_STD = (np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225]))
 NB_RANGES, NB_TRAIN = 1024, 12800

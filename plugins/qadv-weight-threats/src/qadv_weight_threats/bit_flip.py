@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qadv.attacks import check_flag, check_number, check_whole
-from qadv.deployment.flips import Flip, write_flips
+from qadv.deployment import Flip, write_flips
 from qadv.errors import InvalidInputError, MaskedGradientWarning
 from qadv.estimators import check_images, check_labels
 from qadv_weight_threats.coded_network import CodedNetwork, Objective
