@@ -1,10 +1,11 @@
 """How many flipped bits bring ResNet-20 on CIFAR-10 to chance, per bit width, against random flips.
 
-Usage: python examples/flips.py --data-dir DATA --weights int:8 [--fine-tune] [--seeds 0 1 2] [--out FOLDER]
+Usage: python examples/flips.py --data-dir DATA [--weights int:8 int:4 twn] [--seeds 0 1 2] [--out FOLDER]
 
 DATA holds CIFAR-10 as .npz files and resnet20-cifar10.safetensors. Networks are calibrated on 1,024 training images, as
-in qadv's docs/results.md, activations `relu:8`, first and last layer's weights float; with --fine-tune one epoch of
-12,800 images follows. The search batch is drawn from the training images; accuracy is on the first test images.
+in qadv's docs/results.md, first and last layer's weights float; with --fine-tune one epoch of 12,800 images follows.
+The search batch is drawn from the training images, and says when to stop; accuracy is on the first test images. The
+same list is applied to the exported graph, which onnxruntime runs, and undone.
 """
 
 import argparse
@@ -34,23 +35,14 @@ def network(data, weights, activations, checkpoint, fine_tune):
     return classifier
 
 
-def in_file(classifier, found, data, nb_test, folder):
-    """Returns the accuracy of the exported graph in onnxruntime, before, with the same flips, and undone."""
-    graph, listed = folder / "net.onnx", folder / "flips.json"
-    qadv.export(classifier, graph, "qcdq")
-    found.save(listed, classifier)
-    apply_flips(graph, listed, folder / "flipped.onnx")
-    apply_flips(folder / "flipped.onnx", listed, folder / "back.onnx")
-    assert (folder / "back.onnx").read_bytes() == graph.read_bytes()
-    opened = (qadv.QuantizedClassifier.from_file(folder / name) for name in ("net.onnx", "flipped.onnx"))
-    x, y = data.x_test[:nb_test], data.y_test[:nb_test]
-    return [float((each.predict(x).argmax(1) == y).mean()) for each in opened]
+def accuracy(classifier, x, y):
+    return float((classifier.predict(x).argmax(1) == y).mean())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path, required=True)
-    parser.add_argument("--weights", default="int:8")
+    parser.add_argument("--weights", nargs="+", default=["int:8", "int:4", "twn"])
     parser.add_argument("--activations", default="relu:8")
     parser.add_argument("--fine-tune", action="store_true")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -63,27 +55,34 @@ def main() -> None:
     options = parser.parse_args()
     data = qadv.create("dataset", "cifar10", data_dir=options.data_dir)
     checkpoint = options.data_dir / "resnet20-cifar10.safetensors"
-    classifier = network(data, options.weights, options.activations, checkpoint, options.fine_tune)
-    x_test, y_test = data.x_test[: options.nb_test], data.y_test[: options.nb_test]
-    rows = []
+    test = data.x_test[: options.nb_test], data.y_test[: options.nb_test]
+    folder = options.out or Path(tempfile.mkdtemp())
+    folder.mkdir(parents=True, exist_ok=True)
+    networks = {}
     for seed in options.seeds:
-        batch = np.random.default_rng(seed).permutation(len(data.x_train))[: options.nb_images]
-        x, y = data.x_train[np.sort(batch)], data.y_train[np.sort(batch)]
-        attack = BitFlipAttack(classifier, options.max_flips, nb_layers=options.nb_layers)
-        found = attack.generate(x, y, x_test, y_test)
-        drawn = BitFlipAttack(classifier, options.nb_random, random=True, seed=seed).generate(x, y, x[:1], y[:1])
-        random = accuracy_after(classifier, drawn.flips, x_test, y_test)
-        row = {"weights": options.weights, "seed": seed, "flips": len(found.flips), "stopped": found.stopped}
-        row |= {"accuracy": found.accuracy, "random": {str(len(drawn.flips)): random}}
-        with tempfile.TemporaryDirectory() as folder:
-            row["onnx"] = in_file(classifier, found, data, options.nb_test, Path(folder))
-        row["bits"] = [each.bit for each in found.flips]
-        row["layers"] = [each.layer for each in found.flips]
-        rows.append(row)
-        print(json.dumps(row), flush=True)
-        if options.out:
-            options.out.mkdir(parents=True, exist_ok=True)
-            found.save(options.out / f"{options.weights.replace(':', '')}-{seed}.json", classifier)
+        batch = np.sort(np.random.default_rng(seed).permutation(len(data.x_train))[: options.nb_images])
+        x, y = data.x_train[batch], data.y_train[batch]
+        for weights in options.weights:
+            name = weights.replace(":", "")
+            graph, listed, flipped = (folder / f"{name}{end}" for end in (".onnx", f"-{seed}.json", "-flipped.onnx"))
+            if weights not in networks:
+                networks[weights] = network(data, weights, options.activations, checkpoint, options.fine_tune)
+                qadv.export(networks[weights], graph, "qcdq")
+                print(weights, "without flips", accuracy(networks[weights], *test), flush=True)
+            classifier = networks[weights]
+            found = BitFlipAttack(classifier, options.max_flips, nb_layers=options.nb_layers).generate(x, y)
+            drawn = BitFlipAttack(classifier, options.nb_random, random=True, seed=seed).generate(x[:1], y[:1])
+            row = {"weights": weights, "seed": seed, "flips": len(found.flips), "stopped": found.stopped}
+            row["accuracy on the batch"] = found.accuracy
+            row["accuracy"] = accuracy_after(classifier, found.flips, *test)
+            row[f"after {len(drawn.flips)} random flips"] = accuracy_after(classifier, drawn.flips, *test)
+            found.save(listed, classifier)
+            apply_flips(graph, listed, flipped)
+            row["in onnxruntime"] = accuracy(qadv.QuantizedClassifier.from_file(flipped), *test)
+            apply_flips(flipped, listed, flipped)
+            row["undone to the byte"] = flipped.read_bytes() == graph.read_bytes()
+            row["bits"] = [f"{each.layer} {each.bit}" for each in found.flips]
+            print(json.dumps(row), flush=True)
 
 
 if __name__ == "__main__":

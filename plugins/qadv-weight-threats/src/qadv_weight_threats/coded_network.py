@@ -33,13 +33,15 @@ class CodedNetwork:
 
     def __init__(self, classifier: PyTorchClassifier, batch_size: int) -> None:
         network = copy.deepcopy(getattr(classifier, "network", classifier.model)).eval()
+        twin = isinstance(network, FileNetwork)
+        if any(isinstance(each, FileNetwork) for each in network.modules()) != twin or (twin and network.twin is None):
+            raise UnsupportedModelError(
+                "codes of a file are changed in its twin: attack the file by itself, and without a surrogate"
+            )
         self.layers = [each for each in quantizers(network) if isinstance(each, QuantizedWeights)]
         if not self.layers:
             raise UnsupportedModelError("the network has no quantized weights, so there are no stored bits to flip")
         self.bits = [StoredBits(each) for each in self.layers]
-        twin = isinstance(network, FileNetwork)
-        if any(isinstance(each, FileNetwork) for each in network.modules()) != twin or (twin and network.twin is None):
-            raise UnsupportedModelError("codes of a file are changed in its twin: attack the file alone, with its twin")
         self._network = network.twin if twin else network
         self._steps = [each for each in classifier.preprocessing_operations if each.apply_predict]
         self._device, self._batch_size = classifier.device, batch_size
