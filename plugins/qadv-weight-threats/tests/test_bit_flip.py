@@ -154,6 +154,7 @@ def test_what_a_packed_file_with_these_flips_says(found, tmp_path):
     assert bit_flips(flipped, x, y, max_flips=1, stop_at=0.0).loss[0] == found.loss[-1], "to the bit"
 
 
+@pytest.mark.filterwarnings("ignore:gradients are the surrogate's")
 def test_an_onnx_file_is_attacked_in_its_twin_and_fails_in_its_runtime(tmp_path):
     (x, y), simulation, path = images(), digits_classifier(), tmp_path / "net.onnx"
     qadv.export(simulation, path, "onnx")
@@ -175,8 +176,8 @@ def test_brevitas(weights):
     network = nn.Sequential(nn.Flatten(), qnn.QuantLinear(64, 8, weight_quant=weights), nn.ReLU(), nn.Linear(8, 10))
     network.eval()(torch.zeros(1, 1, 8, 8))  # binary weights clip themselves at first
     classifier, (x, y) = of_network(network), images()
-    found = BitFlipAttack(classifier, 3, stop_at=0.0).generate(x, y)
-    assert len(found.flips) == 3
+    found = BitFlipAttack(classifier, 2, stop_at=0.0).generate(x, y)
+    assert len(found.flips) == 2
     assert found.loss[-1] > found.loss[0]
     layer = codes_of(classifier)["1"]
     value = layer.value.clone()
