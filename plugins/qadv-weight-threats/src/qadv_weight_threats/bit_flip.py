@@ -259,9 +259,23 @@ class BitFlipAttack(Attack):
             raise InvalidInputError("stealthy: goes with a source, whose images alone are to get another class")
 
 
-def bit_flips(classifier: PyTorchClassifier, x: NDArray[Any], y: NDArray[Any], **options: Any) -> BitFlips:
-    """Returns `BitFlipAttack(classifier, **options).generate(x, y)`, the few flips that break a network."""
-    return BitFlipAttack(classifier, **options).generate(x, y)
+def bit_flips(
+    classifier: PyTorchClassifier,
+    x: NDArray[Any],
+    y: NDArray[Any],
+    max_flips: int = 50,
+    nb_bits: int = 1,
+    nb_layers: int | None = None,
+    target: int | None = None,
+    source: int | None = None,
+    stealthy: bool = False,
+    stop_at: float | None = None,
+    random: bool = False,
+    seed: int = 0,
+) -> BitFlips:
+    """Measures how few flips break a network: what `BitFlipAttack` finds with these options."""
+    options = (max_flips, nb_bits, nb_layers, target, source, stealthy, stop_at, random, seed)
+    return BitFlipAttack(classifier, *options).generate(x, y)
 
 
 def accuracy_after(
