@@ -9,6 +9,7 @@ import pytest
 import torch
 from qadv_weight_threats.bit_flip import BitFlipAttack, accuracy_after, bit_flips
 from qadv_weight_threats.bits import StoredBits
+from qadv_weight_threats.coded_network import CodedNetwork
 from torch import nn
 
 import qadv
@@ -49,6 +50,12 @@ def log_loss(logits, y):
     return np.mean(
         np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1)) + logits.max(1) - logits[range(len(y)), y]
     )
+
+
+@pytest.fixture(scope="module")
+def found():
+    x, y = images()
+    return BitFlipAttack(digits_classifier(), 20).generate(x, y)
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -107,30 +114,23 @@ def test_the_first_flip_is_the_one_whose_estimate_is_largest_among_all_and_its_l
     assert list(found.loss) == sorted(found.loss), "each flip raises a convex loss"
 
 
-def test_the_layer_is_the_one_whose_flip_raises_the_loss_most():
-    classifier, (x, y) = linear("int:3", layers=2), images()
-    found = BitFlipAttack(classifier, 1, stop_at=0.0, batch_size=16).generate(x, y)
-    best = {}
-    for layer in ("1", "3"):  # the best flip of each, when only that one can be tried
-        others = BitFlipAttack(classifier, 1, nb_layers=1, stop_at=0.0)
-        search = others._searched
-
-        def alone(network, x, y, used, layer=layer, search=search):
-            for number, each in enumerate(network.layers):
-                if each.layer != layer:
-                    used[number] = [(bit, i) for bit in range(3) for i in range(each.codes.numel())]
-            return search(network, x, y, used)
-
-        others._searched = alone
-        best[layer] = others.generate(x, y).loss[-1]
-    assert found.loss[-1] == pytest.approx(max(best.values()))
-    assert found.flips[0].layer == max(best, key=best.get)
-
-
-@pytest.fixture(scope="module")
-def found():
-    x, y = images()
-    return BitFlipAttack(digits_classifier(), 20).generate(x, y)
+def test_the_layer_is_the_one_whose_flip_raises_the_loss_most(found):
+    (x, y), greedy = images(), BitFlipAttack(digits_classifier(), 20, nb_layers=1)
+    network, by_estimate = CodedNetwork(digits_classifier(), 128), []
+    for number, flip in enumerate(found.flips):
+        used = [[(e.bit, e.index) for e in found.flips[:number] if e.layer == each.layer] for each in network.layers]
+        by_estimate.append(network.layers[greedy._searched(network, x, y, used)[0]].layer)
+        losses = {}
+        for layer, each in enumerate(network.layers):  # where only this one's bits are left
+            every = [[(bit, i) for bit in range(4) for i in range(codes.numel())] for codes in network.codes]
+            left = [used[n] if n == layer else bits for n, bits in enumerate(every)]
+            _, index, _, codes = greedy._searched(network, x, y, left)
+            network.put(layer, network.with_codes(layer, index, codes))
+            losses[each.layer] = network.loss(x, y, greedy._objective)
+            network.put(layer, network.codes[layer])
+        assert flip.layer == max(losses, key=losses.get)
+        network.flip([each.layer for each in network.layers].index(flip.layer), flip.index, flip.flipped)
+    assert by_estimate != [each.layer for each in found.flips], "the estimate alone would choose others"
 
 
 def test_a_few_flips_lead_to_chance_and_random_ones_do_not(found):

@@ -175,8 +175,8 @@ class BitFlipAttack(Attack):
             flipped = network.bits[layer].flip(codes.view(-1))
             estimate = (flipped - codes.view(-1)) * gradient.view(-1)
             estimate = torch.where(estimate > 0, estimate, 0.0)  # of NaN too
-            for bit, index in used[layer]:
-                estimate[bit, index] = 0
+            if used[layer]:
+                estimate[tuple(torch.tensor(used[layer]).T)] = 0
             of_weight, bit_of_weight = estimate.max(dim=0)
             best, index = of_weight.topk(min(self.nb_bits, codes.numel()))
             index, bits = index[best > 0], bit_of_weight[index[best > 0]]
