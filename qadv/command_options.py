@@ -164,6 +164,10 @@ class ExportOptions(NetworkOptions):
     packed_weights: Annotated[bool, typer.Option("--packed-weights", help="weights of 4 bits stored so")] = False
     reduce_range: Annotated[bool, typer.Option("--reduce-range", help="7-bit weights, without VNNI")] = False
     pixels: Annotated[str, typer.Option(help="what the graph takes: float, or uint8 for bytes")] = "float"
+    flips: Annotated[
+        Path | None,
+        typer.Option(help="a list of flipped bits, applied to MODEL, a packed file or ONNX graph; once more undoes it"),
+    ] = None
     as_json: Json = False
 
 

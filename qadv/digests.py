@@ -68,3 +68,8 @@ def digest_of(file: BinaryIO, own: str = "") -> str:
         state.update(block)
     state.update(rest)
     return state.hexdigest()
+
+
+def blanked(content: bytes, header: Mapping[str, Any]) -> bytes:
+    """Returns a file's content with the digest that its header has blank, as `sealed` takes it."""
+    return content.replace(header[_KEY].encode(), _BLANK.encode(), 1)

@@ -12,6 +12,7 @@ from qadv.command_options import ExportOptions
 from qadv.commands.given import network_and_data, test_images
 from qadv.deployment.agreement import agreement
 from qadv.deployment.export import Exported, export
+from qadv.deployment.flips import apply_flips
 from qadv.errors import InvalidInputError, UnsupportedModelError
 from qadv.estimators.classifier import QuantizedClassifier
 from qadv.estimators.opening import is_file
@@ -33,6 +34,9 @@ def run_export(options: ExportOptions) -> None:
         InvalidInputError: unknown form or options.
         QadvError: what else went wrong with the files.
     """
+    if options.flips is not None:
+        _apply_flips(options, options.flips)
+        return
     out = _target(options)
     writers = file_writers()
     compares = options.to in ("onnx", "qcdq", *writers)
@@ -64,6 +68,21 @@ def run_export(options: ExportOptions) -> None:
     _print_sizes(result)
     if "agreement" in report:
         _print_agreement(report)
+
+
+def _apply_flips(options: ExportOptions, flips: Path) -> None:
+    """Writes the same file with other codes, and nothing else that `export` does."""
+    default = ExportOptions(model=options.model, flips=flips, out=options.out, as_json=options.as_json)
+    if others := [name for name, value in vars(options).items() if value != getattr(default, name)]:
+        raise InvalidInputError(f"--flips: the file stays as it is but for its codes; leave out {', '.join(others)}")
+    if options.out is None or options.out.resolve() == Path(options.model).resolve():
+        raise InvalidInputError("--flips: say with --out which other file to write")
+    applied = apply_flips(options.model, flips, options.out)
+    if options.as_json:
+        print(json.dumps({"flips": applied.to_dict()}, indent=1))
+        return
+    did = "Undid" if applied.undone else "Applied"
+    print(f"{did} {applied.flips} flips in {applied.layers} layers; wrote {applied.path}")
 
 
 def _target(options: ExportOptions) -> Path:

@@ -118,20 +118,37 @@ def _weights(name: str, layer: Any, proxy: Any) -> QuantizedTensor:
     if proxy.requires_quant_input:  # the weights depend on what comes in
         return QuantizedTensor(scale=None, **said)
     found, kind = proxy(layer.weight), type(quantizer).__name__
-    codes, nb_codes = None, 0
+    codes, values, also = None, torch.empty(0), dict[str, Any]()
     if hasattr(found, "bit_width"):
-        codes = (found.value / found.scale + found.zero_point).nan_to_num().round().to(torch.int32)
-        several = 2 if "Binary" in kind else 3 if "Ternary" in kind else 0
-        nb_codes = several or 2 ** said["bits"] - bool(proxy.is_narrow_range)
+        scale, zero, others = found.scale.clone(), found.zero_point.clone(), quantizer(layer.weight)[1:]
+        codes = (found.value / scale + zero).nan_to_num().round().to(torch.int32)
+        values = _code_values(kind, said["bits"], proxy)
+
+        def made(other: Tensor) -> Callable[..., Any]:
+            return lambda weight: ((other - zero) * scale, *others)
+
+        also = {"place": (vars(quantizer), "forward"), "made": made}
     return QuantizedWeights(
         scale=getattr(found, "scale_", found.scale).detach().clone(),
         value=found.value.detach().clone(),
         codes=codes,
-        nb_codes=nb_codes,
+        nb_codes=len(values),
         latent=layer.weight.detach().clone(),
         parameter=layer._parameters.get("weight"),
+        code_values=values,
+        **also,
         **said,
     )
+
+
+def _code_values(kind: str, bits: int, proxy: Any) -> Tensor:
+    if "Binary" in kind:
+        return torch.tensor([-1, 1])
+    if "Ternary" in kind:
+        return torch.arange(-1, 2)
+    low = -(2 ** (bits - 1)) if proxy.is_signed else 0
+    narrow = bool(proxy.is_narrow_range)
+    return torch.arange(low + (narrow and proxy.is_signed), low + 2**bits - (narrow and not proxy.is_signed))
 
 
 def _activation(name: str, layer: str, role: Literal["input", "output"], proxy: Any) -> QuantizedTensor:

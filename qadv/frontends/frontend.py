@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from qadv.errors import UnsupportedModelError
 from qadv.quantization.form import Form, FormOptions, Part
 
 Function = Callable[[Tensor], Tensor]
@@ -65,6 +66,9 @@ class QuantizedWeights(QuantizedTensor):
         latent: the weights that are quantized; `None` where only the quantized ones are there.
         parameter: the parameter that holds the latent weights, or `None`.
         beside: how many float32 numbers are packed with weights that are no parameter, as a bias.
+        code_values: all codes that can be stored, whole numbers, ascending, (codes,); empty where that is not known.
+        place: where what the layer computes with is found, and its key there; `None` where it can't be replaced.
+        made: makes what is put in that place of codes, shaped as `codes` and floating, with their graph.
     """
 
     value: Tensor
@@ -73,6 +77,34 @@ class QuantizedWeights(QuantizedTensor):
     latent: Tensor | None = None
     parameter: nn.Parameter | None = None
     beside: int = 0
+    code_values: Tensor = field(default_factory=lambda: torch.empty(0))
+    place: tuple[dict[str, Any], str] | None = None
+    made: Callable[[Tensor], Any] = Tensor.float
+
+    @contextmanager
+    def replaced_by(self, codes: Tensor) -> Iterator[None]:
+        """Lets the network itself, in evaluation mode, compute with other codes for the time of a block.
+
+        Of a file, that is its twin. Gradients reach the codes; the codes need not be whole numbers, or `code_values`.
+
+        Raises:
+            UnsupportedModelError: the layer computes with something else than codes.
+        """
+        if self.place is None:
+            raise UnsupportedModelError(
+                f"{self.layer}: these weights ({self.origin}) can't be replaced by other codes; those of an ONNX file, "
+                "and of networks of qadv.quantize and Brevitas, can"
+            )
+        owner, name = self.place
+        before = owner.get(name)
+        owner[name] = self.made(codes)
+        try:
+            yield
+        finally:
+            if before is None:
+                del owner[name]
+            else:
+                owner[name] = before
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -81,6 +81,12 @@ def _product(name: str, quantizer: ActivationQuantizer) -> QuantizedActivation:
 def _weights(name: str, layer: Any) -> QuantizedWeights:
     quantizer = layer.weight_quantizer
     codes, scale = layer.quantized()
+    frozen = isinstance(layer, FrozenLayer)
+
+    def made(other: Tensor) -> Any:
+        value = quantizer.decode(other, scale)
+        return value if frozen else lambda weight: (value, scale, quantizer.zero_point, quantizer.bit_width)
+
     return QuantizedWeights(
         layer=name,
         role="weights",
@@ -91,6 +97,9 @@ def _weights(name: str, layer: Any) -> QuantizedWeights:
         value=quantizer.decode(codes, scale),
         codes=codes,
         nb_codes=len(quantizer.code_values()),
-        latent=None if isinstance(layer, FrozenLayer) else layer.weight.detach(),
+        latent=None if frozen else layer.weight.detach(),
         parameter=layer.weight,
+        code_values=quantizer.code_values(),
+        place=(layer._parameters, "weight") if frozen else (vars(quantizer), "forward"),
+        made=made,
     )

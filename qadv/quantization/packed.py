@@ -17,7 +17,7 @@ from qadv.quantization.scales import check_scale, check_scales
 from qadv.quantization.scheme import parse_scheme
 
 FORMAT = "qadv-packed/2"
-_CODES, _SCALE = ".weight.codes", ".weight.scale"
+CODES, _SCALE = ".weight.codes", ".weight.scale"
 
 
 def packed_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
@@ -47,7 +47,7 @@ def packed_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any],
         _check_portable(name, quantizer, codes, scale)
         prefix = f"{name}." if name else ""
         del tensors[f"{prefix}weight"]
-        tensors[f"{name}{_CODES}"] = pack(codes, quantizer.code_values(), quantizer.bits)
+        tensors[f"{name}{CODES}"] = pack(codes, quantizer.code_values(), quantizer.bits)
         tensors[f"{name}{_SCALE}"] = scale
         layers[name] = {"scheme": quantizer.spec, "shape": list(codes.shape)}
         schemes[quantizer.spec] = _code_table(quantizer)
@@ -115,11 +115,11 @@ def frozen_from_packed(
     rest = dict(tensors)
     codes: dict[str, Quantized] = {}
     for name, layer in layers.items():
-        missing = [key for key in (f"{name}{_CODES}", f"{name}{_SCALE}") if key not in rest]
+        missing = [key for key in (f"{name}{CODES}", f"{name}{_SCALE}") if key not in rest]
         if missing:
             raise FileFormatError(f"{os.fspath(path)} does not fit {type(model).__name__}: no tensor {missing[0]}")
         own = described[name]
-        packed, scale = rest.pop(f"{name}{_CODES}"), rest.pop(f"{name}{_SCALE}")
+        packed, scale = rest.pop(f"{name}{CODES}"), rest.pop(f"{name}{_SCALE}")
         try:
             codes[name] = _unpacked(layer, own, header["schemes"][own["scheme"]], packed, scale)
         except FileFormatError as error:

@@ -11,7 +11,7 @@ from qadv.frontends.frontend import QuantizedActivation, QuantizedTensor, Quanti
 from qadv.frontends.onnx.graph import Graph, Node
 from qadv.frontends.onnx.operators import Attributes
 from qadv.frontends.onnx.quantized import RANGES, TYPE_OF_ZERO_POINT, to_values
-from qadv.frontends.onnx.twin import Twin
+from qadv.frontends.onnx.twin import OfCodes, Twin
 
 _WEIGHTS = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1, "ConvInteger": 1, "MatMulInteger": 1,
             "QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3}  # fmt: skip
@@ -19,6 +19,7 @@ _KEEPING = ("DequantizeLinear", "MaxPool", "Reshape", "Flatten", "Transpose", "S
             "Relu", "Cast", "Clip", "Pad")  # fmt: skip
 _BITS = {name: round(math.log2(high - low + 1)) for name, (low, high) in RANGES.items()}
 _MOST_LEVELS = 2**16
+_STORED = 16  # bits of weights; more are a product of others
 
 
 class FileLayer(nn.Module):
@@ -29,7 +30,12 @@ class FileLayer(nn.Module):
         weight: codes, or float weights, which become a parameter.
         type_: their element type, as ONNX names it.
         grid: scale of the codes, and maybe zero point, as `to_values` takes them with the attributes `along`.
+
+    Attributes:
+        of_codes: how a twin computes with the codes, `None` where it does not.
     """
+
+    of_codes: OfCodes | None = None
 
     def __init__(self, kind: str, weight: Tensor, type_: str, grid: list[Tensor], along: Attributes) -> None:
         super().__init__()
@@ -43,16 +49,22 @@ class FileLayer(nn.Module):
     def _get_name(self) -> str:
         return self.kind
 
-    def quantizers(self, name: str) -> Iterator[QuantizedWeights]:
+    def quantizers(self, name: str, twin: Twin) -> Iterator[QuantizedWeights]:
         """Yields what quantizes the weights, of a layer of that name, if they are codes."""
         if self.element not in _BITS:
             return
         codes, *grid = cast(list[Tensor], list(self._buffers.values()))
         scale, bits = (grid[0] if grid else None), _BITS[self.element]
+        also: dict[str, Any] = {}
+        if self.of_codes is not None and bits <= _STORED:
+            place = cast(dict[str, Any], twin._buffers), self.of_codes.buffer
+            low, high = RANGES[self.element]
+            also = {"place": place, "made": self.of_codes, "code_values": torch.arange(low, high + 1)}
         scheme = f"{self.element.lower()}{' per channel' if scale is not None and scale.numel() > 1 else ''}"
         yield QuantizedWeights(
             layer=name, role="weights", scheme=scheme, bits=bits, scale=scale, estimator="none", origin="onnx",
             value=to_values(self.along, codes, *grid) if grid else codes.float(), codes=codes, nb_codes=2**bits,
+            **also,
         )  # fmt: skip
 
 
@@ -76,7 +88,9 @@ class FileLayers(nn.Module):
                 while hasattr(self, name):
                     name += "_"
                 names[node.name] = name
-                self.add_module(name, _layer(node, graph, twin.values, producers))
+                layer = _layer(node, graph, twin.values, producers)
+                layer.of_codes = twin.of_codes(node, _WEIGHTS[node.kind], producers)
+                self.add_module(name, layer)
                 self._note_input(name, node.inputs[0], graph, producers)
         noted = {rounding[2] for rounding in self.roundings}
         for node in graph.nodes if names else ():
@@ -98,7 +112,7 @@ class FileLayers(nn.Module):
     def quantizers(self, twin: Twin) -> Iterator[QuantizedTensor]:
         """Yields all quantizers; those of activations can be replaced in the twin."""
         for name, layer in self._modules.items():
-            yield from cast(FileLayer, layer).quantizers(name)
+            yield from cast(FileLayer, layer).quantizers(name, twin)
         for name, role, operator, type_ in self.roundings:
             grid = twin.grids.get(operator)
             about: dict[str, Any] = {"layer": name, "role": role, "origin": "onnx"}

@@ -28,6 +28,7 @@ _TABLE: dict[str, Operator] = {
 _TYPES = (*RANGES, "FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", "INT64", "UINT32", "UINT64", "BOOL")
 _TOGETHER = ("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Where", "Equal", "Greater", "Less", "Concat", "MatMul")
 _BEHIND_SOFTMAX = ("QuantizeLinear", "DequantizeLinear", "Identity", "Clip", "Cast", "Reshape", "Flatten", "Squeeze")
+_FROM_CODES = ("Cast", "DequantizeLinear", "Transpose", "Reshape", "Identity", "Mul")
 _OF_THE_HOST = (torch.int64, torch.bool)  # shapes, indices and axes stay on the CPU
 
 
@@ -99,6 +100,23 @@ class Twin(nn.Module):
             [name for name, at in last.items() if at == index and name != self.output] for index in range(len(steps))
         ]
 
+    def of_codes(self, node: Node, index: int, producers: dict[str, Node]) -> "OfCodes | None":
+        """Returns how an operator's weights, its input `index`, come of the file's codes; `None` where they do not."""
+        step = next((each for each in self._steps if each.name == node.name), None)
+        on_codes = step is not None and step.kind == "ConvOfCodes"
+        name = node.inputs[index]
+        given = "" if step is None else step.inputs[1] if on_codes else name
+        if given not in self._device:
+            return None
+        nodes: list[Node] = []
+        while (before := producers.get(name)) is not None and before.inputs[0] in self.values:
+            nodes, name = [before, *nodes], before.inputs[0]
+        if any(node.kind not in _FROM_CODES for node in nodes):
+            return None
+        constants = {each: self.values[each] for node in nodes for each in node.inputs[1:] if each}
+        found = OfCodes(self._device[given], on_codes, nodes, constants)
+        return found if torch.equal(found(self.values[name]), self.values[given].float()) else None
+
     def forget(self) -> None:
         """Lets constants go that are not computed with."""
         self.values = {}
@@ -143,6 +161,33 @@ class Twin(nn.Module):
         if not kept:
             raise FileFormatError(f"{self.name}: the output {self.output!r} does not depend on the images")
         return kept[::-1]
+
+
+@dataclass(frozen=True, eq=False)
+class OfCodes:
+    """Makes what a twin computes with of the codes of weights, with their graph.
+
+    Attributes:
+        buffer: name of the twin's buffer that it is put into.
+        unscaled: the twin computes with the codes, and scales the sums.
+        nodes: operators from the codes to the weights.
+        constants: their other inputs.
+    """
+
+    buffer: str
+    unscaled: bool
+    nodes: list[Node]
+    constants: dict[str, Tensor]
+
+    def __call__(self, codes: Tensor) -> Tensor:
+        value = codes.float()
+        for node in self.nodes:
+            others = [self.constants.get(name) for name in node.inputs[1:]]
+            if self.unscaled and node.kind == "DequantizeLinear":
+                value = to_values(node.attributes, value, torch.ones(1), *others[1:])
+            elif node.kind != "Cast":  # to another type of codes
+                value = _TABLE[node.kind](node.attributes, value, *others)
+        return value
 
 
 def with_real_output(graph: Graph) -> tuple[Graph, float, float]:

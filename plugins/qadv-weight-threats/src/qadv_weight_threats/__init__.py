@@ -1,0 +1,1 @@
+"""Attacks on the stored weights of quantized networks, for qadv."""
