@@ -40,6 +40,7 @@ from qadv.registry import load as load
 from qadv.trainers.adversarial import AdversarialQuantTrainer as AdversarialQuantTrainer
 from qadv.trainers.adversary import Adversary as Adversary
 from qadv.trainers.defensive_quantization import DefensiveQuantTrainer as DefensiveQuantTrainer
+from qadv.trainers.early_stop import EarlyStop as EarlyStop
 from qadv.trainers.error_silenced import ErrorSilencedTrainer as ErrorSilencedTrainer
 from qadv.trainers.feedback import FeedbackTrainer as FeedbackTrainer
 from qadv.transformers.mu_law import MuLawWeightMapping as MuLawWeightMapping

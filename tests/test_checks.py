@@ -57,7 +57,8 @@ CONSTRUCTORS = {
         LoopTrainer, qadv.MuLawWeightMapping, qadv.PostTrainingQuantization,
     )},
     **{made: made for made in (
-        qadv.Adversary, qadv.BitDepthReduction, qadv.MedianSmoothing, qadv.MuLawCompanding, LoopOptions
+        qadv.Adversary, qadv.BitDepthReduction, qadv.EarlyStop, qadv.MedianSmoothing, qadv.MuLawCompanding,
+        LoopOptions,
     )},
     qadv.Calibration: lambda **options: qadv.Calibration(images(), **options),
     qadv.EnsembleAgreementDetector: lambda m: qadv.EnsembleAgreementDetector(

@@ -16,6 +16,7 @@ from qadv.quantization.scheme import Role, parse_scheme
 from qadv.registry import load
 from qadv.strengths import check_eps
 from qadv.trainers.adversary import Adversary
+from qadv.trainers.early_stop import EarlyStop
 
 Faults = Iterator[tuple[Place, str]]
 FROM_STUDY = {  # arguments that a study gives, not its options
@@ -84,11 +85,11 @@ def faults(study: Study) -> Faults:
 def _defense(study: Study, defense: Defense, place: Place) -> Faults:
     if defense.trainer is not None:
         yield from _component("trainer", defense.trainer, defense.options, place, "trainer")
-        adversary = defense.options.get("adversary")
-        if isinstance(adversary, dict):
-            yield from _radius(adversary.get("eps", 0), (*place, "options", "adversary"))
-            known = [field.name for field in fields(Adversary)]
-            yield from _known(adversary, known, (*place, "options", "adversary"), "argument of qadv.Adversary")
+        for option, made in (("adversary", Adversary), ("early_stop", EarlyStop)):
+            if isinstance(given := defense.options.get(option), dict):
+                spot, known = (*place, "options", option), [field.name for field in fields(made)]
+                yield from _radius(given.get("eps", made.eps), spot)
+                yield from _known(given, known, spot, f"argument of qadv.{made.__name__}")
         if defense.fit is None:
             yield place, "a trainer needs fit = { nb_epochs = … }"
     elif defense.fit is not None or defense.options or defense.optimizer is not None:
