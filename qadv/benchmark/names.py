@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import torch
@@ -80,6 +80,12 @@ def faults(study: Study) -> Faults:
         if published.dataset is not None:
             yield from _component("dataset", published.dataset, {}, ("published", index), "dataset")
         yield from _known(published.accuracy, ["clean", *study.attacks], ("published", index, "accuracy"))
+        yield from _known(published.distances, study.attacks, ("published", index, "distances"))
+        place = ("published", index, "measured")
+        yield from _known(published.measured, study.measures, place)
+        for name, figures in published.measured.items():
+            if (measure := study.measures.get(name)) is not None:
+                yield from _known(figures, _returned(measure.diagnostic or name), (*place, name), "field of the result")
 
 
 def _defense(study: Study, defense: Defense, place: Place) -> Faults:
@@ -112,6 +118,15 @@ def _defense(study: Study, defense: Defense, place: Place) -> Faults:
         yield from _known([defense.of or ""], study.defenses, (*place, "of"), "entry of defenses")
         if defense.trainer or defense.start:
             yield place, "an ensemble is made of trained members: it takes no trainer and no start of its own"
+
+
+def _returned(diagnostic: str) -> list[str]:
+    """Returns the fields of what a diagnostic returns; none of one that there is not, which is a fault of its own."""
+    try:
+        made = get_type_hints(load("diagnostic", diagnostic))["return"]
+        return [field.name for field in fields(made)]
+    except (QadvError, KeyError, NameError, TypeError):
+        return []
 
 
 def _selected(study: Study, chosen: Any, place: Place) -> Faults:
