@@ -17,7 +17,9 @@ from qadv.diagnostics.accuracy_curve import accuracy_curve as accuracy_curve
 from qadv.diagnostics.amplification_by_eps import amplification_by_eps as amplification_by_eps
 from qadv.diagnostics.audit.run import audit as audit
 from qadv.diagnostics.error_amplification import error_amplification as error_amplification
+from qadv.diagnostics.error_split import error_split as error_split
 from qadv.diagnostics.gradient_similarity import gradient_similarity as gradient_similarity
+from qadv.diagnostics.logit_statistics import logit_statistics as logit_statistics
 from qadv.diagnostics.transfer_matrix import transfer_matrix as transfer_matrix
 from qadv.diagnostics.value_shift import value_shift as value_shift
 from qadv.diagnostics.weight_error import weight_error_norms as weight_error_norms

@@ -83,9 +83,9 @@ def faults(study: Study) -> Faults:
         yield from _known(published.distances, study.attacks, ("published", index, "distances"))
         place = ("published", index, "measured")
         yield from _known(published.measured, study.measures, place)
-        for name, figures in published.measured.items():
-            if (measure := study.measures.get(name)) is not None:
-                yield from _known(figures, _returned(measure.diagnostic or name), (*place, name), "field of the result")
+        for name in published.measured.keys() & study.measures.keys():
+            returned = _returned(study.measures[name].diagnostic or name)
+            yield from _known(published.measured[name], returned, (*place, name), "field of the result")
 
 
 def _defense(study: Study, defense: Defense, place: Place) -> Faults:

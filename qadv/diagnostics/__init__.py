@@ -12,6 +12,7 @@ from qadv.diagnostics.audit.checks.check import CountedCheck
 from qadv.diagnostics.audit.result import Finding, Scale
 from qadv.diagnostics.ensemble_agreement import draw_ensemble_agreement
 from qadv.diagnostics.error_amplification import draw_error_amplification
+from qadv.diagnostics.error_split import draw_error_split
 from qadv.diagnostics.gradient_similarity import draw_gradient_similarity
 from qadv.diagnostics.transfer_matrix import draw_transfer_matrix
 from qadv.diagnostics.value_shift import draw_value_shift
@@ -26,6 +27,7 @@ __all__ = [
     "draw_amplification_by_eps",
     "draw_ensemble_agreement",
     "draw_error_amplification",
+    "draw_error_split",
     "draw_gradient_similarity",
     "draw_transfer_matrix",
     "draw_value_shift",

@@ -15,11 +15,11 @@ from qadv.datasets import Images
 
 FOLDER = Path(__file__).parents[2] / "examples" / "studies"
 TABLES = {  # docs/methods.md: what the studies have to show
-    *(f"dq-table{n}" for n in range(1, 7)), *(f"dq-figure{n}" for n in (3, 5, 6, 7)),
+    *(f"dq-table{n}" for n in range(1, 7)), *(f"dq-figure{n}" for n in (1, 3, 5, 6, 7)),
     *(f"eq-table{n}" for n in ("1", "2a", "2b", "3a", "3b", "4", "5")), *(f"eq-figure{n}" for n in range(1, 4)),
-    *(f"feedback-table{n}" for n in range(1, 5)), "feedback-ablation-mu", "feedback-weight-error-mnist",
-    "feedback-weight-error-cifar10", *(f"lowbit-table{n}" for n in range(2, 8)), "lowbit-transfer", "lowbit-figure4",
-    "pipelines",
+    *(f"feedback-table{n}" for n in range(1, 5)), "feedback-ablation-mu",
+    *(f"feedback-{what}-{data}" for what in ("bits", "weight-error") for data in ("mnist", "cifar10")),
+    *(f"lowbit-table{n}" for n in range(2, 8)), "lowbit-transfer", "lowbit-figure4", "pipelines",
 }  # fmt: skip
 CLAIMS = {f"claims-{n}" for n in ("dq", "bits", "eq", "feedback", "lowbit", "pipelines", "pipelines-grid", "mnist")}
 OTHERS = {"digits", "audits-cifar10", "robust-resnet20"}

@@ -222,7 +222,11 @@ def test_strength_and_cost(page):
 def test_transfers(page):
     rows = table(page, "moved: accuracy")
     assert rows[0][1:] == ["float", W4]
-    assert rows[2] == ["float", "30.0 ± 0.0 / 0.5 / 0.1 (published – / 1.65 / 0.03)", "70.0 ± 14.1 / 0.5 / 0.1 (published 61)"]
+    assert rows[2] == [
+        "float",
+        "30.0 ± 0.0 / 0.5 / 0.1 (published – / 1.65 / 0.03)",
+        "70.0 ± 14.1 / 0.5 / 0.1 (published 61)",
+    ]
     assert rows[3][1] == "80.0 (1 of 2 seeds) / 0.5 / 0.1"
 
 

@@ -499,7 +499,10 @@ def test_a_loss_that_is_not_finite_stops_with_epoch_step_and_layer(make_classifi
         ({"seed": -1}, "seed: expected a whole number of at least 0"),
         ({"lr_schedule": None}, "lr_schedule: expected a name"),
         ({"augment": 5}, "augment: expected None"),
-        ({"learning_rate": 0.1}, "unexpected keyword argument 'learning_rate'; options: adversary, sq_ratios, early_stop, lr"),
+        (
+            {"learning_rate": 0.1},
+            "unexpected keyword argument 'learning_rate'; options: adversary, sq_ratios, early_stop, lr",
+        ),
     ],
 )
 def test_wrong_options(arguments, message, make_classifier):

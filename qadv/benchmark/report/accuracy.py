@@ -75,7 +75,7 @@ def worst_case_section(results: StudyResults) -> Section | None:
 
 
 def strength_section(results: StudyResults) -> Section | None:
-    """Returns what attacks did and cost: distances of the successes, the published ones beside them, passes, seconds."""
+    """Returns what attacks did and cost: distances of the successes, as published too, passes, seconds."""
     rows: list[Row] = []
     published = PublishedFigures(results)
     for network in results.networks:
