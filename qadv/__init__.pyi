@@ -17,7 +17,9 @@ from qadv.diagnostics.accuracy_curve import accuracy_curve as accuracy_curve
 from qadv.diagnostics.amplification_by_eps import amplification_by_eps as amplification_by_eps
 from qadv.diagnostics.audit.run import audit as audit
 from qadv.diagnostics.error_amplification import error_amplification as error_amplification
+from qadv.diagnostics.error_split import error_split as error_split
 from qadv.diagnostics.gradient_similarity import gradient_similarity as gradient_similarity
+from qadv.diagnostics.logit_statistics import logit_statistics as logit_statistics
 from qadv.diagnostics.noise_accuracy import noise_accuracy as noise_accuracy
 from qadv.diagnostics.transfer_matrix import transfer_matrix as transfer_matrix
 from qadv.diagnostics.value_shift import value_shift as value_shift
@@ -41,6 +43,7 @@ from qadv.registry import load as load
 from qadv.trainers.adversarial import AdversarialQuantTrainer as AdversarialQuantTrainer
 from qadv.trainers.adversary import Adversary as Adversary
 from qadv.trainers.defensive_quantization import DefensiveQuantTrainer as DefensiveQuantTrainer
+from qadv.trainers.early_stop import EarlyStop as EarlyStop
 from qadv.trainers.error_silenced import ErrorSilencedTrainer as ErrorSilencedTrainer
 from qadv.trainers.feedback import FeedbackTrainer as FeedbackTrainer
 from qadv.transformers.mu_law import MuLawWeightMapping as MuLawWeightMapping

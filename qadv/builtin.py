@@ -156,6 +156,14 @@ _OWN = {  # by kind and name: the target, within the kind's package, and the sum
             "weight_error:weight_error_norms",
             "norm of the weights' quantization error, layer by layer, as a matrix and as the operator it is",
         ),
+        "error-split": (
+            "error_split:error_split",
+            "what of a layer's error comes from its input, from its weights, and from both",
+        ),
+        "logit-statistics": (
+            "logit_statistics:logit_statistics",
+            "variance of the logits, largest probability and that of the true class",
+        ),
         "ensemble-agreement": (
             "ensemble_agreement:ensemble_agreement",
             "prediction rate and defense accuracy of an ensemble that predicts where m members agree",

@@ -62,7 +62,8 @@ CONSTRUCTORS = {
         LoopTrainer, qadv.MuLawWeightMapping, qadv.PostTrainingQuantization,
     )},
     **{made: made for made in (
-        qadv.Adversary, qadv.BitDepthReduction, qadv.MedianSmoothing, qadv.MuLawCompanding, LoopOptions
+        qadv.Adversary, qadv.BitDepthReduction, qadv.EarlyStop, qadv.MedianSmoothing, qadv.MuLawCompanding,
+        LoopOptions,
     )},
     qadv.Calibration: lambda **options: qadv.Calibration(images(), **options),
     qadv.EnsembleAgreementDetector: lambda m: qadv.EnsembleAgreementDetector(
@@ -133,8 +134,10 @@ FUNCTIONS = {
     qadv.audit: lambda f, **o: f(trained(), images(), LABELS, **o),
     qadv.audit_in_shards: lambda f, **o: f(trained(), images(), LABELS, **o),
     qadv.error_amplification: lambda f, **o: f(trained(), images(), images(), **o),
+    qadv.error_split: lambda f, **o: f(trained(), images(), images(), **o),
     qadv.gradient_similarity: lambda f, **o: f({"a": trained(), "b": trained()}, images(), LABELS, **o),
     qadv.noise_accuracy: lambda f, **o: f({"a": trained()}, digits(), **o),
+    qadv.logit_statistics: lambda f, **o: f(trained(), images(), LABELS, **o),
     qadv.quantize: lambda f, **o: f(nn.Linear(2, 2), "int:4", "float", **o),
     qadv.transfer_matrix: lambda f, **o: f({"a": trained()}, images(), LABELS, {"noise": qadv.UniformNoise}, **o),
     qadv.value_shift: lambda f, **o: f(trained(), images(), images(), **o),

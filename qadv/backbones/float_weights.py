@@ -22,14 +22,19 @@ def load_float_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
 
 def load_state(model: nn.Module, tensors: dict[str, Tensor], origin: str) -> None:
-    """`load_state_dict` that compares names, shapes, types and values first, and names the first differences.
+    """`load_state_dict` after `check_state`: a model that the tensors do not fit is as it was."""
+    check_state(model, tensors, origin)
+    with torch.no_grad():
+        model.load_state_dict(from_plain_tensors(model.state_dict(), tensors), strict=False)
+
+
+def check_state(model: nn.Module, tensors: dict[str, Tensor], origin: str) -> None:
+    """Compares names, shapes, types and values with a model's; a `FileFormatError` names the first differences.
 
     Only BatchNorm's `num_batches_tracked` may be missing. Modules that load in a way of their own, as Brevitas's whose
-    state grows while they are trained, decide themselves what fits; a copy of the model is tried first. A model that
-    the tensors do not fit is as it was.
+    state grows while they are trained, decide themselves what fits, on a copy of the model.
     """
-    template = model.state_dict()
-    expected = plain_tensors(template)
+    expected = plain_tensors(model.state_dict())
     if expected.keys() != tensors.keys() and any(map(_loads_itself, model.modules())):
         expected = _state_after(copy.deepcopy(model), tensors)
     shapes, found = ({name: tensor.shape for name, tensor in state.items()} for state in (expected, tensors))
@@ -48,8 +53,6 @@ def load_state(model: nn.Module, tensors: dict[str, Tensor], origin: str) -> Non
         raise FileFormatError(f"{origin} does not fit {type(model).__name__}: {'; '.join(problems)}")
     if bad := not_finite(tensors, _finite_names(model)):
         raise FileFormatError(f"{origin}: {bad}")
-    with torch.no_grad():
-        model.load_state_dict(from_plain_tensors(template, tensors), strict=False)
 
 
 def _loads_itself(module: nn.Module) -> bool:

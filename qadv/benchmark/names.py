@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from qadv.quantization.scheme import Role, parse_scheme
 from qadv.registry import innermost, load
 from qadv.strengths import check_eps
 from qadv.trainers.adversary import Adversary
+from qadv.trainers.early_stop import EarlyStop
 
 Faults = Iterator[tuple[Place, str]]
 FROM_STUDY = {  # arguments that a study gives, not its options
@@ -79,16 +80,22 @@ def faults(study: Study) -> Faults:
         if published.dataset is not None:
             yield from _dataset(published.dataset, ("published", index, "dataset"))
         yield from _known(published.accuracy, ["clean", *study.attacks], ("published", index, "accuracy"))
+        yield from _known(published.distances, study.attacks, ("published", index, "distances"))
+        place = ("published", index, "measured")
+        yield from _known(published.measured, study.measures, place)
+        for name in published.measured.keys() & study.measures.keys():
+            returned = _returned(study.measures[name].diagnostic or name)
+            yield from _known(published.measured[name], returned, (*place, name), "field of the result")
 
 
 def _defense(study: Study, defense: Defense, place: Place) -> Faults:
     if defense.trainer is not None:
         yield from _component("trainer", defense.trainer, defense.options, place, "trainer")
-        adversary = defense.options.get("adversary")
-        if isinstance(adversary, dict):
-            yield from _radius(adversary.get("eps", 0), (*place, "options", "adversary"))
-            known = [field.name for field in fields(Adversary)]
-            yield from _known(adversary, known, (*place, "options", "adversary"), "argument of qadv.Adversary")
+        for option, made in (("adversary", Adversary), ("early_stop", EarlyStop)):
+            if isinstance(given := defense.options.get(option), dict):
+                spot, known = (*place, "options", option), [field.name for field in fields(made)]
+                yield from _radius(given.get("eps", made.eps), spot)
+                yield from _known(given, known, spot, f"argument of qadv.{made.__name__}")
         if defense.fit is None:
             yield place, "a trainer needs fit = { nb_epochs = … }"
     elif defense.fit is not None or defense.options or defense.optimizer is not None:
@@ -111,6 +118,15 @@ def _defense(study: Study, defense: Defense, place: Place) -> Faults:
         yield from _known([defense.of or ""], study.defenses, (*place, "of"), "entry of defenses")
         if defense.trainer or defense.start:
             yield place, "an ensemble is made of trained members: it takes no trainer and no start of its own"
+
+
+def _returned(diagnostic: str) -> list[str]:
+    """Returns the fields of what a diagnostic returns; none of one that there is not, which is a fault of its own."""
+    try:
+        made = get_type_hints(load("diagnostic", diagnostic))["return"]
+        return [field.name for field in fields(made)]
+    except (QadvError, KeyError, NameError, TypeError):
+        return []
 
 
 def _selected(study: Study, chosen: Any, place: Place) -> Faults:

@@ -243,14 +243,16 @@ class Grid(StudyPart):
 
 
 class Published(StudyPart):
-    """Accuracies in % that a paper gives for the networks that are selected; shown beside ours.
+    """Figures that a paper gives for the networks that are selected; shown beside ours.
 
     Attributes:
         dataset: name in `qadv list dataset`, in this study or not.
         backbone, quantizer, defense: entries of the study; what is left out may be any.
         source: with attacks from each network (`source = "each"`): the one that the images were made on. Without it,
-            accuracies are those of attacks as the study has them, on the network itself where it says nothing else.
-        accuracy: by the names of attacks, and `"clean"`; a text where the paper gives more than a number.
+            figures are those of attacks as the study has them, on the network itself where it says nothing else.
+        accuracy: in %, by the names of attacks, and `"clean"`; a text where the paper gives more than a number.
+        distances: mean L2 and L∞ of the images that an attack breaks, in pixel values, by the names of attacks.
+        measured: by the names of measures, what the paper gives for fields of what the diagnostic returns.
         note: for the reader.
     """
 
@@ -259,7 +261,9 @@ class Published(StudyPart):
     quantizer: str | None = None
     defense: str | None = None
     source: Source | None = None
-    accuracy: dict[str, float | str]
+    accuracy: dict[str, float | str] = {}
+    distances: dict[str, tuple[float, float]] = {}
+    measured: dict[str, dict[str, float | str]] = {}
     note: str = ""
 
 
@@ -278,7 +282,7 @@ class Study(StudyPart):
         float_quantizer: the entry of `quantizers` that starts are taken from where they name a defense only.
         backbones, quantizers, defenses, attacks, measures: entries by a name of your choice.
         grid: which combinations; without it, all.
-        published: the paper's accuracies.
+        published: the paper's figures.
     """
 
     title: str

@@ -13,6 +13,7 @@ from qadv.diagnostics.audit.result import Finding, Scale
 from qadv.diagnostics.drawing import draw_accuracies
 from qadv.diagnostics.ensemble_agreement import draw_ensemble_agreement
 from qadv.diagnostics.error_amplification import draw_error_amplification
+from qadv.diagnostics.error_split import draw_error_split
 from qadv.diagnostics.gradient_similarity import draw_gradient_similarity
 from qadv.diagnostics.transfer_matrix import draw_transfer_matrix
 from qadv.diagnostics.value_shift import draw_value_shift
@@ -28,6 +29,7 @@ __all__ = [
     "draw_amplification_by_eps",
     "draw_ensemble_agreement",
     "draw_error_amplification",
+    "draw_error_split",
     "draw_gradient_similarity",
     "draw_transfer_matrix",
     "draw_value_shift",

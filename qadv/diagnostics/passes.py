@@ -26,8 +26,11 @@ def compare_inputs(
     modules: Mapping[str, nn.Module],
     compare: Compare,
     batch_size: int,
+    clean_on: Classifier | None = None,
 ) -> None:
     """Calls `compare(name, call, clean, adversarial)` for what enters each module, batch by batch.
+
+    The clean images go through `clean_on`, where it is given: another network, with modules of the same names.
 
     `call` counts the runs of a module in one pass, from 0: a ReLU may run several times. What the clean images give is
     kept for one batch, what the adversarial ones give is compared at once and forgotten. Two passes, and not one over
@@ -53,9 +56,16 @@ def compare_inputs(
         else:
             kept[name, call] = value.clone()  # what comes next may work in place
 
-    with recording(modules, entering=note), evaluation_mode(classifier.model):
+    first = clean_on or classifier
+    others = {} if first is classifier else {n: m for n, m in first.model.named_modules() if n in modules}
+    with (
+        recording(modules, entering=note),
+        recording(others, entering=note),
+        evaluation_mode(classifier.model),
+        evaluation_mode(first.model),
+    ):
         for start in range(0, len(x), batch_size):
-            for images, adversarial in ((x, False), (x_adversarial, True)):  # noqa: B007  (note reads it)
-                calls.clear()
+            for network, images, adversarial in ((first, x, False), (classifier, x_adversarial, True)):  # noqa: B007
+                calls.clear()  # (note reads `adversarial`)
                 batch = images[start : start + batch_size]
-                classifier.predict(batch, batch_size=len(batch))
+                network.predict(batch, batch_size=len(batch))

@@ -105,7 +105,7 @@ def _weight_errors(model: nn.Module, reference: nn.Module | None) -> dict[str, T
     found = {quantizer.layer: quantizer for quantizer in quantized_weights(model)}
     if not found:
         raise UnsupportedModelError(f"no layer of {type(model).__name__} has quantized weights; quantize it first")
-    others = {} if reference is None else _weights(reference)
+    others = {} if reference is None else computed_weights(reference)
     errors = {}
     for name, quantizer in found.items():
         other = quantizer.latent if reference is None else others.get(name)
@@ -120,7 +120,7 @@ def _weight_errors(model: nn.Module, reference: nn.Module | None) -> dict[str, T
     return errors
 
 
-def _weights(model: nn.Module) -> dict[str, Tensor]:
+def computed_weights(model: nn.Module) -> dict[str, Tensor]:
     """Returns what each layer computes with: quantized weights where it has them, else its own."""
     own = {n: m.weight.detach() for n, m in model.named_modules() if isinstance(getattr(m, "weight", None), Tensor)}
     return own | {quantizer.layer: quantizer.value for quantizer in quantized_weights(model)}
@@ -159,7 +159,7 @@ def _operator_norm(layer: Any, delta: Tensor, start: Tensor, max_iter: int, tol:
     for _ in range(max_iter):
         with torch.enable_grad():
             leaf = x.requires_grad_()
-            images = _convolve(layer, leaf, delta)
+            images = convolve(layer, leaf, delta)
             (back,) = torch.autograd.grad(images, leaf, images.detach())
         previous, norm = norm, float(torch.linalg.matrix_norm(images.detach().flatten(1), ord=2))
         if abs(norm - previous) <= tol * norm:
@@ -174,8 +174,10 @@ def _orthonormal(vectors: Tensor) -> Tensor:
     return basis.mT.reshape(vectors.shape)
 
 
-def _convolve(layer: Any, x: Tensor, weight: Tensor) -> Any:
-    """Returns what the layer gives with this weight and no bias."""
+def convolve(layer: Any, x: Tensor, weight: Tensor) -> Any:
+    """Returns what a convolution or linear layer gives with this weight and no bias."""
+    if isinstance(layer, nn.Linear):
+        return nn.functional.linear(x, weight)
     if getattr(layer, "is_same_padded_strided", False):
         return conv2d_same(x, weight, None, layer.stride, (0, 0), layer.dilation, layer.groups)
     return layer._conv_forward(x, weight, None)

@@ -3,6 +3,7 @@
 from qadv.trainers.adversarial import AdversarialQuantTrainer
 from qadv.trainers.adversary import Adversary
 from qadv.trainers.defensive_quantization import DefensiveQuantTrainer
+from qadv.trainers.early_stop import EarlyStop
 from qadv.trainers.error_silenced import ErrorSilencedTrainer
 from qadv.trainers.feedback import FeedbackTrainer
 from qadv.trainers.loop_trainer import LoopTrainer
@@ -14,6 +15,7 @@ __all__ = [
     "AdversarialQuantTrainer",
     "Adversary",
     "DefensiveQuantTrainer",
+    "EarlyStop",
     "ErrorSilencedTrainer",
     "FeedbackTrainer",
     "LoopTrainer",

@@ -92,7 +92,10 @@ class LoaderBatches:
 
     def digest(self) -> str:
         data: Any = self._loader.dataset
-        return data.digest() if hasattr(data, "digest") else f"{type(data).__name__}, {len(self)} batches"
+        if hasattr(data, "digest"):
+            return str(data.digest())
+        whole = data.dataset.digest() if hasattr(getattr(data, "dataset", None), "digest") else type(data).__name__
+        return f"{whole}, {len(self)} batches"
 
     def _pairs(self) -> Iterator[Pair]:
         return batches(self._loader, name=self._name)

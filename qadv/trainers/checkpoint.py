@@ -3,28 +3,43 @@
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from qadv.backbones.float_weights import load_state
+from qadv.backbones.float_weights import check_state, load_state
 from qadv.errors import FileFormatError, InvalidInputError
 from qadv.files import read_tensors, write_tensors
+from qadv.tensor_parts import plain_tensors
 
 FORMAT = "qadv-checkpoint/2"
-_MODEL, _OPTIMIZER = "model.", "optimizer."
+_MODEL, _OPTIMIZER, _BEST = "model.", "optimizer.", "best."
 
 
 @dataclass
 class TrainingState:
-    """What a run consists of; the random state is not in it because each epoch seeds its own."""
+    """What a run consists of; the random state is not in it because each epoch seeds its own.
+
+    Attributes:
+        best: the model's state after its best epoch, where that is to be kept.
+    """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     scheduler: Any = None
+    best: dict[str, Tensor] = field(default_factory=dict)
+
+    def keep(self) -> None:
+        """Makes the model's state the best one."""
+        self.best = {name: tensor.detach().clone() for name, tensor in plain_tensors(self.model.state_dict()).items()}
+
+    def take_best(self) -> None:
+        """Puts the model in its best state, if one was kept."""
+        if self.best:
+            load_state(self.model, self.best, "the best epoch's state")
 
     def save(
         self, path: str | os.PathLike[str], run: Mapping[str, Any], epochs_done: int, history: list[dict[str, Any]]
@@ -32,6 +47,7 @@ class TrainingState:
         """Writes the state atomically: where that fails, the last one is untouched."""
         optimizer = self.optimizer.state_dict()
         tensors: dict[str, Tensor] = {_MODEL + name: tensor for name, tensor in self.model.state_dict().items()}
+        tensors |= {_BEST + name: tensor for name, tensor in self.best.items()}
         numbers: dict[str, dict[str, Any]] = {}
         for index, entries in optimizer["state"].items():
             for key, value in entries.items():
@@ -68,7 +84,10 @@ class TrainingState:
         tensors, header = read_tensors(path)
         if not isinstance(header, dict) or header.get("format") != FORMAT:
             raise FileFormatError(f"{os.fspath(path)} is not a checkpoint of qadv; choose another path for it")
-        model = {name.removeprefix(_MODEL): t for name, t in tensors.items() if name.startswith(_MODEL)}
+        model, best = (
+            {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+            for prefix in (_MODEL, _BEST)
+        )
         try:
             saved, now = header["run"], json.loads(json.dumps(run))
             different = [f"{k}: saved {saved.get(k)!r}, now {v!r}" for k, v in now.items() if saved.get(k) != v]
@@ -87,10 +106,15 @@ class TrainingState:
             own = {} if scheduler is None else self.scheduler.state_dict()
             if isinstance(own, dict) and (lacking := own.keys() - (scheduler or {}).keys()):
                 raise ValueError(f"the scheduler's state lacks {', '.join(sorted(lacking))}")
+            if bool(best) != ("early_stop" in run and epochs_done > 0):
+                raise ValueError("it should have a best epoch's state, and has none, or the other way round")
+            if best:
+                check_state(self.model, best, os.fspath(path))
             load_state(self.model, model, os.fspath(path))
             self.optimizer.load_state_dict(state)
             if scheduler is not None:
                 self.scheduler.load_state_dict(scheduler)
+            self.best = best
         except FileFormatError:
             raise
         except Exception as error:  # a header may say anything

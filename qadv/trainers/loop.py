@@ -1,6 +1,7 @@
 """The one training loop: every defense is a list of objectives on it."""
 
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from qadv.modes import in_mode, one_by_one
 from qadv.random_states import seeded
 from qadv.trainers.batches import Batches, LoaderBatches
 from qadv.trainers.checkpoint import TrainingState
+from qadv.trainers.early_stop import ROBUST, EarlyStop, best_epoch
 from qadv.trainers.nan_report import first_bad_layer
 from qadv.trainers.network import TrainedNetwork
 from qadv.trainers.objective import Objective
@@ -31,14 +33,20 @@ History = list[dict[str, Any]]
 class TrainingLoop:
     """Minimises a classifier's loss plus the terms of some objectives, on batches that live on its device.
 
-    The classifier's torch preprocessors run inside the loop. `name` is shown beside the progress.
+    The classifier's torch preprocessors run inside the loop. `name` is shown beside the progress. With `early_stop` it
+    ends with the weights of the best epoch; `run` then needs `validation`.
     """
 
     def __init__(
-        self, classifier: Classifier, objectives: Sequence[Objective], options: LoopOptions, name: str
+        self,
+        classifier: Classifier,
+        objectives: Sequence[Objective],
+        options: LoopOptions,
+        name: str,
+        early_stop: EarlyStop | None = None,
     ) -> None:
         self.classifier, self.objectives = classifier, list(objectives)
-        self.options, self.name = options, name
+        self.options, self.name, self.early_stop = options, name, early_stop
         self.history: History = []  # also while running, and after an interruption
         self.network = TrainedNetwork(classifier, options)
 
@@ -53,7 +61,8 @@ class TrainingLoop:
 
         Returns:
             One dict per epoch: `epoch`, `loss`, each term by name, `accuracy` (on the training batches as they came),
-            `lr`, `seconds`, `val_loss` and `val_accuracy` where there are validation data, and what objectives measure.
+            `lr`, `seconds`, `val_loss` and `val_accuracy` where there are validation data, with `early_stop`
+            `val_robust_accuracy`, and what objectives measure.
         """
         nb_epochs = check_whole("nb_epochs", nb_epochs)
         network, options = self.network, self.options
@@ -101,11 +110,17 @@ class TrainingLoop:
                 training_progress(self.name, nb_epochs, len(batches), done, shown) as report,
             ):
                 for epoch in range(done, nb_epochs):
+                    if self._has_collapsed():
+                        break
                     with seeded(options.seed, epoch):  # a resumed run draws what an uninterrupted one does
                         entry = self._epoch(epoch, nb_epochs, batches, processes, optimizer, lrs, report)
                     with in_mode(model, training=False):
                         if validation is not None:
                             entry.update(self._validate(validation))
+                        if self.early_stop is not None and validation is not None:
+                            with seeded(options.seed, epoch, 1):
+                                right, images = processes.sum(self.early_stop.measure(network, validation)).tolist()
+                            entry[ROBUST] = right / images
                         if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
                             scheduler.step(entry.get("val_loss", entry["loss"]))
                         elif scheduler is not None:
@@ -113,10 +128,13 @@ class TrainingLoop:
                         for objective in self.objectives:
                             entry.update(objective.measure(network))
                     self.history.append(entry)
+                    if self.early_stop is not None and best_epoch(self.history) == epoch:
+                        state.keep()
                     if options.checkpoint is not None:
                         if processes.is_first:
                             state.save(options.checkpoint, run, epoch + 1, self.history)
                         processes.wait()
+                state.take_best()
         finally:
             with in_mode(model, training=False):
                 upkeep.remove()
@@ -185,6 +203,20 @@ class TrainingLoop:
         lr = optimizer.param_groups[0]["lr"]
         return {"epoch": epoch, **means, "lr": lr, "seconds": time.perf_counter() - started}
 
+    def _has_collapsed(self) -> bool:
+        if self.early_stop is None or not self.history:
+            return False
+        best, last = self.history[best_epoch(self.history)], self.history[-1]
+        if last[ROBUST] >= best[ROBUST] - self.early_stop.drop:
+            return False
+        warnings.warn(
+            f"accuracy under PGD on held-out images fell from {best[ROBUST]:.1%} after epoch {best['epoch']} to "
+            f"{last[ROBUST]:.1%} after epoch {last['epoch']}: the training ends, with the weights of epoch "
+            f"{best['epoch']}",
+            stacklevel=5,
+        )
+        return True
+
     @torch.no_grad()
     def _validate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
         """Loss and accuracy in evaluation mode."""
@@ -225,5 +257,6 @@ class TrainingLoop:
             "steps_per_epoch": len(batches),
             "data": batches.digest(),
             "objectives": [repr(objective) for objective in self.objectives],
+            **({} if self.early_stop is None else {"early_stop": repr(self.early_stop)}),
             **self.options.describe(),
         }

@@ -1,6 +1,6 @@
 """What all of qadv's trainers share: ART's `Trainer` contract on the one training loop."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 from art.defences.trainer import Trainer
 from art.estimators.classification import PyTorchClassifier
 from numpy.typing import NDArray
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset, Subset, TensorDataset
 
 from qadv.checks import check_number
 from qadv.errors import InvalidInputError
@@ -17,6 +17,7 @@ from qadv.estimators.checks import check_alone, check_pair
 from qadv.sources import is_source
 from qadv.trainers.adversary import AdversarialInputs, Adversary
 from qadv.trainers.batches import ArrayBatches, Batches, GeneratorBatches, LoaderBatches
+from qadv.trainers.early_stop import EarlyStop
 from qadv.trainers.loop import History, TrainingLoop
 from qadv.trainers.objective import Objective
 from qadv.trainers.options import LoopOptions
@@ -33,6 +34,8 @@ class LoopTrainer(Trainer):
             `Adversary` that says more.
         sq_ratios: share of the filters that schemes `sq(…)` quantize, one ratio for each stage of the training; the
             last is 1, so that the network ends fully quantized.
+        early_stop: an `EarlyStop`, or its arguments by name, `{}` for the defaults: after each epoch PGD attacks images
+            that are not trained on, and the weights of the most robust epoch are kept.
         options: keyword arguments of `LoopOptions`: `lr`, `momentum`, `weight_decay`, `lr_schedule`, `augment`, `seed`,
             `amp`, `compile`, `channels_last`, `checkpoint`, `verbose`.
 
@@ -47,6 +50,7 @@ class LoopTrainer(Trainer):
         *,
         adversary: str | Adversary | None = None,
         sq_ratios: Sequence[float] = (0.2, 0.4, 0.6, 0.8, 1.0),
+        early_stop: EarlyStop | Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
         if not isinstance(classifier, PyTorchClassifier):
@@ -55,14 +59,15 @@ class LoopTrainer(Trainer):
         try:
             self.options = LoopOptions(**options)
         except TypeError as error:
-            known = ", ".join(["adversary", "sq_ratios", *LoopOptions.__dataclass_fields__])
+            known = ", ".join(["adversary", "sq_ratios", "early_stop", *LoopOptions.__dataclass_fields__])
             raise InvalidInputError(f"{type(self).__name__}: {error}; options: {known}") from error
         self.sq_ratios = _check_ratios(sq_ratios)
         self.adversary = None if adversary is None else Adversary.of(adversary)
         self.objectives = [StochasticSchedule(self.sq_ratios, self.options.seed), *objectives]
         if self.adversary is not None:
             self.objectives.append(AdversarialInputs(self.adversary))
-        for objective in self.objectives:
+        self.early_stop = None if early_stop is None else EarlyStop.of(early_stop)
+        for objective in (*self.objectives, self.early_stop):
             if isinstance(used := getattr(objective, "adversary", None), Adversary):
                 used.check_range(classifier.clip_values)
         self.history: History = []
@@ -97,11 +102,13 @@ class LoopTrainer(Trainer):
             return self.fit_generator(x, nb_epochs, validation_data, **kwargs)
         if is_source(x):
             check_alone(y)
+            x, validation_data = self._held_out(x, validation_data)
             batches: Batches = self._source_batches(x, batch_size)
         else:
             images, labels = check_pair(self._classifier, x, y)
             if len(images) < 2:
                 raise InvalidInputError("x: training needs at least 2 images (BatchNorm can't train on one)")
+            (images, labels), validation_data = self._held_out((images, labels), validation_data)
             batches = self._batches(images, labels, batch_size, nb_epochs)
         return self._run(batches, nb_epochs, validation_data, kwargs)
 
@@ -114,7 +121,8 @@ class LoopTrainer(Trainer):
         self._run(self._source_batches(generator), nb_epochs, validation_data, kwargs)
 
     def __repr__(self) -> str:
-        shown = {**self._parameters(), "sq_ratios": self.sq_ratios, **vars_of(self.options)}
+        own = {"sq_ratios": self.sq_ratios, "early_stop": self.early_stop}
+        shown = {**self._parameters(), **own, **vars_of(self.options)}
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
     def _parameters(self) -> dict[str, Any]:
@@ -131,6 +139,24 @@ class LoopTrainer(Trainer):
             return LoaderBatches(source, self._classifier, batch_size)
         return GeneratorBatches(source, self._classifier)
 
+    def _held_out(self, data: Any, validation_data: Any) -> tuple[Any, Any]:
+        """Returns what is trained on and what is evaluated: for early stopping, the last of the training images."""
+        if self.early_stop is None or validation_data is not None or not isinstance(data, tuple | Dataset):
+            return data, validation_data
+        labels: Any = data[1] if isinstance(data, tuple) else getattr(data, "labels", None)
+        size, nb_images = len(labels if labels is not None else data), self.early_stop.nb_images  # type: ignore[arg-type]
+        if size < nb_images + 2:
+            raise InvalidInputError(f"early_stop: nb_images = {nb_images} of {size} training images can't be held out")
+        if labels is not None and len(np.unique(labels[-nb_images:])) == 1 < len(np.unique(labels)):
+            raise InvalidInputError(
+                f"early_stop: the last {nb_images} training images are of one class: shuffle them, or give "
+                "validation_data"
+            )
+        kept, held = slice(size - nb_images), slice(size - nb_images, size)
+        if isinstance(data, tuple):
+            return tuple(part[kept] for part in data), tuple(part[held] for part in data)
+        return tuple(Subset(data, range(size)[part]) for part in (kept, held))  # type: ignore[return-value]
+
     def _validation(self, given: Any) -> LoaderBatches:
         """Returns the batches that are evaluated after each epoch."""
         name = "validation_data"
@@ -142,6 +168,8 @@ class LoopTrainer(Trainer):
         return LoaderBatches(given, self._classifier, 256, name, train=False)
 
     def _run(self, batches: Batches, nb_epochs: int, validation_data: Any, kwargs: dict[str, Any]) -> None:
+        if self.early_stop is not None and validation_data is None:
+            raise InvalidInputError("early_stop: of a loader or generator no images are held out; give validation_data")
         validation = None if validation_data is None else self._validation(validation_data)
         scheduler = kwargs.pop("scheduler", None)
         if kwargs:
@@ -150,7 +178,7 @@ class LoopTrainer(Trainer):
             )
         if scheduler is not None and not callable(getattr(scheduler, "step", None)):
             raise InvalidInputError(f"scheduler: expected an object with .step(), got {type(scheduler).__name__}")
-        loop = TrainingLoop(self._classifier, self.objectives, self.options, type(self).__name__)
+        loop = TrainingLoop(self._classifier, self.objectives, self.options, type(self).__name__, self.early_stop)
         try:
             loop.run(batches, nb_epochs, validation, scheduler)
         finally:

@@ -43,6 +43,9 @@ STUDY = Study.model_validate({
         {"quantizer": W4, "accuracy": {"clean": 83.25, "pgd": "<12"}, "note": "10,000 images"},
         {"accuracy": {"fgsm": 44}},
         {"quantizer": W4, "source": {"quantizer": "float"}, "accuracy": {"moved": 61}},
+        {"quantizer": "float", "source": {"quantizer": "float"}, "distances": {"moved": (1.65, 0.03)}},
+        {"quantizer": "float", "distances": {"far": (0.72, 0.09)}, "note": "of 1,000"},
+        {"measured": {"accuracy-curve": {"samples": 50, "norm": 2}, "gradient-similarity": {"samples": 7}}},
     ],
 })  # fmt: skip
 

@@ -149,9 +149,15 @@ attacked = true
 dataset = "cifar1000"
 source = { quantizer = "w3" }
 accuracy = { clean = 90.0 }
+distances = { nowhere = [1.0, 0.1] }
+
+[published.measured]
+nothing = { prediction_rat = 0.5, accuracy = 0.5 }
 """
     (tmp_path / "study.toml").write_text(STUDY + more)
     found = dict(faults(read_study(tmp_path / "study.toml").study))
     assert found["measures", "nothing", "attacked"] == "it takes attacked images: say attack = …"
     assert "no entry 'w3'" in found["published", 0, "source", "quantizer"]
     assert "cifar100" in found["published", 0, "dataset"]
+    assert "no entry 'nowhere'" in found["published", 0, "distances"]
+    assert "'prediction_rat'; did you mean prediction_rate?" in found["published", 0, "measured", "nothing"]

@@ -15,11 +15,11 @@ from qadv.datasets import Images
 
 FOLDER = Path(__file__).parents[2] / "examples" / "studies"
 TABLES = {  # docs/methods.md: what the studies have to show
-    *(f"dq-table{n}" for n in range(1, 7)), *(f"dq-figure{n}" for n in (3, 5, 6, 7)),
+    *(f"dq-table{n}" for n in range(1, 7)), *(f"dq-figure{n}" for n in (1, 3, 5, 6, 7)),
     *(f"eq-table{n}" for n in ("1", "2a", "2b", "3a", "3b", "4", "5")), *(f"eq-figure{n}" for n in range(1, 4)),
-    *(f"feedback-table{n}" for n in range(1, 5)), "feedback-ablation-mu", "feedback-weight-error-mnist",
-    "feedback-weight-error-cifar10", *(f"lowbit-table{n}" for n in range(2, 8)), "lowbit-transfer", "lowbit-figure4",
-    "pipelines",
+    *(f"feedback-table{n}" for n in range(1, 5)), "feedback-ablation-mu",
+    *(f"feedback-{what}-{data}" for what in ("bits", "weight-error") for data in ("mnist", "cifar10")),
+    *(f"lowbit-table{n}" for n in range(2, 8)), "lowbit-transfer", "lowbit-figure4", "pipelines",
 }  # fmt: skip
 CLAIMS = {f"claims-{n}" for n in ("dq", "bits", "eq", "feedback", "lowbit", "pipelines", "pipelines-grid", "mnist")}
 OTHERS = {"digits", "audits-cifar10", "robust-resnet20"}
@@ -130,7 +130,8 @@ def test_published_accuracies_belong_to_cells_of_the_study(planned):
                 source = entry.source.model_dump(exclude_none=True)
                 chosen = [p for p in chosen if p.get("source") and source.items() <= p["source"].items()]
             found = {p.get("attack", "clean") for p in chosen if "measure" not in p}
-            assert set(entry.accuracy) - {"clean"} <= found, f"{name}: {entry}"
+            assert {*entry.accuracy, *entry.distances} - {"clean"} <= found, f"{name}: {entry}"
+            assert set(entry.measured) <= {p.get("measure") for p in chosen}, f"{name}: {entry}"
             assert all(0 <= value <= 100 for value in entry.accuracy.values())
 
 
@@ -166,7 +167,13 @@ def test_published_figures_are_the_papers():
     assert {p.defense: p.accuracy["PGD"] for p in published("feedback-table1")}["F.L.+mu (Q)"] == 55.24
     lowbit = {(p.dataset, p.quantizer): p.accuracy for p in published("lowbit-table3")}
     assert lowbit["svhn", "w4a4"] == {"FGSM": 40, "BIM": 10, "CWl2": 2, "SPSA": 4, "ZOO": 93}
-    found = {(p.dataset, p.source.quantizer, p.quantizer): p.accuracy for p in published("lowbit-transfer") if p.source}
+    found = {(p.dataset, p.source.quantizer, p.quantizer): p for p in published("lowbit-transfer") if p.source}
     assert len(found) == 2 * 9 * 8
-    assert found["cifar10", "w2a2", "w3a32"]["BIM"] == 21
-    assert found["svhn", "w4a32", "w1a1"]["FGSM"] == 63
+    assert found["cifar10", "w2a2", "w3a32"].accuracy["BIM"] == 21
+    assert found["svhn", "w4a32", "w1a1"].accuracy["FGSM"] == 63
+    assert found["cifar10", "w1a1", "w3a3"].distances["ZOO"] == (0.12, 0.06)
+    assert "ZOO" not in found["svhn", "w1a1", "w4a4"].distances  # no image is adversarial
+    lowbit = {(p.dataset, p.quantizer): p.distances for p in published("lowbit-table3")}
+    assert lowbit["cifar10", "w4a4"]["ZOO"] == (1.09, 0.14)
+    agreement = {p.dataset: p.measured for p in published("lowbit-table7")}
+    assert agreement["svhn"]["SPSA on w1a1, 5 agree"] == {"prediction_rate": 0.5, "defense_accuracy": 0.97}

@@ -215,12 +215,18 @@ def test_strength_and_cost(page):
     rows = {(row[0], row[1]): row for row in table(page, "What the attacks did")[1:]}
     assert rows["float", "fgsm"][3:] == ["10", "42.2 ± 3.1", "0.5", "0.1", "21", "20", "3.0"]  # 4 of 9, 4 of 10
     assert rows[W4, "weak"][3:5] == ["4", "37.5 ± 17.7"]
+    assert rows["float", "far"][5:7] == ["0.5 (published 0.72 [a])", "0.4 (published 0.09 [a])"]
+    assert rows[W4, "far"][5:7] == ["0.5", "0.4"]
 
 
 def test_transfers(page):
     rows = table(page, "moved: accuracy")
     assert rows[0][1:] == ["float", W4]
-    assert rows[2] == ["float", "30.0 ± 0.0 / 0.5 / 0.1", "70.0 ± 14.1 / 0.5 / 0.1 (published 61)"]
+    assert rows[2] == [
+        "float",
+        "30.0 ± 0.0 / 0.5 / 0.1 (published – / 1.65 / 0.03)",
+        "70.0 ± 14.1 / 0.5 / 0.1 (published 61)",
+    ]
     assert rows[3][1] == "80.0 (1 of 2 seeds) / 0.5 / 0.1"
 
 
@@ -271,6 +277,15 @@ def test_diagnostics_are_drawn_and_a_plugins_own_is_shown_as_text(page):
     assert sum(caption.startswith("gradient-similarity") for caption in captions) == 1
     assert not any(caption.startswith("of-a-plugin") for caption in captions)
     assert "what <somebody> else's prints" in page.texts
+
+
+def test_what_was_measured_stands_beside_what_is_published(page):
+    assert table(page, "Ours and as published") == [
+        ["measure", "samples", "norm"],
+        ["accuracy-curve · float", "10.000 (published 50)", "– (published 2)"],
+        [f"accuracy-curve · {W4}", "10.000 (published 50)", "– (published 2)"],
+        ["gradient-similarity", "10.000 (published 7)", "–"],
+    ]
 
 
 def test_examples_show_clean_and_attacked_images_with_classes(page):

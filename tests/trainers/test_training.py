@@ -494,12 +494,15 @@ def test_a_loss_that_is_not_finite_stops_with_epoch_step_and_layer(make_classifi
         ({"beta": float("nan")}, "beta: expected a finite number"),
         ({"lr": 0}, "lr: expected a finite number"),
         ({"momentum": 1.0}, "momentum: expected"),
-        ({"lr_schedule": "linear"}, "lr_schedule: expected one of constant, cosine, step"),
+        ({"lr_schedule": "linear"}, "lr_schedule: expected one of constant, cosine, one-cycle, step"),
         ({"augment": "rotate"}, "augment: expected one of crop-flip, none"),
         ({"seed": -1}, "seed: expected a whole number of at least 0"),
         ({"lr_schedule": None}, "lr_schedule: expected a name"),
         ({"augment": 5}, "augment: expected None"),
-        ({"learning_rate": 0.1}, "unexpected keyword argument 'learning_rate'; options: adversary, sq_ratios, lr"),
+        (
+            {"learning_rate": 0.1},
+            "unexpected keyword argument 'learning_rate'; options: adversary, sq_ratios, early_stop, lr",
+        ),
     ],
 )
 def test_wrong_options(arguments, message, make_classifier):

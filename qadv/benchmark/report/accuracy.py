@@ -13,6 +13,8 @@ from qadv.benchmark.report.results import CellResult, Network, StudyResults
 from qadv.benchmark.report.threats import Threat
 from qadv.benchmark.report.worst_case import outside, worst_cases
 
+_NORMS = ("l2", "linf")
+
 
 def accuracy_section(results: StudyResults) -> Section:
     """Returns accuracy of each network without an attack and under each, the published one beside it."""
@@ -73,8 +75,9 @@ def worst_case_section(results: StudyResults) -> Section | None:
 
 
 def strength_section(results: StudyResults) -> Section | None:
-    """Returns what attacks did and cost: distances of the successes, passes, seconds."""
+    """Returns what attacks did and cost: distances of the successes, as published too, passes, seconds."""
     rows: list[Row] = []
+    published = PublishedFigures(results)
     for network in results.networks:
         named = (name for name, attack in results.study.attacks.items() if attack.source is None)
         own = {cell.key for name in named for cell in results.attacked(network, name)}
@@ -83,7 +86,8 @@ def strength_section(results: StudyResults) -> Section | None:
                 cells = [cell for cell in results.attacked(network, name, source) if cell.there]
                 if cells and not (attack.source == "each" and {cell.key for cell in cells} & own):
                     made_on = "itself" if source is None else results.label(source)
-                    rows.append([network.label, name, made_on, *_strength(cells)])
+                    distances = [published.distance(network, name, norm, source) for norm in _NORMS]
+                    rows.append([network.label, name, made_on, *_strength(cells, distances)])
     if not rows:
         return None
     columns = [
@@ -94,7 +98,7 @@ def strength_section(results: StudyResults) -> Section | None:
         "Broken: of those classified correctly without an attack. Distances are means over the broken ones, in pixel "
         "values; passes are those of one image each, divided by the number of images. Means over seeds."
     )
-    table = Table.of("What the attacks did and cost", columns, rows, note)
+    table = Table.of("What the attacks did and cost", columns, rows, note, *published.notes)
     return Section("Strength and cost of the attacks", (table,))
 
 
@@ -109,7 +113,7 @@ def distance(cell: CellResult, norm: str) -> float | None:
     return float(distances.mean()) if len(distances) else None
 
 
-def _strength(cells: Sequence[CellResult]) -> Row:
+def _strength(cells: Sequence[CellResult], published: Sequence[str]) -> Row:
     first, samples = cells[0].record, len(cells[0].record["right"])
     rates = [100 * broken(c).sum() / max(c.record["clean_right"].sum(), 1) for c in cells]
     costs: Row = [ABSENT] * 3
@@ -117,8 +121,8 @@ def _strength(cells: Sequence[CellResult]) -> Row:
         passes = [[c.record["cost"][way] / samples for c in cells] for way in ("forward", "backward")]
         costs = [f"{np.mean(each):,.0f}" for each in passes]
         costs.append(f"{np.mean([c.record['seconds'] for c in cells]):,.1f}")
-    l2, linf = (mean_value([distance(c, norm) for c in cells]) for norm in ("l2", "linf"))
-    return [f"{samples:,}", spread(rates), l2, linf, *costs]
+    found = [Value(mean_value([distance(c, n) for c in cells]), p) for n, p in zip(_NORMS, published, strict=True)]
+    return [f"{samples:,}", spread(rates), *found, *costs]
 
 
 def _under(results: StudyResults, network: Network, name: str, published: str) -> Value:

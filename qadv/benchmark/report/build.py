@@ -8,7 +8,7 @@ from pathlib import Path
 from qadv.benchmark.report.accuracy import accuracy_section, strength_section, worst_case_section
 from qadv.benchmark.report.audits import audit_section
 from qadv.benchmark.report.content import StudyPage
-from qadv.benchmark.report.diagnostics import diagnostic_sections
+from qadv.benchmark.report.diagnostics import diagnostic_sections, measured_section
 from qadv.benchmark.report.examples import example_section
 from qadv.benchmark.report.model_file import model_files
 from qadv.benchmark.report.opening import opening
@@ -83,6 +83,7 @@ def study_page(results: StudyResults, store: Store) -> StudyPage:
         accuracy_section(results),
         audit_section(results),
         transfer_section(results),
+        measured_section(results),
         *diagnostic_sections(results),
         example_section(results, store),
         strength_section(results),

@@ -1,12 +1,15 @@
 """What diagnostics found: their own drawings where they have some, else what they print."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from sys import modules
 from typing import Any, get_args, get_origin, get_type_hints
 
 from qadv.benchmark.report.audits import is_audit
-from qadv.benchmark.report.content import Block, Figure, Note, Section, Text
+from qadv.benchmark.report.content import Block, Figure, Note, Row, Section, Table, Text
 from qadv.benchmark.report.embedding import embedded_figure
+from qadv.benchmark.report.numbers import ABSENT, over_seeds
+from qadv.benchmark.report.published import PublishedFigures
 from qadv.benchmark.report.results import CellResult, StudyResults
 from qadv.registry import default_registry, load
 
@@ -20,6 +23,34 @@ def diagnostic_sections(results: StudyResults) -> Iterator[Section]:
         if cells and not is_audit(results, measure):
             diagnostic = results.study.measures[measure].diagnostic or measure
             yield Section(f"Diagnostic {measure}", tuple(_blocks(results, measure, diagnostic, cells)))
+
+
+def measured_section(results: StudyResults) -> Section | None:
+    """Returns what diagnostics found beside what is published; `None` of a study without such figures."""
+    given = {name: dict.fromkeys(key for e in results.study.published for key in e.measured.get(name, ()))
+             for name in results.study.measures}  # fmt: skip
+    columns = list(dict.fromkeys(key for figures in given.values() for key in figures))
+    published, rows = PublishedFigures(results), list[Row]()
+    for measure, figures in given.items():
+        alike: dict[tuple[str, ...], list[CellResult]] = {}
+        for cell in results.measured(measure) if figures else ():
+            alike.setdefault(cell.axes, []).append(cell)
+        for axes, cells in alike.items():
+            where = results.label(axes) if len(axes) > 1 else axes[0]
+            row: Row = [f"{measure} · {where}" if len(alike) > 1 else measure]
+            for figure in columns:
+                beside = published.measured(cells[0].place, measure, figure)
+                row.append(over_seeds(cells, partial(_figure, figure), beside, 3) if figure in figures else ABSENT)
+            rows.append(row)
+    if not rows:
+        return None
+    return Section("Measured", (Table.of("Ours and as published", ["measure", *columns], rows, *published.notes),))
+
+
+def _figure(name: str, cell: CellResult) -> float:
+    result = cell.record["result"]
+    value = result.get(name) if isinstance(result, Mapping) else None
+    return float(value) if isinstance(value, int | float) else float("nan")
 
 
 def _blocks(results: StudyResults, measure: str, diagnostic: str, cells: Sequence[CellResult]) -> Iterator[Block]:

@@ -12,7 +12,9 @@ ABSENT = Value("–", tone="muted")
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:
-    """Returns mean ± standard deviation (that of the sample, n - 1), or the value where there is one."""
+    """Returns mean ± standard deviation (that of the sample, n - 1), or the value where there is one; `–` of NaN."""
+    if np.isnan(values).any():
+        return ABSENT.text
     mean = f"{np.mean(values):.{digits}f}"
     return mean if len(values) < 2 else f"{mean} ± {np.std(values, ddof=1):.{digits}f}"
 

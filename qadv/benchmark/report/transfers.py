@@ -42,7 +42,9 @@ def _matrix(
     rows: list[Row] = [["(clean)", *clean]]
     published = PublishedFigures(results)
     for source, row in zip(sources, cells, strict=True):
-        found = [_value(each, published.of(target, name, source)) for target, each in zip(targets, row, strict=True)]
+        found = [
+            _value(each, published.transfer(target, name, source)) for target, each in zip(targets, row, strict=True)
+        ]
         rows.append([results.label(source), *found])
     caption = f"{caption}: accuracy in % / mean L2 / mean L∞ of the images that it breaks"
     columns = ["made on \\ given to", *(target.label for target in targets)]
