@@ -22,7 +22,7 @@ _MOST_LEVELS = 2**16
 
 
 class FileLayer(nn.Module):
-    """The weights of a convolution or linear layer as a file has them; what it stands for is computed elsewhere.
+    """The weights of a convolution or linear layer as a file has them; the twin computes it, and hands the result on.
 
     Args:
         kind: the operator.
@@ -42,6 +42,10 @@ class FileLayer(nn.Module):
 
     def _get_name(self) -> str:
         return self.kind
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the twin's operator gives → the same."""
+        return x
 
     def quantizers(self, name: str) -> Iterator[QuantizedWeights]:
         """Yields what quantizes the weights, of a layer of that name, if they are codes."""
@@ -76,7 +80,8 @@ class FileLayers(nn.Module):
                 while hasattr(self, name):
                     name += "_"
                 names[node.name] = name
-                self.add_module(name, _layer(node, graph, twin.values, producers))
+                twin.heard[node.name] = layer = _layer(node, graph, twin.values, producers)
+                self.add_module(name, layer)
                 self._note_input(name, node.inputs[0], graph, producers)
         noted = {rounding[2] for rounding in self.roundings}
         for node in graph.nodes if names else ():
