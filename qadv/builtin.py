@@ -154,7 +154,7 @@ _OWN = {  # by kind and name: the target, within the kind's package, and the sum
         ),
         "inversion": (
             "inversion:inversion",
-            "how much images that ART's MIFace draws from a network resemble the classes it was trained on",
+            "how much images that ART's MIFace draws from a network resemble the classes' mean images",
         ),
         "backdoor": ("backdoor:backdoor", "a copy trained on with a trigger in some images: accuracy, and its success"),
         "ensemble-agreement": (

@@ -70,11 +70,11 @@ def list_command(
         members = True
     registry, rows = default_registry(), []
     for name in [kind] if kind is not None else list(KINDS):
-        rows += [_row(entry) for entry in registry.match(name, pattern) if family in (None, entry_family(entry))]
+        rows += [_row(entry) for entry in registry.match(name, pattern) if not family or entry_family(entry) == family]
         for entry in registry.entries(name) if members else []:
             try:
                 found = [m for m in entry.members() if fnmatchcase(m, pattern)]
-                found = [m for m in found if family in (None, entry_family(entry, m))]
+                found = [m for m in found if not family or entry_family(entry, m) == family]
             except Exception as error:
                 Console(stderr=True).print(f"[red]{entry.qualified_name}: {escape(str(error))}[/red]")
                 continue

@@ -22,8 +22,8 @@ class Inversion(Measured):
     """Images that were drawn from a network, one of each class; prints as a table.
 
     Attributes:
-        classes: the classes that there are training images of.
-        correlation: of the image drawn with the mean training image of its class, less the mean of all, -1 to 1,
+        classes: the classes that there are images of.
+        correlation: of the image drawn with the mean image of its class, less the mean of all, -1 to 1,
             (classes,); 0 where the image is all one value.
         recognised: share of the classes whose own mean is the one that correlates most; 1 / classes is chance.
     """
@@ -40,26 +40,27 @@ class Inversion(Measured):
 
 def inversion(
     classifier: Classifier,
-    x_train: NDArray[Any],
-    y_train: Any,
+    x: NDArray[Any],
+    y: Any,
     attack: Callable[[Classifier], Any] | None = None,
     seed: int = 0,
 ) -> Inversion:
-    """Measures how much images that `MIFace` draws, from grey ones, resemble the mean of the class they are drawn for.
+    """Measures how much images that `MIFace` draws, from the mean of all, resemble the mean of their class.
 
     Args:
         classifier: an ART classifier.
-        x_train, y_train: images that it was trained on, (N, *input_shape), and their classes, indices or one-hot.
+        x, y: images of its classes, (N, *input_shape), best not those of the training, and the classes, indices or
+            one-hot.
         attack: function that returns ART's MIFace of a classifier; `None` takes one of 100 steps.
         seed: of what the attack draws.
     """
-    x_train, labels = check_pair(classifier, x_train, y_train, names=("x_train", "y_train"))
+    x, labels = check_pair(classifier, x, y)
     classes = np.unique(labels)
-    grey = np.tile(x_train.mean(axis=0), (len(classes), *(1 for _ in classifier.input_shape)))
+    start = np.tile(x.mean(axis=0), (len(classes), *(1 for _ in classifier.input_shape)))
     with seeded(seed), attacks_may_leave_range(classifier):
-        made = made_by(attack or _mi_face, classifier, "attack", MIFace).infer(grey, classes)
-    means = np.stack([x_train[labels == each].mean(axis=0) for each in classes])
-    drawn, wanted = (_directions(each - grey) for each in (made, means))
+        made = made_by(attack or _mi_face, classifier, "attack", MIFace).infer(start, classes)
+    means = np.stack([x[labels == each].mean(axis=0) for each in classes])
+    drawn, wanted = (_directions(each - start) for each in (made, means))
     cosines = drawn @ wanted.T
     recognised = (cosines.argmax(axis=1) == np.arange(len(classes))) & drawn.any(axis=1)
     return Inversion(tuple(classes.tolist()), np.diag(cosines).copy(), float(recognised.mean()))

@@ -92,17 +92,19 @@ def membership_inference(
         with seeded(seed), attacks_may_leave_range(classifier):
             attack = made_by(make, classifier, name, MembershipInferenceAttack)
             known = x_train[told], one_hot[y_train[told]], x[told], one_hot[y[told]]
-            if hasattr(attack, "fit"):
+            if ranks := hasattr(attack, "fit"):
                 attack.fit(*known)
-            elif hasattr(attack, "calibrate_distance_threshold"):
+            elif ranks := hasattr(attack, "calibrate_distance_threshold"):
                 attack.calibrate_distance_threshold(*known, **calls)
                 attack.threshold_bins = []  # else ART's probabilities do not rise with the distance
-            sure.append(np.asarray(attack.infer(images, one_hot[labels], probabilities=True, **calls))[:, -1])
-    found = np.stack(sure) > 0.5  # noqa: PLR2004
+            # a rule knows yes and no, and what ART makes of that for two classes is wrong
+            found = np.asarray(attack.infer(images, one_hot[labels], probabilities=ranks, **calls))
+            sure.append(found.reshape(2 * half, -1)[:, -1])
+    taken = np.stack(sure) > 0.5  # noqa: PLR2004
     right = predicted(classifier, images) == labels
     return MembershipInference(
         tuple(attacks),
-        found[:, :half].mean(axis=1) - found[:, half:].mean(axis=1),
+        taken[:, :half].mean(axis=1) - taken[:, half:].mean(axis=1),
         np.array([roc_auc_score(is_member, each) for each in sure]),
         float(right[:half].mean()),
         float(right[half:].mean()),

@@ -177,6 +177,12 @@ def test_a_file_keeps_the_names_of_its_classes_and_no_others_are_taken_for_them(
         run("attack", "q.safetensors", "--attack", "fgsm", dataset="image-folder:photos")
 
 
+def test_an_attack_that_makes_no_images_is_told_what_measures_it(saved):
+    for name, measure in (("CopycatCNN", "extraction"), ("MIFace", "inversion"), ("SleeperAgentAttack", "backdoor")):
+        with pytest.raises(qadv.errors.InvalidInputError, match=f"no adversarial images; .*`{measure}`, in a study"):
+            run("attack", saved, "--attack", name)
+
+
 def test_what_does_not_go_is_one_line(saved, tmp_path):
     photographs(tmp_path / "photos")
     for said, *arguments in [
