@@ -23,8 +23,8 @@ from qadv.evaluation import Outcome, attack_classifier
 from qadv.files import write_atomically
 from qadv.modes import class_names
 from qadv.named_options import options_of
-from qadv.registry import load
 from qadv.random_states import seeded
+from qadv.registry import load
 from qadv.tables import text_table
 from qadv.units import limits
 

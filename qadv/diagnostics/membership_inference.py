@@ -100,7 +100,7 @@ def membership_inference(
             # a rule knows yes and no, and what ART makes of that for two classes is wrong
             found = np.asarray(attack.infer(images, one_hot[labels], probabilities=ranks, **calls))
             sure.append(found.reshape(2 * half, -1)[:, -1])
-    taken = np.stack(sure) > 0.5  # noqa: PLR2004
+    taken = np.stack(sure) > 0.5
     right = predicted(classifier, images) == labels
     return MembershipInference(
         tuple(attacks),

@@ -20,7 +20,8 @@ from art.attacks.inference.model_inversion import MIFace
 from art.attacks.poisoning.perturbations import add_pattern_bd
 from art.defences.detector import poison as detectors
 from art.defences.detector.poison.poison_filtering_defence import PoisonFilteringDefence
-from art.defences.transformer import Transformer, poisoning as transformers
+from art.defences.transformer import Transformer
+from art.defences.transformer import poisoning as transformers
 from art.estimators.classification import PyTorchClassifier
 from packaging.version import Version
 from torch import nn
@@ -213,9 +214,7 @@ RUN = {
     "LabelOnlyDecisionBoundary": boundary,
     "ShadowModels": shadows,
     "MIFace": inversion,
-    "AttributeInferenceBaseline": lambda c: attributes(
-        c, attribute.AttributeInferenceBaseline, attack_model_type="lr"
-    ),
+    "AttributeInferenceBaseline": lambda c: attributes(c, attribute.AttributeInferenceBaseline, attack_model_type="lr"),
     "AttributeInferenceBaselineTrueLabel": lambda c: attributes(
         c, attribute.AttributeInferenceBaselineTrueLabel, attack_model_type="lr"
     ),
@@ -382,7 +381,10 @@ def test_the_lists_name_what_art_has():
 
 def table():
     """The table in the docs; `python -m tests.attacks.test_families` writes it anew."""
-    rows = ["| family | attack or defence | against a 4-bit classifier, an ensemble and an ONNX file |", "|---|---|---|"]
+    rows = [
+        "| family | attack or defence | against a 4-bit classifier, an ensemble and an ONNX file |",
+        "|---|---|---|",
+    ]
     for family, names in FAMILIES.items():
         for name in sorted(names):
             text = "works" if name not in NOT_A_FILE else f"works; on a file not: it {NOT_A_FILE[name][0]}"
@@ -401,5 +403,5 @@ def test_the_docs_have_this_table():
 
 
 if __name__ == "__main__":
-    before, rest = PAGE.read_text().split("| family |", 1)
-    PAGE.write_text(f"{before}{table()}\n\n{rest.partition(chr(10) * 2)[2]}")
+    before = PAGE.read_text().partition("| family |")[0]
+    PAGE.write_text(f"{before}{table()}\n")

@@ -122,7 +122,10 @@ def test_extraction_refuses_what_it_can_not_count_or_judge():
 def test_classes_are_drawn_from_a_network_that_holds_their_means():
     x, y = data().x_train[:200], data().y_train[:200]
     means = np.stack([x[y == each].mean(0).ravel() for each in range(10)])
-    holds, knows_nothing = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    holds, knows_nothing = (
+        nn.Sequential(nn.Flatten(), nn.Linear(64, 10)),
+        nn.Sequential(nn.Flatten(), nn.Linear(64, 10)),
+    )
     with torch.no_grad():
         holds[1].weight.copy_(torch.from_numpy(means - means.mean(0)))
         holds[1].bias.fill_(-10)
