@@ -154,7 +154,7 @@ class Detector(Component):
 
 
 class Attack(Component):
-    """An attack; target: a subclass of an attack class of ART's, an `EvasionAttack` easiest by `qadv.FunctionAttack`."""
+    """An attack; target: a subclass of one of ART's attack classes, `EvasionAttack` easiest by `qadv.FunctionAttack`."""
 
 
 class Dataset(Component):

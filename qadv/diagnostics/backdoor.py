@@ -87,7 +87,7 @@ def backdoor(
         )
     trigger = partial(add_pattern_bd, pixel_value=x_train.max(), channels_first=True)
     attack, one_hot = PoisoningAttackBackdoor(trigger), np.eye(classifier.nb_classes, dtype=np.float32)
-    copied = copy.deepcopy(classifier)
+    copied: Any = copy.deepcopy(classifier)
     give_optimizer(copied, torch.optim.Adam(copied.model.parameters(), lr=check_number("lr", lr)))
     triggered = attack.poison(x[others], one_hot[target], broadcast=True)[0]
     with seeded(seed):

@@ -1,4 +1,4 @@
-"""Every extraction, inference and poisoning attack of the installed ART, and the defences against poisoning, unmodified,
+"""Every extraction, inference and poisoning attack of the installed ART, and its defences against poisoning, unmodified,
 against a 4-bit classifier, an ensemble and an ONNX file."""
 
 import copy
@@ -156,7 +156,7 @@ def hidden(case, kind=poisoning.HiddenTriggerBackdoor):
 
 def matching(case):
     attack = poisoning.GradientMatchingAttack(case.classifier, 0.05, epsilon=0.3, **SHORT)
-    x, y = attack.poison(case.bases[:1], np.array([1]), case.x, case.y.argmax(1))
+    x, _ = attack.poison(case.bases[:1], np.array([1]), case.x, case.y.argmax(1))
     poisoned(case, x, case.x)
 
 
@@ -368,7 +368,7 @@ def test_art_itself_fails_for_the_reason_given(name, made):
     """A float network in ART's own classifier fails too. When it no longer does, the attack goes off the list."""
     with pytest.raises(Exception, match=f"(?i){CANNOT[name][1]}"):
         RUN[name](made(name, "plain"))
-    with pytest.raises(Exception, match=""):
+    with pytest.raises(Exception, match="."):
         RUN[name](made(name, "4 bit"))
 
 
@@ -382,7 +382,7 @@ def test_the_lists_name_what_art_has():
 def table():
     """The table in the docs; `python -m tests.attacks.test_families` writes it anew."""
     rows = [
-        "| family | attack or defence | against a 4-bit classifier, an ensemble and an ONNX file |",
+        "| family | attack or defence | against a 4-bit classifier, an ensemble, an ONNX file |",
         "|---|---|---|",
     ]
     for family, names in FAMILIES.items():
