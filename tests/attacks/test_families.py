@@ -1,5 +1,5 @@
-"""Every extraction, inference and poisoning attack of the installed ART, and its defences against poisoning, unmodified,
-against a 4-bit classifier, an ensemble and an ONNX file."""
+"""Every extraction, inference and poisoning attack of the installed ART, and its defences against poisoning,
+unmodified, against a 4-bit classifier, an ensemble and an ONNX file."""
 
 import copy
 import inspect
@@ -28,6 +28,7 @@ from torch import nn
 
 import qadv
 from qadv.attacks.art_catalogue import classes
+from qadv.errors import InvalidInputError
 from qadv.estimators.door import give_optimizer
 from qadv.postprocessors.softmax import with_softmax
 from qadv.testing.global_state import set_random_states
@@ -366,9 +367,9 @@ def test_arts_attack_runs_unmodified(name, kind, made, capsys):
 @pytest.mark.parametrize("name", [name for name in CANNOT if name in ALL])
 def test_art_itself_fails_for_the_reason_given(name, made):
     """A float network in ART's own classifier fails too. When it no longer does, the attack goes off the list."""
-    with pytest.raises(Exception, match=f"(?i){CANNOT[name][1]}"):
+    with pytest.raises(Exception, match=f"(?i){CANNOT[name][1]}") as error:
         RUN[name](made(name, "plain"))
-    with pytest.raises(Exception, match="."):
+    with pytest.raises((error.type, InvalidInputError)):
         RUN[name](made(name, "4 bit"))
 
 
