@@ -16,10 +16,14 @@ from qadv.diagnostics.accuracy_curve import accuracy_by_distance as accuracy_by_
 from qadv.diagnostics.accuracy_curve import accuracy_curve as accuracy_curve
 from qadv.diagnostics.amplification_by_eps import amplification_by_eps as amplification_by_eps
 from qadv.diagnostics.audit.run import audit as audit
+from qadv.diagnostics.backdoor import backdoor as backdoor
 from qadv.diagnostics.error_amplification import error_amplification as error_amplification
 from qadv.diagnostics.error_split import error_split as error_split
+from qadv.diagnostics.extraction import extraction as extraction
 from qadv.diagnostics.gradient_similarity import gradient_similarity as gradient_similarity
+from qadv.diagnostics.inversion import inversion as inversion
 from qadv.diagnostics.logit_statistics import logit_statistics as logit_statistics
+from qadv.diagnostics.membership_inference import membership_inference as membership_inference
 from qadv.diagnostics.noise_accuracy import noise_accuracy as noise_accuracy
 from qadv.diagnostics.transfer_matrix import transfer_matrix as transfer_matrix
 from qadv.diagnostics.value_shift import value_shift as value_shift

@@ -102,7 +102,7 @@ _OWN = {  # by kind and name: the target, within the kind's package, and the sum
         "r-fgsm": ("random_fgsm:RandomFGSM", "white-box, L-inf: random step, then FGSM"),
         "uniform-noise": ("noise:UniformNoise", "uniform in [-eps, eps]"),
         "gaussian-noise": ("noise:GaussianNoise", "normal, by standard deviation"),
-        "art": ("art_catalogue:create", "any class of art.attacks.evasion, e.g. 'DeepFool'; 'pgd', 'fgsm'"),
+        "art": ("art_catalogue:create", "any attack of ART's, e.g. 'DeepFool', 'CopycatCNN'; 'pgd', 'fgsm'"),
     },
     ("dataset", "qadv"): {
         "corrupted": (
@@ -164,6 +164,19 @@ _OWN = {  # by kind and name: the target, within the kind's package, and the sum
             "logit_statistics:logit_statistics",
             "variance of the logits, largest probability and that of the true class",
         ),
+        "membership-inference": (
+            "membership_inference:membership_inference",
+            "how well ART's attacks tell images that the network was trained on from others",
+        ),
+        "extraction": (
+            "extraction:extraction",
+            "how often copies that ART's attacks make, with so many queries, predict what the network does",
+        ),
+        "inversion": (
+            "inversion:inversion",
+            "how much images that ART's MIFace draws from a network resemble the classes' mean images",
+        ),
+        "backdoor": ("backdoor:backdoor", "a copy trained on with a trigger in some images: accuracy, and its success"),
         "ensemble-agreement": (
             "ensemble_agreement:ensemble_agreement",
             "prediction rate and defense accuracy of an ensemble that predicts where m members agree",

@@ -57,20 +57,29 @@ def list_command(
     members: Annotated[
         bool, typer.Option("--all", help="also the names that families stand for (imports timm or ART)")
     ] = False,
+    family: Annotated[
+        str | None, typer.Option(help="attacks of one family of ART's: evasion, extraction, inference or poisoning")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """List components by kind and name."""
+    if family is not None:
+        from qadv.attacks.families import check_family, entry_family
+
+        check_family(kind, family)
+        members = True
     registry, rows = default_registry(), []
     for name in [kind] if kind is not None else list(KINDS):
-        rows += [_row(entry) for entry in registry.match(name, pattern)]
+        rows += [_row(entry) for entry in registry.match(name, pattern) if not family or entry_family(entry) == family]
         for entry in registry.entries(name) if members else []:
             try:
-                found = entry.members()
+                found = [m for m in entry.members() if fnmatchcase(m, pattern)]
+                found = [m for m in found if not family or entry_family(entry, m) == family]
             except Exception as error:
                 Console(stderr=True).print(f"[red]{entry.qualified_name}: {escape(str(error))}[/red]")
                 continue
             summary = f"{entry.component.name} family"
-            rows += [{**_row(entry), "name": m, "summary": summary} for m in found if fnmatchcase(m, pattern)]
+            rows += [{**_row(entry), "name": m, "summary": summary} for m in found]
     _print_faults(note_patches(registry.plugins), Console(stderr=True))
     console = Console()
     if as_json:

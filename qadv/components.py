@@ -154,7 +154,7 @@ class Detector(Component):
 
 
 class Attack(Component):
-    """An evasion attack; target: a subclass of `art.attacks.EvasionAttack`, easiest by `qadv.FunctionAttack`."""
+    """An attack; target: a subclass of one of ART's attack classes, of evasion easiest by `qadv.FunctionAttack`."""
 
 
 class Dataset(Component):

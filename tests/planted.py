@@ -14,10 +14,11 @@ class Offenders:
         self.planted = []
 
     def breaks(self, check, came="", **options):
-        """Marks a class or function as breaking a check, and what the message says came."""
+        """Marks a class or function as breaking a check, and what the message says came; `None` drops an option."""
 
         def plant(component):
-            self.planted.append((check, component, came, {**self.options, **options}))
+            given = {**self.options, **options}.items()
+            self.planted.append((check, component, came, {name: value for name, value in given if value is not None}))
             return component
 
         return plant

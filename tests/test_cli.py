@@ -55,6 +55,24 @@ def test_families_are_unfolded_on_demand():
     assert "resnet18" in {row["name"] for row in rows}
 
 
+def test_attacks_are_listed_by_arts_families():
+    pytest.importorskip("art")
+    found = {
+        family: {row["name"] for row in json.loads(run(app, ["list", "attack", "--family", family, "--json"]).output)}
+        for family in ("evasion", "extraction", "inference", "poisoning")
+    }
+    assert found["extraction"] == {"CopycatCNN", "KnockoffNets", "FunctionallyEquivalentExtraction"}
+    assert found["inference"] >= {"MembershipInferenceBlackBox", "MIFace", "DatabaseReconstruction"}
+    assert found["poisoning"] >= {"PoisoningAttackBackdoor", "GradientMatchingAttack", "SleeperAgentAttack"}
+    assert found["evasion"] >= {"DeepFool", "pgd", "spsa", "art"}
+    assert sum(map(len, found.values())) == len(set.union(*found.values()))
+    for arguments, said in (
+        (["attack", "--family", "evason"], "did you mean evasion"),
+        (["trainer", "--family", "poisoning"], "qadv list attack --family poisoning"),
+    ):
+        assert said in str(run(app, ["list", *arguments]).exception)
+
+
 def test_plugins_as_json():
     (builtin,) = (row for row in json.loads(run(app, ["plugins", "--json"]).output) if row["distribution"] == "qadv")
     assert builtin["status"] == "ok"

@@ -28,7 +28,7 @@ METHOD_PAGES = [
     page
     for folder in HEADINGS
     for page in sorted((DOCS / folder).glob("*.md"))
-    if page.stem not in ("index", "art", "toolkits")
+    if page.stem not in ("index", "art", "families", "toolkits")
 ]
 
 

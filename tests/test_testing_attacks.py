@@ -1,7 +1,8 @@
 """Attacks that break one rule each are caught."""
 
 import numpy as np
-from art.attacks import EvasionAttack
+import torch
+from art.attacks.attack import Attack, EvasionAttack, ExtractionAttack, InferenceAttack, PoisoningAttack
 from art.estimators import BaseEstimator, LossGradientsMixin
 from art.estimators.classification import ClassifierMixin
 from torch import nn
@@ -174,6 +175,90 @@ class TakesNaN(Sound):
 class CutsToTheLabels(Sound):
     def generate(self, x, y=None, **kwargs):
         return super().generate(x if y is None else x[: len(y)], y)
+
+
+class Copies(ExtractionAttack):
+    """A sound one: trains the thief on the victim's classes."""
+
+    _estimator_requirements = (BaseEstimator, ClassifierMixin)
+
+    def __init__(self, estimator):
+        super().__init__(estimator=estimator)
+
+    def extract(self, x, y=None, **kwargs):
+        x = check_images(x, self.estimator.input_shape, self.estimator.clip_values)
+        thief = kwargs["thieved_classifier"]
+        thief.fit(x, np.eye(10, dtype=np.float32)[self.estimator.predict(x).argmax(1)], nb_epochs=1)
+        return thief
+
+
+class Infers(InferenceAttack):
+    """A sound one: what is classified correctly is a member."""
+
+    _estimator_requirements = (BaseEstimator, ClassifierMixin)
+
+    def __init__(self, estimator):
+        super().__init__(estimator=estimator)
+
+    def infer(self, x, y=None, **kwargs):
+        x = check_images(x, self.estimator.input_shape, self.estimator.clip_values)
+        return (self.estimator.predict(x).argmax(1) == check_labels(y, len(x), 10)).astype(int)
+
+
+class Poisons(PoisoningAttack):
+    """A sound one: brightens, and says class 0."""
+
+    _estimator_requirements = (BaseEstimator, ClassifierMixin)
+
+    def __init__(self, estimator):
+        super().__init__(classifier=estimator)
+
+    def poison(self, x, y=None, **kwargs):
+        x = check_images(x, self.estimator.input_shape, self.estimator.clip_values)
+        check_labels(y, len(x), 10)
+        return np.clip(x + 0.2, *self.estimator.clip_values), np.zeros(len(x), int)
+
+
+test_a_sound_extraction_passes = conformance("attack", Copies, exempt={"bad-input": "takes no labels"})
+test_a_sound_inference_passes = conformance("attack", Infers)
+test_a_sound_poisoning_passes = conformance("attack", Poisons)
+
+
+@OFFENDERS.breaks("finds", "Sequential", eps=None)
+class GivesANetwork(Copies):
+    def extract(self, x, y=None, **kwargs):
+        return super().extract(x, y, **kwargs).network
+
+
+@OFFENDERS.breaks("estimator-untouched", "the state dict", eps=None)
+class TrainsTheVictim(Copies):
+    def extract(self, x, y=None, **kwargs):
+        with torch.no_grad():
+            next(self.estimator.model.parameters()).add_(1)
+        return super().extract(x, y, **kwargs)
+
+
+@OFFENDERS.breaks("finds", "shape (1,)", eps=None)
+class InfersOneThing(Infers):
+    def infer(self, x, y=None, **kwargs):
+        return super().infer(x, y)[:1]
+
+
+@OFFENDERS.breaks("finds", "1.2", eps=None)
+class PoisonsBeyondWhite(Poisons):
+    def poison(self, x, y=None, **kwargs):
+        return x + np.float32(0.2), super().poison(x, y)[1]
+
+
+@OFFENDERS.breaks("contract", "OnlyPoisons", eps=None)
+class OnlyPoisons(Attack):
+    _estimator_requirements = (BaseEstimator, ClassifierMixin)
+
+    def __init__(self, estimator):
+        super().__init__(estimator=estimator)
+
+    def poison(self, x, y=None):
+        return x, y
 
 
 test_caught = OFFENDERS.test()

@@ -1,12 +1,15 @@
-"""ART's own evasion attacks by class name, unmodified."""
+"""ART's own attacks by class name, unmodified."""
 
 import inspect
 import math
+from functools import cache
+from importlib import import_module
+from pkgutil import walk_packages
 from typing import Any
 
-import art.attacks.evasion
+import art.attacks
 import numpy as np
-from art.attacks import EvasionAttack
+from art.attacks.attack import Attack
 
 from qadv.strengths import check_eps, number
 from qadv.units import Share
@@ -21,23 +24,30 @@ _SHORT: dict[str, tuple[str, dict[str, Any]]] = {  # as they are mostly run; a s
 
 
 def names() -> list[str]:
-    """Returns the names of all evasion attack classes of the installed ART, and the short ones."""
+    """Returns the names of all attack classes of the installed ART, and the short ones."""
     return [*classes(), *_SHORT]
 
 
-def classes() -> list[str]:
-    """Returns the names of all evasion attack classes of the installed ART."""
-    found = vars(art.attacks.evasion).items()
-    return sorted(name for name, value in found if isinstance(value, type) and issubclass(value, EvasionAttack))
+def classes(family: str = "") -> list[str]:
+    """Returns the names of the attack classes that the packages of the installed ART offer: all, or a family's."""
+    return sorted(_classes(family))
+
+
+@cache
+def _classes(family: str = "") -> dict[str, Any]:
+    packages = [found.name for found in walk_packages(art.attacks.__path__, "art.attacks.") if found.ispkg]
+    offered = (vars(import_module(name)).items() for name in packages if name.startswith(f"art.attacks.{family}"))
+    found = ((name, value) for items in offered for name, value in items if isinstance(value, type))
+    return {name: value for name, value in found if issubclass(value, Attack) and not inspect.isabstract(value)}
 
 
 def attack_class(name: str) -> Any:
     """Returns the class of an attack."""
-    return getattr(art.attacks.evasion, _SHORT.get(name, (name,))[0])
+    return _classes()[_SHORT.get(name, (name,))[0]]
 
 
 def create(name: str, *args: Any, **options: Any) -> Any:
-    """Returns `art.attacks.evasion.<name>(*args, **options)`; `eps` and `eps_step` may be texts such as `"8/255"`.
+    """Returns ART's attack of this name, `(*args, **options)`; `eps` and `eps_step` may be texts such as `"8/255"`.
 
     An `eps` that is larger than the range of the classifier's pixels is refused. `"pgd"` takes 20 steps of `eps / 4`
     from a random start, and `"fgsm"` one; their `eps` is 8/255 of the range.

@@ -8,9 +8,9 @@ from typing import Any
 from qadv.benchmark.attack_cells import adversarial_images, build_attack, test_images
 from qadv.benchmark.cells import Finished
 from qadv.benchmark.given import Given
-from qadv.benchmark.network_cells import load_network
+from qadv.benchmark.network_cells import load_network, untrained
 from qadv.benchmark.signatures import arguments
-from qadv.benchmark.specs import MeasureSpec
+from qadv.benchmark.specs import MeasureSpec, NetworkSpec
 from qadv.registry import load
 
 
@@ -19,7 +19,9 @@ def measure_cell(spec: MeasureSpec, needed: Mapping[str, Finished], given: Given
 
     Its arguments are found by name: `classifier` (or, for one on several networks, `classifiers`, by label), `x`, `y`,
     `x_adversarial` (the images of the attack named), `attack` and `attacks` (functions that make an attack from a
-    classifier), `float_parent` (the network that the training started from), `seed`, `verbose`; the rest are options.
+    classifier), `float_parent` (the network that the training started from), `untrained` (a float network of the same
+    backbone with new weights), `x_train` and `y_train` (what it was trained on), `seed`, `verbose`; the rest are
+    options.
     """
     target = load("diagnostic", spec.diagnostic)
     taken = arguments(target) or set()
@@ -37,6 +39,11 @@ def measure_cell(spec: MeasureSpec, needed: Mapping[str, Finished], given: Given
         known["attacks"] = {name: partial(build_attack, each, spec.seed) for name, each in spec.attacks.items()}
     if spec.float_parent is not None:
         known["float_parent"] = load_network(needed[spec.float_parent])
+    first = NetworkSpec.model_validate(needed[next(iter(spec.networks.values()))].record["spec"])
+    if "untrained" in taken:
+        known["untrained"] = untrained(first)
+    if "x_train" in taken:
+        known["x_train"], known["y_train"] = given.images(spec.images).take("train", first.nb_train)
     started = time.perf_counter()
     result = target(**{k: v for k, v in known.items() if k in taken}, **spec.options)
     return Finished({

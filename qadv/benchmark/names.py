@@ -7,6 +7,7 @@ from typing import Any, get_type_hints
 import numpy as np
 import torch
 
+from qadv.attacks.families import family_of, refusal
 from qadv.benchmark.signatures import arguments, default_of
 from qadv.benchmark.study import Defense, Source, Start, Study, StudyQuantizer
 from qadv.benchmark.study_file import Place, StudyFile
@@ -24,8 +25,8 @@ FROM_STUDY = {  # arguments that a study gives, not its options
     "transformer": {"classifier"},
     "attack": {"estimator", "classifier", "verbose"},
     "diagnostic": {
-        "classifier", "classifiers", "x", "y", "x_adversarial", "attack", "attacks", "float_parent", "seed",
-        "verbose",
+        "classifier", "classifiers", "x", "y", "x_adversarial", "attack", "attacks", "float_parent", "untrained",
+        "x_train", "y_train", "seed", "verbose",
     },
 }  # fmt: skip
 
@@ -58,6 +59,7 @@ def faults(study: Study) -> Faults:
     for name, attack in study.attacks.items():
         place = ("attacks", name)
         yield from _component("attack", attack.attack or name, attack.options, place, "attack")
+        yield from _family(study, name, attack.attack or name, (*place, "attack"))
         if isinstance(attack.source, Source):
             yield from _selected(study, attack.source, (*place, "source"))
     for name, measure in study.measures.items():
@@ -127,6 +129,16 @@ def _returned(diagnostic: str) -> list[str]:
         return [field.name for field in fields(made)]
     except (QadvError, KeyError, NameError, TypeError):
         return []
+
+
+def _family(study: Study, name: str, attack: str, place: Place) -> Faults:
+    """Yields a fault where an attack that makes no adversarial images is given to no measure."""
+    try:
+        family = family_of(load("attack", attack))
+    except QadvError:  # told already
+        return
+    if family != "evasion" and not any(name in (each.attack, *each.attacks) for each in study.measures.values()):
+        yield place, f"{refusal(attack, family)}: give it to a measure, [measures.NAME] attacks = [{name!r}]"
 
 
 def _selected(study: Study, chosen: Any, place: Place) -> Faults:

@@ -104,8 +104,13 @@ def opened_file(path: Path, spec: NetworkSpec, **arguments: Any) -> QuantizedCla
 def _start(spec: NetworkSpec, needed: Mapping[str, Finished], data_dir: Path | None) -> QuantizedClassifier:
     if spec.start is not None:
         return load_network(needed[spec.start])
+    checkpoint = spec.backbone.checkpoint
+    return untrained(spec, None if checkpoint is None else (data_dir or Path()) / checkpoint[0])
+
+
+def untrained(spec: NetworkSpec, checkpoint: Path | None = None) -> QuantizedClassifier:
+    """Returns a float network of a cell's backbone with new weights, or those of a checkpoint."""
     backbone = spec.backbone
-    checkpoint = None if backbone.checkpoint is None else (data_dir or Path()) / backbone.checkpoint[0]
     torch.manual_seed(spec.seed)
     return QuantizedClassifier.from_backbone(
         backbone.backbone,

@@ -10,6 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from qadv.attacks.families import family_of
 from qadv.backbones.standardisation import is_of_timm
 from qadv.benchmark.cells import Cell, digest, versions
 from qadv.benchmark.names import check_names
@@ -235,6 +236,8 @@ class _Planner:
 
     def _attacks(self, node: Node, name: str, chosen: Sequence[Node]) -> Iterator[Cell]:
         source = self.study.attacks[name].source
+        if family_of(load("attack", self.study.attacks[name].attack or name)) != "evasion":
+            return  # it makes no images: the measure that names it runs it
         if source is None:
             yield self._attack(node, name)
             return

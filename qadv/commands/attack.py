@@ -12,17 +12,19 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
+from qadv.attacks.families import family_of, refusal
 from qadv.benchmark.attack_cells import made_attack
 from qadv.benchmark.names import check_options
 from qadv.command_options import AttackOptions
 from qadv.commands.given import is_shown, network_and_data, test_images
 from qadv.diagnostics.tables import percent
-from qadv.errors import StorageError
+from qadv.errors import InvalidInputError, StorageError
 from qadv.evaluation import Outcome, attack_classifier
 from qadv.files import write_atomically
 from qadv.modes import class_names
 from qadv.named_options import options_of
 from qadv.random_states import seeded
+from qadv.registry import load
 from qadv.tables import text_table
 from qadv.units import limits
 
@@ -30,6 +32,8 @@ from qadv.units import limits
 def run_attack(options: AttackOptions) -> None:
     """Attacks a classifier, prints what the attack found, and writes the images."""
     settings = options_of(options.settings or ())
+    if (family := family_of(load("attack", options.attack))) != "evasion":
+        raise InvalidInputError(f"{refusal(options.attack, family)}, in a study or from Python; see docs/families.md")
     check_options("attack", options.attack, settings)
     if options.out is not None:
         try:

@@ -1,13 +1,14 @@
 """What the diagnostics that run attacks have in common."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from art.attacks.evasion import ProjectedGradientDescent
 from numpy.typing import NDArray
 
+from qadv.attacks.families import family_of
 from qadv.errors import InvalidInputError
 from qadv.estimators.checks import attacks_may_leave_range, check_images
 from qadv.estimators.protocol import Classifier
@@ -20,6 +21,17 @@ def pgd(classifier: Classifier, eps: float) -> ProjectedGradientDescent:
     return ProjectedGradientDescent(
         classifier, eps=eps, eps_step=eps / 8, max_iter=20, num_random_init=1, batch_size=128, verbose=False
     )
+
+
+def made_by(make: Callable[[Classifier], Any], classifier: Classifier, name: str, kind: type[Any]) -> Any:
+    """Returns the attack that a function makes, called `name`, which has to be of a kind, a base class of ART's."""
+    attack = make(classifier)
+    if not isinstance(attack, kind):
+        raise InvalidInputError(
+            f"attack {name!r}: expected a function that returns ART's {kind.__name__}, got {type(attack).__name__} "
+            f"from it; see: qadv list attack --all --family {family_of(kind)}"
+        )
+    return attack
 
 
 def generate(attack: Any, x: NDArray[Any], labels: NDArray[np.int64], seed: int, name: str) -> NDArray[np.float32]:

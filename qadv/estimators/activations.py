@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from brevitas.quant_tensor import QuantTensor
 from torch import Tensor, nn
 
@@ -54,6 +55,10 @@ def activations(network: nn.Module, x: Tensor, name: str, module: nn.Module) -> 
     """
     with output_of(name, module) as found:
         network(x)
+        if not found and not x.requires_grad:  # a file's layers run in its twin, where a gradient is asked for
+            with torch.enable_grad():
+                network(x.clone().requires_grad_())
+            found = [each.detach() for each in found]
     if not found:
         raise InvalidInputError(f"layer {name!r} does not run in a forward pass; choose another")
     return found[-1]

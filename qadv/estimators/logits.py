@@ -33,7 +33,10 @@ class Logits(nn.Module):
     @property
     def get_layers(self) -> list[str]:
         """Names of the network's parts, for `layer_names`."""
-        return list(self._model._modules)
+        found = dict(self._model.named_children())
+        if "twin" in found:  # of a file: the layers that it has
+            return [f"layers.{name}" for name, _ in found["layers"].named_children()]
+        return list(found)
 
 
 def other_dtypes(network: nn.Module) -> str:

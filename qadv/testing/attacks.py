@@ -1,11 +1,17 @@
 """The checks for attacks."""
 
 import copy
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import numpy as np
-from art.attacks import EvasionAttack
+import torch
+from art.attacks.attack import EvasionAttack, ExtractionAttack, InferenceAttack, PoisoningAttack
+from art.estimators.classification import ClassifierMixin
 
+from qadv.attacks.families import family_of
+from qadv.estimators.door import give_optimizer
 from qadv.estimators.protocol import Classifier
 from qadv.testing.case import Arrays, ConformanceCase
 from qadv.testing.check import NotApplicable, check, expect, expect_array, expect_same, expect_subclass, refused
@@ -14,34 +20,72 @@ from qadv.testing.materials import accuracy, digits_classifier, few, plain, stat
 from qadv.testing.use import check_range
 from qadv.units import to_range, width
 
+_BASES = {
+    "evasion": EvasionAttack,
+    "extraction": ExtractionAttack,
+    "inference": InferenceAttack,
+    "poisoning": PoisoningAttack,
+}
+
 
 class AttackCase(ConformanceCase):
     kind = "attack"
 
+    @property
+    def family(self) -> str:
+        return family_of(self.target)
+
     def use(self, inputs: Arrays, **changes: Any) -> Any:
-        return self.make(**changes).generate(inputs["x"], inputs["y"])
+        return self.found(self.make(**changes), inputs["x"], inputs["y"])
+
+    def found(self, attack: Any, x: Any, y: Any = None) -> Any:
+        """Returns what an attack gives: images, a copy's logits, what is inferred, or poisoned images and labels."""
+        if self.family == "extraction":
+            thief = digits_classifier("float", "float")
+            give_optimizer(thief, torch.optim.Adam(thief.model.parameters()))
+            stolen = attack.extract(x, thieved_classifier=thief)
+            return stolen.predict(few()[0]) if isinstance(stolen, ClassifierMixin) else stolen
+        if self.family == "inference":
+            if hasattr(attack, "fit"):
+                attack.fit(x, y, x, y)
+            return attack.infer(x, y)
+        return attack.generate(x, y) if self.family == "evasion" else attack.poison(x, y)
 
     def seeded(self, *arguments: Any, classifier: Classifier | None = None, **changes: Any) -> Any:
-        """Returns what `generate` gives from seeded states, of `inputs()` or of other `arguments`."""
+        """Returns what it gives from seeded states, for `inputs()` or for other `arguments`."""
         attack = self.target(self.classifier() if classifier is None else classifier, **{**self.options, **changes})
-        return from_seed(lambda: attack.generate(*(arguments or self.inputs().values())))
+        return from_seed(lambda: self.found(attack, *(arguments or self.inputs().values())))
+
+
+def _of_images(function: Callable[[AttackCase], None]) -> None:
+    """Makes a function a check for attacks that make adversarial images."""
+
+    @check("attack")
+    @wraps(function)
+    def run(case: AttackCase) -> None:
+        if case.family != "evasion":
+            raise NotApplicable("it makes no adversarial images")
+        function(case)
 
 
 @check("attack")
 def contract(case: AttackCase) -> None:
-    """It subclasses ART's `EvasionAttack`, says which estimators it takes, and takes one as its first argument."""
+    """It subclasses the base class of its family in ART, says which estimators it takes, and takes one first."""
     attack = case.make()
-    expect_subclass(attack, EvasionAttack, "class MyAttack(EvasionAttack)")
+    base = _BASES[case.family]
+    expect_subclass(attack, base, f"class MyAttack({base.__name__})")
     needs = attack._estimator_requirements
     do = "_estimator_requirements = (BaseEstimator, ClassifierMixin), with LossGradientsMixin if gradients are used"
     expect(isinstance(needs, tuple) and needs, "_estimator_requirements, a tuple of classes", needs, do)
     do = "call super().__init__(estimator=...)"
     expect(attack.estimator is not None, "an attack with its estimator", attack.estimator, do)
-    expect(isinstance(attack.targeted, bool), "`targeted`, True or False", repr(attack.targeted), "set self._targeted")
+    targeted = getattr(attack, "targeted", None)
+    fits = case.family != "evasion" or isinstance(targeted, bool)
+    expect(fits, "`targeted`, True or False", repr(targeted), "set self._targeted")
     refused(lambda: case.target(object(), **case.options), "an estimator that is none", do)
 
 
-@check("attack")
+@_of_images
 def shape_and_dtype(case: AttackCase) -> None:
     """float32 images in, as many float32 images of that shape out, all finite; also for a single image."""
     x, y = case.inputs().values()
@@ -50,7 +94,7 @@ def shape_and_dtype(case: AttackCase) -> None:
         expect_array(made, images.shape, "return one image for each, tensor.cpu().numpy().astype(np.float32)")
 
 
-@check("attack")
+@_of_images
 def range_of_pixels(case: AttackCase) -> None:
     """Adversarial images stay within the estimator's `clip_values`, whatever these are."""
     x, y = case.inputs().values()
@@ -61,7 +105,7 @@ def range_of_pixels(case: AttackCase) -> None:
         check_range(made, low, high, "np.clip(x, *self.estimator.clip_values); do not assume 0 to 1")
 
 
-@check("attack")
+@_of_images
 def ball(case: AttackCase) -> None:
     """An attack with `eps` changes no image by more, in the norm that `norm` names or else L-inf."""
     attack = case.make()
@@ -76,7 +120,7 @@ def ball(case: AttackCase) -> None:
     expect(inside, f"changes of at most eps = {eps:g}, L{norm}", f"{farthest:g}", do)
 
 
-@check("attack")
+@_of_images
 def changes(case: AttackCase) -> None:
     """It changes some image, and the network gets no more of the changed images right than of the clean ones."""
     x, y = few()
@@ -86,7 +130,7 @@ def changes(case: AttackCase) -> None:
     expect(after <= before, f"accuracy of at most {before:.0%}", f"{after:.0%}", "go up the loss, not down")
 
 
-@check("attack")
+@_of_images
 def labels(case: AttackCase) -> None:
     """`y` is taken as indices and as one-hot rows, with one result, and may be missing in an untargeted attack."""
     x, y = few()
@@ -98,10 +142,30 @@ def labels(case: AttackCase) -> None:
 
 
 @check("attack")
+def finds(case: AttackCase) -> None:
+    """A copy is an ART classifier, an inference has a row for each image, poisoned images are pixels with labels."""
+    x = few()[0]
+    made = case.seeded()
+    if case.family == "extraction":
+        expect_array(made, (len(x), 10), "return the classifier that was given as thieved_classifier, trained")
+    elif case.family == "inference":
+        rows = np.shape(made)[:1]
+        expect(rows == (len(x),), f"{len(x)} rows", f"shape {np.shape(made)}", "infer something of each image")
+    elif case.family == "poisoning":
+        images, labels = made
+        low, high = case.classifier().clip_values
+        check_range(images, low, high, "np.clip(x, *self.estimator.clip_values)")
+        expect(len(images) == len(labels), f"{len(images)} labels", len(labels), "return (images, labels)")
+    else:
+        raise NotApplicable("it makes adversarial images")
+
+
+@check("attack")
 def estimators(case: AttackCase) -> None:
     """It works on ART's own `PyTorchClassifier` as on `QuantizedClassifier`."""
     made = case.seeded(classifier=plain(case.classifier()))
-    expect(made.shape == few()[0].shape, "as many images", made.shape, "use only what ART's estimators have")
+    made = made[0] if isinstance(made, tuple) else made
+    expect(len(made) == len(few()[0]), "as many images", np.shape(made), "use only what ART's estimators have")
 
 
 @check("attack")
@@ -117,7 +181,7 @@ def estimator_untouched(case: AttackCase) -> None:
     expect(grads == after, "the same requires_grad", "others", "use torch.autograd.grad(loss, x)")
 
 
-@check("attack")
+@_of_images
 def batches(case: AttackCase) -> None:
     """A number of images that `batch_size` does not divide is attacked to the last one."""
     if "batch_size" not in case.parameters:
@@ -129,7 +193,7 @@ def batches(case: AttackCase) -> None:
     expect(len(left_out) < 2, "images of the last batch changed", f"{left_out} are not", "attack the last batch too")
 
 
-@check("attack")
+@_of_images
 def copies(case: AttackCase) -> None:
     """A deep copy attacks as the original does: `QueryCoalescer` runs one copy for each image."""
     attack = case.make()

@@ -19,12 +19,13 @@ class DiagnosticCase(ConformanceCase):
     def inputs(self) -> Arrays:
         x, y = few()
         noise = np.random.default_rng(0).choice(np.array([-0.1, 0.1], dtype=np.float32), x.shape)
-        return {"x": x, "y": y, "x_adversarial": np.clip(x + noise, 0, 1)}
+        images = {"x": x, "y": y, "x_adversarial": np.clip(x + noise, 0, 1)}
+        return images | {"x_train": x[::-1].copy(), "y_train": y[::-1].copy()}
 
     def arguments(self, inputs: Arrays) -> dict[str, Any]:
-        """Returns what the function asks for by name: `classifier` or `classifiers`, `x`, `y`, `x_adversarial`."""
+        """Returns what the function asks for by name, as a study would."""
         several = {"4 bit": self.classifier(), "float": digits_classifier("float", "float")}
-        known = {**inputs, "classifier": several["4 bit"], "classifiers": several}
+        known = {**inputs, "classifier": several["4 bit"], "classifiers": several, "untrained": several["float"]}
         given = {name: known[name] for name in self.parameters if name in known}
         needed = {name for name, each in self.parameters.items() if each.default is inspect.Parameter.empty}
         if missing := needed - set(given) - set(self.options):

@@ -6,10 +6,13 @@ import pytest
 
 from qadv.benchmark import cells as cells_module
 from qadv.benchmark import plan as plan_module
+from qadv.benchmark.compute import compute
+from qadv.benchmark.given import Given
+from qadv.benchmark.network_cells import load_network
 from qadv.benchmark.study_file import StudyError
 from qadv.components import Quantizer
 from qadv.plugins import PluginInfo
-from qadv.registry import default_registry
+from qadv.registry import create, default_registry
 from tests.benchmark.studies import TINY, planned, write_tiny
 
 
@@ -103,6 +106,40 @@ def test_an_attack_that_is_also_a_source_is_computed_once(tmp_path):
     again = '[attacks.same]\nattack = "FastGradientMethod"\noptions = { eps = 0.2 }\n[small]\n'
     cells = planned(write_tiny(tmp_path, TINY.replace("[small]\n", again)))
     assert kinds(cells)["attack"] == 4
+
+
+OTHER_FAMILIES = """
+[attacks.copycat]
+attack = "CopycatCNN"
+options = { batch_size_fit = 16, nb_epochs = 1 }
+
+[measures.extraction]
+attacks = ["copycat"]
+
+[measures.membership-inference]
+"""
+
+
+def test_attacks_that_make_no_images_are_run_by_the_measures_that_name_them(tmp_path):
+    text = TINY.partition("[defenses.tuned]")[0] + OTHER_FAMILIES
+    cells = planned(write_tiny(tmp_path, text))
+    assert kinds(cells) == {"network": 2, "clean": 2, "measure": 4}
+    done, given = {}, Given(None, tmp_path)
+    for cell in cells:
+        if cell.place["quantizer"] == "w4a4":
+            done[cell.key] = compute(cell.spec, done, given)
+    copied, members = (done[cell.key].record["result"] for cell in cells if cell.label.endswith("of w4a4"))
+    assert (copied["attacks"], copied["nb_queries"], copied["samples"]) == (["copycat"], [12], 12)
+    (network,) = (cell for cell in cells if cell.label == "network w4a4")
+    classifier, digits = load_network(done[network.key]), create("dataset", "digits")
+    right = classifier.predict(digits.x_train[12:24]).argmax(1) == digits.y_train[12:24]
+    assert (members["members"], members["samples"]) == (right.mean(), 12)
+
+
+def test_an_attack_that_makes_no_images_needs_a_measure(tmp_path):
+    text = TINY.partition("[defenses.tuned]")[0] + OTHER_FAMILIES.replace('["copycat"]', "[]")
+    with pytest.raises(StudyError, match=r"tiny.toml:\d+.*'extraction'.*\[measures.NAME\] attacks = \['copycat'\]"):
+        planned(write_tiny(tmp_path, text))
 
 
 def test_starts_that_lead_in_a_circle_are_refused(tmp_path):

@@ -213,6 +213,12 @@ def test_noise_is_refused_before_any_attack_where_images_are_too_small(saved, ma
         run("compare", saved, "other.safetensors", "--noise")
 
 
+def test_an_attack_that_makes_no_images_is_told_what_measures_it(saved):
+    for name, measure in (("CopycatCNN", "extraction"), ("MIFace", "inversion"), ("SleeperAgentAttack", "backdoor")):
+        with pytest.raises(qadv.errors.InvalidInputError, match=f"no adversarial images; .*`{measure}`, in a study"):
+            run("attack", saved, "--attack", name)
+
+
 def test_what_does_not_go_is_one_line(saved, tmp_path):
     photographs(tmp_path / "photos")
     for said, *arguments in [

@@ -23,7 +23,7 @@ _STORED = 16  # bits of weights; more are a product of others
 
 
 class FileLayer(nn.Module):
-    """The weights of a convolution or linear layer as a file has them; what it stands for is computed elsewhere.
+    """The weights of a convolution or linear layer as a file has them; the twin computes it, and hands the result on.
 
     Args:
         kind: the operator.
@@ -48,6 +48,10 @@ class FileLayer(nn.Module):
 
     def _get_name(self) -> str:
         return self.kind
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the twin's operator gives → the same."""
+        return x
 
     def quantizers(self, name: str, twin: Twin) -> Iterator[QuantizedWeights]:
         """Yields what quantizes the weights, of a layer of that name, if they are codes."""
@@ -88,7 +92,7 @@ class FileLayers(nn.Module):
                 while hasattr(self, name):
                     name += "_"
                 names[node.name] = name
-                layer = _layer(node, graph, twin.values, producers)
+                twin.heard[node.name] = layer = _layer(node, graph, twin.values, producers)
                 layer.of_codes = twin.of_codes(node, _WEIGHTS[node.kind], producers)
                 self.add_module(name, layer)
                 self._note_input(name, node.inputs[0], graph, producers)

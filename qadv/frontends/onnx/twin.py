@@ -58,6 +58,7 @@ class Twin(nn.Module):
 
     Attributes:
         values: constants of the graph by name, as long as `forget` was not called.
+        heard: modules that are given what an operator gives, by the operator's name, so that hooks on them see it.
         grids: of the operators that round to levels of one scale, by the operator's name.
 
     Raises:
@@ -88,7 +89,7 @@ class Twin(nn.Module):
                 sizes = self.values.get(step.inputs[1]) if step.kind == "Reshape" else None
                 if sizes is not None and len(sizes) and sizes[0] == batch:
                     self.values[step.inputs[1]] = torch.cat([torch.zeros(1, dtype=torch.int64), sizes[1:]])
-        self._steps = steps
+        self._steps, self.heard = steps, dict[str, nn.Module]()
         self.grids = {step.name: grid for step in steps if (grid := _grid(step, self.values)) is not None}
         used = {name for step in steps for name in step.inputs if name in self.values}
         self._host = {name: self.values[name] for name in used if self.values[name].dtype in _OF_THE_HOST}
@@ -135,7 +136,10 @@ class Twin(nn.Module):
         values = {self.input: x, **self._host}
         values |= {name: getattr(self, buffer) for name, buffer in self._device.items()}
         for step, names in zip(self._steps, done, strict=True):
-            values.update(zip(step.outputs, _asked(step, values), strict=False))
+            found = _asked(step, values)
+            if step.name in self.heard:
+                found = (self.heard[step.name](found[0]), *found[1:])
+            values.update(zip(step.outputs, found, strict=False))
             for name in names:
                 del values[name]
         return values
