@@ -238,7 +238,8 @@ def test_what_runs_inside_the_runtime_is_seen_by_no_module(classifier):
 def test_results_say_which_file_it_was(classifier, files, monkeypatch):
     from qadv.diagnostics.audit import run
 
-    monkeypatch.setattr(run, "numbered_checks", list)
+    checks = run.numbered_checks()
+    monkeypatch.setattr(run, "numbered_checks", lambda: checks[:1])
     result = qadv.audit(classifier, X, classifier.predict(X).argmax(1), verbose=False)
     digest = hashlib.sha256(files["qdq"].read_bytes()).hexdigest()
     assert result.to_dict()["files"] == {"qdq.onnx": digest}
