@@ -8,10 +8,13 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import qadv
+from qadv.backbones.float_weights import load_state
 from qadv.benchmark.names import faults
+from qadv.benchmark.network_cells import made_trainer, training_images
 from qadv.benchmark.study import Study
 from qadv.datasets import Images
 from qadv.datasets.changed import Changed
@@ -56,6 +59,23 @@ def test_only_what_is_tested_on_is_changed(digits):
     assert pickle.loads(pickle.dumps(data)).digest() == data.digest()
     twice = qadv.create("dataset", "decoded:torchvision:resized:pillow-box:digits")
     assert not np.array_equal(twice.image("test", 0), others[1].image("test", 0))
+
+
+def test_a_network_trained_on_it_is_the_one_trained_on_the_other(digits):
+    found = []
+    for data in (digits, decoded(resized(digits, "pillow-box"), "pillow")):
+        classifier = qadv.QuantizedClassifier.from_backbone(
+            "mnist-cnn", "float", "float", input_shape=(1, 8, 8), nb_classes=10, image_size=8, width=2
+        )
+        load_state(classifier.model, found[0][0] if found else classifier.model.state_dict(), "")
+        start = {name: tensor.clone() for name, tensor in classifier.model.state_dict().items()}
+        trainer = made_trainer("dq", classifier, {"lr": 0.05}, seed=3, verbose=False)
+        x, y = training_images(trainer, data, 60)
+        trainer.fit(x, y, nb_epochs=1, batch_size=20)
+        found.append((start, classifier.model.state_dict()))
+    (start, first), (_, second) = found
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert any(not torch.equal(first[name], start[name]) for name in first)
 
 
 @pytest.mark.parametrize(

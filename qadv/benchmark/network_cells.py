@@ -13,6 +13,7 @@ from qadv.benchmark.given import Given
 from qadv.benchmark.signatures import arguments
 from qadv.benchmark.specs import NetworkSpec
 from qadv.datasets import ImageDataset, Images
+from qadv.datasets.changed import Changed
 from qadv.datasets.dataset import check_classes
 from qadv.errors import InvalidInputError
 from qadv.estimators.classifier import QuantizedClassifier
@@ -161,8 +162,14 @@ def _train(
 
 
 def training_images(trainer: Any, data: ImageDataset, nb_train: int | None) -> tuple[Any, Any]:
-    """Returns what `fit` trains on: arrays, or photographs in batches where the trainer takes these."""
-    in_batches = not isinstance(data, Images) and isinstance(trainer, LoopTrainer)
+    """Returns what `fit` trains on: arrays, or photographs in batches where the trainer takes these.
+
+    Where test images alone are changed it is what it would be without that, so that the network is the same to the bit.
+    """
+    held = data
+    while isinstance(held, Changed):
+        held = held.images
+    in_batches = not isinstance(held, Images) and isinstance(trainer, LoopTrainer)
     return (data.samples("train", nb_train), None) if in_batches else data.take("train", nb_train)
 
 

@@ -112,6 +112,13 @@ class Store:
             self._whole.add(key)
         return Finished(record, found)
 
+    def digests(self, key: str) -> list[str]:
+        """Returns digests of a cell's files, those that were left out too; none where there is no whole record."""
+        try:
+            return [str(digest) for digest in read_json(self._record(key))["files"].values()]
+        except (OSError, QadvError, AttributeError, KeyError, TypeError):  # of the first format, or damaged
+            return []
+
     def write(self, key: str, finished: Finished) -> None:
         """Writes a cell, whole or not at all; a damaged one gives way."""
         target, part = self.cells / key, self.cells / f".{key}.{uuid.uuid4().hex}"
@@ -143,6 +150,13 @@ class Store:
         with target.locked():
             for name in names:
                 plan = self.plan(name)
+                lost = target.finished_of(name) - {cell["key"] for cell in plan["cells"]}
+                if lost:
+                    warnings.warn(
+                        f"{target.folder} has {len(lost):,} cells of another plan of study {name}, as of a file "
+                        "that was changed, or of other versions: they are not read any more",
+                        stacklevel=2,
+                    )
                 target.write_plan(name, plan)
                 for key in {cell["key"] for cell in plan["cells"]}:
                     if self.is_finished(key) and not target.is_finished(key):
@@ -150,6 +164,14 @@ class Store:
                         content = path.read_bytes()
                         packed = content if path.suffix == ".gz" else gzip.compress(content, mtime=0)
                         write_atomically(target.cells / key / f"{_RECORD}.gz", packed)
+
+    def finished_of(self, name: str) -> set[str]:
+        """Returns the keys of the finished cells of a study; none where there is no such study, or no whole plan."""
+        try:
+            keys = {str(cell["key"]) for cell in self.plan(name)["cells"]}
+        except (OSError, QadvError, KeyError, TypeError):
+            return set()
+        return {key for key in keys if self.is_finished(key)}
 
     def write_failure(self, key: str, label: str, message: str, trace: str) -> None:
         """Notes why a cell failed."""

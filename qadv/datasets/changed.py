@@ -50,6 +50,10 @@ class Changed(ImageDataset):
         image = (self.tested if part == "test" else self.images).image(part, index)
         return image if self.change is None or part != "test" else self.change(image)
 
+    def take(self, part: str, number: int | None = None, seed: int | None = None) -> tuple[Images32, Labels]:
+        """As any data set's; what is trained on is taken from the other one, arrays as a view."""
+        return self.images.take(part, number, seed) if part == "train" else super().take(part, number, seed)
+
     def digest(self) -> str:
         """As any data set's; one changed image stands for the versions of the libraries that change them."""
         state = hashlib.blake2b(f"{self.name} {self.images.digest()}".encode(), digest_size=16)

@@ -20,7 +20,8 @@ from qadv.files import write_atomically
 
 _HOW = f"""\
 Confirmed: at least {SEEDS} seeds, and in every comparison of the claim a 95 % interval of the difference above 0, or \
-above the margin that is given. Refuted: likewise, and one of them below. Not run: a comparison has no cells. \
+above the margin that is given. Refuted: likewise, and one of them below. Seeds of the same networks, where nothing \
+is drawn or trained, count as one. Not run: a comparison has no cells. \
 Accuracies are in %, differences in points, paired by seed and image. The interval adds the variance between seeds to \
 that between images, both few of many that might have been taken, with Student's t at Satterthwaite's degrees of \
 freedom (as for several readers and cases: Obuchowski, Rockette 1995; simulated, it holds the truth 93 to 99 times in \

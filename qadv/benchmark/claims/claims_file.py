@@ -152,6 +152,8 @@ def _faults(claims: Claims, claim: Claim, index: int) -> Iterator[tuple[Place, s
                 yield place, f"{{{min(unknown)}}} is no entry of each"
             if chosen.study is None:
                 yield place, "it names no study, and neither does where"
+            if chosen.source is not None and chosen.attack is None:
+                yield place, "a source is of an attack's images, and it names no attack"
             if chosen.measure is not None and (chosen.value is None or chosen.attack is not None):
                 yield place, "a measure needs a value, and has no attack beside it"
 

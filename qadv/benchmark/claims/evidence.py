@@ -1,6 +1,7 @@
 """The figures that a selection of cells stands for, by seed."""
 
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ class Evidence:
     def __init__(self, store: Store, studies: Mapping[str, StudyResults]) -> None:
         self.store, self.studies = store, studies
         self._records: dict[str, Mapping[str, Any] | None] = {}
+        self._files: dict[str, list[str]] = {}
 
     def figures(self, selection: Selection) -> Figures:
         """Returns the figures of a selection for the seeds of which every cell is there, the mean over its lists.
@@ -32,7 +34,7 @@ class Evidence:
         What the study does not have, or has several of, is an `InvalidInputError`.
         """
         results = self.studies[str(selection.study)]
-        found = [self._figures(each, results) for each in selection.each()]
+        found = [self._figures(each) for each in selection.each()]
         seeds = [seed for seed in results.study.seeds if all(seed in each for each in found)]
         return {seed: np.mean(alike([each[seed] for each in found]), axis=0) for seed in seeds}
 
@@ -45,20 +47,53 @@ class Evidence:
                 self._records[cell.key] = None
         return self._records[cell.key]
 
+    def data(self, selection: Selection, seed: int) -> set[tuple[str, str]]:
+        """Returns names and digests of the data sets that the cells of a selection and a seed are of."""
+        found = set()
+        for cell in self._all(selection, seed):
+            specs = ((self.record(need) or {}).get("spec", {}) for need in self._with_needs([cell.key]))
+            images = (spec.get("images") or spec.get("dataset") for spec in specs)
+            found.update((str(cell.place["dataset"]), str(each["digest"])) for each in images if each)
+        return found
+
+    def networks(self, selection: Selection, seed: int) -> frozenset[str]:
+        """Returns digests of the networks that the cells of a selection and a seed come from."""
+        keys = [cell.key for cell in self._all(selection, seed)]
+        made = (need.key for need in self._with_needs(keys) if need.kind == "network")
+        return frozenset(digest for key in made for digest in self._digests(key))
+
     def cost(self) -> tuple[int, float]:
         """Returns how many cells the figures come from, those that these need included, and the seconds they took."""
-        cells = {cell.key: cell for results in self.studies.values() for cell in results.cells}
-        planned = (cell for results in self.studies.values() for cell in results.plan["cells"])
-        needs = {cell["key"]: cell["needs"] for cell in planned}
-        found, left = set[str](), [key for key, record in self._records.items() if record is not None]
-        while left:
-            if (key := left.pop()) not in found:
-                found.add(key)
-                left += needs[key]
-        records = [record for key in found if (record := self.record(cells[key])) is not None]
+        read = [key for key, record in self._records.items() if record is not None]
+        records = [record for cell in self._with_needs(read) if (record := self.record(cell)) is not None]
         return len(records), sum(float(record.get("cell_seconds", 0)) for record in records)
 
-    def _figures(self, selection: Selection, results: StudyResults) -> Figures:
+    def _with_needs(self, keys: list[str]) -> list[CellResult]:
+        """Returns cells, and those that they need."""
+        found, left = dict[str, CellResult](), list(keys)
+        while left:
+            if (key := left.pop()) not in found:
+                found[key], needs = self._planned[key]
+                left += needs
+        return list(found.values())
+
+    def _digests(self, key: str) -> list[str]:
+        if key not in self._files:
+            self._files[key] = self.store.digests(key) or [key]  # not known to be another one's
+        return self._files[key]
+
+    @cached_property
+    def _planned(self) -> dict[str, tuple[CellResult, list[str]]]:
+        """Cells by key, and the keys of those that they need."""
+        pairs = (pair for each in self.studies.values() for pair in zip(each.cells, each.plan["cells"], strict=True))
+        return {cell.key: (cell, planned["needs"]) for cell, planned in pairs}
+
+    def _all(self, selection: Selection, seed: int) -> list[CellResult]:
+        return [self._found(each)[seed] for each in selection.each()]
+
+    def _found(self, selection: Selection) -> dict[int, CellResult]:
+        """Returns the cell of a selection without lists for each seed."""
+        results = self.studies[str(selection.study)]
         found: dict[int, dict[str, CellResult]] = {}
         for cell in _cells(selection, results):
             found.setdefault(int(cell.place["seed"]), {})[cell.key] = cell
@@ -67,7 +102,10 @@ class Evidence:
         if several := next((list(each.values()) for each in found.values() if len(each) > 1), None):
             labels = some(cell.label for cell in several)
             raise InvalidInputError(f"{len(several)} cells of study {results.name} are that ({labels}): say which")
-        there = {seed: (cell, self.record(cell)) for seed, each in found.items() for cell in each.values()}
+        return {seed: cell for seed, each in found.items() for cell in each.values()}
+
+    def _figures(self, selection: Selection) -> Figures:
+        there = {seed: (cell, self.record(cell)) for seed, cell in self._found(selection).items()}
         read = {seed: _read(selection, cell, record) for seed, (cell, record) in there.items() if record is not None}
         return {seed: figure for seed, figure in read.items() if np.isfinite(figure).all()}
 
@@ -98,11 +136,17 @@ def _cells(selection: Selection, results: StudyResults) -> Iterator[CellResult]:
     if selection.attack is None:
         yield from fit
         return
-    planned = selection.source or results.study.attacks[str(selection.attack)].source
+    if selection.source is not None:
+        chosen = selection.source.model_dump(exclude_none=True)
+        for cell in fit:
+            wanted = {axis: chosen.get(axis, cell.place[axis]) for axis in AXES}  # the rest is as in the target
+            source = cell.place["source"] or cell.place
+            if all(source[axis] == name for axis, name in wanted.items()):
+                yield cell
+        return
     moved = [cell for cell in fit if cell.place["source"] is not None]
-    if isinstance(planned, Source) and moved:  # a network may also be attacked because it is another one's source
-        chosen = planned.model_dump(exclude_none=True).items()
-        yield from (cell for cell in moved if all(cell.place["source"][axis] == name for axis, name in chosen))
+    if isinstance(results.study.attacks[str(selection.attack)].source, Source) and moved:
+        yield from moved  # a network may also be attacked because it is another one's source
     else:
         yield from (cell for cell in fit if cell.place["source"] is None)
 

@@ -23,7 +23,8 @@ class Found:
     """What the cells say about one comparison.
 
     Attributes:
-        seeds: those of which all cells are there.
+        seeds: those of which all cells are there; of several with the same networks, as where nothing is trained, the
+            first.
         images: that each figure is of; `None` for numbers of another kind.
         more, than: of the two sides, means over seeds and images; accuracies in %.
         low, high: the 95 % interval of their difference.
@@ -85,13 +86,22 @@ def _compared(comparison: Comparison, evidence: Evidence) -> Found:
     if any(each.study not in evidence.studies for each in selections):
         return Found(comparison)
     given = [evidence.figures(each) for each in selections]
-    seeds = tuple(seed for seed in given[0] if all(seed in each for each in given))
+    networks: dict[object, int] = {}
+    for seed in (seed for seed in given[0] if all(seed in each for each in given)):
+        made = tuple(evidence.networks(each, seed) for each in selections)
+        networks.setdefault(made if any(made) else seed, seed)
+    seeds = tuple(networks.values())
     if not seeds:
         return Found(comparison)
     values = np.array(alike([each[seed] for each in given for seed in seeds]))
     images = values.shape[1] if values.ndim > 1 else None
     if images is not None and len(data := _datasets(selections, evidence.studies)) > 1:
         raise InvalidInputError(f"images of {' and '.join(data)} can't be paired: compare those of one")
+    if (
+        images is not None
+        and len(set[tuple[str, str]]().union(*(evidence.data(each, seeds[0]) for each in selections))) > 1
+    ):
+        raise InvalidInputError(f"{' and '.join(_studies(selections))} have other images by the name of {data[0]}")
     values = values.reshape(len(given), len(seeds), *values.shape[1:])
     split = len(comparison.more)
     more, than = _side(values[:split]), _side(values[split:])
@@ -102,6 +112,10 @@ def _compared(comparison: Comparison, evidence: Evidence) -> Found:
 def _side(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Returns what stands on one side: nothing, one selection, or the first less the second."""
     return values[0] - values[1:].sum(0) if len(values) else np.zeros(values.shape[1:])
+
+
+def _studies(selections: Sequence[Selection]) -> list[str]:
+    return list(dict.fromkeys(str(each.study) for each in selections))
 
 
 def _datasets(selections: Sequence[Selection], studies: Mapping[str, StudyResults]) -> list[str]:

@@ -1,5 +1,6 @@
 """The page of claims: made from cells alone, and again from their records alone."""
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,24 @@ def test_the_records_alone_make_the_same_page(claims, tmp_path):
     for copy in ("records", "twice"):
         files = [path for path in (tmp_path / copy).rglob("*") if path.is_file() and path.name != ".lock"]
         assert {path.name for path in files} == {"record.json.gz", "hand-small.json"}
+
+
+def test_records_of_another_plan_of_the_same_name_give_way_with_a_warning(claims, tmp_path):
+    for folder, prefix in (("one", ""), ("two", "f")):
+        store = write_results(tmp_path / folder)
+        plan = store.plan("hand-small")
+        for cell in plan["cells"]:
+            if store.is_finished(cell["key"]) and prefix:
+                store.write(new := prefix + cell["key"][1:], store.read(cell["key"]))
+                cell["key"] = new
+            cell["needs"] = [prefix + need[len(prefix) :] for need in cell["needs"]]
+        store.write_plan("hand-small", plan)
+        copy = [tmp_path / folder, claims, tmp_path / "page.md", tmp_path / "records"]
+        if prefix:
+            with pytest.warns(UserWarning, match=r"records has 53 cells of another plan of study hand-small"):
+                build_claims(*copy)
+        with warnings.catch_warnings(action="error"):
+            build_claims(*copy)  # nothing is lost
 
 
 @pytest.mark.repository

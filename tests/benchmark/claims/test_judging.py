@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+from qadv.benchmark.cells import Finished
 from qadv.benchmark.claims.claims_file import read_claims
 from qadv.benchmark.claims.evidence import Evidence
 from qadv.benchmark.claims.judging import judge
@@ -101,6 +102,42 @@ def test_a_missing_or_damaged_cell_is_no_evidence(judged, tmp_path):
     assert judged(robust, by=evidence_in(store)).found[0].seeds == (2,)
 
 
+def test_seeds_of_the_same_networks_are_one(judged, tmp_path):
+    store = write_results(tmp_path / "others")
+    networks = [cell for cell in store.plan("hand-small")["cells"] if cell["kind"] == "network"]
+    for number, (defense, seeds) in enumerate([("B", (0, 1)), ("A", (0, 1)), ("A", (2,)), ("B", (2,))]):
+        for cell in networks:
+            if cell["place"]["defense"] == defense and cell["place"]["seed"] in seeds:
+                store.write(cell["key"], Finished(store.read(cell["key"]).record, {"f.bin": defense.encode()}))
+        claim = judged(FGSM.format("A", "B"), by=evidence_in(store))
+        seeds, verdict = [((0, 1, 2), "confirmed"), ((0, 2), "undecided"), ((0, 2), "undecided"), ((0,), "undecided")][
+            number
+        ]
+        assert (claim.found[0].seeds, claim.verdict) == (seeds, verdict)
+
+
+def test_images_of_other_data_by_the_same_name_are_not_paired(judged, tmp_path):
+    store = write_results(tmp_path / "others")
+    plan = store.plan("hand-small")
+    for digest, name in (("one", "hand-small"), ("one", "same-small"), ("two", "other-small")):
+        cells = []
+        for cell in plan["cells"]:
+            record = store.read(cell["key"], files=False).record if store.is_finished(cell["key"]) else None
+            cells.append({**cell, "key": f"{name[0]}{cell['key'][1:]}"})
+            cells[-1]["needs"] = [f"{name[0]}{need[1:]}" for need in cell["needs"]]
+            if record is not None:
+                spec = {"input_shape": [1, 8, 8], "dataset": {"name": "digits", "digest": digest}}
+                spec = spec if cell["kind"] == "network" else {}
+                store.write(cells[-1]["key"], Finished({**record, "spec": spec}))
+        store.write_plan(name, {**plan, "cells": cells})
+    names = ("hand-small", "same-small", "other-small")
+    evidence = Evidence(store, {name: gather(store, name, store.plan(name), read=False) for name in names})
+    across = FGSM.format("A", "B").replace("than = {", 'than = { study = "{}",')
+    assert judged(across.replace("{}", "same-small"), by=evidence).verdict == "confirmed"
+    with pytest.raises(StudyError, match="hand-small and other-small have other images by the name of digits"):
+        judged(across.replace("{}", "other-small"), by=evidence)
+
+
 def test_images_from_other_networks(judged):
     def of(selection):
         return judged(f"more = {selection}").found[0].more
@@ -109,6 +146,7 @@ def test_images_from_other_networks(judged):
     assert of('{ defense = "B", attack = "moved", source = { defense = "A" } }') == 20
     assert of('{ defense = "B", attack = "from A" }') == 20
     assert of('{ defense = "A", attack = "moved", source = { defense = "B" } }') == 10
+    assert of('{ defense = "A", attack = "moved", source = { defense = "A" } }') == 51
 
 
 def test_values_of_measures_attacks_and_networks(judged):
@@ -125,6 +163,8 @@ REFUSED = {
     'more = { defense = "D" }': "study hand-small has no defense 'D'",
     'more = { attack = "fgsm" }': "3 cells of study hand-small are that (attack",
     'more = { defense = "C", attack = "few" }': "no cell of study hand-small is that: study hand-small, defense C",
+    'more = { defense = "A", attack = "fgsm", source = { defense = "B" } }': "defense A, attack fgsm, source",
+    'more = { defense = "A", source = { defense = "B" } }': "a source is of an attack's images",
     'more = { defense = "A", measure = "audit", value = "distance.7" }': "at '7' there are 2 entries",
     'more = { defense = "A", measure = "audit", value = "dist" }': "at 'dist' there are distance, robust, none",
     'more = { defense = "A", measure = "audit", value = "distance" }': "is no number",
