@@ -43,7 +43,7 @@ def measure_cell(spec: MeasureSpec, needed: Mapping[str, Finished], given: Given
     if "untrained" in taken:
         known["untrained"] = untrained(first)
     if "x_train" in taken:
-        known["x_train"], known["y_train"] = given.images(spec.images).take("train", first.nb_train)
+        known["x_train"], known["y_train"] = given.images(spec.images).take("train", spec.nb_trained or first.nb_train)
     started = time.perf_counter()
     result = target(**{k: v for k, v in known.items() if k in taken}, **spec.options)
     return Finished({

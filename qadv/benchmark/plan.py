@@ -45,6 +45,7 @@ from qadv.files import check_is_file
 from qadv.frontends.find import file_frontend
 from qadv.plugins import OWN_DISTRIBUTION
 from qadv.registry import default_registry, load
+from qadv.trainers.early_stop import EarlyStop
 
 
 class Node(NamedTuple):
@@ -121,14 +122,13 @@ class _Planner:
         start = self._start(node)
         members = [self._network(node._replace(quantizer=each, defense=str(defense.of))) for each in defense.members]
         data = self.datasets[node.dataset]
-        nb_train = (defense.fit.nb_train if defense.fit else None) or self.study.nb_train or len(data.labels("train"))
         spec = NetworkSpec(
             versions=versions(),
             plugins=self._plugins(node.backbone, backbone, quantizer, defense),
             dataset=DatasetSpec(name=node.dataset, digest=self.digests[node.dataset]),
             input_shape=data.input_shape,
             nb_classes=len(data.classes),
-            nb_train=min(nb_train, len(data.labels("train"))),
+            nb_train=self._nb_train(node),
             backbone=self._backbone(node.backbone, backbone),
             quantizer=quantizer,
             defense=defense,
@@ -182,6 +182,27 @@ class _Planner:
         if isinstance(chosen, str):
             chosen = Start(defense=chosen, quantizer=self.study.float_quantizer)
         return None if chosen is None else node._replace(**chosen.model_dump())
+
+    def _nb_train(self, node: Node) -> int:
+        """Returns how many of the first training images a trainer of a network is given."""
+        fit, there = self.study.defenses[node.defense].fit, len(self.datasets[node.dataset].labels("train"))
+        return min((fit.nb_train if fit else None) or self.study.nb_train or there, there)
+
+    def _nb_trained(self, node: Node) -> int | None:
+        """Returns on how many of the first training images a network, or what it is made from, was trained.
+
+        `None` where the study trains nothing, as with a checkpoint.
+        """
+        defense = self.study.defenses[node.defense]
+        if defense.members:
+            return self._nb_trained(node._replace(quantizer=defense.members[0], defense=str(defense.of)))
+        start = self._start_node(node)
+        before = None if start is None else self._nb_trained(start)
+        if defense.trainer is None:
+            return before
+        stop = defense.options.get("early_stop")
+        own = self._nb_train(node) - (0 if stop is None else EarlyStop.of(stop).nb_images)
+        return max(own, before or 0)
 
     def _weights(self, node: Node) -> str:
         """Returns a hash of all that a network's weights come from: its start's, where nothing is done to it."""
@@ -285,9 +306,12 @@ class _Planner:
         if self._takes("float_parent", name) and (parent := self._start(node)):
             start = parent.key
             needs.append(start)
+        used = [("diagnostic", diagnostic)]
+        used += [("attack", self.study.attacks[each].attack or each) for each in (*measure.attacks, measure.attack) if each]
+        trained = self._nb_trained(node) if self._takes("x_train", name) else None
         spec = MeasureSpec(
             versions=versions(),
-            plugins=self.plugin("diagnostic", diagnostic),
+            plugins={name: version for each in used for name, version in self.plugin(*each).items()},
             diagnostic=diagnostic,
             options=measure.options,
             images=self._images(node, measure.nb_test),
@@ -299,6 +323,7 @@ class _Planner:
             attacked=measure.attacked,
             adversarial=made,
             float_parent=start,
+            nb_trained=trained if trained != self._nb_train(node) else None,
         )
         place, label = {**node._asdict(), "measure": name}, f"{name} of {self._label(node)}"
         if joint:

@@ -74,7 +74,11 @@ class TransferSpec(Spec):
 
 
 class MeasureSpec(Spec):
-    """A diagnostic of networks, by their labels; what it is given besides is told in `measure_cell`."""
+    """A diagnostic of networks, by their labels; what it is given besides is told in `measure_cell`.
+
+    `nb_trained` is on how many of the first training images the network, or its start, was trained, where that is not
+    the network's `nb_train`.
+    """
 
     kind: str = "measure"
     plugins: dict[str, str]
@@ -88,4 +92,5 @@ class MeasureSpec(Spec):
     attacked: bool
     adversarial: str | None
     float_parent: str | None
-    later = ("attacked",)
+    nb_trained: int | None = None
+    later = ("attacked", "nb_trained")

@@ -151,7 +151,7 @@ def apply_flips(model: str | os.PathLike[str], flips: str | os.PathLike[str], ou
     stored: _Stored = _Packed(model) if frontend is None else _Onnx(model)
     states, places = set(), {}
     for layer, digest in network.items():
-        own = {index: codes for (name, index), codes in changes.items() if name == layer}
+        own = {index: codes for (name, index), codes in changes.items() if name == layer and codes[0] != codes[1]}
         found = [(name, state) for name in stored.find(layer) if (state := _state(stored.codes[name], own, digest))]
         if not found or (own and len(found) > 1):
             what = "several layers with the codes" if found else "no layer with the codes"

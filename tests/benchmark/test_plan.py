@@ -10,7 +10,7 @@ from qadv.benchmark.compute import compute
 from qadv.benchmark.given import Given
 from qadv.benchmark.network_cells import load_network
 from qadv.benchmark.study_file import StudyError
-from qadv.components import Quantizer
+from qadv.components import Attack, Quantizer
 from qadv.plugins import PluginInfo
 from qadv.registry import create, default_registry
 from tests.benchmark.studies import TINY, planned, write_tiny
@@ -134,6 +134,74 @@ def test_attacks_that_make_no_images_are_run_by_the_measures_that_name_them(tmp_
     classifier, digits = load_network(done[network.key]), create("dataset", "digits")
     right = classifier.predict(digits.x_train[12:24]).argmax(1) == digits.y_train[12:24]
     assert (members["members"], members["samples"]) == (right.mean(), 12)
+
+
+def test_the_plugin_of_an_attack_that_a_measure_runs_is_in_its_key(tmp_path, monkeypatch):
+    found = []
+    for version in ("1.0", "1.1"):
+        attack = Attack(name="mine", target="art.attacks.extraction:CopycatCNN")
+        mine = PluginInfo("edited", "main", version, components=[attack])
+        with monkeypatch.context() as patch:
+            patch.setattr(default_registry(), "plugins", [*default_registry().plugins, mine])
+            cells = planned(write_tiny(tmp_path, TINY + OTHER_FAMILIES.replace('"CopycatCNN"', '"edited/mine"')))
+        found.append({cell.label: cell.key for cell in cells})
+    changed = {label for label in found[0] if found[0][label] != found[1][label]}
+    assert changed == {label for label in found[0] if label.startswith("extraction of ")} != set()
+
+
+TRAINED = """
+title = "trained on some"
+datasets = ["digits"]
+seeds = [0]
+nb_train = 200
+nb_test = 16
+[backbones.mnist-cnn]
+options = { image_size = 8, width = 2 }
+[quantizers.float]
+[quantizers.w4a4]
+weights = "int:4"
+activations = "relu6:4"
+[defenses.few]
+trainer = "dq"
+options = { early_stop = { nb_images = 10, max_iter = 1 } }
+fit = { nb_epochs = 1, nb_train = 40 }
+[defenses.quantized]
+start = "few"
+[defenses.tuned]
+start = "few"
+trainer = "dq"
+fit = { nb_epochs = 1, nb_train = 20 }
+[defenses.all]
+trainer = "dq"
+fit = { nb_epochs = 1 }
+[defenses.ensemble]
+members = ["float", "w4a4"]
+of = "few"
+[defenses.untrained]
+[measures.membership-inference]
+[[grid]]
+quantizers = ["w4a4"]
+"""
+
+
+def test_members_are_the_images_that_a_network_or_its_start_was_trained_on(tmp_path):
+    cells = {cell.label: cell for cell in planned(write_tiny(tmp_path, TRAINED))}
+    told = {label: cell.spec.nb_trained for label, cell in cells.items() if cell.kind == "measure"}
+    of = "membership-inference of w4a4 · "
+    assert told == {of + "few": 30, of + "quantized": 30, of + "tuned": 30, of + "ensemble": 30, of + "all": None,
+                    of + "untrained": None}  # fmt: skip
+    needed, done, given = [of + "quantized"], {}, Given(None, tmp_path)
+    by_key = {cell.key: cell for cell in cells.values()}
+    for cell in needed_first(cells[needed[0]], by_key):
+        done[cell.key] = compute(cell.spec, done, given)
+    assert done[cells[of + "quantized"].key].record["result"]["samples"] == 8
+    cut = cells[of + "quantized"].spec.model_copy(update={"nb_trained": 10})
+    assert compute(cut, done, given).record["result"]["samples"] == 5
+
+
+def needed_first(cell, by_key):
+    """A cell behind all that it needs."""
+    return [each for key in cell.needs for each in needed_first(by_key[key], by_key)] + [cell]
 
 
 def test_an_attack_that_makes_no_images_needs_a_measure(tmp_path):

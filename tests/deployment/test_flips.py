@@ -63,6 +63,16 @@ def test_a_packed_file_has_the_new_codes_and_is_itself_again_the_second_time(pac
     assert read_flips(folder / "flips.json")[1:] == (some_flips(classifier), {"accuracy": [0.9, 0.1]})
 
 
+def test_flips_that_change_nothing_in_a_layer_are_undone_too(packed):
+    classifier, folder = packed
+    first, _, last = some_flips(classifier)
+    back = Flip(first.layer, first.index, 3, first.flipped, first.code)
+    write_flips(folder / "flips.json", classifier, [first, back, last])
+    apply_flips(folder / "net.packed", folder / "flips.json", folder / "flipped.packed")
+    assert apply_flips(folder / "flipped.packed", folder / "flips.json", folder / "again.packed").undone
+    assert (folder / "again.packed").read_bytes() == (folder / "net.packed").read_bytes()
+
+
 @needs_export
 def test_a_graph_has_the_new_codes_and_nothing_else(make_classifier, digits, tmp_path):
     graph, listed, flipped = (tmp_path / name for name in ("net.onnx", "flips.json", "flipped.onnx"))

@@ -1,6 +1,7 @@
 """The bit-flip attack, against definitions of its own: NumPy's derivatives, and every single flip of a tiny network."""
 
 import warnings
+from dataclasses import replace
 
 import brevitas.nn as qnn
 import brevitas.quant as bq
@@ -119,12 +120,12 @@ def test_the_layer_is_the_one_whose_flip_raises_the_loss_most(found):
     network, by_estimate = CodedNetwork(digits_classifier(), 128), []
     for number, flip in enumerate(found.flips):
         used = [[(e.bit, e.index) for e in found.flips[:number] if e.layer == each.layer] for each in network.layers]
-        by_estimate.append(network.layers[greedy._searched(network, x, y, used)[0]].layer)
+        by_estimate.append(network.layers[greedy._searched(network, x, y, used, 1)[0]].layer)
         losses = {}
         for layer, each in enumerate(network.layers):  # where only this one's bits are left
             every = [[(bit, i) for bit in range(4) for i in range(codes.numel())] for codes in network.codes]
             left = [used[n] if n == layer else bits for n, bits in enumerate(every)]
-            _, index, _, codes = greedy._searched(network, x, y, left)
+            _, index, _, codes = greedy._searched(network, x, y, left, 1)
             network.put(layer, network.with_codes(layer, index, codes))
             losses[each.layer] = network.loss(x, y, greedy._objective)
             network.put(layer, network.codes[layer])
@@ -218,6 +219,23 @@ def test_what_is_refused():
         BitFlipAttack(classifier, source=3, target=5).generate(x[y != 3], y[y != 3])
     with pytest.raises(UnsupportedModelError, match="no quantized weights"):
         bit_flips(digits_classifier("float", "float"), x, y)
+
+
+def test_no_more_flips_than_were_allowed_and_than_there_are_bits():
+    (x, y), classifier = images(), linear("bwn")
+    assert len(BitFlipAttack(classifier, 4, nb_bits=3, stop_at=0.0).generate(x, y).flips) == 4
+    one_right = x[:1].repeat(10, axis=0), np.arange(10)  # so that accuracy stays at 10 %
+    found = BitFlipAttack(classifier, 641, random=True, stop_at=0.0).generate(*one_right)
+    assert (len(found.flips), found.stopped) == (640, "no bits left")
+
+
+def test_accuracy_after_flips_takes_both_forms_of_labels_and_no_list_of_another_network(found):
+    x, y = images(10)  # as many as there are classes
+    expected = accuracy_after(digits_classifier(), found.flips, x, y)
+    assert accuracy_after(digits_classifier(), found.flips, x, np.eye(10)[y]) == expected
+    for flips in (found.flips[::-1] + found.flips, (replace(found.flips[0], layer="x"),)):
+        with pytest.raises(InvalidInputError, match="of another network"):
+            accuracy_after(digits_classifier(), flips, x, y)
 
 
 def test_zero_gradients_end_the_search_with_a_warning():

@@ -21,6 +21,7 @@ from qadv_weight_threats.coded_network import CodedNetwork, Objective
 
 _CHANCE = 1.1  # times 1 / classes: at most 11 % of ten
 _ALL = 0.99
+_TRIES = 1000  # to draw a bit that can be flipped, before it is counted whether there is one
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class BitFlips:
         loss: what was raised, on the search batch, before and after each.
         accuracy: before and after each.
         success: with a target: share of the images of the source class that are put there, likewise; else empty.
-        stopped: why there are no more: "reached", "max_flips" or "no gradient".
+        stopped: why there are no more: "reached", "max_flips", "no gradient", or of random ones "no bits left".
     """
 
     flips: tuple[Flip, ...]
@@ -142,9 +143,10 @@ class BitFlipAttack(Attack):
             if self._reached(ends[-1]):
                 stopped = "reached"
                 break
-            found = self._drawn(network, rng, used) if self.random else self._searched(network, x, y, used)
+            most = min(self.nb_bits, self.max_flips - len(flips))
+            found = self._drawn(network, rng, used) if self.random else self._searched(network, x, y, used, most)
             if found is None:
-                stopped = "no gradient"
+                stopped = "no bits left" if self.random else "no gradient"
                 break
             layer, index, bits, codes = found
             for at, bit, code in zip(index.tolist(), bits.tolist(), codes.tolist(), strict=True):
@@ -166,9 +168,9 @@ class BitFlipAttack(Attack):
         return BitFlips(tuple(flips), tuple(losses), accuracy, success if self.target is not None else (), stopped)
 
     def _searched(
-        self, network: CodedNetwork, x: Any, y: Any, used: list[list[tuple[int, int]]]
+        self, network: CodedNetwork, x: Any, y: Any, used: list[list[tuple[int, int]]], most: int
     ) -> tuple[int, Tensor, Tensor, Tensor] | None:
-        """Returns layer, weights, bits and new codes of the flips that raise the loss most; `None` for none."""
+        """Returns layer, weights, bits and new codes of the flips, `most`, that raise the loss most; `None` for none."""
         candidates = []
         for layer, gradient in enumerate(network.gradients(x, y, self._objective)):
             codes = network.codes[layer]
@@ -178,7 +180,7 @@ class BitFlipAttack(Attack):
             if used[layer]:
                 estimate[tuple(torch.tensor(used[layer]).T)] = 0
             of_weight, bit_of_weight = estimate.max(dim=0)
-            best, index = of_weight.topk(min(self.nb_bits, codes.numel()))
+            best, index = of_weight.topk(min(most, codes.numel()))
             index, bits = index[best > 0], bit_of_weight[index[best > 0]]
             if len(index):
                 candidates.append((float(best.sum()), layer, index, bits, flipped[bits, index]))
@@ -194,10 +196,14 @@ class BitFlipAttack(Attack):
 
     def _drawn(
         self, network: CodedNetwork, rng: np.random.Generator, used: list[list[tuple[int, int]]]
-    ) -> tuple[int, Tensor, Tensor, Tensor]:
+    ) -> tuple[int, Tensor, Tensor, Tensor] | None:
         """Returns likewise a flip that is drawn among all stored bits."""
         sizes = [codes.numel() * bits.bits for codes, bits in zip(network.codes, network.bits, strict=True)]
+        tries = 0
         while True:
+            tries += 1
+            if tries % _TRIES == 0 and not _any_left(network, used):
+                return None
             place = int(rng.integers(sum(sizes)))
             layer = int(np.searchsorted(np.cumsum(sizes), place, side="right"))
             place -= sum(sizes[:layer])
@@ -259,6 +265,17 @@ class BitFlipAttack(Attack):
             raise InvalidInputError("stealthy: goes with a source, whose images alone are to get another class")
 
 
+def _any_left(network: CodedNetwork, used: list[list[tuple[int, int]]]) -> bool:
+    """Returns whether a bit can be flipped that was not."""
+    for codes, bits, done in zip(network.codes, network.bits, used, strict=True):
+        can = ~bits.flip(codes.view(-1)).isnan()
+        if done:
+            can[tuple(torch.tensor(done).T)] = False
+        if can.any():
+            return True
+    return False
+
+
 def bit_flips(
     classifier: PyTorchClassifier,
     x: NDArray[Any],
@@ -281,9 +298,18 @@ def bit_flips(
 def accuracy_after(
     classifier: PyTorchClassifier, flips: tuple[Flip, ...], x: NDArray[Any], y: NDArray[Any], batch_size: int = 128
 ) -> float:
-    """Returns the accuracy of a network with all these flips on other images; the classifier stays as it is."""
+    """Returns the accuracy of a network with all these flips on other images; the classifier stays as it is.
+
+    Raises:
+        InvalidInputError: images or labels are off, or the flips are of another network.
+    """
+    x = check_images(x, classifier.input_shape, classifier.clip_values).astype(np.float32)
+    y = check_labels(y, len(x), classifier.nb_classes)
     network = CodedNetwork(classifier, batch_size)
     layers = {each.layer: number for number, each in enumerate(network.layers)}
     for flip in flips:
+        codes = network.codes[layers[flip.layer]].view(-1) if flip.layer in layers else torch.empty(0)
+        if not 0 <= flip.index < len(codes) or int(codes[flip.index]) != flip.code:
+            raise InvalidInputError(f"flips: {flip} is of another network")
         network.flip(layers[flip.layer], flip.index, flip.flipped)
     return float((network.logits(x).argmax(dim=1).cpu().numpy() == y).mean())
