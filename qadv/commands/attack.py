@@ -33,7 +33,9 @@ def run_attack(options: AttackOptions) -> None:
     """Attacks a classifier, prints what the attack found, and writes the images."""
     settings = options_of(options.settings or ())
     if (family := family_of(load("attack", options.attack))) != "evasion":
-        raise InvalidInputError(f"{refusal(options.attack, family)}, in a study or from Python; see docs/attacks/families.md")
+        raise InvalidInputError(
+            f"{refusal(options.attack, family)}, in a study or from Python; see docs/attacks/families.md"
+        )
     check_options("attack", options.attack, settings)
     if options.out is not None:
         try:
