@@ -122,6 +122,9 @@ def test_photographs_are_resized_in_place_of_what_the_network_says(tmp_path):
     assert np.array_equal(data.take("train")[0], plain.take("train")[0])
     inverted = resized(Changed("inverted", plain, partial(np.subtract, np.float32(1))), "pillow-nearest")
     assert np.array_equal(inverted.image("test", 0), 1 - data.image("test", 0)), "what was changed before is so still"
+    for again in ("resized:pillow-box:resized:pillow-nearest", "decoded:torchvision:resized:pillow-box:decoded:pillow"):
+        with pytest.raises(InvalidInputError, match=f"photographs are {again[:7]} once; its name says it twice"):
+            qadv.create("dataset", f"{again}:image-folder:{folder}", input_shape=(3, 8, 8))
 
 
 @pytest.mark.parametrize(

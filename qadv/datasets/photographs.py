@@ -118,7 +118,14 @@ class Photographs(ImageDataset):
         Args:
             decode: makes pixels, (H, W, 3) uint8, of the content of a JPEG file.
             resize: takes a picture of Pillow's and a size, (width, height), and returns the picture of that size.
+
+        Raises:
+            InvalidInputError: another program decodes or resizes them already; a picture is not read twice.
         """
+        resized = any(isinstance(step, partial) for step in self._transform.transforms)
+        if (decode is not None and self._decode is not None) or (resize is not None and resized):
+            what = "resized" if resize is not None else "decoded"
+            raise InvalidInputError(f"{self.name}: photographs are {what} once; its name says it twice")
         other = copy(self)
         other._decode = decode or self._decode
         if resize is not None:

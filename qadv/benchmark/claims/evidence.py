@@ -49,7 +49,7 @@ class Evidence:
 
     def data(self, selection: Selection, seed: int) -> set[tuple[str, str]]:
         """Returns names and digests of the data sets that the cells of a selection and a seed are of."""
-        found = set()
+        found = set[tuple[str, str]]()
         for cell in self._all(selection, seed):
             specs = ((self.record(need) or {}).get("spec", {}) for need in self._with_needs([cell.key]))
             images = (spec.get("images") or spec.get("dataset") for spec in specs)
