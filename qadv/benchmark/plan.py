@@ -307,7 +307,9 @@ class _Planner:
             start = parent.key
             needs.append(start)
         used = [("diagnostic", diagnostic)]
-        used += [("attack", self.study.attacks[each].attack or each) for each in (*measure.attacks, measure.attack) if each]
+        used += [
+            ("attack", self.study.attacks[each].attack or each) for each in (*measure.attacks, measure.attack) if each
+        ]
         trained = self._nb_trained(node) if self._takes("x_train", name) else None
         spec = MeasureSpec(
             versions=versions(),

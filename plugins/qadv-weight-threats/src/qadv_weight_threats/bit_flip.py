@@ -170,7 +170,7 @@ class BitFlipAttack(Attack):
     def _searched(
         self, network: CodedNetwork, x: Any, y: Any, used: list[list[tuple[int, int]]], most: int
     ) -> tuple[int, Tensor, Tensor, Tensor] | None:
-        """Returns layer, weights, bits and new codes of the flips, `most`, that raise the loss most; `None` for none."""
+        """Returns layer, weights, bits and new codes of the `most` flips that raise the loss most; `None` for none."""
         candidates = []
         for layer, gradient in enumerate(network.gradients(x, y, self._objective)):
             codes = network.codes[layer]
