@@ -11,6 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import qadv
+from qadv.backbones.standardisation import keep_picture_settings
 from qadv.cli import app
 from qadv.command_options import AttackOptions
 from qadv.commands.given import network_and_data
@@ -178,6 +179,19 @@ def test_a_file_keeps_the_names_of_its_classes_and_no_others_are_taken_for_them(
     said = r"its class 0 is \\x1b\[31mpear, and the network's apple,.* apple, pear, plum"
     with pytest.raises(qadv.errors.InvalidInputError, match=said):
         run("attack", "q.safetensors", "--attack", "fgsm", dataset="image-folder:photos")
+
+
+def test_a_second_network_whose_classes_have_another_order_is_refused(make_classifier):
+    names = {"net": "abcdefghij", "moved": "bacdefghij", "numbered": "0123456789", "unnamed": ""}
+    for seed, (file, classes) in enumerate(names.items()):
+        made = make_classifier("float", "float", seed=seed)
+        keep_picture_settings(made.network, {"classes": list(classes)})
+        made.save(f"{file}.safetensors")
+    given = ["audit", "net.safetensors", "--nb-test", 2, "--check", 1]
+    for option in ("--other", "--float-parent"):
+        with pytest.raises(qadv.errors.InvalidInputError, match=r"moved.safetensors: its classes are b, a, c"):
+            run(*given, option, "moved.safetensors")
+    run(*given, "--other", "numbered.safetensors", "--other", "unnamed.safetensors")
 
 
 def test_compare_puts_noise_and_attacks_in_one_table_and_one_chart(saved, make_classifier, digits, monkeypatch):
