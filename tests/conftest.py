@@ -105,6 +105,22 @@ def short(monkeypatch, only_checks):
     only_checks(lambda number: number != 11)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def own_checks():
+    """Audits make qadv's own checks, here and in processes that tests start; the plugin's has tests of its own."""
+    from qadv.registry import Registry
+
+    plugin, entries = "qadv-weight-threats", Registry.entries
+
+    def own(registry, kind):
+        return [each for each in entries(registry, kind) if kind != "audit-check" or each.distribution != plugin]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Registry, "entries", own)
+        patch.setenv("QADV_DISABLE_PLUGINS", plugin)
+        yield
+
+
 @pytest.fixture
 def only_checks(monkeypatch):
     """Lets audits run some of their checks only: those whose numbers a function says yes to."""

@@ -201,10 +201,13 @@ CASES: dict[str, dict[str, tuple[Run, list[dict[str, Any]]]]] = {
 WITHOUT = {
     "attack": {"art"},  # ART's own, whose numbers are in the units of the images, defaults too
     "transformer": {"mu-law"},  # maps weights
-    "diagnostic": {"ensemble-agreement", "source-agreement", "value-shift", "weight-error"},  # no ε, no step
+    "diagnostic": {  # no ε, no step
+        "backdoor", "ensemble-agreement", "error-split", "extraction", "inversion", "logit-statistics",
+        "membership-inference", "source-agreement", "value-shift", "weight-error",
+    },
     "detector": {"ensemble-agreement"},  # counts votes
     "postprocessor": {"softmax"},  # no pixel
-}
+}  # fmt: skip
 LENGTHS = {"eps", "eps_step", "init_eps", "random_eps", "std", "delta", "learning_rate", "max_distance"}
 NO_PIXELS = {("n-attack", "learning_rate")}  # of a mean in the space of atanh
 

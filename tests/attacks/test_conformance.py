@@ -16,7 +16,7 @@ from packaging.version import Version
 from torch import nn
 
 import qadv
-from qadv.attacks.art_catalogue import classes as names
+from qadv.attacks.art_catalogue import classes
 
 # short runs; `*` is for every attack that has such an argument, so that one that ART adds later is tried too
 OPTIONS = {
@@ -126,7 +126,7 @@ TAKE_COLOUR = {"CompositeAdversarialAttackPyTorch", "GRAPHITEBlackbox", "GRAPHIT
 TAKE_PROBABILITIES = {"SimBA", "VirtualAdversarialMethod"}
 CHEAP = ["BasicIterativeMethod", "ProjectedGradientDescent", "AutoProjectedGradientDescent", "DeepFool", "HopSkipJump"]
 
-ALL = sorted({*names(), *NEEDS})
+ALL = sorted({*classes("evasion"), *NEEDS})
 SUPPORTED = [name for name in ALL if name not in {*CANNOT, "ShapeShifter"}]  # of ART 1.18, TensorFlow only
 for_current_art = pytest.mark.skipif(Version(art.__version__) < Version("1.20"), reason="the lists are of ART 1.20")
 
@@ -268,7 +268,7 @@ def test_other_schemes_are_attacked_too(name, trained_with, digits):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", [name for name in CANNOT if name in names()])
+@pytest.mark.parametrize("name", [name for name in CANNOT if name in classes("evasion")])
 def test_art_itself_fails_for_the_reason_given(name, make_classifier, digits, tmp_path, monkeypatch):
     """A float network in ART's own classifier fails too. When it no longer does, the attack goes off the list."""
     if name == "GeoDA" and hasattr(np, "mat"):
@@ -284,7 +284,7 @@ def test_art_itself_fails_for_the_reason_given(name, make_classifier, digits, tm
 
 @for_current_art
 def test_the_lists_name_attacks_that_art_has():
-    assert set(CANNOT) <= set(names())
+    assert set(CANNOT) <= set(classes("evasion"))
     assert {*OPTIONS, *NEED_NOT_FOOL, *TAKE_A_TARGET, *TAKE_GUIDES} - {"*"} <= set(ALL)
 
 

@@ -247,7 +247,7 @@ def _chosen(
     wanted = known if checks is None else [check_choice("checks", each, known) for each in checks]
     spared = [check_choice("without", each, (*known, *ATTACKS)) for each in without]
     found = {known[each].number for each in wanted} - {known[each].number for each in spared if each in known}
-    if not found:
+    if not found and (checks is not None or spared):
         raise InvalidInputError("checks: expected a number or name, or several, got none")
     attacks = tuple(kind for kind in ATTACKS if kind in spared)
     return [check for check in numbered if check.number in found], attacks
