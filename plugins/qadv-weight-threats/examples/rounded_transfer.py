@@ -2,9 +2,8 @@
 
     python rounded_transfer.py FLOAT.safetensors 8BIT.safetensors 4BIT.safetensors 2BIT.safetensors --dataset cifar10-16
 
-Of PGD from each network, and of RoundedTransfer on all and on the first alone, with rounded copies of it: how many
-percent of the images are misclassified by each network, and by all of them, as 8-bit images. Images that all networks
-classify correctly count.
+Of PGD from each network, and of RoundedTransfer on all and on the first alone: how many percent of the images are
+misclassified by each network, and by all of them, as 8-bit images. Images that all networks classify correctly count.
 """
 
 import argparse
@@ -38,7 +37,6 @@ def main() -> None:
         }
         attacks["RoundedTransfer on all"] = RoundedTransfer(first, others=others, seed=seed, **own)
         attacks["RoundedTransfer on first"] = RoundedTransfer(first, seed=seed, **own)
-        attacks["RoundedTransfer on first, 3 draws"] = RoundedTransfer(first, draws=3, seed=seed, **own)
         for name, attack in attacks.items():
             found = in_8_bits(attack.generate(x, y), x)
             broken = np.array([network.predict(found).argmax(axis=1) != y for network in networks.values()])
@@ -47,7 +45,7 @@ def main() -> None:
 
 
 def in_8_bits(found: Any, x: Any) -> Any:
-    """Returns the nearest 8-bit images in the ball of 8/255; x are 8-bit images, so that each pixel has one."""
+    """Returns the nearest 8-bit images in the ball of 8/255, which holds some for each pixel."""
     return (np.clip(np.round(255 * found), np.ceil(255 * x - 8 - 1e-3), np.floor(255 * x + 8 + 1e-3)) / 255).astype(
         "f4"
     )

@@ -1,25 +1,22 @@
 """Adversarial images for a fleet that runs one network at several precisions, as the 8-bit images that devices get."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 from art.estimators.classification import PyTorchClassifier
-from pydantic import Field
 from torch import Tensor, nn
 
 from qadv.attacks import Count, Eps, Found, FunctionAttack, Generators, PositiveLength, margin, uniform
 from qadv.errors import InvalidInputError
 from qadv.estimators import as_module
 from qadv.units import Share
-from qadv_weight_threats.roundings import randomly_rounded
 
 _LEVELS = 255
 _TINY = 1e-4  # of a level, by which float32 pixels may miss theirs
 
 
 def rounded_transfer(
-    self: Any,
     model: nn.Module,
     x: Tensor,
     y: Tensor,
@@ -28,34 +25,27 @@ def rounded_transfer(
     eps_step: PositiveLength = Share(2 / 255),
     max_iter: Count = 20,
     others: Sequence[Any] = (),
-    draws: Annotated[int, Field(ge=0)] = 0,
-    draw_bits: Annotated[int, Field(ge=2, le=8)] = 4,
     targeted: bool = False,
 ) -> Found:
     """White-box L∞ attack on several networks at once, whose result is an 8-bit image.
 
-        x_k+1 = Π(x_k - η · sign ∇ mean_i m_i(r(x_k))),
+        x_k+1 = Π(x_k - η · sign ∇ Σ_i m_i(r(x_k))),
         r(x) = clip(round(255 x), ⌈255 (x₀ - ε)⌉, ⌊255 (x₀ + ε)⌋) / 255
 
     from a random point of the ball; m_i is the margin `z_y - max_{c≠y} z_c` of network i (its negative for a target),
-    and the rounding r to the nearest 8-bit image in the ball has the gradient of the identity. Of all r(x_k) the one is
-    kept that fools most networks, and of those the one with the least mean margin. A pixel in whose interval there is
-    no 8-bit level stays as it is. Each image is sent `max_iter + 1` times through each network.
-
-    Networks that are not at hand are stood for by draws: the estimator's own with its weights rounded up or down at
-    random, w′ = s ⌊w/s + u⌋, u ~ U[0, 1).
+    the sum is over the networks that are not fooled yet, or over all once none is left, and the rounding r to the
+    nearest 8-bit image in the ball has the gradient of the identity. Of all r(x_k) the one is kept that fools most
+    networks, and of those the one with the least mean margin. A pixel in whose interval there is no 8-bit level stays
+    as it is. Each image is sent `max_iter + 1` times through each network.
 
     Args:
         eps: ε, radius of the ball, in pixel values, at least 0; default 8/255 of their range.
         eps_step: η, > 0; default 2/255.
         max_iter: steps.
         others: further ART classifiers for the same images, as the same network at other precisions.
-        draws: how many randomly rounded networks are added.
-        draw_bits: their precision, as of scheme `int`.
         targeted: see `qadv.FunctionAttack`.
     """
-    drawn = [randomly_rounded(self.estimator, draw_bits, seed) for seed in range(draws)]
-    models = [model, *(as_module(each) for each in (*others, *drawn))]
+    models = [model, *map(as_module, others)]
     low, high = (x - eps).clamp(min=0), (x + eps).clamp(max=1)
     least, most = (_LEVELS * low - _TINY).ceil(), (_LEVELS * high + _TINY).floor()
 
@@ -73,7 +63,8 @@ def rounded_transfer(
         better = now > score
         best[better], score[better] = images.detach()[better], now[better]
         if step < max_iter:
-            (slope,) = torch.autograd.grad(mean.sum(), images)
+            left = (margins >= 0) | (margins < 0).all(dim=0)
+            (slope,) = torch.autograd.grad(margins[left].sum(), images)
             points = (points - eps_step * slope.sign()).clamp(low, high)
     return Found(best, torch.full_like(y, max_iter + 1))
 

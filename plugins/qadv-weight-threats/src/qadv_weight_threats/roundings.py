@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from qadv.errors import UnsupportedModelError
 from qadv.frontends import QuantizedActivation, QuantizedWeights, quantizers
-from qadv.quantization import parse_scheme
 from qadv.transformers import rebuilt
 
 Change = Callable[[Tensor], Tensor]
@@ -64,20 +63,3 @@ def _with_error(quantizer: QuantizedActivation, function: Change, change: Change
         return kept + change((function(x) - kept).detach())
 
     return rounded
-
-
-@torch.no_grad()
-def randomly_rounded(classifier: Any, bits: int, seed: int) -> Any:
-    """Returns a classifier round a copy of the network whose weights are rounded up or down at random.
-
-    `w′ = s ⌊w/s + u⌋`, u ~ U[0, 1), with the scale s of scheme `int`, for all convolutions and linear layers.
-    """
-    generator, found = torch.Generator().manual_seed(seed), {}
-    scheme = parse_scheme(f"int:{bits}", "weights")
-    assert scheme is not None
-    for name, layer in classifier.model.named_modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            scale = scheme.for_weights().encode(layer.weight)[1]
-            drawn = torch.rand(layer.weight.shape, generator=generator).to(scale)
-            found[name] = scale * (layer.weight / scale + drawn).floor()
-    return with_weights(classifier, found)
