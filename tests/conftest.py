@@ -108,8 +108,9 @@ def short(monkeypatch, only_checks):
 @pytest.fixture(scope="module", autouse=True)
 def own_checks():
     """Audits make qadv's own checks, here and in processes that tests start; the plugin's has tests of its own."""
-    from qadv.registry import Registry
+    from qadv.registry import Registry, default_registry
 
+    whole = default_registry()
     plugin, entries = "qadv-weight-threats", Registry.entries
 
     def own(registry, kind):
@@ -119,6 +120,8 @@ def own_checks():
         patch.setattr(Registry, "entries", own)
         patch.setenv("QADV_DISABLE_PLUGINS", plugin)
         yield
+    if default_registry() is not whole:  # a test had it made anew
+        default_registry.cache_clear()
 
 
 @pytest.fixture
