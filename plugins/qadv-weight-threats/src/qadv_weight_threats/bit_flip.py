@@ -174,11 +174,9 @@ class BitFlipAttack(Attack):
         candidates = []
         for layer, gradient in enumerate(network.gradients(x, y, self._objective)):
             codes = network.codes[layer]
-            flipped = network.bits[layer].flip(codes.view(-1))
+            flipped = _left(network, layer, used)
             estimate = (flipped - codes.view(-1)) * gradient.view(-1)
             estimate = torch.where(estimate > 0, estimate, 0.0)  # of NaN too
-            if used[layer]:
-                estimate[tuple(torch.tensor(used[layer]).T)] = 0
             of_weight, bit_of_weight = estimate.max(dim=0)
             best, index = of_weight.topk(min(most, codes.numel()))
             index, bits = index[best > 0], bit_of_weight[index[best > 0]]
@@ -202,7 +200,7 @@ class BitFlipAttack(Attack):
         tries = 0
         while True:
             tries += 1
-            if tries % _TRIES == 0 and not _any_left(network, used):
+            if tries % _TRIES == 0 and all(_left(network, layer, used).isnan().all() for layer in range(len(sizes))):
                 return None
             place = int(rng.integers(sum(sizes)))
             layer = int(np.searchsorted(np.cumsum(sizes), place, side="right"))
@@ -265,15 +263,12 @@ class BitFlipAttack(Attack):
             raise InvalidInputError("stealthy: goes with a source, whose images alone are to get another class")
 
 
-def _any_left(network: CodedNetwork, used: list[list[tuple[int, int]]]) -> bool:
-    """Returns whether a bit can be flipped that was not."""
-    for codes, bits, done in zip(network.codes, network.bits, used, strict=True):
-        can = ~bits.flip(codes.view(-1)).isnan()
-        if done:
-            can[tuple(torch.tensor(done).T)] = False
-        if can.any():
-            return True
-    return False
+def _left(network: CodedNetwork, layer: int, used: list[list[tuple[int, int]]]) -> Tensor:
+    """Returns the code that the flip of each bit gives, (bits, weights); NaN where none does or the bit was flipped."""
+    flipped = network.bits[layer].flip(network.codes[layer].view(-1))
+    if used[layer]:
+        flipped[tuple(torch.tensor(used[layer]).T)] = torch.nan
+    return flipped
 
 
 def bit_flips(
