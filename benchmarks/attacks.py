@@ -19,7 +19,8 @@ rows sent forward and rows sent backward, counted in qadv's run, times the cost 
 
 `--engine` compares queries instead: the 8-bit network itself, `qadv.accelerate(..., engine="onnxruntime")` of it, and
 the float network as an ONNX file in onnxruntime, each × the same floor for its own rows; "outside" is what is not spent
-in the network. Success is what the 8-bit network itself says, of the float network what that says.
+in the network. Success is what the 8-bit network itself says, of the float network what that says. A round is a seed:
+success and distance are the mean over the seeds, the lowest and the highest.
 """
 
 import copy
@@ -279,7 +280,8 @@ def compare_engines(data_dir: Path, wanted: list[Case], nb_samples: int, rounds:
     )
     for case in wanted:
         ratios: dict[str, list[float]] = {name: [] for name in networks}
-        outside, scores, rows = {}, {}, {}
+        scores: dict[str, list[tuple[float, float]]] = {name: [] for name in networks}
+        outside, rows = {}, {}
         for round_ in range(rounds):
             (forward, _) = cost_of_a_row(floor_net, torch.from_numpy(x))
             for name, classifier in networks.items():
@@ -297,15 +299,21 @@ def compare_engines(data_dir: Path, wanted: list[Case], nb_samples: int, rounds:
                 model.remove()
                 ratios[name].append(taken / (model.rows * forward))
                 outside[name], rows[name] = 1 - model.seconds / taken, model.rows
-                scores[name] = score(file if classifier is file else ours, x, found, y)
+                scores[name].append(score(file if classifier is file else ours, x, found, y))
         table.add_row(
             case.name, *(", ".join(form.format(each[n]) for n in networks) for form, each in (
                 ("{:,}", rows), ("{:.2f}", {n: statistics.median(r) for n, r in ratios.items()}), ("{:.0%}", outside),
-                ("{:.0%}", {n: s[0] for n, s in scores.items()}), ("{:.3f}", {n: s[1] for n, s in scores.items()}),
+                ("{}", {n: spread("{:.0%}", [each[0] for each in s]) for n, s in scores.items()}),
+                ("{}", {n: spread("{:.3f}", [each[1] for each in s]) for n, s in scores.items()}),
             )),
         )  # fmt: skip
         print(f"{case.name}: done; outside {outside}, × floor {ratios}", flush=True)
     return table
+
+
+def spread(form: str, values: list[float]) -> str:
+    """Returns the mean, and from where to where the values go."""
+    return f"{form} ({form} to {form})".format(statistics.mean(values), min(values), max(values))
 
 
 class Standardised(nn.Module):

@@ -1,6 +1,6 @@
 """One network as simulation, ONNX file and LiteRT file: accuracy, agreement, PGD on each, asked of all.
 
-python side_by_side.py --data-dir DATA [--nb-samples 10000]
+python side_by_side.py --data-dir DATA [--network float.safetensors] [--nb-samples 10000]
 """
 
 import argparse
@@ -20,6 +20,7 @@ ENDS = {"onnx": ".onnx", "litert": ".tflite"}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-dir", type=Path, required=True, help="with cifar10 and resnet20-cifar10.safetensors")
+    parser.add_argument("--network", type=Path, help="a float network that qadv saved, in place of the ResNet-20 there")
     parser.add_argument("--nb-samples", type=int, default=10000)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -28,11 +29,15 @@ def main() -> None:
     print("| bits | asked | accuracy | class of the simulation | twin: to the bit | twin: same class | after PGD |")
     print("|---|---|---|---|---|---|---|")
     for bits, activations in ((8, "relu6:8"), (4, "relu:4")):
-        simulation = qadv.QuantizedClassifier.from_backbone(
-            "resnet20", f"int:{bits}", activations, input_shape=(3, 32, 32), calibration=some,
-            checkpoint_path=options.data_dir / "resnet20-cifar10.safetensors",
-            preprocessing=((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-        )  # fmt: skip
+        if options.network is not None:
+            start = qadv.QuantizedClassifier.load(options.network)
+            simulation = qadv.PostTrainingQuantization(start, f"int:{bits}", activations)(some)
+        else:
+            simulation = qadv.QuantizedClassifier.from_backbone(
+                "resnet20", f"int:{bits}", activations, input_shape=(3, 32, 32), calibration=some,
+                checkpoint_path=options.data_dir / "resnet20-cifar10.safetensors",
+                preprocessing=((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+            )  # fmt: skip
         classifiers = {"simulation": simulation}
         with TemporaryDirectory() as folder:
             for to, end in ENDS.items():

@@ -133,6 +133,9 @@ def _cells(selection: Selection, results: StudyResults) -> Iterator[CellResult]:
         for cell in results.cells
         if cell.kind in kinds and all(cell.place.get(axis, name) == name for axis, name in wanted.items())
     ]
+    for cell in fit:
+        if unsaid := [axis for axis in wanted if axis not in cell.place]:
+            raise InvalidInputError(f"{cell.label} is of several networks, and not of one {unsaid[0]}: leave it out")
     if selection.attack is None:
         yield from fit
         return

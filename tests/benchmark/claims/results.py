@@ -18,7 +18,7 @@ STUDY = {
         "moved": {"attack": "FastGradientMethod", "source": "each"},
         "from A": {"attack": "FastGradientMethod", "source": {"defense": "A"}},
     },
-    "measures": {"audit": {}},
+    "measures": {"audit": {}, "of all": {"diagnostic": "gradient-similarity"}},
 }
 # by network: how many of the first images are right, by seed; C: of one seed only
 RIGHT = {
@@ -84,5 +84,6 @@ def write_results(folder):
                 result = {"distance": [0.1, 0.5 + seed / 100], "robust": first(50), "none": None, "text": "x"}
                 record = {"result": result, "text": ""}
                 add("measure", record, (), defense=defense, seed=seed, measure="audit")
+        add("measure", {"result": {"similarity": 0.5}, "text": ""}, (), seed=0, measure="of all")
         store.write_plan("hand-small", {"study": STUDY, "small": True, "cells": cells})
     return store

@@ -103,7 +103,7 @@ def test_records_of_another_plan_of_the_same_name_give_way_with_a_warning(claims
         store.write_plan("hand-small", plan)
         copy = [tmp_path / folder, claims, tmp_path / "page.md", tmp_path / "records"]
         if prefix:
-            with pytest.warns(UserWarning, match=r"records has 53 cells of another plan of study hand-small"):
+            with pytest.warns(UserWarning, match=r"records has 54 cells of another plan of study hand-small"):
                 build_claims(*copy)
         with warnings.catch_warnings(action="error"):
             build_claims(*copy)  # nothing is lost

@@ -169,6 +169,7 @@ REFUSED = {
     'more = { defense = "A", measure = "audit", value = "dist" }': "at 'dist' there are distance, robust, none",
     'more = { defense = "A", measure = "audit", value = "distance" }': "is no number",
     'more = { defense = "A", measure = "audit", value = "text" }': "is no number",
+    'more = { defense = "A", measure = "of all", value = "similarity" }': "of several networks, and not of one defense",
     'more = { defense = "A" }\nthan = { defense = "A", value = "seconds" }': "with numbers in another unit",
 }  # fmt: skip
 
