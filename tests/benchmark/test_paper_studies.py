@@ -22,7 +22,7 @@ TABLES = {  # docs/methods.md: what the studies have to show
     *(f"lowbit-table{n}" for n in range(2, 8)), "lowbit-transfer", "lowbit-figure4", "pipelines",
 }  # fmt: skip
 CLAIMS = {f"claims-{n}" for n in ("dq", "bits", "eq", "feedback", "lowbit", "pipelines", "pipelines-grid", "mnist")}
-OTHERS = {"digits", "audits-cifar10", "robust-resnet20", "families"}
+OTHERS = {"digits", "audits-cifar10", "audits-mnist", "robust-resnet20", "families"}
 COLOURS = (3, 32, 32)
 SHAPES = {
     "mnist": ((1, 28, 28), 10),

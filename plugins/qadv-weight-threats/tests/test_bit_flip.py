@@ -145,6 +145,17 @@ def test_a_few_flips_lead_to_chance_and_random_ones_do_not(found):
     assert all(each.stopped == "max_flips" and each.accuracy[-1] > 0.6 for each in random)
 
 
+def test_a_network_that_gives_all_images_one_class_is_at_chance_whatever_their_share_is():
+    classifier, (x, y) = linear(), images(200)
+    with torch.no_grad():
+        classifier.network[1].bias[3] = 1000.0
+    few = np.flatnonzero(y == 3)[:6], np.flatnonzero(y == 5)[:4]
+    found = BitFlipAttack(classifier, 2).generate(x[np.concatenate(few)], y[np.concatenate(few)])
+    assert (found.stopped, len(found.flips), found.accuracy) == ("reached", 0, (0.6,))
+    with pytest.warns(MaskedGradientWarning):  # all are right, with no doubt
+        assert BitFlipAttack(classifier, 2).generate(x[few[0]], y[few[0]]).stopped == "no gradient"
+
+
 def test_what_a_packed_file_with_these_flips_says(found, tmp_path):
     classifier, (x, y) = digits_classifier(), images()
     qadv.export(classifier, tmp_path / "net.packed")

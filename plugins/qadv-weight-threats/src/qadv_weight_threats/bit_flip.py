@@ -80,7 +80,8 @@ class BitFlipAttack(Attack):
         target: a class that images are to be given (T-BFA); `None`: any wrong one.
         source: only images of this class are; `None`: all. Needs `target`.
         stealthy: with a source: the other images keep their classes.
-        stop_at: the accuracy, or with `target` the success, at which it stops; `None`: 1.1 / classes, or 0.99.
+        stop_at: the accuracy, or with `target` the success, at which it stops; `None`: 1.1 / classes, or where images
+            of several classes all get one, whatever share of them is of it; with `target` 0.99.
         random: bits are drawn, each that is stored with the same chance: the control.
         seed: of these.
         batch_size: images per pass; changes no more than the last digits.
@@ -164,7 +165,7 @@ class BitFlipAttack(Attack):
                 MaskedGradientWarning,
                 stacklevel=2,
             )
-        accuracy, success = zip(*ends, strict=True)
+        accuracy, success, _ = zip(*ends, strict=True)
         return BitFlips(tuple(flips), tuple(losses), accuracy, success if self.target is not None else (), stopped)
 
     def _searched(
@@ -223,16 +224,18 @@ class BitFlipAttack(Attack):
 
         return towards
 
-    def _counted(self, network: CodedNetwork, x: Any, y: Any) -> tuple[float, float]:
-        """Returns accuracy, and success towards the target."""
+    def _counted(self, network: CodedNetwork, x: Any, y: Any) -> tuple[float, float, bool]:
+        """Returns accuracy, success towards the target, and whether images of several classes all get one."""
         answers = network.logits(x).argmax(dim=1).cpu().numpy()
         ours = np.ones(len(y), bool) if self.source is None else y == self.source
         success = 0.0 if self.target is None else float((answers[ours] == self.target).mean())
-        return float((answers == y).mean()), success
+        return float((answers == y).mean()), success, len(set(answers.tolist())) == 1 < len(set(y.tolist()))
 
-    def _reached(self, end: tuple[float, float]) -> bool:
+    def _reached(self, end: tuple[float, float, bool]) -> bool:
         if self.target is None:
-            return end[0] <= (_CHANCE / self.estimator.nb_classes if self.stop_at is None else self.stop_at)
+            if self.stop_at is None:
+                return end[0] <= _CHANCE / self.estimator.nb_classes or end[2]
+            return end[0] <= self.stop_at
         return end[1] >= (_ALL if self.stop_at is None else self.stop_at)
 
     def _checked(self, x: Any, y: Any) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
