@@ -292,7 +292,7 @@ def compare_engines(data_dir: Path, wanted: list[Case], nb_samples: int, rounds:
                     classifier.model, classifier.loss, probabilities=case.probabilities, **own
                 )
                 model, within = Timed(classifier.model), time.process_time()
-                found = _by_qadv(case, asked, x, one_hot)
+                found = _by_qadv(case, asked, x, one_hot, seed=round_)
                 if classifier is fast and case.one_by_one:  # the others keep to a ball
                     found = fast.confirmed(x, found, y)
                 taken = time.process_time() - within
@@ -439,10 +439,12 @@ def _by_art(case: Case, classifier: Any, x: np.ndarray, y: np.ndarray) -> np.nda
     return case.attack(classifier).generate(x, y)
 
 
-def _by_qadv(case: Case, classifier: Any, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _by_qadv(case: Case, classifier: Any, x: np.ndarray, y: np.ndarray, seed: int = 0) -> np.ndarray:
     attack = case.attack(classifier)
+    if "seed" in attack.attack_params:
+        attack.set_params(seed=seed)
     if case.one_by_one:
-        attack = qadv.QueryCoalescer(attack, seed=0, verbose=False)
+        attack = qadv.QueryCoalescer(attack, seed=seed, verbose=False)
     return attack.generate(x, y)
 
 
