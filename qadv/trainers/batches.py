@@ -52,10 +52,11 @@ class ArrayBatches:
             yield x, y
 
     def digest(self) -> str:
-        return _digest(self._x, self._y)
+        return digest_of(self._x, self._y)
 
 
-def _digest(*tensors: Tensor) -> str:
+def digest_of(*tensors: Tensor) -> str:
+    """Returns a hash of tensors, their shapes included."""
     state = hashlib.blake2b(digest_size=16)
     for tensor in tensors:
         state.update(str(tuple(tensor.shape)).encode())
@@ -67,7 +68,7 @@ class ArrayPair(TensorDataset):
     """Images and labels that are held as tensors, with their digest."""
 
     def digest(self) -> str:
-        return _digest(*self.tensors)
+        return digest_of(*self.tensors)
 
 
 class LoaderBatches:
@@ -108,7 +109,7 @@ class LoaderBatches:
         whole = data.dataset.digest() if hasattr(getattr(data, "dataset", None), "digest") else type(data).__name__
         chosen = list(getattr(data, "indices", ()))  # of torch's Subset
         is_first_part = chosen == list(range(len(chosen)))
-        return f"{whole}, {len(self)} batches{'' if is_first_part else f', {_digest(torch.tensor(chosen))}'}"
+        return f"{whole}, {len(self)} batches{'' if is_first_part else f', {digest_of(torch.tensor(chosen))}'}"
 
     def _pairs(self) -> Iterator[Pair]:
         return batches(self._loader, name=self._name)
