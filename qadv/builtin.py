@@ -104,30 +104,21 @@ _OWN = {  # by kind and name: the target, within the kind's package, and the sum
         "gaussian-noise": ("noise:GaussianNoise", "normal, by standard deviation"),
         "art": ("art_catalogue:create", "any attack of ART's, e.g. 'DeepFool', 'CopycatCNN'; 'pgd', 'fgsm'"),
     },
-    ("dataset", "qadv"): {
-        "corrupted": (
-            "datasets.corrupted:corrupted",
-            "another's test images with natural noise, as corrupted:fog:3:cifar10",
-        ),
+    ("dataset", "qadv.datasets"): {
+        "corrupted": ("corrupted:corrupted", "another's test images with natural noise, as corrupted:fog:3:cifar10"),
         "decoded": (
-            "datasets.systematic:decoded",
+            "systematic:decoded",
             "another's test images from JPEG by another decoder, as decoded:ffmpeg:cifar10",
         ),
-        "resized": (
-            "datasets.systematic:resized",
-            "another's test images resized otherwise, as resized:opencv-nearest:cifar10",
-        ),
-        "digits": ("datasets.arrays:digits", "scikit-learn's 1,797 digits, 1x8x8"),
-        "mnist": ("datasets.arrays:mnist", "MNIST, 1x28x28, from DATA_DIR/mnist.npz"),
-        "cifar10": ("datasets.arrays:cifar10", "CIFAR-10, 3x32x32, from DATA_DIR/cifar10-*.npz"),
-        "cifar10-16": ("datasets.arrays:cifar10_16", "CIFAR-10 at half its size, 3x16x16: for short trainings"),
-        "cifar100": ("datasets.arrays:cifar100", "CIFAR-100, 3x32x32, from DATA_DIR/cifar-100-binary/*.bin"),
-        "huggingface": (
-            "datasets.hugging_face:huggingface",
-            "what `datasets` saved to DATA_DIR, or huggingface:FOLDER",
-        ),
-        "image-folder": ("datasets.image_folder:image_folder", "photographs, from DATA_DIR/{train,val}/CLASS/*.jpg"),
-        "svhn": ("datasets.arrays:svhn", "house numbers, 3x32x32, from DATA_DIR/{train,test}_32x32.mat"),
+        "resized": ("systematic:resized", "another's test images resized otherwise, as resized:opencv-nearest:cifar10"),
+        "digits": ("arrays:digits", "scikit-learn's 1,797 digits, 1x8x8"),
+        "mnist": ("arrays:mnist", "MNIST, 1x28x28, from DATA_DIR/mnist.npz"),
+        "cifar10": ("arrays:cifar10", "CIFAR-10, 3x32x32, from DATA_DIR/cifar10-*.npz"),
+        "cifar10-16": ("arrays:cifar10_16", "CIFAR-10 at half its size, 3x16x16: for short trainings"),
+        "cifar100": ("arrays:cifar100", "CIFAR-100, 3x32x32, from DATA_DIR/cifar-100-binary/*.bin"),
+        "huggingface": ("hugging_face:huggingface", "what `datasets` saved to DATA_DIR, or huggingface:FOLDER"),
+        "image-folder": ("image_folder:image_folder", "photographs, from DATA_DIR/{train,val}/CLASS/*.jpg"),
+        "svhn": ("arrays:svhn", "house numbers, 3x32x32, from DATA_DIR/{train,test}_32x32.mat"),
     },
     ("audit-check", "qadv.diagnostics.audit.checks"): {
         "zero-gradients": ("zero_gradients:ZeroGradients", "1: gradients lead somewhere"),

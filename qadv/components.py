@@ -6,7 +6,6 @@ A target is a string, `"package.module:attribute"`, imported when the component 
 import importlib
 import re
 import warnings
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -93,10 +92,7 @@ class Component:
 
     def members(self) -> list[str]:
         """Returns the names a family stands for; empty for a single component."""
-        if not self.family:
-            return []
-        names: Callable[[], list[str]] = self._import(self.family)
-        return list(names())
+        return list(self._import(self.family)()) if self.family else []
 
     def _import(self, target: str) -> Any:
         if unmet := self.unmet_requirements():

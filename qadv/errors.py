@@ -81,9 +81,9 @@ class AuditInterrupted(KeyboardInterrupt):
         self.result = result
 
 
-def closest(name: str, known: Iterable[str], limit: int = 3) -> str:
+def closest(name: str, known: Iterable[str]) -> str:
     """Returns `"; did you mean a, b?"` with the nearest of `known`, or `"."` when nothing is near."""
-    matches = get_close_matches(name, list(known), n=limit, cutoff=0.5)
+    matches = get_close_matches(name, list(known), n=3, cutoff=0.5)
     return f"; did you mean {', '.join(matches)}?" if matches else "."
 
 

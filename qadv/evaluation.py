@@ -24,11 +24,8 @@ def predicted(classifier: Classifier, x: NDArray[Any], batch_size: int = 128) ->
 def accuracy(classifier: Classifier, x: Any, y: Any = None, batch_size: int = 128) -> float:
     """Returns the share of images that are classified correctly, holding a batch of them at a time.
 
-    Args:
-        classifier: an ART classifier.
-        x: images, (N, *input_shape); or a `DataLoader` or `Dataset` of torch's, or ART's `PyTorchDataGenerator`.
-        y: labels, indices or one-hot; `None` where they come with the images.
-        batch_size: images per pass.
+    `x` are images, (N, *input_shape), with labels `y`, indices or one-hot; or a source, see `qadv.sources`, that has
+    both.
     """
     if not is_source(x):
         x, labels = check_pair(classifier, x, y)
@@ -45,8 +42,7 @@ def accuracy(classifier: Classifier, x: Any, y: Any = None, batch_size: int = 12
 def norms(change: NDArray[Any], norm: float) -> NDArray[np.float64]:
     """Returns the L1, L2 or L∞ norm of each image, (N,); `norm` is 1, 2 or `np.inf`."""
     flat = change.reshape(len(change), -1).astype(np.float64)
-    lengths: NDArray[np.float64] = np.linalg.norm(flat, ord=norm, axis=1)
-    return lengths
+    return np.asarray(np.linalg.norm(flat, ord=norm, axis=1))
 
 
 @dataclass(frozen=True, eq=False)

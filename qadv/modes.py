@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.fx import GraphModule
 
+from qadv.errors import InvalidInputError, some
 from qadv.network_lock import lock_of
 
 T = TypeVar("T")
@@ -204,6 +205,16 @@ def class_names(model: nn.Module) -> tuple[str, ...]:
     """Returns the names of a network's classes in their order, as its file keeps them; none where nothing said them."""
     config: Any = getattr(model, "pretrained_cfg", None)
     return tuple(config.get("classes") or ()) if isinstance(config, dict) else ()
+
+
+def check_same_classes(name: str, model: nn.Module, other: nn.Module) -> None:
+    """Refuses a second network, `name`, whose classes are called otherwise, or in another order, not by numbers."""
+    known, own = class_names(model), class_names(other)
+    if known and own and known != own and not {known, own} & {tuple(map(str, range(len(known))))}:
+        raise InvalidInputError(
+            f"{name}: its classes are {some(own, 10)}, and the first network's {some(known, 10)}, so that labels would "
+            "stand for other classes"
+        )
 
 
 def nb_labels(classifier: Any) -> int:

@@ -39,5 +39,4 @@ def options_of(given: Iterable[str]) -> dict[str, Any]:
 
 
 def _toml(listed: str) -> dict[str, Any]:
-    options: dict[str, Any] = tomllib.loads(f"options = {{{listed}}}")["options"]
-    return options
+    return dict(tomllib.loads(f"options = {{{listed}}}")["options"])

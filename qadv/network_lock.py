@@ -64,11 +64,8 @@ if hasattr(os, "register_at_fork"):
 
 def lock_of(network: nn.Module) -> NetworkLock:
     """Returns the lock of a network; networks that share a module share it, as an ensemble and its members do."""
-    return _LOCKS.get(network) or share_lock(network)
-
-
-def share_lock(network: nn.Module) -> NetworkLock:
-    """Gives a network and all its modules one lock: one that they have, or a new one."""
+    if (known := _LOCKS.get(network)) is not None:
+        return known
     with _MAKING:
         modules = list(network.modules())
         found = list(dict.fromkeys(lock for module in modules if (lock := _LOCKS.get(module)) is not None))

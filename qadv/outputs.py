@@ -9,11 +9,7 @@ from qadv.errors import InvalidInputError
 
 
 def logits_of(output: Any) -> Tensor:
-    """Returns the logits, (N, classes).
-
-    Raises:
-        InvalidInputError: the output has none, or several tensors that may be the logits.
-    """
+    """Returns the logits, (N, classes); an output with none, or several tensors that may be them, is refused."""
     if isinstance(output, Tensor):
         return output
     if isinstance(output, tuple) and isinstance(value := getattr(output, "value", None), Tensor):

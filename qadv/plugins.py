@@ -50,9 +50,7 @@ class PluginInfo:
 
     @property
     def status(self) -> Status:
-        if self.disabled:
-            return "disabled"
-        return "faulty" if self.faults else "ok"
+        return "disabled" if self.disabled else "faulty" if self.faults else "ok"
 
     def note(self, fault: str, cause: BaseException | None = None) -> None:
         """Adds a fault; in strict mode, raises it."""

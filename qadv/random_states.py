@@ -67,7 +67,7 @@ def seeded(seed: int, *more: int) -> Iterator[None]:
     seed = check_whole("seed", seed, least=0)
     if more:
         seed = int(np.random.SeedSequence([seed, *more]).generate_state(1, np.uint64)[0]) >> 1
-    with global_states_kept(), entropy_from_global_state(_NoThread):
+    with global_states_kept(), entropy_from_global_state():
         np.random.seed(seed % 2**32)
         random.seed(seed)
         torch.default_generator.manual_seed(seed % 2**63)
@@ -77,8 +77,8 @@ def seeded(seed: int, *more: int) -> Iterator[None]:
 
 
 @contextmanager
-def entropy_from_global_state(threads: type[threading.Thread]) -> Iterator[None]:
-    """Seeds `RandomState()` and `default_rng()` from numpy's global state, in this thread and in those of a class.
+def entropy_from_global_state(*threads: type[threading.Thread]) -> Iterator[None]:
+    """Seeds `RandomState()` and `default_rng()` from numpy's global state, in this thread and in those of some classes.
 
     ART's Boundary and HopSkipJump draw their starting points from a fresh `np.random.RandomState()`, which takes its
     seed from the operating system: no `np.random.seed` makes them repeatable.
@@ -96,7 +96,3 @@ def entropy_from_global_state(threads: type[threading.Thread]) -> Iterator[None]
         yield
     finally:
         _bit_generator.randbits = before
-
-
-class _NoThread(threading.Thread):
-    """No thread is of this class: only the calling thread is meant."""

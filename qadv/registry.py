@@ -157,9 +157,7 @@ def create(kind: str, name: str, *args: Any, **options: Any) -> Any:
 def innermost(name: str) -> Any:
     """Returns the target of the data set that those before it in a name change, `mnist` of `"corrupted:fog:3:mnist"`.
 
-    Raises:
-        UnknownNameError: there is none of a name; as `Registry.find`.
-        InvalidInputError: a name lacks arguments.
+    Errors are as of `Registry.find`; a name that lacks arguments is an `InvalidInputError`.
     """
     return _dataset_chain(name)[-1][0]
 

@@ -16,11 +16,7 @@ _MOST_BYTES = 2**30  # as float32: 1,783 images of 3×224×224
 
 
 def is_source(given: Any) -> bool:
-    """Whether images come from there batch by batch.
-
-    Raises:
-        InvalidInputError: it is a data set of qadv's, which has two parts.
-    """
+    """Whether images come from there batch by batch; a data set of qadv's, which has two parts, is refused."""
     if isinstance(given, ImageDataset):
         raise InvalidInputError(f"expected one part of data set {given.name!r}: give data.samples('test')")
     return isinstance(_unwrapped(given), DataLoader | Dataset)
@@ -42,11 +38,7 @@ def check_labels_of(source: Any, nb_classes: int, name: str = "x") -> None:
 
 
 def batches(source: Any, batch_size: int = 128, name: str = "x") -> Iterator[Pair]:
-    """Yields the images of one pass, (n, …), and their labels, (n,) or (n, classes), or `None` without.
-
-    Raises:
-        InvalidInputError: a batch is no tensor or array, or pair of them.
-    """
+    """Yields the images of one pass, (n, …), and their labels, (n,) or (n, classes), or `None`; refuses all else."""
     for batch in as_loader(source, batch_size):
         images, labels = (*batch, None)[:2] if isinstance(batch, tuple | list) else (batch, None)
         try:
@@ -61,8 +53,7 @@ def batches(source: Any, batch_size: int = 128, name: str = "x") -> Iterator[Pai
 def read(source: Any, name: str = "x") -> Pair:
     """Returns all images of a source, and their labels, as arrays: a few hundred, to attack or to calibrate with.
 
-    Raises:
-        InvalidInputError: there are none, or more than 1 GiB as float32.
+    None, or more than 1 GiB as float32, are an `InvalidInputError`.
     """
     found = list[Pair]()
     size = 0
@@ -87,5 +78,4 @@ def _unwrapped(given: Any) -> Any:
 
 
 def _array(given: Any) -> NDArray[Any]:
-    array: NDArray[Any] = torch.as_tensor(given).numpy(force=True)
-    return array
+    return np.asarray(torch.as_tensor(given).numpy(force=True))

@@ -46,13 +46,8 @@ def check_eps(
 ) -> float:
     """Returns an attack's radius as a number above 0, or with `zero` 0, of at most the largest distance that there is.
 
-    Args:
-        name: the argument's name, for the message.
-        eps: in the units of `clip_values`, a number, a text, or a `Share` of their range.
-        clip_values: smallest and largest pixel value, or `None` for no limit.
-        norm: of the ball, at least 1.
-        nb_values: values of one image, which decide how far apart two of them can be in a norm other than L∞.
-        zero: whether 0 is a radius too.
+    `eps` is in the units of `clip_values`, a number, a text, or a `Share` of their range; without these there is no
+    limit. How far apart two images of `nb_values` can be depends on the `norm`, at least 1.
     """
     radius = _parsed(in_pixels(name, eps, clip_values))
     if radius is None or radius < 0 or (radius == 0 and not zero):

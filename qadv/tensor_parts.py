@@ -22,8 +22,7 @@ def plain_tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
 def from_plain_tensors(like: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """Returns a state dict with the entries of `like`, made of plain tensors or their parts, and tensors that it lacks.
 
-    Raises:
-        KeyError: a part is missing.
+    A part that is missing is a `KeyError`.
     """
     made = {name: _whole(name, value, tensors) for name, value in like.items() if _has_any(name, value, tensors)}
     more = {name: tensor for name, tensor in tensors.items() if _JOIN not in name and name not in made}

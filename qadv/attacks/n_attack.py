@@ -98,5 +98,4 @@ class NAttack(FunctionAttack):
     batch_size = 512
 
     def images_at_once(self) -> int:
-        rows: int = self.nb_samples + 1
-        return max(1, self.batch_size // rows)
+        return max(1, int(self.batch_size // (self.nb_samples + 1)))

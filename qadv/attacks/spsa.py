@@ -87,5 +87,4 @@ class SPSA(FunctionAttack):
     batch_size = 256
 
     def images_at_once(self) -> int:
-        rows: int = 2 * self.nb_samples
-        return max(1, self.batch_size // rows)
+        return max(1, int(self.batch_size // (2 * self.nb_samples)))

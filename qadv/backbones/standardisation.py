@@ -74,11 +74,7 @@ def picture_settings(model: nn.Module) -> dict[str, Any]:
 
 
 def keep_picture_settings(model: nn.Module, found: dict[str, Any]) -> None:
-    """Has a network say what a file says of it.
-
-    Raises:
-        InvalidInputError: it is nothing that timm's transforms know.
-    """
+    """Has a network say what a file says of it; what timm's transforms do not know is an `InvalidInputError`."""
     for name, choices in _CHOICES.items():
         if name in found:
             check_choice(name, found[name], choices)

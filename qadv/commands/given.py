@@ -14,13 +14,13 @@ from qadv.backbones.checkpoints import is_of_torch
 from qadv.backbones.standardisation import is_of_timm, keep_picture_settings, picture_settings
 from qadv.checks import check_whole
 from qadv.components import TARGET
-from qadv.errors import InvalidInputError, some
+from qadv.errors import InvalidInputError
 from qadv.estimators.opening import is_file, open_classifier, parted
 from qadv.estimators.protocol import Classifier
 from qadv.estimators.storage import read_header
 from qadv.evaluation import predicted
 from qadv.frontends.find import file_frontend
-from qadv.modes import class_names, nb_labels
+from qadv.modes import check_same_classes, nb_labels
 from qadv.named_options import named_options
 from qadv.registry import create, innermost
 from qadv.strengths import number
@@ -87,12 +87,7 @@ def beside(model: str, classifier: Any, options: Any) -> Any:
         pair = _standardisation(options)
         given |= {"nb_classes": nb_labels(classifier), **({} if pair is None else {"preprocessing": pair})}
     found = open_classifier(model, **given)
-    known, own = class_names(classifier.model), class_names(found.model)
-    if known and own and known != own and not {known, own} & {tuple(map(str, range(len(known))))}:
-        raise InvalidInputError(
-            f"{model}: its classes are {some(own, 10)}, and the first network's {some(known, 10)}, so that "
-            "labels would stand for other classes"
-        )
+    check_same_classes(model, classifier.model, found.model)
     return found
 
 

@@ -47,8 +47,7 @@ class Images(ImageDataset):
         return self.y_train if part == "train" else self.y_test
 
     def image(self, part: str, index: int) -> Images32:
-        image: Images32 = (self.x_train if part == "train" else self.x_test)[index]
-        return image
+        return np.asarray((self.x_train if part == "train" else self.x_test)[index])
 
     def take(self, part: str, number: int | None = None, seed: int | None = None) -> tuple[Images32, Labels]:
         """As any data set's; a view where it is the first ones that are taken."""

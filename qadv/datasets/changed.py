@@ -70,8 +70,7 @@ def as_pixels(image: Images32) -> Pixels:
 def as_image(pixels: NDArray[Any]) -> Images32:
     """Returns 8-bit pixels as an image (C, H, W) of [0, 1]."""
     channels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-    image: Images32 = channels.astype(np.float32) / np.float32(255)
-    return image
+    return np.asarray(channels.astype(np.float32) / np.float32(255))
 
 
 def of_noise(module: str) -> Any:

@@ -56,10 +56,8 @@ def changed_by_name(target: Callable[..., Any], name: str) -> tuple[list[Any], s
     """Returns what a data set's name says to a function that changes another one, and the name of that.
 
     Such a function has a first argument called `images`; those of its others that have no default stand in the name,
-    as in `"corrupted:fog:3:cifar10"`, as text or whole numbers. `None` for any other function.
-
-    Raises:
-        InvalidInputError: the name has fewer.
+    as in `"corrupted:fog:3:cifar10"`, as text or whole numbers; fewer are an `InvalidInputError`. `None` for any other
+    function.
     """
     own = [name for name, each in inspect.signature(target).parameters.items() if each.default is each.empty]
     if own[:1] != ["images"]:

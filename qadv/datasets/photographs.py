@@ -85,12 +85,10 @@ class Photographs(ImageDataset):
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        shape: tuple[int, ...] = self.settings["input_size"]
-        return shape
+        return tuple(self.settings["input_size"])
 
     def labels(self, part: str) -> Labels:
-        labels: Labels = self.parts[part].labels[self._readable(part)]
-        return labels
+        return np.asarray(self.parts[part].labels[self._readable(part)])
 
     def image(self, part: str, index: int) -> Images32:
         files, place = self.parts[part], int(self._readable(part)[index])
@@ -99,8 +97,7 @@ class Photographs(ImageDataset):
                 picture = pictures.read(file, files.name(place), self._mode, self._decode)
             except FileFormatError as error:
                 raise FileFormatError(f"{error}; mend it, or leave out all such files with {_SKIP}") from error
-        image: Images32 = self._transform(picture).numpy()
-        return image
+        return np.asarray(self._transform(picture).numpy())
 
     def digest(self) -> str:
         state = hashlib.blake2b(repr((self.classes, self.settings)).encode(), digest_size=16)

@@ -31,12 +31,9 @@ def look(file: BinaryIO, name: str, mode: str, whole: bool = False) -> tuple[str
 
 
 def read(file: BinaryIO, name: str, mode: str, decode: Callable[[bytes], Any] | None = None) -> Image.Image:
-    """Returns a picture upright, in mode `"RGB"` or `"L"`.
+    """Returns a picture upright, in mode `"RGB"` or `"L"`; one that can't be read is a `FileFormatError` with its name.
 
     In place of Pillow's decoder, `decode` makes pixels (H, W, 3) uint8 of JPEG files, those in CMYK apart.
-
-    Raises:
-        FileFormatError: it can't be read; says why, with its name.
     """
     with _opened(file, name) as image:
         is_turned = _is_turned(image)

@@ -21,14 +21,10 @@ _ENLARGED = 1.5  # a photograph of ImageNet is 375 px high, and is reduced to 25
 
 
 def decoded(images: ImageDataset, decoder: str) -> ImageDataset:
-    """Returns a data set whose test images come from JPEG by another decoder; by name decoded:DECODER:OTHER.
+    """Returns a data set whose test images come from JPEG by another of the `DECODERS`; by name decoded:DECODER:OTHER.
 
     Photographs in JPEG files are decoded by it, other files as ever. Arrays are encoded before, by Pillow with quality
     95, so that decoded:pillow:OTHER is what the others compare with.
-
-    Args:
-        images: the other data set.
-        decoder: one of `DECODERS`.
 
     Raises:
         InvalidInputError: there is no such decoder.
@@ -39,14 +35,11 @@ def decoded(images: ImageDataset, decoder: str) -> ImageDataset:
 
 
 def resized(images: ImageDataset, resizer: str) -> ImageDataset:
-    """Returns a data set with test images that another function resized; by name resized:RESIZER:OTHER.
+    """Returns a data set with test images that another of the `RESIZERS` resized; by name resized:RESIZER:OTHER.
 
-    It takes the place of the one that timm's config of the network says for photographs. Arrays are enlarged before,
-    1.5 times by Pillow's bicubic filter, and reduced by it to what they were.
-
-    Args:
-        images: the other data set.
-        resizer: one of `RESIZERS`: Pillow's filters, OpenCV's, and torchvision's of tensors without antialiasing.
+    These are Pillow's filters, OpenCV's, and torchvision's of tensors without antialiasing. It takes the place of the
+    one that timm's config of the network says for photographs. Arrays are enlarged before, 1.5 times by Pillow's
+    bicubic filter, and reduced by it to what they were.
 
     Raises:
         InvalidInputError: there is no such function.
@@ -91,8 +84,7 @@ def _by_pillow(content: bytes) -> Pixels:
 def _by_opencv(content: bytes) -> Pixels:
     cv2 = of_noise("cv2")
     unturned = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    pixels: Pixels = cv2.imdecode(np.frombuffer(content, np.uint8), unturned)[..., ::-1]
-    return np.ascontiguousarray(pixels)
+    return np.ascontiguousarray(cv2.imdecode(np.frombuffer(content, np.uint8), unturned)[..., ::-1])
 
 
 def _by_ffmpeg(content: bytes) -> Pixels:
@@ -100,8 +92,7 @@ def _by_ffmpeg(content: bytes) -> Pixels:
     cv2 = of_noise("cv2")
     video = cv2.VideoCapture(io.BytesIO(content), cv2.CAP_FFMPEG, [])
     video.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)
-    pixels: Pixels = video.read()[1][..., ::-1]
-    return np.ascontiguousarray(pixels)
+    return np.ascontiguousarray(video.read()[1][..., ::-1])
 
 
 def _by_torchvision(content: bytes) -> Pixels:
@@ -115,8 +106,7 @@ def _by_torchvision(content: bytes) -> Pixels:
         ) from error
     with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
         decoded = decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB)
-    pixels: Pixels = decoded.permute(1, 2, 0).contiguous().numpy()
-    return pixels
+    return np.asarray(decoded.permute(1, 2, 0).contiguous().numpy())
 
 
 def _down_again(image: Images32, resize: Callable[..., Image.Image]) -> Images32:

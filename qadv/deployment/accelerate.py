@@ -2,7 +2,6 @@
 
 import copy
 import warnings
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +19,7 @@ from qadv.estimators.attacked import AttackedNetwork
 from qadv.estimators.checks import check_images, check_pair
 from qadv.estimators.classifier import QuantizedClassifier
 from qadv.estimators.door import prepare
+from qadv.estimators.rebuilt import like
 from qadv.frontends.find import form_of, frontend_of
 from qadv.frontends.frontend import EvaluationForm
 from qadv.modes import evaluation_mode
@@ -95,8 +95,6 @@ def accelerate(
     *,
     fold_batch_norm: bool = True,
     channels_last: bool = True,
-    bf16: bool = False,
-    compile: bool | str = False,
     bound: float = 1e-4,
     share: float | None = None,
     batch_size: int = 128,
@@ -115,7 +113,6 @@ def accelerate(
         x: images to verify with, (N, *input_shape) in `clip_values`.
         fold_batch_norm: BatchNorms become part of the layers before them; not in what other toolkits quantized.
         channels_last: weights and activations lie in memory with their channels last; as above.
-        bf16, compile: refused; they gain nothing.
         bound: largest relative error of an image's logits and of its gradient, see `OptionCheck`.
         share: part of the images, in (0, 1], that must be equal: both errors within `bound`, and the same class. In a
             quantized network a difference in the last bit moves an activation that lies on a rounding threshold by a
@@ -133,11 +130,6 @@ def accelerate(
     """
     if not isinstance(classifier, QuantizedClassifier):
         raise InvalidInputError(f"classifier: expected a QuantizedClassifier, got {type(classifier).__name__}")
-    if bf16 or compile:
-        raise InvalidInputError(
-            "bf16 and compile are no more: on a processor bfloat16 took twice the time and gave another network, and "
-            "torch.compile gained nothing on top of folding; leave them out"
-        )
     x = check_images(x, classifier.input_shape, classifier.clip_values)
     bound, least = check_number("bound", bound, zero=True), check_number("share", 1 if share is None else share, most=1)
     batch_size = check_whole("batch_size", batch_size)
@@ -180,36 +172,17 @@ def accelerate(
             by_engine = EngineForm(network, form_of(network, kept), runtime_of(network, classifier, images))
             least = _SAME_CLASS if share is None else share
             checks.append(values_compared(engine, by_engine, before, batches, expected, least))
-    result = _with_checks(classifier, AttackedNetwork(network, kept), checks)
+    result = like(AcceleratedClassifier, classifier, AttackedNetwork(network, kept))
+    result.checks = tuple(checks)
     if engine is None:
         return result
     if not checks[-1].kept:
         _warn(checks[-1], "so the network answers itself", least)
         return result
-    answered = AttackedNetwork(network, kept)
-    answered.compute_by(by_engine)
-    faster = _with_checks(classifier, answered, checks)
-    faster.simulation = result
+    faster = like(AcceleratedClassifier, classifier, AttackedNetwork(network, kept))
+    faster.model.compute_by(by_engine)
+    faster.checks, faster.simulation = result.checks, result
     return faster
-
-
-def _with_checks(
-    classifier: QuantizedClassifier, model: AttackedNetwork, checks: Sequence[OptionCheck]
-) -> AcceleratedClassifier:
-    result = AcceleratedClassifier(
-        model,
-        classifier.loss,
-        classifier.input_shape,
-        classifier.nb_classes,
-        channels_first=classifier.channels_first,
-        clip_values=classifier.clip_values,
-        preprocessing_defences=classifier.preprocessing_defences,
-        postprocessing_defences=classifier.postprocessing_defences,
-        preprocessing=classifier.preprocessing,
-        device_type="cpu" if classifier.device.type == "cpu" else "gpu",
-    )
-    result.checks = tuple(checks)
-    return result
 
 
 def _warn(check: OptionCheck, what: str, share: float) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from art.attacks.evasion import ProjectedGradientDescent
 from numpy.typing import NDArray
 
@@ -15,6 +16,7 @@ from qadv.errors import FileFormatError, InvalidInputError
 from qadv.estimators.checks import check_images, check_pair
 from qadv.estimators.protocol import Classifier
 from qadv.files import check_is_file
+from qadv.frontends.onnx.layout import Layout
 from qadv.frontends.onnx.runtime import Runtime
 from qadv.sources import is_source
 from qadv.strengths import check_eps
@@ -52,16 +54,10 @@ class Agreement:
 
 
 class OnnxNetwork:
-    """Runs an exported graph in onnxruntime.
+    """Runs a graph that `qadv.export` wrote in onnxruntime; one that takes bytes, 0 to 255 over `clip_values`.
 
-    Args:
-        path: the file that `qadv.export(..., to="onnx")` wrote, or `to="qcdq"`.
-        as_written: with the arithmetic that the graph says, in float. Left to itself, onnxruntime computes quantized
-            graphs in integers, and rounds biases and weights that are float in a QCDQ graph.
-        clip_values: smallest and largest pixel, of which a graph that takes bytes makes 0 and 255.
-
-    Attributes:
-        input_shape: shape of one image.
+    With `as_written` it is the arithmetic that the graph says, in float. Left to itself, onnxruntime computes quantized
+    graphs in integers, and rounds biases and weights that are float in a QCDQ graph.
 
     Raises:
         MissingRequirementError: onnxruntime is not installed.
@@ -75,23 +71,17 @@ class OnnxNetwork:
         check_is_file(path)
         settings = {"session.disable_quant_qdq": "1"} if as_written else {}
         self._runtime = Runtime(Path(path).read_bytes(), os.fspath(path), settings)
-        inputs = {each.name: tuple(each.shape[1:]) for each in self._runtime.session.get_inputs()}
-        if list(inputs) != [INPUT]:
-            raise FileFormatError(f"{os.fspath(path)}: expected the one input {INPUT!r}, found {', '.join(inputs)}")
-        self.input_shape = inputs[INPUT]
-        self._ends = limits((0.0, 1.0) if clip_values is None else clip_values)
-        self._takes_bytes = "uint8" in self._runtime.session.get_inputs()[0].type
+        inputs = self._runtime.session.get_inputs()
+        if (names := [each.name for each in inputs]) != [INPUT]:
+            raise FileFormatError(f"{os.fspath(path)}: expected the one input {INPUT!r}, found {', '.join(names)}")
+        low, high = limits((0.0, 1.0) if clip_values is None else clip_values)
+        kind = "UINT8" if "uint8" in inputs[0].type else "FLOAT"
+        self._layout = Layout(tuple(inputs[0].shape[1:]), "as it is", (), kind, low, high - low)
 
     def predict(self, x: NDArray[Any], batch_size: int = 128) -> NDArray[np.float32]:
-        """Returns logits (N, classes) for images (N, *input_shape) in `clip_values`.
-
-        Raises:
-            InvalidInputError: wrong shape or dtype, NaN, or no image at all.
-        """
-        x = check_images(x, self.input_shape, None).astype(np.float32)
-        if self._takes_bytes:
-            low, high = self._ends
-            x = np.rint((x - low) / (high - low) * 255).clip(0, 255).astype(np.uint8)
+        """Returns logits (N, classes) for images (N, *input_shape) in `clip_values`; errors as of `check_images`."""
+        x = check_images(x, self._layout.input_shape, None).astype(np.float32)
+        x = self._layout.as_array(torch.from_numpy(x))
         starts = range(0, len(x), batch_size)
         return np.concatenate([self._runtime(x[start : start + batch_size]) for start in starts])
 
@@ -107,18 +97,14 @@ def agreement(
     as_written: bool = False,
     deployed: Classifier | None = None,
 ) -> tuple[Agreement, Agreement]:
-    """Compares a file with its classifier on images and on their PGD versions.
+    """Compares a file with its classifier on images, (N, *input_shape), and on their PGD versions.
 
     PGD is white-box on the classifier: L∞, `max_iter` steps of `eps / 4`, from the image itself.
 
     Args:
-        classifier: what was exported.
         path: the ONNX file that `qadv.export` wrote, or any file as the classifier that `from_file` made of it.
-        x: images, (N, *input_shape).
         y: labels; without them the attack leads away from the classifier's own decisions.
         eps: radius of the attack, in the unit of `clip_values`; default 8/255 of their range.
-        max_iter: its steps.
-        batch_size: images in one pass.
         as_written: see `OnnxNetwork`.
         deployed: the simulation with all that the file rounds, `QuantizedClassifier.from_file(path, deploy=True)`.
 
@@ -152,18 +138,8 @@ def agreement(
             )
         difference = float(np.abs(ours - theirs).max())
         ours, theirs = ours.argmax(1), theirs.argmax(1)
-        results.append(
-            Agreement(
-                name,
-                len(images),
-                _share(ours, theirs) or 0.0,
-                difference,
-                _share(ours, labels),
-                _share(theirs, labels),
-                _share(between, theirs),
-                _share(between, labels),
-            )
-        )
+        shares = _share(ours, labels), _share(theirs, labels), _share(between, theirs), _share(between, labels)
+        results.append(Agreement(name, len(images), _share(ours, theirs) or 0.0, difference, *shares))
     return results[0], results[1]
 
 

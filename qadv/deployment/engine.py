@@ -41,10 +41,8 @@ class _Exported:
 class EngineForm:
     """Answers by a runtime where no gradient is asked for, and by the network's own form where one is.
 
-    Args:
-        network: in evaluation mode; once its weights or modules are others, it is refused.
-        form: its own.
-        runtime: of the graph that it was exported to, (N, …) → logits.
+    The runtime is of the graph that the network, in evaluation mode, was exported to, (N, …) → logits; once its weights
+    or modules are others, it is refused.
     """
 
     def __init__(self, network: nn.Module, form: EvaluationForm, runtime: Runtime) -> None:
@@ -57,11 +55,7 @@ class EngineForm:
         self._kept = KeptValues([_Exported(modules, runtime)], channels_last=False)
 
     def __call__(self, x: Any, method: str = "__call__") -> Any:
-        """Images (N, …) → logits, or what another method of the network gives.
-
-        Raises:
-            UnsupportedModelError: the network has changed since it was exported.
-        """
+        """Images (N, …) → logits, or what another method gives; a network that has changed since is refused."""
         asks = type(x) is Tensor and len(x) and not (torch.is_grad_enabled() and x.requires_grad)
         if not asks or method != "__call__" or self._hooks or torch._C._get_tracing_state():
             return self._form(x, method)
@@ -75,12 +69,9 @@ class EngineForm:
 
 
 def runtime_of(network: nn.Module, like: Any, images: NDArray[np.float32]) -> Runtime:
-    """Returns a runtime of the integer graph of a network that takes images as `like` prepares them.
+    """Returns a runtime of the integer graph of a network that takes images as the classifier `like` prepares them.
 
-    Args:
-        network: any that `qadv.export` takes.
-        like: a classifier with its shapes, range of pixels and preprocessing.
-        images: prepared, (N, *input_shape), for the ranges of what the network does not quantize.
+    Prepared `images`, (N, *input_shape), are for the ranges of what the network does not quantize.
     """
     check_exports(network)
     low, high = limits(like.clip_values) if like.clip_values is not None else (images.min(), images.max())

@@ -27,7 +27,7 @@ from qadv.frontends.find import file_writers, files, frontend_of, quantized_weig
 from qadv.frontends.onnx.graph import PICTURES, Graph, graph_of
 from qadv.frontends.onnx.runtime import Runtime
 from qadv.modes import held_network
-from qadv.quantization.layers import _QuantLayer
+from qadv.quantization.layers import weight_quantizers
 from qadv.quantization.quantizer import _Quantizer
 from qadv.units import limits
 
@@ -124,9 +124,8 @@ def export(
     if images is not None:
         images = check_images(images, classifier.input_shape, classifier.clip_values, "images").astype(np.float32)
     check_finite(classifier.model, "classifier")
-    layers = [m for m in classifier.model.modules() if isinstance(m, _QuantLayer) and m.weight_quantizer is not None]
     quantized = quantized_weights(classifier.model)
-    if to == "packed" and not layers:
+    if to == "packed" and not weight_quantizers(classifier.model):
         whose = f" by qadv, but by {quantized[0].origin}: use to='onnx'" if quantized else ": use classifier.save"
         raise InvalidInputError(f"there is nothing to pack, since no weights are quantized{whose}")
     weights = sum(each.value.numel() for each in quantized)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,14 +30,12 @@ Codes = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Flip:
-    """One bit of one weight.
+    """One bit of one weight: the code before the flip, and the code behind it.
 
     Attributes:
         layer: its name in the network that the flip was found on.
         index: of the weight in the layer's codes, counted row by row.
         bit: of its code as stored, the lowest is 0.
-        code: before the flip.
-        flipped: the code behind it.
     """
 
     layer: str
@@ -61,31 +59,13 @@ class Applied:
         return {**asdict(self), "path": str(self.path)}
 
 
-class _Stored(Protocol):
-    """A file with codes, by the name of what they are stored in."""
-
-    codes: dict[str, Codes]
-
-    def find(self, layer: str) -> Iterable[str]:
-        """Returns where the codes of a layer may be stored."""
-
-    def put(self, name: str, index: int, code: int) -> None:
-        """Stores another code."""
-
-    def content(self) -> bytes:
-        """Returns the file."""
-
-
 def write_flips(
     path: str | os.PathLike[str], classifier: Any, flips: Iterable[Flip], about: Mapping[str, Any] | None = None
 ) -> None:
-    """Writes a list of flips as JSON, with digests of the codes of the network that it belongs to.
+    """Writes flips, in order, as JSON, with digests of the codes of the network that they belong to.
 
-    Args:
-        path: the file.
-        classifier: an ART classifier of that network, as it is without the flips.
-        flips: in order.
-        about: plain data that goes with them, e.g. accuracies.
+    `classifier` is an ART classifier of that network as it is without the flips; `about` is plain data that goes with
+    them, e.g. accuracies.
 
     Raises:
         InvalidInputError: a flip is not of a weight of that network.
@@ -106,11 +86,7 @@ def write_flips(
 
 
 def read_flips(path: str | os.PathLike[str]) -> tuple[dict[str, str], list[Flip], dict[str, Any]]:
-    """Returns digests of the network's codes by layer, the flips, and what goes with them.
-
-    Raises:
-        FileFormatError, StorageError: the file is damaged, is no list of flips, or is not there.
-    """
+    """Returns digests of the network's codes by layer, the flips, and what goes with them; errors as of `read_json`."""
     data = read_json(path)
     try:
         if data["format"] != FLIPS:
@@ -148,7 +124,7 @@ def apply_flips(model: str | os.PathLike[str], flips: str | os.PathLike[str], ou
         raise UnsupportedModelError(
             f"{os.fspath(model)} is of {frontend.name}: flips are of packed files and ONNX graphs"
         )
-    stored: _Stored = _Packed(model) if frontend is None else _Onnx(model)
+    stored = _Packed(model) if frontend is None else _Onnx(model)
     states, places = set(), {}
     for layer, digest in network.items():
         own = {index: codes for (name, index), codes in changes.items() if name == layer and codes[0] != codes[1]}
@@ -197,7 +173,7 @@ def _state(codes: Codes, changes: Mapping[int, tuple[int, int]], digest: str) ->
 
 
 class _Packed:
-    """The codes of a packed file, whose bytes are changed in place."""
+    """The codes of a packed file by the name of what they are stored in; its bytes are changed in place."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         tensors, header = read_tensors(path)
@@ -218,6 +194,7 @@ class _Packed:
         self._bytes = bytearray(blanked(content, json.loads(self._places["__metadata__"]["qadv"])))
 
     def find(self, layer: str) -> Iterable[str]:
+        """Returns where the codes of a layer may be stored."""
         return [layer] if layer in self.codes else []
 
     def put(self, name: str, index: int, code: int) -> None:
@@ -235,7 +212,7 @@ class _Packed:
 
 
 class _Onnx:
-    """The codes of an ONNX graph, whose tensors are changed in place."""
+    """The same of an ONNX graph, whose tensors are changed in place."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         read_graph(path)  # refuses what is damaged
@@ -249,11 +226,10 @@ class _Onnx:
         constants = (each for node in self._model.graph.node if node.op_type == "Constant" for each in node.attribute)
         tensors = [*self._model.graph.initializer, *(each.t for each in constants if each.HasField("t"))]
         kinds = [onnx.TensorProto.DataType.Name(each.data_type) for each in tensors]
-        inside = [each.data_location != onnx.TensorProto.EXTERNAL for each in tensors]
-        kept = [row for row in zip(tensors, kinds, inside, strict=True) if row[1] in _TYPES]
-        if not all(row[2] for row in kept):
+        kept = [pair for pair in zip(tensors, kinds, strict=True) if pair[1] in _TYPES]
+        if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor, _ in kept):
             raise UnsupportedModelError(f"{os.fspath(path)} keeps weights in files beside it; save it as one file")
-        self._tensors = {str(number): (tensor, kind) for number, (tensor, kind, _) in enumerate(kept)}
+        self._tensors = {str(number): pair for number, pair in enumerate(kept)}
         self.codes = {
             name: np.asarray(onnx.numpy_helper.to_array(tensor)).astype(np.int64)
             for name, (tensor, _) in self._tensors.items()

@@ -7,30 +7,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from qadv.deployment.integer_parts import Array, Grid, Layer, Range
+from qadv.deployment.value_ranges import drawn, measured
 from qadv.errors import InvalidInputError
 from qadv.frontends.onnx.graph import Graph, Node
 from qadv.frontends.onnx.twin import Twin
 
-Array = NDArray[Any]
-Range = tuple[float, float]
 AFFINE = ("Sub", "Div", "Mul", "Add")
 _SAME = ("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Slice", "Pad", "MaxPool", "Gather")
 _AVERAGES = ("AveragePool", "GlobalAveragePool", "ReduceMean")
-_OFF_TIES = 3e-5  # of a scale: more than float32 is off by, less than what lies between averages of some hundred codes
-_LARGEST_BIAS = 2**30
-_BATCH = 32
 
 
 @dataclass(frozen=True)
 class IntegerOptions:
-    """How a graph of integers is written.
+    """How a graph of integers is written; others are as of `qadv.export`.
 
     Attributes:
-        float_ends: float weights of the first and last layer stay float.
-        packed_weights: codes of at most 4 bits are stored as int4.
-        reduce_range: weights have 7 bits, so that sums of two products fit into 16.
         all_codes: linear layers give codes too, the logits included, for runtimes whose integer kernels give no floats.
         takes_bytes: images are uint8, 0 the smallest pixel and 255 the largest.
     """
@@ -42,88 +35,19 @@ class IntegerOptions:
     takes_bytes: bool = False
 
 
-@dataclass(frozen=True)
-class _Grid:
-    """Codes `first` to 255, as uint8; value = (code - zero) * scale."""
-
-    scale: float
-    zero: int
-    first: int = 0
-
-    @property
-    def ends(self) -> Range:
-        return (self.first - self.zero) * self.scale, (255 - self.zero) * self.scale
-
-    @classmethod
-    def over(cls, ends: Range) -> "_Grid":
-        """256 levels over a range, one of them 0."""
-        low, high = min(ends[0], 0.0), max(ends[1], 0.0)
-        scale = float(np.float32(max(high - low, 1e-6) / 255))
-        return cls(scale, round(-low / scale))
-
-    @property
-    def off_ties(self) -> "_Grid":
-        """With levels a little closer, for averages, which lie halfway between two levels often: all go up there."""
-        return replace(self, scale=float(np.float32(self.scale * (1 - _OFF_TIES))))
-
-
-@dataclass
-class _Layer:
-    """A convolution or linear layer; its weights have filters first, as `Gemm` takes them with `transB`."""
-
-    node: Node
-    output: str
-    codes: Array | None
-    weight: Array
-    scale: Array
-    bias: Array
-
-    def folded(self, factor: Array, shift: Array, output: str) -> "_Layer":
-        """With `factor * y + shift` for each filter behind it."""
-        shape = (-1,) + (1,) * (self.weight.ndim - 1)
-        codes = None if self.codes is None else self.codes * np.sign(factor).reshape(shape)
-        weight, scale = self.weight * factor.reshape(shape), self.scale * np.abs(factor)
-        return _Layer(self.node, output, codes, weight, scale, self.bias * factor + shift)
-
-    def in_codes_up_to(self, most: int) -> "_Layer":
-        """With such codes of the weights, where it has none: one scale for each filter."""
-        if self.codes is not None and np.abs(self.codes).max() <= most:
-            return self
-        largest = np.abs(self.weight).reshape(len(self.weight), -1).max(1)
-        scale = np.where(largest > 0, largest, 1.0) / most
-        return replace(self, scale=scale, codes=_rounded(self.weight, scale))
-
-    def with_bias_in_32_bits(self, input_scale: float) -> "_Layer":
-        """With scales so large that its bias is a whole number of 32 bits: of filters that are next to nothing."""
-        least = np.maximum(np.abs(self.bias) / (input_scale * _LARGEST_BIAS), np.finfo(np.float32).tiny * 1e3)
-        if (self.scale >= least).all():
-            return self
-        scale = np.maximum(self.scale, least)
-        return replace(self, scale=scale, codes=_rounded(self.weight, scale))
-
-
-def _rounded(weight: Array, scale: Array) -> Array:
-    return np.round(weight / scale.reshape((-1,) + (1,) * (weight.ndim - 1)))
-
-
 def integer_graph(
     graph: Graph, pixels: Range, images: Array | None = None, options: IntegerOptions = IntegerOptions()
 ) -> bytes:
-    """Returns a graph in codes as one that onnxruntime runs in integer kernels.
+    """Returns a graph in codes, in QCDQ form as `onnx_graph` writes it, as onnxruntime runs it in integer kernels.
 
     BatchNorms and biases are part of the layer before them; biases are whole multiples of input scale times weight
     scale. Weights keep their codes; float weights of the first and last layer, and those whose codes don't fit, become
     int8, one scale for each filter. Levels that are fewer than 256 are the last ones of uint8, where the kernels cut
     off by themselves, with a `Clip` of the codes below. What a kernel needs in codes and the network does not quantize
     (sums, pools, inputs of the first and last layer) gets 256 levels over its range: the part that matters, where that
-    follows from the quantizer behind a sum, and what it is on `images`. Pixels have 256 levels from the smallest to the
-    largest; their standardisation is part of the first layer where that is the same, see `_Writer._folded_pixels`.
-
-    Args:
-        graph: in QCDQ form, as `qadv.deployment.onnx_graph` writes it.
-        pixels: smallest and largest pixel.
-        images: (N, ...) as `graph` takes them, for ranges; `None` for some drawn from a fixed seed.
-        options: see there.
+    follows from the quantizer behind a sum, and what it is on `images`, as `graph` takes them, or on some drawn from a
+    fixed seed. Pixels have 256 levels from the smallest to the largest, `pixels`; their standardisation is part of the
+    first layer where that is the same, see `_Writer._folded_pixels`.
 
     Raises:
         UnsupportedModelError: the graph has operators that qadv can't read.
@@ -149,9 +73,9 @@ class _Writer:
         self.consumers = {name: node for node in reading for name in node.inputs}
         self.producers = {name: node for node in graph.nodes for name in node.outputs}
         self.real_images = images is not None
-        self.images = images if images is not None else _drawn(graph, pixels)
+        self.images = images if images is not None else drawn(graph, pixels)
         self.measured: dict[str, Range] = {}
-        self.codes: dict[str, tuple[str, _Grid]] = {}
+        self.codes: dict[str, tuple[str, Grid]] = {}
         self.done: set[str] = set()
         self.layers = {node.name: layer for node in self.nodes if (layer := self._layer(node)) is not None}
         names = list(self.layers)
@@ -183,12 +107,11 @@ class _Writer:
         model = helper.make_model(
             made, opset_imports=[helper.make_opsetid("", opset)], ir_version=10, producer_name="qadv"
         )
-        content: bytes = model.SerializeToString()
-        return content
+        return bytes(model.SerializeToString())
 
     # what is there
 
-    def _layer(self, node: Node) -> _Layer | None:
+    def _layer(self, node: Node) -> Layer | None:
         """Returns a layer with all that is folded into it, `None` for what is none or stays float."""
         if node.kind not in ("Conv", "Gemm", "MatMul") or node.inputs[1] not in self.values:
             return None
@@ -208,7 +131,7 @@ class _Writer:
         bias = np.broadcast_to(bias.astype(np.float64).reshape(-1), (len(weight),))
         if weight.ndim == 2 and node.attributes.get("alpha", 1.0) * node.attributes.get("beta", 1.0) != 1:
             return None
-        layer = _Layer(node, node.outputs[0], codes, weight, scale, bias)
+        layer = Layer(node, node.outputs[0], codes, weight, scale, bias)
         while (behind := self._only_consumer(layer.output)) is not None:
             other = [self.values[name].astype(np.float64) for name in behind.inputs if name in self.values]
             per_filter = (1, len(weight), 1, 1) if weight.ndim == 4 else (len(weight),)
@@ -227,7 +150,7 @@ class _Writer:
     def _only_consumer(self, name: str) -> Node | None:
         return self.consumers.get(name) if self.uses[name] == 1 else None
 
-    def _quantizer(self, node: Node) -> tuple[str, _Grid] | None:
+    def _quantizer(self, node: Node) -> tuple[str, Grid] | None:
         """Returns the output of a `QuantizeLinear`, `Clip`, `DequantizeLinear` and its grid; `None` for other uses."""
         scale, zero = (self.values.get(name) for name in node.inputs[1:3])
         ends, passed, behind = (0, 255), [], self._only_consumer(node.outputs[0])
@@ -240,12 +163,12 @@ class _Writer:
             return None  # levels without one at 0
         self.done |= {each.name for each in (*passed, behind)}
         moved = 255 - ends[1]  # to the upper end, where the kernels cut off
-        return behind.outputs[0], _Grid(float(scale), int(zero) + moved, ends[0] + moved)
+        return behind.outputs[0], Grid(float(scale), int(zero) + moved, ends[0] + moved)
 
     def _range(self, name: str) -> Range:
         """Returns the part of a value's range that matters."""
         if not self.measured:
-            self.measured = _measured(self.twin, self.images)
+            self.measured = measured(self.twin, self.images)
         low, high = self.measured[name]
         behind = self._only_consumer(name)
         if behind is not None and behind.kind == "Add":
@@ -319,7 +242,7 @@ class _Writer:
     def _write_pixels(self) -> None:
         """Makes codes of the images, where the first layer reads them as they come."""
         low, high = self.pixels
-        grid, name = _Grid.over(self.pixels), self.graph.input
+        grid, name = Grid.over(self.pixels), self.graph.input
         has_zero = low <= 0 <= high and math.isclose(grid.zero * grid.scale, -low, abs_tol=1e-3 * grid.scale)
         if not has_zero:
             if self.options.takes_bytes:
@@ -371,13 +294,13 @@ class _Writer:
     def _most(self) -> int:
         return 63 if self.options.reduce_range else 127
 
-    def _in_integers(self, layer: _Layer) -> bool:
+    def _in_integers(self, layer: Layer) -> bool:
         given_codes = layer.codes is not None or self.producers.get(layer.node.inputs[1]) is not None
         if layer.node.name in self.ends:
             return not (self.options.float_ends and not given_codes)
         return given_codes and layer.node.inputs[0] in self.codes
 
-    def _write_layer(self, layer: _Layer) -> None:
+    def _write_layer(self, layer: Layer) -> None:
         node, source = layer.node, layer.node.inputs[0]
         if source not in self.codes:
             if self._standardisation(source) is None:
@@ -385,32 +308,25 @@ class _Writer:
             else:
                 flat = [each[source] for each in self._flat_images()]
                 ends = float(np.min(flat)), float(np.max(flat))
-            grid = _Grid.over(ends)
+            grid = Grid.over(ends)
             self.codes[source] = self._quantized(source, grid, source), grid
         scale = self.codes[source][1].scale
         layer = layer.in_codes_up_to(self._most).with_bias_in_32_bits(scale)
         assert layer.codes is not None
         weights, bias_scale = self._weights(layer), np.float32(scale) * layer.scale.astype(np.float32)
-        names = [self._real(source), weights]
-        codes_of_bias = np.round(layer.bias / bias_scale.astype(np.float64)).astype(np.int32)
-        is_matmul = node.kind == "MatMul"
-        if not is_matmul:
-            bias = [
-                self._constant(codes_of_bias, "bias"),
-                self._constant(bias_scale, "bias_scale"),
-                self._constant(np.zeros(len(bias_scale), np.int32), "zeros"),
-            ]
-            names.append(self._node("DequantizeLinear", bias, f"{layer.output}_bias", axis=0))
-        attributes = node.attributes if node.kind == "Conv" else {} if is_matmul else {"transB": 1}
-        if is_matmul and layer.bias.any():
-            product = self._node("MatMul", names, f"{layer.output}_product")
-            self._node("Add", [product, self._constant(layer.bias.astype(np.float32), "bias")], layer.output)
-        else:
-            self._node(node.kind, names, layer.output, **attributes)
+        names, bias = [self._real(source), weights], ""
+        if node.kind != "MatMul":
+            codes_of_bias = np.round(layer.bias / bias_scale.astype(np.float64)).astype(np.int32)
+            parts = [self._constant(codes_of_bias, "bias"), self._constant(bias_scale, "bias_scale")]
+            parts.append(self._constant(np.zeros(len(bias_scale), np.int32), "zeros"))
+            bias = self._node("DequantizeLinear", parts, f"{layer.output}_bias", axis=0)
+        elif layer.bias.any():
+            bias = self._constant(layer.bias.astype(np.float32), "bias")
+        self._write_operator(layer, names, bias)
         if node.kind == "Conv" or self.options.all_codes:
             self._quantize_behind(layer.output)
 
-    def _weights(self, layer: _Layer) -> str:
+    def _weights(self, layer: Layer) -> str:
         """Writes a layer's codes and scales; returns the name of the weights."""
         assert layer.codes is not None
         codes, axis = layer.codes.astype(np.int8), 0
@@ -426,12 +342,17 @@ class _Writer:
         parts = [name, self._constant(scale, "weight_scale"), self._constant(zeros, "zeros")]
         return self._node("DequantizeLinear", parts, f"{layer.output}_weight", axis=axis)
 
-    def _write_float_layer(self, layer: _Layer) -> None:
+    def _write_float_layer(self, layer: Layer) -> None:
         weight = layer.weight.T if layer.node.kind == "MatMul" else layer.weight
         names = [self._real(layer.node.inputs[0]), self._constant(weight.astype(np.float32), "weight")]
-        bias = self._constant(layer.bias.astype(np.float32), "bias")
+        self._write_operator(layer, names, self._constant(layer.bias.astype(np.float32), "bias"))
+
+    def _write_operator(self, layer: Layer, names: list[str], bias: str) -> None:
+        """Writes what computes a layer from its input and weights, `names`, and its bias, `""` for none."""
         if layer.node.kind == "MatMul":
-            self._node("Add", [self._node("MatMul", names, f"{layer.output}_product"), bias], layer.output)
+            product = self._node("MatMul", names, f"{layer.output}_product" if bias else layer.output)
+            if bias:
+                self._node("Add", [product, bias], layer.output)
         else:
             attributes = layer.node.attributes if layer.node.kind == "Conv" else {"transB": 1}
             self._node(layer.node.kind, [*names, bias], layer.output, **attributes)
@@ -455,11 +376,11 @@ class _Writer:
         is_rounded = behind is not None and behind.kind == "QuantizeLinear"
         if is_rounded or (name == self.graph.output and not self.options.all_codes):
             return
-        grid = _Grid.over(self._range(name) if ends is None else ends)
+        grid = Grid.over(self._range(name) if ends is None else ends)
         grid = grid.off_ties if self._is_average(name) else grid
         self.codes[name] = self._quantized(name, grid, name), grid
 
-    def _quantized(self, name: str, grid: _Grid, label: str) -> str:
+    def _quantized(self, name: str, grid: Grid, label: str) -> str:
         scale, zero = self._constant(np.float32(grid.scale), "scale"), self._constant(np.uint8(grid.zero), "zero")
         codes = self._node("QuantizeLinear", [name, scale, zero], f"{label}_rounded")
         if grid.first <= 1:  # of 255 levels there is one more at the lower end, as everywhere in integer networks
@@ -520,29 +441,3 @@ def _fits(shape: tuple[int, ...], whole: tuple[int, ...]) -> bool:
         return np.broadcast_shapes(shape, whole) == whole or math.prod(shape) == 1
     except ValueError:
         return False
-
-
-@torch.no_grad()
-def _measured(twin: Twin, images: Array) -> dict[str, Range]:
-    """Returns the smallest and largest number of each value in a graph, for so many images."""
-    found: dict[str, Range] = {}
-    for start in range(0, len(images), _BATCH):
-        for name, value in twin.every_value(torch.from_numpy(images[start : start + _BATCH])).items():
-            if value.numel() and value.is_floating_point():
-                low, high = (float(end) for end in value.aminmax())
-                before = found.get(name, (low, high))
-                found[name] = min(low, before[0]), max(high, before[1])
-    return found
-
-
-def _drawn(graph: Graph, pixels: Range) -> Array:
-    """Returns images of a few colours, from coarse ones to noise."""
-    sizes = [size or 1 for size in graph.input_shape[1:]]
-    rng, images = np.random.default_rng(0), []
-    for cells in (1, 2, 4, 8, 16, 32, 64, 10**6):
-        small = [sizes[0], *(min(size, cells) for size in sizes[1:])]
-        image = rng.random((4, *small), dtype=np.float32)
-        for axis, (size, old) in enumerate(zip(sizes[1:], small[1:], strict=True), 2):
-            image = np.repeat(image, math.ceil(size / old), axis).take(range(size), axis)
-        images.append(image)
-    return pixels[0] + (pixels[1] - pixels[0]) * np.concatenate(images)

@@ -4,7 +4,6 @@ import copy
 import math
 from typing import Any
 
-import numpy as np
 import torch
 from timm.layers import pad_same
 from torch import Tensor, nn
@@ -18,11 +17,11 @@ from qadv.errors import (
     describe,
 )
 from qadv.estimators.protocol import Classifier
-from qadv.estimators.storage import mean_std
+from qadv.estimators.storage import leaves_pixels, mean_std
 from qadv.modes import held_network
 from qadv.postprocessors.softmax import Softmax
 from qadv.quantization.frozen import FrozenActivation, FrozenConv2d, FrozenLinear, freeze, is_frozen
-from qadv.quantization.layers import QuantActivation, _QuantLayer, take_hooks
+from qadv.quantization.layers import QuantActivation, _QuantLayer, swapped
 from qadv.quantization.quantizer import ActivationQuantizer
 from qadv.versions import require_onnx_export
 
@@ -38,9 +37,6 @@ def onnx_graph(classifier: Classifier) -> bytes:
     value is more than code times scale (`dorefa:8`, `pwlq`), the graph computes it from the codes. Activations are
     QuantizeLinear (uint8), Clip to the levels, DequantizeLinear; what has no grid (`binary-net`, plugins' own) is the
     operations that it is made of.
-
-    Args:
-        classifier: a `QuantizedClassifier`; quantized, frozen or float.
 
     Raises:
         MissingRequirementError: onnx or onnxscript is not installed, or torch is older than 2.8.
@@ -94,8 +90,7 @@ def _without_traces(model: Any) -> bytes:
     graph = model.graph
     for part in [model, graph, *graph.node, *graph.initializer, *graph.value_info, *graph.input, *graph.output]:
         part.ClearField("metadata_props")
-    serialized: bytes = model.SerializeToString()
-    return serialized
+    return bytes(model.SerializeToString())
 
 
 class _Standardised(nn.Module):
@@ -110,7 +105,7 @@ class _Standardised(nn.Module):
         sides = [1] * (len(classifier.input_shape) - 1)
         for name, value in (("image_mean", mean), ("image_std", std)):
             self.register_buffer(name, torch.as_tensor(value, dtype=torch.float32).reshape(-1, *sides))
-        self.standardises = bool(np.any(mean != 0) or np.any(std != 1))
+        self.standardises = not leaves_pixels(classifier)
         self.network = _exportable(held_network(classifier.model))
         after = classifier.postprocessing_defences or []
         self.gives_probabilities = any(isinstance(defence, Softmax) for defence in after)
@@ -125,23 +120,13 @@ class _Standardised(nn.Module):
 def _exportable(model: nn.Module) -> nn.Module:
     quantized = any(isinstance(module, _QuantLayer | QuantActivation) for module in model.modules())
     result = (freeze(model) if quantized and not is_frozen(model) else copy.deepcopy(model)).cpu()
-    for module in list(result.modules()):
-        for name, child in list(module._modules.items()):
-            if child is not None:
-                module._modules[name] = _exportable_layer(child)
-    return _exportable_layer(result)
-
-
-def _exportable_layer(module: nn.Module) -> nn.Module:
-    new: nn.Module
-    if isinstance(module, FrozenConv2d | FrozenLinear):
-        new = _Layer(module)
-    elif isinstance(module, FrozenActivation):
-        new = _Activation(module.quantizer)
-    else:
-        return module
-    take_hooks(new, module)
-    return new
+    others: dict[nn.Module, nn.Module] = {}
+    for module in result.modules():
+        if isinstance(module, FrozenConv2d | FrozenLinear):
+            others[module] = _Layer(module)
+        elif isinstance(module, FrozenActivation):
+            others[module] = _Activation(module.quantizer)
+    return swapped(result, others)
 
 
 class _Layer(nn.Module):

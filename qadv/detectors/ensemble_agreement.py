@@ -41,11 +41,7 @@ class EnsembleAgreementDetector(EvasionDetector):
         check_images(x, self.classifier.input_shape, self.classifier.clip_values)
 
     def detect(self, x: Array, batch_size: int = 128, **kwargs: Any) -> tuple[dict[str, Any], NDArray[np.bool_]]:
-        """Says which images the members do not agree on.
-
-        Args:
-            x: images, (N, *input_shape) in `clip_values`.
-            batch_size: images per pass.
+        """Says on which images, (N, *input_shape) in `clip_values`, the members do not agree.
 
         Returns:
             A report with `labels`, the class that most members give, (N,); `agreement`, how many they are, (N,); and

@@ -12,6 +12,7 @@ from qadv.attacks.families import family_of
 from qadv.errors import InvalidInputError
 from qadv.estimators.checks import attacks_may_leave_range, check_images
 from qadv.estimators.protocol import Classifier
+from qadv.modes import check_same_classes
 from qadv.random_states import seeded
 from qadv.strengths import check_eps
 
@@ -61,7 +62,7 @@ def check_strengths(eps: Any, classifier: Classifier, norm: float) -> tuple[floa
 
 
 def check_classifiers(classifiers: Any, name: str = "classifiers") -> dict[str, Classifier]:
-    """Returns classifiers by name, one or more, which have to be for images of one shape and range."""
+    """Returns classifiers by name, one or more, which have to be for the same images and classes."""
     if not isinstance(classifiers, Mapping) or not classifiers:
         raise InvalidInputError(
             f"{name}: expected one or more classifiers by name, e.g. {{'float': a, '4 bit': b}}, got "
@@ -76,6 +77,7 @@ def check_classifiers(classifiers: Any, name: str = "classifiers") -> dict[str, 
                 raise InvalidInputError(
                     f"{name}: expected one {attribute} for all, got {one} of {first!r} and {two} of {other!r}"
                 )
+        check_same_classes(f"{name}: {other!r}", found[first].model, found[other].model)
     return found
 
 

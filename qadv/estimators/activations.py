@@ -14,11 +14,7 @@ from qadv.recording import recording
 
 
 def find_layer(model: nn.Module, layer: Any, layer_names: list[str]) -> tuple[str, nn.Module]:
-    """Returns a submodule and its name, from the name or from an index into `layer_names`.
-
-    Raises:
-        InvalidInputError: there is no such layer.
-    """
+    """Returns a submodule and its name, from the name or from an index into `layer_names`; refuses what is none."""
     modules = dict(model.named_modules())
     del modules[""]
     if isinstance(layer, str) and layer in modules:
@@ -48,11 +44,7 @@ def output_of(name: str, module: nn.Module) -> Iterator[list[Tensor]]:
 
 
 def activations(network: nn.Module, x: Tensor, name: str, module: nn.Module) -> Tensor:
-    """Returns what a layer gives for one batch; of a layer that runs several times, the last.
-
-    Raises:
-        InvalidInputError: the layer does not run, or gives no tensor.
-    """
+    """Returns what a layer gives for one batch, the last if it runs several times; refuses one that gives nothing."""
     with output_of(name, module) as found:
         network(x)
         if not found and not x.requires_grad:  # a file's layers run in its twin, where a gradient is asked for

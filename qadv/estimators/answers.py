@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -59,12 +59,9 @@ class Answers:
 
     @classmethod
     def of(cls, network: Network, batches: Sequence[Tensor], classes: Tensor | None = None) -> "Answers":
-        """Asks a network in evaluation mode.
+        """Asks a network in evaluation mode about batches of images as it takes them.
 
-        Args:
-            network: images to logits.
-            batches: images as the network takes them.
-            classes: (N,), the labels of the cross-entropy whose gradient is taken; `None` for the second most likely.
+        The gradient is of the cross-entropy with labels `classes`, (N,); `None` stands for the second most likely.
         """
         sizes = [len(batch) for batch in batches]
         given = [None] * len(batches) if classes is None else torch.split(classes, sizes)
@@ -101,21 +98,11 @@ def compared(
     """Returns how a network answers compared with what is expected, and how fast compared with the one before."""
     answers = Answers.of(network, batches, expected.classes)
     x, labels = batches[0], expected.classes[: len(batches[0])]
-    logits_errors = errors(answers.logits, expected.logits)
     gradient_errors = errors(answers.gradients, expected.gradients)
-    same = answers.logits.argmax(dim=1) == expected.logits.argmax(dim=1)
-    equal = int(((logits_errors <= bound) & (gradient_errors <= bound) & same).sum())
-    return OptionCheck(
-        option=option,
-        kept=equal >= share * len(same),
-        logits_error=float(logits_errors.max()),
-        gradient_error=float(gradient_errors.max()),
-        images=len(same),
-        equal=equal,
-        changed=int((~same).sum()),
-        forward_speed=_seconds_ratio(before, network, _logits, x),
-        gradient_speed=_seconds_ratio(before, network, lambda *given: logits_and_gradient(*given)[1], x, labels),
-    )
+    speed = _seconds_ratio(before, network, lambda *given: logits_and_gradient(*given)[1], x, labels)
+    within = (errors(answers.logits, expected.logits) <= bound) & (gradient_errors <= bound)
+    found = _checked(option, answers.logits, expected, within, share, _seconds_ratio(before, network, _logits, x))
+    return replace(found, gradient_error=float(gradient_errors.max()), gradient_speed=speed)
 
 
 @torch.no_grad()
@@ -124,19 +111,15 @@ def values_compared(
 ) -> OptionCheck:
     """As `compared`, of what gives values only: equal are the images whose class is the same."""
     logits = torch.cat([logits_of(network(batch)) for batch in batches])
+    within = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
+    return _checked(option, logits, expected, within, share, _seconds_ratio(before, network, _logits, batches[0]))
+
+
+def _checked(option: str, logits: Tensor, expected: Answers, within: Tensor, share: float, speed: float) -> OptionCheck:
     same = logits.argmax(dim=1) == expected.logits.argmax(dim=1)
-    equal = int(same.sum())
-    return OptionCheck(
-        option=option,
-        kept=equal >= share * len(same),
-        logits_error=float(errors(logits, expected.logits).max()),
-        gradient_error=0.0,
-        images=len(same),
-        equal=equal,
-        changed=len(same) - equal,
-        forward_speed=_seconds_ratio(before, network, _logits, batches[0]),
-        gradient_speed=1.0,
-    )
+    equal, largest = int((within & same).sum()), float(errors(logits, expected.logits).max())
+    kept, changed = equal >= share * len(same), int((~same).sum())
+    return OptionCheck(option, kept, largest, 0.0, len(same), equal, changed, speed, 1.0)
 
 
 def errors(found: Tensor, expected: Tensor) -> Tensor:

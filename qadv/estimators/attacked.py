@@ -35,18 +35,19 @@ class AttackedNetwork(nn.Module):
         surrogate: gives the gradients in evaluation mode, images (N, …) → logits; `None` for the network's own.
     """
 
+    _form: EvaluationForm | None
+    _network: nn.Module
+    _surrogate: nn.Module | None
+
     def __init__(
         self,
         network: nn.Module,
         options: FormOptions = FormOptions(),  # noqa: B008  (frozen)
         surrogate: nn.Module | None = None,
     ) -> None:
-        vars(self)["_network"] = network
-        vars(self)["_surrogate"] = surrogate
-        vars(self)["_form"] = form_of(network, options)
         joined = None if surrogate is None else TwinForm(self.evaluated, surrogate, options, name="the surrogate's")
-        vars(self)["_joined"] = joined
-        vars(self)["_modes"], vars(self)["_kinds"] = Modes(network), Kinds(network)
+        vars(self).update(_network=network, _surrogate=surrogate, _form=form_of(network, options), _joined=joined)
+        vars(self).update(_modes=Modes(network), _kinds=Kinds(network))
         super().__init__()
         vars(self).update({name: vars(network)[name] for name in ("_modules", "_parameters", "_buffers")})
         vars(self)["_mine"] = frozenset(vars(self))
@@ -59,14 +60,12 @@ class AttackedNetwork(nn.Module):
     @property
     def held_network(self) -> nn.Module:
         """The network that is held."""
-        held: nn.Module = vars(self)["_network"]
-        return held
+        return self._network
 
     @property
     def surrogate_network(self) -> nn.Module | None:
         """The network whose gradients are taken, `None` for its own."""
-        found: nn.Module | None = vars(self)["_surrogate"]
-        return found
+        return self._surrogate
 
     @property
     def computes_itself(self) -> bool:
@@ -76,7 +75,7 @@ class AttackedNetwork(nn.Module):
     @property
     def twin_form(self) -> TwinForm | None:
         """What joins values of one network with gradients of another, `None` where both are the network's own."""
-        form = vars(self)["_joined"] or self.form
+        form = self._joined or self.form
         return form if isinstance(form, TwinForm) else None
 
     @property
@@ -93,16 +92,14 @@ class AttackedNetwork(nn.Module):
     def form(self) -> EvaluationForm:
         """What computes the network in evaluation mode, made anew where its layers have become others in place.
 
-        Raises:
-            UnsupportedModelError: the network can't be attacked in the state that it is in now.
+        A network that can't be attacked in the state that it is in now is an `UnsupportedModelError`.
         """
-        if vars(self)["_kinds"].changed():
+        if self._kinds.changed():
             self._form = None
         if self._form is None:
             self._refuse()
             self._form = form_of(self.held_network, FormOptions())
-        form: EvaluationForm = self._form
-        return form
+        return self._form
 
     def _refuse(self) -> None:
         """Raises an `UnsupportedModelError` for a network that would change when it is asked, as observers do."""

@@ -31,10 +31,8 @@ def check_images(
     Args:
         x: expected: floating array, or lists of that, (N, *input_shape), N >= 1, finite, within `clip_values`; what
             torch does not take (float16, longdouble, another byte order, reversed axes) is returned as it does. Or a
-            few hundred images from a `DataLoader` or `Dataset` of torch's, or ART's `PyTorchDataGenerator`.
-        input_shape: shape of one image.
-        clip_values: smallest and largest value, or `None` for no limit; of arrays the smallest and largest of all.
-        name: the argument's name, for the message.
+            few hundred images from a source, see `qadv.sources`.
+        input_shape, clip_values, name: of the classifier, `None` for no limit; and the argument's, for the message.
         strict: `False` lets values leave the range by up to ten times its width, as the queries of some attacks do
             (ZOO's coordinate steps); data on another scale (0 to 255) are refused all the same.
 
@@ -42,25 +40,25 @@ def check_images(
         InvalidInputError: says what was expected, what came, and what to do.
     """
     expected = f"expected float images of shape (N, {', '.join(map(str, input_shape))})"
-    x = images_as_array(x, expected, name)
-    if x.ndim == len(input_shape) and x.shape == tuple(input_shape):
-        raise InvalidInputError(f"{name}: {expected}, got one image of shape {x.shape}; use {name}[None]")
-    if x.shape[1:] != tuple(input_shape):
+    images = images_as_array(x, expected, name)
+    if images.ndim == len(input_shape) and images.shape == tuple(input_shape):
+        raise InvalidInputError(f"{name}: {expected}, got one image of shape {images.shape}; use {name}[None]")
+    if images.shape[1:] != tuple(input_shape):
         hint = ""
-        if x.ndim == 4 and len(input_shape) == 3 and x.transpose(0, 3, 1, 2).shape[1:] == tuple(input_shape):
+        if images.ndim == 4 and len(input_shape) == 3 and images.transpose(0, 3, 1, 2).shape[1:] == tuple(input_shape):
             hint = f"; channels come first here: {name}.transpose(0, 3, 1, 2)"
-        raise InvalidInputError(f"{name}: {expected}, got shape {x.shape}{hint}")
-    if x.shape[0] == 0:
+        raise InvalidInputError(f"{name}: {expected}, got shape {images.shape}{hint}")
+    if images.shape[0] == 0:
         raise InvalidInputError(f"{name}: {expected} with N >= 1, got an empty array")
-    if not np.issubdtype(x.dtype, np.floating):
-        hint = f": ({name} / 255).astype('float32')" if np.issubdtype(x.dtype, np.integer) else ""
-        raise InvalidInputError(f"{name}: {expected}, got dtype {x.dtype}; convert to float32{hint}")
-    x = as_torch_takes_it(x)
+    if not np.issubdtype(images.dtype, np.floating):
+        hint = f": ({name} / 255).astype('float32')" if np.issubdtype(images.dtype, np.integer) else ""
+        raise InvalidInputError(f"{name}: {expected}, got dtype {images.dtype}; convert to float32{hint}")
+    images = as_torch_takes_it(images)
     # one pass decides in the usual case: a NaN makes both comparisons false
-    low, high = float(x.min()), float(x.max())
+    low, high = float(images.min()), float(images.max())
     if not (np.isfinite(low) and np.isfinite(high)):
-        bad = int((~np.isfinite(x)).any(axis=tuple(range(1, x.ndim))).sum())
-        raise InvalidInputError(f"{name}: {bad} of {len(x)} images have NaN or infinite values; remove them")
+        bad = int((~np.isfinite(images)).any(axis=tuple(range(1, images.ndim))).sum())
+        raise InvalidInputError(f"{name}: {bad} of {len(images)} images have NaN or infinite values; remove them")
     clip_values = outermost(clip_values)
     if clip_values is not None:
         # a millionth, of the largest number too, since that is how float32 rounds
@@ -70,36 +68,26 @@ def check_images(
                 f"{name}: expected values from {clip_values[0]:g} to {clip_values[1]:g} (clip_values), got "
                 f"{low:g} to {high:g}{_scale_hint(name, low, high, clip_values)}"
             )
-    images: NDArray[Any] = x
     return images
 
 
-def check_tensor(x: "Tensor", input_shape: Sequence[int], name: str = "x") -> tuple[float, float]:
-    """Returns the smallest and the largest value of a tensor that is a batch of images.
-
-    Raises:
-        InvalidInputError: wrong shape or dtype, NaN or infinite values.
-    """
+def check_tensor(x: "Tensor", input_shape: Sequence[int]) -> tuple[float, float]:
+    """Returns the smallest and the largest value of a tensor, which has to be a batch of finite images."""
     expected = f"expected float images of shape (N, {', '.join(map(str, input_shape))})"
     if tuple(x.shape[1:]) != tuple(input_shape) or x.shape[0] == 0 or not x.is_floating_point():
-        raise InvalidInputError(f"{name}: {expected}, got {x.dtype} {tuple(x.shape)}")
+        raise InvalidInputError(f"x: {expected}, got {x.dtype} {tuple(x.shape)}")
     low, high = (end.item() for end in x.detach().aminmax())  # a NaN makes both NaN
     if not (np.isfinite(low) and np.isfinite(high)):
         bad = int((~x.detach().isfinite()).flatten(1).any(dim=1).sum())
-        raise InvalidInputError(f"{name}: {bad} of {len(x)} images have NaN or infinite values; remove them")
+        raise InvalidInputError(f"x: {bad} of {len(x)} images have NaN or infinite values; remove them")
     return low, high
 
 
-def report_range(classifier: Classifier, low: float, high: float, name: str = "x") -> None:
+def report_range(classifier: Classifier, low: float, high: float) -> None:
     """Says once for each classifier that images leave its `clip_values` by more than 1 % of their range.
 
     Some attacks ask for points a little outside. Standardised images are outside by more, and nothing else tells them
-    from pixels.
-
-    Args:
-        classifier: what is asked; it is told when it was warned of.
-        low, high: smallest and largest value of the images.
-        name: the argument's name, for the message.
+    from pixels. The images' values are from `low` to `high`.
 
     Warns:
         PixelRangeWarning: they do.
@@ -112,8 +100,8 @@ def report_range(classifier: Classifier, low: float, high: float, name: str = "x
         return
     setattr(classifier, _WARNED, True)
     warnings.warn(
-        f"{name}: values from {low:g} to {high:g}, where pixels go from {ends[0]:g} to {ends[1]:g} (clip_values)"
-        f"{_scale_hint(name, low, high, ends) or '; attacks may ask so, data should be within'}. Further images given "
+        f"x: values from {low:g} to {high:g}, where pixels go from {ends[0]:g} to {ends[1]:g} (clip_values)"
+        f"{_scale_hint('x', low, high, ends) or '; attacks may ask so, data should be within'}. Further images given "
         "to this classifier are not reported",
         PixelRangeWarning,
         stacklevel=4,
@@ -147,13 +135,10 @@ def _scale_hint(name: str, low: float, high: float, clip_values: tuple[float, fl
 
 
 def check_labels(y: Any, nb_samples: int, nb_classes: int, name: str = "y") -> NDArray[np.int64]:
-    """Returns labels as class indices, shape (N,).
+    """Returns labels as class indices, shape (N,); `name` is the argument's, for the message.
 
     Args:
         y: class indices, shape (N,) or (N, 1), or one-hot rows, shape (N, nb_classes).
-        nb_samples: N, the number of images.
-        nb_classes: number of classes.
-        name: the argument's name, for the message.
 
     Raises:
         InvalidInputError: wrong length or shape, not whole numbers, or outside 0 … nb_classes - 1.
@@ -182,11 +167,8 @@ def check_pair(
 ) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """Returns images and class indices, (N,), that a classifier can take, as `check_images` and `check_labels` do.
 
-    Args:
-        classifier: what they are for.
-        x, y: images and labels; or a source, as `check_images` takes one, that gives both, and `None`.
-        nb_classes: number of classes; `None` for the classifier's.
-        names: the arguments' names, for the message.
+    Or `x` is a source, as `check_images` takes one, that gives both, and `y` is `None`. Without `nb_classes` it is the
+    classifier's number; `names` are the arguments', for the message.
     """
     count = int(classifier.nb_classes if nb_classes is None else nb_classes)
     if is_source(x):
@@ -205,27 +187,22 @@ def check_alone(y: Any, x_name: str = "x", y_name: str = "y") -> None:
         raise InvalidInputError(f"{y_name}: expected None, since labels come with {x_name}, batch by batch")
 
 
-def check_targets(y: Any, nb_samples: int, nb_classes: int, name: str = "y") -> NDArray[Any]:
+def check_targets(y: Any, nb_samples: int, nb_classes: int) -> NDArray[Any]:
     """Returns labels as rows, shape (N, nb_classes) float32: one-hot, or soft labels as they are.
 
-    Args:
-        y: class indices, one-hot rows, or a probability for each class, as `check_labels` takes them besides.
-        nb_samples: N, the number of images.
-        nb_classes: number of classes.
-        name: the argument's name, for the message.
+    `y` are class indices, one-hot rows, or a probability for each class; the rest is as of `check_labels`.
 
     Raises:
         InvalidInputError: see `check_labels`; or rows that are no probabilities.
     """
-    y = labels_as_array(y, name)
-    if y.shape != (nb_samples, nb_classes):
-        return np.eye(nb_classes, dtype=np.float32)[check_labels(y, nb_samples, nb_classes, name)]
+    rows = labels_as_array(y)
+    if rows.shape != (nb_samples, nb_classes):
+        return np.eye(nb_classes, dtype=np.float32)[check_labels(rows, nb_samples, nb_classes)]
     # a NaN makes every comparison false
-    if not (y.min() >= 0 and y.max() <= 1 and np.abs(y.sum(axis=1, dtype=float) - 1).max() <= _SUM_TOLERANCE):
+    if not (rows.min() >= 0 and rows.max() <= 1 and np.abs(rows.sum(axis=1, dtype=float) - 1).max() <= _SUM_TOLERANCE):
         raise InvalidInputError(
-            f"{name}: expected {nb_samples} labels from 0 to {nb_classes - 1}, one-hot rows, or probabilities that sum "
-            f"to 1 in each row, got rows with values from {y.min():g} to {y.max():g} and sums from "
-            f"{y.sum(axis=1).min():g} to {y.sum(axis=1).max():g}"
+            f"y: expected {nb_samples} labels from 0 to {nb_classes - 1}, one-hot rows, or probabilities that sum "
+            f"to 1 in each row, got rows with values from {rows.min():g} to {rows.max():g} and sums from "
+            f"{rows.sum(axis=1).min():g} to {rows.sum(axis=1).max():g}"
         )
-    rows: NDArray[Any] = y.astype(np.float32)
-    return rows
+    return rows.astype(np.float32)

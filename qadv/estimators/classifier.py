@@ -11,14 +11,13 @@ import torch
 from art.estimators.classification import PyTorchClassifier
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from qadv.backbones.create import create_backbone
 from qadv.backbones.float_weights import load_float_weights
 from qadv.backbones.recipes import recipe_of
 from qadv.backbones.standardisation import own_standardisation, report_standardisation
 from qadv.checks import check_flag, check_whole
-from qadv.errors import InvalidInputError, QadvError, UnsupportedModelError, some
+from qadv.errors import InvalidInputError, UnsupportedModelError
 from qadv.estimators import door, storage
 from qadv.estimators.activations import activations, find_layer
 from qadv.estimators.arguments import (
@@ -31,22 +30,21 @@ from qadv.estimators.arguments import (
 from qadv.estimators.attacked import AttackedNetwork
 from qadv.estimators.batches import answers_alone
 from qadv.estimators.checks import check_images, check_labels, check_targets, check_tensor, report_range
+from qadv.estimators.first_image import check_model
 from qadv.estimators.form_choice import choose_form
 from qadv.estimators.forms import labels_as_array, outermost
-from qadv.estimators.logits import Logits, other_dtypes
+from qadv.estimators.logits import Logits
 from qadv.estimators.masked_gradients import report_masking
 from qadv.estimators.oracle import asks_the_network
 from qadv.estimators.streamed import takes_sources
 from qadv.estimators.upkeep import run_after_steps
 from qadv.frontends.find import frontend_of
-from qadv.modes import evaluation_mode, held_network, in_mode, kept
+from qadv.modes import held_network, in_mode, kept
 from qadv.network_lock import lock_of
 from qadv.postprocessors.softmax import Softmax, with_softmax
 from qadv.quantization.calibration import Calibration, CalibrationImages
 from qadv.quantization.convert import quantize
-from qadv.quantization.probe import report_bypasses, report_mixing
 from qadv.quantization.rules import Schemes
-from qadv.tensor_parts import plain_tensors
 from qadv.units import ClipValues, check_clip_values
 
 Array = NDArray[Any]
@@ -184,23 +182,18 @@ class QuantizedClassifier(PyTorchClassifier):
 
         Args:
             name: any built-in, plugin or timm backbone, e.g. `"resnet20"`, `"resnet18"`.
-            weights: scheme for `qadv.quantize`, or `"float"`.
-            activations: scheme for `qadv.quantize`, or `"float"`; all `"float"` gives the float network.
-            skip_first_last: first and last layer's weights stay in full precision.
+            weights, activations, skip_first_last, attention: see `qadv.quantize`; all `"float"` is the float network.
             calibration: images (N, *input_shape) in `clip_values`, or a `Calibration` with such images, as
                 `qadv.quantize` takes them. They are standardised by `preprocessing` here.
             input_shape: (channels, height, width).
-            nb_classes: number of classes.
             checkpoint_path: the float network's weights, loaded before quantizing: a state dict as safetensors, or as
                 `torch.save` wrote it (`.pth`), which is read without running code.
             loss: default `torch.nn.CrossEntropyLoss()`.
-            optimizer: see the class; it can only be made from `classifier.model` afterwards, so usually `None` here.
-            preprocessing: (mean, std), see the class; `None` for those that the backbone comes with: timm's own, which
-                are scaled to `clip_values`, and none for qadv's backbones.
-            clip_values, preprocessing_defences, postprocessing_defences, device_type, probabilities, fold: see the
-                class.
-            attention: scheme for `qadv.quantize`, e.g. `"int:8"`: products of attention, softmax and gates.
-            options: passed to the backbone, e.g. `aggregation="convex"`, `depth=16`, `pretrained=True` (timm).
+            optimizer: it can only be made from `classifier.model` afterwards, so usually `None` here.
+            preprocessing: (mean, std); `None` for those that the backbone comes with: timm's own, which are scaled to
+                `clip_values`, and none for qadv's backbones.
+            options: passed to the backbone, e.g. `aggregation="convex"`, `depth=16`, `pretrained=True` (timm). Other
+                arguments are those of the class.
         """
         fold = check_flag("fold", fold)
         model = create_backbone(name, nb_classes=nb_classes, in_channels=input_shape[0], **options)
@@ -372,13 +365,11 @@ class QuantizedClassifier(PyTorchClassifier):
     def get_activations(
         self, x: Any, layer: int | str | None = None, batch_size: int = 128, framework: bool = False
     ) -> Any:
-        """Returns what a layer gives, (N, …), as an array, or with `framework` as a tensor with its graph.
+        """Returns what a layer gives, (N, …), as an array, or with `framework` as a tensor with its graph, in one pass.
 
         Args:
             x: images (N, *input_shape), array or tensor.
             layer: any name in `model.named_modules()`, or an index into `layer_names`.
-            batch_size: images per pass; all in one pass with `framework`.
-            framework: `True` for a tensor.
 
         Raises:
             InvalidInputError: there is no such layer, it does not run, or it gives no tensor.
@@ -405,9 +396,7 @@ class QuantizedClassifier(PyTorchClassifier):
     def save(self, filename: str | os.PathLike[str], path: str | os.PathLike[str] | None = None) -> None:
         """Writes weights and a JSON header that rebuilds the classifier as one safetensors file, atomically.
 
-        Args:
-            filename: the file, e.g. `"net.safetensors"`.
-            path: its folder; `None` takes `filename` as the whole path.
+        `path` is the folder of `filename`, e.g. `"net.safetensors"`; `None` takes that as the whole path.
 
         Raises:
             StorageError: the file could not be written; an older one is untouched.
@@ -433,8 +422,7 @@ class QuantizedClassifier(PyTorchClassifier):
     def __repr__(self) -> str:
         recipe = recipe_of(self.model)
         if recipe is None or not hasattr(self.preprocessing, "mean"):
-            text: str = super().__repr__()
-            return text
+            return str(super().__repr__())
         schemes = getattr(self.model, "qadv_quantization", None) or {"weights": "float", "activations": "float"}
         schemes = {key: value for key, value in schemes.items() if key != "plan"}
         mean, std = (value.tolist() for value in storage.mean_std(self))
@@ -451,34 +439,7 @@ class QuantizedClassifier(PyTorchClassifier):
         return f"QuantizedClassifier.from_backbone({recipe['name']!r}, {listed})"
 
     def _check_model(self) -> None:
-        """Runs one grey image through: a wrong shape or class count shows now, and not in the middle of an attack."""
-        low, high = self._limits if self._limits is not None else (0.0, 1.0)
-        grey = np.broadcast_to((low + high) / 2, (1, *self.input_shape)).astype(np.float32)
-        image = torch.from_numpy(grey).to(self.device)
-        before = _state(self.network)
-        try:
-            with torch.no_grad(), evaluation_mode(self.model):
-                with report_bypasses(self.model):
-                    output = self.model(image)
-                report_mixing(self.model, image)
-        except QadvError:
-            raise
-        except Exception as error:
-            raise InvalidInputError(
-                f"the model fails on one image of input_shape {self.input_shape}: {type(error).__name__}: {error}"
-                f"{other_dtypes(self.network)}"
-            ) from error
-        if changed := _changed(before, _state(self.network)):
-            raise UnsupportedModelError(
-                f"the network changes when it is asked in evaluation mode: {some(changed)}; so each query of an attack "
-                "would meet another network. Run one image through it first, if it only sets itself up then, and "
-                "switch off what observes"
-            )
-        if not isinstance(output, Tensor) or tuple(output.shape) != (1, self.nb_classes):
-            got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise InvalidInputError(
-                f"the model should give logits of shape (1, {self.nb_classes}), nb_classes; got {got}"
-            )
+        check_model(self, self._limits)
 
     def _checked_images(self, x: Any) -> Any:
         """Returns a batch of images, checked; warns of a range that is not the pixels'."""
@@ -495,15 +456,3 @@ class QuantizedClassifier(PyTorchClassifier):
             rows = check_targets(y.detach().cpu().numpy(), nb_samples, self.nb_classes)
             return torch.as_tensor(rows, device=y.device) if y.ndim == 1 else y.float()
         return check_targets(y, nb_samples, self.nb_classes)
-
-
-def _state(network: nn.Module) -> dict[str, Tensor]:
-    """Returns copies of all parameters and buffers by name."""
-    tensors = (*network.named_parameters(), *network.named_buffers())
-    known = plain_tensors({name: tensor for name, tensor in tensors if not is_lazy(tensor)})
-    return {name: tensor.detach().clone() for name, tensor in known.items()}
-
-
-def _changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> list[str]:
-    """Returns the names of tensors that were there before and are others now."""
-    return [name for name, tensor in before.items() if name not in after or not torch.equal(tensor, after[name])]

@@ -27,7 +27,6 @@ def prepare(classifier: Classifier, x: Any, y: Any = None, fit: bool = False) ->
     """Returns images, and labels if any, as network and loss take them: through the defences, and standardised.
 
     Args:
-        classifier: whose preprocessing it is.
         x: images (N, *input_shape); of an array comes an array, of a tensor a tensor, with its graph.
         y: rows, (N, nb_classes), of the same kind as `x`.
         fit: the steps for training, or those for prediction.
@@ -85,11 +84,7 @@ def predict(classifier: Classifier, x: Array, batch_size: int) -> Array:
 
 
 def own_loss(classifier: Classifier) -> Loss:
-    """Returns the classifier's loss, one number for a batch, of logits and labels as rows, (N, nb_classes).
-
-    Raises:
-        InvalidInputError: when asked, it is not one number.
-    """
+    """Returns the classifier's loss, of logits and labels as rows, (N, nb_classes), which has to be one number."""
     art: Any = classifier
 
     def loss(logits: Tensor, y: Tensor) -> Tensor:
@@ -109,10 +104,8 @@ def gradient(
     """Returns logits, losses, and the gradient of their sum at the images; zeros where it does not depend on them.
 
     Args:
-        classifier: what is asked.
         x: images, (N, *input_shape); the gradient is of the same shape and kind.
-        y: labels, as `loss` takes them.
-        loss: of each image or of the batch; `own_loss(classifier)` for the classifier's.
+        y, loss: labels as `loss` takes them, and the loss of each image or of the batch, as `own_loss(classifier)`.
         draws: passes whose answers are averaged, for random networks (expectation over transformation).
 
     Raises:
@@ -134,13 +127,7 @@ def gradient(
 def class_gradients(classifier: Classifier, x: Array, label: Any = None) -> Array:
     """Returns the gradient of logits with respect to `x`: (N, nb_classes, *input_shape), or (N, 1, …) with `label`.
 
-    Args:
-        classifier: what is asked.
-        x: images, (N, *input_shape).
-        label: one class for all images, or one each, (N,); `None` for every class.
-
-    Raises:
-        AttackError: as `gradient`.
+    That is one class for all images, or one each, (N,); `None` stands for every class. Errors as of `gradient`.
     """
     with torch.enable_grad():
         leaf, prepared = _leaf(classifier, x)

@@ -14,7 +14,8 @@ from qadv.estimators.attacked import AttackedNetwork
 from qadv.estimators.classifier import QuantizedClassifier
 from qadv.estimators.door import in_batches
 from qadv.estimators.ensemble_network import EnsembleNetwork, Standardised
-from qadv.estimators.storage import mean_std
+from qadv.estimators.rebuilt import like, rebuilt
+from qadv.estimators.storage import leaves_pixels, mean_std
 from qadv.modes import held_network, in_mode
 from qadv.postprocessors.softmax import Softmax
 
@@ -95,47 +96,20 @@ class EnsembleClassifier(QuantizedClassifier):
                 own_mean, own_std = network.mean.numpy(force=True), network.std.numpy(force=True)
                 preprocessing = mean + std * own_mean, std * own_std
                 network = network.network
-            member = QuantizedClassifier(
-                network if isinstance(network, AttackedNetwork) else AttackedNetwork(network, self.model.form_options),
-                self.loss,
-                self.input_shape,
-                self._nb_member_classes,
-                clip_values=self.clip_values,
-                preprocessing_defences=self.preprocessing_defences,
-                preprocessing=preprocessing,
-                device_type="gpu" if self.device.type == "cuda" else "cpu",
-            )
-            members.append(member)
+            if not isinstance(network, AttackedNetwork):
+                network = AttackedNetwork(network, self.model.form_options)
+            changed = {"nb_classes": self._nb_member_classes, "postprocessing_defences": None}
+            members.append(like(QuantizedClassifier, self, network, preprocessing=preprocessing, **changed))
         return tuple(members)
 
     def combined_by(self, combine: str, abstain_below: int | None = None) -> Self:
-        """Returns an ensemble of the same networks, combined otherwise: for an attack that knows how to get gradients.
-
-        Args:
-            combine, abstain_below: as in `of`.
-        """
-        return type(self)(
-            AttackedNetwork(EnsembleNetwork(self.model.members, combine, abstain_below), self.model.form_options),
-            self.loss,
-            self.input_shape,
-            self._nb_member_classes + (abstain_below is not None),
-            clip_values=self.clip_values,
-            preprocessing_defences=self.preprocessing_defences,
-            postprocessing_defences=self.postprocessing_defences,
-            preprocessing=mean_std(self),
-            device_type="gpu" if self.device.type == "cuda" else "cpu",
-        )
+        """Returns an ensemble of the same networks, combined otherwise, as in `of`: for attacks by better gradients."""
+        network = EnsembleNetwork(self.model.members, combine, abstain_below)
+        nb_classes = self._nb_member_classes + (abstain_below is not None)
+        return rebuilt(self, AttackedNetwork(network, self.model.form_options), nb_classes=nb_classes)
 
     def member_logits(self, x: Array, batch_size: int = 128) -> NDArray[np.float32]:
-        """Returns each member's logits, (members, N, classes) float32.
-
-        Args:
-            x: images, (N, *input_shape) in `clip_values`.
-            batch_size: images per pass.
-
-        Raises:
-            InvalidInputError: wrong shape, dtype or scale, NaN, or no image at all.
-        """
+        """Returns each member's logits, (members, N, classes) float32; arguments and errors as of `predict`."""
         x = self._checked_images(x)
         with in_mode(self.model, training=False):
             return in_batches(
@@ -205,9 +179,8 @@ def _network(member: Any, index: int) -> nn.Module:
             f"members: member {index} has defences of its own ({names}), which would be lost; give defences to the "
             "ensemble, or put them inside the member's network"
         )
-    mean, std = mean_std(member)
     network = _part(member.model)
-    return network if (mean == 0).all() and (std == 1).all() else Standardised(network, mean, std)
+    return network if leaves_pixels(member) else Standardised(network, *mean_std(member))
 
 
 def _part(model: nn.Module) -> nn.Module:

@@ -63,12 +63,7 @@ class Votes(nn.Module):
 
 
 class Standardised(nn.Module):
-    """`network((x - mean) / std)`: a member whose own preprocessing is inside.
-
-    Args:
-        network: (N, C, …) → (N, classes).
-        mean, std: scalars or one value per channel.
-    """
+    """`network((x - mean) / std)`, scalars or one value per channel: a member whose own preprocessing is inside."""
 
     mean: Tensor
     std: Tensor
@@ -95,15 +90,9 @@ COMBINATIONS: dict[str, type[nn.Module]] = {"logits": MeanLogits, "probabilities
 class EnsembleNetwork(nn.Module):
     """Several networks as one, (N, *input_shape) → (N, classes); gradients go through all of them.
 
-    The members are the submodules `member0`, `member1`, …, the last submodule is `combination`.
-
-    Args:
-        members: at least two networks, each (N, *input_shape) → (N, classes) logits, classes the same for all. They are
-            used as they are and not copied.
-        combine: `"logits"`, the mean of the logits; `"probabilities"`, the logarithm of the mean probability; `"vote"`,
-            the number of members whose largest logit it is, with the softmax's gradient.
-        abstain_below: m, 1 … members, with `combine="vote"` only: one output more, at the end, that is the largest
-            where fewer than m members agree. Of classes with equally many votes the first is predicted, as by argmax.
+    The members, two or more networks, each (N, *input_shape) → (N, classes) logits, are used as they are and not
+    copied: submodules `member0`, `member1`, …; the last submodule is `combination`. See `EnsembleClassifier.of` for
+    `combine` and `abstain_below`; of classes with equally many votes the first is predicted, as by argmax.
 
     Raises:
         InvalidInputError: fewer than two members, or an unknown combination.
@@ -147,19 +136,14 @@ class EnsembleNetwork(nn.Module):
 
 
 def check_agreement(m: Any, nb_members: int, name: str = "m") -> int:
-    """Returns the number of members that have to agree, 1 … members.
-
-    Raises:
-        InvalidInputError: it is something else.
-    """
+    """Returns the number of members that have to agree, 1 … members; something else is an `InvalidInputError`."""
     return check_whole(name, m, most=nb_members)
 
 
 def most_voted(member_classes: NDArray[Any]) -> tuple[Classes, Classes]:
-    """Returns the class that most members give, (N,), and how many they are, (N,).
+    """Returns the class that most members give, (N,), and how many they are, (N,), of predictions (members, N).
 
-    Args:
-        member_classes: predicted classes, (members, N). Of classes with equally many votes the smallest is returned.
+    Of classes with equally many votes the smallest is returned.
     """
     classes = check_member_classes(member_classes)
     votes = (classes[:, None, :] == classes[None, :, :]).sum(1)  # (members, N): how many give what this member gives
@@ -169,11 +153,7 @@ def most_voted(member_classes: NDArray[Any]) -> tuple[Classes, Classes]:
 
 
 def check_member_classes(member_classes: Any) -> Classes:
-    """Returns predicted classes, (members, N).
-
-    Raises:
-        InvalidInputError: it is something else.
-    """
+    """Returns predicted classes, (members, N); something else is an `InvalidInputError`."""
     classes = np.asarray(member_classes)
     if classes.ndim != 2 or classes.size == 0 or not np.issubdtype(classes.dtype, np.integer):
         raise InvalidInputError(

@@ -13,9 +13,6 @@ def fingerprint(classifier: Classifier) -> str:
 
     It is the same for networks of the same layers and quantizers with the same parameters and buffers, to the bit, on
     whatever device. What stands before the network, as standardisation and preprocessors do, does not count.
-
-    Args:
-        classifier: an ART `PyTorchClassifier`.
     """
     found = hashlib.blake2b(repr(classifier.model).encode(), digest_size=16)
     for name, tensor in sorted(plain_tensors(classifier.model.state_dict()).items()):

@@ -27,20 +27,14 @@ _COSINE = 0.5
 def choose_form(classifier: Any, images: Tensor | np.ndarray[Any, Any] | None = None, fold: bool = True) -> None:
     """Lets a quantized network be computed with BatchNorm folded and channels last, if it stays the same function.
 
-    Without folding, modules stand in for quantized layers; a network that is another then, as one whose code asks for
-    `type(self)`, computes itself.
+    Without `fold`, modules stand in for quantized layers; a network that is another then, as one whose code asks for
+    `type(self)`, computes itself. Nothing happens if it is not quantized, or random, or its gradients are another's.
 
-    Verified on images drawn uniformly from the pixel range, always the same, and on `images`. At least half of them
-    have to have the same class, logits within 0.1 % of the largest, and a gradient in about the same direction: a
-    single activation on a threshold of its quantizer may fall to the other side. In deep networks of many levels enough
-    do that a millionth of the pixels, no more than rounding does, moves all logits by percents: there folding may move
-    them by twice what this does. What fails is left off.
-
-    Args:
-        classifier: a `QuantizedClassifier`; nothing happens if its network is not quantized, or random, or its
-            gradients are another's.
-        images: more images, as the network takes them, (N, *input_shape); the first few count.
-        fold: whether folding is tried.
+    Verified on images drawn uniformly from the pixel range, always the same, and on the first of `images`, as the
+    network takes them. At least half of them have to have the same class, logits within 0.1 % of the largest, and a
+    gradient in about the same direction: a single activation on a threshold of its quantizer may fall to the other
+    side. In deep networks of many levels enough do that a millionth of the pixels, no more than rounding does, moves
+    all logits by percents: there folding may move them by twice what this does. What fails is left off.
 
     Warns:
         UserWarning: the network is not the same function with BatchNorm folded, or with modules that stand in.

@@ -11,11 +11,7 @@ from qadv.sources import is_source, read
 
 
 def images_as_array(x: Any, expected: str, name: str) -> NDArray[Any]:
-    """Returns arrays as they are, and lists of floats, or what a loader or dataset gives, as an array.
-
-    Raises:
-        InvalidInputError: it is something else; says what to write.
-    """
+    """Returns arrays as they are, lists of floats, or what a loader or dataset gives, as one; refuses all else."""
     if is_source(x):
         return read(x, name)[0]
     if isinstance(x, list | tuple):
@@ -40,11 +36,7 @@ def as_torch_takes_it(x: NDArray[Any]) -> NDArray[Any]:
 
 
 def labels_as_array(y: Any, name: str = "y") -> NDArray[Any]:
-    """Returns labels as an array of numbers, of whatever shape and type.
-
-    Raises:
-        InvalidInputError: they are lists of different lengths, or no numbers.
-    """
+    """Returns labels as an array of numbers, of whatever shape and type; refuses lists of different lengths."""
     try:
         labels = np.asarray(y)
     except ValueError as error:

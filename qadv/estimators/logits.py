@@ -18,11 +18,7 @@ class Logits(nn.Module):
         self._model = model
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Returns the logits, (N, nb_classes), in a list.
-
-        Raises:
-            InvalidInputError: the network fails, and its parameters are no longer float32.
-        """
+        """Returns the logits, (N, nb_classes), in a list; where it fails, names parameters that are not float32."""
         try:
             return [self._model(x)]
         except RuntimeError as error:

@@ -29,11 +29,7 @@ def said_of_zeros(zero: int, nb_images: int) -> str:
 
 
 def check_finite(gradient: Tensor) -> None:
-    """Refuses gradients, (N, …), of which some are NaN or infinite.
-
-    Raises:
-        AttackError: they are.
-    """
+    """Raises an `AttackError` where gradients, (N, …), are NaN or infinite for some images."""
     if not gradient.isfinite().all():
         bad = int((~gradient.isfinite()).reshape(len(gradient), -1).any(dim=1).sum())
         raise AttackError(
@@ -44,12 +40,7 @@ def check_finite(gradient: Tensor) -> None:
 
 
 def report_masking(classifier: Classifier, gradient: Any) -> None:
-    """Looks at the gradients of a batch of images.
-
-    Args:
-        classifier: what was asked; it is told when it was warned of, since one warning is enough.
-        gradient: (N, …), an array or a tensor; an image's gradient is zero if those of all classes are, where there are
-            several.
+    """Looks at the gradients of a batch of images, (N, …), an array or a tensor; with those of several classes, at all.
 
     Raises:
         AttackError: some are NaN or infinite.

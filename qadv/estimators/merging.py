@@ -20,8 +20,7 @@ class Query:
     """One call of an estimator's method.
 
     Attributes:
-        rows: the arguments that have one row for each image: `(x,)` or `(x, y)`.
-        options: the other arguments.
+        rows: the arguments that have one row for each image: `(x,)` or `(x, y)`; `options` are the others.
         key: queries of equal keys can be answered by one call; `None` where a query must be answered as it stands.
         averages: the answer is the gradient of a loss averaged over the rows.
     """

@@ -76,11 +76,7 @@ def as_module(classifier: PyTorchClassifier) -> ClassifierModule:
 
 
 def check_module(classifier: Any, name: str = "classifier") -> None:
-    """Refuses what `as_module` can't take, and leaves the classifier as it is; `name` is what messages call it.
-
-    Raises:
-        InvalidInputError: see `as_module`.
-    """
+    """Refuses what `as_module` can't take, and leaves the classifier as it is; `name` is what messages call it."""
     if not isinstance(classifier, PyTorchClassifier):
         raise InvalidInputError(f"{name}: expected an ART PyTorchClassifier, got {type(classifier).__name__}")
     if classifier.clip_values is None:

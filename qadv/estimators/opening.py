@@ -2,8 +2,6 @@
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -121,20 +119,13 @@ def is_file(model: str | os.PathLike[str]) -> bool:
 
 def _called(target: str) -> Any:
     """Imports a function, from the working directory too, and returns what it returns."""
+    before = list(sys.path)
+    sys.path.insert(0, os.getcwd())
     try:
-        with _working_directory():
-            return import_target(target)()
+        return import_target(target)()
     except QadvError:
         raise
     except (Exception, SystemExit) as error:
         raise InvalidInputError(f"{target}: {type(error).__name__}: {error}") from error
-
-
-@contextmanager
-def _working_directory() -> Iterator[None]:
-    before = list(sys.path)
-    sys.path.insert(0, os.getcwd())
-    try:
-        yield
     finally:
         sys.path[:] = before

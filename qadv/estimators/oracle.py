@@ -20,12 +20,7 @@ _OF_THE_NETWORK: set[Callable[..., Any]] = {PyTorchClassifier.predict}
 
 
 class Oracle:
-    """What an attack asks of an estimator, as functions of tensors; here of a network behind torch preprocessing.
-
-    Args:
-        estimator: an ART classifier.
-        batch_size: rows of one forward pass.
-    """
+    """What an attack asks of an estimator, `batch_size` rows to a pass; here a network behind torch preprocessing."""
 
     def __init__(self, estimator: Classifier, batch_size: int) -> None:
         self._estimator = estimator
@@ -39,9 +34,7 @@ class Oracle:
     def logits(self, x: Tensor) -> Tensor:
         """Returns logits, (N, nb_classes), without a graph, of images (N, *input_shape) in `clip_values`.
 
-        Raises:
-            InvalidInputError: the outputs are something else.
-            AttackError: they are NaN.
+        Outputs that are something else are an `InvalidInputError`, NaN an `AttackError`.
         """
         with torch.no_grad():
             answers = [door.logits(self._estimator, rows) for rows in torch.split(x, self._batch_size)]
@@ -50,10 +43,8 @@ class Oracle:
     def gradient(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the logits of one batch, and the gradient of each image's loss for labels `y`, (N,), as `x`.
 
-        The loss is the cross-entropy; the estimator's own where only that can be had.
-
-        Raises:
-            InvalidInputError, AttackError: as `logits`; or the gradient is not finite.
+        The loss is the cross-entropy; the estimator's own where only that can be had. Errors are as of `logits`; a
+        gradient that is not finite is one, too.
         """
         answer, _, slope = door.gradient(self._estimator, x, y, self._losses)
         check_finite(slope)
@@ -100,10 +91,6 @@ def open_oracle(estimator: Classifier, batch_size: int) -> Iterator[Oracle]:
 
     Only where the answers of a `PyTorchClassifier` are those of its preprocessors and network, all in torch, are these
     asked directly; a `predict` of its own (randomized smoothing), postprocessors and numpy preprocessors are honoured.
-
-    Args:
-        estimator: an ART classifier.
-        batch_size: rows of one forward pass.
     """
     module = getattr(estimator, "model", None)
     with evaluation_mode(module) if isinstance(module, nn.Module) else nullcontext():

@@ -17,18 +17,11 @@ _MORE = 1000  # parameters that a backbone may make beside those that it keeps
 
 
 def check_outline(recipe: Mapping[str, Any], shapes: Mapping[str, Shape], origin: str) -> None:
-    """Refuses a file whose tensors are not those of the backbone that its header names.
+    """Raises a `FileFormatError` for a file whose tensors are not those of the backbone that its header names.
 
     A header of a few bytes can name a network of any size: this one is made on the meta device, and no further than
-    some parameters beyond those of the file.
-
-    Args:
-        recipe: name, nb_classes, in_channels and options of `create_backbone`.
-        shapes: of the file's tensors, by the names that the float network has; other names are not looked at.
-        origin: the file, for messages.
-
-    Raises:
-        FileFormatError: names or shapes differ.
+    some parameters beyond those of the file. `recipe` has the arguments of `create_backbone`, `shapes` are of the
+    file's tensors by the names that the float network has, others are not looked at; `origin` is for messages.
     """
     try:
         with torch.device("meta"), _at_most(4 * len(shapes) + _MORE):

@@ -121,10 +121,9 @@ class QueryCoalescer(EvasionAttack):
         return bool(self.attack.targeted)
 
     def generate(self, x: Array, y: Array | None = None, **kwargs: Any) -> Array:
-        """Returns adversarial images, (N, *input_shape) float32.
+        """Returns adversarial images, (N, *input_shape) float32, of images `x` in `clip_values`.
 
         Args:
-            x: images, (N, *input_shape) in `clip_values`.
             y: what the attack takes, one row or label for each image.
             kwargs: passed to the attack; `x_adv_init`, and a `mask` with one row for each image, are divided among the
                 samples, all else goes to each run as it is.
@@ -153,9 +152,7 @@ class QueryCoalescer(EvasionAttack):
             return self._generate(x, y, kwargs)
 
     def _generate(self, x: Array, y: Array | None, kwargs: dict[str, Any]) -> Array:
-        clip_values = self.estimator.clip_values
-        limits = None if clip_values is None else (float(np.min(clip_values[0])), float(np.max(clip_values[1])))
-        x = check_images(x, self.estimator.input_shape, limits)
+        x = check_images(x, self.estimator.input_shape, self.estimator.clip_values)
         shared, divided = _divide(x, y, kwargs)
         seed = int(np.random.randint(2**31)) if self.seed is None else self.seed
         self.partial = x.astype(ART_NUMPY_DTYPE)

@@ -53,11 +53,7 @@ _VALUES_COMPARED = 2**17  # pixels of the images on which a file and its twin ar
 
 
 def mean_std(classifier: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Returns the (mean, std) that a classifier was made with.
-
-    Raises:
-        InvalidInputError: its preprocessing is something else.
-    """
+    """Returns the (mean, std) that a classifier was made with; other preprocessing is an `InvalidInputError`."""
     standardisation = classifier.preprocessing
     if not hasattr(standardisation, "mean") and standardisation is not None:
         raise InvalidInputError(
@@ -69,18 +65,23 @@ def mean_std(classifier: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]
     return np.asarray(standardisation.mean), np.asarray(standardisation.std)
 
 
+def leaves_pixels(classifier: Any) -> bool:
+    """Whether a classifier's standardisation changes nothing."""
+    mean, std = mean_std(classifier)
+    return not mean.any() and bool((std == 1).all())
+
+
 def save(classifier: "QuantizedClassifier", path: str | os.PathLike[str]) -> None:
     """See `QuantizedClassifier.save`."""
     if shipped := files(classifier.model):
         raise InvalidInputError(f"the network is the file {', '.join(shipped)}: keep that, and load it again")
     if isinstance(classifier.network, EnsembleNetwork):
         save_ensemble(classifier, path)
-        return
-    if is_frozen(classifier.model):
+    elif is_frozen(classifier.model):
         save_packed(classifier, path)  # a frozen network has no latent weights, only codes
-        return
-    tensors = {name: tensor.cpu() for name, tensor in plain_tensors(classifier.model.state_dict()).items()}
-    write(classifier, path, FORMAT, tensors, {})
+    else:
+        tensors = {name: tensor.cpu() for name, tensor in plain_tensors(classifier.model.state_dict()).items()}
+        write(classifier, path, FORMAT, tensors, {})
 
 
 def write(
@@ -88,13 +89,11 @@ def write(
 ) -> None:
     """Writes tensors with the header that says how to build the classifier, and what `more` adds to it.
 
-    Raises:
-        InvalidInputError: weights are not finite, or the preprocessing can't be saved.
+    Weights that are not finite, and preprocessing that can't be saved, are an `InvalidInputError`.
     """
     model = classifier.model
     check_finite(model)
     mean, std = mean_std(classifier)
-    loss = classifier.loss
     # a backbone that another toolkit has quantized is not made by its name
     others = not isinstance(frontend_of(held_network(model)), OwnFrontend)
     header = {
@@ -103,7 +102,7 @@ def write(
         "backbone": None if others else recipe_of(model),
         "quantization": getattr(model, "qadv_quantization", None),
         "pictures": picture_settings(model),
-        "loss": type(loss).__name__ if _is_plain_loss(loss) else None,
+        "loss": type(classifier.loss).__name__ if _is_plain_loss(classifier.loss) else None,
         "defences": [
             type(defence).__name__
             for defence in [*(classifier.preprocessing_defences or []), *(classifier.postprocessing_defences or [])]
@@ -130,11 +129,7 @@ def _quantizers(model: nn.Module) -> list[list[str]]:
 
 
 def save_ensemble(classifier: "QuantizedClassifier", path: str | os.PathLike[str]) -> None:
-    """Writes an ensemble, the members' networks as they are found by name.
-
-    Raises:
-        InvalidInputError: a member is frozen, or was not made from a backbone's name.
-    """
+    """Writes an ensemble; a member that is frozen, or has no backbone of that name, is an `InvalidInputError`."""
     network: Any = classifier.model
     members = []
     for index, member in enumerate(network.members):
@@ -173,12 +168,7 @@ def save_packed(classifier: "QuantizedClassifier", path: str | os.PathLike[str])
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Returns the header of a saved classifier.
-
-    Raises:
-        FileFormatError: the file is damaged, or qadv did not write it.
-        StorageError: there is no such file, or it can't be read.
-    """
+    """Returns the header of a saved classifier; a file that is damaged, foreign or not there is an error."""
     return _read(path)[1]
 
 
@@ -238,7 +228,7 @@ def from_file(
         settings["preprocessing"] = network.preprocessing()
     classes = network.nb_classes if nb_classes is None else nb_classes
     classifier = cls(network, input_shape=network.input_shape, nb_classes=classes, surrogate=surrogate, **settings)
-    if network.takes_bytes and (settings["clip_values"] is None or not _leaves_pixels(classifier)):
+    if network.takes_bytes and (settings["clip_values"] is None or not leaves_pixels(classifier)):
         raise InvalidInputError(
             f"{network.file} takes bytes, over which clip_values are spread: give the ends of the pixels as "
             "clip_values, and no preprocessing"
@@ -254,11 +244,6 @@ def from_file(
         return classifier
     network.simulated = True
     return cls(network, input_shape=network.input_shape, nb_classes=classes, **settings)
-
-
-def _leaves_pixels(classifier: "QuantizedClassifier") -> bool:
-    mean, std = mean_std(classifier)
-    return not mean.any() and bool((std == 1).all())
 
 
 def load(cls: type[C], path: str | os.PathLike[str], model: nn.Module | None, arguments: dict[str, Any]) -> C:

@@ -22,11 +22,7 @@ class Turns:
         self.refusal: BaseException | None = None
 
     def take(self, runs: Sequence["Run"]) -> None:
-        """Lets each run move, one after the other, until it asks for something or ends.
-
-        Raises:
-            BaseException: `refusal`, at once, whatever the run under way does.
-        """
+        """Lets each run move, one after the other, until it asks for something or ends; raises `refusal` at once."""
         self._order = iter(runs)
         self.hand_on()
         self._caller.get()
@@ -66,8 +62,8 @@ class Run(threading.Thread):
     def ask(self, request: Any) -> Any:
         """Called from within the run: waits until the caller has answered.
 
-        Raises:
-            InvalidInputError: another thread asks, which no turn is for; whoever takes turns is told too.
+        Where another thread asks, which no turn is for, that is an `InvalidInputError`, and whoever takes turns is told
+        too.
         """
         if threading.current_thread() is not self:
             error = InvalidInputError(

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 import brevitas.nn as qnn
@@ -59,12 +60,8 @@ def _part(kind: type[StandIn], module: nn.Module, source: Any) -> Part:
     return Part({module: stand_in(kind, module, _qadv_given=given)}, source, given)
 
 
-def is_steady(modules: list[nn.Module]) -> bool:
-    """Whether a quantizer in evaluation mode gives the same for the same, and changes nothing: Brevitas's own parts."""
-    return all(map(_is_steady, modules))
-
-
 def _is_steady(module: nn.Module) -> bool:
+    """Whether a part of a quantizer gives the same for the same, and changes nothing, as Brevitas's own do."""
     kind, own = type(module), vars(module)
     return (
         kind.__module__.startswith(("brevitas.", "torch.nn.modules."))
@@ -85,19 +82,22 @@ class _Weight:
     """A layer's quantized weight: it alone where nobody asks for more, or a QuantTensor's kind and fields."""
 
     layer: Any
-    modules: list[nn.Module] = field(init=False)
 
-    def __post_init__(self) -> None:
+    @cached_property
+    def modules(self) -> list[nn.Module]:
         layer = self.layer
-        modules = [layer, *layer.weight_quant.modules(), layer.bias_quant, layer.output_quant]
-        object.__setattr__(self, "modules", modules)
+        return [layer, *layer.weight_quant.modules(), layer.bias_quant, layer.output_quant]
 
     def values(self) -> tuple[Any, ...]:
         layer, proxy = self.layer, self.layer.weight_quant
         own_code = type(layer).quant_weight is QuantWeightMixin.quant_weight and not layer.export_mode
         if not own_code or "weight" not in layer._parameters or not proxy.is_quant_enabled:
             return None, None
-        if proxy.requires_quant_input or not is_steady(list(proxy.modules())) or proxy.cache_inference_quant_weight:
+        if (
+            proxy.requires_quant_input
+            or not all(map(_is_steady, proxy.modules()))
+            or proxy.cache_inference_quant_weight
+        ):
             return None, None
         weight = layer.quant_weight()
         if not isinstance(weight, Tensor) and not self._alone():
@@ -145,14 +145,14 @@ class _Activation:
     """An activation's steps, scale, zero point and bit width, where they are the same for all images."""
 
     proxy: Any
-    modules: list[nn.Module] = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "modules", list(self.proxy.modules()))
+    @cached_property
+    def modules(self) -> list[nn.Module]:
+        return list(self.proxy.modules())
 
     def values(self) -> tuple[Any, ...]:
         proxy = self.proxy
-        if not proxy.is_quant_enabled or not is_steady(self.modules) or proxy.cache_inference_quant_act:
+        if not proxy.is_quant_enabled or not all(map(_is_steady, self.modules)) or proxy.cache_inference_quant_act:
             return _NOTHING
         fused = proxy.fused_activation_quant_proxy
         if not is_constant(fused.tensor_quant):

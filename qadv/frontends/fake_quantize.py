@@ -90,13 +90,39 @@ def bits_of(low: int, high: int) -> int:
     return (high - low).bit_length()
 
 
+class Grid:
+    """The levels of a tensor of codes from `low` to `high`: `scale * (code - zero_point)`."""
+
+    def __init__(self, scale: float, zero_point: float, low: float, high: float) -> None:
+        self.scale, self.zero_point, self.low, self.high = scale, zero_point, low, high
+
+    def levels(self) -> Tensor:
+        """Returns all values, ascending."""
+        return (torch.arange(self.low, self.high + 1) - self.zero_point) * self.scale
+
+    def quantize(self, x: Tensor) -> Tensor:
+        """Rounds to the nearest level; the gradient passes where it is not clipped."""
+        return fake_quantize(x, self.scale, *map(int, (self.zero_point, self.low, self.high)))
+
+
+def integers(layer: str, role: str, bits: int, origin: str, estimator: str = "straight-through, clipped") -> Any:
+    """Returns what is said of every quantizer to whole numbers."""
+    about = {"layer": layer, "role": role, "scheme": f"int:{bits}", "bits": bits}
+    return {**about, "estimator": estimator, "origin": origin}
+
+
+def on_grid(grid: Grid, about: dict[str, Any], at: str | None = None) -> QuantizedActivation:
+    """Describes what rounds to the levels of a grid."""
+    scale, place = torch.tensor(grid.scale), (grid, "quantize")
+    return QuantizedActivation(**about, scale=scale, levels=grid.levels(), place=place, at=at)
+
+
 def activation(name: str, module: Any, origin: str) -> list[QuantizedTensor]:
     """Describes a FakeQuantize of activations; one of many scales, or of too many levels, has none to list."""
     if not module.fake_quant_enabled.item():
         return []
     (low, high), scale = limits(module), module.scale.detach()
-    about: dict[str, Any] = {"layer": name, "role": "output", "bits": bits_of(low, high), "scale": scale}
-    about |= {"scheme": f"int:{bits_of(low, high)}", "estimator": "straight-through, clipped", "origin": origin}
+    about = {**integers(name, "output", bits_of(low, high), origin), "scale": scale}
     if scale.numel() > 1 or high - low >= _MOST_LEVELS:
         return [QuantizedTensor(**about)]
     levels = (torch.arange(low, high + 1, device=scale.device) - module.zero_point) * scale
@@ -123,17 +149,11 @@ def spread(values: Tensor, of: Tensor, axis: int = 0) -> Tensor:
 def weights(name: str, module: Any, exact: Tensor, parameter: nn.Parameter | None, origin: str) -> QuantizedWeights:
     """Describes the weights of a layer that a FakeQuantize makes of `exact`."""
     low, high = limits(module)
-    scale = spread(module.scale.detach(), exact, module.ch_axis)
-    zero_point = spread(module.zero_point, exact, module.ch_axis)
+    scale, zero_point = (spread(each.detach(), exact, module.ch_axis) for each in (module.scale, module.zero_point))
     value = quantized(module, exact)
     return QuantizedWeights(
-        layer=name,
-        role="weights",
-        scheme=f"int:{bits_of(low, high)}",
-        bits=bits_of(low, high),
+        **integers(name, "weights", bits_of(low, high), origin),
         scale=scale,
-        estimator="straight-through, clipped",
-        origin=origin,
         value=value,
         codes=(value / scale + zero_point).round().to(torch.int32),
         nb_codes=high - low + 1,

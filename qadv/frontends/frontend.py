@@ -83,12 +83,10 @@ class QuantizedWeights(QuantizedTensor):
 
     @contextmanager
     def replaced_by(self, codes: Tensor) -> Iterator[None]:
-        """Lets the network itself, in evaluation mode, compute with other codes for the time of a block.
+        """Lets the network itself (of a file its twin), in evaluation mode, compute with other codes in the block.
 
-        Of a file, that is its twin. Gradients reach the codes; the codes need not be whole numbers, or `code_values`.
-
-        Raises:
-            UnsupportedModelError: the layer computes with something else than codes.
+        Gradients reach the codes, which need not be whole numbers, or `code_values`. A layer that computes with
+        something else than codes is an `UnsupportedModelError`.
         """
         if self.place is None:
             raise UnsupportedModelError(
@@ -191,8 +189,7 @@ class NetworkFrontend(ABC):
     def parts(self, network: nn.Module, options: FormOptions, x: Tensor) -> list[Part]:
         """Returns what stands in for the network's modules in its form, by default nothing.
 
-        Raises:
-            NoFormError: the network has to compute itself.
+        A `NoFormError` says that the network has to compute itself.
         """
         return []
 
@@ -207,7 +204,6 @@ class NetworkFrontend(ABC):
     def written(self, graph: Any) -> bytes:
         """Returns a file that computes what an integer graph does: see `qadv.deployment.integer_graph`.
 
-        Raises:
-            UnsupportedModelError: it has operators that such a file can't have, which are named.
+        Operators that such a file can't have are named in an `UnsupportedModelError`.
         """
         raise NotImplementedError

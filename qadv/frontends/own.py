@@ -57,14 +57,15 @@ class OwnFrontend(NetworkFrontend):
         return own_parts(network, options, x)
 
 
-def _activation(name: str, quantizer: ActivationQuantizer, role: Any) -> QuantizedActivation:
+def _said(layer: str, role: str, quantizer: Any) -> Any:
+    about = {"layer": layer, "role": role, "scheme": quantizer.spec, "bits": quantizer.bits}
+    return {**about, "origin": OwnFrontend.name}
+
+
+def _activation(name: str, quantizer: ActivationQuantizer, role: str) -> QuantizedActivation:
     return _OwnActivation(
-        layer=name,
-        role=role,
-        scheme=quantizer.spec,
-        bits=quantizer.bits,
+        **_said(name, role, quantizer),
         scale=quantizer.scale.detach(),
-        origin=OwnFrontend.name,
         levels=quantizer.levels().detach(),
         place=(quantizer, "quantize"),
         quantizer=quantizer,
@@ -72,9 +73,7 @@ def _activation(name: str, quantizer: ActivationQuantizer, role: Any) -> Quantiz
 
 
 def _product(name: str, quantizer: ActivationQuantizer) -> QuantizedActivation:
-    about: dict[str, Any] = {"layer": name, "role": "products", "scale": None, "origin": OwnFrontend.name}
-    about |= {"scheme": quantizer.spec, "bits": quantizer.bits, "at": None}
-    return QuantizedActivation(**about, place=(quantizer, "quantize"))
+    return QuantizedActivation(**_said(name, "products", quantizer), scale=None, at=None, place=(quantizer, "quantize"))
 
 
 @torch.no_grad()
@@ -88,12 +87,8 @@ def _weights(name: str, layer: Any) -> QuantizedWeights:
         return value if frozen else lambda weight: (value, scale, quantizer.zero_point, quantizer.bit_width)
 
     return QuantizedWeights(
-        layer=name,
-        role="weights",
-        scheme=quantizer.spec,
-        bits=quantizer.bits,
+        **_said(name, "weights", quantizer),
         scale=scale,
-        origin=OwnFrontend.name,
         value=quantizer.decode(codes, scale),
         codes=codes,
         nb_codes=len(quantizer.code_values()),

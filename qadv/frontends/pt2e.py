@@ -9,10 +9,11 @@ import torch
 from torch import fx, nn
 
 from qadv.frontends import fake_quantize
-from qadv.frontends.fake_quantize import bits_of, spread
+from qadv.frontends.fake_quantize import bits_of, integers, on_grid, spread
 from qadv.frontends.frontend import QuantizedActivation, QuantizedTensor, QuantizedWeights
 from qadv.frontends.straight_through_mode import computing, dynamic, grid
 from qadv.quantization.stand_ins import Container, StandIn, stand_in
+from qadv.quantization.tracing import attribute
 
 _ORIGIN = "torchao"
 _SELF = r"^L\['self'\]\.?"  # how torch.export calls the network itself
@@ -50,16 +51,11 @@ def converted(network: nn.Module, prefix: str, graph: fx.GraphModule) -> list[Qu
 def _weights(network: nn.Module, prefix: str, graph: fx.GraphModule, node: fx.Node) -> QuantizedWeights:
     codes, scale, _, *more = (_evaluated(graph, each) for each in node.args)
     low, high = more[-3:-1]
-    bits, layer = bits_of(low, high), _layer(network, prefix, next(iter(node.users)))
+    layer = _layer(network, prefix, next(iter(node.users)))
     left_over = network.get_submodule(layer)._parameters.get("weight")
     return QuantizedWeights(
-        layer=layer,
-        role="weights",
-        scheme=f"int:{bits}",
-        bits=bits,
+        **integers(layer, "weights", bits_of(low, high), _ORIGIN, "none"),
         scale=spread(torch.as_tensor(scale), codes, more[0]) if len(more) > 3 else torch.as_tensor(scale),
-        estimator="none",
-        origin=_ORIGIN,
         value=_evaluated(graph, node),
         codes=codes,
         nb_codes=high - low + 1,
@@ -72,18 +68,7 @@ def _activations(network: nn.Module, prefix: str, node: fx.Node) -> Iterator[Qua
     _, scale, zero_point, low, high, *_ = arguments
     known = grid(computing(network, prefix), scale, zero_point, low, high)
     for layer, role in _rounded(network, prefix, node):
-        yield QuantizedActivation(
-            layer=layer,
-            role=role,
-            scheme=f"int:{bits_of(low, high)}",
-            bits=bits_of(low, high),
-            scale=torch.tensor(known.scale),
-            estimator="straight-through, clipped",
-            origin=_ORIGIN,
-            levels=known.levels(),
-            place=(known, "quantize"),
-            at=None,
-        )
+        yield on_grid(known, integers(layer, role, bits_of(low, high), _ORIGIN))
 
 
 def _rounded(network: nn.Module, prefix: str, node: fx.Node) -> Iterator[tuple[str, Literal["input", "output"]]]:
@@ -178,9 +163,6 @@ def _evaluated(graph: fx.GraphModule, node: Any) -> Any:
         return node
     arguments = fx.node.map_arg(node.args, lambda each: _evaluated(graph, each))
     if node.op == "get_attr":
-        found: Any = graph
-        for part in str(node.target).split("."):
-            found = getattr(found, part)
-        return found
+        return attribute(graph, node)
     function: Any = graph.get_submodule(str(node.target)) if node.op == "call_module" else node.target
     return function(*arguments, **node.kwargs)

@@ -15,28 +15,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from qadv.frontends.fake_quantize import fake_quantize
+from qadv.frontends.fake_quantize import Grid, integers
 from qadv.frontends.frontend import QuantizedActivation
 from qadv.frontends.twins import NoTwinError, TwinForm, value_of_one
 from qadv.modes import held_network
 from qadv.quantization.form import FormOptions
 
 Rule = Callable[..., Tensor]
-
-
-class Grid:
-    """The levels of a tensor of codes from `low` to `high`: `scale * (code - zero_point)`."""
-
-    def __init__(self, scale: float, zero_point: int, low: int, high: int) -> None:
-        self.scale, self.zero_point, self.low, self.high = scale, zero_point, low, high
-
-    def levels(self) -> Tensor:
-        """Returns all values, ascending."""
-        return (torch.arange(self.low, self.high + 1) - self.zero_point) * self.scale
-
-    def quantize(self, x: Tensor) -> Tensor:
-        """Rounds to the nearest level; the gradient passes where it is not clipped."""
-        return fake_quantize(x, self.scale, self.zero_point, self.low, self.high)
 
 
 class OfEachBatch:
@@ -68,8 +53,8 @@ def grid(network: nn.Module, scale: Any, zero_point: Any, low: int, high: int) -
 def dynamic(network: nn.Module, layer: str, bits: int, origin: str) -> QuantizedActivation:
     """Describes the input of a layer that is rounded with a scale of each batch."""
     known = _GRIDS.setdefault(computing(network, layer), {}).setdefault(OfEachBatch, OfEachBatch())
-    about: dict[str, Any] = {"layer": layer, "role": "input", "bits": bits, "scale": None, "origin": origin}
-    return QuantizedActivation(**about, scheme=f"int:{bits} dynamic", at=None, place=(known, "quantize"))
+    about = integers(layer, "input", bits, origin, "straight-through") | {"scheme": f"int:{bits} dynamic"}
+    return QuantizedActivation(**about, scale=None, at=None, place=(known, "quantize"))
 
 
 def ends_of(dtype: torch.dtype) -> tuple[int, int]:
@@ -255,11 +240,5 @@ class _Twin(nn.Module):
 
 
 def straight_through_form(network: nn.Module, run: nn.Module, options: FormOptions) -> TwinForm:
-    """Returns a form with the values of a network that computes with integers, and with straight-through gradients.
-
-    Args:
-        network: whose quantizers `grid` knows.
-        run: the network, or what stands in for it.
-        options: for the form's users.
-    """
+    """Returns a form with the values of a network that computes with integers, run by itself or a stand-in, `run`."""
     return TwinForm(run, _Twin(network, run), options, exact=True, name="a straight-through twin's")

@@ -103,8 +103,7 @@ class Summary:
 def summarize(model: Any) -> Summary:
     """Summarizes each layer: kind, scheme, bits, input, scale, share of parameters, and size packed and as float32.
 
-    Args:
-        model: a `torch.nn.Module`, or a classifier that holds one.
+    `model` is a `torch.nn.Module`, or a classifier that holds one.
     """
     module = held_network(model if isinstance(model, nn.Module) else model.model)
     found: dict[str, list[QuantizedTensor]] = {}

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from qadv.frontends import fake_quantize
-from qadv.frontends.fake_quantize import of_toolkit
+from qadv.frontends.fake_quantize import integers, of_toolkit, on_grid
 from qadv.frontends.frontend import (
     EvaluationForm,
     NetworkFrontend,
@@ -69,17 +69,16 @@ def _is_converted_layer(module: nn.Module) -> bool:
 @torch.no_grad()
 def _packed_weights(name: str, layer: Any) -> QuantizedWeights:
     weight, bias = layer.weight(), layer.bias() if callable(layer.bias) else layer.bias
-    about: dict[str, Any] = {"layer": name, "role": "weights", "origin": TorchAoFrontend.name, "estimator": "none"}
-    about |= {"beside": 0 if bias is None else bias.numel()}
+    beside = 0 if bias is None else bias.numel()
     if not weight.is_quantized:
-        return QuantizedWeights(**about, scheme="float:16", bits=16, scale=None, value=weight.float())
+        about = integers(name, "weights", 16, TorchAoFrontend.name, "none") | {"scheme": "float:16"}
+        return QuantizedWeights(**about, beside=beside, scale=None, value=weight.float())
     per_tensor = weight.qscheme() in (torch.per_tensor_affine, torch.per_tensor_symmetric)
     scale = torch.tensor(weight.q_scale()) if per_tensor else weight.q_per_channel_scales().float()
     axis, info = 0 if per_tensor else weight.q_per_channel_axis(), torch.iinfo(weight.dtype)
     return QuantizedWeights(
-        **about,
-        scheme=f"int:{info.bits}",
-        bits=info.bits,
+        **integers(name, "weights", info.bits, TorchAoFrontend.name, "none"),
+        beside=beside,
         scale=fake_quantize.spread(scale, weight, axis),
         value=weight.dequantize(),
         codes=weight.int_repr(),
@@ -88,20 +87,6 @@ def _packed_weights(name: str, layer: Any) -> QuantizedWeights:
 
 
 def _rounded_output(network: nn.Module, name: str, module: Any) -> QuantizedActivation:
-    dtype = getattr(module, "dtype", torch.quint8)
-    found, bits = (
-        grid(computing(network, name), module.scale, module.zero_point, *ends_of(dtype)),
-        torch.iinfo(dtype).bits,
-    )
-    return QuantizedActivation(
-        layer=name,
-        role="output",
-        scheme=f"int:{bits}",
-        bits=bits,
-        scale=torch.tensor(found.scale),
-        estimator="straight-through, clipped",
-        origin=TorchAoFrontend.name,
-        levels=found.levels(),
-        place=(found, "quantize"),
-        at="" if type(module).__name__ == "Quantize" else None,
-    )
+    dtype, at = getattr(module, "dtype", torch.quint8), "" if type(module).__name__ == "Quantize" else None
+    found = grid(computing(network, name), module.scale, module.zero_point, *ends_of(dtype))
+    return on_grid(found, integers(name, "output", torch.iinfo(dtype).bits, TorchAoFrontend.name), at)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from qadv.frontends import fake_quantize
-from qadv.frontends.fake_quantize import KnownWeights, of_toolkit
+from qadv.frontends.fake_quantize import KnownWeights, integers, of_toolkit
 from qadv.frontends.frontend import (
     EvaluationForm,
     NetworkFrontend,
@@ -86,13 +86,8 @@ def _of_tensor(name: str, weight: Any) -> QuantizedTensor:
     bits = _bits(getattr(weight, "target_dtype", None) or (torch.int8 if codes is None else codes.dtype))
     scale = getattr(weight, "scale", None)
     return QuantizedWeights(
-        layer=name,
-        role="weights",
-        scheme=f"{kind}:{bits}",
-        bits=bits,
+        **integers(name, "weights", bits, TorchaoFrontend.name, "none") | {"scheme": f"{kind}:{bits}"},
         scale=None if scale is None else scale.detach(),
-        estimator="none",
-        origin=TorchaoFrontend.name,
         value=weight.dequantize().detach().float(),
         codes=codes,
         nb_codes=2**bits,
@@ -117,15 +112,15 @@ def _of_training(name: str, layer: Any) -> list[QuantizedTensor]:
     inputs, fake = layer.activation_fake_quantizer, layer.weight_fake_quantizer
     if inputs is not None and inputs.enabled:
         bits = _bits(inputs.config.dtype)
-        about: dict[str, Any] = {"layer": name, "role": "input", "bits": bits, "scheme": f"int:{bits} dynamic"}
-        about |= {"scale": None, "origin": TorchaoFrontend.name, "at": None, "place": (inputs, "forward")}
-        found.append(QuantizedActivation(**about))
+        about = integers(name, "input", bits, TorchaoFrontend.name, "straight-through")
+        about["scheme"] += " dynamic"
+        found.append(QuantizedActivation(**about, scale=None, at=None, place=(inputs, "forward")))
     if fake.enabled:
         fake = copy.copy(fake)  # it notes the scale that it finds
         value, bits = fake(layer.weight), _bits(fake.config.dtype)
-        about = {"layer": name, "role": "weights", "scheme": f"int:{bits}", "bits": bits}
-        about |= {"scale": getattr(fake, "scale", None), "origin": TorchaoFrontend.name}
-        found.append(QuantizedWeights(**about, value=value, latent=layer.weight.detach(), parameter=layer.weight))
+        about = integers(name, "weights", bits, TorchaoFrontend.name, "straight-through")
+        about |= {"scale": getattr(fake, "scale", None), "latent": layer.weight.detach(), "parameter": layer.weight}
+        found.append(QuantizedWeights(**about, value=value))
     return found
 
 

@@ -65,8 +65,7 @@ class TwinForm:
     """Values of a network, gradients of its twin; where no gradient is recorded, only the network runs.
 
     Args:
-        values: images (N, …) → logits, as the network or a runtime computes them; what it records of gradients is not
-            used.
+        values: images (N, …) → logits, as the network or a runtime computes them.
         twin: the same function of torch operators, or about the same; `None` where there is none: values have no
             gradient then, and who asks for one is told.
         options: for the form's users; nothing is done differently.
@@ -74,10 +73,9 @@ class TwinForm:
         name: whose gradients they are, for messages.
 
     Attributes:
-        agreement: share of the images on which network and twin were compared that both put into one class: those of
-            `compare`, and of the first gradient; `None` before.
+        agreement: share of so many `images` on which network and twin were compared that both put into one class, those
+            of `compare` and of the first gradient; `None` before.
         difference: the largest difference of their logits on these.
-        images: how many these are.
     """
 
     def __init__(
@@ -100,14 +98,7 @@ class TwinForm:
         self._name = name
 
     def __call__(self, x: Any, method: str = "__call__") -> Any:
-        """Images (N, …) → logits.
-
-        Raises:
-            NoGradientError: in the backward pass, where there is no twin.
-
-        Warns:
-            UserWarning: at the first gradient, if the twin is another function.
-        """
+        """Images (N, …) → logits; without a twin the backward pass is a `NoGradientError`."""
         asked = torch.is_grad_enabled() and x.requires_grad
         if asked and self.twin is not None:
             if self.agreement is None:
@@ -139,10 +130,7 @@ class TwinForm:
 
     @torch.no_grad()
     def compare(self, batches: Sequence[Tensor]) -> None:
-        """Compares the twin with the network on images, a batch at a time.
-
-        Raises:
-            InvalidInputError: they have other classes.
+        """Compares the twin with the network on images, a batch at a time; other classes are an `InvalidInputError`.
 
         Warns:
             UserWarning: on less than 99 % of the images both give the same class.

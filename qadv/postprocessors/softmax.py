@@ -11,12 +11,8 @@ from numpy.typing import NDArray
 class Softmax(Postprocessor):
     """Makes `predict` return probabilities, for the attacks that ask for them (SimBA, VirtualAdversarialMethod).
 
-    The network, its loss and its gradients stay those of the logits. A postprocessor also stays with a classifier that
-    an attack rebuilds from the model.
-
-    Args:
-        apply_fit: as in ART; training needs logits.
-        apply_predict: as in ART.
+    The network, its loss and its gradients stay those of the logits, also in training. A postprocessor stays with a
+    classifier that an attack rebuilds from the model.
     """
 
     def __init__(self, apply_fit: bool = False, apply_predict: bool = True) -> None:

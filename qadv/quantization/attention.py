@@ -10,7 +10,7 @@ import math
 import textwrap
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -32,7 +32,8 @@ _WHOLE = {"multiheadattentionforward", "flexattention"}  # in which nothing can 
 _GATES = {"softmax", "sigmoid", "hardsigmoid", "expit"}
 _TIMES = {"mul", "rmul", "imul", "multiply"}
 _KEEPS = _MOVES | _DROPOUTS | {"sum"}  # of what is on the way from a gate to its product
-_CLOSED = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
+# these read the weights of their parts without calling them: nothing inside can be swapped
+CLOSED = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 _ACTIVATIONS = {"quickgelu", "quickgelume", "swish", "silu", "swishme"}  # whose sigmoid is no gate
 
 
@@ -104,26 +105,24 @@ def _multiplies(kind: type) -> bool:
 def quantize_products(model: nn.Module, rules: Rules) -> None:
     """Lets the modules with products compute them by the schemes of `rules`, in place.
 
-    Raises:
-        UnsupportedModelError: there are none, or torch's own attention, in whose code nothing can be caught.
-        InvalidInputError: a pattern matches none of them.
+    Where there are none, or only torch's own attention, in whose code nothing can be caught, it is refused.
     """
     if not rules.any:
         return
-    found = {name: m for name, m in model.named_modules() if has_products(m) or isinstance(m, _CLOSED)}
+    found = {name: m for name, m in model.named_modules() if has_products(m) or isinstance(m, CLOSED)}
     rules.check_used(found)
     schemes = {name: scheme for name in found if (scheme := rules.find(name)[1]) is not None}
     if not schemes:
         raise UnsupportedModelError(
             f"attention: {type(model).__name__} has no matmul, softmax or sigmoid in its modules' code; leave it out"
         )
-    if closed := [name for name in schemes if isinstance(found[name], _CLOSED)]:
+    if closed := [name for name in schemes if isinstance(found[name], CLOSED)]:
         example = f"attention={{'*': 'int:8', {closed[0]!r}: 'float'}}"
         raise UnsupportedModelError(
             f"attention: {some(closed)} would silently stay float, since nothing in torch's own attention can be "
             f"quantized; to leave it float on purpose, say so: {example}"
         )
-    left = {module: name for name, module in found.items() if name not in schemes and not isinstance(module, _CLOSED)}
+    left = {module: name for name, module in found.items() if name not in schemes and not isinstance(module, CLOSED)}
     for name in schemes:
         if inside := [left[part] for part in found[name].modules() if part in left]:
             raise UnsupportedModelError(
@@ -215,7 +214,7 @@ class _Catching(TorchFunctionMode):
 def is_uncaught_product(func: Any) -> bool:
     """Whether a function multiplies matrices, or is attention, where nothing quantizes them."""
     name = _called(func)
-    return name in _WHOLE or (name in {*_SUMS, _plain(_FUSED)} and not hasattr(_RUNNING, "mode"))
+    return name in _WHOLE or (name in {*_SUMS, _plain(_FUSED)} and getattr(_RUNNING, "mode", None) is None)
 
 
 def _called(func: Any) -> str:
@@ -243,18 +242,12 @@ _RUNNING = threading.local()
 
 @contextmanager
 def _catching(owner: Any) -> Iterator[_Catching]:
-    mode: _Catching | None = getattr(_RUNNING, "mode", None)
-    if mode is None:
-        mode = _RUNNING.mode = _Catching()
-        mode.owners.append(owner)
-        try:
-            with mode:
-                yield mode
-        finally:
-            del _RUNNING.mode
-        return
+    outer: _Catching | None = getattr(_RUNNING, "mode", None)
+    mode = _RUNNING.mode = outer or _Catching()
     mode.owners.append(owner)
     try:
-        yield mode
+        with nullcontext() if outer else mode:
+            yield mode
     finally:
         mode.owners.pop()
+        _RUNNING.mode = outer

@@ -98,13 +98,8 @@ def foldable(
     """Returns those layers that a BatchNorm can be folded into, each with that BatchNorm.
 
     What it normalises is the very output of the layer, that output goes nowhere else, and both run once in a pass. This
-    is found by running an image and reading the graph of its gradient, not by name.
-
-    Args:
-        network: in evaluation mode; it is untouched.
-        layers: convolutions and linear layers.
-        norms: what `can_be_folded`.
-        image: one image or a batch as the network takes it, (N, *input_shape).
+    is found by running an image (N, *input_shape) and reading the graph of its gradient, not by name. The network is in
+    evaluation mode and stays as it is; `norms` are such as `can_be_folded`.
     """
     probe = _Probe()
     probed: dict[nn.Module, StandIn] = {}

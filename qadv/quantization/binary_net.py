@@ -53,11 +53,8 @@ class BinaryConnect(Scheme):
     weights = SignWeights
 
 
-class BinaryNet(Scheme):
+class BinaryNet(BinaryConnect):
     """`binary-net`: weights as in `binary-connect`, activations likewise."""
 
-    takes_bits = False
-    bits_choices = (1,)
-    weights = SignWeights
     activations = SignActivation
     inputs = SignActivation

@@ -13,7 +13,7 @@ from qadv.backbones.recipes import recipe_of
 from qadv.checks import check_flag
 from qadv.errors import InvalidInputError, SchemeError, UnsupportedModelError, some
 from qadv.modes import held_network
-from qadv.quantization.attention import QuantizedProducts, quantize_products
+from qadv.quantization.attention import CLOSED, QuantizedProducts, quantize_products
 from qadv.quantization.calibration import Calibration, CalibrationImages, calibrate
 from qadv.quantization.clipped_relu import ClippedUniform
 from qadv.quantization.flow import Flow, input_flows
@@ -24,7 +24,7 @@ from qadv.quantization.layers import (
     QuantLinear,
     activation_quantizers,
     quantized_layer,
-    take_hooks,
+    swapped,
 )
 from qadv.quantization.plan import FORMAT_1, SIGNED, UNSIGNED, Plan
 from qadv.quantization.quantizer import ActivationQuantizer
@@ -35,9 +35,7 @@ _OTHER_ACTIVATIONS = {
     "hardswish", "hardswishme", "hardmish", "swishme", "mishme", "tanh", "rrelu", "softsign", "logsigmoid",
     "glu", "hardshrink", "softshrink", "squaredrelu",
 }  # fmt: skip
-# these read the weights of their parts without calling them: what is inside can't be swapped
-_OPAQUE = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
-_WEIGHT_LAYERS = (nn.modules.conv._ConvNd, nn.Linear, nn.Bilinear, nn.RNNBase, *_OPAQUE)
+_WEIGHT_LAYERS = (nn.modules.conv._ConvNd, nn.Linear, nn.Bilinear, nn.RNNBase, *CLOSED)
 
 
 def quantize(
@@ -125,10 +123,8 @@ def convert(
     if not isinstance(model, nn.Module):
         raise InvalidInputError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     model = held_network(model)
-    done = next(
-        (m for m in model.modules() if isinstance(m, QuantConv2d | QuantLinear | QuantActivation | QuantizedProducts)),
-        None,
-    )
+    kinds = QuantConv2d | QuantLinear | QuantActivation | QuantizedProducts
+    done = next((module for module in model.modules() if isinstance(module, kinds)), None)
     if done is not None or getattr(model, "qadv_quantization", None):
         raise InvalidInputError(
             f"model is quantized already ({repr(done).splitlines()[0]}); quantize the float network"
@@ -157,14 +153,12 @@ def convert(
             module.share = sum(p.numel() for p in module.parameters(recurse=False)) / total  # type: ignore[assignment]
     if (recipe := recipe_of(model)) is not None:
         result.qadv_backbone = recipe  # type: ignore[assignment]  # of timm's own networks, which have none yet
+    given = {"weights": weights, "activations": activations}
+    given |= {"attention": attention} if attention_schemes.any else {}
     result.qadv_quantization = {  # type: ignore[assignment]  # plain data: what `save` needs to rebuild the network
-        "weights": weights if isinstance(weights, str) else dict(weights),
-        "activations": activations if isinstance(activations, str) else dict(activations),
+        **{role: schemes if isinstance(schemes, str) else dict(schemes) for role, schemes in given.items()},
         "skip_first_last": skip_first_last,
         "plan": conversion.plan.to_dict(),
-        **(
-            {"attention": attention if isinstance(attention, str) else dict(attention)} if attention_schemes.any else {}
-        ),
     }
     return result
 
@@ -190,7 +184,7 @@ class _Conversion:
         self.weights = weights
         self.activations = activations
         self.skip_first_last = skip_first_last
-        opaque = [module for module in model.modules() if isinstance(module, _OPAQUE)]
+        opaque = [module for module in model.modules() if isinstance(module, CLOSED)]
         inside = {part for module in opaque for part in module.modules() if part is not module}
         named = [(name, module) for name, module in model.named_modules() if module not in inside]
         self.layers = {name: module for name, module in named if isinstance(module, _WEIGHT_LAYERS)}
@@ -245,12 +239,7 @@ class _Conversion:
                 "skip_first_last=False quantizes the first and last layer too"
             )
         device = next((p.device for p in self.model.parameters()), None)
-        for parent in list(self.model.modules()):
-            for name, child in list(parent._modules.items()):  # one module may be registered under several names
-                if child in replaced:
-                    parent._modules[name] = new = replaced[child].to(device)
-                    take_hooks(new, child)
-        return replaced.get(self.model, self.model)
+        return swapped(self.model, {old: new.to(device) for old, new in replaced.items()})
 
     def _activation(self, name: str, bound: float) -> ActivationQuantizer | None:
         _, scheme = self.activations.find(name)
@@ -316,9 +305,8 @@ class _Conversion:
         return [names[0], names[-1]] if names else []
 
     def _input(self, name: str) -> ActivationQuantizer | None:
-        own = self.plan.own_input(name)
-        _, scheme = self.activations.find(name)
-        if own is None or scheme is None:
+        own, (_, scheme) = self.plan.inputs.get(name), self.activations.find(name)
+        if own not in (SIGNED, UNSIGNED) or scheme is None:
             return None
         if self.plan.from_data and scheme.from_data is not None:
             scheme = scheme.from_data(scheme.bits)
@@ -327,14 +315,12 @@ class _Conversion:
 
 def _relu_bound(module: nn.Module) -> float | None:
     """The upper bound of a ReLU, a ReLU6, a Hardtanh or Threshold from 0 on, with torch's own code; else `None`."""
-    for kind in (nn.ReLU, nn.Threshold, nn.Hardtanh):
-        if isinstance(module, kind) and type(module).forward is not kind.forward:
-            return None
+    kind = next((kind for kind in (nn.ReLU, nn.Threshold, nn.Hardtanh) if isinstance(module, kind)), None)
+    if kind is None or type(module).forward is not kind.forward:
+        return None
     if isinstance(module, nn.Hardtanh):
         return float(module.max_val) if module.min_val == 0 else None
-    if isinstance(module, nn.Threshold):
-        return inf if module.threshold == module.value == 0 else None
-    return inf if isinstance(module, nn.ReLU) else None
+    return None if isinstance(module, nn.Threshold) and (module.threshold, module.value) != (0, 0) else inf
 
 
 def _toolkit(layers: Iterable[nn.Module]) -> str:

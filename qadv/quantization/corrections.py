@@ -19,12 +19,9 @@ def correct(model: nn.Module, original: nn.Module, batches: Iterable[Tensor], ba
     """Corrects means and variances inside a quantized network towards the float network's, in place.
 
     One pass of each network, both in evaluation mode, with the same names of layers. What is measured at a place is
-    measured behind places that are corrected already.
-
-    Args:
-        batch_norm: gives each BatchNorm the statistics with which it normalises its new input as it did the old one.
-        bias: gives each convolution and linear layer with a bias the mean output it had, per channel, and each
-            BatchNorm the mean.
+    measured behind places that are corrected already. With `batch_norm` each BatchNorm gets the statistics with which
+    it normalises its new input as it did the old one; with `bias` each convolution and linear layer with a bias gets
+    the mean output it had, per channel, and each BatchNorm the mean.
     """
     floats = dict(original.named_modules())
     places: list[_Shift | _Restandardisation] = []

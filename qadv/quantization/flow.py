@@ -100,18 +100,14 @@ def input_flows(
     same_grid: Callable[[str, str], bool],
     images: Flow = Flow(image=True),
 ) -> dict[str, Flow]:
-    """Returns what flows into each layer.
+    """Returns what flows into each of `layers` and `activations`, of all its calls together; `UNKNOWN` for none seen.
+
+    The network is looked at in evaluation mode. An activation of images is none: it passes them on as images.
 
     Args:
-        model: the network; it is looked at in evaluation mode.
-        layers: the layers that are asked for, by name.
         activations: modules that are to be replaced, or left as they are on purpose, by name, with what comes out.
         same_grid: whether two of the activations have the same levels.
         images: what the network's input counts as.
-
-    Returns:
-        One `Flow` for the name of each layer and activation, of all its calls together; `UNKNOWN` for one that is not
-        seen. An activation of images is none: it passes them on as images.
     """
     analysis = _Analysis(model, layers, activations, same_grid)
     with undone(model.modules()), evaluation_mode(model):

@@ -42,11 +42,7 @@ class FormOptions:
 
     @classmethod
     def from_dict(cls, data: Any) -> Self:
-        """Returns the options of plain data.
-
-        Raises:
-            TypeError: they are something else.
-        """
+        """Returns the options of plain data; of something else it is a `TypeError`."""
         if not isinstance(data, dict) or not all(isinstance(value, bool) for value in data.values()):
             raise TypeError(f"form: expected the names of options, each true or false, found {data!r}")
         return cls(**data)
@@ -114,12 +110,7 @@ class Form:
     """Computes what a network does in evaluation mode; the network stays as it is, and is followed when it changes.
 
     What its layers compute with, quantized weights above all, is computed once for the whole network, and as often as
-    it changes.
-
-    Args:
-        network: any.
-        options: how the arithmetic is done.
-        parts_of: returns what stands in for the network's modules, found with images (N, …).
+    it changes. `parts_of` returns what stands in for the network's modules, found with images (N, …).
     """
 
     def __init__(
@@ -135,9 +126,8 @@ class Form:
     def __call__(self, x: Any, method: str = "__call__") -> Any:
         """Images (N, …) → logits, or what another method of the network gives.
 
-        Raises:
-            NoFormError: only the network itself can answer: a module has hooks, or the pass is traced, or took a way
-                on which the BatchNorm of a layer did not follow.
+        A `NoFormError` says that only the network itself can answer: a module has hooks, or the pass is traced, or took
+        a way on which the BatchNorm of a layer did not follow.
         """
         known = type(x) is Tensor and len(x) and not torch._C._get_tracing_state()
         if not known or self.options.as_it_is or self._hooks:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from qadv.errors import InvalidInputError
 from qadv.modes import held_network
-from qadv.quantization.layers import QuantActivation, QuantConv2d, QuantLinear, _QuantLayer, convolve, sizes, take_hooks
+from qadv.quantization.layers import QuantActivation, QuantConv2d, QuantLinear, _QuantLayer, convolve, sizes, swapped
 from qadv.quantization.quantizer import ActivationQuantizer, WeightQuantizer
 
 Quantized = tuple[Tensor, Tensor]
@@ -105,9 +105,7 @@ def is_frozen(model: nn.Module) -> bool:
 def freeze(model: nn.Module, codes: Mapping[str, Quantized] | None = None) -> nn.Module:
     """Returns a copy of plain layers with the same outputs and input gradients; nothing in it is trained.
 
-    Args:
-        model: a network that `quantize` made; it is untouched.
-        codes: integer codes and scale of layers by name, instead of those that the layers' weights give.
+    `codes` are integer codes and scale of layers by name, instead of those that the layers' weights give.
 
     Raises:
         InvalidInputError: the network is not quantized, or frozen already, or on the meta device.
@@ -120,19 +118,13 @@ def freeze(model: nn.Module, codes: Mapping[str, Quantized] | None = None) -> nn
     if any(tensor.is_meta for tensor in model.state_dict().values()):
         raise InvalidInputError("the network is on the meta device: it has no weights to freeze; load some first")
     result = copy.deepcopy(model)
-    replaced: dict[int, nn.Module] = {}
+    others: dict[nn.Module, nn.Module] = {}
     for name, module in result.named_modules():
         if isinstance(module, QuantConv2d | QuantLinear):
-            replaced[id(module)] = _frozen_layer(module, (codes or {}).get(name))
+            others[module] = _frozen_layer(module, (codes or {}).get(name))
         elif isinstance(module, QuantActivation):
-            replaced[id(module)] = FrozenActivation(module.quantizer).train(module.training)
-        if id(module) in replaced:
-            take_hooks(replaced[id(module)], module)
-    for parent in list(result.modules()):
-        for child_name, child in list(parent._modules.items()):
-            if child is not None and id(child) in replaced:
-                parent._modules[child_name] = replaced[id(child)]
-    frozen = replaced.get(id(result), result)
+            others[module] = FrozenActivation(module.quantizer).train(module.training)
+    frozen = swapped(result, others)
     if frozen is not result:
         frozen.qadv_quantization = result.qadv_quantization  # the whole network is one layer
     for parameter in frozen.parameters():

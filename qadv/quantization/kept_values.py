@@ -69,13 +69,10 @@ def _names(module: nn.Module) -> set[str]:
 
 
 class KeptValues:
-    """What a network's layers compute with, and a copy of all that it was computed from.
+    """What a network's layers compute with, from one source each, and a copy of all that it was computed from.
 
     Contents are compared: version counters miss changes through `.data` and NumPy. On a GPU that is one wait for it.
-
-    Args:
-        sources: one for each layer.
-        channels_last: whether weights of two dimensions in space lie in memory with their channels last.
+    With `channels_last` weights of two dimensions in space lie in memory with their channels last.
     """
 
     def __init__(self, sources: Sequence[Source], channels_last: bool) -> None:

@@ -1,6 +1,6 @@
 """Brevitas layers that describe themselves: scheme, bits, scale, levels, error and size."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import brevitas.nn as qnn
@@ -44,21 +44,13 @@ class _QuantLayer:
 
     @torch.no_grad()
     def quantized(self) -> tuple[Tensor, Tensor]:
-        """Returns integer codes (c_out, …) and the scale, as the scheme's `encode` gives them.
-
-        Raises:
-            SchemeError: this layer's weights are in full precision.
-        """
+        """Returns integer codes (c_out, …) and the scale, as the scheme's `encode` does; refuses float weights."""
         if self.weight_quantizer is None:
             raise SchemeError("the weights of this layer are in full precision: there are no codes, levels and scale")
         return self.weight_quantizer.encode(self.weight_quantizer.latent(self.weight))
 
     def decoded(self) -> Tensor:
-        """Returns the quantized weights, shaped as `weight`, without gradient.
-
-        Raises:
-            SchemeError: this layer's weights are in full precision.
-        """
+        """Returns the quantized weights, shaped as `weight`, without gradient; errors as of `quantized`."""
         codes, scale = self.quantized()
         assert self.weight_quantizer is not None
         return self.weight_quantizer.decode(codes, scale)
@@ -85,18 +77,19 @@ class _QuantLayer:
         return (weight - self.decoded().flatten(1)).abs().sum(1) / torch.where(norm > 0, norm, 1.0)
 
     def __repr__(self) -> str:
-        kind = type(self).__name__
-        shape = "x".join(map(str, self.weight.shape))
-        parts = [f"{kind}({shape}"]
+        """Bytes are those of all parameters as float32, and with each layer's codes packed into whole bytes."""
+        own: Any = self
+        packed = full = 4 * sum(parameter.numel() for parameter in own.parameters(recurse=False))
+        parts = [f"{type(self).__name__}({'x'.join(map(str, self.weight.shape))}"]
         if self.weight_quantizer is not None:
-            scale = self.scale
-            parts.append(f"weights={self.weight_quantizer.spec} ({self.weight_quantizer.bits} bit)")
+            scale, bits = self.scale, self.weight_quantizer.bits
+            packed += packed_size(self.weight.numel(), bits) + 4 * (scale.numel() - self.weight.numel())
+            parts.append(f"weights={self.weight_quantizer.spec} ({bits} bit)")
             parts.append(f"scale={scale.min():.3g}…{scale.max():.3g}" if scale.numel() > 1 else f"scale={scale:.3g}")
         else:
             parts.append("weights=float")
         if self.input_quantizer is not None:
             parts.append(f"input={self.input_quantizer.spec} ({self.input_quantizer.bits} bit)")
-        packed, full = layer_bytes(self)  # type: ignore[arg-type]
         parts.append(f"{self.share:.1%} of parameters, {packed:,} of {full:,} bytes)")
         return ", ".join(parts)
 
@@ -210,6 +203,12 @@ class QuantActivation(_BrevitasLayer, QuantNonLinearActLayer):
         return f"QuantActivation({quantizer.spec} ({quantizer.bits} bit), scale={quantizer.scale.item():.3g})"
 
 
+def weight_quantizers(model: nn.Module) -> list[tuple[str, Any, WeightQuantizer]]:
+    """Returns the layers with quantized weights, under all their names, each with its quantizer."""
+    layers = [(name, m) for name, m in model.named_modules(remove_duplicate=False) if isinstance(m, _QuantLayer)]
+    return [(name, layer, own) for name, layer in layers if (own := layer.weight_quantizer) is not None]
+
+
 def activation_quantizers(model: nn.Module) -> list[tuple[str, ActivationQuantizer]]:
     """Returns the quantizers of all activations and layer inputs, each with its layer's name."""
     found = []
@@ -227,20 +226,6 @@ def _activation_quantizer(proxy: Any) -> ActivationQuantizer | None:
     return found if isinstance(found, ActivationQuantizer) else None
 
 
-def layer_bytes(layer: nn.Module) -> tuple[int, int]:
-    """Returns the size of a layer's own parameters, packed and as float32, in bytes.
-
-    Packed: `bits` for each weight, rounded up to whole bytes per layer, and float32 for scales and everything else.
-    """
-    total = sum(p.numel() for p in layer.parameters(recurse=False))
-    full = 4 * total
-    if not isinstance(layer, _QuantLayer) or layer.weight_quantizer is None:
-        return full, full
-    weights = layer.weight.numel()
-    packed = packed_size(weights, layer.weight_quantizer.bits)
-    return packed + 4 * layer.scale.numel() + 4 * (total - weights), full
-
-
 HOOKS = (
     "_forward_hooks",
     "_forward_hooks_with_kwargs",
@@ -252,11 +237,17 @@ HOOKS = (
 )
 
 
-def take_hooks(new: nn.Module, old: nn.Module) -> None:
-    """Gives a module that takes another one's place its hooks."""
-    for hooks in HOOKS:
-        setattr(new, hooks, getattr(old, hooks))
-    new._is_full_backward_hook = old._is_full_backward_hook
+def swapped(root: nn.Module, others: Mapping[nn.Module, nn.Module]) -> nn.Module:
+    """Puts modules in the place of some in a network, under all their names and with their hooks; returns the root."""
+    for old, new in others.items():
+        for hooks in HOOKS:
+            setattr(new, hooks, getattr(old, hooks))
+        new._is_full_backward_hook = old._is_full_backward_hook
+    for parent in list(root.modules()):
+        for name, child in parent._modules.items():
+            if child is not None and child in others:
+                parent._modules[name] = others[child]
+    return others.get(root, root)
 
 
 def _same_forward(module: nn.Module, base: type[nn.Module]) -> bool:

@@ -67,10 +67,7 @@ class _FoldedLayer(_Layer):
 def own_parts(network: nn.Module, options: FormOptions, x: Tensor) -> list[Part]:
     """Returns a part for each layer that `quantize` made, and for plain ones where the options are about them.
 
-    Args:
-        network: in evaluation mode, with plain layers or those of `quantize`, or both.
-        options: how the arithmetic is done.
-        x: images (N, …): what can be folded is found by one of them.
+    The network is in evaluation mode; what can be folded is found by one of the images `x`, (N, …).
 
     Raises:
         NoFormError: a layer's weights are put there by somebody for this pass only.

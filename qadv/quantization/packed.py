@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from qadv.backbones.float_weights import load_state
 from qadv.errors import FileFormatError, SchemeError
 from qadv.quantization.convert import rebuild
-from qadv.quantization.frozen import FrozenLayer, Quantized, freeze, is_frozen
-from qadv.quantization.layers import _QuantLayer
+from qadv.quantization.frozen import Quantized, freeze, is_frozen
+from qadv.quantization.layers import weight_quantizers
 from qadv.quantization.packing import pack, unpack
 from qadv.quantization.quantizer import WeightQuantizer
 from qadv.quantization.scales import check_scale, check_scales
@@ -21,15 +21,11 @@ CODES, _SCALE = ".weight.codes", ".weight.scale"
 
 
 def packed_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
-    """Returns what a packed file holds of a quantized network.
+    """Returns what a packed file holds of a network that `quantize` or `freeze` made.
 
-    Args:
-        model: a network that `quantize` or `freeze` made.
-
-    Returns:
-        The tensors: of each quantized layer `NAME.weight.codes`, (bytes,) uint8, `bits` per weight with the first
-        weight's high bit first, and `NAME.weight.scale`, float32; everything else as it is. And for the header, scheme
-        and shape of each quantized layer, and bits and codes, in the order of their index, of each scheme.
+    That is the tensors: of each quantized layer `NAME.weight.codes`, (bytes,) uint8, `bits` per weight with the first
+    weight's high bit first, and `NAME.weight.scale`, float32; everything else as it is. And for the header, scheme and
+    shape of each quantized layer, and bits and codes, in the order of their index, of each scheme.
 
     Raises:
         SchemeError: a layer's codes and scale do not say all about its weights.
@@ -38,10 +34,7 @@ def packed_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any],
     tensors = dict(frozen.state_dict())
     layers: dict[str, Any] = {}
     schemes: dict[str, Any] = {}
-    for name, layer in frozen.named_modules(remove_duplicate=False):
-        quantizer = layer.weight_quantizer if isinstance(layer, FrozenLayer) else None
-        if not isinstance(layer, FrozenLayer) or quantizer is None:
-            continue
+    for name, layer, quantizer in weight_quantizers(frozen):
         codes, scale = layer.quantized()
         scale = scale.float().contiguous()
         _check_portable(name, quantizer, codes, scale)
@@ -90,23 +83,13 @@ def frozen_from_packed(
     tensors: dict[str, Tensor],
     path: str | os.PathLike[str],
 ) -> nn.Module:
-    """Returns the frozen network that a packed file holds.
-
-    Args:
-        model: the float network it was made from, with any weights.
-        header: the file's header.
-        tensors: the file's tensors.
-        path: the file, for messages.
+    """Returns the frozen network of a packed file, its header and tensors, made from a float `model` with any weights.
 
     Raises:
         FileFormatError: the file does not fit the network.
     """
     quantized = rebuild(model, header["quantization"])
-    layers = {
-        name: layer
-        for name, layer in quantized.named_modules(remove_duplicate=False)
-        if isinstance(layer, _QuantLayer) and layer.weight_quantizer is not None
-    }
+    layers = {name: (layer, quantizer) for name, layer, quantizer in weight_quantizers(quantized)}
     described = header["layers"]
     if described.keys() != layers.keys():
         name = sorted(described.keys() ^ layers.keys())[0]
@@ -114,31 +97,27 @@ def frozen_from_packed(
         raise FileFormatError(f"{os.fspath(path)} does not fit {type(model).__name__}: {has} {name!r}")
     rest = dict(tensors)
     codes: dict[str, Quantized] = {}
-    for name, layer in layers.items():
+    for name, (layer, quantizer) in layers.items():
         missing = [key for key in (f"{name}{CODES}", f"{name}{_SCALE}") if key not in rest]
         if missing:
             raise FileFormatError(f"{os.fspath(path)} does not fit {type(model).__name__}: no tensor {missing[0]}")
         own = described[name]
         packed, scale = rest.pop(f"{name}{CODES}"), rest.pop(f"{name}{_SCALE}")
         try:
-            codes[name] = _unpacked(layer, own, header["schemes"][own["scheme"]], packed, scale)
+            codes[name] = _unpacked(layer, quantizer, own, header["schemes"][own["scheme"]], packed, scale)
         except FileFormatError as error:
             raise FileFormatError(f"{os.fspath(path)}: layer {name!r}: {error}") from error
     frozen = freeze(quantized, codes)
-    decoded = {
-        f"{name}.weight" if name else "weight": layer.weight
-        for name, layer in frozen.named_modules(remove_duplicate=False)
-        if isinstance(layer, FrozenLayer) and name in codes
-    }
+    decoded = {f"{name}.weight".lstrip("."): layer.weight for name, layer, _ in weight_quantizers(frozen)}
     load_state(frozen, {**rest, **decoded}, os.fspath(path))
     check_scales(frozen, os.fspath(path))
     return frozen
 
 
-def _unpacked(layer: _QuantLayer, described: Any, table: Any, packed: Tensor, scale: Tensor) -> Quantized:
+def _unpacked(
+    layer: Any, quantizer: WeightQuantizer, described: Any, table: Any, packed: Tensor, scale: Tensor
+) -> Quantized:
     """Returns codes and scale after checking what the file says of them against the layer, before using any of it."""
-    quantizer = layer.weight_quantizer
-    assert quantizer is not None
     codes, like = layer.quantized()
     for what, found, expected in (
         ("scheme", described["scheme"], quantizer.spec),

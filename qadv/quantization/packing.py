@@ -15,8 +15,7 @@ def packed_size(weights: int, bits: int) -> int:
 def pack(codes: Tensor, code_values: Tensor, bits: int) -> Tensor:
     """Returns codes as a string of bits, (packed_size,) uint8: the index of each among all codes, its high bit first.
 
-    Raises:
-        SchemeError: a code is not among `code_values`, which ascend, or these are more than 2^bits.
+    A code that is not among `code_values`, which ascend, or more of these than 2^bits are a `SchemeError`.
     """
     values = code_values.cpu().to(torch.float64)
     flat = codes.detach().cpu().to(torch.float64).flatten()
@@ -34,8 +33,7 @@ def pack(codes: Tensor, code_values: Tensor, bits: int) -> Tensor:
 def unpack(packed: Tensor, code_values: Tensor, bits: int, shape: tuple[int, ...]) -> Tensor:
     """Returns the codes that `pack` packed, float32, of the given shape.
 
-    Raises:
-        FileFormatError: too few or too many bytes for the shape, or an index beyond the possible codes.
+    Too few or too many bytes for that, or an index beyond the possible codes, are a `FileFormatError`.
     """
     count = int(np.prod(shape))
     if packed.dtype != torch.uint8 or packed.numel() != packed_size(count, bits):

@@ -29,22 +29,13 @@ class Plan:
     bounds: bool = True
     from_data: bool = False
 
-    def own_input(self, layer: str) -> str | None:
-        """Returns `SIGNED` or `UNSIGNED` for a layer that quantizes its own input, else `None`."""
-        found = self.inputs.get(layer)
-        return found if found in (SIGNED, UNSIGNED) else None
-
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON."""
         return {**asdict(self), "kept": list(self.kept), "inputs": dict(self.inputs)}
 
     @classmethod
     def from_dict(cls, data: Any) -> "Plan":
-        """Returns the plan that `to_dict` wrote.
-
-        Raises:
-            InvalidInputError: it is none.
-        """
+        """Returns the plan that `to_dict` wrote; all else is an `InvalidInputError`."""
         try:
             kept, inputs, flags = data["kept"], data["inputs"], [data["bounds"], data["from_data"]]
             sound = all(isinstance(text, str) for text in [*kept, *inputs.keys(), *inputs.values()])

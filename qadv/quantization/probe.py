@@ -37,8 +37,7 @@ def report_bypasses(model: nn.Module) -> Iterator[None]:
         yield
         return
     modules = dict(model.named_modules())
-    watch = _Watch(modules, Plan.from_dict(recipe["plan"]).inputs, weights=recipe["weights"] != "float")
-    watch.attention = Rules(recipe.get("attention", "float"), "attention")
+    watch = _Watch(modules, recipe)
     with recording(modules, watch.enter, watch.leave), watch:
         yield
     if watch.found:
@@ -51,8 +50,7 @@ def report_bypasses(model: nn.Module) -> Iterator[None]:
 def report_mixing(model: nn.Module, image: Tensor) -> None:
     """Asks a network whose attention is quantized about an image (1, …) beside one of NaN, which may change nothing.
 
-    Raises:
-        UnsupportedModelError: the image's own scales depend on the other one.
+    If the image's own scales depend on the other one, that is an `UnsupportedModelError`.
     """
     recipe = getattr(model, "qadv_quantization", None) or {}
     if "attention" not in recipe:
@@ -66,14 +64,14 @@ def report_mixing(model: nn.Module, image: Tensor) -> None:
 
 
 class _Watch(TorchFunctionMode):
-    def __init__(self, modules: Mapping[str, nn.Module], sources: Mapping[str, str], weights: bool) -> None:
+    def __init__(self, modules: Mapping[str, nn.Module], recipe: Mapping[str, Any]) -> None:
         super().__init__()
         self.found: list[str] = []
-        self.attention = Rules("float", "attention")
+        self._attention = Rules(recipe.get("attention", "float"), "attention")
         self._modules = modules
-        self._sources = sources
+        self._sources = Plan.from_dict(recipe["plan"]).inputs
         self._quantizers = dict(activation_quantizers(modules[""]))
-        self._functions = _LAYERS if weights else set()
+        self._functions = _LAYERS if recipe["weights"] != "float" else set()
         self._stack: list[str] = []
         self._changed: list[Tensor] = []  # inputs of what were in-place ReLUs
 
@@ -103,7 +101,7 @@ class _Watch(TorchFunctionMode):
         own_code = own_code and not isinstance(module, nn.Linear | nn.modules.conv._ConvNd | QuantActivation)
         if own_code and func in self._functions:
             self.found.append(f"{name or 'forward'} ({type(module).__name__}) calls {func.__name__} as a function")
-        if own_code and is_uncaught_product(func) and self.attention.find(name)[1] is not None:
+        if own_code and is_uncaught_product(func) and self._attention.find(name)[1] is not None:
             self.found.append(f"{name or 'forward'} multiplies activations in a function, where attention stays float")
         if any(isinstance(a, Tensor) and any(a is changed for changed in self._changed) for a in args):
             self.found.append(f"{name or 'forward'} reads a tensor after nn.ReLU(inplace=True) changed it")

@@ -10,11 +10,7 @@ Schemes = str | Mapping[str, str]
 
 
 class Rules:
-    """Schemes by layer-name pattern, the last match counting.
-
-    Raises:
-        SchemeError: neither a scheme nor a mapping to schemes, or an unknown one.
-    """
+    """Schemes by layer-name pattern, the last match counting; what is no such mapping is a `SchemeError`."""
 
     def __init__(self, schemes: Schemes, role: Role) -> None:
         self.role = role
@@ -34,11 +30,7 @@ class Rules:
 
 
 def check_patterns(argument: str, patterns: Iterable[str], names: list[str]) -> None:
-    """Refuses a pattern that matches none of the layers.
-
-    Raises:
-        InvalidInputError: there is one; the message has the nearest names.
-    """
+    """Raises an `InvalidInputError`, with the nearest names, for a pattern that matches none of the layers."""
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise InvalidInputError(

@@ -6,16 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from qadv.errors import FileFormatError
-from qadv.quantization.layers import _QuantLayer, activation_quantizers
+from qadv.quantization.layers import activation_quantizers, weight_quantizers
 from qadv.quantization.quantizer import WeightQuantizer
 
 
 @torch.no_grad()
 def check_scale(quantizer: WeightQuantizer, scale: Tensor, weight: Tensor) -> None:
-    """Refuses scales, as `encode` gives them, that are negative, not finite, or zero where the scheme gives none.
+    """Raises a `FileFormatError` for scales that are negative, not finite, or zero where the scheme gives none.
 
-    Raises:
-        FileFormatError: there is one. `weight` are any weights of the layer.
+    They are as `encode` gives them; `weight` are any weights of the layer.
     """
     fresh, zeros = copy.deepcopy(quantizer), torch.zeros_like(weight)
     fresh.fit(zeros)
@@ -26,17 +25,12 @@ def check_scale(quantizer: WeightQuantizer, scale: Tensor, weight: Tensor) -> No
 
 
 def check_scales(model: nn.Module, origin: str) -> None:
-    """Refuses a network with a stored scale or range that its scheme can't have.
-
-    Raises:
-        FileFormatError: there is one; the message names the layer.
-    """
-    for name, layer in model.named_modules(remove_duplicate=False):
-        quantizer = layer.weight_quantizer if isinstance(layer, _QuantLayer) else None
-        for part in quantizer.modules() if quantizer is not None else ():
+    """Raises a `FileFormatError` that names the layer for a stored scale or range that its scheme can't have."""
+    for name, layer, quantizer in weight_quantizers(model):
+        for part in quantizer.modules():
             if isinstance(part, WeightQuantizer) and isinstance(scale := part.state_dict().get("scale"), Tensor):
                 try:
-                    check_scale(part, scale, getattr(layer, "weight"))  # noqa: B009  (mypy: of the mixin)
+                    check_scale(part, scale, layer.weight)
                 except FileFormatError as error:
                     raise FileFormatError(f"{origin}: layer {name!r}: {error}") from error
     for name, found in activation_quantizers(model):

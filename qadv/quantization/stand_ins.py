@@ -58,11 +58,8 @@ def stand_in(kind: type[S], module: nn.Module, /, **own_state: Any) -> S:
 def with_stand_ins(network: nn.Module, others: Mapping[nn.Module, StandIn]) -> tuple[nn.Module, list[nn.Module]]:
     """Returns a network as it is with other modules in place of some, and the modules that have such among their parts.
 
-    What has none of them is the network's own; what has some is stood in for as well.
-
-    Args:
-        network: it is untouched.
-        others: what stands in for which module, under all its names.
+    What has none of them is the network's own; what has some is stood in for as well. `others` is what stands in for
+    which module, under all its names.
     """
     done: dict[nn.Module, Any] = {}
     containers = []

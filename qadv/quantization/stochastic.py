@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from qadv.checks import check_number, check_whole
 from qadv.errors import InvalidInputError, SchemeError
-from qadv.quantization.layers import _QuantLayer
+from qadv.quantization.layers import weight_quantizers
 from qadv.quantization.quantizer import WeightQuantizer, straight_through
 from qadv.quantization.scheme import Scheme
 
@@ -139,29 +139,22 @@ class StochasticQuantizationByInverse(StochasticQuantization):
 
 @torch.no_grad()
 def set_stochastic_ratio(model: nn.Module, ratio: float, seed: int | None = None) -> int:
-    """Sets the share of filters that `sq` quantizes in training mode, from this step on.
+    """Sets the share of filters that `sq` quantizes in training mode, from this step on; returns the number of layers.
 
     Args:
         model: a network quantized with `sq(…)` or `sq-inverse(…)` weights.
         ratio: 0 (all filters real) to 1 (all quantized, as in evaluation mode).
         seed: decides all draws from here on, different ones in each layer; `None` goes on with the last, 0 at first.
 
-    Returns:
-        The number of layers it was set in.
-
     Raises:
         InvalidInputError: a ratio outside [0, 1], or a network without such layers.
     """
     ratio = check_number("ratio", ratio, zero=True, most=1)
     seed = None if seed is None else check_whole("seed", seed, least=0, most=2**63 - 1)
-    found = [
-        (layer, quantizer)
-        for layer in model.modules()
-        if isinstance(layer, _QuantLayer) and isinstance(quantizer := layer.weight_quantizer, StochasticWeights)
-    ]
+    found = {own: layer for _, layer, own in weight_quantizers(model) if isinstance(own, StochasticWeights)}
     if not found:
         raise InvalidInputError("no layer has a stochastic scheme: quantize(model, weights='sq(bwn)') gives it one")
-    for layer, quantizer in found:
+    for quantizer, layer in found.items():
         if seed is not None:
             quantizer.seed.fill_(seed)
             quantizer.draws.zero_()

@@ -20,13 +20,8 @@ _TAKEN = {"qadv", "art", "torch", "brevitas", "timm", "tests", "test", "plugin"}
 def new_plugin(name: str, kind: str = "attack", out: str | os.PathLike[str] = ".") -> Path:
     """Writes a distribution with one component of a kind: it installs, is listed, and passes `qadv.testing`.
 
-    Args:
-        name: of the distribution, lower case words joined by hyphens; without a leading `qadv-` it is the component's.
-        kind: a component kind, e.g. `"attack"`.
-        out: the folder that the distribution's folder goes into; it is made if it does not exist.
-
-    Returns:
-        The distribution's folder, `out/name`.
+    `name` is lower case words joined by hyphens; without a leading `qadv-` it is the component's. Returns the
+    distribution's folder, `out/name`.
     """
     descriptor = component_type(kind)
     words = _words(name, kind)

@@ -5,7 +5,7 @@ from typing import Any
 from art.estimators.classification import PyTorchClassifier
 
 from qadv.trainers.adversary import Adversary
-from qadv.trainers.loop_trainer import LoopTrainer, vars_of
+from qadv.trainers.loop_trainer import LoopTrainer
 from qadv.units import Length, Share
 
 
@@ -35,4 +35,4 @@ class AdversarialQuantTrainer(LoopTrainer):
         super().__init__(classifier, adversary=Adversary(attack, eps, eps_step, max_iter, sampled, ratio), **options)
 
     def _parameters(self) -> dict[str, Any]:
-        return vars_of(self.adversary)
+        return vars(self.adversary)

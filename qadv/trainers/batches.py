@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, TensorDataset
 
 from qadv.checks import check_whole
 from qadv.errors import InvalidInputError
@@ -52,11 +52,23 @@ class ArrayBatches:
             yield x, y
 
     def digest(self) -> str:
-        state = hashlib.blake2b(digest_size=16)
-        for tensor in (self._x, self._y):
-            state.update(str(tuple(tensor.shape)).encode())
-            state.update(np.ascontiguousarray(tensor.cpu().numpy()).data)
-        return state.hexdigest()
+        return digest_of(self._x, self._y)
+
+
+def digest_of(*tensors: Tensor) -> str:
+    """Returns a hash of tensors, their shapes included."""
+    state = hashlib.blake2b(digest_size=16)
+    for tensor in tensors:
+        state.update(str(tuple(tensor.shape)).encode())
+        state.update(np.ascontiguousarray(tensor.cpu().numpy()).data)
+    return state.hexdigest()
+
+
+class ArrayPair(TensorDataset):
+    """Images and labels that are held as tensors, with their digest."""
+
+    def digest(self) -> str:
+        return digest_of(*self.tensors)
 
 
 class LoaderBatches:
@@ -95,7 +107,9 @@ class LoaderBatches:
         if hasattr(data, "digest"):
             return str(data.digest())
         whole = data.dataset.digest() if hasattr(getattr(data, "dataset", None), "digest") else type(data).__name__
-        return f"{whole}, {len(self)} batches"
+        chosen = list(getattr(data, "indices", ()))  # of torch's Subset
+        is_first_part = chosen == list(range(len(chosen)))
+        return f"{whole}, {len(self)} batches{'' if is_first_part else f', {digest_of(torch.tensor(chosen))}'}"
 
     def _pairs(self) -> Iterator[Pair]:
         return batches(self._loader, name=self._name)

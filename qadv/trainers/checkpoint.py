@@ -90,6 +90,8 @@ class TrainingState:
         )
         try:
             saved, now = header["run"], json.loads(json.dumps(run))
+            if "validation" not in saved:  # an older one's
+                now.pop("validation", None)
             different = [f"{k}: saved {saved.get(k)!r}, now {v!r}" for k, v in now.items() if saved.get(k) != v]
             extended = saved.keys() == now.keys() and saved.get("nb_epochs", 0) < now.get("nb_epochs", 0)
             if len(different) > extended:

@@ -66,7 +66,7 @@ class EarlyStop:
         found = torch.zeros(2, device=network.device)
         for x, y in batches:
             x, y = (part[: self.nb_images - int(found[1])] for part in (x, y))
-            attacked = network.prepare(self.adversary.perturb(network, x, y), fit=False)[0]
+            attacked = network.prepare(self.adversary.perturb(network, x, y))[0]
             with torch.no_grad():
                 right = network.model(attacked).argmax(1) == y
             found += torch.stack([right.sum(), torch.tensor(len(y), device=y.device)])

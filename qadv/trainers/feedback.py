@@ -14,7 +14,7 @@ from qadv.errors import InvalidInputError
 from qadv.trainers.batches import Batches
 from qadv.trainers.feedback_batches import FeedbackBatches, FeedbackLog
 from qadv.trainers.feedback_search import FeedbackSettings
-from qadv.trainers.loop_trainer import LoopTrainer, vars_of
+from qadv.trainers.loop_trainer import LoopTrainer
 from qadv.trainers.objective import Objective
 from qadv.units import width
 
@@ -88,7 +88,7 @@ class FeedbackTrainer(LoopTrainer):
         )
 
     def _parameters(self) -> dict[str, Any]:
-        own = {"search_batch_size" if k == "batch_size" else k: v for k, v in vars_of(self.settings).items()}
+        own = {"search_batch_size" if k == "batch_size" else k: v for k, v in vars(self.settings).items()}
         return {**own, "adversary": self.adversary}
 
     def _batches(self, x: NDArray[Any], y: NDArray[np.int64], batch_size: int, nb_epochs: int) -> Batches:

@@ -14,7 +14,7 @@ from torch import Tensor
 from qadv.errors import FileFormatError
 from qadv.estimators.protocol import Classifier
 from qadv.files import read_tensors, write_tensors
-from qadv.trainers.batches import ArrayBatches
+from qadv.trainers.batches import ArrayBatches, digest_of
 from qadv.trainers.feedback_search import FeedbackSearch, FeedbackSettings, Found
 from qadv.trainers.network import TrainedNetwork
 from qadv.trainers.objective import Objective
@@ -101,8 +101,7 @@ class FeedbackBatches(ArrayBatches):
 
     def digest(self) -> str:
         """Returns a digest of the training images."""
-        x, y = self._x[: self._nb_images].cpu().numpy(), self._y[: self._nb_images].cpu().numpy()
-        return ArrayBatches(x, y, self._batch_size, torch.device("cpu")).digest()
+        return digest_of(self._x[: self._nb_images], self._y[: self._nb_images])
 
     def _mix(self, found: Found, round_: int) -> None:
         """Puts a round's images behind the training images."""

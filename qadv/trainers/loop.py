@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from qadv.checks import check_whole
 from qadv.errors import InvalidInputError, TrainingError
 from qadv.estimators.protocol import Classifier
 from qadv.estimators.upkeep import run_after_steps
-from qadv.modes import in_mode, one_by_one
+from qadv.modes import in_mode, kept, one_by_one
 from qadv.random_states import seeded
 from qadv.trainers.batches import Batches, LoaderBatches
 from qadv.trainers.checkpoint import TrainingState
@@ -54,7 +55,7 @@ class TrainingLoop:
         self,
         batches: Batches,
         nb_epochs: int,
-        validation: Iterable[tuple[Tensor, Tensor]] | None = None,
+        validation: Batches | None = None,
         scheduler: Any = None,
     ) -> History:
         """Trains, and leaves the network in evaluation mode; arguments and errors as of `LoopTrainer.fit`.
@@ -92,6 +93,8 @@ class TrainingLoop:
         done, self.history = 0, []
         if options.checkpoint is not None:
             run = self._describe(batches, nb_epochs, optimizer, scheduler)
+            if validation is not None and (self.early_stop is not None or isinstance(scheduler, ReduceLROnPlateau)):
+                run["validation"] = validation.digest()
             done, self.history = state.resume(options.checkpoint, run)
         if options.channels_last:
             model.to(memory_format=torch.channels_last)
@@ -114,14 +117,15 @@ class TrainingLoop:
                         break
                     with seeded(options.seed, epoch):  # a resumed run draws what an uninterrupted one does
                         entry = self._epoch(epoch, nb_epochs, batches, processes, optimizer, lrs, report)
-                    with in_mode(model, training=False):
+                    with in_mode(model, training=False), kept(network, "fit"):
+                        network.fit = False
                         if validation is not None:
                             entry.update(self._validate(validation))
                         if self.early_stop is not None and validation is not None:
                             with seeded(options.seed, epoch, 1):
                                 right, images = processes.sum(self.early_stop.measure(network, validation)).tolist()
                             entry[ROBUST] = right / images
-                        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+                        if isinstance(scheduler, ReduceLROnPlateau):
                             scheduler.step(entry.get("val_loss", entry["loss"]))
                         elif scheduler is not None:
                             scheduler.step()
@@ -222,7 +226,7 @@ class TrainingLoop:
         """Loss and accuracy in evaluation mode."""
         loss, correct, count = 0.0, 0, 0
         for x, labels in batches:
-            inputs, targets = self.network.prepare(x, labels, fit=False)
+            inputs, targets = self.network.prepare(x, labels)
             logits = self.classifier.model(inputs)
             loss += self.network.loss(logits, targets).item() * len(x)
             correct += int((logits.argmax(1) == labels).sum())

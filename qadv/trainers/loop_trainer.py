@@ -1,7 +1,6 @@
 """What all of qadv's trainers share: ART's `Trainer` contract on the one training loop."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -9,14 +8,14 @@ import torch
 from art.defences.trainer import Trainer
 from art.estimators.classification import PyTorchClassifier
 from numpy.typing import NDArray
-from torch.utils.data import Dataset, Subset, TensorDataset
+from torch.utils.data import Dataset, Subset
 
 from qadv.checks import check_number
 from qadv.errors import InvalidInputError
 from qadv.estimators.checks import check_alone, check_pair
 from qadv.sources import is_source
 from qadv.trainers.adversary import AdversarialInputs, Adversary
-from qadv.trainers.batches import ArrayBatches, Batches, GeneratorBatches, LoaderBatches
+from qadv.trainers.batches import ArrayBatches, ArrayPair, Batches, GeneratorBatches, LoaderBatches
 from qadv.trainers.early_stop import EarlyStop
 from qadv.trainers.loop import History, TrainingLoop
 from qadv.trainers.objective import Objective
@@ -122,7 +121,7 @@ class LoopTrainer(Trainer):
 
     def __repr__(self) -> str:
         own = {"sq_ratios": self.sq_ratios, "early_stop": self.early_stop}
-        shown = {**self._parameters(), **own, **vars_of(self.options)}
+        shown = {**self._parameters(), **own, **vars(self.options)}
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
     def _parameters(self) -> dict[str, Any]:
@@ -164,7 +163,7 @@ class LoopTrainer(Trainer):
             if not isinstance(given, tuple | list) or len(given) != 2:
                 raise InvalidInputError(f"{name}: expected a pair (images, labels), a DataLoader or a Dataset")
             pair = check_pair(self._classifier, given[0], given[1], names=(f"{name}[0]", f"{name}[1]"))
-            given = TensorDataset(*map(torch.from_numpy, pair))
+            given = ArrayPair(*map(torch.from_numpy, pair))
         return LoaderBatches(given, self._classifier, 256, name, train=False)
 
     def _run(self, batches: Batches, nb_epochs: int, validation_data: Any, kwargs: dict[str, Any]) -> None:
@@ -183,11 +182,6 @@ class LoopTrainer(Trainer):
             loop.run(batches, nb_epochs, validation, scheduler)
         finally:
             self.history = loop.history
-
-
-def vars_of(settings: Any) -> dict[str, Any]:
-    """Returns the fields of a dataclass by name."""
-    return {field.name: getattr(settings, field.name) for field in fields(settings)}
 
 
 def _check_ratios(ratios: Sequence[float]) -> tuple[float, ...]:

@@ -32,9 +32,8 @@ def margins(
 
     Args:
         predict_classes: up to `batch_size` images → classes.
-        x: images, (N, *shape), with labels y, (N,).
+        x, y: images, (N, *shape), and labels, (N,).
         directions: (N, K, *shape), of length 1 for margins in L2.
-        max_distance: where the search ends.
         clip_values: what x + t·direction is clipped to, if anything; t is measured before that.
         tolerance: width of the last interval as a part of the distance (of `max_distance`/1024, if that is more).
         nearest: only this many of an image's smallest margins are wanted; of others, upper bounds.

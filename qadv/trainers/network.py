@@ -23,6 +23,7 @@ class TrainedNetwork:
         model: the network, (N, …) preprocessed images → (N, nb_classes) logits.
         black: the smallest pixel value; 0 where there are no `clip_values`.
         part: which images of the step's batch this process has.
+        fit: whether preprocessors are those for training, or, while the loop evaluates, for prediction.
         loss: the classifier's, a scalar, of logits and labels as `prepare` gives them.
     """
 
@@ -30,7 +31,7 @@ class TrainedNetwork:
         self.model: nn.Module = classifier.model
         self.clip_values = classifier.clip_values
         self.black = 0.0 if classifier.clip_values is None else limits(classifier.clip_values)[0]
-        self.part, self.loss = BatchPart(), own_loss(classifier)
+        self.part, self.fit, self.loss = BatchPart(), True, own_loss(classifier)
         self._classifier, self._options = classifier, options
         self._forward: Callable[[Tensor], Tensor] = self.model
         if options.compile:
@@ -42,13 +43,13 @@ class TrainedNetwork:
         """Where batches live."""
         return self._classifier.device
 
-    def prepare(self, x: Tensor, y: Tensor | None = None, fit: bool = True) -> tuple[Tensor, Any]:
-        """Returns what the network and `loss` take: images through ART's torch preprocessors, and labels as rows.
+    def prepare(self, x: Tensor, y: Tensor | None = None, fit: bool | None = None) -> tuple[Tensor, Any]:
+        """Returns what network and `loss` take: images through ART's torch preprocessors, and labels, (N,), as rows.
 
-        They are the preprocessors for training, or with `fit=False` for prediction; `y` are indices, (N,).
+        They are the preprocessors for training, or with `fit=False` for prediction; by default those of `self.fit`.
         """
         targets = None if y is None else nn.functional.one_hot(y, self._classifier.nb_classes).float()
-        return prepare(self._classifier, x, targets, fit)
+        return prepare(self._classifier, x, targets, self.fit if fit is None else fit)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Returns logits, (N, nb_classes) float32, of images that are prepared."""

@@ -64,14 +64,14 @@ class LoopOptions:
             check_fields(self, check_flag, "compile")
         if not (self.checkpoint is None or isinstance(self.checkpoint, str | os.PathLike)):
             raise InvalidInputError(f"checkpoint: expected a path or None, got {self.checkpoint!r}")
-        if not (isinstance(self.lr_schedule, str | Mapping) or callable(self.lr_schedule)):
-            raise InvalidInputError(f"lr_schedule: expected a name, a mapping or a function, got {self.lr_schedule!r}")
-        if not (self.augment is None or isinstance(self.augment, str) or callable(self.augment)):
-            raise InvalidInputError(f"augment: expected None, a name or a function, got {self.augment!r}")
         if isinstance(self.lr_schedule, str):
             check_choice("lr_schedule", self.lr_schedule, _SCHEDULES)
+        elif not (isinstance(self.lr_schedule, Mapping) or callable(self.lr_schedule)):
+            raise InvalidInputError(f"lr_schedule: expected a name, a mapping or a function, got {self.lr_schedule!r}")
         if isinstance(self.augment, str):
             check_choice("augment", self.augment, AUGMENTATIONS)
+        elif not (self.augment is None or callable(self.augment)):
+            raise InvalidInputError(f"augment: expected None, a name or a function, got {self.augment!r}")
 
     def lr_factor(self, step: int, steps_per_epoch: int, nb_epochs: int) -> float:
         """Returns the factor on the learning rate at a step, counted from 0 over the whole run."""

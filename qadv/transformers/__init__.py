@@ -1,5 +1,6 @@
 """Defenses that make a new classifier from a trained one, as ART transformers."""
 
-from qadv.transformers.network_transformer import NetworkTransformer, rebuilt
+from qadv.estimators.rebuilt import rebuilt
+from qadv.transformers.network_transformer import NetworkTransformer
 
 __all__ = ["NetworkTransformer", "rebuilt"]

@@ -1,7 +1,7 @@
 """What qadv's transformers share: a classifier round a changed copy of a network."""
 
 from abc import abstractmethod
-from typing import Any, TypeVar
+from typing import Any
 
 from art.defences.transformer.transformer import Transformer
 from art.estimators.classification import PyTorchClassifier
@@ -10,8 +10,7 @@ from torch import nn
 
 from qadv.errors import InvalidInputError
 from qadv.estimators.protocol import Classifier
-
-C = TypeVar("C", bound=PyTorchClassifier)
+from qadv.estimators.rebuilt import rebuilt
 
 
 class NetworkTransformer(Transformer):
@@ -50,24 +49,6 @@ class NetworkTransformer(Transformer):
     @abstractmethod
     def _network(self, classifier: PyTorchClassifier, x: NDArray[Any] | None) -> nn.Module:
         """Returns the new network of a classifier, whose own stays as it is."""
-
-
-def rebuilt(classifier: C, model: nn.Module) -> C:
-    """Returns a classifier of the same class round another network, without optimizer."""
-    kept = (
-        "loss", "input_shape", "nb_classes", "channels_first", "clip_values", "preprocessing", "device_type",
-        "preprocessing_defences", "postprocessing_defences",
-    )  # fmt: skip
-    given = {name: getattr(classifier, name) for name in kept}
-    given |= {name: list(value) for name, value in given.items() if name.endswith("_defences") and value is not None}
-    try:
-        new: C = type(classifier)(model=model, optimizer=None, **given)
-    except TypeError as error:
-        raise InvalidInputError(
-            f"a {type(classifier).__name__} can't be made again round another network ({error}); transform the plain "
-            "PyTorchClassifier or QuantizedClassifier in it, and make the other from the result"
-        ) from error
-    return new
 
 
 def _check_classifier(name: str, classifier: Classifier) -> None:

@@ -90,12 +90,6 @@ def test_an_option_is_left_off_under_a_strict_bound_with_a_warning(make_classifi
     np.testing.assert_array_equal(strict.predict(x), raw.predict(x))
 
 
-@pytest.mark.parametrize("option", [{"bf16": True}, {"compile": True}, {"compile": "aot_eager"}])
-def test_what_gained_nothing_is_refused_with_what_to_do(trained, digits, option):
-    with pytest.raises(InvalidInputError, match="leave them out"):
-        qadv.accelerate(trained, digits.x_test[:2], **option)
-
-
 class Stepped(nn.Module):
     """Logits (s, 2s, 0) with s the sum of an image; `step` is added to the first where the sum is above `threshold`."""
 

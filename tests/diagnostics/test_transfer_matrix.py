@@ -8,6 +8,7 @@ from art.attacks.evasion import FastGradientMethod
 from torch import nn
 
 import qadv
+from qadv.backbones.standardisation import keep_picture_settings
 from qadv.diagnostics.transfer_matrix import draw_transfer_matrix
 from qadv.errors import InvalidInputError
 
@@ -164,6 +165,19 @@ def test_wrong_arguments_are_refused():
 
     with pytest.raises(InvalidInputError, match="attack 'half'"):
         qadv.transfer_matrix(networks, X, Y, {"half": Half})
+
+
+def test_networks_whose_classes_have_another_order_are_refused():
+    one, other = brightness(0.4), brightness(0.6)
+    for classifier, classes in ((one, ["cat", "dog"]), (other, ["dog", "cat"])):
+        keep_picture_settings(classifier.network, {"classes": classes})
+    for ask in (
+        lambda: qadv.transfer_matrix({"one": one, "other": other}, X, Y, {"brighten": Brighten}),
+        lambda: qadv.audit(one, X, Y, eps=0.1, others=[other], verbose=False),
+        lambda: qadv.extraction(one, X, Y, untrained=other),
+    ):
+        with pytest.raises(InvalidInputError, match="its classes are dog, cat, and the first network's cat, dog"):
+            ask()
 
 
 def test_one_attack_or_all_are_drawn():

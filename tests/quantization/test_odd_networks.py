@@ -207,6 +207,14 @@ def test_hooks_of_replaced_layers_stay():
     torch.testing.assert_close(qadv.quantize(model, "int:8", "float")(x), model(x), atol=1, rtol=0.05)
 
 
+def test_hooks_of_a_network_that_is_one_layer_stay():
+    layer, x = nn.Linear(4, 3), torch.rand(2, 4)
+    bare = qadv.quantize(layer, "int:8", "float", skip_first_last=False)
+    layer.register_forward_hook(lambda module, inputs, output: output * 100)
+    hooked = qadv.quantize(layer, "int:8", "float", skip_first_last=False)
+    assert torch.equal(hooked(x), bare(x) * 100)
+
+
 def test_networks_that_cannot_be_copied_or_have_bad_weights_are_refused():
     model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2))
     model.kept = torch.ones(1, requires_grad=True) * 2

@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import Subset
 
 from qadv.benchmark.names import faults
 from qadv.benchmark.study import Study
 from qadv.errors import FileFormatError, InvalidInputError
 from qadv.files import read_tensors, write_tensors
+from qadv.preprocessors.bit_depth import BitDepthReduction
 from qadv.trainers.early_stop import ROBUST, best_epoch
 from qadv.trainers.loop_trainer import LoopTrainer
 from qadv.trainers.objective import Objective
@@ -135,3 +137,39 @@ def test_study_files_say_it_as_a_table():
     found = dict(faults(Study.model_validate({**study, "defenses": {"d": table}})))
     assert list(found) == [("defenses", "d", "options", "early_stop")]
     assert "'nb_image'; did you mean nb_images?" in found.popitem()[1]
+
+
+def test_a_run_goes_on_with_the_held_out_images_that_it_was_begun_with(make_classifier, digits, tmp_path):
+    def run(nb_epochs, held, path=tmp_path / "run.ckpt"):
+        options = {"lr": 0.05, "verbose": False, "checkpoint": path, "early_stop": {**WATCH, "nb_images": 20}}
+        trainer = LoopTrainer(make_classifier(), **options)
+        trainer.fit(digits.x_train[:100], digits.y_train[:100], held, batch_size=50, nb_epochs=nb_epochs)
+
+    first, other = ((digits.x_train[i : i + 20], digits.y_train[i : i + 20]) for i in (100, 120))
+    run(1, first)
+    with pytest.raises(FileFormatError, match=r"another run .*validation: saved '.*', now"):
+        run(2, other)
+    parts = (Subset(digits.samples("train"), range(i, i + 20)) for i in (100, 120))
+    run(1, next(parts), tmp_path / "part.ckpt")
+    with pytest.raises(FileFormatError, match=r"another run .*validation: saved '.*', now"):
+        run(2, next(parts), tmp_path / "part.ckpt")
+    tensors, header = read_tensors(tmp_path / "run.ckpt")
+    del header["run"]["validation"]
+    write_tensors(tmp_path / "run.ckpt", tensors, header)
+    run(2, other)  # an older checkpoint does not say it
+
+
+def test_held_out_images_are_attacked_through_the_preprocessors_of_prediction(make_classifier, digits):
+    class Counted(BitDepthReduction):
+        calls = 0
+
+        def forward(self, x, y=None):
+            self.calls += 1
+            return super().forward(x, y)
+
+    defence = Counted(bit_depth=3, apply_fit=False)
+    classifier = make_classifier(preprocessing_defences=[defence])
+    trainer = LoopTrainer(classifier, early_stop={**WATCH, "nb_images": 20}, lr=0.05, verbose=False)
+    defence.calls = 0
+    trainer.fit(digits.x_train[:100], digits.y_train[:100], batch_size=80, nb_epochs=1)
+    assert defence.calls == 1 + WATCH["max_iter"] + 1, "validation, each gradient of PGD, and its images"

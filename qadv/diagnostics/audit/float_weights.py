@@ -6,6 +6,7 @@ from qadv.backbones.create import create_backbone
 from qadv.errors import QadvError
 from qadv.estimators.classifier import QuantizedClassifier
 from qadv.estimators.protocol import Classifier
+from qadv.estimators.rebuilt import like
 from qadv.estimators.storage import SOURCES, mean_std
 from qadv.quantization.frozen import is_frozen
 from qadv.random_states import seeded
@@ -33,13 +34,5 @@ def float_network(classifier: Classifier) -> Classifier | None:
         {n: weights[n] for n in network.state_dict() if n in weights}, strict=False
     ).missing_keys:
         return None
-    return QuantizedClassifier(
-        network,
-        classifier.loss,
-        classifier.input_shape,
-        classifier.nb_classes,
-        clip_values=classifier.clip_values,
-        preprocessing=preprocessing,
-        preprocessing_defences=classifier.preprocessing_defences,
-        device_type="cpu" if str(classifier.device) == "cpu" else "gpu",
-    )
+    changed = {"preprocessing": preprocessing, "postprocessing_defences": None}
+    return like(QuantizedClassifier, classifier, network, **changed)

@@ -83,11 +83,9 @@ class Graph:
 
 
 def read_graph(path: str | os.PathLike[str], output: str | None = None) -> Graph:
-    """Reads and checks a file.
+    """Reads and checks a file; tensors that it keeps in other files have to lie in its folder.
 
-    Args:
-        path: the file; tensors that it keeps in other files have to lie in its folder.
-        output: which output is the logits, where there are several.
+    Where there are several outputs, `output` says which is the logits.
 
     Raises:
         MissingRequirementError: onnx is not installed.

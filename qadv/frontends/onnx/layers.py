@@ -7,11 +7,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from qadv.frontends.frontend import QuantizedActivation, QuantizedTensor, QuantizedWeights
+from qadv.frontends.fake_quantize import on_grid
+from qadv.frontends.frontend import QuantizedTensor, QuantizedWeights
 from qadv.frontends.onnx.graph import Graph, Node
 from qadv.frontends.onnx.operators import Attributes
 from qadv.frontends.onnx.quantized import RANGES, TYPE_OF_ZERO_POINT, to_values
-from qadv.frontends.onnx.twin import OfCodes, Twin
+from qadv.frontends.onnx.twin import OfCodes, Twin, type_of_codes
 
 _WEIGHTS = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1, "ConvInteger": 1, "MatMulInteger": 1,
             "QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3}  # fmt: skip
@@ -25,11 +26,8 @@ _STORED = 16  # bits of weights; more are a product of others
 class FileLayer(nn.Module):
     """The weights of a convolution or linear layer as a file has them; the twin computes it, and hands the result on.
 
-    Args:
-        kind: the operator.
-        weight: codes, or float weights, which become a parameter.
-        type_: their element type, as ONNX names it.
-        grid: scale of the codes, and maybe zero point, as `to_values` takes them with the attributes `along`.
+    They are codes, or floats, which become a parameter, of an element type that ONNX names; `grid` is the codes' scale,
+    and maybe zero point, as `to_values` takes them with the attributes `along`.
 
     Attributes:
         of_codes: how a twin computes with the codes, `None` where it does not.
@@ -127,8 +125,7 @@ class FileLayers(nn.Module):
             if grid is None or count > _MOST_LEVELS:
                 yield QuantizedTensor(scale=None, **about)
             else:
-                about |= {"estimator": "straight-through, clipped", "levels": grid.levels(), "at": None}
-                yield QuantizedActivation(scale=torch.tensor(grid.scale), place=(grid, "quantize"), **about)
+                yield on_grid(grid, about | {"estimator": "straight-through, clipped"})
 
 
 def _layer(node: Node, graph: Graph, values: dict[str, Tensor], producers: dict[str, Node]) -> FileLayer:
@@ -162,7 +159,4 @@ def form_of(graph: Graph) -> str:
 
 def _type_of(node: Node, graph: Graph) -> str:
     """Returns the element type of the codes that an operator rounds to."""
-    if node.kind == "DynamicQuantizeLinear":
-        return "UINT8, dynamic"
-    index = TYPE_OF_ZERO_POINT[node.kind]
-    return graph.types.get(node.inputs[index], "UINT8") if index < len(node.inputs) else "UINT8"
+    return type_of_codes(node, graph) or "UINT8, dynamic"

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from qadv.errors import InvalidInputError, UnsupportedModelError
 from qadv.frontends.onnx.graph import Graph
-from qadv.frontends.onnx.operators import StraightThrough
+from qadv.quantization.quantizer import straight_through
 
 _INTEGERS: dict[str, tuple[int, int, type]] = {"UINT8": (0, 255, np.uint8), "INT8": (-128, 127, np.int8),
                                                "INT16": (-(2**15), 2**15 - 1, np.int16)}  # fmt: skip
@@ -75,8 +75,7 @@ class Layout:
             return x
         low, high, _ = _INTEGERS[self.kind]
         codes = low + (x - self.low) / self.width * (high - low)
-        result: Tensor = StraightThrough.apply(codes, codes.detach().round().clamp(low, high))
-        return result
+        return straight_through(codes, codes.detach().round().clamp(low, high))
 
     def as_array(self, x: Tensor) -> Any:
         """Images as the runtime takes them."""

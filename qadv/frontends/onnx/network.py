@@ -30,10 +30,6 @@ _PIXELS = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0), (-128.0, 127.0))
 class FileTwin(nn.Module):
     """The twin of a file for images (N, *input_shape); see `Twin`.
 
-    Args:
-        graph: the file's.
-        layout: how it takes images.
-
     Attributes:
         batch: how many images it takes at a time, as the file does; `None` for any number.
         gives_probabilities: whether the graph ends in probabilities, of which the logarithm is taken.
@@ -163,8 +159,7 @@ class FileNetwork(nn.Module):
     def preprocessing(self) -> tuple[float, float]:
         """Returns the (mean, std) that make of pixels what the file takes, where its codes are all pixels there are.
 
-        Raises:
-            InvalidInputError: the file says what its codes stand for, and that may be another range of pixels.
+        Where it says what its codes stand for, and that may be another range of pixels, that is an `InvalidInputError`.
         """
         if self._ends is None or not self._layout.takes_integers:
             return 0.0, 1.0

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from qadv.quantization.quantizer import straight_through
+
 Attributes = dict[str, Any]
 Operator = Callable[..., Any]
 
@@ -17,22 +19,25 @@ _TYPES = {1: torch.float32, 10: torch.float32, 11: torch.float32, 16: torch.floa
 _CODES = (2, 3, 4, 5, 21, 22, 25, 26)  # whole numbers of few bits: kept as floats, which have gradients
 
 
-class StraightThrough(torch.autograd.Function):
-    """A step's values, with the gradient of the identity where `inside`, all of it by default."""
-
+class _StraightInside(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, value: Tensor, inside: Tensor | None = None) -> Tensor:
-        ctx.save_for_backward(*(() if inside is None else (inside,)))
+    def forward(ctx: Any, x: Tensor, value: Tensor, inside: Tensor) -> Tensor:
+        ctx.save_for_backward(inside)
         return value
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        return (gradients[0] * ctx.saved_tensors[0] if ctx.saved_tensors else gradients[0]), None, None
+        return gradients[0] * ctx.saved_tensors[0], None, None
+
+
+def straight_inside(x: Tensor, value: Tensor, inside: Tensor) -> Tensor:
+    """Returns a step's values, with the gradient of the identity where `inside`."""
+    return _StraightInside.apply(x, value, inside)  # type: ignore[no-any-return]
 
 
 def stepwise(step: Callable[[Tensor], Tensor]) -> Operator:
     """Returns an operator whose gradient is the identity's."""
-    return lambda a, x: StraightThrough.apply(x, step(x.detach())) if x.is_floating_point() else x
+    return lambda a, x: straight_through(x, step(x.detach())) if x.is_floating_point() else x
 
 
 def _ints(a: Attributes, name: str, given: Tensor | None = None) -> list[int] | None:
@@ -71,10 +76,8 @@ def conv(a: Attributes, x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor
     before, behind = _pads(a, x.shape[2:], w.shape[2:])
     padding = before if before == behind else [0] * n
     x = x if before == behind else _padded(x, before, behind)
-    ways: list[Operator] = [F.conv1d, F.conv2d, F.conv3d]
     strides, dilations = a.get("strides") or [1] * n, a.get("dilations") or [1] * n
-    result: Tensor = ways[n - 1](x, w, b, strides, padding, dilations, a.get("group", 1))
-    return result
+    return (F.conv1d, F.conv2d, F.conv3d)[n - 1](x, w, b, strides, padding, dilations, a.get("group", 1))
 
 
 def _conv_transpose(a: Attributes, x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
@@ -82,20 +85,17 @@ def _conv_transpose(a: Attributes, x: Tensor, w: Tensor, b: Tensor | None = None
     before, behind = _pads({**a, "auto_pad": "NOTSET"}, x.shape[2:], w.shape[2:])
     if a.get("auto_pad", "NOTSET") != "NOTSET" or before != behind or a.get("output_shape"):
         raise NotImplementedError("ConvTranspose with padding that is not the same on both sides")
-    ways: list[Operator] = [F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d]
+    convolve = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[n - 1]
     strides, dilations = a.get("strides") or [1] * n, a.get("dilations") or [1] * n
     more = a.get("output_padding") or [0] * n
-    result: Tensor = ways[n - 1](x, w, b, strides, before, more, a.get("group", 1), dilations)
-    return result
+    return convolve(x, w, b, strides, before, more, a.get("group", 1), dilations)
 
 
 def _max_pool(a: Attributes, x: Tensor) -> Tensor:
     kernel, n = a["kernel_shape"], len(a["kernel_shape"])
     x = _padded(x, *_pads(a, x.shape[2:], kernel), value=-math.inf)
-    ways: list[Operator] = [F.max_pool1d, F.max_pool2d, F.max_pool3d]
     strides, dilations = a.get("strides") or [1] * n, a.get("dilations") or [1] * n
-    result: Tensor = ways[n - 1](x, kernel, strides, 0, dilations, bool(a.get("ceil_mode")))
-    return result
+    return (F.max_pool1d, F.max_pool2d, F.max_pool3d)[n - 1](x, kernel, strides, 0, dilations, bool(a.get("ceil_mode")))
 
 
 def average_pool(a: Attributes, x: Tensor) -> Tensor:
@@ -103,13 +103,11 @@ def average_pool(a: Attributes, x: Tensor) -> Tensor:
     if max(a.get("dilations") or [1]) > 1:
         raise NotImplementedError("AveragePool with dilations")
     before, behind = _pads(a, x.shape[2:], kernel)
-    ways: list[Operator] = [F.avg_pool1d, F.avg_pool2d, F.avg_pool3d]
-    pool = partial(
-        ways[n - 1], kernel_size=kernel, stride=a.get("strides") or [1] * n, ceil_mode=bool(a.get("ceil_mode"))
-    )
-    result: Tensor = pool(_padded(x, before, behind))
+    options = {"kernel_size": kernel, "stride": a.get("strides") or [1] * n, "ceil_mode": bool(a.get("ceil_mode"))}
+    pools: list[Operator] = [F.avg_pool1d, F.avg_pool2d, F.avg_pool3d]
+    result: Tensor = pools[n - 1](_padded(x, before, behind), **options)
     if not a.get("count_include_pad") and any([*before, *behind]):
-        result = result / pool(_padded(torch.ones_like(x[:1, :1]), before, behind))
+        result = result / pools[n - 1](_padded(torch.ones_like(x[:1, :1]), before, behind), **options)
     return result
 
 
@@ -156,11 +154,6 @@ def _reshape(a: Attributes, x: Tensor, shape: Tensor) -> Tensor:
     if not a.get("allowzero"):
         sizes = [x.shape[i] if size == 0 else size for i, size in enumerate(sizes)]
     return x.reshape(sizes)
-
-
-def _flatten(a: Attributes, x: Tensor) -> Tensor:
-    axis = a.get("axis", 1)
-    return x.reshape(math.prod(x.shape[:axis]), -1)
 
 
 def _squeeze(a: Attributes, x: Tensor, axes: Tensor | None = None) -> Tensor:
@@ -218,7 +211,7 @@ def _pad(a: Attributes, x: Tensor, pads: Tensor | None = None, value: Tensor | N
 
 def _cast(a: Attributes, x: Tensor) -> Tensor:
     if a["to"] in _CODES:
-        return StraightThrough.apply(x, x.detach().trunc()) if x.is_floating_point() else x.float()
+        return straight_through(x, x.detach().trunc()) if x.is_floating_point() else x.float()
     return x.to(_TYPES[a["to"]])
 
 
@@ -255,21 +248,8 @@ def _divided(a: Attributes, x: Tensor, y: Tensor) -> Tensor:
     return torch.div(x, y, rounding_mode="trunc") if whole else x / y
 
 
-def _prelu(a: Attributes, x: Tensor, slope: Tensor) -> Tensor:
-    return torch.where(x < 0, slope * x, x)
-
-
-def _sign(a: Attributes, x: Tensor) -> Tensor:
-    result: Tensor = StraightThrough.apply(x, x.detach().sign(), x.detach().abs() <= 1)
-    return result
-
-
 def _local_response_norm(a: Attributes, x: Tensor) -> Tensor:
     return F.local_response_norm(x, a["size"], a.get("alpha", 1e-4), a.get("beta", 0.75), a.get("bias", 1.0))
-
-
-def _gelu(a: Attributes, x: Tensor) -> Tensor:
-    return F.gelu(x, approximate=a.get("approximate", "none"))
 
 
 def _pair(way: Operator) -> Operator:
@@ -280,9 +260,10 @@ def _one(way: Operator) -> Operator:
     return lambda a, x: way(x)
 
 
+_AS_IN_TORCH = ("Abs", "Erf", "Exp", "Log", "Neg", "Reciprocal", "Sigmoid", "Sqrt", "Tanh")
 OPERATORS: dict[str, Operator] = {
-    "Abs": _one(torch.abs),
-    "Add": _pair(torch.add),
+    **{name: _one(getattr(torch, name.lower())) for name in _AS_IN_TORCH},
+    **{name: _pair(getattr(torch, name.lower())) for name in ("Add", "MatMul", "Mul", "Pow", "Sub")},
     "And": _pair(torch.logical_and),
     "AveragePool": average_pool,
     "BatchNormalization": _batch_norm,
@@ -299,13 +280,11 @@ OPERATORS: dict[str, Operator] = {
     "Einsum": lambda a, *x: torch.einsum(a["equation"], *x),
     "Elu": lambda a, x: F.elu(x, a.get("alpha", 1.0)),
     "Equal": _pair(torch.eq),
-    "Erf": _one(torch.erf),
-    "Exp": _one(torch.exp),
     "Expand": _expand,
-    "Flatten": _flatten,
+    "Flatten": lambda a, x: x.reshape(math.prod(x.shape[: a.get("axis", 1)]), -1),
     "Floor": stepwise(torch.floor),
     "Gather": _gather,
-    "Gelu": _gelu,
+    "Gelu": lambda a, x: F.gelu(x, approximate=a.get("approximate", "none")),
     "Gemm": gemm,
     "GlobalAveragePool": global_average_pool,
     "GlobalMaxPool": lambda a, x: x.amax(dim=tuple(range(2, x.ndim)), keepdim=True),
@@ -318,24 +297,18 @@ OPERATORS: dict[str, Operator] = {
     "LeakyRelu": lambda a, x: F.leaky_relu(x, a.get("alpha", 0.01)),
     "Less": _pair(torch.lt),
     "LessOrEqual": _pair(torch.le),
-    "Log": _one(torch.log),
     "LogSoftmax": partial(_softmax, torch.log_softmax),
     "LRN": _local_response_norm,
-    "MatMul": _pair(torch.matmul),
     "Max": lambda a, *x: reduce(torch.maximum, x),
     "MaxPool": _max_pool,
     "Mean": lambda a, *x: sum(x) / len(x),
     "Min": lambda a, *x: reduce(torch.minimum, x),
     "Mish": _one(F.mish),
-    "Mul": _pair(torch.mul),
-    "Neg": _one(torch.neg),
     "Not": _one(torch.logical_not),
     "Or": _pair(torch.logical_or),
     "Pad": _pad,
-    "Pow": _pair(torch.pow),
-    "PRelu": _prelu,
+    "PRelu": lambda a, x, slope: torch.where(x < 0, slope * x, x),
     "Range": lambda a, *ends: torch.arange(*(end.item() for end in ends)),
-    "Reciprocal": _one(torch.reciprocal),
     "ReduceL2": partial(_reduced, torch.linalg.vector_norm),
     "ReduceMax": partial(_reduced, torch.amax),
     "ReduceMean": partial(_reduced, torch.mean),
@@ -347,17 +320,13 @@ OPERATORS: dict[str, Operator] = {
     "Round": stepwise(torch.round),
     "Selu": lambda a, x: a.get("gamma", 1.0507009873554805) * F.elu(x, a.get("alpha", 1.6732632423543772)),
     "Shape": lambda a, x: torch.tensor(x.shape[a.get("start", 0) : a.get("end")]),
-    "Sigmoid": _one(torch.sigmoid),
-    "Sign": _sign,
+    "Sign": lambda a, x: straight_inside(x, x.detach().sign(), x.detach().abs() <= 1),
     "Slice": _slice,
     "Softmax": partial(_softmax, torch.softmax),
     "Softplus": _one(F.softplus),
     "Split": _split,
-    "Sqrt": _one(torch.sqrt),
     "Squeeze": _squeeze,
-    "Sub": _pair(torch.sub),
     "Sum": lambda a, *x: reduce(torch.add, x),
-    "Tanh": _one(torch.tanh),
     "Tile": lambda a, x, repeats: x.repeat(tuple(repeats.tolist())),
     "Transpose": lambda a, x: x.permute(a.get("perm") or tuple(reversed(range(x.ndim)))),
     "Unsqueeze": _unsqueeze,

@@ -6,15 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from qadv.frontends import fake_quantize
 from qadv.frontends.onnx.operators import (
     OPERATORS,
     Attributes,
     Operator,
-    StraightThrough,
     average_pool,
     conv,
     gemm,
     global_average_pool,
+    straight_inside,
 )
 
 RANGES = {
@@ -40,19 +41,12 @@ def _along(parameter: Tensor, x: Tensor, a: Attributes) -> Tensor:
     return parameter.reshape(()) if parameter.numel() == 1 else parameter
 
 
-class Grid:
-    """The levels of one scale, `scale * (code - zero)` for codes from `low` to `high`."""
-
-    def __init__(self, scale: float, zero: float, low: float, high: float) -> None:
-        self.scale, self.zero, self.low, self.high = scale, zero, low, high
-
-    def levels(self) -> Tensor:
-        """Returns all values, ascending."""
-        return (torch.arange(self.low, self.high + 1) - self.zero) * self.scale
+class Grid(fake_quantize.Grid):
+    """The levels of one scale, rounded to in half the passes over memory of codes and back."""
 
     def quantize(self, x: Tensor) -> Tensor:
-        """Rounds to a level, in half the passes over memory of codes and back; the gradient is that of a hardtanh."""
-        low, high = self.low - self.zero, self.high - self.zero
+        """Rounds to a level; the gradient is that of a hardtanh."""
+        low, high = self.low - self.zero_point, self.high - self.zero_point
         y = F.hardtanh(x, (low - _SLACK) * self.scale, (high + _SLACK) * self.scale)
         torch.div(x.detach(), self.scale, out=y.detach()).round_().clamp_(low, high).mul_(self.scale)
         return y
@@ -61,14 +55,9 @@ class Grid:
 def conv_of_codes(a: Attributes, x: Tensor, w: Tensor, factor: Tensor, b: Tensor | None = None) -> Tensor:
     """A convolution between two roundings as kernels compute it: a sum of whole numbers, times one factor, rounded.
 
-    Float32 is exact for the sum, so that no value falls to the other side of a tie.
-
-    Args:
-        a: `given` and `rounded` are the grids before and behind it.
-        x: levels of the first.
-        w: codes of the weights.
-        factor: input scale times weight scale by output scale.
-        b: codes of the bias.
+    Float32 is exact for the sum, so that no value falls to the other side of a tie. `given` and `rounded` are the grids
+    before and behind it, `x` levels of the first; `w` and `b` are codes, `factor` is input scale times weight scale by
+    output scale.
     """
     codes = x / a["given"].scale
     if "quantize" not in vars(a["given"]):
@@ -81,7 +70,7 @@ def _to_codes(a: Attributes, x: Tensor, scale: Tensor, zero: Tensor | None = Non
     """Rounds to a grid; the gradient is the identity's within its ends, and none beyond."""
     grid: Any = a.get("grid")
     if grid is not None and "quantize" in vars(grid):  # for another gradient, see `QuantizedActivation`
-        return grid.quantize(x) / grid.scale + grid.zero  # type: ignore[no-any-return]
+        return grid.quantize(x) / grid.scale + grid.zero_point  # type: ignore[no-any-return]
     scale = _along(scale, x, a)
     zero = torch.zeros_like(scale) if zero is None else _along(zero, x, a).float()
     low, high = (end - zero for end in a["range"])
@@ -89,8 +78,7 @@ def _to_codes(a: Attributes, x: Tensor, scale: Tensor, zero: Tensor | None = Non
     with torch.no_grad():
         codes = torch.minimum(torch.maximum(steps.round(), low), high) + zero
         inside = (steps >= low - _SLACK) & (steps <= high + _SLACK)
-    result: Tensor = StraightThrough.apply(steps, codes, inside)
-    return result
+    return straight_inside(steps, codes, inside)
 
 
 def to_values(a: Attributes, codes: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:

@@ -27,11 +27,8 @@ def import_onnxruntime() -> Any:
 class Runtime:
     """A session of onnxruntime on the CPU, with as many threads as torch has whenever it is asked; copies share it.
 
-    Args:
-        content: the file's bytes.
-        name: what messages call it.
-        settings: entries of the session's configuration.
-        profile: start of the name of a file to write a profile to.
+    It is of a file's bytes that messages call `name`; `settings` are entries of the session's configuration, `profile`
+    is the start of the name of a file to write a profile to.
 
     Raises:
         MissingRequirementError: onnxruntime is not installed.

@@ -50,11 +50,8 @@ class Twin(nn.Module):
     """Computes a graph in float32: images as the file takes them in, logits out.
 
     Roundings have the gradient of the identity within the ends of their range and none beyond; a graph that ends in a
-    softmax gives its logarithm, which are logits.
-
-    Args:
-        graph: what to compute.
-        batched: whether sizes that are written for the file's own batch are those of any batch.
+    softmax gives its logarithm, which are logits. If `batched`, sizes that are written for the file's own batch are
+    those of any batch.
 
     Attributes:
         values: constants of the graph by name, as long as `forget` was not called.
@@ -68,7 +65,7 @@ class Twin(nn.Module):
     def __init__(self, graph: Graph, batched: bool) -> None:
         super().__init__()
         unknown = {node.kind for node in graph.nodes if node.kind not in {**OPERATORS, **QUANTIZED}}
-        unknown |= {f"{n.kind} to {t}" for n in graph.nodes if (t := _type_of_codes(n, graph)) and t not in RANGES}
+        unknown |= {f"{n.kind} to {t}" for n in graph.nodes if (t := type_of_codes(n, graph)) and t not in RANGES}
         types = {each: graph.types.get(each, "FLOAT") for node in graph.nodes for each in node.inputs}
         unknown |= {f"{n.kind} of {types[i]}" for n in graph.nodes for i in n.inputs if types[i] not in _TYPES}
         if unknown:
@@ -169,13 +166,11 @@ class Twin(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class OfCodes:
-    """Makes what a twin computes with of the codes of weights, with their graph.
+    """Makes of codes of weights, with their graph, what a twin has in its buffer of that name.
 
     Attributes:
-        buffer: name of the twin's buffer that it is put into.
         unscaled: the twin computes with the codes, and scales the sums.
-        nodes: operators from the codes to the weights.
-        constants: their other inputs.
+        nodes, constants: operators from the codes to the weights, and their other inputs.
     """
 
     buffer: str
@@ -238,7 +233,7 @@ def _tensor(array: Any) -> Tensor:
     return torch.from_numpy(np.array(array, order="C"))
 
 
-def _type_of_codes(node: Node, graph: Graph) -> str | None:
+def type_of_codes(node: Node, graph: Graph) -> str | None:
     """Returns the element type of the codes that an operator rounds to, `None` for one that does not."""
     index = TYPE_OF_ZERO_POINT.get(node.kind)
     if index is None:
@@ -253,7 +248,7 @@ def _type_of_codes(node: Node, graph: Graph) -> str | None:
 
 def _step(node: Node, graph: Graph) -> _Step:
     attributes = {**node.attributes, "opset": graph.opset}
-    if (kind := _type_of_codes(node, graph)) is not None:
+    if (kind := type_of_codes(node, graph)) is not None:
         attributes["range"] = RANGES[kind]
     if node.kind == "Split":
         attributes["outputs"] = len(node.outputs)

@@ -12,7 +12,8 @@ onnxruntime = pytest.importorskip("onnxruntime")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from qadv.errors import UnsupportedModelError  # noqa: E402
-from qadv.frontends.onnx.graph import read_graph  # noqa: E402
+from qadv.frontends.onnx.graph import graph_of, read_graph  # noqa: E402
+from qadv.frontends.onnx.layers import FileLayers  # noqa: E402
 from qadv.frontends.onnx.operators import OPERATORS  # noqa: E402
 from qadv.frontends.onnx.quantized import QUANTIZED  # noqa: E402
 from qadv.frontends.onnx.twin import Twin  # noqa: E402
@@ -268,3 +269,19 @@ def test_a_convolution_between_roundings_meets_ties_as_the_runtime_does(tmp_path
     x = RNG.integers(-3, 9, (2, 4, 12, 12)).astype(np.float32) * np.float32(0.1)
     found = Twin(read_graph(path), batched=True).every_value(torch.from_numpy(x))["y"].numpy()
     np.testing.assert_array_equal(found, onnxruntime.InferenceSession(path).run(None, {"x": x})[0])
+
+
+def test_the_type_of_codes_may_be_said_by_the_operator_that_rounds():
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "scale"], ["codes"], output_dtype=TensorProto.INT16),
+        helper.make_node("DequantizeLinear", ["codes", "scale"], ["values"]),
+        helper.make_node("MatMul", ["values", "w"], ["y"]),
+    ]
+    held = [numpy_helper.from_array(np.float32(0.1), "scale"), numpy_helper.from_array(real(4, 3), "w")]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", size]) for name, size in (("x", 4), ("y", 3)))
+    model = helper.make_model(helper.make_graph(nodes, "one", [x], [y], held))
+    graph = graph_of(model, b"", None, "net")
+    twin = Twin(graph, batched=True)
+    assert [(each.role, each.scheme, each.bits) for each in FileLayers(graph, twin).quantizers(twin)] == [
+        ("input", "int16", 16)
+    ]

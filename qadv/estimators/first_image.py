@@ -1,0 +1,54 @@
+"""One image through a network, before a classifier of it is used."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from qadv.errors import InvalidInputError, QadvError, UnsupportedModelError, some
+from qadv.estimators.logits import other_dtypes
+from qadv.modes import evaluation_mode, held_network
+from qadv.quantization.probe import report_bypasses, report_mixing
+from qadv.tensor_parts import plain_tensors
+
+
+def check_model(classifier: Any, limits: Any) -> None:
+    """Runs one grey image through: a wrong shape or class count shows now, and not in the middle of an attack."""
+    model, network = classifier.model, held_network(classifier.model)
+    low, high = (0.0, 1.0) if limits is None else limits
+    grey = np.broadcast_to((low + high) / 2, (1, *classifier.input_shape)).astype(np.float32)
+    image = torch.from_numpy(grey).to(classifier.device)
+    before = _state(network)
+    try:
+        with torch.no_grad(), evaluation_mode(model):
+            with report_bypasses(model):
+                output = model(image)
+            report_mixing(model, image)
+    except QadvError:
+        raise
+    except Exception as error:
+        raise InvalidInputError(
+            f"the model fails on one image of input_shape {classifier.input_shape}: {type(error).__name__}: {error}"
+            f"{other_dtypes(network)}"
+        ) from error
+    after = _state(network)
+    if changed := [name for name, then in before.items() if name not in after or not torch.equal(then, after[name])]:
+        raise UnsupportedModelError(
+            f"the network changes when it is asked in evaluation mode: {some(changed)}; so each query of an attack "
+            "would meet another network. Run one image through it first, if it only sets itself up then, and "
+            "switch off what observes"
+        )
+    if not isinstance(output, Tensor) or tuple(output.shape) != (1, classifier.nb_classes):
+        got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise InvalidInputError(
+            f"the model should give logits of shape (1, {classifier.nb_classes}), nb_classes; got {got}"
+        )
+
+
+def _state(network: nn.Module) -> dict[str, Tensor]:
+    """Returns copies of all parameters and buffers by name."""
+    tensors = (*network.named_parameters(), *network.named_buffers())
+    known = plain_tensors({name: tensor for name, tensor in tensors if not is_lazy(tensor)})
+    return {name: tensor.detach().clone() for name, tensor in known.items()}
