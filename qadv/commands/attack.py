@@ -17,7 +17,6 @@ from qadv.benchmark.attack_cells import made_attack
 from qadv.benchmark.names import check_options
 from qadv.command_options import AttackOptions
 from qadv.commands.given import is_shown, network_and_data, test_images
-from qadv.diagnostics.tables import percent
 from qadv.errors import InvalidInputError, StorageError
 from qadv.evaluation import Outcome, attack_classifier
 from qadv.files import write_atomically
@@ -25,7 +24,7 @@ from qadv.modes import class_names
 from qadv.named_options import options_of
 from qadv.random_states import seeded
 from qadv.registry import load
-from qadv.tables import text_table
+from qadv.tables import percent, text_table
 from qadv.units import limits
 
 

@@ -16,13 +16,12 @@ from qadv.command_options import CompareOptions
 from qadv.commands.given import beside, check_trained, is_shown, network_and_data, test_images
 from qadv.diagnostics.drawing import check_picture, draw_accuracies, save_figure
 from qadv.diagnostics.noise_accuracy import noise_accuracy
-from qadv.diagnostics.tables import percent
 from qadv.diagnostics.transfer_matrix import transfer_matrix
 from qadv.errors import InvalidInputError, PictureWarning
 from qadv.frontends.summary import summarize
 from qadv.named_options import named_options
 from qadv.strengths import check_eps
-from qadv.tables import right, table
+from qadv.tables import percent, right, table
 from qadv.units import Share
 
 

@@ -11,12 +11,11 @@ from qadv.checks import check_whole
 from qadv.diagnostics.attacking import check_strengths, generate, pgd
 from qadv.diagnostics.drawing import check_curves, draw_lines, finish_lines
 from qadv.diagnostics.measured import Measured
-from qadv.diagnostics.tables import percent
 from qadv.errors import InvalidInputError
 from qadv.estimators.checks import check_pair
 from qadv.estimators.protocol import Classifier
 from qadv.evaluation import Outcome, predicted
-from qadv.tables import text_table
+from qadv.tables import percent, text_table
 from qadv.units import width
 
 _NORMS = {1.0: "L1", 2.0: "L2", np.inf: "L∞"}

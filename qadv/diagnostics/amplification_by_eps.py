@@ -12,11 +12,10 @@ from qadv.diagnostics.attacking import check_classifiers, check_strengths, gener
 from qadv.diagnostics.drawing import check_curves, draw_lines, finish_lines
 from qadv.diagnostics.error_amplification import DISTANCE, ErrorAmplification, error_amplification
 from qadv.diagnostics.measured import Measured
-from qadv.diagnostics.tables import number
 from qadv.errors import InvalidInputError, closest
 from qadv.estimators.checks import check_pair
 from qadv.estimators.protocol import Classifier
-from qadv.tables import text_table
+from qadv.tables import number, text_table
 
 
 @dataclass(frozen=True)

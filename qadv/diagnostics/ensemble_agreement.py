@@ -9,12 +9,11 @@ from numpy.typing import NDArray
 
 from qadv.diagnostics.drawing import check_curves, figure_and_axes
 from qadv.diagnostics.measured import Measured
-from qadv.diagnostics.tables import percent
 from qadv.errors import InvalidInputError
 from qadv.estimators.checks import check_pair
 from qadv.estimators.ensemble_network import Classes, check_agreement, check_member_classes, most_voted
 from qadv.estimators.protocol import Classifier
-from qadv.tables import text_table
+from qadv.tables import percent, text_table
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,9 @@ from qadv.diagnostics.drawing import draw_lines, finish_lines, layer_axis, posit
 from qadv.diagnostics.measured import Measured
 from qadv.diagnostics.passes import compare_inputs
 from qadv.diagnostics.quantized_activations import clipped, quantized_activations
-from qadv.diagnostics.tables import number
 from qadv.estimators.protocol import Classifier
 from qadv.modes import weight_layers
-from qadv.tables import text_table
+from qadv.tables import number, text_table
 
 DISTANCE = "‖A − A_adv‖₂ / ‖A‖₂"
 

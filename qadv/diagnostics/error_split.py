@@ -15,14 +15,13 @@ from torch import Tensor, nn
 from qadv.diagnostics.drawing import draw_lines, finish_lines, layer_axis
 from qadv.diagnostics.measured import Measured
 from qadv.diagnostics.passes import compare_inputs
-from qadv.diagnostics.tables import number
 from qadv.diagnostics.weight_error import computed_weights, convolve
 from qadv.errors import InvalidInputError, UnsupportedModelError
 from qadv.estimators.protocol import Classifier
 from qadv.frontends.find import quantized_activations, quantized_weights
 from qadv.modes import evaluation_mode, weight_layers
 from qadv.recording import recording
-from qadv.tables import text_table
+from qadv.tables import number, text_table
 
 TERMS = ("input", "weight", "both", "total")
 NAMES = ("‖WΔx‖", "‖ΔWx‖", "‖ΔWΔx‖", "‖δ‖")

@@ -11,12 +11,11 @@ from qadv.checks import check_whole
 from qadv.diagnostics.attacking import check_classifiers, least_classes
 from qadv.diagnostics.drawing import draw_matrix, figure_and_axes
 from qadv.diagnostics.measured import Measured
-from qadv.diagnostics.tables import number, percent
 from qadv.errors import AttackError
 from qadv.estimators.checks import check_pair
 from qadv.estimators.protocol import Classifier
 from qadv.modes import evaluation_mode
-from qadv.tables import text_table
+from qadv.tables import number, percent, text_table
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 
 from qadv.diagnostics.attacking import made_by
 from qadv.diagnostics.measured import Measured
-from qadv.diagnostics.tables import number, percent
 from qadv.estimators.checks import attacks_may_leave_range, check_pair
 from qadv.estimators.protocol import Classifier
 from qadv.random_states import seeded
-from qadv.tables import text_table
+from qadv.tables import number, percent, text_table
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,10 @@ from scipy.special import softmax
 
 from qadv.checks import check_whole
 from qadv.diagnostics.measured import Measured
-from qadv.diagnostics.tables import number
 from qadv.estimators.checks import check_pair
 from qadv.estimators.protocol import Classifier
 from qadv.modes import evaluation_mode
-from qadv.tables import text_table
+from qadv.tables import number, text_table
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,12 @@ from qadv.checks import check_choice, check_whole
 from qadv.diagnostics.attacking import check_classifiers, generate, least_classes
 from qadv.diagnostics.drawing import draw_matrix, new_panels
 from qadv.diagnostics.measured import Measured
-from qadv.diagnostics.tables import number, percent
 from qadv.errors import InvalidInputError, closest
 from qadv.estimators.checks import check_pair
 from qadv.estimators.fingerprint import fingerprint
 from qadv.estimators.protocol import Classifier
 from qadv.evaluation import Outcome, predicted
-from qadv.tables import text_table
+from qadv.tables import number, percent, text_table
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,8 @@ from qadv.diagnostics.drawing import draw_lines, finish_lines, layer_axis, posit
 from qadv.diagnostics.measured import Measured
 from qadv.diagnostics.passes import compare_inputs
 from qadv.diagnostics.quantized_activations import buckets, clipped, quantized_activations
-from qadv.diagnostics.tables import number, percent
 from qadv.estimators.protocol import Classifier
-from qadv.tables import text_table
+from qadv.tables import number, percent, text_table
 
 _QUANTITIES = {
     "changed": "activations that change bucket, %",

@@ -17,14 +17,13 @@ from torch import Tensor, nn
 from qadv.checks import check_choice, check_number, check_whole
 from qadv.diagnostics.drawing import draw_lines, finish_lines, layer_axis, positions
 from qadv.diagnostics.measured import Measured
-from qadv.diagnostics.tables import number
 from qadv.errors import InvalidInputError, UnsupportedModelError
 from qadv.estimators.checks import check_images
 from qadv.estimators.protocol import Classifier
 from qadv.frontends.find import quantized_weights
 from qadv.modes import evaluation_mode
 from qadv.recording import recording
-from qadv.tables import text_table
+from qadv.tables import number, text_table
 from qadv.trainers.orthogonality import matrices_of
 
 _VECTORS = 8
