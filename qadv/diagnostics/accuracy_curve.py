@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,11 +53,6 @@ class AccuracyCurve(Measured):
         """Returns plain data for JSON."""
         found = {"norm": "inf" if np.isinf(self.norm) else int(self.norm)}
         return super().to_dict() | found | {"monotonic": self.monotonic, "largest_rise": self.largest_rise}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Returns what `to_dict` was called on."""
-        return super().from_dict({**data, "norm": float(data["norm"])})
 
     def __str__(self) -> str:
         found = zip(self.eps, self.accuracy, self.worst_case, strict=True)

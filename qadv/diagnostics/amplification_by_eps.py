@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,11 +45,6 @@ class AmplificationByEps(Measured):
         """The same without the rounding, (eps, layers), with `at="activations"`; else `None`."""
         parts = [measured.unquantized for measured in self.measured if measured.unquantized is not None]
         return np.stack(parts) if parts else None
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Returns what `to_dict` was called on."""
-        return super().from_dict({**data, "measured": [*map(ErrorAmplification.from_dict, data["measured"])]})
 
     def __str__(self) -> str:
         distance, unquantized = self.distance, self.unquantized

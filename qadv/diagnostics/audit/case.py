@@ -390,7 +390,4 @@ class AuditCase(Scale):
 
     def worst_case(self) -> WorstCase:
         """Returns what all attacks together leave."""
-        robust = self.survivors
-        return WorstCase(
-            float(robust.mean()), float(self.clean.mean()), robust, tuple(self._broken_by.tolist()), self._adversarial
-        )
+        return WorstCase(tuple(self._broken_by.tolist()), self._adversarial)

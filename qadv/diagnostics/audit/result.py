@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -12,6 +12,7 @@ from scipy.stats import binomtest
 
 from qadv.diagnostics.audit.cost import Cost
 from qadv.diagnostics.audit.settings import Settings
+from qadv.diagnostics.measured import Measured
 
 
 class Verdict(StrEnum):
@@ -105,7 +106,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class CheckResult:
+class CheckResult(Measured):
     """One check: its number in the list of the documentation, name, rule, and finding (see `Finding`)."""
 
     number: int
@@ -117,18 +118,9 @@ class CheckResult:
     grade: Grade = Grade.NOTHING
     counts: dict[str, Any] = field(default_factory=dict, repr=False)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Returns plain data for JSON."""
-        return {**asdict(self), "verdict": self.verdict.value, "grade": self.grade.value}
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> "CheckResult":
-        """Returns the check that `to_dict` gave."""
-        return cls(**{**content, "verdict": Verdict(content["verdict"]), "grade": Grade(content["grade"])})
-
 
 @dataclass(frozen=True)
-class AttackRecord:
+class AttackRecord(Measured):
     """One attack within the ball.
 
     Attributes:
@@ -147,41 +139,42 @@ class AttackRecord:
     cost: Cost
     seconds: float
 
-    def to_dict(self) -> dict[str, Any]:
-        """Returns plain data for JSON."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
-class WorstCase:
+class WorstCase(Measured):
     """Every image under the attack that is worst for it.
 
     Attributes:
-        accuracy: share of the N images that is classified correctly, and by every attack, 0 to 1.
-        clean_accuracy: share classified correctly without an attack.
-        robust: which these are, (N,) bool.
         broken_by: name of the first attack that broke each image, `"clean"` where none was needed, `""` where none did.
         adversarial: the images that did it, (N, *input_shape) float32; where none did, the image itself.
     """
 
-    accuracy: float
-    clean_accuracy: float
-    robust: NDArray[np.bool_]
     broken_by: tuple[str, ...]
     adversarial: NDArray[np.float32]
 
+    @property
+    def robust(self) -> NDArray[np.bool_]:
+        """Which images are classified correctly, and by every attack, (N,)."""
+        return np.array([not by for by in self.broken_by])
+
+    @property
+    def accuracy(self) -> float:
+        """Their share of the N images, 0 to 1."""
+        return float(self.robust.mean())
+
+    @property
+    def clean_accuracy(self) -> float:
+        """Share classified correctly without an attack."""
+        return float(np.mean([by != "clean" for by in self.broken_by]))
+
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON, without the images."""
-        return {
-            "accuracy": self.accuracy,
-            "clean_accuracy": self.clean_accuracy,
-            "robust": self.robust.tolist(),
-            "broken_by": list(self.broken_by),
-        }
+        shares = {"accuracy": self.accuracy, "clean_accuracy": self.clean_accuracy}
+        return {**shares, "robust": self.robust.tolist(), "broken_by": list(self.broken_by)}
 
 
 @dataclass(frozen=True, repr=False)
-class AuditResult:
+class AuditResult(Measured):
     """The worst case over all attacks, and whether it may be believed; `print` shows it as a table.
 
     Attributes:
@@ -296,64 +289,20 @@ class AuditResult:
             "passed": self.passed,
             "grade": self.grade.value,
             "interval": list(self.interval),
-            "repaired": list(self.repaired),
-            "not_given": list(self.not_given),
-            "worst_case": self.worst_case.to_dict(),
-            "checks": [check.to_dict() for check in self.checks],
-            "attacks": [attack.to_dict() for attack in self.attacks],
-            "eps": self.eps,
-            "norm": "inf" if self.norm == math.inf else int(self.norm),
-            "pair": None if self.pair is None else list(self.pair),
-            "pixels": self.pixels,
-            "files": self.files,
-            "queries": self.queries,
-            "left_out": list(self.left_out),
-            "without": list(self.without),
-            "stopped": self.stopped,
-            "samples": self.samples,
-            "thorough": self.thorough,
-            "seed": self.seed,
-            "settings": self.settings.to_dict(),
-            "gradient": self.gradient,
-            "draws": self.draws,
-            "cost": self.cost.to_dict(),
-            "seconds": self.seconds,
             "curve": [{"eps": eps, "accuracy": accuracy, "grade": grade.value} for eps, accuracy, grade in self.curve],
-            "smaller": [each.to_dict() for each in self.smaller],
+            "pair": None,
+            **super().to_dict(),
+            "norm": "inf" if self.norm == math.inf else int(self.norm),
         }
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any], adversarial: Sequence[NDArray[np.float32]]) -> "AuditResult":
+    def from_dict(  # type: ignore[override]
+        cls, data: Mapping[str, Any], adversarial: Sequence[NDArray[np.float32]]
+    ) -> "AuditResult":
         """Returns the result that `to_dict` gave, with the images of each radius, the smallest first."""
-        worst, settings = content["worst_case"], Settings(**content["settings"])
-        shares, robust = (worst["accuracy"], worst["clean_accuracy"]), np.array(worst["robust"], dtype=bool)
-        attacks = ({**each, "cost": Cost(**each["cost"])} for each in content["attacks"])
-        names = (
-            "eps",
-            "samples",
-            "thorough",
-            "seed",
-            "gradient",
-            "draws",
-            "seconds",
-            "pixels",
-            "files",
-            "queries",
-            "stopped",
-        )
-        given: dict[str, Any] = {name: content[name] for name in names}
-        given |= {name: tuple(content.get(name, ())) for name in ("repaired", "not_given", "left_out", "without")}
-        return cls(
-            worst_case=WorstCase(*shares, robust, tuple(worst["broken_by"]), adversarial[-1]),
-            checks=tuple(CheckResult.from_dict(each) for each in content["checks"]),
-            attacks=tuple(AttackRecord(**each) for each in attacks),
-            settings=settings,
-            cost=Cost(**content["cost"]),
-            norm=float(content["norm"]),
-            pair=None if content["pair"] is None else (content["pair"][0], content["pair"][1]),
-            smaller=tuple(map(cls.from_dict, content["smaller"], [[each] for each in adversarial])),
-            **given,
-        )
+        worst = {**data["worst_case"], "adversarial": adversarial[-1]}
+        smaller = tuple(map(cls.from_dict, data["smaller"], [[each] for each in adversarial]))
+        return super().from_dict({**data, "worst_case": worst, "smaller": smaller})
 
     def __rich__(self) -> Any:
         from qadv.diagnostics.audit.table import table
