@@ -42,14 +42,14 @@ def text_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]
     return as_text(table(shown, rows, title=title, title_justify="left", title_style=""))
 
 
-def number(value: float, digits: int = 3) -> str:
-    """Returns a number with so many significant digits; `–` for NaN."""
-    return "–" if math.isnan(value) else f"{value:.{digits}g}"
+def number(value: float | None, digits: int = 3) -> str:
+    """Returns a number with so many significant digits; `–` for NaN and `None`."""
+    return "–" if value is None or math.isnan(value) else f"{value:.{digits}g}"
 
 
-def percent(value: float) -> str:
-    """Returns a share in per cent, one decimal; `–` for NaN."""
-    return "–" if math.isnan(value) else f"{100 * value:.1f}%"
+def percent(value: float | None) -> str:
+    """Returns a share in per cent, one decimal; `–` for NaN and `None`."""
+    return "–" if value is None or math.isnan(value) else f"{100 * value:.1f}%"
 
 
 def duration(seconds: float) -> str:

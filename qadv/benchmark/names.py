@@ -44,7 +44,7 @@ def faults(study: Study) -> Faults:
     for name, backbone in study.backbones.items():
         place: Place = ("backbones", name)
         if backbone.file is None:
-            yield from _component("backbone", backbone.backbone or name, {}, (*place, "backbone"))
+            yield from _component("backbone", backbone.backbone, {}, (*place, "backbone"))
             continue
         if backbone.backbone or backbone.checkpoint:
             yield place, "a file says itself how it is built, and has weights: leave out backbone and checkpoint"
@@ -58,15 +58,14 @@ def faults(study: Study) -> Faults:
         yield from _defense(study, defense, ("defenses", name))
     for name, attack in study.attacks.items():
         place = ("attacks", name)
-        yield from _component("attack", attack.attack or name, attack.options, place, "attack")
-        yield from _family(study, name, attack.attack or name, (*place, "attack"))
+        yield from _component("attack", attack.attack, attack.options, place, "attack")
+        yield from _family(study, name, attack.attack, (*place, "attack"))
         if isinstance(attack.source, Source):
             yield from _selected(study, attack.source, (*place, "source"))
     for name, measure in study.measures.items():
         place = ("measures", name)
         in_its_norm = measure.attack is None  # else strengths are in the norm of the attack
-        diagnostic = measure.diagnostic or name
-        yield from _component("diagnostic", diagnostic, measure.options, place, "diagnostic", in_its_norm)
+        yield from _component("diagnostic", measure.diagnostic, measure.options, place, "diagnostic", in_its_norm)
         yield from _known(measure.attacks, study.attacks, (*place, "attacks"))
         yield from _known([measure.attack] if measure.attack else [], study.attacks, (*place, "attack"))
         if measure.attacked and measure.attack is None:
@@ -86,7 +85,7 @@ def faults(study: Study) -> Faults:
         place = ("published", index, "measured")
         yield from _known(published.measured, study.measures, place)
         for name in published.measured.keys() & study.measures.keys():
-            returned = _returned(study.measures[name].diagnostic or name)
+            returned = _returned(study.measures[name].diagnostic)
             yield from _known(published.measured[name], returned, (*place, name), "field of the result")
 
 

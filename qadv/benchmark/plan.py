@@ -124,7 +124,7 @@ class _Planner:
         data = self.datasets[node.dataset]
         spec = NetworkSpec(
             versions=versions(),
-            plugins=self._plugins(node.backbone, backbone, quantizer, defense),
+            plugins=self._plugins(backbone, quantizer, defense),
             dataset=DatasetSpec(name=node.dataset, digest=self.digests[node.dataset]),
             input_shape=data.input_shape,
             nb_classes=len(data.classes),
@@ -156,13 +156,11 @@ class _Planner:
                 "quantizer (one of float weights and activations) and which defense (without trainer) it goes with",
             )])  # fmt: skip
 
-    def _plugins(
-        self, name: str, backbone: StudyBackbone, quantizer: StudyQuantizer, defense: Defense
-    ) -> dict[str, str]:
+    def _plugins(self, backbone: StudyBackbone, quantizer: StudyQuantizer, defense: Defense) -> dict[str, str]:
         used = [("trainer", defense.trainer)] if defense.trainer else []
         computed = {}
         if backbone.file is None:
-            used.append(("backbone", backbone.backbone or name))
+            used.append(("backbone", backbone.backbone))
         elif (frontend := file_frontend(backbone.file)) is not None:
             used.append(("frontend", frontend.name))
             for each in frontend.packages:
@@ -216,7 +214,7 @@ class _Planner:
         return digest(spec | {"plugins": {}, "defense": spec["defense"] | {"preprocessors": []}})  # not trained with
 
     def _backbone(self, name: str, backbone: StudyBackbone) -> StartSpec:
-        spec = backbone.model_dump() | {"backbone": "" if backbone.file else backbone.backbone or name}
+        spec = backbone.model_dump()
         said = (backbone.mean, backbone.std) != (None, None)
         if said or not (backbone.file or is_of_timm(spec["backbone"])):
             spec["mean"] = 0.0 if backbone.mean is None else backbone.mean
@@ -246,10 +244,10 @@ class _Planner:
         attack, network = self.study.attacks[name], self._network(node)
         spec = AttackCellSpec(
             versions=versions(),
-            plugins=self.plugin("attack", attack.attack or name),
+            plugins=self.plugin("attack", attack.attack),
             network=network.key,
             images=self._images(node, attack.nb_test),
-            attack=_attack_spec(name, attack),
+            attack=_attack_spec(attack),
             seed=node.seed,
         )
         place = node._asdict() | {"attack": name, "source": None}
@@ -257,7 +255,7 @@ class _Planner:
 
     def _attacks(self, node: Node, name: str, chosen: Sequence[Node]) -> Iterator[Cell]:
         source = self.study.attacks[name].source
-        if family_of(load("attack", self.study.attacks[name].attack or name)) != "evasion":
+        if family_of(load("attack", self.study.attacks[name].attack)) != "evasion":
             return  # it makes no images: the measure that names it runs it
         if source is None:
             yield self._attack(node, name)
@@ -286,11 +284,11 @@ class _Planner:
             )])  # fmt: skip
 
     def _takes(self, argument: str, measure: str) -> bool:
-        return argument in (arguments(load("diagnostic", self.study.measures[measure].diagnostic or measure)) or ())
+        return argument in (arguments(load("diagnostic", self.study.measures[measure].diagnostic)) or ())
 
     def _measure(self, name: str, nodes: list[Node]) -> Cell:
         measure, node = self.study.measures[name], nodes[0]
-        diagnostic, joint = measure.diagnostic or name, self._takes("classifiers", name)
+        joint = self._takes("classifiers", name)
         networks = [self._network(each) for each in nodes]
         needs = [network.key for network in networks]
         made = start = None
@@ -306,22 +304,20 @@ class _Planner:
         if self._takes("float_parent", name) and (parent := self._start(node)):
             start = parent.key
             needs.append(start)
-        used = [("diagnostic", diagnostic)]
-        used += [
-            ("attack", self.study.attacks[each].attack or each) for each in (*measure.attacks, measure.attack) if each
-        ]
+        used = [("diagnostic", measure.diagnostic)]
+        used += [("attack", self.study.attacks[each].attack) for each in (*measure.attacks, measure.attack) if each]
         trained = self._nb_trained(node) if self._takes("x_train", name) else None
         spec = MeasureSpec(
             versions=versions(),
             plugins={name: version for each in used for name, version in self.plugin(*each).items()},
-            diagnostic=diagnostic,
+            diagnostic=measure.diagnostic,
             options=measure.options,
             images=self._images(node, measure.nb_test),
             seed=node.seed,
             joint=joint,
             networks={self._label(each): cell.key for each, cell in zip(nodes, networks, strict=True)},
-            attacks={each: _attack_spec(each, self.study.attacks[each]) for each in measure.attacks},
-            attack=_attack_spec(measure.attack, self.study.attacks[measure.attack]) if measure.attack else None,
+            attacks={each: _attack_spec(self.study.attacks[each]) for each in measure.attacks},
+            attack=_attack_spec(self.study.attacks[measure.attack]) if measure.attack else None,
             attacked=measure.attacked,
             adversarial=made,
             float_parent=start,
@@ -348,8 +344,8 @@ def _axis(chosen: list[str] | None, entries: Any) -> list[str]:
     return list(entries) if chosen is None else chosen
 
 
-def _attack_spec(name: str, attack: StudyAttack) -> AttackSpec:
-    return AttackSpec(**attack.model_dump(include=set(AttackSpec.model_fields)) | {"attack": attack.attack or name})
+def _attack_spec(attack: StudyAttack) -> AttackSpec:
+    return AttackSpec(**attack.model_dump(include=set(AttackSpec.model_fields)))
 
 
 def _source(node: Node, source: Source) -> Node:

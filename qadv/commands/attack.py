@@ -24,7 +24,7 @@ from qadv.modes import class_names
 from qadv.named_options import options_of
 from qadv.random_states import seeded
 from qadv.registry import load
-from qadv.tables import percent, text_table
+from qadv.tables import number, percent, text_table
 from qadv.units import limits
 
 
@@ -59,10 +59,8 @@ def run_attack(options: AttackOptions) -> None:
         "accuracy": percent(result.clean_accuracy),
         "under attack": percent(result.adversarial_accuracy),
         **({"of the PNG files": percent(report["as_png"])} if "as_png" in report else {}),
-        **{
-            name: "–" if figure is None else f"{figure:.4g}"
-            for name, figure in (("mean L2", result.mean_l2), ("mean L∞", result.mean_linf))
-        },
+        "mean L2": number(result.mean_l2, 4),
+        "mean L∞": number(result.mean_linf, 4),
         "seconds": f"{result.seconds:.1f}",
     }
     title = f"{options.attack}, {result.samples} images; distances are means over the successes"

@@ -68,9 +68,14 @@ def network_and_data(
     return classifier, data
 
 
+def is_saved(model: str) -> bool:
+    """Whether a MODEL is a file with a network to be rebuilt, and none that is one itself."""
+    return is_file(model) and file_frontend(model) is None
+
+
 def _channels(model: str) -> int:
     """Returns the number of channels that a saved network has, 3 for any other."""
-    saved = is_file(model) and file_frontend(model) is None and not is_of_torch(model)
+    saved = is_saved(model) and not is_of_torch(model)
     return int(read_header(model)["classifier"]["input_shape"][0]) if saved else 3
 
 
@@ -81,8 +86,7 @@ def beside(model: str, classifier: Any, options: Any) -> Any:
         InvalidInputError: both say what their classes are called, not by numbers, and not the same.
     """
     check_trained(model)
-    saved = is_file(model) and file_frontend(model) is None
-    given = {} if saved else {"input_shape": classifier.input_shape}
+    given = {} if is_saved(model) else {"input_shape": classifier.input_shape}
     if not is_file(model):
         pair = _standardisation(options)
         given |= {"nb_classes": nb_labels(classifier), **({} if pair is None else {"preprocessing": pair})}

@@ -79,8 +79,7 @@ def accuracy_curve(
 
     Args:
         classifier: an ART classifier.
-        x: images, (N, *input_shape).
-        y: their classes, indices or one-hot.
+        x, y: images, (N, *input_shape), and their classes, indices or one-hot.
         eps: strengths, ascending; 0 is the clean accuracy.
         attack: a function `(classifier, eps)` that returns an ART attack; without it PGD of 20 steps, L∞.
         norm: of the ball: 1, 2 or `np.inf`.

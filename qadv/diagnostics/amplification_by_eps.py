@@ -71,8 +71,7 @@ def amplification_by_eps(
 
     Args:
         classifier: an ART `PyTorchClassifier`.
-        x: clean images, (N, *input_shape).
-        y: their classes, indices or one-hot.
+        x, y: clean images, (N, *input_shape), and their classes, indices or one-hot.
         eps: strengths, ascending; 0 is no attack.
         attack: a function `(classifier, eps)` that returns an ART attack; without it PGD of 20 steps.
         source: the classifier that is attacked, e.g. the float one, so that several networks see the same images;

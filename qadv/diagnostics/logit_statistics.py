@@ -43,8 +43,7 @@ def logit_statistics(classifier: Classifier, x: NDArray[Any], y: Any, batch_size
 
     Args:
         classifier: an ART classifier that gives logits.
-        x: images, (N, *input_shape).
-        y: true classes, indices or one-hot.
+        x, y: images, (N, *input_shape), and their true classes, indices or one-hot.
         batch_size: images per pass.
     """
     x, labels = check_pair(classifier, x, y)

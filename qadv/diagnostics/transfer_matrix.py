@@ -82,8 +82,7 @@ def transfer_matrix(
 
     Args:
         classifiers: ART classifiers by name, for the same images and classes; all are targets.
-        x: images, (N, *input_shape).
-        y: their classes, indices or one-hot.
+        x, y: images, (N, *input_shape), and their classes, indices or one-hot.
         attacks: by name, functions that take a classifier and return an untargeted ART attack on it.
         sources: names of those that are attacked; `None` for all.
         copies: for some names a second network, trained from another start: in place of the network itself it is the

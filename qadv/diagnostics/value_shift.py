@@ -67,15 +67,13 @@ def value_shift(
 
     Args:
         classifier: an ART `PyTorchClassifier` with quantized activations, frozen or not.
-        x: clean images, (N, *input_shape).
-        x_adversarial: their adversarial versions by any attack on any network, same shape.
+        x, x_adversarial: clean images, (N, *input_shape), and their adversarial versions by any attack on any network.
         batch_size: images per pass.
 
     Raises:
         UnsupportedModelError: no activation is quantized.
     """
     quantizers = quantized_activations(classifier.model)
-    modules = {name: module for name, module in classifier.model.named_modules() if name in quantizers}
     counts: dict[str, NDArray[np.int64]] = {}  # activations, changed, moved, steps
 
     def compare(name: str, call: int, clean: Tensor, adversarial: Tensor) -> None:
@@ -87,7 +85,7 @@ def value_shift(
         found = [clean.numel(), int(changed.sum()), int(moved.sum()), int(steps.sum())]
         counts[name] = counts.get(name, 0) + np.array(found, dtype=np.int64)
 
-    compare_inputs(classifier, x, x_adversarial, modules, compare, batch_size)
+    compare_inputs(classifier, x, x_adversarial, quantizers, compare, batch_size)
     total, changed, moved, steps = np.array(list(counts.values()), dtype=np.float64).T
     return ValueShift(
         layers=tuple(counts),

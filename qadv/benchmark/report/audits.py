@@ -37,7 +37,7 @@ class Audit:
 
 def is_audit(results: StudyResults, measure: str) -> bool:
     """Whether a measure is an audit: `audit` by name, or what it found looks like one."""
-    name = (results.study.measures[measure].diagnostic or measure).rpartition("/")[2]
+    name = results.study.measures[measure].diagnostic.rpartition("/")[2]
     found = [cell.record["result"] for cell in results.measured(measure) if cell.there]
     if not found:
         return name == "audit"

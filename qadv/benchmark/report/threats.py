@@ -9,6 +9,7 @@ import numpy as np
 
 from qadv.benchmark.report.numbers import plain_eps
 from qadv.benchmark.signatures import default_of
+from qadv.benchmark.study import AttackSpec
 from qadv.errors import QadvError
 from qadv.registry import load
 from qadv.units import in_pixels
@@ -30,15 +31,10 @@ class Threat:
         return f"{_NAMES[self.norm]} {plain_eps(self.eps)}"
 
 
-def threat_of(attack: Mapping[str, Any]) -> Threat | None:
-    """Returns the ball that an attack's options say, else the defaults of its class; `None` for one without a bound.
-
-    `attack` has the attack's name and its `options`, as the spec of a cell has.
-    """
-    defaults = _defaults(str(attack["attack"]))
-    options = attack["options"]
-    eps = options.get("eps", defaults.get("eps"))
-    norm = options.get("norm", defaults.get("norm", np.inf))  # those with eps alone keep to L∞
+def threat_of(attack: AttackSpec) -> Threat | None:
+    """Returns the ball that an attack's options say, else the defaults of its class; `None` for one without a bound."""
+    options = _defaults(attack.attack) | attack.options
+    eps, norm = options.get("eps", np.nan), options.get("norm", np.inf)  # those with eps alone keep to L∞
     try:
         found = Threat(float(norm), float(f"{float(eps):.9g}"))
     except (TypeError, ValueError):

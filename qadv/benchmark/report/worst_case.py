@@ -111,8 +111,7 @@ def _bounded(results: StudyResults, network: Network) -> Iterator[tuple[str, Cel
 
 def ball_of(results: StudyResults, attack: str) -> Threat | None:
     """Returns the ball of an attack of a study; `None` for one without a bound."""
-    entry = results.study.attacks[attack]
-    return threat_of({"attack": entry.attack or attack, "options": entry.options})
+    return threat_of(results.study.attacks[attack])
 
 
 def _over(attempts: list[Attempt]) -> str:

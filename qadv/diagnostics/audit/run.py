@@ -154,26 +154,18 @@ def audit(
         left = (
             TimeLeft(target, x, labels, settings, len(sources), {c.number for c in chosen}, spared) if verbose else None
         )
+        common: dict[str, Any] = {
+            "norm": norm, "settings": settings, "seed": seed, "pixels": pixels, "without": spared,
+        }  # fmt: skip
+        given: dict[str, Any] = {
+            "sources": sources, "adaptive": _factory(adaptive, target.targeted), "queries": answering,
+            "simulation": simulation, "cost": cost,
+        }  # fmt: skip
         for radius in radii:
             before, started = cost.copy(), time.perf_counter()
             with tqdm(total=len(chosen), desc="audit", disable=not verbose, bar_format=_BAR) as progress:
-                case = AuditCase(
-                    target,
-                    x,
-                    labels,
-                    eps=radius,
-                    norm=norm,
-                    settings=settings,
-                    seed=seed,
-                    sources=sources,
-                    adaptive=_factory(adaptive, target.targeted),
-                    cost=cost,
-                    smaller=results[-1].worst_case if results else None,
-                    pixels=pixels,
-                    queries=answering,
-                    simulation=simulation,
-                    without=spared,
-                )
+                smaller = results[-1].worst_case if results else None
+                case = AuditCase(target, x, labels, eps=radius, smaller=smaller, **common, **given)
                 made: list[CheckResult] = []
                 if left is not None:
                     case.told = partial(_show, progress, left, Watch(left.speed, cost, len(x)), case, made)
@@ -192,21 +184,17 @@ def audit(
                     eps=radius,
                     samples=len(x),
                     thorough=thorough,
-                    seed=seed,
-                    settings=settings,
                     gradient=_gradient(target),
                     draws=target.draws,
                     cost=cost - before,
                     seconds=time.perf_counter() - started,
                     repaired=tuple(map(str, case.repaired)),
                     not_given=_not_given(adaptive, sources),
-                    norm=norm,
                     pair=pair,
-                    pixels=pixels,
                     files=files(classifier.model),
                     queries="" if answering is None else answering.name,
                     left_out=tuple(check.number for check in numbered if check not in chosen),
-                    without=spared,
+                    **common,
                 )
             )
             if not worst.robust.any():

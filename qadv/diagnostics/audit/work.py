@@ -5,8 +5,6 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
-import torch
-
 from qadv.diagnostics.audit.cost import Cost
 from qadv.diagnostics.audit.losses import negative_margin
 from qadv.diagnostics.audit.settings import Settings
@@ -57,11 +55,11 @@ class Speed:
     batch_size: int
 
     @classmethod
-    def of(cls, target: Target, x: Images, y: Labels, seed: int = 0) -> "Speed":
+    def of(cls, target: Target, x: Images, y: Labels) -> "Speed":
         """Measures passes of one image and of one batch, the first of images (N, *input_shape)."""
         size = min(len(x), target.batch_size)
         found: dict[tuple[bool, int], float] = {}
-        with seeded(seed):
+        with seeded(0):
             for back in (False, True):
                 for images in dict.fromkeys((size, 1)):
                     found[back, images] = min(_seconds(target, x[:images], y[:images], back) for _ in range(2))
@@ -82,7 +80,8 @@ class Speed:
 def _seconds(target: Target, x: Images, y: Labels, back: bool) -> float:
     started = time.perf_counter()
     if back:
-        target.gradient(torch.from_numpy(x).to(target.device), torch.from_numpy(y).to(target.device), negative_margin)
+        images, labels = target.tensors(x, y)
+        target.gradient(images, labels, negative_margin)
     else:
         target.logits(x)
     return time.perf_counter() - started
