@@ -16,9 +16,7 @@ from qadv.estimators.checks import check_pair
 from qadv.estimators.protocol import Classifier
 from qadv.evaluation import Outcome, predicted
 from qadv.tables import percent, text_table
-from qadv.units import width
-
-_NORMS = {1.0: "L1", 2.0: "L2", np.inf: "L∞"}
+from qadv.units import NORMS, width
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ class AccuracyCurve(Measured):
     def __str__(self) -> str:
         found = zip(self.eps, self.accuracy, self.worst_case, strict=True)
         rows = [[f"{eps:.4g}", percent(accuracy), percent(worst)] for eps, accuracy, worst in found]
-        columns = [f"ε ({_NORMS[self.norm]})", "accuracy", "worst case up to ε"]
+        columns = [f"ε ({NORMS[self.norm]})", "accuracy", "worst case up to ε"]
         table = text_table(f"Accuracy against strength, {self.samples} images", columns, rows)
         if self.monotonic:
             return f"{table}\nAccuracy falls monotonically."
@@ -102,7 +100,7 @@ def accuracy_curve(
         farthest = float(outcome.distance(order).max())
         if farthest > strength * 1.001 + 1e-6 * width(classifier.clip_values):
             raise InvalidInputError(
-                f"attack: expected changes within {_NORMS[order]} {strength:g}, got {farthest:g}; say which norm it "
+                f"attack: expected changes within {NORMS[order]} {strength:g}, got {farthest:g}; say which norm it "
                 "keeps to, or use accuracy_by_distance for an attack without a bound"
             )
         right.append(outcome.right)
@@ -156,14 +154,14 @@ def draw_accuracy_curve(curves: Mapping[str, AccuracyCurve], ax: Any = None) -> 
     check_curves(curves)
     measured_in = {curve.norm for curve in curves.values()}
     if len(measured_in) > 1:
-        raise InvalidInputError(f"expected curves of one norm, got {', '.join(_NORMS[n] for n in sorted(measured_in))}")
+        raise InvalidInputError(f"expected curves of one norm, got {', '.join(NORMS[n] for n in sorted(measured_in))}")
 
     def lower(curve: AccuracyCurve) -> Any:
         return 100 * curve.worst_case if (curve.worst_case < curve.accuracy).any() else None
 
     suffix = ", worst case up to ε"
     figure, ax = draw_lines(curves, ax, lambda c: c.eps, lambda c: 100 * c.accuracy, lower, ":", suffix)
-    ax.set_xlabel(f"ε ({_NORMS[measured_in.pop()]})")
+    ax.set_xlabel(f"ε ({NORMS[measured_in.pop()]})")
     finish_lines(ax, "accuracy, %")
     ax.set_ylim(0, 101)
     return figure

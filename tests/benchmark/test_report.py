@@ -18,7 +18,7 @@ from qadv.benchmark.report.readable import bits as bits_said
 from qadv.benchmark.report.readable import defended
 from qadv.benchmark.report.rendering import escaped_markdown
 from qadv.benchmark.report.threats import Threat, keeps_to, threat_of
-from qadv.benchmark.study import Defense
+from qadv.benchmark.study import AttackSpec, Defense
 from qadv.cli import app
 from qadv.errors import FileFormatError, InvalidInputError, UnknownNameError
 from tests.benchmark.report_store import RIGHT, ROBUST, TITLE, W4, bits, write_store
@@ -346,6 +346,8 @@ def test_what_holds_out_is_shown_once_and_no_bar_is_good():
     assert example(clean, clean, 1, answers, None, "broken", "bad").pictures.keys() == {
         "clean", "adversarial", "difference × 10",
     }  # fmt: skip
+    abstains = example(clean, clean, 1, [(1, None), (2, None)], ["cat", "dog"], "broken", "bad")
+    assert "adversarial: abstains" in abstains.caption
     assert [bar("net", [0.0], [1.0], 8, tone).tone for tone in ("good", "bad")] == ["", "bad"]
 
 
@@ -414,7 +416,7 @@ def test_the_command_says_where_the_report_is(folder, tmp_path):
     ],
 )
 def test_the_ball_of_an_attack_follows_from_its_options(attack, ball):
-    assert str(threat_of(attack)) == ball
+    assert str(threat_of(AttackSpec(**attack))) == ball
 
 
 def test_images_outside_of_the_ball_are_noticed():

@@ -123,7 +123,6 @@ def _gallery(
     with evaluation_mode(classifier.model):
         said = [softmax(classifier.predict(images), axis=1) for images in shown]
     low, high = np.min(classifier.clip_values[0]), np.max(classifier.clip_values[1])
-    named = [*class_names, "abstains"] if class_names else None  # the last of an ensemble that may
     examples = []
     for place, image in enumerate(order):
         pictures = [(images[place] - low) / (high - low) for images in shown]
@@ -131,7 +130,7 @@ def _gallery(
         tone = "bad" if by[image] else "good"
         end = f"broken by {by[image]}" if by[image] else "holds out"
         found = pictures[1] if by[image] else None
-        examples.append(example(found, pictures[0], int(y[image]), answers, named, end, tone))
+        examples.append(example(found, pictures[0], int(y[image]), answers, class_names, end, tone))
     return Gallery("Clean, adversarial, and what was added", tuple(examples))
 
 

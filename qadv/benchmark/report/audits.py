@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from qadv.benchmark.report.content import Row, Section, Table, Value
@@ -46,19 +47,14 @@ def is_audit(results: StudyResults, measure: str) -> bool:
 
 def audits_of(results: StudyResults, network: Network) -> list[Audit]:
     """Returns the audits of a network, of all seeds."""
-    return [
-        Audit(
-            measure,
-            results.seed_label(cell.axes, seed := cell.place["seed"]),
-            seed,
-            cell.state,
-            cell.record["result"] if cell.there else None,
-        )
-        for measure in results.study.measures
-        if is_audit(results, measure)
-        for cell in results.measured(measure)
-        if cell.axes == network.axes
-    ]
+    found = []
+    for measure in filter(partial(is_audit, results), results.study.measures):
+        for cell in results.measured(measure):
+            if cell.axes == network.axes:
+                seed = cell.place["seed"]
+                label = results.seed_label(cell.axes, seed)
+                found.append(Audit(measure, label, seed, cell.state, cell.record.get("result")))
+    return found
 
 
 def verdict(results: StudyResults, network: Network, audited: bool, headline: float | None) -> Value:

@@ -84,7 +84,8 @@ def example(
         class_names: names of the classes, or `None` for their numbers.
         end: what became of it.
     """
-    called = class_names or [str(each) for each in range(1 + max(label, *(each for each, _ in answers)))]
+    # the last class of an ensemble that may abstain has no name of its own
+    called = [*(class_names or map(str, range(1 + max(label, *(each for each, _ in answers))))), "abstains"]
     before, after = (called[each] + ("" if p is None else f" ({100 * p:.0f} %)") for each, p in answers)
     said = [f"true: {called[label]}", f"clean: {before}", *([] if image is None else [f"adversarial: {after}"]), end]
     return Example(_pictures(image, clean), "; ".join(said), tone)

@@ -13,6 +13,7 @@ from scipy.stats import binomtest
 from qadv.diagnostics.audit.cost import Cost
 from qadv.diagnostics.audit.settings import Settings
 from qadv.diagnostics.measured import Measured
+from qadv.units import NORMS
 
 
 class Verdict(StrEnum):
@@ -261,7 +262,7 @@ class AuditResult(Measured):
         rounded = " by 8-bit images" if self.pixels == "uint8" else ""
         text = (
             f"Worst case: {100 * worst.accuracy:.1f} % (95 %: {100 * low:.1f} to {100 * high:.1f}) of {images}{of} "
-            f"within {'L∞' if self.norm == math.inf else 'L2'} {self.eps:.4g}{rounded} "
+            f"within {NORMS[self.norm]} {self.eps:.4g}{rounded} "
             f"(clean {100 * worst.clean_accuracy:.1f} %): {self.grade}"
         )
         if self.grade is Grade.UNUSABLE:

@@ -58,16 +58,12 @@ class Speed:
     def of(cls, target: Target, x: Images, y: Labels) -> "Speed":
         """Measures passes of one image and of one batch, the first of images (N, *input_shape)."""
         size = min(len(x), target.batch_size)
-        found: dict[tuple[bool, int], float] = {}
+        ways = []
         with seeded(0):
             for back in (False, True):
-                for images in dict.fromkeys((size, 1)):
-                    found[back, images] = min(_seconds(target, x[:images], y[:images], back) for _ in range(2))
-        ways = []
-        for back in (False, True):
-            one, all_ = found[back, 1], found[back, size]
-            each = max(0.0, (all_ - one) / (size - 1)) if size > 1 else 0.0
-            ways.append((max(0.0, one - each), each))
+                whole, one = (min(_seconds(target, x[:n], y[:n], back) for _ in range(2)) for n in (size, 1))
+                each = max(0.0, (whole - one) / (size - 1)) if size > 1 else 0.0
+                ways.append((max(0.0, one - each), each))
         return cls(ways[0], ways[1], target.batch_size)
 
     def seconds(self, total: Cost, images: int) -> float:

@@ -15,7 +15,7 @@ from qadv.deployment.export import export
 from qadv.diagnostics.audit.case import AuditCase
 from qadv.diagnostics.audit.checks.check import CountedCheck
 from qadv.diagnostics.audit.result import Finding, Grade, Scale
-from qadv.errors import QadvError
+from qadv.errors import QadvError, describe
 from qadv.frontends.find import files, quantizers
 from qadv.frontends.onnx.runtime import import_onnxruntime
 
@@ -59,8 +59,7 @@ class ExportedModel(CountedCheck):
         except QadvError as error:
             return Finding.none(str(error).splitlines()[0])
         except Exception as error:  # whatever exporter and runtime raise must not cost the audit its other findings
-            reason = str(error).splitlines()[0] if str(error) else ""
-            return Finding.none(f"the exported graph does not run: {type(error).__name__}: {reason}")
+            return Finding.none(f"the exported graph does not run: {describe(error).splitlines()[0]}")
         return {"clean": [pair[0].to_dict()], "PGD": [pair[1].to_dict()]}
 
     def judge(self, counts: Any, of: Scale) -> Finding:
