@@ -12,20 +12,11 @@ from typing import Any, NamedTuple
 
 from qadv.attacks.families import family_of
 from qadv.backbones.standardisation import is_of_timm
+from qadv.benchmark import specs
 from qadv.benchmark.cells import Cell, digest, versions
 from qadv.benchmark.names import check_names
 from qadv.benchmark.plugin_code import code_version
 from qadv.benchmark.signatures import arguments
-from qadv.benchmark.specs import (
-    AttackCellSpec,
-    CleanSpec,
-    DatasetSpec,
-    ImagesSpec,
-    MeasureSpec,
-    NetworkSpec,
-    StartSpec,
-    TransferSpec,
-)
 from qadv.benchmark.study import (
     LARGEST_SEED,
     AttackSpec,
@@ -83,7 +74,7 @@ class _Planner:
         chosen = list(dict.fromkeys(node for node, _ in jobs))
         for node in chosen:
             key, images = self._network(node).key, self._images(node, None)
-            spec = CleanSpec(versions=versions(), network=key, images=images, seed=node.seed)
+            spec = specs.CleanSpec(versions=versions(), network=key, images=images, seed=node.seed)
             self._add(Cell("clean", spec, f"clean images, {self._label(node)}", node._asdict(), (key,)))
         for node, grid in jobs:
             for name in _axis(grid.attacks, self.study.attacks):
@@ -122,10 +113,10 @@ class _Planner:
         start = self._start(node)
         members = [self._network(node._replace(quantizer=each, defense=str(defense.of))) for each in defense.members]
         data = self.datasets[node.dataset]
-        spec = NetworkSpec(
+        spec = specs.NetworkSpec(
             versions=versions(),
             plugins=self._plugins(backbone, quantizer, defense),
-            dataset=DatasetSpec(name=node.dataset, digest=self.digests[node.dataset]),
+            dataset=specs.DatasetSpec(name=node.dataset, digest=self.digests[node.dataset]),
             input_shape=data.input_shape,
             nb_classes=len(data.classes),
             nb_train=self._nb_train(node),
@@ -213,7 +204,7 @@ class _Planner:
         spec = self._network(node).spec.model_dump()
         return digest(spec | {"plugins": {}, "defense": spec["defense"] | {"preprocessors": []}})  # not trained with
 
-    def _backbone(self, name: str, backbone: StudyBackbone) -> StartSpec:
+    def _backbone(self, name: str, backbone: StudyBackbone) -> specs.StartSpec:
         spec = backbone.model_dump()
         said = (backbone.mean, backbone.std) != (None, None)
         if said or not (backbone.file or is_of_timm(spec["backbone"])):
@@ -222,7 +213,7 @@ class _Planner:
         for key in ("checkpoint", "file"):
             if (path := getattr(backbone, key)) is not None:
                 spec[key] = (path, self._digest(path, ("backbones", name, key)))
-        return StartSpec(**spec)
+        return specs.StartSpec(**spec)
 
     def _digest(self, name: str, place: Place) -> str:
         """Returns the hash of a file in the data folder: SHA-256 of one that is a network, as in all results."""
@@ -236,13 +227,13 @@ class _Planner:
             reason = error if isinstance(error, StorageError) else f"can't read {path}: {error.strerror or error}"
             raise self.file.complain([(place, str(reason))]) from error
 
-    def _images(self, node: Node, wanted: int | None) -> ImagesSpec:
+    def _images(self, node: Node, wanted: int | None) -> specs.ImagesSpec:
         nb_test = min(wanted or self.study.nb_test, self.study.nb_test, len(self.datasets[node.dataset].labels("test")))
-        return ImagesSpec(name=node.dataset, digest=self.digests[node.dataset], nb_test=nb_test)
+        return specs.ImagesSpec(name=node.dataset, digest=self.digests[node.dataset], nb_test=nb_test)
 
     def _attack(self, node: Node, name: str) -> Cell:
         attack, network = self.study.attacks[name], self._network(node)
-        spec = AttackCellSpec(
+        spec = specs.AttackCellSpec(
             versions=versions(),
             plugins=self.plugin("attack", attack.attack),
             network=network.key,
@@ -269,7 +260,7 @@ class _Planner:
                 yield made
                 continue
             key, itself = self._network(node).key, self.study.attacks[name].itself
-            spec = TransferSpec(versions=versions(), network=key, made=made.key, itself=itself, seed=node.seed)
+            spec = specs.TransferSpec(versions=versions(), network=key, made=made.key, itself=itself, seed=node.seed)
             place = node._asdict() | {"attack": name, "source": other._asdict()}
             label = f"{name} on {self._label(other)} → {self._label(node)}"
             yield Cell("transfer", spec, label, place, (key, made.key))
@@ -307,7 +298,7 @@ class _Planner:
         used = [("diagnostic", measure.diagnostic)]
         used += [("attack", self.study.attacks[each].attack) for each in (*measure.attacks, measure.attack) if each]
         trained = self._nb_trained(node) if self._takes("x_train", name) else None
-        spec = MeasureSpec(
+        spec = specs.MeasureSpec(
             versions=versions(),
             plugins={name: version for each in used for name, version in self.plugin(*each).items()},
             diagnostic=measure.diagnostic,

@@ -37,10 +37,9 @@ def compare_inputs(
     kept for one batch, what the adversarial ones give is compared at once and forgotten. Two passes, and not one over
     both: then equal images are equal to the bit.
     """
-    x, x_adversarial = (
-        check_images(images, classifier.input_shape, classifier.clip_values, name, strict=False)
-        for name, images in (("x", x), ("x_adversarial", x_adversarial))
-    )
+    limits = classifier.input_shape, classifier.clip_values
+    x = check_images(x, *limits, "x", strict=False)
+    x_adversarial = check_images(x_adversarial, *limits, "x_adversarial", strict=False)
     if x.shape != x_adversarial.shape:
         raise InvalidInputError(f"x_adversarial: expected the shape of x, {x.shape}, got {x_adversarial.shape}")
     batch_size = check_whole("batch_size", batch_size)

@@ -128,11 +128,8 @@ def _cells(selection: Selection, results: StudyResults) -> Iterator[CellResult]:
         if name not in known:
             near = closest(name, known)
             raise InvalidInputError(f"study {results.name} has no {axis} {name!r}{near} There are: {', '.join(known)}")
-    fit = [
-        cell
-        for cell in results.cells
-        if cell.kind in kinds and all(cell.place.get(axis, name) == name for axis, name in wanted.items())
-    ]
+    fit = [cell for cell in results.cells if cell.kind in kinds]
+    fit = [cell for cell in fit if all(cell.place.get(axis, name) == name for axis, name in wanted.items())]
     for cell in fit:
         if unsaid := [axis for axis in wanted if axis not in cell.place]:
             raise InvalidInputError(f"{cell.label} is of several networks, and not of one {unsaid[0]}: leave it out")

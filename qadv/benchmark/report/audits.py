@@ -8,6 +8,7 @@ from typing import Any
 from qadv.benchmark.report.content import Row, Section, Table, Value
 from qadv.benchmark.report.numbers import ABSENT, percent, plain_eps
 from qadv.benchmark.report.results import Network, StudyResults
+from qadv.diagnostics.audit.result import failed_checks
 
 _NEEDED = {"headline", "checks", "worst_case", "eps"}
 _UNGRADED = "upper bound only"  # of audits from before there were grades
@@ -70,10 +71,9 @@ def verdict(results: StudyResults, network: Network, audited: bool, headline: fl
         return Value(f"not audited{why}", tone="muted")
     failed = sorted({number for audit in found for number in audit.failed})
     if failed:
-        numbers = ", ".join(map(str, failed))
         grades = [audit.result.get("grade", _UNGRADED) for audit in found if audit.result and audit.failed]
         worst = min(grades, key=_GRADES.index)
-        return Value(f"{worst}: check{'s' * (len(failed) > 1)} {numbers} failed", tone="bad")
+        return Value(f"{worst}: {failed_checks(failed)}", tone="bad")
     if not audited:
         why = "not audited in this ball" if headline is None else f"without the audit; with it {percent(headline)}"
         return Value(why, tone="muted")

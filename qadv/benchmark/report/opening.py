@@ -52,9 +52,8 @@ def opening(results: StudyResults) -> tuple[str, Section | None]:
 def _headline(cases: Sequence[WorstCase], balls: Container[Threat]) -> WorstCase:
     """Returns the worst case in the largest ball that was audited; else in one that other networks were audited in."""
     audited = [worst for worst in cases if worst.audited]
-    return max(
-        audited or [worst for worst in cases if worst.threat in balls] or cases[:1], key=lambda case: case.threat
-    )
+    among = audited or [worst for worst in cases if worst.threat in balls] or cases[:1]
+    return max(among, key=lambda case: case.threat)
 
 
 def bar(label: str, worst: Sequence[float], clean: Sequence[float], samples: int, tone: str = "") -> Bar:

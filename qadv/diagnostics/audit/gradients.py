@@ -136,7 +136,6 @@ def _hard(answers: Tensor) -> bool:
     classes = set(predicted.flatten().tolist())
     if answers.shape[1] <= len(classes):
         return False  # no two images of a class need be among them
-    spread = max(
-        float((rows.amax(dim=0) - rows.amin(dim=0)).max()) for rows in (answers[predicted == c] for c in classes)
-    )
+    by_class = (answers[predicted == c] for c in classes)
+    spread = max(float((rows.amax(dim=0) - rows.amin(dim=0)).max()) for rows in by_class)
     return spread <= ROUNDING * float(answers.abs().max())

@@ -1,7 +1,7 @@
 """What an audit found."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -45,6 +45,11 @@ def interval(count: int, samples: int) -> tuple[float, float]:
         return 0.0, 1.0
     found = binomtest(count, samples).proportion_ci(0.95, "exact")
     return float(found.low), float(found.high)
+
+
+def failed_checks(numbers: Collection[int]) -> str:
+    """Returns which checks failed: "checks 1, 3 failed"."""
+    return f"check{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))} failed"
 
 
 class Scale:
@@ -268,7 +273,7 @@ class AuditResult(Measured):
         if self.grade is Grade.UNUSABLE:
             text += ", the figure means nothing"
         if self.failed:
-            text += f" (check{'s' * (len(self.failed) > 1)} {', '.join(map(str, self.failed))} failed)"
+            text += f" ({failed_checks(self.failed)})"
         notes = [f"of {name}, SHA-256 {sha256[:16]}…" for name, sha256 in self.files.items()]
         notes += [f"gradient repaired: {', '.join(self.repaired)}"] if self.repaired else []
         notes += [f"no {what} was given" for what in self.not_given]

@@ -151,9 +151,8 @@ def audit(
             each.check_logits(x)
         if is_random(target, x, labels, settings.passes):
             target.draws = settings.draws
-        left = (
-            TimeLeft(target, x, labels, settings, len(sources), {c.number for c in chosen}, spared) if verbose else None
-        )
+        numbers = {check.number for check in chosen}
+        left = TimeLeft(target, x, labels, settings, len(sources), numbers, spared) if verbose else None
         common: dict[str, Any] = {
             "norm": norm, "settings": settings, "seed": seed, "pixels": pixels, "without": spared,
         }  # fmt: skip

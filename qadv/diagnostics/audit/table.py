@@ -17,9 +17,8 @@ _WIDTH = 120
 def table(result: "AuditResult") -> Table:
     """Returns the checks as rows, the worst case above and the cost below."""
     setting = "thorough" if result.thorough else "quick"
-    repeats = (
-        "answers repeat" if result.draws == 1 else f"answers or gradients are random: means of {result.draws} passes"
-    )
+    random = f"answers or gradients are random: means of {result.draws} passes"
+    repeats = "answers repeat" if result.draws == 1 else random
     attacks = ", ".join(f"{attack.name} {attack.first}" for attack in result.attacks if attack.first)
     below = [
         f"Broken first by: {attacks or 'none'}",

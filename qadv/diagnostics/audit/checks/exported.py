@@ -47,15 +47,8 @@ class ExportedModel(CountedCheck):
                     import_onnxruntime()
                     path = Path(folder) / "network.onnx"
                     export(classifier, path, to="qcdq")
-                pair = agreement(
-                    case.simulation or classifier,
-                    path,
-                    case.x,
-                    labels,
-                    eps=case.ball.side(case.x[0].size),
-                    batch_size=case.target.batch_size,
-                    as_written=True,
-                )
+                given: Any = {"eps": case.ball.side(case.x[0].size), "batch_size": case.target.batch_size}
+                pair = agreement(case.simulation or classifier, path, case.x, labels, as_written=True, **given)
         except QadvError as error:
             return Finding.none(str(error).splitlines()[0])
         except Exception as error:  # whatever exporter and runtime raise must not cost the audit its other findings
