@@ -179,10 +179,7 @@ class _Run:
 
     A shard that is finished before one in front of it waits: images that fall soon would count more than others.
 
-    Attributes:
-        parts: results of the first shards.
-        enough: whether these are all, or as many as `until` asks for.
-        stopped: why it ends.
+    Its `parts` are results of the first shards; it is `enough` once these are all, or as many as `until` asks for.
     """
 
     def __init__(

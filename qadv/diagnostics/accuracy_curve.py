@@ -82,7 +82,7 @@ def accuracy_curve(
         attack: a function `(classifier, eps)` that returns an ART attack; without it PGD of 20 steps, L∞.
         norm: of the ball: 1, 2 or `np.inf`.
         batch_size: images per pass of the classifier; the attack has its own.
-        seed: decides what the attack draws, the same at each strength.
+        seed: of what the attack draws.
 
     Raises:
         InvalidInputError: the attack leaves the ball: for attacks that look for the nearest adversarial image there is

@@ -70,15 +70,10 @@ def amplification_by_eps(
     """Attacks at several strengths and measures `error_amplification` at each.
 
     Args:
-        classifier: an ART `PyTorchClassifier`.
-        x, y: clean images, (N, *input_shape), and their classes, indices or one-hot.
-        eps: strengths, ascending; 0 is no attack.
-        attack: a function `(classifier, eps)` that returns an ART attack; without it PGD of 20 steps.
+        classifier, x, y, eps, attack, seed: as of `accuracy_curve`; `batch_size` is that of the measurement.
         source: the classifier that is attacked, e.g. the float one, so that several networks see the same images;
             `None` for `classifier`.
         at: `"inputs"` or `"activations"`, as in `error_amplification`.
-        batch_size: images per pass of the measurement.
-        seed: decides what the attack draws.
     """
     strengths = check_strengths(eps, classifier, np.inf if attack is pgd else 1)  # of others the norm is not known
     attacked = classifier if source is None else source

@@ -68,11 +68,9 @@ def error_split(
     adversarial ones it is what quantizing alone does. A layer that runs several times counts at its first run.
 
     Args:
-        classifier: an ART `PyTorchClassifier`, usually with a quantized network.
-        x, x_adversarial: clean images, (N, *input_shape), and their adversarial versions.
+        classifier, x, x_adversarial, batch_size: as of `error_amplification`; the network is usually quantized.
         float_parent: the network before it was quantized, with the same layers; `None`: W are the latent weights, and x
             the inputs in `classifier` itself on clean images, so that Δx is the attack's alone.
-        batch_size: images per pass.
 
     Raises:
         UnsupportedModelError: there is no `float_parent`, and a frozen network has no latent weights; or a layer is

@@ -67,8 +67,7 @@ def value_shift(
 
     Args:
         classifier: an ART `PyTorchClassifier` with quantized activations, frozen or not.
-        x, x_adversarial: clean images, (N, *input_shape), and their adversarial versions by any attack on any network.
-        batch_size: images per pass.
+        x, x_adversarial, batch_size: as of `error_amplification`.
 
     Raises:
         UnsupportedModelError: no activation is quantized.

@@ -58,12 +58,10 @@ def ascend(
 
     Args:
         target: whose gradients are followed.
-        x: images, (N, *input_shape).
-        y: labels, (N,).
+        x, y: images, (N, *input_shape), and labels, (N,).
         loss: what is made large, where there are no `goals`.
         goals: classes, (N,), of which each image's logit is made large against that of its label.
         ball: what the steps keep to.
-        steps: number of steps.
         seed: decides, with an image's place in `x`, where it starts.
         random_start: start anywhere in the ball, not at the image.
         leave: an image that is adversarial makes no further steps.

@@ -43,19 +43,13 @@ class AuditCase(Scale):
     """One classifier under audit.
 
     Args:
-        target: the classifier.
-        x, y: images and labels.
-        eps: radius of the ball.
+        x, y, eps, norm, seed, pixels, simulation: as of `audit`.
         settings: budgets.
-        norm: of the ball, infinity or 2.
-        seed: decides everything random.
         sources: other classifiers, by name, whose adversarial images are tried.
         adaptive: makes an ART attack from the classifier, or `None`.
         cost: where passes are counted.
         smaller: what became of the images in a smaller ball: those broken there are so here, and are not attacked.
-        pixels: "uint8" counts what is adversarial as an 8-bit image, "float" any.
         queries: answers in the classifier's place what attacks without gradients ask; `None` for the classifier itself.
-        simulation: what an audited file was made from, or `None`.
         without: kinds of attacks that do not run, of `ATTACKS`.
 
     Attributes:

@@ -12,7 +12,9 @@ from scipy.stats import binomtest
 
 from qadv.diagnostics.audit.cost import Cost
 from qadv.diagnostics.audit.settings import Settings
+from qadv.diagnostics.audit.table import table
 from qadv.diagnostics.measured import Measured
+from qadv.tables import as_text
 from qadv.units import NORMS
 
 
@@ -33,6 +35,7 @@ class Grade(StrEnum):
 
 
 _ENOUGH = 100
+_WIDTH = 120
 NO_GRADIENT = "gradients lead nowhere (check 1): attacks that follow them were left out"
 
 
@@ -184,12 +187,11 @@ class AuditResult(Measured):
     """The worst case over all attacks, and whether it may be believed; `print` shows it as a table.
 
     Attributes:
-        worst_case: accuracy under the attack that is worst for each image.
-        checks: the checks in the order of their numbers.
-        attacks: the attacks within the ball, in the order in which they ran.
-        eps: radius of the ball, in pixel values.
+        checks: in the order of their numbers.
+        attacks: those within the ball, in the order in which they ran.
+        eps, norm: of the ball, in pixel values.
         samples: number of images, N.
-        thorough, seed: as given.
+        thorough, seed, pixels, without: as given.
         settings: the budgets that follow from `thorough`.
         gradient: how the gradients come about.
         draws: passes averaged for each answer; 1 for a network whose answers repeat.
@@ -197,13 +199,10 @@ class AuditResult(Measured):
         seconds: wall time.
         repaired: steps of the network that lost the gradient, and had the identity's while attacks ran (check 1).
         not_given: what the user could have given and did not: an adaptive attack, networks to transfer from.
-        norm: of the ball, infinity or 2.
         pair: a class, and the one that its images were to be given; `None` of all images, and any other class.
         files: the files whose own answers these are, by name, with their SHA-256; none of a network of torch.
         queries: what answered attacks without gradients in the network's place, in words; `""` for the network itself.
-        pixels: whether adversarial images count as floats or, "uint8", once rounded to 8 bits.
         left_out: numbers of the checks that were not chosen.
-        without: kinds of attacks that were left out.
         stopped: why it is of fewer images than were given, empty where it is of all.
         smaller: the results in smaller balls, each larger than the one before; each has the cost of its own.
     """
@@ -311,14 +310,10 @@ class AuditResult(Measured):
         return super().from_dict({**data, "worst_case": worst, "smaller": smaller})
 
     def __rich__(self) -> Any:
-        from qadv.diagnostics.audit.table import table
-
         return table(self)
 
     def __str__(self) -> str:
-        from qadv.diagnostics.audit.table import plain
-
-        return plain(self)
+        return as_text(table(self), _WIDTH)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.headline}>"

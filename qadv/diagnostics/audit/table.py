@@ -5,13 +5,10 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from qadv.tables import as_text
-
 if TYPE_CHECKING:
     from qadv.diagnostics.audit.result import AuditResult
 
 _STYLES = {"passed": "green", "failed": "bold red", "not evaluated": "dim"}
-_WIDTH = 120
 
 
 def table(result: "AuditResult") -> Table:
@@ -42,8 +39,3 @@ def table(result: "AuditResult") -> Table:
         cells = (escape(text) for text in (str(check.number), check.name, check.rule, check.figure))
         made.add_row(*cells, f"[{style}]{check.verdict.value}[/{style}]", end_section=True)
     return made
-
-
-def plain(result: "AuditResult") -> str:
-    """Returns the table as text without colours, 120 columns wide."""
-    return as_text(table(result), _WIDTH)
