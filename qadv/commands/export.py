@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from qadv.command_options import ExportOptions
 from qadv.commands.given import network_and_data, test_images
@@ -20,6 +19,7 @@ from qadv.estimators.protocol import Classifier
 from qadv.frontends.find import file_writers
 from qadv.frontends.onnx.runtime import import_onnxruntime
 from qadv.strengths import check_eps
+from qadv.tables import number, right, table
 from qadv.units import Share, to_range
 
 _SUFFIXES = {"onnx": ".onnx", "qcdq": ".onnx", "packed": ".packed.safetensors"}
@@ -122,15 +122,13 @@ def _deployed(classifier: Classifier, path: Path) -> Classifier | None:
 def _print_sizes(result: Exported) -> None:
     console = Console(markup=False)
     console.print(f"Wrote {result.path}", soft_wrap=True)
-    table = Table("", "bytes", "float32", "ratio")
     rows = [("whole file", result.file_bytes, result.float_bytes)]
     if result.code_bytes is not None and result.scale_bytes is not None:
         full = 4 * result.weights
         rows.insert(0, ("quantized weights", result.code_bytes, full))
         rows.insert(1, ("with their scales", result.code_bytes + result.scale_bytes, full))
-    for name, small, full in rows:
-        table.add_row(name, f"{small:,}", f"{full:,}", f"1/{full / small:.2f}")
-    console.print(table)
+    shown = ((name, f"{small:,}", f"{full:,}", f"1/{full / small:.2f}") for name, small, full in rows)
+    console.print(table(["", *right("bytes", "float32", "ratio")], shown))
     if result.runtime:
         kernels = ", ".join(f"{name} {count}" for name, count in result.kernels.items())
         console.print(f"{result.runtime}; kernels: {kernels}", highlight=False)
@@ -142,14 +140,13 @@ def _print_agreement(report: dict[str, Any]) -> None:
     def shown(share: float | None) -> str:
         return "–" if share is None else f"{100 * share:.2f} %"
 
-    table = Table("images", "same class", "logits differ by", "accuracy", "of the file")
+    rows = []
     for row in report["agreement"]:
         accuracies = (shown(row[name]) for name in ("classifier_accuracy", "onnx_accuracy"))
-        table.add_row(row["images"], shown(row["same_class"]), f"{row['largest_difference']:.3g}", *accuracies)
+        rows.append([row["images"], shown(row["same_class"]), number(row["largest_difference"]), *accuracies])
         if row["deployed_same_class"] is not None:
-            table.add_row(
-                "… with deploy=True", shown(row["deployed_same_class"]), "", shown(row["deployed_accuracy"]), ""
-            )
+            same, accuracy = shown(row["deployed_same_class"]), shown(row["deployed_accuracy"])
+            rows.append(["… with deploy=True", same, "", accuracy, ""])
     console = Console(markup=False)
-    console.print(table)
+    console.print(table(["images", "same class", "logits differ by", "accuracy", "of the file"], rows))
     console.print(f"Classifier against the runtime of the file on {report['images']}.")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from qadv.estimators.checks import attacks_may_leave_range, check_pair
 from qadv.estimators.protocol import Classifier
 from qadv.random_states import seeded
 from qadv.tables import number, percent, text_table
+
+_DEFAULT = partial(MIFace, max_iter=100, threshold=1.0, batch_size=128, verbose=False)
 
 
 @dataclass(frozen=True)
@@ -57,14 +60,10 @@ def inversion(
     classes = np.unique(labels)
     start = np.tile(x.mean(axis=0), (len(classes), *(1 for _ in classifier.input_shape)))
     with seeded(seed), attacks_may_leave_range(classifier):
-        made = made_by(attack or _mi_face, classifier, "attack", MIFace).infer(start, classes)
+        made = made_by(attack or _DEFAULT, classifier, "attack", MIFace).infer(start, classes)
     means = np.stack([x[labels == each].mean(axis=0) for each in classes])
     changes = ((each - start).reshape(len(start), -1).astype(np.float64) for each in (made, means))
     drawn, wanted = (directions(each - each.mean(axis=1, keepdims=True)) for each in changes)
     cosines = drawn @ wanted.T
     recognised = (cosines.argmax(axis=1) == np.arange(len(classes))) & drawn.any(axis=1)
     return Inversion(tuple(classes.tolist()), np.diag(cosines).copy(), float(recognised.mean()))
-
-
-def _mi_face(classifier: Classifier) -> MIFace:
-    return MIFace(classifier, max_iter=100, threshold=1.0, batch_size=128, verbose=False)

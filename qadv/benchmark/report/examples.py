@@ -92,9 +92,7 @@ def example(
 
 
 def _pictures(image: Any, clean: Any) -> dict[str, str]:
-    pictures = {"clean": clean} if image is None else {"adversarial": image}
+    pictures = {"clean": clean, "adversarial": image}
     if image is not None and clean is not None:
-        pictures = {
-            "clean": clean, "adversarial": image, f"difference × {MAGNIFIED}": 0.5 + MAGNIFIED * (image - clean) / 2,
-        }  # fmt: skip
-    return {label: embedded_image(picture) for label, picture in pictures.items()}
+        pictures[f"difference × {MAGNIFIED}"] = 0.5 + MAGNIFIED * (image - clean) / 2
+    return {label: embedded_image(picture) for label, picture in pictures.items() if picture is not None}
