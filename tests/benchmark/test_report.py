@@ -187,6 +187,17 @@ def test_audits_count_in_their_own_balls_and_those_of_a_pair_of_classes_in_none(
     assert rows("pair", pair=[3, 5]) == ({}, "L∞ 0.1")
 
 
+def test_a_check_that_failed_at_a_smaller_radius_alone_is_told(tmp_path):
+    failed = {"number": 3, "name": "black-box against white-box", "rule": "r", "figure": "9 of 10", "verdict": "failed"}
+    worst = {"robust": bits("1101")}
+    smaller = {"eps": 0.05, "grade": "gradients unusable", "worst_case": worst, "checks": [failed]}
+    write_store(tmp_path, black_box="passed", smaller=[smaller])
+    page = _Page(build_report(tmp_path).page.read_text())
+    labels = {row[3] for row in table(page, "Share of images")[1:] if row[0] == W4}
+    assert labels == {"gradients unusable: check 3 failed"}
+    assert table(page, "Checks for masked")[1] == [f"{W4} · seed 0", "passed", "not evaluated", "failed"]
+
+
 def test_the_label_stands_beside_the_figure_that_it_is_about(tmp_path):
     write_store(tmp_path, black_box="passed")
     report = build_report(tmp_path)

@@ -27,14 +27,23 @@ class Audit:
     result: Mapping[str, Any] | None
 
     @property
+    def radii(self) -> list[Mapping[str, Any]]:
+        """The results by radius, the largest last; none where the audit is not there."""
+        return [*self.result.get("smaller", ()), self.result] if self.result else []
+
+    @property
     def failed(self) -> list[int]:
-        """Numbers of the checks that failed."""
+        """Numbers of the checks that failed, at any radius."""
         return [check["number"] for check in self.checks if check["verdict"] == "failed"]
 
     @property
     def checks(self) -> list[Mapping[str, Any]]:
-        """The checks; none where the audit is not there."""
-        return list(self.result["checks"]) if self.result else []
+        """The checks, each at the smallest radius at which it failed, or else at the largest."""
+        found: dict[int, Mapping[str, Any]] = {}
+        for check in (check for each in self.radii for check in each.get("checks", ())):
+            if found.get(check["number"], {}).get("verdict") != "failed":
+                found[check["number"]] = check
+        return [found[number] for number in sorted(found)]
 
 
 def is_audit(results: StudyResults, measure: str) -> bool:
@@ -71,7 +80,7 @@ def verdict(results: StudyResults, network: Network, audited: bool, headline: fl
         return Value(f"not audited{why}", tone="muted")
     failed = sorted({number for audit in found for number in audit.failed})
     if failed:
-        grades = [audit.result.get("grade", _UNGRADED) for audit in found if audit.result and audit.failed]
+        grades = [each.get("grade", _UNGRADED) for audit in found if audit.failed for each in audit.radii]
         worst = min(grades, key=_GRADES.index)
         return Value(f"{worst}: {failed_checks(failed)}", tone="bad")
     if not audited:
