@@ -190,12 +190,15 @@ def test_audits_count_in_their_own_balls_and_those_of_a_pair_of_classes_in_none(
 def test_a_check_that_failed_at_a_smaller_radius_alone_is_told(tmp_path):
     failed = {"number": 3, "name": "black-box against white-box", "rule": "r", "figure": "9 of 10", "verdict": "failed"}
     worst = {"robust": bits("1101")}
-    smaller = {"eps": 0.05, "grade": "gradients unusable", "worst_case": worst, "checks": [failed]}
+    smaller = {"eps": 0.05, "grade": "gradients unusable", "worst_case": worst, "checks": [failed], "seconds": 30.0}
+    smaller["cost"] = {"forward": 300, "backward": 200}
+    smaller |= {"cost": {"forward": 300, "backward": 200}, "seconds": 30.0}
     write_store(tmp_path, black_box="passed", smaller=[smaller])
     page = _Page(build_report(tmp_path).page.read_text())
     labels = {row[3] for row in table(page, "Share of images")[1:] if row[0] == W4}
     assert labels == {"gradients unusable: check 3 failed"}
     assert table(page, "Checks for masked")[1] == [f"{W4} · seed 0", "passed", "not evaluated", "failed"]
+    assert table(page, "What the audits say")[1][4:] == ["1,500", "1,000", "2.0"], "at both radii"
 
 
 def test_the_label_stands_beside_the_figure_that_it_is_about(tmp_path):

@@ -61,12 +61,13 @@ def audit_page(
         f"{len(result.attacks)} attacks within {_ball(result)}, {100 * worst.clean_accuracy:.1f} % without one; "
         f"{_said(result)}."
     )
+    cost, seconds = result.spent
     facts = (
         ("gradients", result.gradient),
         ("budgets", "thorough" if result.thorough else "quick"),
         ("seed", str(result.seed)),
-        ("passes of one image", f"{result.cost.forward:,} forward, {result.cost.backward:,} backward"),
-        ("minutes", f"{result.seconds / 60:.1f}"),
+        ("passes of one image", f"{cost.forward:,} forward, {cost.backward:,} backward"),
+        ("minutes", f"{seconds / 60:.1f}"),
     )
     page = StudyPage("audit", About(f"Audit of {title}"), False, facts, tuple(sections), lead)
     return html_page([page], made_by="qadv audit")

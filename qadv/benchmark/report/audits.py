@@ -107,11 +107,12 @@ def audit_section(results: StudyResults) -> Section | None:
             continue
         verdicts = (by_number[number]["verdict"] if number in by_number else "–" for number in sorted(numbers))
         rows.append([label, *(Value(text, tone=TONES.get(text, "muted")) for text in verdicts)])
-        cost = {way: f"{passes:,}" for way, passes in audit.result.get("cost", {}).items()}
-        cost |= {"minutes": f"{audit.result['seconds'] / 60:.1f}"} if "seconds" in audit.result else {}
+        costs = [each["cost"] for each in audit.radii if "cost" in each]
+        seconds = [each["seconds"] for each in audit.radii if "seconds" in each]
+        figures = [f"{sum(cost[way] for cost in costs):,}" if costs else "–" for way in ("forward", "backward")]
+        figures.append(f"{sum(seconds) / 60:.1f}" if seconds else "–")
         headline = Value(audit.result["headline"], tone="" if audit.result.get("passed") else "bad")
         setting = "thorough" if audit.result.get("thorough") else "quick"
-        figures = (cost.get(figure, "–") for figure in ("forward", "backward", "minutes"))
         ball = f"{'L2' if audit.result.get('norm') == 2 else 'L∞'} {plain_eps(audit.result['eps'])}"
         headlines.append([label, headline, ball, setting, *figures])
         found += [

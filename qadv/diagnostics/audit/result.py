@@ -195,8 +195,7 @@ class AuditResult(Measured):
         settings: the budgets that follow from `thorough`.
         gradient: how the gradients come about.
         draws: passes averaged for each answer; 1 for a network whose answers repeat.
-        cost: passes through all networks that took part.
-        seconds: wall time.
+        cost, seconds: passes through all networks that took part, and wall time, at this radius.
         repaired: steps of the network that lost the gradient, and had the identity's while attacks ran (check 1).
         not_given: what the user could have given and did not: an adaptive attack, networks to transfer from.
         pair: a class, and the one that its images were to be given; `None` of all images, and any other class.
@@ -204,7 +203,7 @@ class AuditResult(Measured):
         queries: what answered attacks without gradients in the network's place, in words; `""` for the network itself.
         left_out: numbers of the checks that were not chosen.
         stopped: why it is of fewer images than were given, empty where it is of all.
-        smaller: the results in smaller balls, each larger than the one before; each has the cost of its own.
+        smaller: the results in smaller balls, each larger than the one before.
     """
 
     worst_case: WorstCase
@@ -251,6 +250,12 @@ class AuditResult(Measured):
     def curve(self) -> tuple[tuple[float, float, Grade], ...]:
         """Radius, worst case and grade, from the smallest ball to this one."""
         return tuple((each.eps, each.worst_case.accuracy, each.grade) for each in (*self.smaller, self))
+
+    @property
+    def spent(self) -> tuple[Cost, float]:
+        """Passes and seconds at all radii together."""
+        curve = (*self.smaller, self)
+        return sum((each.cost for each in curve), Cost()), sum(each.seconds for each in curve)
 
     @property
     def failed(self) -> tuple[int, ...]:

@@ -17,11 +17,12 @@ def table(result: "AuditResult") -> Table:
     random = f"answers or gradients are random: means of {result.draws} passes"
     repeats = "answers repeat" if result.draws == 1 else random
     attacks = ", ".join(f"{attack.name} {attack.first}" for attack in result.attacks if attack.first)
+    cost, seconds = result.spent
+    passes = f"{cost.forward:,} forward and {cost.backward:,} backward passes of one image"
     below = [
         f"Broken first by: {attacks or 'none'}",
         f"Gradients: {result.gradient}; {repeats}; {setting} setting, seed {result.seed}",
-        f"Cost: {result.cost.forward:,} forward and {result.cost.backward:,} backward passes of one image, "
-        f"{result.seconds / 60:.1f} minutes",
+        f"Cost: {passes}, {seconds / 60:.1f} minutes",
     ]
     if result.queries:
         below.insert(2, f"Attacks without gradients ask {result.queries}; what they find the network has confirmed")
