@@ -1,6 +1,7 @@
 """The network and the images of a command, each opened for the other."""
 
 import inspect
+import json
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Console, RenderableType
 from tqdm.auto import tqdm
 
 from qadv.backbones.checkpoints import is_of_torch
@@ -131,6 +133,16 @@ def test_images(classifier: Classifier, data: Any, nb_test: int) -> tuple[NDArra
     """Returns the first test images, (N, *input_shape) in `clip_values`, and their labels, (N,)."""
     x, y = data.take("test", nb_test)
     return to_range(x, classifier.clip_values), y
+
+
+def tell(options: Any, report: Mapping[str, Any], *shown: RenderableType) -> None:
+    """Prints a report as JSON where that is asked for, else what is shown to people."""
+    if options.as_json:
+        print(json.dumps(report, indent=1))
+    else:
+        console = Console(soft_wrap=True, markup=False, highlight=False)
+        for each in shown:
+            console.print(each)
 
 
 def is_shown(options: Any) -> bool:
