@@ -8,7 +8,7 @@ from rich.table import Column, Table
 from qadv.benchmark.report.numbers import plain_eps
 from qadv.demo.settings import DemoSettings
 from qadv.frontends.summary import summarize
-from qadv.tables import number, percent, right, table
+from qadv.tables import percent, right, table
 
 if TYPE_CHECKING:
     from qadv.demo.run import NetworkResult
@@ -35,7 +35,8 @@ def results_table(dataset: str, settings: DemoSettings, networks: Sequence["Netw
         shown.add_row(network.label, "none", "all", percent(network.clean_accuracy))
         for row, attack in enumerate(network.attacks):
             shares = percent(attack.clean_accuracy), percent(attack.adversarial_accuracy)
-            distances = number(attack.mean_l2), number(attack.mean_linf)
+            means = (attack.mean_l2, 2), (attack.mean_linf, 3)
+            distances = ("–" if mean is None else f"{mean:.{digits}f}" for mean, digits in means)
             shown.add_row("" if row else size, attack.attack, str(attack.samples), *shares, *distances)
         if within := [attack for attack in network.attacks if attack.attack in IN_BALL]:
             lowest = min(within, key=lambda attack: attack.adversarial_accuracy)
