@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from inspect import signature
 from itertools import pairwise
 from typing import Any
 
@@ -240,31 +241,22 @@ def _chosen(
     return [check for check in numbered if check.number in found], attacks
 
 
-def estimate(
-    classifier: Classifier,
-    x: Images,
-    y: Labels,
-    shard: int,
-    *,
-    float_parent: Classifier | None = None,
-    others: Mapping[str, Classifier] | Iterable[Classifier] = (),
-    thorough: bool = False,
-    checks: Iterable[int | str] | None = None,
-    without: Iterable[int | str] = (),
-    batch_size: int = 128,
-    **_: Any,
-) -> tuple[float, float]:
+def estimate(classifier: Classifier, x: Images, y: Labels, shard: int, **options: Any) -> tuple[float, float]:
     """Returns the seconds of an audit in parts of `shard` images, if all images fall at once, and if all hold out.
 
-    It measures passes of the first batch, and knows how many each check makes; arguments as of `audit`. Where several
-    radii are given it is the time of one.
+    It measures passes of the first batch, and knows how many each check makes; `options` are those of `audit`. Where
+    several radii are given it is the time of one.
     """
-    numbered, settings = numbered_checks(), THOROUGH if thorough else QUICK
-    made, spared = _chosen(checks, without, numbered)
+    asked = signature(audit).bind(classifier, x, y, **options)
+    asked.apply_defaults()
+    given = asked.arguments
+    numbered, settings = numbered_checks(), THOROUGH if given["thorough"] else QUICK
+    made, spared = _chosen(given["checks"], given["without"], numbered)
     chosen = {check.number for check in made}
-    sources = len(_named(float_parent, others)) or (float_network(classifier) is not None)
+    sources = len(_named(given["float_parent"], given["others"])) or (float_network(classifier) is not None)
     with evaluation_mode(classifier.model):
-        left = TimeLeft(Target(classifier, batch_size), x[:shard], y[:shard], settings, sources, chosen, spared)
+        target = Target(classifier, given["batch_size"])
+        left = TimeLeft(target, x[:shard], y[:shard], settings, sources, chosen, spared)
     parts, images = len(x) / min(shard, len(x)), min(shard, len(x))
     return parts * left.least(images), parts * left.seconds(images)
 
