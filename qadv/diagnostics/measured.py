@@ -46,4 +46,5 @@ def _typed(value: Any, kind: Any) -> Any:
         made: Any = getattr(kind, "from_dict", None)
         return made(value) if made else kind(**value)  # type: ignore[operator]
     # "inf", which JSON has no number for, and names of an enumeration
-    return kind(value) if isinstance(value, str | int) and isinstance(kind, type) else value
+    as_text = isinstance(value, str | int) and isinstance(kind, type) and issubclass(kind, float | Enum)
+    return kind(value) if as_text else value
