@@ -15,18 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
-from qadv import __version__
-from qadv.command_options import (
-    AttackOptions,
-    AuditOptions,
-    BenchOptions,
-    CompareOptions,
-    ExportOptions,
-    Json,
-    QuantizeOptions,
-    Seed,
-    TrainOptions,
-)
+from qadv import __version__, command_options
+from qadv.command_options import Json, Seed
 from qadv.components import KINDS, import_target
 from qadv.entry_points import find_entry_points
 from qadv.errors import QadvError, describe, printable
@@ -151,13 +141,13 @@ def _face(name: str, options: type[Any], run: str, status: int = 1) -> None:
     app.command(name)(command)
 
 
-_face("quantize", QuantizeOptions, "qadv.commands.quantize:run_quantize")
-_face("train", TrainOptions, "qadv.commands.train:run_train")
-_face("attack", AttackOptions, "qadv.commands.attack:run_attack")
-_face("compare", CompareOptions, "qadv.commands.compare:run_compare")
-_face("export", ExportOptions, "qadv.commands.export:run_export")
-_face("audit", AuditOptions, "qadv.commands.audit:run_audit", status=2)
-_face("bench", BenchOptions, "qadv.benchmark.command:run_bench")
+_face("quantize", command_options.QuantizeOptions, "qadv.commands.quantize:run_quantize")
+_face("train", command_options.TrainOptions, "qadv.commands.train:run_train")
+_face("attack", command_options.AttackOptions, "qadv.commands.attack:run_attack")
+_face("compare", command_options.CompareOptions, "qadv.commands.compare:run_compare")
+_face("export", command_options.ExportOptions, "qadv.commands.export:run_export")
+_face("audit", command_options.AuditOptions, "qadv.commands.audit:run_audit", status=2)
+_face("bench", command_options.BenchOptions, "qadv.benchmark.command:run_bench")
 
 
 @app.command()

@@ -46,12 +46,8 @@ Settings = Annotated[
 class MadeOptions:
     """What a network by name or function is to be like, and its file does not say."""
 
-    nb_classes: Annotated[
-        int | None, typer.Option(help="of a network by name or function; without it the dataset's")
-    ] = None
-    image_size: Annotated[
-        int | None, typer.Option(help="height and width; without it what the network or the dataset says")
-    ] = None
+    nb_classes: Annotated[int | None, typer.Option(help="of a network by name or function; else the dataset's")] = None
+    image_size: Annotated[int | None, typer.Option(help="height and width; else the network's or dataset's")] = None
     mean: Annotated[
         str | None, typer.Option(help="that pixels in [0, 1] are standardised with, e.g. 0.5,0.5,0.5; timm's is known")
     ] = None
@@ -132,9 +128,7 @@ class CompareOptions(DataOptions, MadeOptions):
     """Put networks side by side: size, accuracy, under noise and under attacks with the images of each."""
 
     models: Models
-    attack: Annotated[
-        list[str] | None, typer.Option(help="NAME or e.g. pgd:max_iter=40; without it pgd and square")
-    ] = None
+    attack: Annotated[list[str] | None, typer.Option(help="NAME or e.g. pgd:max_iter=40; else pgd and square")] = None
     eps: Eps = None
     noise: Annotated[
         bool, typer.Option("--noise", help="natural and systematic noise too: corruptions, decoders, ways of resizing")
@@ -154,12 +148,8 @@ class ExportOptions(NetworkOptions):
     out: Annotated[Path | None, typer.Option("--out", "-o", help="the file to write; next to MODEL without it")] = None
     dataset: Annotated[str | None, typer.Option(help="test images on which an ONNX graph is compared")] = None
     data_dir: DataDir = None
-    nb_test: Annotated[
-        int | None, typer.Option("--nb-test", "--nb-samples", help="number of those images; 1,000 without it")
-    ] = None
-    eps: Annotated[
-        str | None, typer.Option(help="radius of PGD on them, e.g. 8/255; without it 8/255 of the range")
-    ] = None
+    nb_test: Annotated[int | None, typer.Option("--nb-test", "--nb-samples", help="their number; else 1,000")] = None
+    eps: Annotated[str | None, typer.Option(help="radius of PGD on them, e.g. 8/255; else 8/255 of the range")] = None
     float_ends: Annotated[bool, typer.Option("--float-ends", help="first and last layer stay float")] = False
     packed_weights: Annotated[bool, typer.Option("--packed-weights", help="weights of 4 bits stored so")] = False
     reduce_range: Annotated[bool, typer.Option("--reduce-range", help="7-bit weights, without VNNI")] = False
@@ -181,9 +171,7 @@ class AuditOptions(DataOptions, NetworkOptions):
     ] = None
     norm: Annotated[str, typer.Option(help="of the ball, inf or 2")] = "inf"
     to_zero: Annotated[bool, typer.Option("--to-zero", help="double the radius until no image is left")] = False
-    pair: Annotated[
-        tuple[int, int] | None, typer.Option(help="a class, and the one that its images are to be given")
-    ] = None
+    pair: Annotated[tuple[int, int] | None, typer.Option(help="a class, and the one to give its images")] = None
     pixels: Annotated[str, typer.Option(help="uint8 counts adversarial images rounded to 8 bits, float any")] = "float"
     queries: Annotated[str | None, typer.Option(help="onnxruntime answers attacks without gradients, faster")] = None
     float_parent: Annotated[str | None, typer.Option(help="the float network it was made from, a MODEL too")] = None
@@ -203,16 +191,11 @@ class AuditOptions(DataOptions, NetworkOptions):
         typer.Option(help="leave out this check, or this kind of attack: FGSM, PGD, Square, RayS, SPSA, N-Attack, …"),
     ] = None
     adaptive: Annotated[
-        str | None,
-        typer.Option(help="a further attack, for check 10: NAME, or e.g. 'BoundaryAttack:max_iter=50'"),
+        str | None, typer.Option(help="a further attack, for check 10: NAME, or e.g. 'BoundaryAttack:max_iter=50'")
     ] = None
     shard: Annotated[int, typer.Option(help="images audited together, and lost at most when it is interrupted")] = 50
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="folder for finished shards: the same command goes on")
-    ] = None
-    jobs: Annotated[int | None, typer.Option(help="shards at a time, one thread each; one on all threads without")] = (
-        None
-    )
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="folder for finished shards, to go on from")] = None
+    jobs: Annotated[int | None, typer.Option(help="shards at a time, a thread each; else one, on all threads")] = None
     engine: Annotated[str, typer.Option(help="local or ray")] = "local"
     address: Annotated[str | None, typer.Option(help="of a Ray cluster; without it one is started here")] = None
     until: Annotated[float | None, typer.Option(help="stop once the 95 % interval is within so many points")] = None
@@ -231,9 +214,7 @@ class BenchOptions:
     ] = Path("qadv-results")
     data_dir: Annotated[Path | None, typer.Option(help="folder with the images and trained float networks")] = None
     small: Annotated[bool, typer.Option("--small", help="with the settings of the study's table [small]")] = False
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="list the cells and a rough estimate of their cost")] = (
-        False
-    )
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="list the cells and roughly what they cost")] = False
     jobs: Annotated[int, typer.Option(help="cells computed at a time")] = 1
     threads: Annotated[int, typer.Option(help="torch threads of each")] = 1
     engine: Annotated[str, typer.Option(help="local or ray")] = "local"

@@ -1,5 +1,6 @@
-"""Tables as text: one way to draw them, with rich."""
+"""Tables as text: one way to draw them, with rich; and the numbers in them."""
 
+import math
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any
@@ -39,6 +40,16 @@ def text_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]
     """Returns a table as plain text; all but the first column are set to the right."""
     shown = [Column(columns[0], no_wrap=True), *right(*columns[1:])]
     return as_text(table(shown, rows, title=title, title_justify="left", title_style=""))
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Returns a number with so many significant digits; `–` for NaN and `None`."""
+    return "–" if value is None or math.isnan(value) else f"{value:.{digits}g}"
+
+
+def percent(value: float | None) -> str:
+    """Returns a share in per cent, one decimal; `–` for NaN and `None`."""
+    return "–" if value is None or math.isnan(value) else f"{100 * value:.1f}%"
 
 
 def duration(seconds: float) -> str:

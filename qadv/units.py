@@ -31,6 +31,7 @@ class Share:
 
 
 Length = float | Share
+NORMS = {1.0: "L1", 2.0: "L2", math.inf: "L∞"}
 ClipValues = tuple[Any, Any]  # numbers, or arrays of an image's shape
 
 

@@ -179,10 +179,7 @@ class _Run:
 
     A shard that is finished before one in front of it waits: images that fall soon would count more than others.
 
-    Attributes:
-        parts: results of the first shards.
-        enough: whether these are all, or as many as `until` asks for.
-        stopped: why it ends.
+    Its `parts` are results of the first shards; it is `enough` once these are all, or as many as `until` asks for.
     """
 
     def __init__(
@@ -223,18 +220,13 @@ class _Run:
         started, running, done = time.monotonic(), 0, 0
         missing = [cell for cell in self.cells if not self.store.is_finished(cell.key)]
         all_missing, engine = len(missing), make_engine()
-        here = isinstance(engine, InProcess)
+        shown = self.verbose and isinstance(engine, InProcess) and sys.stderr.isatty()
         try:
             while not self.enough and (missing or running):
                 while missing and running < engine.slots:
                     cell, running = missing.pop(0), running + 1
                     part = slice(cell.place["first"], cell.place["first"] + self.shard)
-                    needed = {
-                        "x": self.x[part],
-                        "y": self.y[part],
-                        "verbose": self.verbose and here and sys.stderr.isatty(),
-                    }
-                    engine.submit(cell, needed)
+                    engine.submit(cell, {"x": self.x[part], "y": self.y[part], "verbose": shown})
                 for cell, outcome in engine.finished():
                     if isinstance(outcome, Failed):
                         raise QadvError(f"{cell.label}: {outcome.message}\n{outcome.trace}".rstrip())

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from qadv.benchmark.cells import Cell, Finished
 from qadv.benchmark.given import Given
 from qadv.benchmark.specs import Spec
+from qadv.errors import describe
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,8 @@ class Failed:
     @classmethod
     def of(cls, error: BaseException) -> "Failed":
         """Returns an error's message and traceback as text that can be written to any file or terminal."""
-        try:
-            said = f"{type(error).__name__}: {error}"
-        except Exception:  # a plugin's error whose own text fails
-            said = type(error).__name__
-        trace = "".join(traceback.format_exception(error))
-        return cls(*(text.encode("utf-8", "backslashreplace").decode() for text in (said, trace)))
+        texts = describe(error), "".join(traceback.format_exception(error))
+        return cls(*(text.encode("utf-8", "backslashreplace").decode() for text in texts))
 
 
 Outcome = Finished | Failed

@@ -17,11 +17,7 @@ from qadv.registry import load
 def measure_cell(spec: MeasureSpec, needed: Mapping[str, Finished], given: Given) -> Finished:
     """Runs a diagnostic; the record has its `result` as plain data and as `text`.
 
-    Its arguments are found by name: `classifier` (or, for one on several networks, `classifiers`, by label), `x`, `y`,
-    `x_adversarial` (the images of the attack named), `attack` and `attacks` (functions that make an attack from a
-    classifier), `float_parent` (the network that the training started from), `untrained` (a float network of the same
-    backbone with new weights), `x_train` and `y_train` (what it was trained on), `seed`, `verbose`; the rest are
-    options.
+    Its arguments are found by name, as docs/studies.md has them; the rest are options.
     """
     target = load("diagnostic", spec.diagnostic)
     taken = arguments(target) or set()

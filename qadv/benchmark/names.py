@@ -1,6 +1,6 @@
 """Checks that the names and options in a study exist; each fault has its place and the nearest name."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from typing import Any, get_type_hints
 
@@ -13,7 +13,7 @@ from qadv.benchmark.study import Defense, Source, Start, Study, StudyQuantizer
 from qadv.benchmark.study_file import Place, StudyFile
 from qadv.errors import InvalidInputError, QadvError, closest
 from qadv.frontends.find import file_frontend
-from qadv.quantization.scheme import Role, parse_scheme
+from qadv.quantization.scheme import parse_scheme
 from qadv.registry import innermost, load
 from qadv.strengths import check_eps
 from qadv.trainers.adversary import Adversary
@@ -40,11 +40,11 @@ def check_names(file: StudyFile) -> None:
 def faults(study: Study) -> Faults:
     """Yields the place and the message of every name and option that does not exist."""
     for index, name in enumerate(study.datasets):
-        yield from _dataset(name, ("datasets", index))
+        yield from _tried(("datasets", index), innermost, name)
     for name, backbone in study.backbones.items():
         place: Place = ("backbones", name)
         if backbone.file is None:
-            yield from _component("backbone", backbone.backbone or name, {}, (*place, "backbone"))
+            yield from _component("backbone", backbone.backbone, {}, (*place, "backbone"))
             continue
         if backbone.backbone or backbone.checkpoint:
             yield place, "a file says itself how it is built, and has weights: leave out backbone and checkpoint"
@@ -58,15 +58,14 @@ def faults(study: Study) -> Faults:
         yield from _defense(study, defense, ("defenses", name))
     for name, attack in study.attacks.items():
         place = ("attacks", name)
-        yield from _component("attack", attack.attack or name, attack.options, place, "attack")
-        yield from _family(study, name, attack.attack or name, (*place, "attack"))
+        yield from _component("attack", attack.attack, attack.options, place, "attack")
+        yield from _family(study, name, attack.attack, (*place, "attack"))
         if isinstance(attack.source, Source):
             yield from _selected(study, attack.source, (*place, "source"))
     for name, measure in study.measures.items():
         place = ("measures", name)
         in_its_norm = measure.attack is None  # else strengths are in the norm of the attack
-        diagnostic = measure.diagnostic or name
-        yield from _component("diagnostic", diagnostic, measure.options, place, "diagnostic", in_its_norm)
+        yield from _component("diagnostic", measure.diagnostic, measure.options, place, "diagnostic", in_its_norm)
         yield from _known(measure.attacks, study.attacks, (*place, "attacks"))
         yield from _known([measure.attack] if measure.attack else [], study.attacks, (*place, "attack"))
         if measure.attacked and measure.attack is None:
@@ -80,13 +79,13 @@ def faults(study: Study) -> Faults:
         if published.source is not None:
             yield from _selected(study, published.source, ("published", index, "source"))
         if published.dataset is not None:
-            yield from _dataset(published.dataset, ("published", index, "dataset"))
+            yield from _tried(("published", index, "dataset"), innermost, published.dataset)
         yield from _known(published.accuracy, ["clean", *study.attacks], ("published", index, "accuracy"))
         yield from _known(published.distances, study.attacks, ("published", index, "distances"))
         place = ("published", index, "measured")
         yield from _known(published.measured, study.measures, place)
         for name in published.measured.keys() & study.measures.keys():
-            returned = _returned(study.measures[name].diagnostic or name)
+            returned = _returned(study.measures[name].diagnostic)
             yield from _known(published.measured[name], returned, (*place, name), "field of the result")
 
 
@@ -96,7 +95,7 @@ def _defense(study: Study, defense: Defense, place: Place) -> Faults:
         for option, made in (("adversary", Adversary), ("early_stop", EarlyStop)):
             if isinstance(given := defense.options.get(option), dict):
                 spot, known = (*place, "options", option), [field.name for field in fields(made)]
-                yield from _radius(given.get("eps", made.eps), spot)
+                yield from _tried(spot, check_eps, "eps", given.get("eps", made.eps), (0.0, 1.0), zero=True)
                 yield from _known(given, known, spot, f"argument of qadv.{made.__name__}")
         if defense.fit is None:
             yield place, "a trainer needs fit = { nb_epochs = … }"
@@ -154,22 +153,19 @@ def _known(names: Iterable[str], known: Iterable[str], place: Place, what: str =
             yield place, f"no {what} {name!r}{closest(name, known)} There are: {', '.join(known) or 'none'}"
 
 
-def _dataset(name: str, place: Place) -> Faults:
+def _tried(place: Place, check: Callable[..., Any], *arguments: Any, **options: Any) -> Faults:
+    """Yields what a check refuses."""
     try:
-        innermost(name)
+        check(*arguments, **options)
     except QadvError as error:
         yield place, str(error)
 
 
 def _schemes(quantizer: StudyQuantizer, place: Place) -> Faults:
-    role: Role
     for role in ("weights", "activations"):
         given = getattr(quantizer, role)
         for scheme in given.values() if isinstance(given, dict) else [given]:
-            try:
-                parse_scheme(scheme, role)
-            except QadvError as error:
-                yield (*place, role), str(error)
+            yield from _tried((*place, role), parse_scheme, scheme, role)
 
 
 def _component(
@@ -192,7 +188,7 @@ def _component(
     if has_norm and options.get("norm", default_of(target, "norm", np.inf)) in ("inf", np.inf):
         eps = options.get("eps", 0)
         for each in eps if isinstance(eps, list) else [eps]:
-            yield from _radius(each, (*place, "options", "eps"))
+            yield from _tried((*place, "options", "eps"), check_eps, "eps", each, (0.0, 1.0), zero=True)
 
 
 def check_options(kind: str, name: str, options: dict[str, Any]) -> None:
@@ -200,10 +196,3 @@ def check_options(kind: str, name: str, options: dict[str, Any]) -> None:
     load(kind, name)
     for _, fault in _component(kind, name, options, (), has_norm=False):
         raise InvalidInputError(fault)
-
-
-def _radius(eps: Any, place: Place) -> Faults:
-    try:
-        check_eps("eps", eps, (0.0, 1.0), zero=True)
-    except QadvError as error:
-        yield place, str(error)

@@ -12,20 +12,11 @@ from typing import Any, NamedTuple
 
 from qadv.attacks.families import family_of
 from qadv.backbones.standardisation import is_of_timm
+from qadv.benchmark import specs
 from qadv.benchmark.cells import Cell, digest, versions
 from qadv.benchmark.names import check_names
 from qadv.benchmark.plugin_code import code_version
 from qadv.benchmark.signatures import arguments
-from qadv.benchmark.specs import (
-    AttackCellSpec,
-    CleanSpec,
-    DatasetSpec,
-    ImagesSpec,
-    MeasureSpec,
-    NetworkSpec,
-    StartSpec,
-    TransferSpec,
-)
 from qadv.benchmark.study import (
     LARGEST_SEED,
     AttackSpec,
@@ -83,7 +74,7 @@ class _Planner:
         chosen = list(dict.fromkeys(node for node, _ in jobs))
         for node in chosen:
             key, images = self._network(node).key, self._images(node, None)
-            spec = CleanSpec(versions=versions(), network=key, images=images, seed=node.seed)
+            spec = specs.CleanSpec(versions=versions(), network=key, images=images, seed=node.seed)
             self._add(Cell("clean", spec, f"clean images, {self._label(node)}", node._asdict(), (key,)))
         for node, grid in jobs:
             for name in _axis(grid.attacks, self.study.attacks):
@@ -122,10 +113,10 @@ class _Planner:
         start = self._start(node)
         members = [self._network(node._replace(quantizer=each, defense=str(defense.of))) for each in defense.members]
         data = self.datasets[node.dataset]
-        spec = NetworkSpec(
+        spec = specs.NetworkSpec(
             versions=versions(),
-            plugins=self._plugins(node.backbone, backbone, quantizer, defense),
-            dataset=DatasetSpec(name=node.dataset, digest=self.digests[node.dataset]),
+            plugins=self._plugins(backbone, quantizer, defense),
+            dataset=specs.DatasetSpec(name=node.dataset, digest=self.digests[node.dataset]),
             input_shape=data.input_shape,
             nb_classes=len(data.classes),
             nb_train=self._nb_train(node),
@@ -156,13 +147,11 @@ class _Planner:
                 "quantizer (one of float weights and activations) and which defense (without trainer) it goes with",
             )])  # fmt: skip
 
-    def _plugins(
-        self, name: str, backbone: StudyBackbone, quantizer: StudyQuantizer, defense: Defense
-    ) -> dict[str, str]:
+    def _plugins(self, backbone: StudyBackbone, quantizer: StudyQuantizer, defense: Defense) -> dict[str, str]:
         used = [("trainer", defense.trainer)] if defense.trainer else []
         computed = {}
         if backbone.file is None:
-            used.append(("backbone", backbone.backbone or name))
+            used.append(("backbone", backbone.backbone))
         elif (frontend := file_frontend(backbone.file)) is not None:
             used.append(("frontend", frontend.name))
             for each in frontend.packages:
@@ -215,8 +204,8 @@ class _Planner:
         spec = self._network(node).spec.model_dump()
         return digest(spec | {"plugins": {}, "defense": spec["defense"] | {"preprocessors": []}})  # not trained with
 
-    def _backbone(self, name: str, backbone: StudyBackbone) -> StartSpec:
-        spec = backbone.model_dump() | {"backbone": "" if backbone.file else backbone.backbone or name}
+    def _backbone(self, name: str, backbone: StudyBackbone) -> specs.StartSpec:
+        spec = backbone.model_dump()
         said = (backbone.mean, backbone.std) != (None, None)
         if said or not (backbone.file or is_of_timm(spec["backbone"])):
             spec["mean"] = 0.0 if backbone.mean is None else backbone.mean
@@ -224,7 +213,7 @@ class _Planner:
         for key in ("checkpoint", "file"):
             if (path := getattr(backbone, key)) is not None:
                 spec[key] = (path, self._digest(path, ("backbones", name, key)))
-        return StartSpec(**spec)
+        return specs.StartSpec(**spec)
 
     def _digest(self, name: str, place: Place) -> str:
         """Returns the hash of a file in the data folder: SHA-256 of one that is a network, as in all results."""
@@ -238,18 +227,18 @@ class _Planner:
             reason = error if isinstance(error, StorageError) else f"can't read {path}: {error.strerror or error}"
             raise self.file.complain([(place, str(reason))]) from error
 
-    def _images(self, node: Node, wanted: int | None) -> ImagesSpec:
+    def _images(self, node: Node, wanted: int | None) -> specs.ImagesSpec:
         nb_test = min(wanted or self.study.nb_test, self.study.nb_test, len(self.datasets[node.dataset].labels("test")))
-        return ImagesSpec(name=node.dataset, digest=self.digests[node.dataset], nb_test=nb_test)
+        return specs.ImagesSpec(name=node.dataset, digest=self.digests[node.dataset], nb_test=nb_test)
 
     def _attack(self, node: Node, name: str) -> Cell:
         attack, network = self.study.attacks[name], self._network(node)
-        spec = AttackCellSpec(
+        spec = specs.AttackCellSpec(
             versions=versions(),
-            plugins=self.plugin("attack", attack.attack or name),
+            plugins=self.plugin("attack", attack.attack),
             network=network.key,
             images=self._images(node, attack.nb_test),
-            attack=_attack_spec(name, attack),
+            attack=_attack_spec(attack),
             seed=node.seed,
         )
         place = node._asdict() | {"attack": name, "source": None}
@@ -257,7 +246,7 @@ class _Planner:
 
     def _attacks(self, node: Node, name: str, chosen: Sequence[Node]) -> Iterator[Cell]:
         source = self.study.attacks[name].source
-        if family_of(load("attack", self.study.attacks[name].attack or name)) != "evasion":
+        if family_of(load("attack", self.study.attacks[name].attack)) != "evasion":
             return  # it makes no images: the measure that names it runs it
         if source is None:
             yield self._attack(node, name)
@@ -271,7 +260,7 @@ class _Planner:
                 yield made
                 continue
             key, itself = self._network(node).key, self.study.attacks[name].itself
-            spec = TransferSpec(versions=versions(), network=key, made=made.key, itself=itself, seed=node.seed)
+            spec = specs.TransferSpec(versions=versions(), network=key, made=made.key, itself=itself, seed=node.seed)
             place = node._asdict() | {"attack": name, "source": other._asdict()}
             label = f"{name} on {self._label(other)} → {self._label(node)}"
             yield Cell("transfer", spec, label, place, (key, made.key))
@@ -286,11 +275,11 @@ class _Planner:
             )])  # fmt: skip
 
     def _takes(self, argument: str, measure: str) -> bool:
-        return argument in (arguments(load("diagnostic", self.study.measures[measure].diagnostic or measure)) or ())
+        return argument in (arguments(load("diagnostic", self.study.measures[measure].diagnostic)) or ())
 
     def _measure(self, name: str, nodes: list[Node]) -> Cell:
         measure, node = self.study.measures[name], nodes[0]
-        diagnostic, joint = measure.diagnostic or name, self._takes("classifiers", name)
+        joint = self._takes("classifiers", name)
         networks = [self._network(each) for each in nodes]
         needs = [network.key for network in networks]
         made = start = None
@@ -306,22 +295,20 @@ class _Planner:
         if self._takes("float_parent", name) and (parent := self._start(node)):
             start = parent.key
             needs.append(start)
-        used = [("diagnostic", diagnostic)]
-        used += [
-            ("attack", self.study.attacks[each].attack or each) for each in (*measure.attacks, measure.attack) if each
-        ]
+        used = [("diagnostic", measure.diagnostic)]
+        used += [("attack", self.study.attacks[each].attack) for each in (*measure.attacks, measure.attack) if each]
         trained = self._nb_trained(node) if self._takes("x_train", name) else None
-        spec = MeasureSpec(
+        spec = specs.MeasureSpec(
             versions=versions(),
             plugins={name: version for each in used for name, version in self.plugin(*each).items()},
-            diagnostic=diagnostic,
+            diagnostic=measure.diagnostic,
             options=measure.options,
             images=self._images(node, measure.nb_test),
             seed=node.seed,
             joint=joint,
             networks={self._label(each): cell.key for each, cell in zip(nodes, networks, strict=True)},
-            attacks={each: _attack_spec(each, self.study.attacks[each]) for each in measure.attacks},
-            attack=_attack_spec(measure.attack, self.study.attacks[measure.attack]) if measure.attack else None,
+            attacks={each: _attack_spec(self.study.attacks[each]) for each in measure.attacks},
+            attack=_attack_spec(self.study.attacks[measure.attack]) if measure.attack else None,
             attacked=measure.attacked,
             adversarial=made,
             float_parent=start,
@@ -348,8 +335,8 @@ def _axis(chosen: list[str] | None, entries: Any) -> list[str]:
     return list(entries) if chosen is None else chosen
 
 
-def _attack_spec(name: str, attack: StudyAttack) -> AttackSpec:
-    return AttackSpec(**attack.model_dump(include=set(AttackSpec.model_fields)) | {"attack": attack.attack or name})
+def _attack_spec(attack: StudyAttack) -> AttackSpec:
+    return AttackSpec(**attack.model_dump(include=set(AttackSpec.model_fields)))
 
 
 def _source(node: Node, source: Source) -> Node:

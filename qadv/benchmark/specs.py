@@ -74,7 +74,7 @@ class TransferSpec(Spec):
 
 
 class MeasureSpec(Spec):
-    """A diagnostic of networks, by their labels; what it is given besides is told in `measure_cell`.
+    """A diagnostic of networks, by their labels; what it is given besides is told in docs/studies.md.
 
     `nb_trained` is on how many of the first training images the network, or its start, was trained, where that is not
     the network's `nb_train`.

@@ -1,6 +1,6 @@
 """What a study file may say: datasets × backbones × quantizers × defenses × attacks, and what is measured besides."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -301,3 +301,13 @@ class Study(StudyPart):
     measures: dict[str, Measure] = {}
     grid: list[Grid] = []
     published: list[Published] = []
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        """An entry that says no component's name has that of its component; a file has none."""
+        axes: Any = ((self.backbones, "backbone"), (self.attacks, "attack"), (self.measures, "diagnostic"))
+        for entries, key in axes:
+            for name, entry in entries.items():
+                if not getattr(entry, key) and getattr(entry, "file", None) is None:
+                    entries[name] = entry.model_copy(update={key: name})
+        return self

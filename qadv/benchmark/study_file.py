@@ -181,9 +181,8 @@ def line_of(text: str, place: Sequence[str | int], exact: bool = False) -> int |
         elif key := re.match(r"\s*((?:[\w-]+|\"[^\"]*\"|'[^']*')(?:\s*\.\s*(?:[\w-]+|\"[^\"]*\"|'[^']*'))*)\s*=", line):
             found = (*table, *_split(key[1]))
             rest = line[key.end() :]
-            for part in wanted[
-                len(found) :
-            ]:  # keys of an inline table stand in the same line, and so do entries of a list
+            # keys of an inline table stand in the same line, and so do entries of a list
+            for part in wanted[len(found) :]:
                 named = isinstance(part, int) or re.search(rf"\b{re.escape(part)}\b[\"']?\s*=", rest)
                 if found == wanted[: len(found)] and named:
                     found = (*found, part)

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from rich.console import Console
 
 from qadv.attacks.families import family_of, refusal
 from qadv.benchmark.attack_cells import made_attack
 from qadv.benchmark.names import check_options
 from qadv.command_options import AttackOptions
-from qadv.commands.given import is_shown, network_and_data, test_images
-from qadv.diagnostics.tables import percent
+from qadv.commands.given import is_shown, network_and_data, tell, test_images
 from qadv.errors import InvalidInputError, StorageError
 from qadv.evaluation import Outcome, attack_classifier
 from qadv.files import write_atomically
@@ -25,7 +22,7 @@ from qadv.modes import class_names
 from qadv.named_options import options_of
 from qadv.random_states import seeded
 from qadv.registry import load
-from qadv.tables import text_table
+from qadv.tables import number, percent, text_table
 from qadv.units import limits
 
 
@@ -52,24 +49,17 @@ def run_attack(options: AttackOptions) -> None:
         report["as_png"] = write_images(
             options.out, classifier, x, y, adversarial, class_names(classifier.model) or data.classes
         )
-    if options.as_json:
-        print(json.dumps(report, indent=1))
-        return
-    console = Console(soft_wrap=True, markup=False)
     shown = {
         "accuracy": percent(result.clean_accuracy),
         "under attack": percent(result.adversarial_accuracy),
         **({"of the PNG files": percent(report["as_png"])} if "as_png" in report else {}),
-        **{
-            name: "–" if figure is None else f"{figure:.4g}"
-            for name, figure in (("mean L2", result.mean_l2), ("mean L∞", result.mean_linf))
-        },
+        "mean L2": number(result.mean_l2, 4),
+        "mean L∞": number(result.mean_linf, 4),
         "seconds": f"{result.seconds:.1f}",
     }
     title = f"{options.attack}, {result.samples} images; distances are means over the successes"
-    console.print(text_table(title, list(shown), [list(shown.values())]), highlight=False)
-    if options.out is not None:
-        console.print(f"Wrote {len(x):,} images and images.csv to {options.out}")
+    wrote = [] if options.out is None else [f"Wrote {len(x):,} images and images.csv to {options.out}"]
+    tell(options, report, text_table(title, list(shown), [list(shown.values())]), *wrote)
 
 
 def write_images(

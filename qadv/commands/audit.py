@@ -16,10 +16,9 @@ from qadv.benchmark.signatures import arguments
 from qadv.benchmark.study import with_fractions
 from qadv.checks import check_number
 from qadv.command_options import AuditOptions
-from qadv.commands.given import beside, network_and_data, test_images
+from qadv.commands.given import beside, is_saved, network_and_data, test_images
 from qadv.diagnostics.audit.result import AuditResult
 from qadv.errors import AuditInterrupted, InvalidInputError
-from qadv.estimators.opening import is_file
 from qadv.estimators.storage import read_header
 from qadv.files import write_atomically
 from qadv.frontends.find import file_frontend
@@ -29,6 +28,11 @@ from qadv.registry import load
 from qadv.strengths import check_eps
 from qadv.units import Share
 
+_AS_THEY_ARE = (
+    "norm", "to_zero", "pair", "pixels", "queries", "thorough", "shard", "out", "jobs", "engine", "address", "until",
+    "time_limit", "seed",
+)  # fmt: skip
+
 
 def run_audit(options: AuditOptions) -> bool:
     """Audits a saved classifier on test images, prints the table, and returns whether all checks passed.
@@ -37,7 +41,7 @@ def run_audit(options: AuditOptions) -> bool:
         InvalidInputError: options or files that do not fit.
         QadvError: what else went wrong with the files.
     """
-    clip_values = read_header(options.model)["classifier"]["clip_values"] if _is_saved(options.model) else None
+    clip_values = read_header(options.model)["classifier"]["clip_values"] if is_saved(options.model) else None
     defences = [made_preprocessor(text, clip_values) for text in options.preprocessor or ()]
     classifier, data = network_and_data(options, {"preprocessing_defences": defences} if defences else {})
     x, y = test_images(classifier, data, options.nb_test)
@@ -45,33 +49,21 @@ def run_audit(options: AuditOptions) -> bool:
         check_number("--fail-under", options.fail_under, most=100)
     found = classifier.network.describe() if file_frontend(options.model) is not None else ""
     eps: Any = options.eps or Share(8 / 255)
+    said: dict[str, Any] = {name: getattr(options, name) for name in _AS_THEY_ARE}
+    said |= {"without": options.without} if options.without else {}
     try:
         result = audit_in_shards(
             classifier,
             x,
             y,
             eps=eps,
-            norm=options.norm,
-            to_zero=options.to_zero,
-            pair=options.pair,
-            pixels=options.pixels,
             float_parent=None if options.float_parent is None else beside(options.float_parent, classifier, options),
-            queries=options.queries,
             simulation=None if options.simulation is None else beside(options.simulation, classifier, options),
             others={other: beside(other, classifier, options) for other in options.other or ()},
             adaptive=None if options.adaptive is None else _adaptive(options.adaptive, eps, classifier),
-            thorough=options.thorough,
             checks=options.check,
-            **({"without": options.without} if options.without else {}),
-            shard=options.shard,
-            out=options.out,
-            jobs=options.jobs,
-            engine=options.engine,
-            address=options.address,
-            until=options.until,
-            time_limit=options.time_limit,
-            seed=options.seed,
             verbose=not options.as_json,
+            **said,
         )
     except AuditInterrupted as interrupted:
         if interrupted.result is not None:
@@ -125,7 +117,3 @@ def made_preprocessor(text: str, clip_values: Sequence[float] | None = None) -> 
         return target(**options)
     except TypeError as error:
         raise InvalidInputError(f"--preprocessor {text}: {error}") from error
-
-
-def _is_saved(model: str) -> bool:
-    return is_file(model) and file_frontend(model) is None

@@ -1,28 +1,25 @@
 """What `qadv compare` does and prints."""
 
-import json
 import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from qadv.backbones.standardisation import picture_settings
 from qadv.benchmark.attack_cells import made_attack
 from qadv.benchmark.names import check_options
 from qadv.command_options import CompareOptions
-from qadv.commands.given import beside, check_trained, is_shown, network_and_data, test_images
+from qadv.commands.given import beside, check_trained, is_shown, network_and_data, tell, test_images
 from qadv.diagnostics.drawing import check_picture, draw_accuracies, save_figure
 from qadv.diagnostics.noise_accuracy import noise_accuracy
-from qadv.diagnostics.tables import percent
 from qadv.diagnostics.transfer_matrix import transfer_matrix
 from qadv.errors import InvalidInputError, PictureWarning
 from qadv.frontends.summary import summarize
 from qadv.named_options import named_options
 from qadv.strengths import check_eps
-from qadv.tables import right, table
+from qadv.tables import percent, right, table
 from qadv.units import Share
 
 
@@ -68,23 +65,18 @@ def run_compare(options: CompareOptions) -> None:
         short = [Path(name).name for name in networks]
         save_figure(draw_accuracies(columns, short if len({*short}) == len(short) else [*networks]), options.out)
     means = {name: np.atleast_2d(column).mean(0) for name, column in columns.items()}
-    if options.as_json:
-        mean = {name: values.tolist() for name, values in means.items()}
-        more = {} if noise is None else {"noise": {"mean": mean, **noise.to_dict()}}
-        print(json.dumps({"bytes": sizes, "eps": eps, **matrix.to_dict(), **more}, indent=1))
-        return
+    report, notes = {"bytes": sizes, "eps": eps, **matrix.to_dict()}, []
+    if noise is not None:
+        report["noise"] = {"mean": {name: values.tolist() for name, values in means.items()}, **noise.to_dict()}
+        notes.append(
+            f"Means over {len(noise.corruptions)} corruptions at severity {noise.severity}, {len(noise.decoders)} "
+            f"decoders and {len(noise.resizers)} ways of resizing; --json has each."
+        )
+    notes.append(
+        f"ε = {eps:.4g}. A worst case is an upper bound of robustness; qadv audit says whether it is a tight one."
+    )
     rows = [
         [name, f"{sizes[name] / 1024:,.1f}", *(percent(column[index]) for column in means.values())]
         for index, name in enumerate(networks)
     ]
-    console = Console(soft_wrap=True, markup=False)
-    console.print(table(("network", *right("KiB packed", *columns)), rows))
-    console.print(str(matrix), highlight=False)
-    if noise is not None:
-        console.print(
-            f"Means over {len(noise.corruptions)} corruptions at severity {noise.severity}, {len(noise.decoders)} "
-            f"decoders and {len(noise.resizers)} ways of resizing; --json has each."
-        )
-    console.print(
-        f"ε = {eps:.4g}. A worst case is an upper bound of robustness; qadv audit says whether it is a tight one."
-    )
+    tell(options, report, table(("network", *right("KiB packed", *columns)), rows), str(matrix), *notes)

@@ -1,15 +1,14 @@
 """What `qadv export` does and prints."""
 
-import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
+from rich.console import RenderableType
 
 from qadv.command_options import ExportOptions
-from qadv.commands.given import network_and_data, test_images
+from qadv.commands.given import network_and_data, tell, test_images
 from qadv.deployment.agreement import agreement
 from qadv.deployment.export import Exported, export
 from qadv.deployment.flips import apply_flips
@@ -20,6 +19,7 @@ from qadv.estimators.protocol import Classifier
 from qadv.frontends.find import file_writers
 from qadv.frontends.onnx.runtime import import_onnxruntime
 from qadv.strengths import check_eps
+from qadv.tables import number, right, table
 from qadv.units import Share, to_range
 
 _SUFFIXES = {"onnx": ".onnx", "qcdq": ".onnx", "packed": ".packed.safetensors"}
@@ -62,12 +62,7 @@ def run_export(options: ExportOptions) -> None:
             file = QuantizedClassifier.from_file(out, clip_values=classifier.clip_values)
         pair = agreement(classifier, file, x, y, eps, as_written=options.to == "qcdq", deployed=deployed)
         report["agreement"] = [each.to_dict() for each in pair]
-    if options.as_json:
-        print(json.dumps(report, indent=1))
-        return
-    _print_sizes(result)
-    if "agreement" in report:
-        _print_agreement(report)
+    tell(options, report, *_sizes(result), *(_agreement(report) if "agreement" in report else ()))
 
 
 def _apply_flips(options: ExportOptions, flips: Path) -> None:
@@ -78,11 +73,9 @@ def _apply_flips(options: ExportOptions, flips: Path) -> None:
     if options.out is None or options.out.resolve() == Path(options.model).resolve():
         raise InvalidInputError("--flips: say with --out which other file to write")
     applied = apply_flips(options.model, flips, options.out)
-    if options.as_json:
-        print(json.dumps({"flips": applied.to_dict()}, indent=1))
-        return
     did = "Undid" if applied.undone else "Applied"
-    print(f"{did} {applied.flips} flips in {applied.layers} layers; wrote {applied.path}")
+    said = f"{did} {applied.flips} flips in {applied.layers} layers; wrote {applied.path}"
+    tell(options, {"flips": applied.to_dict()}, said)
 
 
 def _target(options: ExportOptions) -> Path:
@@ -119,37 +112,32 @@ def _deployed(classifier: Classifier, path: Path) -> Classifier | None:
         return None
 
 
-def _print_sizes(result: Exported) -> None:
-    console = Console(markup=False)
-    console.print(f"Wrote {result.path}", soft_wrap=True)
-    table = Table("", "bytes", "float32", "ratio")
+def _sizes(result: Exported) -> Iterator[RenderableType]:
+    yield f"Wrote {result.path}"
     rows = [("whole file", result.file_bytes, result.float_bytes)]
     if result.code_bytes is not None and result.scale_bytes is not None:
         full = 4 * result.weights
         rows.insert(0, ("quantized weights", result.code_bytes, full))
         rows.insert(1, ("with their scales", result.code_bytes + result.scale_bytes, full))
-    for name, small, full in rows:
-        table.add_row(name, f"{small:,}", f"{full:,}", f"1/{full / small:.2f}")
-    console.print(table)
+    shown = ((name, f"{small:,}", f"{full:,}", f"1/{full / small:.2f}") for name, small, full in rows)
+    yield table(["", *right("bytes", "float32", "ratio")], shown)
     if result.runtime:
         kernels = ", ".join(f"{name} {count}" for name, count in result.kernels.items())
-        console.print(f"{result.runtime}; kernels: {kernels}", highlight=False)
+        yield f"{result.runtime}; kernels: {kernels}"
         if result.standardisation:
-            console.print(f"Standardisation is a step of its own, {result.standardisation:.1%} of an image's time")
+            yield f"Standardisation is a step of its own, {result.standardisation:.1%} of an image's time"
 
 
-def _print_agreement(report: dict[str, Any]) -> None:
+def _agreement(report: dict[str, Any]) -> Iterator[RenderableType]:
     def shown(share: float | None) -> str:
         return "–" if share is None else f"{100 * share:.2f} %"
 
-    table = Table("images", "same class", "logits differ by", "accuracy", "of the file")
+    rows = []
     for row in report["agreement"]:
         accuracies = (shown(row[name]) for name in ("classifier_accuracy", "onnx_accuracy"))
-        table.add_row(row["images"], shown(row["same_class"]), f"{row['largest_difference']:.3g}", *accuracies)
+        rows.append([row["images"], shown(row["same_class"]), number(row["largest_difference"]), *accuracies])
         if row["deployed_same_class"] is not None:
-            table.add_row(
-                "… with deploy=True", shown(row["deployed_same_class"]), "", shown(row["deployed_accuracy"]), ""
-            )
-    console = Console(markup=False)
-    console.print(table)
-    console.print(f"Classifier against the runtime of the file on {report['images']}.")
+            same, accuracy = shown(row["deployed_same_class"]), shown(row["deployed_accuracy"])
+            rows.append(["… with deploy=True", same, "", accuracy, ""])
+    yield table(["images", "same class", "logits differ by", "accuracy", "of the file"], rows)
+    yield f"Classifier against the runtime of the file on {report['images']}."

@@ -1,6 +1,7 @@
 """The network and the images of a command, each opened for the other."""
 
 import inspect
+import json
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Console, RenderableType
 from tqdm.auto import tqdm
 
 from qadv.backbones.checkpoints import is_of_torch
@@ -68,9 +70,14 @@ def network_and_data(
     return classifier, data
 
 
+def is_saved(model: str) -> bool:
+    """Whether a MODEL is a file with a network to be rebuilt, and none that is one itself."""
+    return is_file(model) and file_frontend(model) is None
+
+
 def _channels(model: str) -> int:
     """Returns the number of channels that a saved network has, 3 for any other."""
-    saved = is_file(model) and file_frontend(model) is None and not is_of_torch(model)
+    saved = is_saved(model) and not is_of_torch(model)
     return int(read_header(model)["classifier"]["input_shape"][0]) if saved else 3
 
 
@@ -81,8 +88,7 @@ def beside(model: str, classifier: Any, options: Any) -> Any:
         InvalidInputError: both say what their classes are called, not by numbers, and not the same.
     """
     check_trained(model)
-    saved = is_file(model) and file_frontend(model) is None
-    given = {} if saved else {"input_shape": classifier.input_shape}
+    given = {} if is_saved(model) else {"input_shape": classifier.input_shape}
     if not is_file(model):
         pair = _standardisation(options)
         given |= {"nb_classes": nb_labels(classifier), **({} if pair is None else {"preprocessing": pair})}
@@ -127,6 +133,16 @@ def test_images(classifier: Classifier, data: Any, nb_test: int) -> tuple[NDArra
     """Returns the first test images, (N, *input_shape) in `clip_values`, and their labels, (N,)."""
     x, y = data.take("test", nb_test)
     return to_range(x, classifier.clip_values), y
+
+
+def tell(options: Any, report: Mapping[str, Any], *shown: RenderableType) -> None:
+    """Prints a report as JSON where that is asked for, else what is shown to people."""
+    if options.as_json:
+        print(json.dumps(report, indent=1))
+    else:
+        console = Console(soft_wrap=True, markup=False, highlight=False)
+        for each in shown:
+            console.print(each)
 
 
 def is_shown(options: Any) -> bool:

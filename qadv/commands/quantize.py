@@ -1,13 +1,12 @@
 """What `qadv quantize` does and prints."""
 
-import json
+import sys
 
 import numpy as np
-from rich.console import Console
 from tqdm.auto import tqdm
 
 from qadv.command_options import QuantizeOptions
-from qadv.commands.given import accuracy, is_shown, keep_classes, network_and_data
+from qadv.commands.given import accuracy, is_shown, keep_classes, network_and_data, tell
 from qadv.frontends.summary import summarize
 from qadv.quantization.calibration import Calibration
 from qadv.transformers.post_training_quantization import PostTrainingQuantization
@@ -33,11 +32,8 @@ def run_quantize(options: QuantizeOptions) -> None:
     }
     quantized.save(options.out)
     summary = summarize(quantized)
-    if options.as_json:
-        print(json.dumps({"out": str(options.out), "accuracy": figures, **summary.to_dict()}, indent=1))
-        return
-    console = Console(soft_wrap=True, markup=False)
-    console.print(summary.table() if console.is_terminal else str(summary), highlight=False)
+    report = {"out": str(options.out), "accuracy": figures, **summary.to_dict()}
     before, after = (f"{100 * figure:.2f} %" for figure in figures.values())
     nb_test = min(options.nb_test, len(data.labels("test")))
-    console.print(f"Accuracy on {nb_test:,} test images: {before} before, {after} after. Wrote {options.out}")
+    said = f"Accuracy on {nb_test:,} test images: {before} before, {after} after. Wrote {options.out}"
+    tell(options, report, summary.table() if sys.stdout.isatty() else str(summary), said)

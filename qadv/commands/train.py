@@ -1,6 +1,5 @@
 """What `qadv train` does and prints."""
 
-import json
 from pathlib import Path
 
 from rich.console import Console
@@ -8,7 +7,7 @@ from rich.console import Console
 from qadv.benchmark.names import check_options
 from qadv.benchmark.network_cells import made_trainer, training_images
 from qadv.command_options import TrainOptions
-from qadv.commands.given import accuracy, keep_classes, network_and_data
+from qadv.commands.given import accuracy, keep_classes, network_and_data, tell
 from qadv.errors import InvalidInputError
 from qadv.estimators.fingerprint import fingerprint
 from qadv.named_options import options_of
@@ -44,9 +43,6 @@ def run_train(options: TrainOptions) -> None:
         raise
     classifier.save(options.out)
     figures = {"before": before, "after": accuracy(classifier, data, options, "after")}
-    if options.as_json:
-        history = list(getattr(trainer, "history", []))
-        print(json.dumps({"out": str(options.out), "accuracy": figures, "history": history}, indent=1))
-        return
+    report = {"out": str(options.out), "accuracy": figures, "history": list(getattr(trainer, "history", []))}
     shown = ", ".join(f"{100 * figure:.2f} % {when}" for when, figure in figures.items())
-    Console(soft_wrap=True, markup=False).print(f"Accuracy on test images: {shown}. Wrote {options.out}")
+    tell(options, report, f"Accuracy on test images: {shown}. Wrote {options.out}")

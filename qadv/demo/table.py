@@ -8,7 +8,7 @@ from rich.table import Column, Table
 from qadv.benchmark.report.numbers import plain_eps
 from qadv.demo.settings import DemoSettings
 from qadv.frontends.summary import summarize
-from qadv.tables import right, table
+from qadv.tables import percent, right, table
 
 if TYPE_CHECKING:
     from qadv.demo.run import NetworkResult
@@ -32,20 +32,15 @@ def results_table(dataset: str, settings: DemoSettings, networks: Sequence["Netw
     )  # fmt: skip
     for network in networks:
         size = f"{summarize(network.classifier).packed_bytes / 1024:.0f} KiB"
-        shown.add_row(network.label, "none", "all", f"{network.clean_accuracy:.1%}")
+        shown.add_row(network.label, "none", "all", percent(network.clean_accuracy))
         for row, attack in enumerate(network.attacks):
-            shown.add_row(
-                size if row == 0 else "",
-                attack.attack,
-                str(attack.samples),
-                f"{attack.clean_accuracy:.1%}",
-                f"{attack.adversarial_accuracy:.1%}",
-                "–" if attack.mean_l2 is None else f"{attack.mean_l2:.2f}",
-                "–" if attack.mean_linf is None else f"{attack.mean_linf:.3f}",
-            )
+            shares = percent(attack.clean_accuracy), percent(attack.adversarial_accuracy)
+            means = (attack.mean_l2, 2), (attack.mean_linf, 3)
+            distances = ("–" if mean is None else f"{mean:.{digits}f}" for mean, digits in means)
+            shown.add_row("" if row else size, attack.attack, str(attack.samples), *shares, *distances)
         if within := [attack for attack in network.attacks if attack.attack in IN_BALL]:
             lowest = min(within, key=lambda attack: attack.adversarial_accuracy)
-            found = f"{lowest.adversarial_accuracy:.1%}"
-            shown.add_row("not audited", "lowest", str(lowest.samples), f"{lowest.clean_accuracy:.1%}", found)
+            shares = percent(lowest.clean_accuracy), percent(lowest.adversarial_accuracy)
+            shown.add_row("not audited", "lowest", str(lowest.samples), *shares)
         shown.add_section()
     return shown

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,15 +11,12 @@ from qadv.checks import check_whole
 from qadv.diagnostics.attacking import check_strengths, generate, pgd
 from qadv.diagnostics.drawing import check_curves, draw_lines, finish_lines
 from qadv.diagnostics.measured import Measured
-from qadv.diagnostics.tables import percent
 from qadv.errors import InvalidInputError
 from qadv.estimators.checks import check_pair
 from qadv.estimators.protocol import Classifier
 from qadv.evaluation import Outcome, predicted
-from qadv.tables import text_table
-from qadv.units import width
-
-_NORMS = {1.0: "L1", 2.0: "L2", np.inf: "L∞"}
+from qadv.tables import percent, text_table
+from qadv.units import NORMS, width
 
 
 @dataclass(frozen=True)
@@ -55,15 +52,10 @@ class AccuracyCurve(Measured):
         found = {"norm": "inf" if np.isinf(self.norm) else int(self.norm)}
         return super().to_dict() | found | {"monotonic": self.monotonic, "largest_rise": self.largest_rise}
 
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Returns what `to_dict` was called on."""
-        return super().from_dict({**data, "norm": float(data["norm"])})
-
     def __str__(self) -> str:
         found = zip(self.eps, self.accuracy, self.worst_case, strict=True)
         rows = [[f"{eps:.4g}", percent(accuracy), percent(worst)] for eps, accuracy, worst in found]
-        columns = [f"ε ({_NORMS[self.norm]})", "accuracy", "worst case up to ε"]
+        columns = [f"ε ({NORMS[self.norm]})", "accuracy", "worst case up to ε"]
         table = text_table(f"Accuracy against strength, {self.samples} images", columns, rows)
         if self.monotonic:
             return f"{table}\nAccuracy falls monotonically."
@@ -85,13 +77,12 @@ def accuracy_curve(
 
     Args:
         classifier: an ART classifier.
-        x: images, (N, *input_shape).
-        y: their classes, indices or one-hot.
+        x, y: images, (N, *input_shape), and their classes, indices or one-hot.
         eps: strengths, ascending; 0 is the clean accuracy.
         attack: a function `(classifier, eps)` that returns an ART attack; without it PGD of 20 steps, L∞.
         norm: of the ball: 1, 2 or `np.inf`.
         batch_size: images per pass of the classifier; the attack has its own.
-        seed: decides what the attack draws, the same at each strength.
+        seed: of what the attack draws.
 
     Raises:
         InvalidInputError: the attack leaves the ball: for attacks that look for the nearest adversarial image there is
@@ -109,7 +100,7 @@ def accuracy_curve(
         farthest = float(outcome.distance(order).max())
         if farthest > strength * 1.001 + 1e-6 * width(classifier.clip_values):
             raise InvalidInputError(
-                f"attack: expected changes within {_NORMS[order]} {strength:g}, got {farthest:g}; say which norm it "
+                f"attack: expected changes within {NORMS[order]} {strength:g}, got {farthest:g}; say which norm it "
                 "keeps to, or use accuracy_by_distance for an attack without a bound"
             )
         right.append(outcome.right)
@@ -163,14 +154,14 @@ def draw_accuracy_curve(curves: Mapping[str, AccuracyCurve], ax: Any = None) -> 
     check_curves(curves)
     measured_in = {curve.norm for curve in curves.values()}
     if len(measured_in) > 1:
-        raise InvalidInputError(f"expected curves of one norm, got {', '.join(_NORMS[n] for n in sorted(measured_in))}")
+        raise InvalidInputError(f"expected curves of one norm, got {', '.join(NORMS[n] for n in sorted(measured_in))}")
 
     def lower(curve: AccuracyCurve) -> Any:
         return 100 * curve.worst_case if (curve.worst_case < curve.accuracy).any() else None
 
     suffix = ", worst case up to ε"
     figure, ax = draw_lines(curves, ax, lambda c: c.eps, lambda c: 100 * c.accuracy, lower, ":", suffix)
-    ax.set_xlabel(f"ε ({_NORMS[measured_in.pop()]})")
+    ax.set_xlabel(f"ε ({NORMS[measured_in.pop()]})")
     finish_lines(ax, "accuracy, %")
     ax.set_ylim(0, 101)
     return figure

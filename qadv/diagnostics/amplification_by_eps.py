@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +12,10 @@ from qadv.diagnostics.attacking import check_classifiers, check_strengths, gener
 from qadv.diagnostics.drawing import check_curves, draw_lines, finish_lines
 from qadv.diagnostics.error_amplification import DISTANCE, ErrorAmplification, error_amplification
 from qadv.diagnostics.measured import Measured
-from qadv.diagnostics.tables import number
 from qadv.errors import InvalidInputError, closest
 from qadv.estimators.checks import check_pair
 from qadv.estimators.protocol import Classifier
-from qadv.tables import text_table
+from qadv.tables import number, text_table
 
 
 @dataclass(frozen=True)
@@ -47,11 +46,6 @@ class AmplificationByEps(Measured):
         parts = [measured.unquantized for measured in self.measured if measured.unquantized is not None]
         return np.stack(parts) if parts else None
 
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Returns what `to_dict` was called on."""
-        return super().from_dict({**data, "measured": [*map(ErrorAmplification.from_dict, data["measured"])]})
-
     def __str__(self) -> str:
         distance, unquantized = self.distance, self.unquantized
         rows = []
@@ -76,16 +70,10 @@ def amplification_by_eps(
     """Attacks at several strengths and measures `error_amplification` at each.
 
     Args:
-        classifier: an ART `PyTorchClassifier`.
-        x: clean images, (N, *input_shape).
-        y: their classes, indices or one-hot.
-        eps: strengths, ascending; 0 is no attack.
-        attack: a function `(classifier, eps)` that returns an ART attack; without it PGD of 20 steps.
+        classifier, x, y, eps, attack, seed: as of `accuracy_curve`; `batch_size` is that of the measurement.
         source: the classifier that is attacked, e.g. the float one, so that several networks see the same images;
             `None` for `classifier`.
         at: `"inputs"` or `"activations"`, as in `error_amplification`.
-        batch_size: images per pass of the measurement.
-        seed: decides what the attack draws.
     """
     strengths = check_strengths(eps, classifier, np.inf if attack is pgd else 1)  # of others the norm is not known
     attacked = classifier if source is None else source

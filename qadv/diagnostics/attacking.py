@@ -51,6 +51,16 @@ def generate(attack: Any, x: NDArray[Any], labels: NDArray[np.int64], seed: int,
     return adversarial
 
 
+def directions(vectors: NDArray[Any]) -> NDArray[np.float64]:
+    """Returns a vector of length 1 for each of N, (N, values), float64; zero where it is zero."""
+    flat = vectors.reshape(len(vectors), -1).astype(np.float64)
+    largest = np.abs(flat).max(axis=1, keepdims=True)
+    flat /= np.where(largest > 0, largest, 1)  # the square of a small one would be zero
+    length = np.linalg.norm(flat, axis=1, keepdims=True)
+    found: NDArray[np.float64] = flat / np.where(length > 0, length, 1)
+    return found
+
+
 def check_strengths(eps: Any, classifier: Classifier, norm: float) -> tuple[float, ...]:
     """Returns strengths in a norm, ascending numbers or texts such as `"8/255"`, as floats."""
     clip_values, nb_values = classifier.clip_values, math.prod(classifier.input_shape)

@@ -67,9 +67,8 @@ def draw_accuracies(columns: Mapping[str, Any], networks: Sequence[str], ax: Any
         ax.bar(places, heights, width, label=network)
         several = [place for place, each in enumerate(own) if len(each) > 1]
         if several:
-            ax.errorbar(
-                places[several], heights[several], ranges[:, several], fmt="none", ecolor="black", elinewidth=0.8
-            )
+            marks = {"fmt": "none", "ecolor": "black", "elinewidth": 0.8}
+            ax.errorbar(places[several], heights[several], ranges[:, several], **marks)
     ax.set_xticks(range(len(columns)), list(columns))
     ax.set_ylim(0, 100)
     ax.grid(axis="y", alpha=0.3)

@@ -9,12 +9,11 @@ from numpy.typing import NDArray
 
 from qadv.diagnostics.drawing import check_curves, figure_and_axes
 from qadv.diagnostics.measured import Measured
-from qadv.diagnostics.tables import percent
 from qadv.errors import InvalidInputError
 from qadv.estimators.checks import check_pair
 from qadv.estimators.ensemble_network import Classes, check_agreement, check_member_classes, most_voted
 from qadv.estimators.protocol import Classifier
-from qadv.tables import text_table
+from qadv.tables import percent, text_table
 
 
 @dataclass(frozen=True)
@@ -43,13 +42,12 @@ class EnsembleAgreement(Measured):
 
     def __str__(self) -> str:
         members = len(self.agreement)
-        predicted = "–" if self.accuracy_predicted is None else percent(self.accuracy_predicted)
         rows = [
             *((f"{votes} of {members} agree", percent(part)) for votes, part in enumerate(self.agreement, start=1)),
             ("prediction rate", percent(self.prediction_rate)),
             ("defense accuracy (abstention right)", percent(self.defense_accuracy)),
             ("accuracy (abstention wrong)", percent(self.accuracy)),
-            ("accuracy where predicted", predicted),
+            ("accuracy where predicted", percent(self.accuracy_predicted)),
         ]
         return text_table(f"Agreement, {self.samples} images, m = {self.m}", ["", "images"], rows)
 
@@ -69,8 +67,7 @@ class SourceAgreement(Measured):
     wrong: float | None
 
     def __str__(self) -> str:
-        shown = ["–" if part is None else percent(part) for part in (self.right, self.wrong)]
-        rows = [("the source is right", shown[0]), ("the source is wrong", shown[1])]
+        rows = [("the source is right", percent(self.right)), ("the source is wrong", percent(self.wrong))]
         return text_table("All other members likewise", ["where", "images"], rows)
 
 
@@ -113,8 +110,7 @@ def ensemble_agreement(
 
     Args:
         classifier: an `EnsembleClassifier`, however it combines its members.
-        x: images, (N, *input_shape).
-        y: true classes, indices or one-hot.
+        x, y: images, (N, *input_shape), and their true classes, indices or one-hot.
         m: members that have to agree.
         batch_size: images per pass.
     """

@@ -14,10 +14,9 @@ from qadv.diagnostics.drawing import draw_lines, finish_lines, layer_axis, posit
 from qadv.diagnostics.measured import Measured
 from qadv.diagnostics.passes import compare_inputs
 from qadv.diagnostics.quantized_activations import clipped, quantized_activations
-from qadv.diagnostics.tables import number
 from qadv.estimators.protocol import Classifier
 from qadv.modes import weight_layers
-from qadv.tables import text_table
+from qadv.tables import number, text_table
 
 DISTANCE = "‖A − A_adv‖₂ / ‖A‖₂"
 
@@ -53,8 +52,7 @@ def error_amplification(
 
     Args:
         classifier: an ART `PyTorchClassifier`.
-        x: clean images, (N, *input_shape).
-        x_adversarial: their adversarial versions by any attack on any network, same shape.
+        x, x_adversarial: clean images, (N, *input_shape), and their adversarial versions by any attack on any network.
         batch_size: images per pass.
         at: `"inputs"`: A is what enters each convolution and linear layer (figure 3b). `"activations"`: A is what each
             quantized activation gives, with the rounding and without it (figure 3a). Behind the first of them, what
@@ -67,7 +65,6 @@ def error_amplification(
     check_choice("at", at, ("inputs", "activations"))
     model: nn.Module = classifier.model
     quantizers = quantized_activations(model) if at == "activations" else {}
-    modules = {n: m for n, m in model.named_modules() if n in quantizers} if quantizers else weight_layers(model)
     distances: dict[str, list[Tensor]] = {}
     without: dict[str, list[Tensor]] = {}
 
@@ -80,7 +77,7 @@ def error_amplification(
             clean, moved = quantizer.function()(clean), quantizer.function()(moved)
         distances.setdefault(name, []).append(_distance(clean, moved))
 
-    compare_inputs(classifier, x, x_adversarial, modules, compare, batch_size)
+    compare_inputs(classifier, x, x_adversarial, quantizers or weight_layers(model), compare, batch_size)
     return ErrorAmplification(tuple(distances), _means(distances), _means(without) if quantizers else None)
 
 

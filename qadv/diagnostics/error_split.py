@@ -12,17 +12,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from qadv.diagnostics.drawing import draw_lines, finish_lines, layer_axis
+from qadv.diagnostics.drawing import draw_lines, finish_lines, layer_axis, positions
 from qadv.diagnostics.measured import Measured
 from qadv.diagnostics.passes import compare_inputs
-from qadv.diagnostics.tables import number
-from qadv.diagnostics.weight_error import computed_weights, convolve
-from qadv.errors import InvalidInputError, UnsupportedModelError
+from qadv.diagnostics.weight_error import computed_weights, convolve, real_weights
+from qadv.errors import UnsupportedModelError
 from qadv.estimators.protocol import Classifier
-from qadv.frontends.find import quantized_activations, quantized_weights
+from qadv.frontends.find import quantized_activations
 from qadv.modes import evaluation_mode, weight_layers
 from qadv.recording import recording
-from qadv.tables import text_table
+from qadv.tables import number, text_table
 
 TERMS = ("input", "weight", "both", "total")
 NAMES = ("‖WΔx‖", "‖ΔWx‖", "‖ΔWΔx‖", "‖δ‖")
@@ -69,12 +68,9 @@ def error_split(
     adversarial ones it is what quantizing alone does. A layer that runs several times counts at its first run.
 
     Args:
-        classifier: an ART `PyTorchClassifier`, usually with a quantized network.
-        x: clean images, (N, *input_shape).
-        x_adversarial: their adversarial versions, same shape.
+        classifier, x, x_adversarial, batch_size: as of `error_amplification`; the network is usually quantized.
         float_parent: the network before it was quantized, with the same layers; `None`: W are the latent weights, and x
             the inputs in `classifier` itself on clean images, so that Δx is the attack's alone.
-        batch_size: images per pass.
 
     Raises:
         UnsupportedModelError: there is no `float_parent`, and a frozen network has no latent weights; or a layer is
@@ -84,12 +80,7 @@ def error_split(
     model: nn.Module = classifier.model
     layers = weight_layers(model)
     quantized = computed_weights(model)
-    real = _real_weights(model) if float_parent is None else computed_weights(float_parent.model)
-    for name in layers:
-        if name not in real or real[name].shape != quantized[name].shape:
-            raise InvalidInputError(
-                f"float_parent: expected a layer {name!r} with weights {tuple(quantized[name].shape)}"
-            )
+    real = real_weights(model, None if float_parent is None else float_parent.model, layers, "float_parent")
     own, others = (_rounding(each.model) for each in (classifier, float_parent or classifier))
     parts: dict[str, list[Tensor]] = {}
 
@@ -119,15 +110,6 @@ def error_split(
     return ErrorSplit(tuple(parts), *np.array(means).reshape(-1, len(TERMS)).T)
 
 
-def _real_weights(model: nn.Module) -> dict[str, Tensor]:
-    latent = {quantizer.layer: quantizer.latent for quantizer in quantized_weights(model)}
-    if None in latent.values():
-        raise UnsupportedModelError(
-            "a frozen network has no latent weights: give the classifier it was made from as float_parent"
-        )
-    return computed_weights(model) | {name: weight for name, weight in latent.items() if weight is not None}
-
-
 def _rounding(model: nn.Module) -> dict[str, Callable[[Tensor], Tensor]]:
     """Returns what rounds the inputs of layers within them, by layer."""
     return {each.layer: each.function() for each in quantized_activations(model) if each.role == "input"}
@@ -147,7 +129,7 @@ def draw_error_split(split: ErrorSplit, ax: Any = None) -> Any:
     """Draws the three parts and the whole error against the layer."""
     curves = dict.fromkeys(NAMES, split)
     terms = iter(TERMS)
-    figure, ax = draw_lines(curves, ax, lambda s: range(1, len(s.layers) + 1), lambda s: getattr(s, next(terms)))
+    figure, ax = draw_lines(curves, ax, positions, lambda s: getattr(s, next(terms)))
     layer_axis(ax, curves, "layer")
     finish_lines(ax, "part of ‖Wx‖")
     return figure

@@ -14,14 +14,13 @@ from numpy.typing import NDArray
 from qadv.checks import check_number, check_whole
 from qadv.diagnostics.attacking import check_classifiers, made_by
 from qadv.diagnostics.measured import Measured
-from qadv.diagnostics.tables import percent
 from qadv.errors import InvalidInputError
 from qadv.estimators.checks import check_pair
 from qadv.estimators.door import give_optimizer
 from qadv.estimators.protocol import Classifier
 from qadv.evaluation import predicted
 from qadv.random_states import seeded
-from qadv.tables import text_table
+from qadv.tables import percent, text_table
 
 _DEFAULT = {"CopycatCNN": lambda classifier: CopycatCNN(classifier, 64, 64, nb_epochs=10)}
 

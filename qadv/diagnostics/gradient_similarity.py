@@ -8,15 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qadv.checks import check_whole
-from qadv.diagnostics.attacking import check_classifiers, least_classes
+from qadv.diagnostics.attacking import check_classifiers, directions, least_classes
 from qadv.diagnostics.drawing import draw_matrix, figure_and_axes
 from qadv.diagnostics.measured import Measured
-from qadv.diagnostics.tables import number, percent
 from qadv.errors import AttackError
 from qadv.estimators.checks import check_pair
 from qadv.estimators.protocol import Classifier
 from qadv.modes import evaluation_mode
-from qadv.tables import text_table
+from qadv.tables import number, percent, text_table
 
 
 @dataclass(frozen=True)
@@ -57,8 +56,7 @@ def gradient_similarity(
 
     Args:
         classifiers: ART classifiers by name, for the same images and classes.
-        x: images, (N, *input_shape).
-        y: their classes, indices or one-hot.
+        x, y: images, (N, *input_shape), and their classes, indices or one-hot.
         batch_size: images per pass; gradients of all networks are kept for one batch.
 
     Raises:
@@ -72,9 +70,9 @@ def gradient_similarity(
     counted = np.zeros(total.shape, dtype=np.int64)
     for start in range(0, len(x), batch_size):
         part = slice(start, start + batch_size)
-        directions = np.stack([_directions(name, c, x[part], labels[part]) for name, c in networks.items()])
-        total += np.einsum("and,bnd->ab", directions, directions, optimize=True)
-        there = np.asarray(directions.any(axis=2))
+        found = np.stack([_directions(name, c, x[part], labels[part]) for name, c in networks.items()])
+        total += np.einsum("and,bnd->ab", found, found, optimize=True)
+        there = np.asarray(found.any(axis=2))
         counted += (there[:, None] & there[None]).sum(axis=2)
     similarity = np.divide(total, counted, out=np.full_like(total, np.nan), where=counted > 0)
     return GradientSimilarity(tuple(networks), np.clip(similarity, -1, 1), counted, len(x))
@@ -85,17 +83,12 @@ def _directions(name: str, classifier: Classifier, x: NDArray[Any], labels: NDAr
     one_hot = np.eye(classifier.nb_classes, dtype=np.float32)[labels]
     with evaluation_mode(classifier.model):
         try:
-            gradients = np.asarray(classifier.loss_gradient(x, one_hot), dtype=np.float64).reshape(len(x), -1)
+            gradients = np.asarray(classifier.loss_gradient(x, one_hot))
         except AttackError as error:
             raise AttackError(f"the input gradient of {name!r} is not finite: {error}") from error
     if not np.isfinite(gradients).all():
         raise AttackError(f"the input gradient of {name!r} is not finite; look at its logits and its loss")
-    # the largest entry is divided out first: the square of a small one would be zero
-    largest = np.abs(gradients).max(axis=1, keepdims=True)
-    gradients /= np.where(largest > 0, largest, 1)
-    length = np.linalg.norm(gradients, axis=1, keepdims=True)
-    directions: NDArray[np.float64] = gradients / np.where(length > 0, length, 1)
-    return directions
+    return directions(gradients)
 
 
 def draw_gradient_similarity(measured: GradientSimilarity, ax: Any = None) -> Any:

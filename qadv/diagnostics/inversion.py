@@ -2,19 +2,21 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from art.attacks.inference.model_inversion import MIFace
 from numpy.typing import NDArray
 
-from qadv.diagnostics.attacking import made_by
+from qadv.diagnostics.attacking import directions, made_by
 from qadv.diagnostics.measured import Measured
-from qadv.diagnostics.tables import number, percent
 from qadv.estimators.checks import attacks_may_leave_range, check_pair
 from qadv.estimators.protocol import Classifier
 from qadv.random_states import seeded
-from qadv.tables import text_table
+from qadv.tables import number, percent, text_table
+
+_DEFAULT = partial(MIFace, max_iter=100, threshold=1.0, batch_size=128, verbose=False)
 
 
 @dataclass(frozen=True)
@@ -58,22 +60,10 @@ def inversion(
     classes = np.unique(labels)
     start = np.tile(x.mean(axis=0), (len(classes), *(1 for _ in classifier.input_shape)))
     with seeded(seed), attacks_may_leave_range(classifier):
-        made = made_by(attack or _mi_face, classifier, "attack", MIFace).infer(start, classes)
+        made = made_by(attack or _DEFAULT, classifier, "attack", MIFace).infer(start, classes)
     means = np.stack([x[labels == each].mean(axis=0) for each in classes])
-    drawn, wanted = (_directions(each - start) for each in (made, means))
+    changes = ((each - start).reshape(len(start), -1).astype(np.float64) for each in (made, means))
+    drawn, wanted = (directions(each - each.mean(axis=1, keepdims=True)) for each in changes)
     cosines = drawn @ wanted.T
     recognised = (cosines.argmax(axis=1) == np.arange(len(classes))) & drawn.any(axis=1)
     return Inversion(tuple(classes.tolist()), np.diag(cosines).copy(), float(recognised.mean()))
-
-
-def _mi_face(classifier: Classifier) -> MIFace:
-    return MIFace(classifier, max_iter=100, threshold=1.0, batch_size=128, verbose=False)
-
-
-def _directions(images: NDArray[Any]) -> NDArray[np.float64]:
-    """Returns images of mean 0 and length 1, (N, pixels); zero where all pixels are alike."""
-    flat = images.reshape(len(images), -1).astype(np.float64)
-    flat -= flat.mean(axis=1, keepdims=True)
-    length = np.linalg.norm(flat, axis=1, keepdims=True)
-    directions: NDArray[np.float64] = flat / np.where(length > 0, length, 1)
-    return directions

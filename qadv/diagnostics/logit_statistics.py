@@ -9,11 +9,10 @@ from scipy.special import softmax
 
 from qadv.checks import check_whole
 from qadv.diagnostics.measured import Measured
-from qadv.diagnostics.tables import number
 from qadv.estimators.checks import check_pair
 from qadv.estimators.protocol import Classifier
 from qadv.modes import evaluation_mode
-from qadv.tables import text_table
+from qadv.tables import number, text_table
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,7 @@ def logit_statistics(classifier: Classifier, x: NDArray[Any], y: Any, batch_size
 
     Args:
         classifier: an ART classifier that gives logits.
-        x: images, (N, *input_shape).
-        y: true classes, indices or one-hot.
+        x, y: images, (N, *input_shape), and their true classes, indices or one-hot.
         batch_size: images per pass.
     """
     x, labels = check_pair(classifier, x, y)

@@ -1,15 +1,17 @@
 """Results of diagnostics as plain data for JSON, and back."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Self, get_origin, get_type_hints
+from dataclasses import dataclass, fields, is_dataclass
+from enum import Enum
+from types import UnionType
+from typing import Any, Self, get_args, get_origin, get_type_hints
 
 import numpy as np
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Base of what is measured: numbers, texts, tuples and arrays; prints as a table."""
+    """Base of what is measured: numbers, texts, tuples, arrays, and others of its kind; prints as a table."""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON."""
@@ -29,10 +31,20 @@ def _plain(value: Any) -> Any:
         entries = value.astype(object)
         entries[np.isnan(value)] = None  # JSON knows no NaN
         return entries.tolist()
-    return value.to_dict() if isinstance(value, Measured) else value
+    if isinstance(value, Enum):
+        return value.value
+    return value.to_dict() if hasattr(value, "to_dict") else value
 
 
 def _typed(value: Any, kind: Any) -> Any:
-    if not isinstance(value, list):
-        return value
-    return tuple(value) if get_origin(kind) is tuple else np.array(value, np.int64 if "int64" in str(kind) else float)
+    kind = get_args(kind)[0] if get_origin(kind) is UnionType else kind  # the other one is None
+    if isinstance(value, list):
+        if get_origin(kind) is tuple:
+            return tuple(_typed(entry, get_args(kind)[0]) for entry in value)
+        return np.array(value, np.int64 if "int64" in str(kind) else float)
+    if isinstance(value, Mapping) and is_dataclass(kind):
+        made: Any = getattr(kind, "from_dict", None)
+        return made(value) if made else kind(**value)  # type: ignore[operator]
+    # "inf", which JSON has no number for, and names of an enumeration
+    as_text = isinstance(value, str | int) and isinstance(kind, type) and issubclass(kind, float | Enum)
+    return kind(value) if as_text else value

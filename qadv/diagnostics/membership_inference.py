@@ -12,13 +12,12 @@ from sklearn.metrics import roc_auc_score
 
 from qadv.diagnostics.attacking import made_by
 from qadv.diagnostics.measured import Measured
-from qadv.diagnostics.tables import number, percent
 from qadv.errors import InvalidInputError
 from qadv.estimators.checks import attacks_may_leave_range, check_pair
 from qadv.estimators.protocol import Classifier
 from qadv.evaluation import predicted
 from qadv.random_states import seeded
-from qadv.tables import text_table
+from qadv.tables import number, percent, text_table
 
 _DEFAULT = {
     "black box": lambda classifier: MembershipInferenceBlackBox(classifier, attack_model_type="rf"),

@@ -13,10 +13,9 @@ from qadv.datasets.dataset import ImageDataset
 from qadv.datasets.systematic import DECODERS, RESIZERS, decoded, resized
 from qadv.diagnostics.attacking import check_classifiers
 from qadv.diagnostics.measured import Measured
-from qadv.diagnostics.tables import percent
 from qadv.estimators.protocol import Classifier
 from qadv.evaluation import predicted
-from qadv.tables import text_table
+from qadv.tables import percent, text_table
 from qadv.units import to_range
 
 

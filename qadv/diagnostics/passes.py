@@ -1,12 +1,13 @@
 """Runs clean and adversarial images through a network and compares what enters its layers."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from brevitas.quant_tensor import QuantTensor
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from qadv.checks import check_whole
 from qadv.errors import InvalidInputError
@@ -23,23 +24,22 @@ def compare_inputs(
     classifier: Classifier,
     x: NDArray[Any],
     x_adversarial: NDArray[Any],
-    modules: Mapping[str, nn.Module],
+    names: Container[str],
     compare: Compare,
     batch_size: int,
     clean_on: Classifier | None = None,
 ) -> None:
-    """Calls `compare(name, call, clean, adversarial)` for what enters each module, batch by batch.
+    """Calls `compare(name, call, clean, adversarial)` for what enters each module of these names, batch by batch.
 
-    The clean images go through `clean_on`, where it is given: another network, with modules of the same names.
+    The clean images go through `clean_on`, where it is given: another network.
 
     `call` counts the runs of a module in one pass, from 0: a ReLU may run several times. What the clean images give is
     kept for one batch, what the adversarial ones give is compared at once and forgotten. Two passes, and not one over
     both: then equal images are equal to the bit.
     """
-    x, x_adversarial = (
-        check_images(images, classifier.input_shape, classifier.clip_values, name, strict=False)
-        for name, images in (("x", x), ("x_adversarial", x_adversarial))
-    )
+    limits = classifier.input_shape, classifier.clip_values
+    x = check_images(x, *limits, "x", strict=False)
+    x_adversarial = check_images(x_adversarial, *limits, "x_adversarial", strict=False)
     if x.shape != x_adversarial.shape:
         raise InvalidInputError(f"x_adversarial: expected the shape of x, {x.shape}, got {x_adversarial.shape}")
     batch_size = check_whole("batch_size", batch_size)
@@ -57,13 +57,11 @@ def compare_inputs(
             kept[name, call] = value.clone()  # what comes next may work in place
 
     first = clean_on or classifier
-    others = {} if first is classifier else {n: m for n, m in first.model.named_modules() if n in modules}
-    with (
-        recording(modules, entering=note),
-        recording(others, entering=note),
-        evaluation_mode(classifier.model),
-        evaluation_mode(first.model),
-    ):
+    with ExitStack() as stack:
+        for network in dict.fromkeys((classifier, first)):
+            modules = {name: module for name, module in network.model.named_modules() if name in names}
+            stack.enter_context(recording(modules, entering=note))
+            stack.enter_context(evaluation_mode(network.model))
         for start in range(0, len(x), batch_size):
             for network, images, adversarial in ((first, x, False), (classifier, x_adversarial, True)):  # noqa: B007
                 calls.clear()  # (note reads `adversarial`)

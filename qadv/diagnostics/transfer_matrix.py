@@ -11,13 +11,12 @@ from qadv.checks import check_choice, check_whole
 from qadv.diagnostics.attacking import check_classifiers, generate, least_classes
 from qadv.diagnostics.drawing import draw_matrix, new_panels
 from qadv.diagnostics.measured import Measured
-from qadv.diagnostics.tables import number, percent
 from qadv.errors import InvalidInputError, closest
 from qadv.estimators.checks import check_pair
 from qadv.estimators.fingerprint import fingerprint
 from qadv.estimators.protocol import Classifier
 from qadv.evaluation import Outcome, predicted
-from qadv.tables import text_table
+from qadv.tables import number, percent, text_table
 
 
 @dataclass(frozen=True)
@@ -83,8 +82,7 @@ def transfer_matrix(
 
     Args:
         classifiers: ART classifiers by name, for the same images and classes; all are targets.
-        x: images, (N, *input_shape).
-        y: their classes, indices or one-hot.
+        x, y: images, (N, *input_shape), and their classes, indices or one-hot.
         attacks: by name, functions that take a classifier and return an untargeted ART attack on it.
         sources: names of those that are attacked; `None` for all.
         copies: for some names a second network, trained from another start: in place of the network itself it is the

@@ -17,9 +17,8 @@ from qadv.diagnostics.drawing import draw_lines, finish_lines, layer_axis, posit
 from qadv.diagnostics.measured import Measured
 from qadv.diagnostics.passes import compare_inputs
 from qadv.diagnostics.quantized_activations import buckets, clipped, quantized_activations
-from qadv.diagnostics.tables import number, percent
 from qadv.estimators.protocol import Classifier
-from qadv.tables import text_table
+from qadv.tables import number, percent, text_table
 
 _QUANTITIES = {
     "changed": "activations that change bucket, %",
@@ -68,15 +67,12 @@ def value_shift(
 
     Args:
         classifier: an ART `PyTorchClassifier` with quantized activations, frozen or not.
-        x: clean images, (N, *input_shape).
-        x_adversarial: their adversarial versions by any attack on any network, same shape.
-        batch_size: images per pass.
+        x, x_adversarial, batch_size: as of `error_amplification`.
 
     Raises:
         UnsupportedModelError: no activation is quantized.
     """
     quantizers = quantized_activations(classifier.model)
-    modules = {name: module for name, module in classifier.model.named_modules() if name in quantizers}
     counts: dict[str, NDArray[np.int64]] = {}  # activations, changed, moved, steps
 
     def compare(name: str, call: int, clean: Tensor, adversarial: Tensor) -> None:
@@ -88,7 +84,7 @@ def value_shift(
         found = [clean.numel(), int(changed.sum()), int(moved.sum()), int(steps.sum())]
         counts[name] = counts.get(name, 0) + np.array(found, dtype=np.int64)
 
-    compare_inputs(classifier, x, x_adversarial, modules, compare, batch_size)
+    compare_inputs(classifier, x, x_adversarial, quantizers, compare, batch_size)
     total, changed, moved, steps = np.array(list(counts.values()), dtype=np.float64).T
     return ValueShift(
         layers=tuple(counts),

@@ -4,7 +4,7 @@ Source: Song, Fallon, Li: "Improving Adversarial Robustness in Weight-quantized 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,14 +17,13 @@ from torch import Tensor, nn
 from qadv.checks import check_choice, check_number, check_whole
 from qadv.diagnostics.drawing import draw_lines, finish_lines, layer_axis, positions
 from qadv.diagnostics.measured import Measured
-from qadv.diagnostics.tables import number
 from qadv.errors import InvalidInputError, UnsupportedModelError
 from qadv.estimators.checks import check_images
 from qadv.estimators.protocol import Classifier
 from qadv.frontends.find import quantized_weights
 from qadv.modes import evaluation_mode
 from qadv.recording import recording
-from qadv.tables import text_table
+from qadv.tables import number, text_table
 from qadv.trainers.orthogonality import matrices_of
 
 _VECTORS = 8
@@ -102,22 +101,29 @@ def weight_error_norms(
 
 def _weight_errors(model: nn.Module, reference: nn.Module | None) -> dict[str, Tensor]:
     """Returns Q(W) - W by layer, float64."""
-    found = {quantizer.layer: quantizer for quantizer in quantized_weights(model)}
+    found = {quantizer.layer: quantizer.value for quantizer in quantized_weights(model)}
     if not found:
         raise UnsupportedModelError(f"no layer of {type(model).__name__} has quantized weights; quantize it first")
-    others = {} if reference is None else computed_weights(reference)
-    errors = {}
-    for name, quantizer in found.items():
-        other = quantizer.latent if reference is None else others.get(name)
-        if reference is None and other is None:
+    real = real_weights(model, reference, found, "reference")
+    return {name: (value - real[name].to(value.device)).double() for name, value in found.items()}
+
+
+def real_weights(model: nn.Module, other: nn.Module | None, layers: Iterable[str], name: str) -> dict[str, Tensor]:
+    """Returns W of some layers: the weights of `other`, which messages call `name`; without it, latent ones."""
+    own = computed_weights(model)
+    if other is None:
+        latent = {quantizer.layer: quantizer.latent for quantizer in quantized_weights(model)}
+        if None in latent.values():
             raise UnsupportedModelError(
-                "a frozen network has no latent weights: give the classifier it was made from as reference"
+                f"a frozen network has no latent weights: give the classifier it was made from as {name}"
             )
-        if other is None or other.shape != quantizer.value.shape:
-            shape = tuple(quantizer.value.shape)
-            raise InvalidInputError(f"reference: expected a layer {name!r} with weights {shape}")
-        errors[name] = (quantizer.value - other.to(quantizer.value.device)).double()
-    return errors
+        found = own | {layer: weight for layer, weight in latent.items() if weight is not None}
+    else:
+        found = computed_weights(other)
+    for layer in layers:
+        if layer not in found or found[layer].shape != own[layer].shape:
+            raise InvalidInputError(f"{name}: expected a layer {layer!r} with weights {tuple(own[layer].shape)}")
+    return found
 
 
 def computed_weights(model: nn.Module) -> dict[str, Tensor]:

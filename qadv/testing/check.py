@@ -38,7 +38,7 @@ class Check:
         try:
             self.function(case)
         except _Broken as broken:
-            raise ConformanceError(f"{head}\n{broken}") from broken.__cause__
+            raise ConformanceError(f"{head}\n{broken}") from None
         except NotApplicable:
             raise
         except (Exception, SystemExit) as error:
@@ -107,9 +107,9 @@ def expect_subclass(made: object, base: type, do: str) -> None:
     expect(isinstance(made, base), f"a subclass of {base.__module__}.{base.__name__}", type(made).__name__, do)
 
 
-def fail(expected: str, came: object, do: str, cause: BaseException | None = None) -> NoReturn:
+def fail(expected: str, came: object, do: str) -> NoReturn:
     """Fails the check."""
-    raise _Broken(_message(expected, came, do)) from cause
+    raise _Broken(_message(expected, came, do))
 
 
 def refused(call: Callable[[], Any], what: str, do: str) -> None:

@@ -122,11 +122,8 @@ def params(case: ConformanceCase) -> None:
 @check()
 def unknown_options(case: ConformanceCase) -> None:
     """An option that does not exist is refused."""
-    refused(
-        lambda: case.make(no_such_option=1),
-        "no_such_option=1",
-        "take no **kwargs, or raise for what is left of them: a misspelt option must not be ignored",
-    )
+    do = "take no **kwargs, or raise for what is left of them: a misspelt option must not be ignored"
+    refused(lambda: case.make(no_such_option=1), "no_such_option=1", do)
 
 
 @check()

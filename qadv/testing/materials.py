@@ -72,11 +72,6 @@ def plain(classifier: Classifier) -> PyTorchClassifier:
     )
 
 
-def accuracy(classifier: Classifier, x: NDArray[Any], y: NDArray[Any]) -> float:
-    """Returns the share of images that are classified as `y`."""
-    return float((classifier.predict(x).argmax(axis=1) == y).mean())
-
-
 @cache
 def _trained(weights: str, activations: str) -> dict[str, Tensor]:
     classifier, images = untrained(weights, activations), data()

@@ -8,12 +8,13 @@ import torch
 
 import qadv
 from qadv.estimators.protocol import Classifier
+from qadv.evaluation import predicted
 from qadv.quantization import ActivationQuantizer, Scheme, WeightQuantizer
 from qadv.quantization.frozen import freeze
 from qadv.testing.check import NotApplicable, check, expect, expect_array, expect_same, refused
 from qadv.testing.global_state import from_seed
 from qadv.testing.gradients import disagreement
-from qadv.testing.materials import accuracy, data, few, state, trained_on
+from qadv.testing.materials import data, few, state, trained_on
 from qadv.testing.quantizer_case import QuantizerCase, activations, weights
 from qadv.testing.use import check_attackable, check_saved
 from qadv.trainers.loop_trainer import LoopTrainer
@@ -158,7 +159,7 @@ def trains(case: QuantizerCase) -> None:
             expect(not stuck, f"weights that change with {spec}", f"{stuck} do not", do)
             bad = [name for name in names if not bool(after[name].isfinite().all())]
             expect(not bad, "finite weights", f"NaN or infinity in {bad}", "guard divisions")
-            share = accuracy(classifier, data().x_train[:300], data().y_train[:300])
+            share = (predicted(classifier, data().x_train[:300]) == data().y_train[:300]).mean()
             enough = share > 0.3 or spec != specs[-1]
             expect(enough, f"an accuracy above 30 % with {spec}", f"{share:.0%}", "look at its scale and range")
 

@@ -297,7 +297,7 @@ class Wordless(Exception):  # noqa: N818
     ("error", "said"),
     [
         (ValueError("[/x] $x$ \ud800"), r"ValueError: [/x] $x$ \ud800"),
-        (Wordless(), "Wordless"),
+        (Wordless(), "Wordless: (its message can't be shown)"),
         (SystemExit(3), "SystemExit: 3"),
     ],
 )

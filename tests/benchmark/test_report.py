@@ -18,7 +18,7 @@ from qadv.benchmark.report.readable import bits as bits_said
 from qadv.benchmark.report.readable import defended
 from qadv.benchmark.report.rendering import escaped_markdown
 from qadv.benchmark.report.threats import Threat, keeps_to, threat_of
-from qadv.benchmark.study import Defense
+from qadv.benchmark.study import AttackSpec, Defense
 from qadv.cli import app
 from qadv.errors import FileFormatError, InvalidInputError, UnknownNameError
 from tests.benchmark.report_store import RIGHT, ROBUST, TITLE, W4, bits, write_store
@@ -187,6 +187,20 @@ def test_audits_count_in_their_own_balls_and_those_of_a_pair_of_classes_in_none(
     assert rows("pair", pair=[3, 5]) == ({}, "L∞ 0.1")
 
 
+def test_a_check_that_failed_at_a_smaller_radius_alone_is_told(tmp_path):
+    failed = {"number": 3, "name": "black-box against white-box", "rule": "r", "figure": "9 of 10", "verdict": "failed"}
+    worst = {"robust": bits("1101")}
+    smaller = {"eps": 0.05, "grade": "gradients unusable", "worst_case": worst, "checks": [failed], "seconds": 30.0}
+    smaller["cost"] = {"forward": 300, "backward": 200}
+    smaller |= {"cost": {"forward": 300, "backward": 200}, "seconds": 30.0}
+    write_store(tmp_path, black_box="passed", smaller=[smaller])
+    page = _Page(build_report(tmp_path).page.read_text())
+    labels = {row[3] for row in table(page, "Share of images")[1:] if row[0] == W4}
+    assert labels == {"gradients unusable: check 3 failed"}
+    assert table(page, "Checks for masked")[1] == [f"{W4} · seed 0", "passed", "not evaluated", "failed"]
+    assert table(page, "What the audits say")[1][4:] == ["1,500", "1,000", "2.0"], "at both radii"
+
+
 def test_the_label_stands_beside_the_figure_that_it_is_about(tmp_path):
     write_store(tmp_path, black_box="passed")
     report = build_report(tmp_path)
@@ -346,6 +360,8 @@ def test_what_holds_out_is_shown_once_and_no_bar_is_good():
     assert example(clean, clean, 1, answers, None, "broken", "bad").pictures.keys() == {
         "clean", "adversarial", "difference × 10",
     }  # fmt: skip
+    abstains = example(clean, clean, 1, [(1, None), (2, None)], ["cat", "dog"], "broken", "bad")
+    assert "adversarial: abstains" in abstains.caption
     assert [bar("net", [0.0], [1.0], 8, tone).tone for tone in ("good", "bad")] == ["", "bad"]
 
 
@@ -414,7 +430,7 @@ def test_the_command_says_where_the_report_is(folder, tmp_path):
     ],
 )
 def test_the_ball_of_an_attack_follows_from_its_options(attack, ball):
-    assert str(threat_of(attack)) == ball
+    assert str(threat_of(AttackSpec(**attack))) == ball
 
 
 def test_images_outside_of_the_ball_are_noticed():

@@ -123,7 +123,9 @@ def test_several_radii_are_a_curve_that_keeps_what_smaller_balls_broke(audited, 
     assert json.loads(json.dumps(plain)) == plain
     assert plain["curve"][0] == {"eps": 0.02, "accuracy": shares[0], "grade": first.grade.value}
     assert [each["eps"] for each in plain["smaller"]] == [0.02, 0.08]
-    assert f"Curve: {100 * shares[0]:.1f} % at 0.02" in " ".join(str(result).split())
+    said = " ".join(str(result).split())
+    assert f"Curve: {100 * shares[0]:.1f} % at 0.02" in said
+    assert f"Cost: {sum(each.cost.forward for each in (*result.smaller, result)):,} forward" in said
 
 
 def test_the_curve_goes_down_to_zero_and_ends_there(audited):

@@ -98,7 +98,8 @@ class Evidence:
         for cell in _cells(selection, results):
             found.setdefault(int(cell.place["seed"]), {})[cell.key] = cell
         if not found:
-            raise InvalidInputError(f"no cell of study {results.name} is that: {_said(selection)}")
+            said = ", ".join(f"{name} {value}" for name, value in selection.model_dump(exclude_none=True).items())
+            raise InvalidInputError(f"no cell of study {results.name} is that: {said}")
         if several := next((list(each.values()) for each in found.values() if len(each) > 1), None):
             labels = some(cell.label for cell in several)
             raise InvalidInputError(f"{len(several)} cells of study {results.name} are that ({labels}): say which")
@@ -128,11 +129,8 @@ def _cells(selection: Selection, results: StudyResults) -> Iterator[CellResult]:
         if name not in known:
             near = closest(name, known)
             raise InvalidInputError(f"study {results.name} has no {axis} {name!r}{near} There are: {', '.join(known)}")
-    fit = [
-        cell
-        for cell in results.cells
-        if cell.kind in kinds and all(cell.place.get(axis, name) == name for axis, name in wanted.items())
-    ]
+    fit = [cell for cell in results.cells if cell.kind in kinds]
+    fit = [cell for cell in fit if all(cell.place.get(axis, name) == name for axis, name in wanted.items())]
     for cell in fit:
         if unsaid := [axis for axis in wanted if axis not in cell.place]:
             raise InvalidInputError(f"{cell.label} is of several networks, and not of one {unsaid[0]}: leave it out")
@@ -171,7 +169,3 @@ def _read(selection: Selection, cell: CellResult, record: Mapping[str, Any]) -> 
     if found.ndim or found.dtype.kind not in "bif":
         raise InvalidInputError(f"{selection.value!r} of {cell.label} is no number, and no list of true and false")
     return found.astype(np.float64)
-
-
-def _said(selection: Selection) -> str:
-    return ", ".join(f"{name} {value}" for name, value in selection.model_dump(exclude_none=True).items())

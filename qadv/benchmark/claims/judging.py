@@ -95,13 +95,12 @@ def _compared(comparison: Comparison, evidence: Evidence) -> Found:
         return Found(comparison)
     values = np.array(alike([each[seed] for each in given for seed in seeds]))
     images = values.shape[1] if values.ndim > 1 else None
-    if images is not None and len(data := _datasets(selections, evidence.studies)) > 1:
-        raise InvalidInputError(f"images of {' and '.join(data)} can't be paired: compare those of one")
-    if (
-        images is not None
-        and len(set[tuple[str, str]]().union(*(evidence.data(each, seeds[0]) for each in selections))) > 1
-    ):
-        raise InvalidInputError(f"{' and '.join(_studies(selections))} have other images by the name of {data[0]}")
+    if images is not None:
+        if len(data := _datasets(selections, evidence.studies)) > 1:
+            raise InvalidInputError(f"images of {' and '.join(data)} can't be paired: compare those of one")
+        if len({each for selection in selections for each in evidence.data(selection, seeds[0])}) > 1:
+            studies = " and ".join(dict.fromkeys(str(each.study) for each in selections))
+            raise InvalidInputError(f"{studies} have other images by the name of {data[0]}")
     values = values.reshape(len(given), len(seeds), *values.shape[1:])
     split = len(comparison.more)
     more, than = _side(values[:split]), _side(values[split:])
@@ -112,10 +111,6 @@ def _compared(comparison: Comparison, evidence: Evidence) -> Found:
 def _side(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Returns what stands on one side: nothing, one selection, or the first less the second."""
     return values[0] - values[1:].sum(0) if len(values) else np.zeros(values.shape[1:])
-
-
-def _studies(selections: Sequence[Selection]) -> list[str]:
-    return list(dict.fromkeys(str(each.study) for each in selections))
 
 
 def _datasets(selections: Sequence[Selection], studies: Mapping[str, StudyResults]) -> list[str]:

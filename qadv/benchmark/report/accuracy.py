@@ -19,9 +19,8 @@ _NORMS = ("l2", "linf")
 def accuracy_section(results: StudyResults) -> Section:
     """Returns accuracy of each network without an attack and under each, the published one beside it."""
     published = PublishedFigures(results)
-    under = {
-        name: [c for n in results.networks for c in results.from_all_sources(n, name)] for name in results.study.attacks
-    }
+    networks, named = results.networks, results.study.attacks
+    under = {name: [cell for each in networks for cell in results.from_all_sources(each, name)] for name in named}
     attacks = [name for name, cells in under.items() if cells]
     rows: list[Row] = [
         [
@@ -29,15 +28,15 @@ def accuracy_section(results: StudyResults) -> Section:
             over_seeds(results.clean(network), accuracy, published.of(network, "clean")),
             *(_under(results, network, name, published.of(network, name)) for name in attacks),
         ]
-        for network in results.networks
+        for network in networks
     ]
     notes = []
     if len(results.study.seeds) > 1:
         notes.append(f"Mean ± standard deviation (n − 1) over {len(results.study.seeds)} seeds.")
     each = "images made on each network of the study, this one included; the worst of them for each image."
-    notes += [f"{name}: {each}" for name in attacks if results.study.attacks[name].source == "each"]
+    notes += [f"{name}: {each}" for name in attacks if named[name].source == "each"]
     notes += published.notes
-    clean = [cell for network in results.networks for cell in results.clean(network)]
+    clean = [cell for network in networks for cell in results.clean(network)]
     columns = ["network", _with_images("clean", clean), *(_with_images(name, under[name]) for name in attacks)]
     caption = "Accuracy in %" + (", ours and as published" if results.study.published else "")
     return Section("Accuracy", (Table.of(caption, columns, rows, *notes),))

@@ -10,11 +10,12 @@ from scipy.special import softmax
 from qadv.benchmark.report.audits import TONES
 from qadv.benchmark.report.content import About, Bars, Block, Gallery, Note, Row, Section, StudyPage, Table, Value
 from qadv.benchmark.report.examples import MAGNIFIED, example
+from qadv.benchmark.report.numbers import percent
 from qadv.benchmark.report.opening import bar
 from qadv.benchmark.report.readable import bits
 from qadv.benchmark.report.rendering import html_page
 from qadv.benchmark.report.threats import Threat
-from qadv.diagnostics.audit.result import AuditResult, Grade, Verdict
+from qadv.diagnostics.audit.result import AuditResult, Grade, Verdict, failed_checks
 from qadv.estimators.protocol import Classifier
 from qadv.modes import evaluation_mode
 
@@ -60,12 +61,13 @@ def audit_page(
         f"{len(result.attacks)} attacks within {_ball(result)}, {100 * worst.clean_accuracy:.1f} % without one; "
         f"{_said(result)}."
     )
+    cost, seconds = result.spent
     facts = (
         ("gradients", result.gradient),
         ("budgets", "thorough" if result.thorough else "quick"),
         ("seed", str(result.seed)),
-        ("passes of one image", f"{result.cost.forward:,} forward, {result.cost.backward:,} backward"),
-        ("minutes", f"{result.seconds / 60:.1f}"),
+        ("passes of one image", f"{cost.forward:,} forward, {cost.backward:,} backward"),
+        ("minutes", f"{seconds / 60:.1f}"),
     )
     page = StudyPage("audit", About(f"Audit of {title}"), False, facts, tuple(sections), lead)
     return html_page([page], made_by="qadv audit")
@@ -88,14 +90,9 @@ def _glance(curve: Sequence[AuditResult], title: str) -> list[Block]:
     for each in curve:
         worst, (low, high) = each.worst_case, each.interval
         tone = "bad" if each.failed else "good"
-        failed = (
-            f": check{'s' * (len(each.failed) > 1)} {', '.join(map(str, each.failed))} failed" if each.failed else ""
-        )
-        said = Value(f"{each.grade}{failed}", tone=tone)
-        share, clean = f"{100 * worst.accuracy:.1f}", f"{100 * worst.clean_accuracy:.1f}"
-        rows.append(
-            [title, _ball(each), share, f"{100 * low:.1f} to {100 * high:.1f}", clean, f"{each.samples:,}", said]
-        )
+        said = Value(f"{each.grade}: {failed_checks(each.failed)}" if each.failed else each.grade, tone=tone)
+        share, clean = percent(worst.accuracy), percent(worst.clean_accuracy)
+        rows.append([title, _ball(each), share, f"{percent(low)} to {percent(high)}", clean, f"{each.samples:,}", said])
         label = title if len(curve) == 1 else _ball(each)
         bars.append(bar(label, [worst.accuracy], [worst.clean_accuracy], each.samples, tone))
     columns = ["network", "ball", "worst case, %", "95 %", "clean, %", "images", "what the checks say"]
@@ -123,7 +120,6 @@ def _gallery(
     with evaluation_mode(classifier.model):
         said = [softmax(classifier.predict(images), axis=1) for images in shown]
     low, high = np.min(classifier.clip_values[0]), np.max(classifier.clip_values[1])
-    named = [*class_names, "abstains"] if class_names else None  # the last of an ensemble that may
     examples = []
     for place, image in enumerate(order):
         pictures = [(images[place] - low) / (high - low) for images in shown]
@@ -131,32 +127,23 @@ def _gallery(
         tone = "bad" if by[image] else "good"
         end = f"broken by {by[image]}" if by[image] else "holds out"
         found = pictures[1] if by[image] else None
-        examples.append(example(found, pictures[0], int(y[image]), answers, named, end, tone))
+        examples.append(example(found, pictures[0], int(y[image]), answers, class_names, end, tone))
     return Gallery("Clean, adversarial, and what was added", tuple(examples))
 
 
 def _checks(result: AuditResult) -> Table:
-    rows: list[Row] = [
-        [
-            f"{check.number} {check.name}",
-            Value(check.verdict.value, tone=TONES[check.verdict.value]),
-            check.figure,
-            check.rule,
-        ]
-        for check in sorted(result.checks, key=lambda check: check.verdict is not Verdict.FAILED)
-    ]
-    return Table.of(
-        "Signs of masked gradients, those that failed first", ["check", "verdict", "figure", "passes if"], rows
-    )
+    rows: list[Row] = []
+    for check in sorted(result.checks, key=lambda check: check.verdict is not Verdict.FAILED):
+        verdict = Value(check.verdict.value, tone=TONES[check.verdict.value])
+        rows.append([f"{check.number} {check.name}", verdict, check.figure, check.rule])
+    columns = ["check", "verdict", "figure", "passes if"]
+    return Table.of("Signs of masked gradients, those that failed first", columns, rows)
 
 
 def _attacks(result: AuditResult) -> Table:
     columns = ["attack", "images", "broken", "broken first", "forward passes", "backward passes", "seconds"]
-    rows: list[Row] = [
-        [
-            each.name, f"{each.samples:,}", f"{each.broken:,}", f"{each.first:,}", f"{each.cost.forward:,}",
-            f"{each.cost.backward:,}", f"{each.seconds:.1f}",
-        ]
-        for each in result.attacks
-    ]  # fmt: skip
+    rows: list[Row] = []
+    for each in result.attacks:
+        counts = (each.samples, each.broken, each.first, each.cost.forward, each.cost.backward)
+        rows.append([each.name, *(f"{count:,}" for count in counts), f"{each.seconds:.1f}"])
     return Table.of("What each attack did and cost", columns, rows, folded=True)

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from qadv.benchmark.report.content import Row, Section, Table, Value
 from qadv.benchmark.report.numbers import ABSENT, percent, plain_eps
 from qadv.benchmark.report.results import Network, StudyResults
+from qadv.diagnostics.audit.result import failed_checks
 
 _NEEDED = {"headline", "checks", "worst_case", "eps"}
 _UNGRADED = "upper bound only"  # of audits from before there were grades
@@ -25,19 +27,28 @@ class Audit:
     result: Mapping[str, Any] | None
 
     @property
+    def radii(self) -> list[Mapping[str, Any]]:
+        """The results by radius, the largest last; none where the audit is not there."""
+        return [*self.result.get("smaller", ()), self.result] if self.result else []
+
+    @property
     def failed(self) -> list[int]:
-        """Numbers of the checks that failed."""
+        """Numbers of the checks that failed, at any radius."""
         return [check["number"] for check in self.checks if check["verdict"] == "failed"]
 
     @property
     def checks(self) -> list[Mapping[str, Any]]:
-        """The checks; none where the audit is not there."""
-        return list(self.result["checks"]) if self.result else []
+        """The checks, each at the smallest radius at which it failed, or else at the largest."""
+        found: dict[int, Mapping[str, Any]] = {}
+        for check in (check for each in self.radii for check in each.get("checks", ())):
+            if found.get(check["number"], {}).get("verdict") != "failed":
+                found[check["number"]] = check
+        return [found[number] for number in sorted(found)]
 
 
 def is_audit(results: StudyResults, measure: str) -> bool:
     """Whether a measure is an audit: `audit` by name, or what it found looks like one."""
-    name = (results.study.measures[measure].diagnostic or measure).rpartition("/")[2]
+    name = results.study.measures[measure].diagnostic.rpartition("/")[2]
     found = [cell.record["result"] for cell in results.measured(measure) if cell.there]
     if not found:
         return name == "audit"
@@ -46,19 +57,14 @@ def is_audit(results: StudyResults, measure: str) -> bool:
 
 def audits_of(results: StudyResults, network: Network) -> list[Audit]:
     """Returns the audits of a network, of all seeds."""
-    return [
-        Audit(
-            measure,
-            results.seed_label(cell.axes, seed := cell.place["seed"]),
-            seed,
-            cell.state,
-            cell.record["result"] if cell.there else None,
-        )
-        for measure in results.study.measures
-        if is_audit(results, measure)
-        for cell in results.measured(measure)
-        if cell.axes == network.axes
-    ]
+    found = []
+    for measure in filter(partial(is_audit, results), results.study.measures):
+        for cell in results.measured(measure):
+            if cell.axes == network.axes:
+                seed = cell.place["seed"]
+                label = results.seed_label(cell.axes, seed)
+                found.append(Audit(measure, label, seed, cell.state, cell.record.get("result")))
+    return found
 
 
 def verdict(results: StudyResults, network: Network, audited: bool, headline: float | None) -> Value:
@@ -74,10 +80,9 @@ def verdict(results: StudyResults, network: Network, audited: bool, headline: fl
         return Value(f"not audited{why}", tone="muted")
     failed = sorted({number for audit in found for number in audit.failed})
     if failed:
-        numbers = ", ".join(map(str, failed))
-        grades = [audit.result.get("grade", _UNGRADED) for audit in found if audit.result and audit.failed]
+        grades = [each.get("grade", _UNGRADED) for audit in found if audit.failed for each in audit.radii]
         worst = min(grades, key=_GRADES.index)
-        return Value(f"{worst}: check{'s' * (len(failed) > 1)} {numbers} failed", tone="bad")
+        return Value(f"{worst}: {failed_checks(failed)}", tone="bad")
     if not audited:
         why = "not audited in this ball" if headline is None else f"without the audit; with it {percent(headline)}"
         return Value(why, tone="muted")
@@ -102,11 +107,12 @@ def audit_section(results: StudyResults) -> Section | None:
             continue
         verdicts = (by_number[number]["verdict"] if number in by_number else "–" for number in sorted(numbers))
         rows.append([label, *(Value(text, tone=TONES.get(text, "muted")) for text in verdicts)])
-        cost = {way: f"{passes:,}" for way, passes in audit.result.get("cost", {}).items()}
-        cost |= {"minutes": f"{audit.result['seconds'] / 60:.1f}"} if "seconds" in audit.result else {}
+        costs = [each["cost"] for each in audit.radii if "cost" in each]
+        seconds = [each["seconds"] for each in audit.radii if "seconds" in each]
+        figures = [f"{sum(cost[way] for cost in costs):,}" if costs else "–" for way in ("forward", "backward")]
+        figures.append(f"{sum(seconds) / 60:.1f}" if seconds else "–")
         headline = Value(audit.result["headline"], tone="" if audit.result.get("passed") else "bad")
         setting = "thorough" if audit.result.get("thorough") else "quick"
-        figures = (cost.get(figure, "–") for figure in ("forward", "backward", "minutes"))
         ball = f"{'L2' if audit.result.get('norm') == 2 else 'L∞'} {plain_eps(audit.result['eps'])}"
         headlines.append([label, headline, ball, setting, *figures])
         found += [

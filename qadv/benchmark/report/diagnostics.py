@@ -21,7 +21,7 @@ def diagnostic_sections(results: StudyResults) -> Iterator[Section]:
     for measure in results.study.measures:
         cells = results.measured(measure)
         if cells and not is_audit(results, measure):
-            diagnostic = results.study.measures[measure].diagnostic or measure
+            diagnostic = results.study.measures[measure].diagnostic
             yield Section(f"Diagnostic {measure}", tuple(_blocks(results, measure, diagnostic, cells)))
 
 

@@ -84,16 +84,15 @@ def example(
         class_names: names of the classes, or `None` for their numbers.
         end: what became of it.
     """
-    called = class_names or [str(each) for each in range(1 + max(label, *(each for each, _ in answers)))]
+    # the last class of an ensemble that may abstain has no name of its own
+    called = [*(class_names or map(str, range(1 + max(label, *(each for each, _ in answers))))), "abstains"]
     before, after = (called[each] + ("" if p is None else f" ({100 * p:.0f} %)") for each, p in answers)
     said = [f"true: {called[label]}", f"clean: {before}", *([] if image is None else [f"adversarial: {after}"]), end]
     return Example(_pictures(image, clean), "; ".join(said), tone)
 
 
 def _pictures(image: Any, clean: Any) -> dict[str, str]:
-    pictures = {"clean": clean} if image is None else {"adversarial": image}
+    pictures = {"clean": clean, "adversarial": image}
     if image is not None and clean is not None:
-        pictures = {
-            "clean": clean, "adversarial": image, f"difference × {MAGNIFIED}": 0.5 + MAGNIFIED * (image - clean) / 2,
-        }  # fmt: skip
-    return {label: embedded_image(picture) for label, picture in pictures.items()}
+        pictures[f"difference × {MAGNIFIED}"] = 0.5 + MAGNIFIED * (image - clean) / 2
+    return {label: embedded_image(picture) for label, picture in pictures.items() if picture is not None}

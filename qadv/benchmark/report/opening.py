@@ -52,9 +52,8 @@ def opening(results: StudyResults) -> tuple[str, Section | None]:
 def _headline(cases: Sequence[WorstCase], balls: Container[Threat]) -> WorstCase:
     """Returns the worst case in the largest ball that was audited; else in one that other networks were audited in."""
     audited = [worst for worst in cases if worst.audited]
-    return max(
-        audited or [worst for worst in cases if worst.threat in balls] or cases[:1], key=lambda case: case.threat
-    )
+    among = audited or [worst for worst in cases if worst.threat in balls] or cases[:1]
+    return max(among, key=lambda case: case.threat)
 
 
 def bar(label: str, worst: Sequence[float], clean: Sequence[float], samples: int, tone: str = "") -> Bar:
@@ -63,16 +62,9 @@ def bar(label: str, worst: Sequence[float], clean: Sequence[float], samples: int
     Of the tones it has the bad one: good checks make no good figure.
     """
     count, share = len(worst) * samples, float(np.mean(worst))
-    low, high = interval(round(share * count), count)
-    return Bar(
-        label,
-        100 * share,
-        100 * float(np.mean(clean)),
-        100 * low,
-        100 * high,
-        f"{_percent(worst)} %",
-        tone if tone == "bad" else "",
-    )
+    low, high = (100 * end for end in interval(round(share * count), count))
+    before, text = 100 * float(np.mean(clean)), f"{_percent(worst)} %"
+    return Bar(label, 100 * share, before, low, high, text, tone if tone == "bad" else "")
 
 
 def _percent(shares: Sequence[float]) -> str:

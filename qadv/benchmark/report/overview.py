@@ -82,7 +82,7 @@ def _attacks(results: StudyResults) -> list[Row]:
         ball = ball_of(results, name)
         images = min(attack.nb_test or results.study.nb_test, results.study.nb_test)
         rows.append([
-            name, attack.attack or name, plain_options(attack.options), "–" if ball is None else str(ball),
+            name, attack.attack, plain_options(attack.options), "–" if ball is None else str(ball),
             f"{images:,}", made_on,
         ])  # fmt: skip
     return rows

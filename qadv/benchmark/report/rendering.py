@@ -16,11 +16,8 @@ def html_page(
 ) -> str:
     """Returns one page for all studies, which loads nothing from anywhere, and says which are left out, and why."""
     title = pages[0].study.title if len(pages) == 1 else f"{len(pages)} studies"
-    return (
-        _environment()
-        .get_template("page.html")
-        .render(title=title, pages=pages, left_out=left_out or {}, made_by=made_by)
-    )
+    page = _environment().get_template("page.html")
+    return page.render(title=title, pages=pages, left_out=left_out or {}, made_by=made_by)
 
 
 def markdown_page(page: StudyPage) -> str:

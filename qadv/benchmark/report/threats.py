@@ -9,11 +9,11 @@ import numpy as np
 
 from qadv.benchmark.report.numbers import plain_eps
 from qadv.benchmark.signatures import default_of
+from qadv.benchmark.study import AttackSpec
 from qadv.errors import QadvError
 from qadv.registry import load
-from qadv.units import in_pixels
+from qadv.units import NORMS, in_pixels
 
-_NAMES = {1.0: "L1", 2.0: "L2", np.inf: "L∞"}
 _MEASURED = {2.0: "l2", np.inf: "linf"}
 _RANGE = (0.0, 1.0)  # of a study's images
 _SLACK = 1.001, 1e-5  # distances are measured in float32 and kept with six digits
@@ -27,23 +27,18 @@ class Threat:
     eps: float
 
     def __str__(self) -> str:
-        return f"{_NAMES[self.norm]} {plain_eps(self.eps)}"
+        return f"{NORMS[self.norm]} {plain_eps(self.eps)}"
 
 
-def threat_of(attack: Mapping[str, Any]) -> Threat | None:
-    """Returns the ball that an attack's options say, else the defaults of its class; `None` for one without a bound.
-
-    `attack` has the attack's name and its `options`, as the spec of a cell has.
-    """
-    defaults = _defaults(str(attack["attack"]))
-    options = attack["options"]
-    eps = options.get("eps", defaults.get("eps"))
-    norm = options.get("norm", defaults.get("norm", np.inf))  # those with eps alone keep to L∞
+def threat_of(attack: AttackSpec) -> Threat | None:
+    """Returns the ball that an attack's options say, else the defaults of its class; `None` for one without a bound."""
+    options = _defaults(attack.attack) | attack.options
+    eps, norm = options.get("eps", np.nan), options.get("norm", np.inf)  # those with eps alone keep to L∞
     try:
         found = Threat(float(norm), float(f"{float(eps):.9g}"))
     except (TypeError, ValueError):
         return None
-    return found if found.norm in _NAMES and found.eps > 0 else None
+    return found if found.norm in NORMS and found.eps > 0 else None
 
 
 def keeps_to(threat: Threat, record: Mapping[str, Any]) -> bool:

@@ -34,7 +34,7 @@ def transfer_section(results: StudyResults) -> Section | None:
 def _matrix(
     results: StudyResults, caption: str, name: str, sources: Sequence[Axes], targets: Sequence[Network]
 ) -> Iterator[Block]:
-    cells = [[_cells(results, name, source, target) for target in targets] for source in sources]
+    cells = [[results.attacked(t, name, None if s == t.axes else s) for t in targets] for s in sources]
     if any(cell.there for row in cells for each in row for cell in each):
         drawn = _heat_map(results, sources, targets, cells)
         yield Figure(f"{caption}: accuracy in % of each network on images made on each", drawn)
@@ -42,17 +42,11 @@ def _matrix(
     rows: list[Row] = [["(clean)", *clean]]
     published = PublishedFigures(results)
     for source, row in zip(sources, cells, strict=True):
-        found = [
-            _value(each, published.transfer(target, name, source)) for target, each in zip(targets, row, strict=True)
-        ]
-        rows.append([results.label(source), *found])
+        beside = (published.transfer(target, name, source) for target in targets)
+        rows.append([results.label(source), *map(_value, row, beside)])
     caption = f"{caption}: accuracy in % / mean L2 / mean L∞ of the images that it breaks"
     columns = ["made on \\ given to", *(target.label for target in targets)]
     yield Table.of(caption, columns, rows, *published.notes)
-
-
-def _cells(results: StudyResults, name: str, source: Axes, target: Network) -> list[CellResult]:
-    return results.attacked(target, name, None if source == target.axes else source)
 
 
 def _value(cells: list[CellResult], published: str) -> Value:

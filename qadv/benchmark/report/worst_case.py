@@ -60,20 +60,16 @@ def worst_cases(results: StudyResults, network: Network) -> list[WorstCase]:
             for count in sorted({min(len(attempt.right), len(clean)) for attempt in attempts}, reverse=True):
                 taken = [attempt for attempt in attempts if len(attempt.right) >= count]
                 kinds = [[], taken, *([each for each in taken if each.audit is audit] for audit in (False, True))]
-                shares = [
-                    float(np.logical_and.reduce([clean[:count], *(attempt.right[:count] for attempt in some)]).mean())
-                    for some in kinds
-                ]
+                rights = ([clean[:count], *(attempt.right[:count] for attempt in some)] for some in kinds)
+                shares = [float(np.logical_and.reduce(right).mean()) for right in rights]
                 audited = any(attempt.audit for attempt in taken)
                 among = threat, count, _over(taken), audited, not all(attempt.audit for attempt in taken)
                 found.setdefault(among, []).append((seed, shares))
     made = []
     for (threat, count, over, audited, attacked), by_seed in found.items():
         clean_shares, together, attacks_alone, audit_alone = zip(*(shares for _, shares in by_seed), strict=True)
-        seeds, alone = (
-            tuple(seed for seed, _ in by_seed),
-            (attacks_alone if attacked else (), audit_alone if audited else ()),
-        )
+        seeds = tuple(seed for seed, _ in by_seed)
+        alone = attacks_alone if attacked else (), audit_alone if audited else ()
         made.append(WorstCase(threat, over, seeds, count, clean_shares, together, audited, *alone))
     return sorted(made, key=lambda worst: (worst.threat, not worst.audited, np.mean(worst.accuracy), -worst.samples))
 
@@ -111,8 +107,7 @@ def _bounded(results: StudyResults, network: Network) -> Iterator[tuple[str, Cel
 
 def ball_of(results: StudyResults, attack: str) -> Threat | None:
     """Returns the ball of an attack of a study; `None` for one without a bound."""
-    entry = results.study.attacks[attack]
-    return threat_of({"attack": entry.attack or attack, "options": entry.options})
+    return threat_of(results.study.attacks[attack])
 
 
 def _over(attempts: list[Attempt]) -> str:

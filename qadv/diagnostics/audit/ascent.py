@@ -58,12 +58,10 @@ def ascend(
 
     Args:
         target: whose gradients are followed.
-        x: images, (N, *input_shape).
-        y: labels, (N,).
+        x, y: images, (N, *input_shape), and labels, (N,).
         loss: what is made large, where there are no `goals`.
         goals: classes, (N,), of which each image's logit is made large against that of its label.
         ball: what the steps keep to.
-        steps: number of steps.
         seed: decides, with an image's place in `x`, where it starts.
         random_start: start anywhere in the ball, not at the image.
         leave: an image that is adversarial makes no further steps.
@@ -74,11 +72,10 @@ def ascend(
     parts: list[tuple[Tensor, ...]] = []
     for first in range(0, len(x), target.batch_size):
         rows = slice(first, first + target.batch_size)
-        images, labels = torch.from_numpy(x[rows]).to(target.device), torch.from_numpy(y[rows]).to(target.device)
+        images, labels, *aims = target.tensors(x[rows], y[rows], *([] if goals is None else [goals[rows]]))
         generators = image_generators(seed, range(first, first + len(images)), target.device)
-        aims = None if goals is None else torch.from_numpy(goals[rows]).to(target.device)
         starts = generators if random_start else None
-        parts.append(_ascend(target, images, labels, loss, aims, ball, steps, starts, leave))
+        parts.append(_ascend(target, images, labels, loss, aims[0] if aims else None, ball, steps, starts, leave))
     points, highest, missed, losses, flat, live = zip(*parts, strict=True)
     joined = [*map(torch.cat, (points, highest, missed)), torch.cat(losses, dim=1), torch.cat(flat), torch.cat(live)]
     return Ascent(*(tensor.cpu().numpy() for tensor in joined))

@@ -43,19 +43,13 @@ class AuditCase(Scale):
     """One classifier under audit.
 
     Args:
-        target: the classifier.
-        x, y: images and labels.
-        eps: radius of the ball.
+        x, y, eps, norm, seed, pixels, simulation: as of `audit`.
         settings: budgets.
-        norm: of the ball, infinity or 2.
-        seed: decides everything random.
         sources: other classifiers, by name, whose adversarial images are tried.
         adaptive: makes an ART attack from the classifier, or `None`.
         cost: where passes are counted.
         smaller: what became of the images in a smaller ball: those broken there are so here, and are not attacked.
-        pixels: "uint8" counts what is adversarial as an 8-bit image, "float" any.
         queries: answers in the classifier's place what attacks without gradients ask; `None` for the classifier itself.
-        simulation: what an audited file was made from, or `None`.
         without: kinds of attacks that do not run, of `ATTACKS`.
 
     Attributes:
@@ -270,7 +264,7 @@ class AuditCase(Scale):
         if self.gradients.leads(self.allowance) or not self.clean.any():
             return []
         few = min(MOST_IMAGES, self.target.batch_size)
-        x, y = (torch.from_numpy(array[self.clean][:few]).to(self.target.device) for array in (self.x, self.y))
+        x, y = self.target.tensors(*(array[self.clean][:few] for array in (self.x, self.y)))
         return lost_steps(self.target, x, y, lambda: self._looked_at().leads(self.allowance))
 
     @property
@@ -362,6 +356,12 @@ class AuditCase(Scale):
                 break
         return gained, found[0], found[-1]
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """What qadv's attacks are given besides their own options."""
+        common = {"batch_size": self.target.batch_size, "targeted": self.target.targeted}
+        return common | {"seed": self.seed, "verbose": False}
+
     def queried(self, made: Callable[[Target], Attack]) -> Attack:
         """Returns an attack without gradients, made for what answers queries.
 
@@ -384,13 +384,9 @@ class AuditCase(Scale):
         return self.queried(lambda target: lambda x, y: rays(target, x, y, self.ball, steps))
 
     def _square(self, steps: int, run: int) -> Attack:
-        options = {"batch_size": self.target.batch_size, "seed": self.seed + run, "verbose": False}
-        ball = {"eps": self.eps, "norm": self.ball.norm, "targeted": self.target.targeted}
-        return self.queried(lambda target: Square(target.classifier, max_iter=steps, **ball, **options).generate)
+        given = {**self.options, "seed": self.seed + run, "eps": self.eps, "norm": self.ball.norm, "max_iter": steps}
+        return self.queried(lambda target: Square(target.classifier, **given).generate)
 
     def worst_case(self) -> WorstCase:
         """Returns what all attacks together leave."""
-        robust = self.survivors
-        return WorstCase(
-            float(robust.mean()), float(self.clean.mean()), robust, tuple(self._broken_by.tolist()), self._adversarial
-        )
+        return WorstCase(tuple(self._broken_by.tolist()), self._adversarial)

@@ -30,9 +30,8 @@ def float_network(classifier: Classifier) -> Classifier | None:
     except QadvError:
         return None
     weights = model.state_dict()
-    if network.load_state_dict(
-        {n: weights[n] for n in network.state_dict() if n in weights}, strict=False
-    ).missing_keys:
+    kept = {name: weights[name] for name in network.state_dict() if name in weights}
+    if network.load_state_dict(kept, strict=False).missing_keys:
         return None
     changed = {"preprocessing": preprocessing, "postprocessing_defences": None}
     return like(QuantizedClassifier, classifier, network, **changed)

@@ -3,9 +3,7 @@
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qadv.diagnostics.audit.ascent import ascend
@@ -58,20 +56,17 @@ def gradients_of(target: Target, x: Images, y: Labels, ball: Ball, seed: int) ->
     if not len(x):
         return Gradients(dict.fromkeys(LOSSES, 0), dict.fromkeys(LOSSES, 0), 0, 0, 0, math.nan, False)
     zero, bad = dict.fromkeys(LOSSES, 0), dict.fromkeys(LOSSES, 0)
+    images, labels = target.tensors(x, y)
     for name, loss in LOSSES.items():
-        slope = target.gradient(_tensor(x, target), _tensor(y, target), loss)[2]
+        slope = target.gradient(images, labels, loss)[2]
         zero[name] = int((slope == 0).flatten(1).all(dim=1).sum())
         bad[name] = int((~slope.isfinite()).flatten(1).any(dim=1).sum())
     few, their = x[:MOST_IMAGES], y[:MOST_IMAGES]
     path = ascend(target, few, their, loss=negative_margin, ball=ball, steps=_PATH, seed=seed, leave=False)
-    images, labels = _tensor(few, target), _tensor(their, target)
-    hidden = _hidden(target, images, labels, torch.from_numpy(path.live).to(target.device), ball, seed)
+    images, labels, live = target.tensors(few, their, path.live)
+    hidden = _hidden(target, images, labels, live, ball, seed)
     agreement, hard = _agreement(target, images, labels, ball, seed)
     return Gradients(zero, bad, int((path.flat >= 0.5).sum()), hidden, len(few), agreement, hard)
-
-
-def _tensor(array: NDArray[np.generic], target: Target) -> Tensor:
-    return torch.from_numpy(array).to(target.device)
 
 
 def _asked(target: Target, x: Tensor) -> Tensor:
@@ -141,7 +136,6 @@ def _hard(answers: Tensor) -> bool:
     classes = set(predicted.flatten().tolist())
     if answers.shape[1] <= len(classes):
         return False  # no two images of a class need be among them
-    spread = max(
-        float((rows.amax(dim=0) - rows.amin(dim=0)).max()) for rows in (answers[predicted == c] for c in classes)
-    )
+    by_class = (answers[predicted == c] for c in classes)
+    spread = max(float((rows.amax(dim=0) - rows.amin(dim=0)).max()) for rows in by_class)
     return spread <= ROUNDING * float(answers.abs().max())

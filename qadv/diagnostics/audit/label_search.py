@@ -23,8 +23,7 @@ def rays(target: Target, x: Images, y: Labels, ball: Ball, steps: int) -> Images
 
     Args:
         target: whose classes are asked.
-        x: images, (N, *input_shape).
-        y: labels, (N,), or the target's classes.
+        x, y: images, (N, *input_shape), and labels, (N,), or the target's classes.
         ball: what results keep to.
         steps: directions tried, one query each, and 7 more for each that is kept.
 

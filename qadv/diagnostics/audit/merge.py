@@ -18,25 +18,12 @@ def merged(parts: Sequence[AuditResult], stopped: str = "") -> AuditResult:
     curves = [(*part.smaller, part) for part in parts]
     results = []
     for radius in range(max(map(len, curves))):
-        worst = _joined([curve[min(radius, len(curve) - 1)].worst_case for curve in curves])
+        cases = [curve[min(radius, len(curve) - 1)].worst_case for curve in curves]
+        broken_by = tuple(name for case in cases for name in case.broken_by)
+        worst = WorstCase(broken_by, np.concatenate([case.adversarial for case in cases]))
         there = [curve[radius] for curve in curves if len(curve) > radius]
         results.append(replace(_over(there, worst), stopped=stopped))
     return replace(results[-1], smaller=tuple(results[:-1]))
-
-
-def _joined(parts: Sequence[WorstCase]) -> WorstCase:
-    robust, clean = np.concatenate([part.robust for part in parts]), sum(_clean(part) for part in parts)
-    return WorstCase(
-        float(robust.mean()),
-        clean / len(robust),
-        robust,
-        tuple(name for part in parts for name in part.broken_by),
-        np.concatenate([part.adversarial for part in parts]),
-    )
-
-
-def _clean(part: WorstCase) -> int:
-    return round(part.clean_accuracy * len(part.robust))
 
 
 def _over(parts: Sequence[AuditResult], worst: WorstCase) -> AuditResult:
@@ -49,7 +36,7 @@ def _over(parts: Sequence[AuditResult], worst: WorstCase) -> AuditResult:
         worst_case=worst,
         checks=tuple(numbered[column[0].number].over(column, samples) for column in columns),
         attacks=tuple(_attacks(record for part in parts for record in part.attacks)),
-        samples=len(worst.robust),
+        samples=len(worst.broken_by),
         gradient="; ".join(dict.fromkeys(part.gradient for part in parts)),
         queries="; ".join(dict.fromkeys(part.queries for part in parts)),
         draws=max(part.draws for part in parts),

@@ -5,7 +5,7 @@ Athalye, Carlini, Wagner 2018, "Obfuscated Gradients Give a False Sense of Secur
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -19,6 +19,7 @@ from qadv.diagnostics.audit.losses import negative_margin
 from qadv.diagnostics.audit.target import Target
 from qadv.modes import kept
 from qadv.quantization.quantizer import straight_through
+from qadv.recording import recording
 
 _LEAST_LOST = 0.02
 _MOST_LOST = 0.5
@@ -36,21 +37,13 @@ class Place:
     def __str__(self) -> str:
         return f"the {'output' if self.leaves else 'input'} of {type(self.owner).__name__}"
 
-    @contextmanager
-    def watched(self, watch: Watch) -> Iterator[None]:
+    def watched(self, watch: Watch) -> AbstractContextManager[None]:
         """Replaces, while the block runs, the tensor that passes here by what `watch` makes of it."""
         if not isinstance(self.owner, nn.Module):
-            with _preprocessor_watched(self.owner, **{"after" if self.leaves else "before": watch}):
-                yield
-            return
+            return _preprocessor_watched(self.owner, **{"after" if self.leaves else "before": watch})
         if self.leaves:
-            handle = self.owner.register_forward_hook(lambda module, inputs, output: _watch(watch, output))
-        else:
-            handle = self.owner.register_forward_pre_hook(lambda module, inputs: _watch_first(watch, inputs))
-        try:
-            yield
-        finally:
-            handle.remove()
+            return recording({"": self.owner}, leaving=lambda name, inputs, output: _watch(watch, output))
+        return recording({"": self.owner}, entering=lambda name, inputs: _watch_first(watch, inputs))
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """What an audit found."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -12,6 +12,10 @@ from scipy.stats import binomtest
 
 from qadv.diagnostics.audit.cost import Cost
 from qadv.diagnostics.audit.settings import Settings
+from qadv.diagnostics.audit.table import table
+from qadv.diagnostics.measured import Measured
+from qadv.tables import as_text
+from qadv.units import NORMS
 
 
 class Verdict(StrEnum):
@@ -31,6 +35,7 @@ class Grade(StrEnum):
 
 
 _ENOUGH = 100
+_WIDTH = 120
 NO_GRADIENT = "gradients lead nowhere (check 1): attacks that follow them were left out"
 
 
@@ -43,6 +48,11 @@ def interval(count: int, samples: int) -> tuple[float, float]:
         return 0.0, 1.0
     found = binomtest(count, samples).proportion_ci(0.95, "exact")
     return float(found.low), float(found.high)
+
+
+def failed_checks(numbers: Collection[int]) -> str:
+    """Returns which checks failed: "checks 1, 3 failed"."""
+    return f"check{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))} failed"
 
 
 class Scale:
@@ -105,7 +115,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class CheckResult:
+class CheckResult(Measured):
     """One check: its number in the list of the documentation, name, rule, and finding (see `Finding`)."""
 
     number: int
@@ -117,18 +127,9 @@ class CheckResult:
     grade: Grade = Grade.NOTHING
     counts: dict[str, Any] = field(default_factory=dict, repr=False)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Returns plain data for JSON."""
-        return {**asdict(self), "verdict": self.verdict.value, "grade": self.grade.value}
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> "CheckResult":
-        """Returns the check that `to_dict` gave."""
-        return cls(**{**content, "verdict": Verdict(content["verdict"]), "grade": Grade(content["grade"])})
-
 
 @dataclass(frozen=True)
-class AttackRecord:
+class AttackRecord(Measured):
     """One attack within the ball.
 
     Attributes:
@@ -147,66 +148,62 @@ class AttackRecord:
     cost: Cost
     seconds: float
 
-    def to_dict(self) -> dict[str, Any]:
-        """Returns plain data for JSON."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
-class WorstCase:
+class WorstCase(Measured):
     """Every image under the attack that is worst for it.
 
     Attributes:
-        accuracy: share of the N images that is classified correctly, and by every attack, 0 to 1.
-        clean_accuracy: share classified correctly without an attack.
-        robust: which these are, (N,) bool.
         broken_by: name of the first attack that broke each image, `"clean"` where none was needed, `""` where none did.
         adversarial: the images that did it, (N, *input_shape) float32; where none did, the image itself.
     """
 
-    accuracy: float
-    clean_accuracy: float
-    robust: NDArray[np.bool_]
     broken_by: tuple[str, ...]
     adversarial: NDArray[np.float32]
 
+    @property
+    def robust(self) -> NDArray[np.bool_]:
+        """Which images are classified correctly, and by every attack, (N,)."""
+        return np.array([not by for by in self.broken_by])
+
+    @property
+    def accuracy(self) -> float:
+        """Their share of the N images, 0 to 1."""
+        return float(self.robust.mean())
+
+    @property
+    def clean_accuracy(self) -> float:
+        """Share classified correctly without an attack."""
+        return float(np.mean([by != "clean" for by in self.broken_by]))
+
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON, without the images."""
-        return {
-            "accuracy": self.accuracy,
-            "clean_accuracy": self.clean_accuracy,
-            "robust": self.robust.tolist(),
-            "broken_by": list(self.broken_by),
-        }
+        shares = {"accuracy": self.accuracy, "clean_accuracy": self.clean_accuracy}
+        return {**shares, "robust": self.robust.tolist(), "broken_by": list(self.broken_by)}
 
 
 @dataclass(frozen=True, repr=False)
-class AuditResult:
+class AuditResult(Measured):
     """The worst case over all attacks, and whether it may be believed; `print` shows it as a table.
 
     Attributes:
-        worst_case: accuracy under the attack that is worst for each image.
-        checks: the checks in the order of their numbers.
-        attacks: the attacks within the ball, in the order in which they ran.
-        eps: radius of the ball, in pixel values.
+        checks: in the order of their numbers.
+        attacks: those within the ball, in the order in which they ran.
+        eps, norm: of the ball, in pixel values.
         samples: number of images, N.
-        thorough, seed: as given.
+        thorough, seed, pixels, without: as given.
         settings: the budgets that follow from `thorough`.
         gradient: how the gradients come about.
         draws: passes averaged for each answer; 1 for a network whose answers repeat.
-        cost: passes through all networks that took part.
-        seconds: wall time.
+        cost, seconds: passes through all networks that took part, and wall time, at this radius.
         repaired: steps of the network that lost the gradient, and had the identity's while attacks ran (check 1).
         not_given: what the user could have given and did not: an adaptive attack, networks to transfer from.
-        norm: of the ball, infinity or 2.
         pair: a class, and the one that its images were to be given; `None` of all images, and any other class.
         files: the files whose own answers these are, by name, with their SHA-256; none of a network of torch.
         queries: what answered attacks without gradients in the network's place, in words; `""` for the network itself.
-        pixels: whether adversarial images count as floats or, "uint8", once rounded to 8 bits.
         left_out: numbers of the checks that were not chosen.
-        without: kinds of attacks that were left out.
         stopped: why it is of fewer images than were given, empty where it is of all.
-        smaller: the results in smaller balls, each larger than the one before; each has the cost of its own.
+        smaller: the results in smaller balls, each larger than the one before.
     """
 
     worst_case: WorstCase
@@ -255,6 +252,12 @@ class AuditResult:
         return tuple((each.eps, each.worst_case.accuracy, each.grade) for each in (*self.smaller, self))
 
     @property
+    def spent(self) -> tuple[Cost, float]:
+        """Passes and seconds at all radii together."""
+        curve = (*self.smaller, self)
+        return sum((each.cost for each in curve), Cost()), sum(each.seconds for each in curve)
+
+    @property
     def failed(self) -> tuple[int, ...]:
         """The numbers of the checks that failed."""
         return tuple(check.number for check in self.checks if check.verdict is Verdict.FAILED)
@@ -268,13 +271,13 @@ class AuditResult:
         rounded = " by 8-bit images" if self.pixels == "uint8" else ""
         text = (
             f"Worst case: {100 * worst.accuracy:.1f} % (95 %: {100 * low:.1f} to {100 * high:.1f}) of {images}{of} "
-            f"within {'L∞' if self.norm == math.inf else 'L2'} {self.eps:.4g}{rounded} "
+            f"within {NORMS[self.norm]} {self.eps:.4g}{rounded} "
             f"(clean {100 * worst.clean_accuracy:.1f} %): {self.grade}"
         )
         if self.grade is Grade.UNUSABLE:
             text += ", the figure means nothing"
         if self.failed:
-            text += f" (check{'s' * (len(self.failed) > 1)} {', '.join(map(str, self.failed))} failed)"
+            text += f" ({failed_checks(self.failed)})"
         notes = [f"of {name}, SHA-256 {sha256[:16]}…" for name, sha256 in self.files.items()]
         notes += [f"gradient repaired: {', '.join(self.repaired)}"] if self.repaired else []
         notes += [f"no {what} was given" for what in self.not_given]
@@ -296,74 +299,26 @@ class AuditResult:
             "passed": self.passed,
             "grade": self.grade.value,
             "interval": list(self.interval),
-            "repaired": list(self.repaired),
-            "not_given": list(self.not_given),
-            "worst_case": self.worst_case.to_dict(),
-            "checks": [check.to_dict() for check in self.checks],
-            "attacks": [attack.to_dict() for attack in self.attacks],
-            "eps": self.eps,
-            "norm": "inf" if self.norm == math.inf else int(self.norm),
-            "pair": None if self.pair is None else list(self.pair),
-            "pixels": self.pixels,
-            "files": self.files,
-            "queries": self.queries,
-            "left_out": list(self.left_out),
-            "without": list(self.without),
-            "stopped": self.stopped,
-            "samples": self.samples,
-            "thorough": self.thorough,
-            "seed": self.seed,
-            "settings": self.settings.to_dict(),
-            "gradient": self.gradient,
-            "draws": self.draws,
-            "cost": self.cost.to_dict(),
-            "seconds": self.seconds,
             "curve": [{"eps": eps, "accuracy": accuracy, "grade": grade.value} for eps, accuracy, grade in self.curve],
-            "smaller": [each.to_dict() for each in self.smaller],
+            "pair": None,
+            **super().to_dict(),
+            "norm": "inf" if self.norm == math.inf else int(self.norm),
         }
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any], adversarial: Sequence[NDArray[np.float32]]) -> "AuditResult":
+    def from_dict(  # type: ignore[override]
+        cls, data: Mapping[str, Any], adversarial: Sequence[NDArray[np.float32]]
+    ) -> "AuditResult":
         """Returns the result that `to_dict` gave, with the images of each radius, the smallest first."""
-        worst, settings = content["worst_case"], Settings(**content["settings"])
-        shares, robust = (worst["accuracy"], worst["clean_accuracy"]), np.array(worst["robust"], dtype=bool)
-        attacks = ({**each, "cost": Cost(**each["cost"])} for each in content["attacks"])
-        names = (
-            "eps",
-            "samples",
-            "thorough",
-            "seed",
-            "gradient",
-            "draws",
-            "seconds",
-            "pixels",
-            "files",
-            "queries",
-            "stopped",
-        )
-        given: dict[str, Any] = {name: content[name] for name in names}
-        given |= {name: tuple(content.get(name, ())) for name in ("repaired", "not_given", "left_out", "without")}
-        return cls(
-            worst_case=WorstCase(*shares, robust, tuple(worst["broken_by"]), adversarial[-1]),
-            checks=tuple(CheckResult.from_dict(each) for each in content["checks"]),
-            attacks=tuple(AttackRecord(**each) for each in attacks),
-            settings=settings,
-            cost=Cost(**content["cost"]),
-            norm=float(content["norm"]),
-            pair=None if content["pair"] is None else (content["pair"][0], content["pair"][1]),
-            smaller=tuple(map(cls.from_dict, content["smaller"], [[each] for each in adversarial])),
-            **given,
-        )
+        worst = {**data["worst_case"], "adversarial": adversarial[-1]}
+        smaller = tuple(map(cls.from_dict, data["smaller"], [[each] for each in adversarial]))
+        return super().from_dict({**data, "worst_case": worst, "smaller": smaller})
 
     def __rich__(self) -> Any:
-        from qadv.diagnostics.audit.table import table
-
         return table(self)
 
     def __str__(self) -> str:
-        from qadv.diagnostics.audit.table import plain
-
-        return plain(self)
+        return as_text(table(self), _WIDTH)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.headline}>"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from inspect import signature
 from itertools import pairwise
 from typing import Any
 
@@ -151,29 +152,20 @@ def audit(
             each.check_logits(x)
         if is_random(target, x, labels, settings.passes):
             target.draws = settings.draws
-        left = (
-            TimeLeft(target, x, labels, settings, len(sources), {c.number for c in chosen}, spared) if verbose else None
-        )
+        numbers = {check.number for check in chosen}
+        left = TimeLeft(target, x, labels, settings, len(sources), numbers, spared) if verbose else None
+        common: dict[str, Any] = {
+            "norm": norm, "settings": settings, "seed": seed, "pixels": pixels, "without": spared,
+        }  # fmt: skip
+        given: dict[str, Any] = {
+            "sources": sources, "adaptive": _factory(adaptive, target.targeted), "queries": answering,
+            "simulation": simulation, "cost": cost,
+        }  # fmt: skip
         for radius in radii:
             before, started = cost.copy(), time.perf_counter()
             with tqdm(total=len(chosen), desc="audit", disable=not verbose, bar_format=_BAR) as progress:
-                case = AuditCase(
-                    target,
-                    x,
-                    labels,
-                    eps=radius,
-                    norm=norm,
-                    settings=settings,
-                    seed=seed,
-                    sources=sources,
-                    adaptive=_factory(adaptive, target.targeted),
-                    cost=cost,
-                    smaller=results[-1].worst_case if results else None,
-                    pixels=pixels,
-                    queries=answering,
-                    simulation=simulation,
-                    without=spared,
-                )
+                smaller = results[-1].worst_case if results else None
+                case = AuditCase(target, x, labels, eps=radius, smaller=smaller, **common, **given)
                 made: list[CheckResult] = []
                 if left is not None:
                     case.told = partial(_show, progress, left, Watch(left.speed, cost, len(x)), case, made)
@@ -192,21 +184,17 @@ def audit(
                     eps=radius,
                     samples=len(x),
                     thorough=thorough,
-                    seed=seed,
-                    settings=settings,
                     gradient=_gradient(target),
                     draws=target.draws,
                     cost=cost - before,
                     seconds=time.perf_counter() - started,
                     repaired=tuple(map(str, case.repaired)),
                     not_given=_not_given(adaptive, sources),
-                    norm=norm,
                     pair=pair,
-                    pixels=pixels,
                     files=files(classifier.model),
                     queries="" if answering is None else answering.name,
                     left_out=tuple(check.number for check in numbered if check not in chosen),
-                    without=spared,
+                    **common,
                 )
             )
             if not worst.robust.any():
@@ -253,31 +241,22 @@ def _chosen(
     return [check for check in numbered if check.number in found], attacks
 
 
-def estimate(
-    classifier: Classifier,
-    x: Images,
-    y: Labels,
-    shard: int,
-    *,
-    float_parent: Classifier | None = None,
-    others: Mapping[str, Classifier] | Iterable[Classifier] = (),
-    thorough: bool = False,
-    checks: Iterable[int | str] | None = None,
-    without: Iterable[int | str] = (),
-    batch_size: int = 128,
-    **_: Any,
-) -> tuple[float, float]:
+def estimate(classifier: Classifier, x: Images, y: Labels, shard: int, **options: Any) -> tuple[float, float]:
     """Returns the seconds of an audit in parts of `shard` images, if all images fall at once, and if all hold out.
 
-    It measures passes of the first batch, and knows how many each check makes; arguments as of `audit`. Where several
-    radii are given it is the time of one.
+    It measures passes of the first batch, and knows how many each check makes; `options` are those of `audit`. Where
+    several radii are given it is the time of one.
     """
-    numbered, settings = numbered_checks(), THOROUGH if thorough else QUICK
-    made, spared = _chosen(checks, without, numbered)
+    asked = signature(audit).bind(classifier, x, y, **options)
+    asked.apply_defaults()
+    given = asked.arguments
+    numbered, settings = numbered_checks(), THOROUGH if given["thorough"] else QUICK
+    made, spared = _chosen(given["checks"], given["without"], numbered)
     chosen = {check.number for check in made}
-    sources = len(_named(float_parent, others)) or (float_network(classifier) is not None)
+    sources = len(_named(given["float_parent"], given["others"])) or (float_network(classifier) is not None)
     with evaluation_mode(classifier.model):
-        left = TimeLeft(Target(classifier, batch_size), x[:shard], y[:shard], settings, sources, chosen, spared)
+        target = Target(classifier, given["batch_size"])
+        left = TimeLeft(target, x[:shard], y[:shard], settings, sources, chosen, spared)
     parts, images = len(x) / min(shard, len(x)), min(shard, len(x))
     return parts * left.least(images), parts * left.seconds(images)
 

@@ -1,11 +1,12 @@
 """How much work the masking checks put in."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+
+from qadv.diagnostics.measured import Measured
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Measured):
     """Budgets of the attacks.
 
     Attributes:
@@ -35,10 +36,6 @@ class Settings:
     unbounded_steps: int
     passes: int
     draws: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns plain data for JSON."""
-        return asdict(self)
 
 
 QUICK = Settings(

@@ -5,27 +5,24 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from qadv.tables import as_text
-
 if TYPE_CHECKING:
     from qadv.diagnostics.audit.result import AuditResult
 
 _STYLES = {"passed": "green", "failed": "bold red", "not evaluated": "dim"}
-_WIDTH = 120
 
 
 def table(result: "AuditResult") -> Table:
     """Returns the checks as rows, the worst case above and the cost below."""
     setting = "thorough" if result.thorough else "quick"
-    repeats = (
-        "answers repeat" if result.draws == 1 else f"answers or gradients are random: means of {result.draws} passes"
-    )
+    random = f"answers or gradients are random: means of {result.draws} passes"
+    repeats = "answers repeat" if result.draws == 1 else random
     attacks = ", ".join(f"{attack.name} {attack.first}" for attack in result.attacks if attack.first)
+    cost, seconds = result.spent
+    passes = f"{cost.forward:,} forward and {cost.backward:,} backward passes of one image"
     below = [
         f"Broken first by: {attacks or 'none'}",
         f"Gradients: {result.gradient}; {repeats}; {setting} setting, seed {result.seed}",
-        f"Cost: {result.cost.forward:,} forward and {result.cost.backward:,} backward passes of one image, "
-        f"{result.seconds / 60:.1f} minutes",
+        f"Cost: {passes}, {seconds / 60:.1f} minutes",
     ]
     if result.queries:
         below.insert(2, f"Attacks without gradients ask {result.queries}; what they find the network has confirmed")
@@ -43,8 +40,3 @@ def table(result: "AuditResult") -> Table:
         cells = (escape(text) for text in (str(check.number), check.name, check.rule, check.figure))
         made.add_row(*cells, f"[{style}]{check.verdict.value}[/{style}]", end_section=True)
     return made
-
-
-def plain(result: "AuditResult") -> str:
-    """Returns the table as text without colours, 120 columns wide."""
-    return as_text(table(result), _WIDTH)

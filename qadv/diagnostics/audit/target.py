@@ -1,5 +1,8 @@
 """A classifier as the audit asks it: logits, gradients of any loss, and who is misclassified."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import torch
 from art.estimators.classification import PyTorchClassifier
@@ -61,6 +64,10 @@ class Target:
     @property
     def device(self) -> torch.device:
         return torch.device(self.classifier.device)
+
+    def tensors(self, *arrays: NDArray[Any]) -> Iterator[Tensor]:
+        """Returns arrays as tensors where the network is."""
+        return (torch.from_numpy(each).to(self.device) for each in arrays)
 
     def logits(self, x: Images) -> NDArray[np.float32]:
         """Returns logits, (N, classes), for images (N, *input_shape)."""

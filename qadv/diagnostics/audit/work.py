@@ -5,8 +5,6 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
-import torch
-
 from qadv.diagnostics.audit.cost import Cost
 from qadv.diagnostics.audit.losses import negative_margin
 from qadv.diagnostics.audit.settings import Settings
@@ -57,19 +55,15 @@ class Speed:
     batch_size: int
 
     @classmethod
-    def of(cls, target: Target, x: Images, y: Labels, seed: int = 0) -> "Speed":
+    def of(cls, target: Target, x: Images, y: Labels) -> "Speed":
         """Measures passes of one image and of one batch, the first of images (N, *input_shape)."""
         size = min(len(x), target.batch_size)
-        found: dict[tuple[bool, int], float] = {}
-        with seeded(seed):
-            for back in (False, True):
-                for images in dict.fromkeys((size, 1)):
-                    found[back, images] = min(_seconds(target, x[:images], y[:images], back) for _ in range(2))
         ways = []
-        for back in (False, True):
-            one, all_ = found[back, 1], found[back, size]
-            each = max(0.0, (all_ - one) / (size - 1)) if size > 1 else 0.0
-            ways.append((max(0.0, one - each), each))
+        with seeded(0):
+            for back in (False, True):
+                whole, one = (min(_seconds(target, x[:n], y[:n], back) for _ in range(2)) for n in (size, 1))
+                each = max(0.0, (whole - one) / (size - 1)) if size > 1 else 0.0
+                ways.append((max(0.0, one - each), each))
         return cls(ways[0], ways[1], target.batch_size)
 
     def seconds(self, total: Cost, images: int) -> float:
@@ -82,7 +76,8 @@ class Speed:
 def _seconds(target: Target, x: Images, y: Labels, back: bool) -> float:
     started = time.perf_counter()
     if back:
-        target.gradient(torch.from_numpy(x).to(target.device), torch.from_numpy(y).to(target.device), negative_margin)
+        images, labels = target.tensors(x, y)
+        target.gradient(images, labels, negative_margin)
     else:
         target.logits(x)
     return time.perf_counter() - started

@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from qadv.diagnostics.audit.case import AuditCase
@@ -72,7 +71,7 @@ def largest_spread(target: Target, x: Images, passes: int) -> float:
 
 def _directions(target: Target, x: Images, y: Labels) -> Tensor:
     """Returns the gradients of the margin, of length 1 or 0, (N, values)."""
-    images, labels = (torch.from_numpy(each).to(target.device) for each in (x, y))
+    images, labels = target.tensors(x, y)
     slope = target.gradient(images, labels, negative_margin)[2].cpu().double().flatten(1).nan_to_num(0.0, 0.0, 0.0)
     return nn.functional.normalize(slope, dim=1, eps=1e-300)  # gradients may be tiny
 

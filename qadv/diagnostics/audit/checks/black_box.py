@@ -52,13 +52,7 @@ def _attacks(case: AuditCase) -> Iterator[tuple[str, Attack]]:
     settings, width = case.settings, case.target.high - case.target.low
     if case.ball.norm != math.inf or case.gradients.hard:
         return
-    common: dict[str, Any] = {
-        "eps": case.eps,
-        "batch_size": case.target.batch_size,
-        "seed": case.seed,
-        "targeted": case.target.targeted,
-        "verbose": False,
-    }
+    common: dict[str, Any] = {"eps": case.eps, **case.options}
     if settings.spsa_steps:
         spsa = {
             "learning_rate": max(0.01 * width, case.eps / 4),

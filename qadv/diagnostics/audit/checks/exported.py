@@ -15,7 +15,7 @@ from qadv.deployment.export import export
 from qadv.diagnostics.audit.case import AuditCase
 from qadv.diagnostics.audit.checks.check import CountedCheck
 from qadv.diagnostics.audit.result import Finding, Grade, Scale
-from qadv.errors import QadvError
+from qadv.errors import QadvError, describe
 from qadv.frontends.find import files, quantizers
 from qadv.frontends.onnx.runtime import import_onnxruntime
 
@@ -47,20 +47,12 @@ class ExportedModel(CountedCheck):
                     import_onnxruntime()
                     path = Path(folder) / "network.onnx"
                     export(classifier, path, to="qcdq")
-                pair = agreement(
-                    case.simulation or classifier,
-                    path,
-                    case.x,
-                    labels,
-                    eps=case.ball.side(case.x[0].size),
-                    batch_size=case.target.batch_size,
-                    as_written=True,
-                )
+                given: Any = {"eps": case.ball.side(case.x[0].size), "batch_size": case.target.batch_size}
+                pair = agreement(case.simulation or classifier, path, case.x, labels, as_written=True, **given)
         except QadvError as error:
             return Finding.none(str(error).splitlines()[0])
         except Exception as error:  # whatever exporter and runtime raise must not cost the audit its other findings
-            reason = str(error).splitlines()[0] if str(error) else ""
-            return Finding.none(f"the exported graph does not run: {type(error).__name__}: {reason}")
+            return Finding.none(f"the exported graph does not run: {describe(error).splitlines()[0]}")
         return {"clean": [pair[0].to_dict()], "PGD": [pair[1].to_dict()]}
 
     def judge(self, counts: Any, of: Scale) -> Finding:

@@ -24,15 +24,8 @@ class NoBound(CountedCheck):
         steps, whole = case.settings.unbounded_steps, case.ball.without_bound(case.x[0].size)
         for name, loss in (("cross-entropy", cross_entropy), ("margin", negative_margin)):
             left &= ~case.outside(f"PGD without a bound, {name}", case.pgd(steps, loss, ball=whole), left)
-        ddn = DDN(
-            case.target.classifier,
-            init_eps=case.target.high - case.target.low,
-            max_iter=steps,
-            targeted=case.target.targeted,
-            batch_size=case.target.batch_size,
-            seed=case.seed,
-            verbose=False,
-        )
+        width = case.target.high - case.target.low
+        ddn = DDN(case.target.classifier, init_eps=width, max_iter=steps, **case.options)
         left &= ~case.outside("DDN", ddn.generate, left)
         return {"left": int(left.sum())}
 

@@ -60,15 +60,7 @@ class ZeroGradients(CountedCheck):
             and hidden <= counts["walked"] / 2
             and not hard
         )
-        return Finding.of(
-            passed,
-            "; ".join(parts),
-            grade=Grade.NOT_CONVERGED if not counts["not_trusted"] else Grade.UNUSABLE,
-            images=images,
-            counts=losses,
-            flat=flat,
-            hidden=hidden,
-            hard=bool(hard),
-            agreement=round(agreement, 3),
-            repaired=repaired,
-        )
+        grade = Grade.UNUSABLE if counts["not_trusted"] else Grade.NOT_CONVERGED
+        values = {name: counts[name] for name in ("images", "counts", "flat", "hidden")}
+        values |= {"hard": bool(hard), "agreement": round(agreement, 3), "repaired": repaired}
+        return Finding.of(passed, "; ".join(parts), grade, **values)
