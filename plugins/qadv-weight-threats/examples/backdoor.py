@@ -52,7 +52,8 @@ def main() -> None:
             quantized = qadv.PostTrainingQuantization(network, weights, activations, skip_first_last=False)()
             show(name, f"{bits} bit", quantized, test, triggered, check=True)
             beta, rounded = chosen(quantized, x[: arguments.images], (x[-1000:], y[-1000:]))
-            show(name, f"{bits} bit, " + ("no β does" if math.isnan(beta) else f"β = {beta:g}"), rounded, test, triggered)
+            found = "no β does" if math.isnan(beta) else f"β = {beta:g}"
+            show(name, f"{bits} bit, {found}", rounded, test, triggered)
     for path in arguments.also:
         show(path, "", qadv.QuantizedClassifier.load(path), test, triggered, check=True)
 
