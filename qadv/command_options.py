@@ -133,7 +133,7 @@ class CompareOptions(DataOptions, MadeOptions):
     noise: Annotated[
         bool, typer.Option("--noise", help="natural and systematic noise too: corruptions, decoders, ways of resizing")
     ] = False
-    severity: Annotated[int, typer.Option(min=1, max=5, help="of the corruptions")] = 3
+    severity: Annotated[int | None, typer.Option(min=1, max=5, help="of the corruptions; 3 without it")] = None
     out: Annotated[Path | None, typer.Option("--out", "-o", help="a bar chart to write, e.g. compared.png")] = None
     nb_test: NbTest = 100
 
