@@ -20,6 +20,7 @@ from qadv.benchmark.report.rendering import escaped_markdown
 from qadv.benchmark.report.threats import Threat, keeps_to, threat_of
 from qadv.benchmark.study import AttackSpec, Defense
 from qadv.cli import app
+from qadv.diagnostics.audit.result import interval
 from qadv.errors import FileFormatError, InvalidInputError, UnknownNameError
 from tests.benchmark.report_store import RIGHT, ROBUST, TITLE, W4, bits, write_store
 
@@ -102,13 +103,14 @@ def markdown_tables(text):
 def test_the_page_opens_with_a_sentence_a_chart_and_a_row_for_each_network(page):
     assert next(text for text in page.texts if "under the worst of all" in text) == (
         "4-bit, behind median-smoothing, behind bit-depth: 0.0\u00a0% of 4 images are classified correctly under the "
-        "worst of all attacks within L∞ 0.1, 100.0\u00a0% without one; but a check of its audit failed: stronger "
-        "attacks are to be expected."
+        "worst of all attacks within L∞ 0.1, 100.0\u00a0% without one (1 of 2 seeds); but a check of its audit failed: "
+        "stronger attacks are to be expected."
     )
     rows = table(page, "One row")
     float_row, w4_row = (dict(zip(rows[0], row, strict=True)) for row in rows[1:])
     assert (float_row["network"].split(",")[0], float_row["audit"]) == ("float", "not audited")
-    assert w4_row["worst case, %"] == f"{100 * np.mean(np.array(FIRST) & bits(ROBUST)):.1f}"
+    share = f"{100 * np.mean(np.array(FIRST) & bits(ROBUST)):.1f}"
+    assert w4_row["worst case, %"] == f"{share} (1 of 2 seeds)"
     assert w4_row["under the study's attacks, %"] == f"{100 * np.mean(FIRST):.1f}" == "25.0"
     assert w4_row["under the audit's, %"] == f"{100 * np.mean(bits(ROBUST)):.1f}" == "50.0"
     assert w4_row["they differ by, points"] == "25.0, the study's lower"
@@ -120,7 +122,7 @@ def test_the_page_opens_with_a_sentence_a_chart_and_a_row_for_each_network(page)
     )
     assert f"{differ}bit-depth: the study's lower by 25.0 points." in page.texts
     (chart,) = [found["aria-label"] for tag, found in page.tags if tag == "figure" and "aria-label" in found]
-    assert f"behind bit-depth {w4_row['worst case, %']} %" in chart
+    assert f"behind bit-depth (1 of 2 seeds) {share} %" in chart
 
 
 @pytest.mark.parametrize(("robust", "by"), [("0000", "25.0, the audit's lower"), ("1000", "0.0")])
@@ -379,6 +381,17 @@ def test_what_holds_out_is_shown_once_and_no_bar_is_good():
     abstains = example(clean, clean, 1, [(1, None), (2, None)], ["cat", "dog"], "broken", "bad")
     assert "adversarial: abstains" in abstains.caption
     assert [bar("net", [0.0], [1.0], 8, tone).tone for tone in ("good", "bad")] == ["", "bad"]
+
+
+def test_the_range_of_a_bar_is_over_images_and_over_seeds():
+    def ends(*worst):
+        drawn = bar("net", worst, [1.0], 100)
+        return drawn.low / 100, drawn.high / 100
+
+    assert ends(0.5) == ends(0.5, 0.5, 0.5) == pytest.approx(interval(50, 100)), "the same images are no more images"
+    far, (low, high) = 4.303 * np.std([0.4, 0.5, 0.6], ddof=1) / 3**0.5, interval(50, 100)
+    assert ends(0.4, 0.5, 0.6) == pytest.approx((0.5 - np.hypot(0.5 - low, far), 0.5 + np.hypot(high - 0.5, far)), 1e-3)
+    assert ends(0.0, 1.0) == (0, 1)
 
 
 def test_what_is_damaged_is_left_out_and_said(tmp_path):
