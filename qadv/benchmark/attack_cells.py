@@ -104,10 +104,7 @@ def build_attack(spec: AttackSpec, seed: int, classifier: Classifier, eps: float
 
 
 def made_attack(name: str, options: Mapping[str, Any], classifier: Classifier, verbose: bool = False) -> Any:
-    """Returns an attack by name, which shows its own progress only where `verbose`, as a bench has one already.
-
-    Labels are those to be left: by itself ART's Boundary and SignOPT take them for targets.
-    """
+    """Returns an attack by name, untargeted unless said (ART's Boundary is not), its progress shown if `verbose`."""
     target = load("attack", name)
     taken = arguments(target) or ()
     said = {option: value for option, value in (("verbose", verbose), ("targeted", False)) if option in taken}

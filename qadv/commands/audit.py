@@ -100,7 +100,7 @@ def _adaptive(options: AuditOptions, eps: Any, classifier: Any) -> Callable[[Any
     name, settings = named_options(options.adaptive or "")
     taken = arguments(load("attack", name)) or ()
     radii = eps if isinstance(eps, list) else [eps]
-    given = {"targeted": options.pair is not None} if "targeted" in taken else {}
+    given: dict[str, Any] = {"targeted": options.pair is not None} if "targeted" in taken else {}
     given |= {"eps": check_eps("--eps", radii[-1], classifier.clip_values)} if "eps" in taken else {}
     return partial(made_attack, name, given | with_fractions(settings, "--adaptive"))
 
