@@ -14,12 +14,13 @@ import qadv
 from qadv.backbones.standardisation import keep_picture_settings
 from qadv.benchmark.attack_cells import made_attack
 from qadv.cli import app
-from qadv.command_options import AttackOptions
-from qadv.commands.given import network_and_data
+from qadv.command_options import AttackOptions, CompareOptions
+from qadv.commands.given import beside, network_and_data
 from qadv.datasets import Images
 from qadv.datasets.changed import Changed
 from qadv.diagnostics import noise_accuracy
 from qadv.errors import PictureWarning
+from qadv.estimators.storage import mean_std
 from qadv.modes import class_names
 from tests.photographs import photographs
 
@@ -171,23 +172,19 @@ def test_networks_by_name_have_their_checkpoints_behind_them(make_classifier, di
     expected = [(make_classifier("float", "float", seed=seed).predict(x).argmax(1) == y).mean() for seed in (0, 1)]
     assert report["targets"] == names
     assert report["clean"] == pytest.approx(expected)
-    given = [
-        "compare",
-        "saved.safetensors",
-        names[1],
-        "--attack",
-        "fgsm",
-        "--nb-test",
-        8,
-        "--mean",
-        "0.3",
-        "--std",
-        "0.4",
-    ]
-    make_classifier("float", "float", seed=1, preprocessing=(0.3, 0.4)).save("saved.safetensors")
-    assert len({*as_json(*given)["clean"]}) == 1, "given to what was not saved, whose file says it"
     with pytest.raises(qadv.errors.InvalidInputError, match=r"has a checkpoint already: leave out 1.pth"):
         run("attack", names[0], "--checkpoint", "1.pth", "--attack", "fgsm")
+
+
+def test_a_standardisation_is_that_of_networks_by_name_and_a_saved_one_keeps_its_own(make_classifier):
+    made = make_classifier("float", "float", preprocessing=(0.3, 0.4))
+    made.save("saved.safetensors")
+    torch.save(made.network.state_dict(), "net.pth")
+    models = ["saved.safetensors", "mnist-cnn:image_size=8,width=8@net.pth"]
+    options = CompareOptions(models=models, dataset="digits", mean="0.1", std="0.2")
+    first, _ = network_and_data(options, model=models[0])
+    pairs = [np.ravel(mean_std(each)) for each in (first, beside(models[1], first, options))]
+    assert np.allclose(pairs, [(0.3, 0.4), (0.1, 0.2)])
 
 
 def test_a_file_keeps_the_names_of_its_classes_and_no_others_are_taken_for_them(make_classifier, tmp_path):
