@@ -130,10 +130,8 @@ class CompareOptions(DataOptions, MadeOptions):
     models: Models
     attack: Annotated[list[str] | None, typer.Option(help="NAME or e.g. pgd:max_iter=40; else pgd and square")] = None
     eps: Eps = None
-    noise: Annotated[
-        bool, typer.Option("--noise", help="natural and systematic noise too: corruptions, decoders, ways of resizing")
-    ] = False
-    severity: Annotated[int, typer.Option(min=1, max=5, help="of the corruptions")] = 3
+    noise: Annotated[bool, typer.Option("--noise", help="corruptions, decoders and ways of resizing, too")] = False
+    severity: Annotated[int | None, typer.Option(min=1, max=5, help="of the corruptions; 3 without it")] = None
     out: Annotated[Path | None, typer.Option("--out", "-o", help="a bar chart to write, e.g. compared.png")] = None
     nb_test: NbTest = 100
 

@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from qadv.estimators.checks import attacks_may_leave_range, check_alone, check_pair
+from qadv.estimators.checks import attacks_may_leave_range, check_alone, check_goal, check_pair
 from qadv.estimators.protocol import Classifier
 from qadv.frontends.find import files
 from qadv.modes import evaluation_mode, nb_labels
@@ -131,6 +131,7 @@ def attack_classifier(
     Images are (N, *input_shape), labels indices or one-hot. Returns the result, and the adversarial images, as `x`.
     """
     x, labels = check_pair(classifier, x, y)
+    check_goal(f"attack {name!r}", attack)
     started = time.perf_counter()
     with attacks_may_leave_range(classifier):
         adversarial = np.asarray(attack.generate(x=x, y=np.eye(classifier.nb_classes, dtype=np.float32)[labels]))

@@ -104,11 +104,12 @@ def build_attack(spec: AttackSpec, seed: int, classifier: Classifier, eps: float
 
 
 def made_attack(name: str, options: Mapping[str, Any], classifier: Classifier, verbose: bool = False) -> Any:
-    """Returns an attack by name, which shows its own progress only where `verbose`, as a bench has one already."""
+    """Returns an attack by name, untargeted unless said (ART's Boundary is not), its progress shown if `verbose`."""
     target = load("attack", name)
-    said = {"verbose": verbose} if "verbose" in (arguments(target) or ()) else {}
+    taken = arguments(target) or ()
+    said = {option: value for option, value in (("verbose", verbose), ("targeted", False)) if option in taken}
     try:
-        return target(classifier, **options, **said)
+        return target(classifier, **{**said, **options})
     except QadvError:
         raise
     except (TypeError, ValueError) as error:  # what ART's attacks raise at options

@@ -32,6 +32,7 @@ from tqdm.auto import tqdm
 from qadv.benchmark.cells import Cell, Finished, versions
 from qadv.benchmark.compute import plain
 from qadv.benchmark.engines import Engine, Failed, InProcess
+from qadv.benchmark.plugin_code import code_versions
 from qadv.benchmark.ray_engine import engine_of
 from qadv.benchmark.specs import Spec
 from qadv.benchmark.store import Store
@@ -47,6 +48,7 @@ from qadv.estimators.protocol import Classifier
 from qadv.files import write_atomically, write_json
 from qadv.modes import torch_threads
 from qadv.random_states import seeded
+from qadv.registry import default_registry
 from qadv.tables import duration
 from qadv.time_limit import TookTooLong
 from qadv.time_limit import time_limit as limited
@@ -58,9 +60,14 @@ _ADDRESS = re.compile(" at 0x[0-9a-f]+")
 
 
 class ShardSpec(Spec):
-    """What determines the result of a shard: networks and images by digests, the audit's arguments as text."""
+    """What determines the result of a shard: networks and images by digests, the audit's arguments as text.
+
+    `plugins` are those with checks, and with an adaptive attack those with attacks.
+    """
 
     kind: str = "audit-shard"
+    plugins: dict[str, str] = {}
+    later = ("plugins",)
     network: str
     images: str
     options: dict[str, str]
@@ -189,10 +196,14 @@ class _Run:
         self.shard, self.parts, self.enough, self.stopped = shard, list[AuditResult](), False, ""
         network = _text(audited.classifier)
         options = {name: _text(value) for name, value in audited.options.items()}
+        kinds = ("audit-check", *(["attack"] if audited.options.get("adaptive") is not None else []))
+        plugins = code_versions(entry for kind in kinds for entry in default_registry().entries(kind))
         self.cells = []
         for first in range(0, len(x), shard):
             images = _digest(audited.classifier, x[first : first + shard], y[first : first + shard])
-            spec = ShardSpec(versions=versions(), seed=0, network=network, images=images, options=options)
+            spec = ShardSpec(
+                versions=versions(), seed=0, network=network, images=images, options=options, plugins=plugins
+            )
             label = f"images {first + 1} to {min(first + shard, len(x))}"
             self.cells.append(Cell("audit-shard", spec, label, {"first": first}))
 

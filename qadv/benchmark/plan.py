@@ -15,7 +15,7 @@ from qadv.backbones.standardisation import is_of_timm
 from qadv.benchmark import specs
 from qadv.benchmark.cells import Cell, digest, versions
 from qadv.benchmark.names import check_names
-from qadv.benchmark.plugin_code import code_version
+from qadv.benchmark.plugin_code import code_versions
 from qadv.benchmark.signatures import arguments
 from qadv.benchmark.study import (
     LARGEST_SEED,
@@ -357,7 +357,5 @@ def _plugin(kind: str, name: str) -> dict[str, str]:
     """
     registry = default_registry()
     entry, _ = registry.find(kind, name)
-    origins = {entry.distribution}
-    if entry.qualified_name == f"{OWN_DISTRIBUTION}/audit" and kind == "diagnostic":
-        origins |= {check.distribution for check in registry.entries("audit-check")}
-    return {p.distribution: code_version(p) for p in registry.plugins if p.distribution in origins - {OWN_DISTRIBUTION}}
+    is_audit = entry.qualified_name == f"{OWN_DISTRIBUTION}/audit" and kind == "diagnostic"
+    return code_versions([entry, *(registry.entries("audit-check") if is_audit else ())])

@@ -1,11 +1,21 @@
 """The version of a plugin's code: results made before an edit are computed anew."""
 
 import hashlib
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
 from qadv.components import top_package
-from qadv.plugins import PluginInfo
+from qadv.plugins import OWN_DISTRIBUTION, PluginInfo
+from qadv.registry import Entry, default_registry
+
+
+def code_versions(entries: Iterable[Entry]) -> dict[str, str]:
+    """Returns the versions of the plugins that components come from, by distribution; nothing of qadv's own."""
+    origins = {entry.distribution for entry in entries} - {OWN_DISTRIBUTION}
+    return {
+        each.distribution: code_version(each) for each in default_registry().plugins if each.distribution in origins
+    }
 
 
 def code_version(plugin: PluginInfo) -> str:

@@ -60,7 +60,7 @@ def run_audit(options: AuditOptions) -> bool:
             float_parent=None if options.float_parent is None else beside(options.float_parent, classifier, options),
             simulation=None if options.simulation is None else beside(options.simulation, classifier, options),
             others={other: beside(other, classifier, options) for other in options.other or ()},
-            adaptive=None if options.adaptive is None else _adaptive(options.adaptive, eps, classifier),
+            adaptive=None if options.adaptive is None else _adaptive(options, eps, classifier),
             checks=options.check,
             verbose=not options.as_json,
             **said,
@@ -95,13 +95,14 @@ def _print(result: AuditResult, file: str, as_json: bool) -> None:
         Console().print(result)
 
 
-def _adaptive(text: str, eps: Any, classifier: Any) -> Callable[[Any], Any]:
+def _adaptive(options: AuditOptions, eps: Any, classifier: Any) -> Callable[[Any], Any]:
     """Returns what makes the attack that `NAME` or `NAME:argument=value, …` says, in the audit's ball if it has one."""
-    name, options = named_options(text)
+    name, settings = named_options(options.adaptive or "")
     taken = arguments(load("attack", name)) or ()
     radii = eps if isinstance(eps, list) else [eps]
-    given = {"eps": check_eps("--eps", radii[-1], classifier.clip_values)} if "eps" in taken else {}
-    return partial(made_attack, name, given | with_fractions(options, "--adaptive"))
+    given: dict[str, Any] = {"targeted": options.pair is not None} if "targeted" in taken else {}
+    given |= {"eps": check_eps("--eps", radii[-1], classifier.clip_values)} if "eps" in taken else {}
+    return partial(made_attack, name, given | with_fractions(settings, "--adaptive"))
 
 
 def made_preprocessor(text: str, clip_values: Sequence[float] | None = None) -> Any:

@@ -4,6 +4,7 @@ import inspect
 import json
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,9 @@ def network_and_data(
     named = not is_file(model) and not TARGET.fullmatch(model)
     if not (untrained or checkpoint):
         check_trained(model)
-    given = {"nb_classes": options.nb_classes, "preprocessing": _standardisation(options)}
+    if options.data_dir is not None and options.dataset is None:
+        raise InvalidInputError("--data-dir: it is where the images of --dataset are; give that, too")
+    given = {"nb_classes": options.nb_classes, "preprocessing": _standardisation(options, model)}
     given = {name: value for name, value in given.items() if value is not None} | dict(arguments or {})
     data, shape = None, None if size is None else (_channels(model), size, size)
     if options.dataset is not None and not is_file(model):
@@ -71,14 +74,13 @@ def network_and_data(
 
 
 def is_saved(model: str) -> bool:
-    """Whether a MODEL is a file with a network to be rebuilt, and none that is one itself."""
-    return is_file(model) and file_frontend(model) is None
+    """Whether a MODEL is a file with a header, which says what the network is like."""
+    return Path(model).is_file() and file_frontend(model) is None and not is_of_torch(model)
 
 
 def _channels(model: str) -> int:
     """Returns the number of channels that a saved network has, 3 for any other."""
-    saved = is_saved(model) and not is_of_torch(model)
-    return int(read_header(model)["classifier"]["input_shape"][0]) if saved else 3
+    return int(read_header(model)["classifier"]["input_shape"][0]) if is_saved(model) else 3
 
 
 def beside(model: str, classifier: Any, options: Any) -> Any:
@@ -90,7 +92,7 @@ def beside(model: str, classifier: Any, options: Any) -> Any:
     check_trained(model)
     given = {} if is_saved(model) else {"input_shape": classifier.input_shape}
     if not is_file(model):
-        pair = _standardisation(options)
+        pair = _standardisation(options, model)
         given |= {"nb_classes": nb_labels(classifier), **({} if pair is None else {"preprocessing": pair})}
     found = open_classifier(model, **given)
     check_same_classes(model, classifier.model, found.model)
@@ -117,11 +119,17 @@ def check_trained(model: str) -> None:
         )
 
 
-def _standardisation(options: Any) -> tuple[list[float], ...] | None:
+def _standardisation(options: Any, model: str) -> tuple[list[float], ...] | None:
+    """Returns what pixels are standardised with, `None` of a network that was saved, which says that itself."""
     pair = [options.mean, options.std]
     if None in pair and pair != [None, None]:
         raise InvalidInputError("--mean and --std go together; give both")
-    return None if None in pair else tuple([number(text, each) for each in text.split(",")] for text in pair)
+    others = [getattr(options, name, None) for name in ("models", "other", "float_parent", "simulation")]
+    if None not in pair and all(is_saved(each) for each in np.hstack([model, *filter(None, others)])):
+        raise InvalidInputError(f"--mean and --std: {model} was saved with its own; leave them out")
+    if None in pair or is_saved(model):
+        return None
+    return tuple([number(text, each) for each in text.split(",")] for text in pair)
 
 
 def keep_classes(classifier: Any, data: Any) -> None:

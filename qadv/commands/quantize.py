@@ -26,10 +26,8 @@ def run_quantize(options: QuantizeOptions) -> None:
             images = to_range(np.stack([image.numpy() for image, _ in read]), classifier.clip_values)
             calibration = Calibration(images, verbose=shown)
         quantized = PostTrainingQuantization(classifier, *schemes, not options.all_layers, calibration)()
-    figures = {
-        "before": accuracy(classifier, data, options, "before"),
-        "after": accuracy(quantized, data, options, "after"),
-    }
+    pair = {"before": classifier, "after": quantized}
+    figures = {when: accuracy(each, data, options, when) for when, each in pair.items()}
     quantized.save(options.out)
     summary = summarize(quantized)
     report = {"out": str(options.out), "accuracy": figures, **summary.to_dict()}

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from qadv.attacks.families import family_of
 from qadv.errors import InvalidInputError
-from qadv.estimators.checks import attacks_may_leave_range, check_images
+from qadv.estimators.checks import attacks_may_leave_range, check_goal, check_images
 from qadv.estimators.protocol import Classifier
 from qadv.modes import check_same_classes
 from qadv.random_states import seeded
@@ -41,7 +41,7 @@ def generate(attack: Any, x: NDArray[Any], labels: NDArray[np.int64], seed: int,
         raise InvalidInputError(
             f"attack {name!r}: expected a function that returns an ART attack, got {type(attack).__name__} from it"
         )
-    classifier = attack.estimator
+    classifier = check_goal(f"attack {name!r}", attack).estimator
     one_hot = np.eye(classifier.nb_classes, dtype=np.float32)[labels]
     with seeded(seed), attacks_may_leave_range(classifier):
         adversarial = np.asarray(attack.generate(x=x, y=one_hot), dtype=np.float32)

@@ -119,6 +119,16 @@ def attacks_may_leave_range(classifier: Classifier) -> Iterator[None]:
         setattr(classifier, _WARNED, before)
 
 
+def check_goal(name: str, attack: Any, targeted: bool = False) -> Any:
+    """Returns an attack, called `name`, that goes where the labels say; one that has no such option may be either."""
+    if bool(getattr(attack, "targeted", targeted)) == targeted:
+        return attack
+    what = "those that images are to be given (pair)" if targeted else "those that images are not to be given any more"
+    raise InvalidInputError(
+        f"{name}: the labels are {what}: expected an attack with targeted={targeted}, got {not targeted}"
+    )
+
+
 def _scale_hint(name: str, low: float, high: float, clip_values: tuple[float, float]) -> str:
     """Returns what images of another scale are likely to be, and what to do."""
     smallest, largest = clip_values

@@ -138,6 +138,7 @@ def test_what_decides_the_result_decides_whose_shards_are_taken(
         return len(made)
 
     assert [asked(), asked(), asked(nb_samples=16), asked(eps=0.2), asked(seed=1)] == [1, 0, 1, 1, 1]
+    assert [asked(without=["FGSM"]), asked(without=["FGSM"])] == [1, 0]
     trained.preprocessing_defences, before = [qadv.BitDepthReduction(bit_depth=3)], trained.preprocessing_defences
     try:
         trained._update_preprocessing_operations()

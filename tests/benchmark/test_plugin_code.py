@@ -2,13 +2,18 @@
 
 import hashlib
 import sys
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
+from art.attacks.evasion import ProjectedGradientDescent
 
-from qadv.benchmark import plan
+import qadv
+from qadv.benchmark import audit_shards, plan
 from qadv.benchmark.plugin_code import code_version
 from qadv.components import Attack, AuditCheck
+from qadv.errors import InvalidInputError
 from qadv.plugins import PluginInfo
 from qadv.registry import default_registry
 
@@ -106,3 +111,23 @@ def test_the_key_of_an_audit_depends_on_the_plugins_whose_checks_it_runs(monkeyp
     monkeypatch.setattr(default_registry(), "plugins", plugins)
     assert set(plan._plugin("diagnostic", "audit")) == {"mine"}
     assert plan._plugin("diagnostic", "value-shift") == {}
+
+
+def test_shards_of_an_audit_are_taken_again_only_with_the_code_that_made_them(trained, digits, monkeypatch):
+    known, attack, made = default_registry().plugins, Attack(name="mine", target="json:dumps"), []
+
+    def keys(*components, version="1", **options):
+        """Returns the keys of all shards that were asked for until now."""
+        plugins = [*known, PluginInfo("mine", "mine", version, components=list(components))]
+        monkeypatch.setattr(default_registry(), "plugins", plugins)
+        monkeypatch.setattr(audit_shards._Run, "compute", lambda run, *_: made.extend(run.cells))
+        with suppress(InvalidInputError):  # nothing is computed
+            qadv.audit_in_shards(trained, digits.x_test[:4], digits.y_test[:4], checks=[1], verbose=False, **options)
+        return {each.key for each in made}
+
+    plain = keys()
+    assert keys(attack) == plain, "an attack that is not used"
+    check = AuditCheck(name="mine", target="json:dumps", summary="a check")
+    used = {"adaptive": partial(ProjectedGradientDescent, eps=0.1)}
+    known_keys = [keys(check), keys(check, version="2"), keys(**used), keys(attack, **used)]
+    assert [len(each) for each in known_keys] == [2, 3, 4, 5]

@@ -20,6 +20,7 @@ from qadv.benchmark.report.rendering import escaped_markdown
 from qadv.benchmark.report.threats import Threat, keeps_to, threat_of
 from qadv.benchmark.study import AttackSpec, Defense
 from qadv.cli import app
+from qadv.diagnostics.audit.result import interval
 from qadv.errors import FileFormatError, InvalidInputError, UnknownNameError
 from tests.benchmark.report_store import RIGHT, ROBUST, TITLE, W4, bits, write_store
 
@@ -39,7 +40,7 @@ def report(folder):
     return build_report(folder)
 
 
-class _Page(HTMLParser):
+class Page(HTMLParser):
     """Collects tables as rows of texts by caption, tags, and addresses."""
 
     def __init__(self, text):
@@ -77,7 +78,7 @@ class _Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def page(report):
-    return _Page(report.page.read_text())
+    return Page(report.page.read_text())
 
 
 def table(page, start):
@@ -102,18 +103,35 @@ def markdown_tables(text):
 def test_the_page_opens_with_a_sentence_a_chart_and_a_row_for_each_network(page):
     assert next(text for text in page.texts if "under the worst of all" in text) == (
         "4-bit, behind median-smoothing, behind bit-depth: 0.0\u00a0% of 4 images are classified correctly under the "
-        "worst of all attacks within L∞ 0.1, 100.0\u00a0% without one; but a check of its audit failed: stronger "
-        "attacks are to be expected."
+        "worst of all attacks within L∞ 0.1, 100.0\u00a0% without one (1 of 2 seeds); but a check of its audit failed: "
+        "stronger attacks are to be expected."
     )
     rows = table(page, "One row")
     float_row, w4_row = (dict(zip(rows[0], row, strict=True)) for row in rows[1:])
     assert (float_row["network"].split(",")[0], float_row["audit"]) == ("float", "not audited")
-    assert w4_row["worst case, %"] == f"{100 * np.mean(np.array(FIRST) & bits(ROBUST)):.1f}"
+    share = f"{100 * np.mean(np.array(FIRST) & bits(ROBUST)):.1f}"
+    assert w4_row["worst case, %"] == f"{share} (1 of 2 seeds)"
     assert w4_row["under the study's attacks, %"] == f"{100 * np.mean(FIRST):.1f}" == "25.0"
     assert w4_row["under the audit's, %"] == f"{100 * np.mean(bits(ROBUST)):.1f}" == "50.0"
     assert w4_row["they differ by, points"] == "25.0, the study's lower"
+    assert [w4_row[name] for name in ("clean, %", "ball", "images", "in the study")] == ["100.0", "L∞ 0.1", "4", W4]
+    apart = ("under the study's attacks, %", "under the audit's, %", "they differ by, points")
+    assert [float_row[name] for name in apart] == ["20.0", "–", "–"], "nobody audited it"
+    differ = (
+        "The study's attacks and the audit differ on 1 of 2 networks, most on 4-bit, behind median-smoothing, behind "
+    )
+    assert f"{differ}bit-depth: the study's lower by 25.0 points." in page.texts
     (chart,) = [found["aria-label"] for tag, found in page.tags if tag == "figure" and "aria-label" in found]
-    assert f"behind bit-depth {w4_row['worst case, %']} %" in chart
+    assert f"behind bit-depth (1 of 2 seeds) {share} %" in chart
+
+
+@pytest.mark.parametrize(("robust", "by"), [("0000", "25.0, the audit's lower"), ("1000", "0.0")])
+def test_the_opening_says_which_of_study_and_audit_is_lower(robust, by, tmp_path):
+    write_store(tmp_path, worst_case={"robust": bits(robust)})
+    page = Page(build_report(tmp_path).page.read_text())
+    columns, _, row = table(page, "One row")
+    assert row[columns.index("they differ by, points")] == by
+    assert any("the audit's lower by 25.0 points" in text for text in page.texts) == (robust == "0000")
 
 
 def test_networks_have_names_that_people_say():
@@ -178,7 +196,7 @@ def test_a_failed_check_stands_beside_the_worst_case_with_the_grade(page):
 def test_audits_count_in_their_own_balls_and_those_of_a_pair_of_classes_in_none(tmp_path):
     def rows(name, **audit):
         write_store(tmp_path / name, **audit)
-        page = _Page(build_report(tmp_path / name).page.read_text())
+        page = Page(build_report(tmp_path / name).page.read_text())
         found = [row for row in table(page, "Share of images")[1:] if "audit" in row[6]]
         return {row[1]: row[2] for row in found}, table(page, "What the audits say")[1][2]
 
@@ -204,7 +222,7 @@ def test_a_check_that_failed_at_a_smaller_radius_alone_is_told(tmp_path):
 def test_the_label_stands_beside_the_figure_that_it_is_about(tmp_path):
     write_store(tmp_path, black_box="passed")
     report = build_report(tmp_path)
-    page = _Page(report.page.read_text())
+    page = Page(report.page.read_text())
     rows = [row[1:4] for row in table(page, "Share of images")[1:] if row[0] == W4]
     of_ball = [row[1:] for row in rows if row[0] == "L∞ 0.1"]
     assert of_ball[0] == ["0.0", "no check failed, 1 not evaluated"], "the audit's figure is the headline"
@@ -365,6 +383,17 @@ def test_what_holds_out_is_shown_once_and_no_bar_is_good():
     assert [bar("net", [0.0], [1.0], 8, tone).tone for tone in ("good", "bad")] == ["", "bad"]
 
 
+def test_the_range_of_a_bar_is_over_images_and_over_seeds():
+    def ends(*worst):
+        drawn = bar("net", worst, [1.0], 100)
+        return drawn.low / 100, drawn.high / 100
+
+    assert ends(0.5) == ends(0.5, 0.5, 0.5) == pytest.approx(interval(50, 100)), "the same images are no more images"
+    far, (low, high) = 4.303 * np.std([0.4, 0.5, 0.6], ddof=1) / 3**0.5, interval(50, 100)
+    assert ends(0.4, 0.5, 0.6) == pytest.approx((0.5 - np.hypot(0.5 - low, far), 0.5 + np.hypot(high - 0.5, far)), 1e-3)
+    assert ends(0.0, 1.0) == (0, 1)
+
+
 def test_what_is_damaged_is_left_out_and_said(tmp_path):
     store = write_store(tmp_path)
     by_label = {cell["label"]: cell["key"] for cell in store.plan("hand")["cells"]}
@@ -392,7 +421,7 @@ def test_several_studies_in_one_page_or_one_of_them(tmp_path):
     store.write_plan("other", store.plan("hand"))
     both = build_report(tmp_path)
     assert [path.name for path in both.tables] == ["hand.md", "other.md"]
-    page = _Page(both.page.read_text())
+    page = Page(both.page.read_text())
     assert len(page.ids) == len(set(page.ids))
     assert {"hand", "other"} <= set(page.ids)
     assert [path.name for path in build_report(tmp_path, tmp_path / "out", "other").tables] == ["other.md"]
@@ -455,7 +484,8 @@ def test_texts():
     assert [plain_eps(eps) for eps in (0.1, 0.2, 8 / 255, 1, 2.5, 0.123456789)] == [
         "0.1", "0.2", "8/255", "1", "2.5", "0.123457",
     ]  # fmt: skip
-    assert [Value(text).is_number for text in ("1,234", "95.0 ± 1.0", "8/255", "1e-05", "0af3", "clean")] == [
-        True, True, True, True, False, False,
-    ]  # fmt: skip
+    numbers = ("1,234", "95.0 ± 1.0", "8/255", "1e-05", "80.0 (1 of 2 seeds) / 0.5 / 0.1", "95.0 ± 7.1 (published 44)")
+    words = ("0af3", "clean", "3 passes differ by 0 of the largest logit; one level of one pixel moves the logits")
+    assert all(Value(text).is_number for text in numbers)
+    assert not any(Value(text).is_number for text in words)
     assert escaped_markdown("a|b\n*c* <d>") == r"a\|b \*c\* &lt;d&gt;"

@@ -12,13 +12,15 @@ from typer.testing import CliRunner
 
 import qadv
 from qadv.backbones.standardisation import keep_picture_settings
+from qadv.benchmark.attack_cells import made_attack
 from qadv.cli import app
-from qadv.command_options import AttackOptions
-from qadv.commands.given import network_and_data
+from qadv.command_options import AttackOptions, CompareOptions
+from qadv.commands.given import beside, network_and_data
 from qadv.datasets import Images
 from qadv.datasets.changed import Changed
 from qadv.diagnostics import noise_accuracy
 from qadv.errors import PictureWarning
+from qadv.estimators.storage import mean_std
 from qadv.modes import class_names
 from tests.photographs import photographs
 
@@ -125,6 +127,19 @@ def test_attack_takes_any_attack_and_shows_a_table(saved):
     assert "under attack" in shown
 
 
+def test_an_attack_that_takes_labels_for_targets_is_refused_and_arts_do_so_nowhere_by_themselves(saved, trained):
+    options = ["max_iter=5", "delta=0.1", "epsilon=0.1", "init_size=100"]
+    found = as_json("attack", saved, "--attack", "BoundaryAttack", *options, "--nb-test", 6)
+    assert found["success_rate"] > 0.5, "the others of its images are to get any other class, and find one"
+    said = "attack 'pgd.*': the labels are those that images are not to be given any more"
+    for given in (["attack", saved, "targeted=true", "--attack", "pgd"],
+                  ["compare", saved, "packed.safetensors", "--attack", "pgd:targeted=true"]):  # fmt: skip
+        qadv.export(trained, "packed.safetensors")
+        with pytest.raises(qadv.errors.InvalidInputError, match=said):
+            run(*given, "--nb-test", 4)
+    assert made_attack("SignOPTAttack", {"targeted": True}, trained).targeted, "where it is asked for"
+
+
 def test_pgd_is_arts_with_a_step_of_a_quarter(trained):
     pgd = qadv.create("attack", "pgd", trained, eps="8/255", max_iter=7)
     assert type(pgd).__module__.startswith("art.")
@@ -142,9 +157,10 @@ def test_compare_puts_networks_side_by_side(saved, make_classifier):
     assert report["bytes"]["net.safetensors"] < report["bytes"]["other.safetensors"] / 3
     assert np.array(report["accuracy"]).shape == (1, 2, 2)
     assert all(worst <= clean for worst, clean in zip(report["worst_case"], report["clean"], strict=True))
-    shown = run(*given)
+    shown = run(*given, "--attack", "fgsm:eps=0.2")
     assert "KiB packed" in shown
     assert "fgsm, 20 images" in shown
+    assert "ε = 0.1, but of fgsm:eps=0.2. A worst case" in shown
 
 
 def test_networks_by_name_have_their_checkpoints_behind_them(make_classifier, digits):
@@ -158,6 +174,17 @@ def test_networks_by_name_have_their_checkpoints_behind_them(make_classifier, di
     assert report["clean"] == pytest.approx(expected)
     with pytest.raises(qadv.errors.InvalidInputError, match=r"has a checkpoint already: leave out 1.pth"):
         run("attack", names[0], "--checkpoint", "1.pth", "--attack", "fgsm")
+
+
+def test_a_standardisation_is_that_of_networks_by_name_and_a_saved_one_keeps_its_own(make_classifier):
+    made = make_classifier("float", "float", preprocessing=(0.3, 0.4))
+    made.save("saved.safetensors")
+    torch.save(made.network.state_dict(), "net.pth")
+    models = ["saved.safetensors", "mnist-cnn:image_size=8,width=8@net.pth"]
+    options = CompareOptions(models=models, dataset="digits", mean="0.1", std="0.2")
+    first, _ = network_and_data(options, model=models[0])
+    pairs = [np.ravel(mean_std(each)) for each in (first, beside(models[1], first, options))]
+    assert np.allclose(pairs, [(0.3, 0.4), (0.1, 0.2)])
 
 
 def test_a_file_keeps_the_names_of_its_classes_and_no_others_are_taken_for_them(make_classifier, tmp_path):
@@ -233,8 +260,9 @@ def test_an_attack_that_makes_no_images_is_told_what_measures_it(saved):
             run("attack", saved, "--attack", name)
 
 
-def test_what_does_not_go_is_one_line(saved, tmp_path):
+def test_what_does_not_go_is_one_line(saved, trained, tmp_path):
     photographs(tmp_path / "photos")
+    trained.save("copy.safetensors")
     for said, *arguments in [
         ("resnet20 is the name of a network, which is made with random weights", "attack", "resnet20"),
         (r"or ask timm for its own, resnet10t:pretrained=true", "attack", "resnet10t"),
@@ -254,6 +282,15 @@ def test_what_does_not_go_is_one_line(saved, tmp_path):
         run("attack", saved, "--attack", "pgd", dataset="image-folder:photos")
     with pytest.raises(qadv.errors.InvalidInputError, match="give two networks or more"):
         run("compare", saved, saved)
+    for said, *options in [
+        ("--severity is that of the corruptions: add --noise", "--severity", 5),
+        ("--attack DeepFool: it keeps to no radius", "--attack", "DeepFool"),
+        ("--mean and --std: net.safetensors was saved with its own", "--mean", "0.5", "--std", "0.5"),
+    ]:
+        with pytest.raises(qadv.errors.InvalidInputError, match=said):
+            run("compare", saved, "copy.safetensors", *options)
+    with pytest.raises(qadv.errors.InvalidInputError, match="--data-dir: it is where the images of --dataset are"):
+        CliRunner().invoke(app, ["export", saved, "--to", "onnx", "--data-dir", "."], catch_exceptions=False)
     with pytest.raises(qadv.errors.StorageError, match=r"can't write in net.safetensors: File exists"):
         run("attack", saved, "--attack", "pgd", "-o", saved)
 

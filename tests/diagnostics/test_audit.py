@@ -811,11 +811,13 @@ def test_the_command_line_gives_all_options_to_the_audit(command_line, trained, 
         "uint8",
         "--simulation",
         tmp_path / "float.safetensors",
+        *("--without", "SPSA", "--without", "more-work"),
     ]
     done, given = command_line(tmp_path / "net.safetensors", *options, *more)
     assert done.exit_code == 0
     assert (given["eps"], given["thorough"], given["seed"], given["verbose"]) == (["30/100"], True, 7, False)
     assert (given["norm"], given["to_zero"], given["pair"], given["pixels"]) == ("2", True, (3, 5), "uint8")
+    assert given["without"] == ["SPSA", "more-work"]
     assert list(given["others"]) == [str(tmp_path / "net.safetensors")]
     x = given["x"]
     assert (x == digits.x_test[:5]).all()

@@ -7,7 +7,7 @@ from typing import Self
 
 from qadv.benchmark.study import Study
 
-_NUMBER = re.compile(r"[-+−]?\d[\d,.]*(e[-+]?\d+)?(/\d+)?( |$)")
+_NUMBER = re.compile(r"[-+−]?\d[\d,.]*(e[-+]?\d+)?(/\d+)?( .{,30})?$")  # a sentence may begin with one, too
 
 
 @dataclass(frozen=True)

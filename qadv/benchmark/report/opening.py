@@ -3,6 +3,7 @@
 from collections.abc import Container, Sequence
 
 import numpy as np
+from scipy.stats import t
 
 from qadv.benchmark.report.audits import verdict
 from qadv.benchmark.report.content import Bar, Bars, Block, Row, Section, Table, Value
@@ -28,11 +29,13 @@ def opening(results: StudyResults) -> tuple[str, Section | None]:
     bars = []
     for network, worst in found:
         label = verdict(results, network, worst.audited, None)
+        figure = _percent(worst.accuracy) + _of_seeds(results, worst)
         rows.append([
-            names[network.axes], Value(_percent(worst.accuracy), tone="" if worst.audited else "muted"),
+            names[network.axes], Value(figure, tone="" if worst.audited else "muted"),
             label, Value(_percent(worst.clean)), *_apart(worst), str(worst.threat), f"{worst.samples:,}", network.label,
         ])  # fmt: skip
-        bars.append(bar(names[network.axes], worst.accuracy, worst.clean, worst.samples, label.tone))
+        name = names[network.axes] + _of_seeds(results, worst)
+        bars.append(bar(name, worst.accuracy, worst.clean, worst.samples, label.tone))
     columns = [
         "network", "worst case, %", "audit", "clean, %", "under the study's attacks, %", "under the audit's, %",
         "they differ by, points", "ball", "images", "in the study",
@@ -59,12 +62,21 @@ def _headline(cases: Sequence[WorstCase], balls: Container[Threat]) -> WorstCase
 def bar(label: str, worst: Sequence[float], clean: Sequence[float], samples: int, tone: str = "") -> Bar:
     """Returns the bar of a network, of shares by seed; its range is that of the worst case, 95 %.
 
-    Of the tones it has the bad one: good checks make no good figure.
+    That is of the images, which seeds share, and what seeds differ by is added, with Student's t. Of the tones it has
+    the bad one: good checks make no good figure.
     """
-    count, share = len(worst) * samples, float(np.mean(worst))
-    low, high = (100 * end for end in interval(round(share * count), count))
-    before, text = 100 * float(np.mean(clean)), f"{_percent(worst)} %"
-    return Bar(label, 100 * share, before, low, high, text, tone if tone == "bad" else "")
+    share, seeds = float(np.mean(worst)), len(worst)
+    apart = t.ppf(0.975, seeds - 1) * np.std(worst, ddof=1) / seeds**0.5 if seeds > 1 else 0.0
+    ends = interval(round(share * samples), samples)
+    low, high = (float(np.clip(share + np.copysign(np.hypot(end - share, apart), end - share), 0, 1)) for end in ends)
+    figures = (100 * each for each in (share, float(np.mean(clean)), low, high))
+    return Bar(label, *figures, f"{_percent(worst)} %", tone if tone == "bad" else "")
+
+
+def _of_seeds(results: StudyResults, worst: WorstCase) -> str:
+    """Returns over how many seeds a worst case is, where attacks of others are missing."""
+    there, known = len(worst.seeds), len(results.study.seeds)
+    return f" ({there} of {known} seeds)" if there < known else ""
 
 
 def _percent(shares: Sequence[float]) -> str:
@@ -100,7 +112,7 @@ def _sentence(
     which += f" holds out best of {len(among)} networks" if len(among) > 1 else ""
     figure = (
         f"{_percent(worst.accuracy)} % of {worst.samples:,} images are classified correctly under the worst of all "
-        f"attacks within {worst.threat}, {_percent(worst.clean)} % without one"
+        f"attacks within {worst.threat}, {_percent(worst.clean)} % without one{_of_seeds(results, worst)}"
     )
     if not audited:
         return f"{which}: {figure}. No network was audited, so stronger attacks may lower this at will."

@@ -29,7 +29,7 @@ from qadv.diagnostics.audit.target import Images, Labels, Target
 from qadv.diagnostics.audit.work import TimeLeft, Watch
 from qadv.errors import InvalidInputError
 from qadv.estimators.attacked import gradients_of
-from qadv.estimators.checks import check_pair
+from qadv.estimators.checks import check_goal, check_pair
 from qadv.estimators.fingerprint import fingerprint
 from qadv.estimators.protocol import Classifier
 from qadv.frontends.find import files, quantized_activations
@@ -312,23 +312,13 @@ def _factory(adaptive: Any, targeted: bool) -> Callable[[Any], Any] | None:
     if adaptive is None:
         return None
     if isinstance(adaptive, EvasionAttack):
-        given = _with_goal(adaptive, targeted)
+        given = check_goal("adaptive", adaptive, targeted)
         return lambda classifier: given
     if callable(adaptive):
-        return lambda classifier: _with_goal(adaptive(classifier), targeted)
+        return lambda classifier: check_goal("adaptive", adaptive(classifier), targeted)
     raise InvalidInputError(
         f"adaptive: expected an ART evasion attack, or a function that makes one from a classifier, got "
         f"{type(adaptive).__name__}"
-    )
-
-
-def _with_goal(attack: Any, targeted: bool) -> Any:
-    """Returns an attack that goes where the labels say; an attack that has no such option may be either."""
-    if bool(getattr(attack, "targeted", targeted)) == targeted:
-        return attack
-    what = "those that images are to be given (pair)" if targeted else "those that images are not to be given any more"
-    raise InvalidInputError(
-        f"adaptive: the audit's labels are {what}: expected an attack with targeted={targeted}, got {not targeted}"
     )
 
 
