@@ -212,7 +212,7 @@ def test_a_check_that_failed_at_a_smaller_radius_alone_is_told(tmp_path):
     smaller["cost"] = {"forward": 300, "backward": 200}
     smaller |= {"cost": {"forward": 300, "backward": 200}, "seconds": 30.0}
     write_store(tmp_path, black_box="passed", smaller=[smaller])
-    page = _Page(build_report(tmp_path).page.read_text())
+    page = Page(build_report(tmp_path).page.read_text())
     labels = {row[3] for row in table(page, "Share of images")[1:] if row[0] == W4}
     assert labels == {"gradients unusable: check 3 failed"}
     assert table(page, "Checks for masked")[1] == [f"{W4} · seed 0", "passed", "not evaluated", "failed"]
