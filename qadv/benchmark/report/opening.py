@@ -69,8 +69,8 @@ def bar(label: str, worst: Sequence[float], clean: Sequence[float], samples: int
     apart = t.ppf(0.975, seeds - 1) * np.std(worst, ddof=1) / seeds**0.5 if seeds > 1 else 0.0
     ends = interval(round(share * samples), samples)
     low, high = (float(np.clip(share + np.copysign(np.hypot(end - share, apart), end - share), 0, 1)) for end in ends)
-    figures = (100 * each for each in (share, float(np.mean(clean)), low, high))
-    return Bar(label, *figures, f"{_percent(worst)} %", tone if tone == "bad" else "")
+    before, text = 100 * float(np.mean(clean)), f"{_percent(worst)} %"
+    return Bar(label, 100 * share, before, 100 * low, 100 * high, text, tone if tone == "bad" else "")
 
 
 def _of_seeds(results: StudyResults, worst: WorstCase) -> str:
