@@ -24,7 +24,7 @@ def result(right, clean, eps, *checks, **more):
     worst = WorstCase(by, X)
     attacks = AttackRecord("FGSM", 36, 7, 5, Cost(1100, 1200), 1.5), AttackRecord("PGD", 31, 9, 8, Cost(), 0.0)
     given = {"settings": QUICK, "gradient": "exact", "draws": 1, "cost": Cost(23000, 14000), "seconds": 210.0, **more}
-    return AuditResult(worst, checks, attacks, eps=eps, thorough=False, seed=3, **given)
+    return AuditResult(worst, checks, attacks, eps=eps, samples=40, thorough=False, seed=3, **given)
 
 
 def check(number, verdict, grade=Grade.NOTHING):
@@ -93,4 +93,4 @@ def test_checks_and_attacks_have_their_own_figures_and_costs(curve):
         ["10 check 10", "not evaluated", "10 of 40, figure", "rule 10"],
     ]
     assert table(page, "What each attack")[1] == ["FGSM", "36", "7", "5", "1,100", "1,200", "1.5"]
-    assert all(said in page.texts for said in ("23,000 forward, 14,000 backward", "3.5", "quick"))
+    assert all(said in page.texts for said in ("46,000 forward, 28,000 backward", "7.0", "quick"))
