@@ -90,11 +90,12 @@ def beside(model: str, classifier: Any, options: Any) -> Any:
         InvalidInputError: both say what their classes are called, not by numbers, and not the same.
     """
     check_trained(model)
-    given = {} if is_saved(model) else {"input_shape": classifier.input_shape}
-    if not is_file(model):
-        pair = _standardisation(options, model)
-        given |= {"nb_classes": nb_labels(classifier), **({} if pair is None else {"preprocessing": pair})}
-    found = open_classifier(model, **given)
+    given: dict[str, Any] = {
+        "input_shape": None if is_saved(model) else classifier.input_shape,
+        "nb_classes": None if is_file(model) else nb_labels(classifier),
+        "preprocessing": _standardisation(options, model),
+    }
+    found = open_classifier(model, **{name: value for name, value in given.items() if value is not None})
     check_same_classes(model, classifier.model, found.model)
     return found
 

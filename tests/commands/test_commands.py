@@ -3,6 +3,7 @@
 import csv
 import json
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -176,7 +177,7 @@ def test_networks_by_name_have_their_checkpoints_behind_them(make_classifier, di
         run("attack", names[0], "--checkpoint", "1.pth", "--attack", "fgsm")
 
 
-def test_a_standardisation_is_that_of_networks_by_name_and_a_saved_one_keeps_its_own(make_classifier):
+def test_a_standardisation_is_that_of_networks_by_name_and_exported_ones_and_a_saved_one_keeps_its_own(make_classifier):
     made = make_classifier("float", "float", preprocessing=(0.3, 0.4))
     made.save("saved.safetensors")
     torch.save(made.network.state_dict(), "net.pth")
@@ -185,6 +186,11 @@ def test_a_standardisation_is_that_of_networks_by_name_and_a_saved_one_keeps_its
     first, _ = network_and_data(options, model=models[0])
     pairs = [np.ravel(mean_std(each)) for each in (first, beside(models[1], first, options))]
     assert np.allclose(pairs, [(0.3, 0.4), (0.1, 0.2)])
+    coloured = make_classifier("float", "float", input_shape=(3, 8, 8), nb_classes=5)
+    exported = beside(
+        str(Path(__file__).parents[1] / "frontends" / "onnx" / "written" / "nncf.onnx"), coloured, options
+    )
+    assert np.allclose(np.ravel(mean_std(exported)), (0.1, 0.2))
 
 
 def test_a_file_keeps_the_names_of_its_classes_and_no_others_are_taken_for_them(make_classifier, tmp_path):
