@@ -64,7 +64,8 @@ def draw_accuracies(columns: Mapping[str, Any], networks: Sequence[str], ax: Any
         heights = np.array([each.mean() for each in own])
         ranges = np.array([heights - [each.min() for each in own], [each.max() for each in own] - heights])
         places = np.arange(len(columns)) + (index - (len(networks) - 1) / 2) * width
-        ax.bar(places, heights, width, label=network)
+        bars = ax.bar(places, heights, width, label=network)
+        ax.bar_label(bars, ["0" if height < 0.5 else "" for height in heights], fontsize=7)  # else nothing is seen
         several = [place for place, each in enumerate(own) if len(each) > 1]
         if several:
             marks = {"fmt": "none", "ecolor": "black", "elinewidth": 0.8}

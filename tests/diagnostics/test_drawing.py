@@ -99,9 +99,11 @@ def test_what_was_written_as_json_is_read_and_drawn_again(trained, digits, make_
 
 def test_accuracies_are_drawn_as_a_bar_for_each_network():
     columns = {"clean": np.array([0.9, 0.8]), "corrupted": np.array([[0.2, 0.4], [0.6, 0.4]])}
+    columns |= {"worst case": np.array([0.0, 0.3])}
     (axes,) = draw_accuracies(columns, ["float", "4 bit"]).axes
-    bars = [container for container in axes.containers if len(container) == 2 and hasattr(container[0], "get_height")]
-    np.testing.assert_allclose([[bar.get_height() for bar in each] for each in bars], [[90, 40], [80, 40]])
+    bars = [container for container in axes.containers if hasattr(container[0], "get_height")]
+    np.testing.assert_allclose([[bar.get_height() for bar in each] for each in bars], [[90, 40, 0], [80, 40, 30]])
+    assert [text.get_text() for text in axes.texts if text.get_text()] == ["0"], "a bar that can't be seen"
     (line,) = axes.collections[0].get_segments()
     np.testing.assert_allclose(line[:, 1], [20, 60])
-    assert [text.get_text() for text in axes.get_xticklabels()] == ["clean", "corrupted"]
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["clean", "corrupted", "worst case"]
