@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from types import SimpleNamespace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ import qadv
 from qadv.cli import app
 from qadv.commands import export as command
 from qadv.deployment.agreement import OnnxNetwork, agreement
+from qadv.deployment.export import Exported
 from qadv.deployment.integer_graph import integer_graph
 from qadv.deployment.onnx_graph import _Activation, _Layer
 from qadv.errors import (
@@ -131,7 +132,7 @@ def test_the_command(trained, tmp_path):
 def test_the_command_compares_on_images_in_the_range_of_the_pixels(make_classifier, tmp_path, monkeypatch, dataset):
     make_classifier(clip_values=(0.0, 255.0)).save(tmp_path / "net.safetensors")
     given = []
-    monkeypatch.setattr(command, "export", lambda *_, **__: SimpleNamespace(path="net.onnx", to_dict=dict))
+    monkeypatch.setattr(command, "export", lambda *_, **__: Exported(Path("net.onnx"), 1, 1, 1))
     monkeypatch.setattr(
         command, "agreement", lambda classifier, path, x, y, eps, **options: given.extend((x, eps)) or ()
     )
