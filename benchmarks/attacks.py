@@ -320,8 +320,9 @@ def compare_engines(data_dir: Path, wanted: list[Case], nb_samples: int, rounds:
 
 
 def spread(form: str, values: list[float]) -> str:
-    """Returns the mean, and from where to where the values go."""
-    return f"{form} ({form} to {form})".format(statistics.mean(values), min(values), max(values))
+    """Returns the mean, and from where to where the values go, of those that there are."""
+    there = [value for value in values if not np.isnan(value)]
+    return f"{form} ({form} to {form})".format(statistics.mean(there), min(there), max(there)) if there else "–"
 
 
 class Standardised(nn.Module):

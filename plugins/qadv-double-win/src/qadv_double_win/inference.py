@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from qadv import QuantizedClassifier, create, quantize
 from qadv.errors import InvalidInputError
 from qadv.quantization import parse_scheme
+from qadv.transformers import rebuilt
 from qadv_double_win.precision import check_precisions, switchable_modules
 from qadv_double_win.switchable import Switchable
 from qadv_double_win.switchable_norm import SwitchableNorm
@@ -45,7 +46,7 @@ def at_precision(classifier: QuantizedClassifier, bits: int, model: nn.Module | 
         how["skip_first_last"],
     )
     deployed.load_state_dict(_state(source, deployed, bits))
-    return _like(classifier, deployed.eval())
+    return rebuilt(classifier, deployed.eval())
 
 
 def precision_classifiers(classifier: QuantizedClassifier, precisions: Sequence[int]) -> dict[str, QuantizedClassifier]:
@@ -64,7 +65,7 @@ def random_precision(classifier: QuantizedClassifier, precisions: Sequence[int])
         precisions: those that are drawn from, with equal chances.
     """
     members = [member.model for member in precision_classifiers(classifier, precisions).values()]
-    return _like(classifier, RandomMember(members).eval())
+    return rebuilt(classifier, RandomMember(members).eval())
 
 
 class RandomMember(nn.Module):
@@ -123,20 +124,3 @@ def _state(source: nn.Module, deployed: nn.Module, bits: int) -> dict[str, Tenso
     # above 8 bits it is switchable itself, and keeps the precision that it has
     state |= {name: value for name, value in own.items() if name.endswith("precision_buffer")}
     return {name: value for name, value in state.items() if name in own}
-
-
-def _like(classifier: QuantizedClassifier, network: nn.Module) -> QuantizedClassifier:
-    """Returns a classifier of another network with all else as in this one."""
-    standardisation: Any = classifier.preprocessing
-    mean_std = (0.0, 1.0) if standardisation is None else (standardisation.mean, standardisation.std)
-    return QuantizedClassifier(
-        network,
-        classifier.loss,
-        classifier.input_shape,
-        classifier.nb_classes,
-        clip_values=classifier.clip_values,
-        preprocessing_defences=classifier.preprocessing_defences,
-        postprocessing_defences=classifier.postprocessing_defences,
-        preprocessing=mean_std,
-        device_type="gpu" if classifier.device.type == "cuda" else "cpu",
-    )
