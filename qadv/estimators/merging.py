@@ -36,24 +36,22 @@ class Query:
         return len(self.rows[0])
 
 
-def answer(queries: Sequence[Query], batch_size: int) -> tuple[list[Any], int]:
-    """Returns the answers, in the order of the queries, and the number of calls that they took."""
+def answer(queries: Sequence[Query], batch_size: int) -> tuple[dict[int, Any], int]:
+    """Answers the largest group of queries that one call can answer; the others wait for more of their kind.
+
+    Returns:
+        The answers by the positions of their queries, and the number of calls that they took.
+    """
     groups: dict[Hashable, list[int]] = {}
     for position, query in enumerate(queries):
-        groups.setdefault(position if query.key is None else query.key, []).append(position)
-    answers: list[Any] = [None] * len(queries)
-    nb_calls = 0
-    for positions in groups.values():
-        group = [queries[position] for position in positions]
-        if group[0].key is None:
-            (query,) = group
-            parts, calls = [getattr(query.estimator, query.method)(*query.rows, **query.options)], 1
-        else:
-            parts, calls = _answer_together(group, batch_size)
-        nb_calls += calls
-        for position, part in zip(positions, parts, strict=True):
-            answers[position] = part
-    return answers, nb_calls
+        groups.setdefault(query.key, []).append(position)
+    alone = groups.pop(None, [])  # nothing is gained by waiting
+    answers = {at: getattr((q := queries[at]).estimator, q.method)(*q.rows, **q.options) for at in alone}
+    if not groups:
+        return answers, len(alone)
+    largest = max(groups.values(), key=len)
+    parts, nb_calls = _answer_together([queries[position] for position in largest], batch_size)
+    return answers | dict(zip(largest, parts, strict=True)), len(alone) + nb_calls
 
 
 def _answer_together(queries: list[Query], batch_size: int) -> tuple[list[Array], int]:

@@ -46,8 +46,9 @@ class QueryCoalescer(EvasionAttack):
 
     Many of ART's attacks (ZOO, SignOPT, SimBA, HopSkipJump, Boundary, C&W, DeepFool, …) ask about a few images at a
     time, for one sample after the other. Here each sample has its own run of the unmodified attack; when all runs wait
-    for an answer, one call of the estimator answers them together. It is an attack itself, made from an attack, so that
-    it goes wherever ART takes one:
+    for an answer, one call of the estimator answers the most that it can, and the others wait for more of their kind,
+    so that line searches of different lengths meet again. It is an attack itself, made from an attack, so that it goes
+    wherever ART takes one:
 
         attack = qadv.QueryCoalescer(HopSkipJump(classifier), seed=0)
         x_adv = attack.generate(x, y)
@@ -164,7 +165,8 @@ class QueryCoalescer(EvasionAttack):
             own = {name: values[run.index : run.index + 1].copy() for name, values in divided.items()}
             return _own_copy(self.attack, run.ask).generate(**own, **shared)
 
-        turns, waiting, begun = Turns(), list[Run](), 0
+        turns, begun = Turns(), 0
+        waiting, moving = list[Run](), list[Run]()
         answering = RandomStates(np.random.SeedSequence(seed))
         with (
             global_states_kept(),
@@ -177,25 +179,29 @@ class QueryCoalescer(EvasionAttack):
                 while begun < len(x) and len(waiting) < self.concurrency:
                     states = RandomStates(np.random.SeedSequence(seed, spawn_key=(begun,)))
                     waiting.append(Run(begun, attack_one, turns, states))
+                    moving.append(waiting[-1])
                     waiting[-1].start()
                     begun += 1
-                turns.take(waiting)
+                turns.take(moving)
                 ended = [run for run in waiting if run.done]
                 waiting[:] = [run for run in waiting if not run.done]
                 self._collect(ended)
                 progress.advance(bar, len(ended))
+                moving = []
                 if waiting:
                     answering.put_in_place()
-                    self._answer(waiting)
+                    moving = self._answered(waiting)
                     answering.take_back()
         return self.partial
 
-    def _answer(self, runs: list[Run]) -> None:
+    def _answered(self, runs: list[Run]) -> list[Run]:
+        """Answers those runs that one call can answer, and returns them."""
         replies, nb_calls = answer([run.request for run in runs], self.batch_size)
         self.batches += nb_calls
-        for run, reply in zip(runs, replies, strict=True):
-            self.queries[run.index] += len(run.request)
-            run.reply = reply
+        for at, reply in replies.items():
+            self.queries[runs[at].index] += len(runs[at].request)
+            runs[at].reply = reply
+        return [runs[at] for at in sorted(replies)]
 
     def _collect(self, runs: list[Run]) -> None:
         name = type(self.attack).__name__

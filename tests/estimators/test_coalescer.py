@@ -1,6 +1,7 @@
 import random
 import signal
 import threading
+from itertools import zip_longest
 
 import numpy as np
 import pytest
@@ -208,6 +209,34 @@ def test_queries_of_all_runs_share_calls(plain, images, monkeypatch):
     assert max(rows[merged.batches :]) == 2
 
 
+class Drifting(EvasionAttack):
+    """Looks once or three times before each of four steps, depending on the image, as a line search does."""
+
+    _estimator_requirements = (BaseEstimator,)
+
+    def generate(self, x, y=None):
+        for _ in range(4):
+            for _ in range(looks(x)):
+                self.estimator.predict(x)
+            self.estimator.class_gradient(x)
+        return x
+
+
+def looks(image):
+    return 1 + 2 * (np.count_nonzero(image) % 2)
+
+
+def test_queries_wait_for_others_of_their_kind(trained, images):
+    x, y = images
+    kinds = [4 * ("p" * looks(image) + "g") for image in x]
+    assert {len(own) for own in kinds} == {8, 16}
+    merged = coalesce(Drifting(estimator=trained))
+    assert np.array_equal(merged.generate(x, y), x)
+    assert merged.queries.tolist() == [len(own) for own in kinds]
+    without = sum(len({*asked} - {None}) for asked in zip_longest(*kinds))
+    assert 16 <= merged.batches < without
+
+
 class Probe(EvasionAttack):
     """Asks for each kind of answer and keeps them; adds `step` to every image."""
 
@@ -240,10 +269,17 @@ class Probe(EvasionAttack):
             "mean compute_loss": network.compute_loss(x, y, reduction="mean"),
             "float64 predict": network.predict(x.astype(np.float64)),
         }
-        self.seen.append((answers, network, kwargs))
+        self.seen.append((x, (answers, network, kwargs)))
         if self.fail_on is not None and (x == self.fail_on).all():
             raise ArithmeticError("no way out")
         return np.clip(x + self.step, 0, 1)
+
+
+def seen_by(x):
+    """Returns what the probes have seen, in the order of the images, and forgets it."""
+    found = sorted(Probe.seen, key=lambda pair: [(pair[0] == image).all() for image in x].index(True))
+    Probe.seen = []
+    return [seen for _, seen in found]
 
 
 @pytest.mark.parametrize(
@@ -262,12 +298,11 @@ def test_merged_answers_are_those_to_single_queries(loss, trained, images):
     Probe.seen = []
     merged = coalesce(Probe(network), concurrency=5)
     merged.generate(x, y)
-    together = [answers for answers, *_ in Probe.seen]
-    Probe.seen = []
+    together = [answers for answers, *_ in seen_by(x)]
     for index in range(len(x)):
         Probe(network).generate(x[index : index + 1], y[index : index + 1])
         del network.mark
-    for merged_answers, (answers, *_) in zip(together, Probe.seen, strict=True):
+    for merged_answers, (answers, *_) in zip(together, seen_by(x), strict=True):
         assert merged_answers.keys() == answers.keys()
         for name, answer in answers.items():
             assert merged_answers[name].shape == answer.shape, name
@@ -302,7 +337,7 @@ def test_the_network_is_shared_and_never_copied(plain, images):
     Probe.seen = []
     attack = Probe(plain, parts=[inner])
     coalesce(attack).generate(x[:2], y[:2])
-    (_, first, _), (_, second, _) = Probe.seen
+    (_, first, _), (_, second, _) = seen_by(x)
     assert first is not second
     assert first.model is second.model is plain.model
     assert isinstance(first, PyTorchClassifier)
@@ -340,11 +375,11 @@ def test_masks_and_other_arguments(plain, images):
     Probe.seen = []
     merged = coalesce(Probe(plain))
     merged.generate(x, y, mask=rows, pool=rows)
-    merged.generate(x, y, mask=rows[0], pool=None)
-    for index, (_, _, kwargs) in enumerate(Probe.seen[:7]):
+    for index, (_, _, kwargs) in enumerate(seen_by(x)):
         assert np.array_equal(kwargs["mask"], rows[index : index + 1])
         assert kwargs["pool"] is rows
-    assert all(kwargs["mask"].shape == (1, 8, 8) for *_, kwargs in Probe.seen[7:])
+    merged.generate(x, y, mask=rows[0], pool=None)
+    assert all(kwargs["mask"].shape == (1, 8, 8) for *_, kwargs in seen_by(x))
 
 
 def live_threads():
