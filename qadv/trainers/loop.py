@@ -248,13 +248,13 @@ class TrainingLoop:
     ) -> dict[str, Any]:
         """Returns what determines the result of a run; the checkpoint of another run is refused."""
         model = self.classifier.model
-        group = {key: value for key, value in optimizer.param_groups[0].items() if key != "params"}
+        groups = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
         return {
             "backbone": getattr(model, "qadv_backbone", None),
             "quantization": getattr(model, "qadv_quantization", None),
             "loss": repr(self.classifier.loss),
             "preprocessing": [repr(step) for step in self.classifier.preprocessing_operations],
-            "optimizer": f"{type(optimizer).__name__} {group}",
+            "optimizer": " ".join(map(str, (type(optimizer).__name__, *groups))),
             "scheduler": type(scheduler).__name__,
             "trainer": self.name,
             "nb_epochs": int(nb_epochs),

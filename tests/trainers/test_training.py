@@ -193,6 +193,20 @@ def test_checkpoints_of_other_runs_and_damaged_ones_are_refused(make_classifier,
         fit(make_classifier(), digits, checkpoint=path)
 
 
+def test_a_checkpoint_notes_the_settings_of_each_group_of_parameters(make_classifier, digits, tmp_path):
+    def classifier(weight_decay):
+        model = make_classifier().model
+        weights, *others = model.parameters()
+        groups = [{"params": [weights]}, {"params": others, "weight_decay": weight_decay}]
+        optimizer = torch.optim.SGD(groups, lr=0.1)
+        return qadv.QuantizedClassifier(model, nn.CrossEntropyLoss(), (1, 8, 8), 10, optimizer=optimizer)
+
+    fit(classifier(0.0), digits, checkpoint=tmp_path / "run.ckpt")
+    fit(classifier(0.0), digits, checkpoint=tmp_path / "run.ckpt")
+    with pytest.raises(FileFormatError, match=r"another run \(optimizer: .*'weight_decay': 0.01"):
+        fit(classifier(0.01), digits, checkpoint=tmp_path / "run.ckpt")
+
+
 DAMAGED_HEADERS = {
     "more epochs than there are": lambda h, t: h.update(epochs_done=7),
     "fewer epochs than the history has": lambda h, t: h.update(epochs_done=1),
