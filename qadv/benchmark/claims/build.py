@@ -26,7 +26,8 @@ Accuracies are in %, differences in points, paired by seed and image. The interv
 that between images, both few of many that might have been taken, with Student's t at Satterthwaite's degrees of \
 freedom (as for several readers and cases: Obuchowski, Rockette 1995; simulated, it holds the truth 93 to 99 times in \
 100); numbers that are not by image have the first part alone. It is not widened for the number of comparisons: of \
-twenty without an effect one may show one."""
+twenty without an effect one may show one. Smaller or larger than published: in every comparison the interval leaves \
+out the paper's own difference, which is of its networks and images."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def _row(judged: Judged, file: ClaimsFile, evidence: Evidence) -> Row:
         claim.published or "–",
         claim.out_of_reach or ("; ".join(map(_ours, judged.found)) if data else NOT_RUN),
         "; ".join(data) or "–",
-        judged.verdict,
+        f"{judged.verdict}, {size} than published" if (size := judged.beside_published) else judged.verdict,
         "; ".join(runs) or "–",
     ]
 
@@ -118,6 +119,8 @@ def _ours(found: Found) -> str:
         text += f" [{_number(found.low, found)}, {_number(found.high, found)}]"
     if comparison.margin:
         text += f", claimed above {comparison.margin:g}"
+    if comparison.effect is not None:
+        text += f", published {comparison.effect:{'+' if compares else ''}g}"
     sides = f" ({_number(found.more, found)} against {_number(found.than, found)})" if compares else ""
     return case + text + sides
 

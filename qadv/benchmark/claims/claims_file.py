@@ -1,11 +1,12 @@
 """What a file of claims may say: comparisons of cells of studies, and the direction that a paper claims."""
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import product
+from itertools import product, zip_longest
 from pathlib import Path
 from typing import Annotated
 
@@ -60,6 +61,7 @@ class Claim(StudyPart):
         paper: entry of `papers`.
         claim: one line.
         published: the paper's figures, and where they stand.
+        effect: what `more` less `than` is there, for each case of `each`; how ours compares stands beside the verdict.
         where: what all selections have in common.
         more, than: a selection, or two: the first less the second. One of the sides may be left out, it is 0.
         margin: in the unit of the figures, points for accuracies; below 0: not worse by more than that.
@@ -71,6 +73,7 @@ class Claim(StudyPart):
     paper: str
     claim: str
     published: str = ""
+    effect: list[Number] = []
     where: Selection = Selection()
     more: Side = []
     than: Side = []
@@ -83,6 +86,9 @@ class Claim(StudyPart):
     def _compares(self) -> "Claim":
         if bool(self.more or self.than) is bool(self.out_of_reach):
             raise InvalidInputError("expected a comparison, more = … than = …, or out_of_reach = a reason")
+        cases = 0 if self.out_of_reach else math.prod(map(len, self.each.values()))
+        if len(self.effect) not in (0, cases):
+            raise InvalidInputError(f"effect: expected {cases} numbers, one for each case, got {len(self.effect)}")
         return self
 
 
@@ -109,6 +115,7 @@ class Comparison:
     more: list[Selection]
     than: list[Selection]
     margin: float
+    effect: float | None = None
 
 
 @dataclass(frozen=True)
@@ -159,12 +166,13 @@ def _faults(claims: Claims, claim: Claim, index: int) -> Iterator[tuple[Place, s
 
 
 def _comparisons(claim: Claim) -> Iterator[Comparison]:
-    for chosen in product(*claim.each.values()) if claim.more or claim.than else ():
+    cases = product(*claim.each.values()) if claim.more or claim.than else ()
+    for chosen, effect in zip_longest(cases, claim.effect):
         texts = dict(zip(claim.each, chosen, strict=True))
         more, than = (
             [_filled(_joined(claim.where, given), texts) for given in side] for side in (claim.more, claim.than)
         )
-        yield Comparison(", ".join(chosen), more, than, claim.margin)
+        yield Comparison(", ".join(chosen), more, than, claim.margin, effect)
 
 
 def _joined(where: Selection, given: Selection) -> Selection:

@@ -47,6 +47,14 @@ class Found:
             return CONFIRMED
         return REFUTED if len(self.seeds) >= SEEDS and self.high < self.comparison.margin else UNDECIDED
 
+    @property
+    def beside_published(self) -> str:
+        """`smaller` or `larger` than the published effect where the interval leaves that out, else `""`."""
+        effect = self.comparison.effect
+        if effect is None or len(self.seeds) < SEEDS:
+            return ""
+        return "smaller" if self.high < effect else "larger" if self.low > effect else ""
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -62,6 +70,12 @@ class Judged:
         if not verdicts:
             return OUT_OF_REACH
         return next((each for each in (NOT_RUN, REFUTED, UNDECIDED) if each in verdicts), CONFIRMED)
+
+    @property
+    def beside_published(self) -> str:
+        """`smaller` or `larger` where every case is, else `""`."""
+        (first, *others) = {each.beside_published for each in self.found} or {""}
+        return "" if others else first
 
 
 def judge(file: ClaimsFile, evidence: Evidence) -> list[Judged]:

@@ -34,6 +34,7 @@ where = { study = "hand-small", value = "seconds" }
 more = { defense = "B" }
 than = { defense = "A" }
 margin = -5
+effect = [12]
 
 [[claims]]
 paper = "P"
@@ -70,7 +71,11 @@ def test_the_page_says_figures_data_verdict_and_command(claims, tmp_path):
     assert r"\] (51.0 against 31.0); C: +50.0 \[" in better[2]
     assert better[3] == "digits (1×8×8), 200 images, 3 seeds; digits (1×8×8), 200 images, 1 seed"
     assert better[4:] == ["undecided", "qadv bench examples/studies/hand.toml --small"]
-    assert longer[2:4] == [r"+10 \[10, 10\], claimed above -5 (21 against 11)", "digits (1×8×8), 3 seeds"]
+    assert longer[2:4] == [
+        r"+10 \[10, 10\], claimed above -5, published +12 (21 against 11)",
+        "digits (1×8×8), 3 seeds",
+    ]
+    assert longer[4] == "confirmed, smaller than published"
     assert later[2:5] == ["not run", "–", "not run"]
     assert never[2:] == ["no such images", "–", "out of reach", "–"]
     assert "- cells behind the figures: 14, computed in 0.1 hours" in lines

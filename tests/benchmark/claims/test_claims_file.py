@@ -37,6 +37,9 @@ def test_a_claim_is_a_comparison_for_each_case(tmp_path):
     assert first.more == [Selection(study="hand-small", attack="PGD-2", defense="A")]
     assert last.than[1] == Selection(study="hand-small", attack="FGSM-8", defense="C8")
     assert none == ()
+    assert {each.effect for each in file.comparisons[0]} == {None}
+    file = read(tmp_path, TEXT.replace('claim = "more"', 'claim = "more"\neffect = [5, 6.5, -7, 0]'))
+    assert [each.effect for each in file.comparisons[0]] == [5, 6.5, -7, 0]
     assert file.studies == ["hand-small"]
 
 
@@ -54,6 +57,8 @@ FAULTS = {
     "no study": ('study = "hand-small", ', "", 10, "names no study"),
     "a measure without a value": ('attack = "{attack}-{eps}"', 'measure = "audit"', 10, "a measure needs a value"),
     "no comparison": ("out_of_reach", "note", 13, "expected a comparison"),
+    "effects of some cases": ('claim = "more"', 'claim = "more"\neffect = [1, 2]', 5, "effect: expected 4 numbers"),
+    "an effect of no comparison": ('claim = "who', 'effect = [1]\nclaim = "who', 13, "effect: expected 0 numbers"),
     "no TOML": ("[papers]", "[papers", None, "claims.toml"),
 }  # fmt: skip
 

@@ -57,6 +57,26 @@ def test_a_margin_is_what_the_difference_has_to_exceed(judged):
     assert judged('than = { defense = "A" }\nmargin = -80').verdict == "refuted"
 
 
+@pytest.mark.parametrize(
+    ("effects", "said"), [([60], "smaller"), ([-60], "larger"), ([20], ""), ([60, -60], ""), ([60, 20], "")]
+)
+def test_the_published_difference_is_compared_with_the_interval(effects, said, judged):
+    claim = judged(f"""each.other = {["B"] * len(effects)}
+effect = {effects}
+more = {{ defense = "A", attack = "fgsm" }}
+than = {{ defense = "{{other}}", attack = "fgsm" }}""")
+    assert claim.beside_published == said
+    assert claim.verdict == "confirmed"
+
+
+def test_two_seeds_say_nothing_of_the_published_difference(judged):
+    claim = judged(
+        'more = { defense = "A", attack = "fgsm" }\nthan = { defense = "C", attack = "fgsm" }\neffect = [900]'
+    )
+    assert len(claim.found[0].seeds) < 3
+    assert claim.beside_published == ""
+
+
 def test_a_difference_of_differences(judged):
     claim = judged("""more = [{ defense = "A" }, { defense = "A", attack = "fgsm" }]
 than = [{ defense = "B" }, { defense = "B", attack = "fgsm" }]""")
