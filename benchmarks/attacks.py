@@ -294,15 +294,11 @@ def compare_engines(data_dir: Path, wanted: list[Case], nb_samples: int, rounds:
                     classifier.model, classifier.loss, probabilities=case.probabilities, **own
                 )
                 model, within = Timed(classifier.model), time.process_time()
-                found = _by_qadv(case, asked, x, one_hot, seed=round_)
-                if classifier is fast and case.one_by_one:
-                    found = fast.confirmed(x, found, y)
-                elif (
-                    classifier is fast
-                ):  # they keep to a ball; as the audit does, an attack is run again where it failed
-                    denied = (fast.predict(found).argmax(1) != y) & (ours.predict(found).argmax(1) == y)
-                    if denied.any():
-                        found[denied] = _by_qadv(case, ours, x[denied], one_hot[denied], seed=round_)
+                if classifier is fast and not case.one_by_one:
+                    found = fast.confirmed_run(partial(_made, case, seed=round_), x, one_hot)
+                else:
+                    found = _by_qadv(case, asked, x, one_hot, seed=round_)
+                    found = fast.confirmed(x, found, y) if classifier is fast else found
                 taken = time.process_time() - within
                 model.remove()
                 ratios[name].append(taken / (model.rows * forward))
@@ -449,12 +445,14 @@ def _by_art(case: Case, classifier: Any, x: np.ndarray, y: np.ndarray) -> np.nda
 
 
 def _by_qadv(case: Case, classifier: Any, x: np.ndarray, y: np.ndarray, seed: int = 0) -> np.ndarray:
+    return _made(case, classifier, seed).generate(x, y)
+
+
+def _made(case: Case, classifier: Any, seed: int) -> Any:
     attack = case.attack(classifier)
     if "seed" in attack.attack_params:
         attack.set_params(seed=seed)
-    if case.one_by_one:
-        attack = qadv.QueryCoalescer(attack, seed=seed, verbose=False)
-    return attack.generate(x, y)
+    return qadv.QueryCoalescer(attack, seed=seed, verbose=False) if case.one_by_one else attack
 
 
 def score(classifier: Any, x: np.ndarray, adversarial: np.ndarray, y: np.ndarray) -> tuple[float, float]:

@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from art.attacks import EvasionAttack
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
@@ -156,6 +157,35 @@ def test_what_ends_at_the_engines_boundary_is_taken_to_the_networks(accelerated,
     np.testing.assert_allclose(accelerated.confirmed(start, found, [0] * 3, most=1.4)[2, 0, 1, 1], 13, atol=1e-3)
     with pytest.raises(InvalidInputError, match=r"x_adv: expected images of shape \(3, 1, 8, 8\), got \(1, 1, 8, 8\)"):
         accelerated.confirmed(start, found[:1], [0] * 3)
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+def test_an_attack_in_a_ball_is_run_again_where_the_network_denies_it(targeted, accelerated, x, monkeypatch):
+    x, labels = x[:4], np.array([1, 1, 0, 0] if targeted else [0, 0, 1, 1])
+    runs = []
+
+    class Marking(EvasionAttack):
+        _estimator_requirements = ()
+
+        def generate(self, x, y=None):
+            runs.append((self.estimator is accelerated, len(x)))
+            found = x.copy()
+            found[:, 0, 7, 7] = 100 if self.estimator is accelerated else 200
+            return found
+
+        def __init__(self, estimator):
+            super().__init__(estimator=estimator)
+            self._targeted = targeted
+
+    def says(*classes):  # the images are told apart by their first pixels, which nobody changes
+        known = {image[0, :7].tobytes(): each for image, each in zip(x, classes, strict=True)}
+        return lambda images: np.eye(10)[[known[image[0, :7].tobytes()] for image in images]]
+
+    monkeypatch.setattr(accelerated, "predict", says(1, 1, 1, 1))  # images 0 and 1 fell
+    monkeypatch.setattr(accelerated.simulation, "predict", says(1, 0, 1, 1))  # of which it denies 1
+    found = accelerated.confirmed_run(Marking, x, np.eye(10)[labels])
+    assert found[:, 0, 7, 7].tolist() == [100, 200, 100, 100]
+    assert runs == [(True, 4), (False, 1)]
 
 
 def test_an_audit_asks_the_engine_and_counts_what_the_network_confirms(accelerated, classifier, x, monkeypatch):
