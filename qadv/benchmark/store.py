@@ -145,7 +145,7 @@ class Store:
         """Copies studies without the files of their cells, networks and images, to another folder.
 
         What was measured is all there, and a bench goes on in it: a network is made again only where a cell that is
-        missing needs it.
+        missing needs it. Those that such cells start from, by way of other networks too, go along.
         """
         with target.locked():
             for name in names:
@@ -158,12 +158,29 @@ class Store:
                         stacklevel=2,
                     )
                 target.write_plan(name, plan)
+                for key in self._starts(plan):
+                    if not target._is_whole(key):
+                        target.write(key, self.read(key))
                 for key in {cell["key"] for cell in plan["cells"]}:
                     if self.is_finished(key) and not target.is_finished(key):
                         path = self._record(key)
                         content = path.read_bytes()
                         packed = content if path.suffix == ".gz" else gzip.compress(content, mtime=0)
                         write_atomically(target.cells / key / f"{_RECORD}.gz", packed)
+
+    def _starts(self, plan: dict[str, Any]) -> list[str]:
+        """Returns finished networks, made from nothing, from which others are made that a missing cell stands on."""
+        needs = {cell["key"]: cell.get("needs", []) for cell in plan["cells"]}
+
+        def below(key: str) -> set[str]:
+            return {key}.union(*map(below, needs[key]))
+
+        wanted = set[str]().union(*(below(key) for key in needs if not self.is_finished(key)))
+        started_from = {need for cell in plan["cells"] if cell.get("kind") == "network" for need in cell["needs"]}
+        return sorted(key for key in wanted & started_from if not needs[key] and self._is_whole(key))
+
+    def _is_whole(self, key: str) -> bool:
+        return (self.cells / key / _RECORD).exists() and self.is_finished(key)
 
     def finished_of(self, name: str) -> set[str]:
         """Returns the keys of the finished cells of a study; none where there is no such study, or no whole plan."""

@@ -129,6 +129,33 @@ def test_a_copy_of_records_is_finished_without_its_files(tmp_path):
         assert "cell plain is damaged" in Store(copy.folder).damage("plain")
 
 
+def test_a_copy_of_records_has_the_networks_that_missing_cells_start_from(tmp_path):
+    store, copy = Store(tmp_path / "whole"), Store(tmp_path / "copy")
+    needs = {
+        "start": [],
+        "tuned": ["start"],
+        "attack": ["tuned"],
+        "other": [],
+        "of other": ["other"],
+        "end": ["of other"],
+    }
+    kinds = {name: "attack" if name in ("attack", "end") else "network" for name in needs}
+    cells = [{"key": name, "kind": kinds[name], "needs": needs[name]} for name in needs]
+    with store.locked():
+        for name in needs.keys() - {"attack"}:
+            store.write(name, Finished({"of": name}, {"f": name.encode()}))
+        store.write_plan("study", {"cells": cells})
+    for _ in range(2):
+        store.copy_records(copy, ["study"])
+        assert copy.read("start") == store.read("start")
+        for name in ("tuned", "other", "of other"):
+            with pytest.raises(LeftOutError):
+                copy.read(name)
+    once_more = Store(tmp_path / "once more")
+    copy.copy_records(once_more, ["study"])
+    assert once_more.read("start") == store.read("start")
+
+
 def write_old(store, spec, files):
     """Writes a cell as the first format had it: no digests, the record as it is."""
     folder = store.cells / digest(spec)
