@@ -11,6 +11,7 @@ from qadv.attacks.families import family_of, refusal
 from qadv.benchmark.signatures import arguments, default_of
 from qadv.benchmark.study import Defense, Source, Start, Study, StudyQuantizer
 from qadv.benchmark.study_file import Place, StudyFile
+from qadv.checks import check_whole
 from qadv.errors import InvalidInputError, QadvError, closest
 from qadv.frontends.find import file_frontend
 from qadv.quantization.scheme import parse_scheme
@@ -99,6 +100,8 @@ def _defense(study: Study, defense: Defense, place: Place) -> Faults:
                 yield from _known(given, known, spot, f"argument of qadv.{made.__name__}")
         if defense.fit is None:
             yield place, "a trainer needs fit = { nb_epochs = … }"
+        else:
+            yield from _epochs(defense.trainer, defense.options, defense.fit.nb_epochs, (*place, "fit"))
     elif defense.fit is not None or defense.options or defense.optimizer is not None:
         yield place, "fit, options and optimizer are for a trainer, and there is none"
     if defense.optimizer is not None:
@@ -119,6 +122,16 @@ def _defense(study: Study, defense: Defense, place: Place) -> Faults:
         yield from _known([defense.of or ""], study.defenses, (*place, "of"), "entry of defenses")
         if defense.trainer or defense.start:
             yield place, "an ensemble is made of trained members: it takes no trainer and no start of its own"
+
+
+def _epochs(name: str, options: dict[str, Any], nb_epochs: int, place: Place) -> Faults:
+    try:
+        trainer = load("trainer", name)
+    except QadvError:  # a fault of its own
+        return
+    if option := getattr(trainer, "one_epoch_each", None):
+        least = options.get(option, default_of(trainer, option, 1))
+        yield from _tried((*place, "nb_epochs"), check_whole, "nb_epochs", nb_epochs, least=least)
 
 
 def _returned(diagnostic: str) -> list[str]:

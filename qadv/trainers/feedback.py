@@ -52,6 +52,8 @@ class FeedbackTrainer(LoopTrainer):
         options: see `LoopOptions`; `lr` defaults to 0.1, which is much for a trained network.
     """
 
+    one_epoch_each = "rounds"  # the option of which each takes an epoch or more
+
     def __init__(
         self,
         classifier: PyTorchClassifier,
@@ -92,7 +94,7 @@ class FeedbackTrainer(LoopTrainer):
         return {**own, "adversary": self.adversary}
 
     def _batches(self, x: NDArray[Any], y: NDArray[np.int64], batch_size: int, nb_epochs: int) -> Batches:
-        check_whole("nb_epochs", nb_epochs, least=self.settings.rounds)  # each trains for an epoch or more
+        check_whole("nb_epochs", nb_epochs, least=self.settings.rounds)
         return FeedbackBatches(
             x, y, batch_size, self._classifier, self._log, self.options.seed, nb_epochs, self.options.checkpoint
         )

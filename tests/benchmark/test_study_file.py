@@ -111,6 +111,18 @@ def test_names_that_do_not_exist(tmp_path, old, new, said):
     assert f"tiny.toml:{line(text, wrong)}:" in message
 
 
+@pytest.mark.parametrize(("options", "least"), [("lr = 0.1", 5), ("rounds = 2", 2)])
+def test_a_training_that_is_too_short_for_its_rounds(options, least, tmp_path):
+    def with_epochs(number):
+        trained = f'[defenses.fed]\ntrainer = "feedback"\noptions = {{ {options} }}\nfit = {{ nb_epochs = {number} }}\n'
+        return TINY.replace("[small]\n", f"{trained}[small]\n", 1)
+
+    message = found(tmp_path, with_epochs(least - 1))
+    assert f"nb_epochs: expected a whole number of at least {least}, got {least - 1}" in message
+    assert f"tiny.toml:{line(with_epochs(least - 1), 'feedback') + 2}:" in message
+    assert list(faults(read_study(write_tiny(tmp_path, with_epochs(least))).study)) == []
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [

@@ -51,8 +51,8 @@ def build_claims(
         folder: of `qadv bench`, or the `records` of one.
         claims: a TOML file, see `qadv.benchmark.claims.claims_file`.
         out: the page to write.
-        records: folder for a copy of the studies that the claims are about, without networks and images; `qadv bench`
-            goes on in it.
+        records: folder for a copy of the studies that the claims are about, without images and most networks;
+            `qadv bench` goes on in it.
     """
     file, store = read_claims(claims), Store(folder)
     studies: dict[str, StudyResults] = {}
