@@ -5,6 +5,7 @@ import timeit
 from collections.abc import Mapping
 from functools import cache
 from math import prod
+from operator import mul
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from qadv.random_states import seeded
 from qadv.registry import load
 
 _FORWARD = 0.4  # of a forward and backward pass
+_DISTANCES = 8.0  # that feedback learning tries along a direction
 _AUDIT = {False: 1500.0, True: 60000.0}
 _REPEATS = (
     "max_iter", "num_random_init", "nb_random_init", "nb_restarts", "binary_search_steps", "nb_samples", "nb_parallel",
@@ -72,7 +74,22 @@ def _training(spec: NetworkSpec) -> float:
     defense = spec.defense
     if defense.trainer is None or defense.fit is None:
         return 200.0
-    return defense.fit.nb_epochs * spec.nb_train * (1.3 + _extra(defense.trainer, defense.options))
+    images = spec.nb_train
+    searched = 0.0
+    if defense.trainer == "feedback":
+        searched, found = _searched(spec, defense.options)
+        images += found
+    return searched + defense.fit.nb_epochs * images * (1.3 + _extra(defense.trainer, defense.options))
+
+
+def _searched(spec: NetworkSpec, options: Mapping[str, Any]) -> tuple[float, int]:
+    """Returns the passes that feedback learning searches its images with, and how many it finds in a round."""
+    trainer = load("trainer", "feedback")
+    names = "rounds", "nb_directions", "nb_nearest", "samples_per_class", "robust_share", "weak_share"
+    rounds, tried, nearest, samples, robust, weak = (options.get(name, default_of(trainer, name, 0)) for name in names)
+    shares = robust, 1 - robust - weak, weak
+    searched = spec.nb_classes * sum(map(mul, samples, shares))
+    return rounds * searched * tried * _DISTANCES * _FORWARD, round(searched * nearest)
 
 
 def _measure(spec: MeasureSpec) -> float:

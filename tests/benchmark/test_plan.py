@@ -1,14 +1,17 @@
 """Plans: which cells a study has, and what their keys depend on."""
 
 import json
+import re
 
 import pytest
 
+import qadv
 from qadv.benchmark import cells as cells_module
 from qadv.benchmark import plan as plan_module
 from qadv.benchmark.compute import compute
+from qadv.benchmark.cost import _training
 from qadv.benchmark.given import Given
-from qadv.benchmark.network_cells import load_network
+from qadv.benchmark.network_cells import load_network, untrained
 from qadv.benchmark.study_file import StudyError
 from qadv.components import Attack, Quantizer
 from qadv.plugins import PluginInfo
@@ -242,3 +245,25 @@ def test_a_checkpoint_that_is_no_file_is_refused_in_its_line(checkpoint, tmp_pat
     text = TINY.replace("[backbones.mnist-cnn]", f'[backbones.mnist-cnn]\ncheckpoint = "{checkpoint}"')
     with pytest.raises(StudyError, match=r"tiny\.toml:9: backbones\.mnist-cnn\.checkpoint: there is no file"):
         planned(write_tiny(tmp_path, text))
+
+
+def test_the_estimate_of_feedback_learning_counts_its_searches(digits, tmp_path):
+    options = {"rounds": 2, "nb_directions": 20, "nb_nearest": 5, "samples_per_class": [2, 4, 6]}
+    given = ", ".join(f"{name} = {value}" for name, value in options.items())
+    defense = (
+        f'[defenses.none]\ntrainer = "feedback"\noptions = {{ {given} }}\nfit = {{ nb_epochs = 2 }}\n\n[defenses.tuned]'
+    )
+    text = re.sub(r"\[defenses\.none\].*\[defenses\.tuned\]", defense, TINY, flags=re.DOTALL)
+    cell = next(cell for cell in planned(write_tiny(tmp_path, text)) if cell.label.startswith("network float · none"))
+    classifier = untrained(cell.spec)
+    rows = [0, 0]
+
+    def count(module, inputs, output):
+        rows[output.requires_grad] += len(output)
+
+    hook = classifier.network.register_forward_hook(count)
+    trainer = qadv.FeedbackTrainer(classifier, seed=0, verbose=False, **options)
+    trainer.fit(digits.x_train[:200], digits.y_train[:200], nb_epochs=2, batch_size=32)
+    hook.remove()
+    assert rows[0] > 5 * 400  # the searches ask far more than the training
+    assert 0.4 < _training(cell.spec) / (0.4 * rows[0] + rows[1]) < 2.5
