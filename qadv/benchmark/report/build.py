@@ -7,6 +7,7 @@ from pathlib import Path
 
 from qadv.benchmark.report.accuracy import accuracy_section, strength_section, worst_case_section
 from qadv.benchmark.report.audits import audit_section
+from qadv.benchmark.report.by_bits import by_bits_section
 from qadv.benchmark.report.content import StudyPage
 from qadv.benchmark.report.diagnostics import diagnostic_sections, measured_section
 from qadv.benchmark.report.examples import example_section
@@ -81,6 +82,7 @@ def study_page(results: StudyResults, store: Store) -> StudyPage:
         missing_section(results),
         worst_case_section(results),
         accuracy_section(results),
+        by_bits_section(results),
         audit_section(results),
         transfer_section(results),
         measured_section(results),
