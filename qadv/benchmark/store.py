@@ -158,26 +158,16 @@ class Store:
                         stacklevel=2,
                     )
                 target.write_plan(name, plan)
-                for key in self._starts(plan):
-                    if not target._is_whole(key):
+                finished = {cell["key"] for cell in plan["cells"] if self.is_finished(cell["key"])}
+                for key in _starts(plan, finished):
+                    if self._is_whole(key) and not target._is_whole(key):
                         target.write(key, self.read(key))
-                for key in {cell["key"] for cell in plan["cells"]}:
-                    if self.is_finished(key) and not target.is_finished(key):
+                for key in finished:
+                    if not target.is_finished(key):
                         path = self._record(key)
                         content = path.read_bytes()
                         packed = content if path.suffix == ".gz" else gzip.compress(content, mtime=0)
                         write_atomically(target.cells / key / f"{_RECORD}.gz", packed)
-
-    def _starts(self, plan: dict[str, Any]) -> list[str]:
-        """Returns finished networks, made from nothing, from which others are made that a missing cell stands on."""
-        needs = {cell["key"]: cell.get("needs", []) for cell in plan["cells"]}
-
-        def below(key: str) -> set[str]:
-            return {key}.union(*map(below, needs[key]))
-
-        wanted = set[str]().union(*(below(key) for key in needs if not self.is_finished(key)))
-        started_from = {need for cell in plan["cells"] if cell.get("kind") == "network" for need in cell["needs"]}
-        return sorted(key for key in wanted & started_from if not needs[key] and self._is_whole(key))
 
     def _is_whole(self, key: str) -> bool:
         return (self.cells / key / _RECORD).exists() and self.is_finished(key)
@@ -265,3 +255,15 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def _starts(plan: dict[str, Any], finished: set[str]) -> list[str]:
+    """Returns finished networks, made from nothing, from which others are made that a missing cell stands on."""
+    needs = {cell["key"]: cell.get("needs", []) for cell in plan["cells"]}
+
+    def below(key: str) -> set[str]:
+        return {key}.union(*map(below, needs[key]))
+
+    wanted = set[str]().union(*map(below, needs.keys() - finished))
+    started_from = {need for cell in plan["cells"] if cell.get("kind") == "network" for need in cell["needs"]}
+    return sorted(key for key in wanted & started_from & finished if not needs[key])

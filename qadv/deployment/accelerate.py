@@ -84,7 +84,15 @@ class AcceleratedClassifier(QuantizedClassifier):
         Args:
             attack: returns the attack on a classifier: on this one, and on `simulation`.
             x, y: images, (N, *input_shape), and labels as the attack takes them, indices (N,) or one-hot.
+
+        Raises:
+            InvalidInputError: `attack` is an attack, made for one classifier, and not a function that makes it.
         """
+        if not callable(attack):
+            raise InvalidInputError(
+                "attack: expected a function that returns the attack on a classifier, e.g. functools.partial(Square, "
+                f"eps=0.1), got {type(attack).__name__}"
+            )
         (x, labels), made = check_pair(self, x, y), attack(self)
         found = np.array(made.generate(x, y), dtype=np.float32)
         if self.simulation is None:

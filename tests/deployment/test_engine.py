@@ -186,6 +186,8 @@ def test_an_attack_in_a_ball_is_run_again_where_the_network_denies_it(targeted, 
     found = accelerated.confirmed_run(Marking, x, np.eye(10)[labels])
     assert found[:, 0, 7, 7].tolist() == [100, 200, 100, 100]
     assert runs == [(True, 4), (False, 1)]
+    with pytest.raises(InvalidInputError, match=r"attack: expected a function that returns the attack .* got Marking"):
+        accelerated.confirmed_run(Marking(accelerated), x, labels)
 
 
 def test_an_audit_asks_the_engine_and_counts_what_the_network_confirms(accelerated, classifier, x, monkeypatch):
