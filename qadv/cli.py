@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
+from typer.core import TyperCommand
 
 from qadv import __version__, command_options
 from qadv.command_options import Json, Seed
@@ -128,6 +129,19 @@ def demo(
     run_demo(dataset=dataset, data_dir=data_dir, out=out, nb_epochs=nb_epochs, seed=seed)
 
 
+class _Command(TyperCommand):
+    """A command that says how options of an attack or a trainer are written, where one is given as its own."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:  # typer's own; that of click with older ones
+            unknown = getattr(error, "option_name", "").lstrip("-").replace("-", "_")
+            if unknown and any(parameter.name == "settings" for parameter in self.params):
+                error.message += f"; an option of the {self.name}'s own goes without dashes: {unknown}=VALUE"  # type: ignore[attr-defined]
+            raise
+
+
 def _face(name: str, options: type[Any], run: str, status: int = 1) -> None:
     """Adds a command made from the options of a function, `"module:name"`; it ends with `status` on `False`."""
 
@@ -138,7 +152,7 @@ def _face(name: str, options: type[Any], run: str, status: int = 1) -> None:
     signature = inspect.signature(options)
     command.__doc__, command.__signature__ = options.__doc__, signature  # type: ignore[attr-defined]
     command.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()}
-    app.command(name)(command)
+    app.command(name, cls=_Command)(command)
 
 
 _face("quantize", command_options.QuantizeOptions, "qadv.commands.quantize:run_quantize")

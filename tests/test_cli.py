@@ -32,6 +32,14 @@ def test_a_missing_option_is_named():
     assert "--dataset" in result.output
 
 
+@pytest.mark.parametrize("command", ["attack", "train"])
+def test_an_option_of_the_attack_with_dashes_is_told_how_it_is_written(command):
+    result = run(app, [command, "network.safetensors", "--eps-step", "0.1"])
+    assert result.exit_code == 2
+    assert "eps_step=VALUE" in result.output
+    assert "VALUE" not in run(app, ["audit", "network.safetensors", "--eps-step", "0.1"]).output
+
+
 def test_list_shows_names_and_summaries():
     result = run(app, ["list", "quantizer", "relu*"])
     assert result.exit_code == 0

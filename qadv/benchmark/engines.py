@@ -119,8 +119,9 @@ class Processes:
                 yield cell, Failed("the process that computed it was killed, twice (too little memory?)", "")
 
     def close(self) -> None:
-        processes = list((self.pool._processes or {}).values())
-        self.pool.shutdown(wait=False, cancel_futures=True)
+        """Lets processes with nothing to do end by themselves: what libraries hold in them (tqdm's lock) is given back."""
+        processes = list((self.pool._processes or {}).values()) if self.running else []
+        self.pool.shutdown(wait=not self.running, cancel_futures=True)
         for process in processes:
             process.terminate()
 

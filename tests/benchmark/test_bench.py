@@ -179,6 +179,16 @@ def test_a_process_that_dies_once_is_tried_again(store, tmp_path):
     assert result.complete
 
 
+def test_processes_end_by_themselves_where_nothing_is_left_to_do(store, tmp_path):
+    engine = Processes(2, Given(None, tmp_path), work=work)
+    result = run_cells([Cell("network", {"do": do}, do, {}) for do in ("fine", "good")], store, engine)
+    processes = list(engine.pool._processes.values())
+    engine.close()
+    assert result.complete
+    assert processes
+    assert {process.exitcode for process in processes} == {0}  # killed ones leave what their libraries hold
+
+
 def test_a_cell_that_is_handed_out_after_a_process_died_is_computed(tmp_path):
     engine = Processes(2, Given(None, tmp_path), work=work)
     first, second = (Cell("network", {"do": do}, do, {}) for do in ("die", "fine"))

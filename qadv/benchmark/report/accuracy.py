@@ -113,10 +113,10 @@ def distance(cell: CellResult, norm: str) -> float | None:
 
 
 def _strength(cells: Sequence[CellResult], published: Sequence[str]) -> Row:
-    first, samples = cells[0].record, len(cells[0].record["right"])
+    samples = len(cells[0].record["right"])
     rates = [100 * broken(c).sum() / max(c.record["clean_right"].sum(), 1) for c in cells]
     costs: Row = [ABSENT] * 3
-    if "cost" in first:
+    if all("cost" in cell.record for cell in cells):
         passes = [[c.record["cost"][way] / samples for c in cells] for way in ("forward", "backward")]
         costs = [f"{np.mean(each):,.0f}" for each in passes]
         costs.append(f"{np.mean([c.record['seconds'] for c in cells]):,.1f}")
