@@ -20,7 +20,7 @@ class BlackBox(CountedCheck):
     number = 3
     attacks = ("PGD", "Square", "RayS", "SPSA", "N-Attack")
     name = "black-box against white-box"
-    rule = "Square, RayS, SPSA, N-Attack break at most 1 point that no gradient attack breaks"
+    rule = "attacks without gradients break at most 1 point that no gradient attack breaks"
 
     def count(self, case: AuditCase) -> dict[str, Any] | Finding:
         left = case.direct
