@@ -119,7 +119,7 @@ class Processes:
                 yield cell, Failed("the process that computed it was killed, twice (too little memory?)", "")
 
     def close(self) -> None:
-        """Lets processes with nothing to do end by themselves: what libraries hold in them (tqdm's lock) is given back."""
+        """Lets processes with nothing to do end by themselves: what they hold (tqdm's lock) is given back."""
         processes = list((self.pool._processes or {}).values()) if self.running else []
         self.pool.shutdown(wait=not self.running, cancel_futures=True)
         for process in processes:

@@ -14,7 +14,7 @@ from qadv.attacks.families import family_of, refusal
 from qadv.benchmark.attack_cells import made_attack
 from qadv.benchmark.names import check_options
 from qadv.command_options import AttackOptions
-from qadv.commands.given import is_shown, network_and_data, tell, test_images
+from qadv.commands.given import is_shown, network_and_data, one_class, tell, test_images
 from qadv.errors import InvalidInputError, StorageError
 from qadv.evaluation import Outcome, attack_classifier
 from qadv.files import write_atomically
@@ -59,7 +59,8 @@ def run_attack(options: AttackOptions) -> None:
     }
     title = f"{options.attack}, {result.samples} images; distances are means over the successes"
     wrote = [] if options.out is None else [f"Wrote {len(x):,} images and images.csv to {options.out}"]
-    tell(options, report, text_table(title, list(shown), [list(shown.values())]), *wrote)
+    notes = one_class(options.model, classifier, x, y)
+    tell(options, report, text_table(title, list(shown), [list(shown.values())]), *notes, *wrote)
 
 
 def write_images(

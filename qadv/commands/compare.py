@@ -12,7 +12,7 @@ from qadv.benchmark.attack_cells import made_attack
 from qadv.benchmark.names import check_options
 from qadv.benchmark.signatures import arguments
 from qadv.command_options import CompareOptions
-from qadv.commands.given import beside, check_trained, is_shown, network_and_data, tell, test_images
+from qadv.commands.given import beside, check_trained, is_shown, network_and_data, one_class, tell, test_images
 from qadv.diagnostics.drawing import check_picture, draw_accuracies, save_figure
 from qadv.diagnostics.noise_accuracy import noise_accuracy
 from qadv.diagnostics.transfer_matrix import transfer_matrix
@@ -79,6 +79,7 @@ def run_compare(options: CompareOptions) -> None:
             f"Means over {len(noise.corruptions)} corruptions at severity {noise.severity}, {len(noise.decoders)} "
             f"decoders and {len(noise.resizers)} ways of resizing; --json has each."
         )
+    notes += [line for name, network in networks.items() for line in one_class(name, network, x, y)]
     notes.append(
         f"ε = {eps:.4g}{', but of ' * bool(others)}{', '.join(others)}. A worst case is an upper bound of robustness; "
         "qadv audit says whether it is a tight one."

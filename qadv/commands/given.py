@@ -144,6 +144,16 @@ def test_images(classifier: Classifier, data: Any, nb_test: int) -> tuple[NDArra
     return to_range(x, classifier.clip_values), y
 
 
+def one_class(name: str, classifier: Classifier, x: NDArray[Any], y: NDArray[np.int64]) -> list[str]:
+    """Returns a line about a network that gives images of several classes all the same, or none."""
+    classes = np.unique(predicted(classifier, x))
+    if len(classes) > 1 or len(np.unique(y)) == 1:
+        return []
+    return [
+        f"{name} gives all {len(x):,} images class {classes[0]}: what attacks leave of its accuracy is no robustness."
+    ]
+
+
 def tell(options: Any, report: Mapping[str, Any], *shown: RenderableType) -> None:
     """Prints a report as JSON where that is asked for, else what is shown to people."""
     if options.as_json:

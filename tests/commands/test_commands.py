@@ -164,6 +164,18 @@ def test_compare_puts_networks_side_by_side(saved, make_classifier):
     assert "ε = 0.1, but of fgsm:eps=0.2. A worst case" in shown
 
 
+def test_a_network_with_one_answer_for_all_is_named(saved, make_classifier):
+    constant = make_classifier()
+    with torch.no_grad():
+        [*constant.network.modules()][-1].bias[3] = 1e4
+    constant.save("constant.safetensors")
+    line = "constant.safetensors gives all 12 images class 3"
+    assert line in run("attack", "constant.safetensors", "--attack", "fgsm", "--nb-test", 12)
+    shown = run("compare", saved, "constant.safetensors", "--attack", "fgsm", "--nb-test", 12)
+    assert line in shown
+    assert shown.count("gives all") == 1
+
+
 def test_networks_by_name_have_their_checkpoints_behind_them(make_classifier, digits):
     for seed in (0, 1):
         torch.save(make_classifier("float", "float", seed=seed).network.state_dict(), f"{seed}.pth")
