@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from qadv.backbones.outlines import note_recipe
 from qadv.errors import InvalidInputError
 from qadv.registry import create
 
@@ -29,5 +30,5 @@ def create_backbone(name: str, nb_classes: int = 10, in_channels: int = 3, **opt
         raise InvalidInputError(f"backbone {name!r}: {error}") from error
     if not isinstance(model, nn.Module):
         raise InvalidInputError(f"backbone {name!r} gave {type(model).__name__}, expected a torch.nn.Module")
-    model.qadv_backbone = recipe  # type: ignore[assignment]  # plain data, carried along by copies
+    note_recipe(model, recipe)
     return model

@@ -21,6 +21,7 @@ from hashlib import blake2b
 from inspect import signature
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import CodeType, FunctionType
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ from qadv.diagnostics.audit.run import audit, estimate, of_pair, radii_of
 from qadv.errors import AuditInterrupted, InvalidInputError, QadvError, describe
 from qadv.estimators.checks import check_pair
 from qadv.estimators.door import prepare
-from qadv.estimators.fingerprint import fingerprint
+from qadv.estimators.fingerprint import fingerprint, fingerprint_of
 from qadv.estimators.protocol import Classifier
 from qadv.files import write_atomically, write_json
 from qadv.modes import torch_threads
@@ -299,7 +300,21 @@ def _text(value: Any) -> str:
     if isinstance(value, EvasionAttack):
         return f"{type(value).__qualname__} {_text({name: getattr(value, name, None) for name in value.attack_params})}"
     if hasattr(value, "model") and hasattr(value, "clip_values"):
-        return f"{fingerprint(value)} {value.clip_values} {_text(value.preprocessing_operations)}"
+        surrogate = getattr(value.model, "surrogate_network", None)
+        gradients = "" if surrogate is None else fingerprint_of(surrogate)
+        network = (fingerprint(value), gradients, getattr(value.model, "form_options", None))
+        return f"{_text(network)} {value.clip_values} {_text(value.preprocessing_operations)}"
+    if isinstance(value, partial):
+        return _text((value.func, value.args, value.keywords))
+    if isinstance(value, FunctionType):  # what it does, and on what: what it calls in turn is not looked at
+        held = [cell.cell_contents for cell in value.__closure__ or ()]
+        return _text((value.__qualname__, value.__code__, value.__defaults__, value.__kwdefaults__, held))
+    if isinstance(value, CodeType):
+        return _text((value.co_code.hex(), value.co_names, value.co_consts))
+    if isinstance(value, np.ndarray):
+        return (
+            f"{value.dtype} {value.shape} {blake2b(np.ascontiguousarray(value).tobytes(), digest_size=16).hexdigest()}"
+        )
     return _ADDRESS.sub("", repr(value))
 
 

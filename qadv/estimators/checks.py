@@ -119,13 +119,19 @@ def attacks_may_leave_range(classifier: Classifier) -> Iterator[None]:
         setattr(classifier, _WARNED, before)
 
 
+# of ART, without an option that says so: their labels are those that images are to be given
+_TAKE_TARGETS = {"SaliencyMapMethod", "GRAPHITEBlackbox", "GRAPHITEWhiteboxPyTorch", "LowProFool"}
+
+
 def check_goal(name: str, attack: Any, targeted: bool = False) -> Any:
     """Returns an attack, called `name`, that goes where the labels say; one that has no such option may be either."""
-    if bool(getattr(attack, "targeted", targeted)) == targeted:
+    takes_targets = bool(_TAKE_TARGETS & {each.__name__ for each in type(attack).__mro__})
+    if (takes_targets or bool(getattr(attack, "targeted", targeted))) == targeted:
         return attack
     what = "those that images are to be given (pair)" if targeted else "those that images are not to be given any more"
+    hint = "; it takes targets, and is run by itself: attack.generate(x, targets)" if takes_targets else ""
     raise InvalidInputError(
-        f"{name}: the labels are {what}: expected an attack with targeted={targeted}, got {not targeted}"
+        f"{name}: the labels are {what}: expected an attack with targeted={targeted}, got {not targeted}{hint}"
     )
 
 

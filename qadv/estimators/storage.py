@@ -211,19 +211,19 @@ def from_file(
             f"{os.fspath(path)}: no front end that is installed reads such files as networks (.onnx; .tflite with the "
             "plugin qadv-litert)"
         )
-    settings = {"loss": nn.CrossEntropyLoss(), "clip_values": (0.0, 1.0), **arguments}
-    settings["clip_values"] = check_clip_values(settings["clip_values"])
-    ends = (0.0, 1.0) if settings["clip_values"] is None else limits(settings["clip_values"])
+    settings, given = {"loss": nn.CrossEntropyLoss(), **arguments}, {}
+    if "clip_values" in settings:
+        settings["clip_values"] = check_clip_values(settings["clip_values"])
+        given["clip_values"] = (0.0, 1.0) if settings["clip_values"] is None else limits(settings["clip_values"])
     input_shape = None if input_shape is None else check_input_shape(input_shape)
     try:
-        network: Any = frontend.read(
-            path, input_shape=input_shape, clip_values=ends, output=output, has_twin=surrogate is None
-        )
+        network: Any = frontend.read(path, input_shape=input_shape, output=output, has_twin=surrogate is None, **given)
     except (QadvError, ImportError):
         raise
     except Exception as error:  # a file may say anything
         why = (str(error).splitlines() or [""])[0]
         raise FileFormatError(f"{os.fspath(path)} is damaged: {type(error).__name__}: {why}") from error
+    settings = {"clip_values": network.clip_values, **settings}
     if "preprocessing" not in settings:
         settings["preprocessing"] = network.preprocessing()
     classes = network.nb_classes if nb_classes is None else nb_classes
@@ -234,6 +234,7 @@ def from_file(
             "clip_values, and no preprocessing"
         )
     count = max(2, min(32, _VALUES_COMPARED // prod(network.input_shape)))
+    ends = settings["clip_values"] or (0.0, 1.0)
     compared = to_range(np.random.default_rng(0).random((count, *network.input_shape)), ends).astype(np.float32)
     if images is not None:
         images = check_images(images, network.input_shape, classifier.clip_values, "images").astype(np.float32)

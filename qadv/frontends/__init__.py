@@ -9,11 +9,12 @@ from qadv.frontends.frontend import (
     QuantizedWeights,
 )
 from qadv.frontends.onnx.frontend import OnnxFrontend
-from qadv.frontends.onnx.graph import LARGEST_FILE, PICTURES, Graph, Node, check_graph
+from qadv.frontends.onnx.graph import CLIP_VALUES, LARGEST_FILE, PICTURES, Graph, Node, check_graph, needed
 from qadv.frontends.onnx.network import FileNetwork
 from qadv.frontends.onnx.twin import Twin
 
 __all__ = [
+    "CLIP_VALUES",
     "LARGEST_FILE",
     "PICTURES",
     "EvaluationForm",
@@ -29,5 +30,6 @@ __all__ = [
     "check_graph",
     "file_frontend",
     "frontend_of",
+    "needed",
     "quantizers",
 ]

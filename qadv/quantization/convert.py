@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from qadv.backbones.float_weights import check_finite
+from qadv.backbones.outlines import note_recipe
 from qadv.backbones.recipes import recipe_of
 from qadv.checks import check_flag
 from qadv.errors import InvalidInputError, SchemeError, UnsupportedModelError, some
@@ -151,8 +152,10 @@ def convert(
     for module in result.modules():
         if hasattr(module, "share"):
             module.share = sum(p.numel() for p in module.parameters(recurse=False)) / total  # type: ignore[assignment]
-    if (recipe := recipe_of(model)) is not None:
-        result.qadv_backbone = recipe  # type: ignore[assignment]  # of timm's own networks, which have none yet
+    if (recipe := recipe_of(model)) is not None:  # of timm's own networks, too, which have none yet
+        note_recipe(result, recipe)
+    else:
+        result.__dict__.pop("qadv_backbone", None)
     given = {"weights": weights, "activations": activations}
     given |= {"attention": attention} if attention_schemes.any else {}
     result.qadv_quantization = {  # type: ignore[assignment]  # plain data: what `save` needs to rebuild the network

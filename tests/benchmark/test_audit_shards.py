@@ -4,10 +4,12 @@ import csv
 import io
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from art.attacks.evasion import FastGradientMethod
 from typer.testing import CliRunner
 
 import qadv
@@ -36,7 +38,7 @@ def audited(trained, digits):
     def audit(nb_samples=24, shard=8, **options):
         x, y = digits.x_test[:nb_samples], digits.y_test[:nb_samples]
         given = {"eps": 0.1, "checks": CHECKS, "jobs": 1, "verbose": False, **options}
-        return qadv.audit_in_shards(trained, x, y, shard=shard, **given)
+        return qadv.audit_in_shards(given.pop("classifier", trained), x, y, shard=shard, **given)
 
     return audit
 
@@ -153,6 +155,22 @@ def test_what_decides_the_result_decides_whose_shards_are_taken(
         return qadv.QuantizedClassifier(network, trained.loss, (1, 8, 8), 10, preprocessing=(mean, 1.0))
 
     assert [asked(float_parent=parent(mean)) for mean in (0.0, 0.1, 0.1)] == [1, 1, 0]
+
+    def with_gradients_of(seed):
+        surrogate = make_classifier("float", "float", seed=seed).network
+        return qadv.QuantizedClassifier(trained.network, trained.loss, (1, 8, 8), 10, surrogate=surrogate)
+
+    surrogates = [trained, *map(with_gradients_of, (0, 1, 1))]
+    assert [asked(classifier=each) for each in surrogates] == [0, 1, 1, 0]
+
+    def weak(eps):
+        return lambda classifier: FastGradientMethod(classifier, eps=eps)
+
+    def edited(eps):
+        return lambda classifier: FastGradientMethod(classifier, eps=eps, minimal=False)
+
+    adaptive = (weak(0.01), weak(0.01), weak(0.02), edited(0.02), partial(FastGradientMethod, eps=0.02))
+    assert [asked(adaptive=each, checks=[10]) for each in adaptive] == [1, 0, 1, 1, 1]
     for cell in (tmp_path / "cells").iterdir():
         (cell / "adversarial.safetensors").write_bytes(b"gone")
     assert asked() == 1, "a damaged shard is audited again"

@@ -75,6 +75,30 @@ def test_what_the_file_cannot_hold_is_asked_for(tmp_path, make_classifier):
     assert qadv.QuantizedClassifier.load(tmp_path / "b.safetensors", loss=nn.CrossEntropyLoss())
 
 
+@pytest.mark.parametrize("schemes", [("float", "float"), ("int:4", "relu6:4")])
+@pytest.mark.parametrize("when", ["before", "behind"])
+def test_a_network_that_was_changed_is_not_made_again_by_its_name(schemes, when, tmp_path, make_classifier):
+    def change(network):
+        norm = next(module for module in network.modules() if isinstance(module, nn.BatchNorm2d))
+        norm.eps = 0.5
+
+    network = make_classifier("float", "float").network
+    if when == "before":
+        change(network)
+    network = qadv.quantize(network, *schemes)
+    if when == "behind":
+        change(network)
+    classifier = qadv.QuantizedClassifier(network, nn.CrossEntropyLoss(), (1, 8, 8), 10)
+    classifier.save(tmp_path / "net.safetensors")
+    with pytest.raises(InvalidInputError, match="was not made by name; pass the float one"):
+        qadv.QuantizedClassifier.load(tmp_path / "net.safetensors")
+    same = make_classifier("float", "float").network
+    change(same)
+    loaded = qadv.QuantizedClassifier.load(tmp_path / "net.safetensors", model=same)
+    x = np.random.default_rng(0).random((4, 1, 8, 8), dtype=np.float32)
+    np.testing.assert_array_equal(loaded.predict(x), classifier.predict(x))
+
+
 @pytest.mark.parametrize("keep", [0, 4, 100, 0.5, 0.999])
 def test_truncated_files_are_refused(keep, tmp_path, make_classifier):
     path = tmp_path / "net.safetensors"

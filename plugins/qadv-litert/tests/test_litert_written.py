@@ -121,6 +121,11 @@ def test_the_command_writes_and_compares(tmp_path, monkeypatch):
     assert report["agreement"][0]["same_class"] > 0.9
     file = qadv.QuantizedClassifier.from_file(tmp_path / "net.tflite")
     assert file.model.pretrained_cfg == small.network.pretrained_cfg, "how photographs become its images"
+    pixels = {"clip_values": (0, 255), "preprocessing": (0, 255)}
+    of_bytes = qadv.QuantizedClassifier(small.network, nn.CrossEntropyLoss(), (1, 8, 8), 10, **pixels)
+    for how in ("float", "uint8"):
+        qadv.export(of_bytes, tmp_path / "bytes.tflite", to="litert", pixels=how)
+        assert qadv.QuantizedClassifier.from_file(tmp_path / "bytes.tflite").clip_values == (0, 255)
 
 
 class Rows(nn.Module):

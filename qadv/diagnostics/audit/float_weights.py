@@ -3,6 +3,7 @@
 from typing import Any
 
 from qadv.backbones.create import create_backbone
+from qadv.backbones.recipes import recipe_of
 from qadv.errors import QadvError
 from qadv.estimators.classifier import QuantizedClassifier
 from qadv.estimators.protocol import Classifier
@@ -19,7 +20,7 @@ def float_network(classifier: Classifier) -> Classifier | None:
     is not quantized, not made from a backbone's name, or no longer has these weights (`qadv.freeze`).
     """
     model: Any = classifier.model
-    recipe = getattr(model, "qadv_backbone", None)
+    recipe = recipe_of(model)
     if recipe is None or getattr(model, "qadv_quantization", None) is None or is_frozen(model):
         return None
     options = {name: value for name, value in recipe["options"].items() if name not in SOURCES}

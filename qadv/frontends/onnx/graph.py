@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -15,6 +15,9 @@ from qadv.errors import FileFormatError, InvalidInputError, MissingRequirementEr
 from qadv.files import check_is_file, parse_json
 
 PICTURES = "qadv.pictures"  # the key of what a file notes of its images, as JSON
+CLIP_VALUES = "clip_values"  # and therein of the smallest and the largest pixel
+INTEGERS = {"UINT8": (0, 255), "INT8": (-128, 127), "INT16": (-(2**15), 2**15 - 1)}  # of images
+MOVERS = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity")  # what leaves numbers as they are
 LARGEST_FILE = 2**31 - 1  # what one protobuf message can hold
 _LARGEST_VALUE = 2**28  # numbers in one tensor for one image
 _DOMAINS = ("", "ai.onnx", "com.microsoft")
@@ -61,9 +64,10 @@ class Graph:
         input_shape: their sizes, the batch first; `None` where the file leaves it open.
         output: name of the logits.
         opset: version of the standard operators.
-        input_ends: the numbers that the smallest and the largest integer of the images stand for, where the file says.
+        input_ends: the numbers that the smallest and the largest integer of the images stand for, where the file says,
+            and notes no `clip_values`.
         form: how it is quantized, in words, where the operators do not say.
-        pictures: how photographs are made its images, as `qadv.export` notes it.
+        pictures: how photographs are made its images, and the ends of its pixels, `clip_values`: what `export` notes.
     """
 
     name: str
@@ -202,11 +206,47 @@ def graph_of(model: Any, content: bytes, output: str | None, name: str) -> Graph
     source = f"{model.producer_name or 'an unnamed producer'} {model.producer_version}".strip()
     opset = versions.get("", versions.get("ai.onnx", 1))
     noted = {each.key: each.value for each in model.metadata_props}
+    pictures = parse_json(noted.get(PICTURES, "{}"), name)
+    images, kind = inputs[0].name, type_name(tensor.elem_type)
+    nodes = needed(nodes, output or found[0])
     return Graph(
-        name, content, f"{source}, opset {opset}", nodes, constants, types, inputs[0].name, type_name(tensor.elem_type),
+        name, content, f"{source}, opset {opset}", nodes, constants, types, images, kind,
         tuple(dim.dim_value or None for dim in tensor.shape.dim), output or found[0], opset,
-        pictures=parse_json(noted.get(PICTURES, "{}"), name),
+        None if CLIP_VALUES in pictures else _ends(images, kind, nodes, constants), pictures=pictures,
     )  # fmt: skip
+
+
+def needed(nodes: Sequence[Node], output: str) -> list[Node]:
+    """Returns the operators that an output comes of."""
+    names, found = {output}, []
+    for node in reversed(nodes):
+        if names & set(node.outputs):
+            found.append(node)
+            names |= set(node.inputs)
+    return found[::-1]
+
+
+def _ends(
+    images: str, kind: str, nodes: Sequence[Node], constants: Mapping[str, NDArray[Any]]
+) -> tuple[float, float] | None:
+    """Returns what numbers the smallest and the largest integer of the images are, where one scale says it."""
+    if kind not in INTEGERS:
+        return None
+    names, grids = {images}, set[tuple[float, float] | None]()
+    for node in nodes:
+        if not node.inputs or node.inputs[0] not in names:
+            continue
+        if node.kind in MOVERS:
+            names.add(node.outputs[0])
+            continue
+        given = [constants.get(name) for name in node.inputs[1:3] if name]
+        numbers = [float(each.item()) for each in given if each is not None and each.size == 1]
+        says = _SCALES.get(node.kind, (0,))[0] == 1 and len(numbers) == len(given)
+        grids.add((numbers[0], sum(numbers[1:])) if says else None)
+    if len(grids) != 1 or (grid := grids.pop()) is None:
+        return None
+    low, high = ((end - grid[1]) * grid[0] for end in INTEGERS[kind])
+    return low, high
 
 
 def _array(onnx: Any, tensor: Any) -> NDArray[Any]:

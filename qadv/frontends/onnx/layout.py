@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from qadv.errors import InvalidInputError, UnsupportedModelError
-from qadv.frontends.onnx.graph import Graph
+from qadv.frontends.onnx.graph import INTEGERS, Graph
 from qadv.quantization.quantizer import straight_through
 
-_INTEGERS: dict[str, tuple[int, int, type]] = {"UINT8": (0, 255, np.uint8), "INT8": (-128, 127, np.int8),
-                                               "INT16": (-(2**15), 2**15 - 1, np.int16)}  # fmt: skip
-_FLOATS: dict[str, type] = {"FLOAT": np.float32, "FLOAT16": np.float16, "DOUBLE": np.float64}
+_TYPES: dict[str, type] = {"FLOAT": np.float32, "FLOAT16": np.float16, "DOUBLE": np.float64, "UINT8": np.uint8,
+                           "INT8": np.int8, "INT16": np.int16}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class Layout:
             InvalidInputError: sizes are left open and `input_shape` is missing, or does not fit.
         """
         name, sizes = graph.name, tuple(size or -1 for size in graph.input_shape[1:])
-        if graph.input_type not in {**_INTEGERS, **_FLOATS}:
+        if graph.input_type not in _TYPES:
             raise UnsupportedModelError(f"{name} takes {graph.input_type} values; expected images")
         shape, order = _shape_and_order(name, sizes, input_shape)
         if graph.input_ends is not None:
@@ -58,13 +57,13 @@ class Layout:
     @property
     def step(self) -> float:
         """Distance of the numbers of two neighbouring integers, 0 for a file that takes floats."""
-        low, high, _ = _INTEGERS.get(self.kind, (0, math.inf, int))
+        low, high = INTEGERS.get(self.kind, (0, math.inf))
         return self.width / (high - low)
 
     @property
     def takes_integers(self) -> bool:
         """Whether pixels are bytes."""
-        return self.kind in _INTEGERS
+        return self.kind in INTEGERS
 
     def arranged(self, x: Tensor) -> Tensor:
         """Images as the file has them, with their graph; whole numbers as floats."""
@@ -73,14 +72,13 @@ class Layout:
         x = x.reshape(len(x), *self.sizes) if self.order == "reshaped" else x
         if not self.takes_integers:
             return x
-        low, high, _ = _INTEGERS[self.kind]
+        low, high = INTEGERS[self.kind]
         codes = low + (x - self.low) / self.width * (high - low)
         return straight_through(codes, codes.detach().round().clamp(low, high))
 
     def as_array(self, x: Tensor) -> Any:
         """Images as the runtime takes them."""
-        numbers = _INTEGERS[self.kind][2] if self.kind in _INTEGERS else _FLOATS[self.kind]
-        return np.ascontiguousarray(self.arranged(x).numpy().astype(numbers, copy=False))
+        return np.ascontiguousarray(self.arranged(x).numpy().astype(_TYPES[self.kind], copy=False))
 
 
 def _shape_and_order(name: str, sizes: tuple[int, ...], input_shape: Sequence[int] | None) -> Any:

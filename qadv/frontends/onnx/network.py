@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from qadv.backbones.standardisation import keep_picture_settings
 from qadv.errors import InvalidInputError, UnsupportedModelError
 from qadv.frontends.frontend import QuantizedTensor
-from qadv.frontends.onnx.graph import Graph, read_graph
+from qadv.frontends.onnx.graph import CLIP_VALUES, Graph, read_graph
 from qadv.frontends.onnx.layers import FileLayers, form_of
 from qadv.frontends.onnx.layout import Layout, in_chunks
 from qadv.frontends.onnx.runtime import Runtime
 from qadv.frontends.onnx.twin import Twin, final_softmax, with_real_output
 from qadv.frontends.twins import TwinForm
+from qadv.units import check_clip_values, limits
 
 _LEAST_PROBABILITY = 1e-30
 _NB_DRAWN = 8
@@ -76,11 +77,12 @@ class FileNetwork(nn.Module):
         path: the file.
         input_shape: shape of one image, channels first; `None` where the file says it.
         clip_values: smallest and largest pixel, which are the ends of what a file with integer images takes, unless it
-            says itself what they stand for.
+            says itself what they stand for; `None` for those that the file notes, or 0 and 1.
         output: name of the logits, for a file with several outputs.
         has_twin: whether a twin is made; without one there are no gradients, and the graph need not be read.
 
     Attributes:
+        clip_values: the ends of the pixels, given or noted; `None` for none.
         digest: SHA-256 of the file, and of what it keeps in files beside it.
         twin: a module with gradients, `None` for none.
         layers: what is quantized, layer by layer.
@@ -102,7 +104,7 @@ class FileNetwork(nn.Module):
         self,
         path: str | os.PathLike[str],
         input_shape: Sequence[int] | None = None,
-        clip_values: tuple[float, float] = (0.0, 1.0),
+        clip_values: tuple[float, float] | None = None,
         output: str | None = None,
         has_twin: bool = True,
     ) -> None:
@@ -112,8 +114,11 @@ class FileNetwork(nn.Module):
         keep_picture_settings(self, graph.pictures)
         self.digest = hashlib.sha256(graph.content).hexdigest()
         self.source, self.form, self._output = graph.source, form_of(graph), output
-        self._pixels, self._ends = clip_values, graph.input_ends
-        self._layout = Layout.of(graph, input_shape, clip_values[0], clip_values[1] - clip_values[0])
+        noted = graph.pictures.get(CLIP_VALUES, (0.0, 1.0)) if clip_values is None else clip_values
+        self.clip_values = check_clip_values(noted)
+        low, high = (0.0, 1.0) if self.clip_values is None else limits(self.clip_values)
+        self._pixels, self._ends = (low, high), graph.input_ends
+        self._layout = Layout.of(graph, input_shape, low, high - low)
         self._logarithm = final_softmax(graph) is not None
         self._batch, self._one_by_one = graph.input_shape[0], self.form == "dynamic quantization"
         self.twin: FileTwin | None = None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qadv.errors import FileFormatError, UnsupportedModelError, some
-from qadv.frontends.onnx.graph import Graph, Node
+from qadv.frontends.onnx.graph import MOVERS, Graph, Node
 from qadv.frontends.onnx.operators import OPERATORS, Operator
 from qadv.frontends.onnx.quantized import (
     QUANTIZED,
@@ -190,15 +190,21 @@ class OfCodes:
 
 
 def with_real_output(graph: Graph) -> tuple[Graph, float, float]:
-    """Returns a graph whose output is numbers where it is codes, and their scale and zero point, else 1 and 0."""
-    node = next((node for node in graph.nodes if graph.output in node.outputs), None)
+    """Returns a graph whose output is numbers where it is codes, and their scale and zero point, else 1 and 0.
+
+    The codes may have been brought into another shape or type.
+    """
+    producers = {name: node for node in graph.nodes for name in node.outputs}
+    node = producers.get(graph.output)
+    while node is not None and node.kind in (*MOVERS, "Cast"):
+        node = producers.get(node.inputs[0])
     index = None if node is None else TYPE_OF_ZERO_POINT.get(node.kind)
-    if node is None or index is None or len(node.inputs) <= index:
+    if node is None or index is None or len(node.inputs) < index:
         return graph, 1.0, 0.0
     names = node.inputs[index - 1 : index + 1]
-    if any(name not in graph.constants or graph.constants[name].size != 1 for name in names):
+    if any(name not in graph.constants or graph.constants[name].size != 1 for name in names if name):
         return graph, 1.0, 0.0
-    scale, zero = (float(graph.constants[name].item()) for name in names)
+    scale, zero = (float(graph.constants[name].item()) if name else 0.0 for name in (*names, "")[:2])
     real = Node(
         "DequantizeLinear", "numbers of the output", (graph.output, *names), (f"numbers of {graph.output}",), {}
     )

@@ -289,6 +289,36 @@ def test_bytes_have_the_ends_of_the_pixels(files):
             qadv.QuantizedClassifier.from_file(files["nhwc-uint8"], **arguments)
 
 
+@pytest.mark.parametrize("mover", ["Identity", "Transpose"])
+def test_codes_of_images_are_the_numbers_that_the_file_says(mover, files, tmp_path):
+    """An image's code is spread over the pixels only where the file does not say what it stands for, or says so."""
+
+    def of_codes(kind, step, zero):
+        model = float_model()
+        model.graph.input[0].CopyFrom(
+            onnx.helper.make_tensor_value_info(
+                "codes", onnx.helper.np_dtype_to_tensor_dtype(np.dtype(kind)), ["n", 3, 8, 8]
+            )
+        )
+        model.graph.initializer.extend(
+            onnx.numpy_helper.from_array(value, name) for name, value in (("s", np.float32(step)), ("z", kind(zero)))
+        )
+        moved = node(mover, ["codes"], ["moved"], **({"perm": [0, 1, 2, 3]} if mover == "Transpose" else {}))
+        for each in (node("DequantizeLinear", ["moved", "s", "z"], ["images"]), moved):
+            model.graph.node.insert(0, each)
+        onnx.save(model, tmp_path / "codes.onnx")
+        return tmp_path / "codes.onnx"
+
+    symmetric = of_codes(np.int8, 1 / 127, 0)
+    with pytest.raises(InvalidInputError, match=r"numbers from -1\.008 to 1 as codes; say how pixels become these"):
+        qadv.QuantizedClassifier.from_file(symmetric)
+    found = qadv.QuantizedClassifier.from_file(symmetric, preprocessing=(0, 1)).predict(X)
+    np.testing.assert_allclose(found, answers(files["float"], np.rint(X * 127).astype(np.float32) / 127), atol=1e-4)
+    bytes_of_pixels = qadv.QuantizedClassifier.from_file(of_codes(np.uint8, 1 / 255, 0))
+    expected = answers(files["float"], np.rint(X * 255).astype(np.float32) / 255)
+    np.testing.assert_allclose(bytes_of_pixels.predict(X), expected, atol=1e-4)
+
+
 def test_images_are_put_into_another_shape_only_as_rows_of_pixels(classifier, files):
     with pytest.raises(InvalidInputError, match=r"takes images of sizes \(3, 8, 8\), got \(1, 16, 12\)"):
         qadv.QuantizedClassifier.from_file(files["qdq"], input_shape=(1, 16, 12))
@@ -358,6 +388,29 @@ def test_of_probabilities_the_logits_are_the_logarithm_wherever_they_come_from(n
     assert "logarithm" in classifier.network.describe()
     in_parts = nodes[-1].op_type in ("Mul", "Div")  # else the twin's is a log-softmax, which has gradients everywhere
     assert classifier.network.twin.gives_probabilities == in_parts
+
+
+def test_what_the_logits_do_not_need_may_be_anything(files, tmp_path):
+    model = float_model()
+    model.graph.node.append(node("ArgMax", [model.graph.output[0].name], ["label"], axis=1, keepdims=0))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("label", onnx.TensorProto.INT64, ["n"]))
+    onnx.save(model, tmp_path / "label.onnx")
+    with pytest.raises(InvalidInputError, match="several outputs"):
+        qadv.QuantizedClassifier.from_file(tmp_path / "label.onnx")
+    beside = qadv.QuantizedClassifier.from_file(tmp_path / "label.onnx", output=model.graph.output[0].name)
+    np.testing.assert_allclose(beside.predict(X), answers(files["float"], X), atol=1e-5)
+    assert np.abs(beside.loss_gradient(X, [0] * len(X))).max() > 0
+
+
+@pytest.mark.parametrize("behind", ["Flatten", "no zero point"])
+def test_of_codes_in_another_shape_the_logits_are_what_they_stand_for(behind, files, tmp_path):
+    inputs = ["scores", "step"] if behind == "no zero point" else ["scores", "step", "zero"]
+    flat = behind == "Flatten"
+    nodes = [node("QuantizeLinear", inputs, ["codes" if flat else "logits"])]
+    nodes += [node("Flatten", ["codes"], ["whole"]), node("Cast", ["whole"], ["logits"], to=1)] if flat else []
+    path = _ending_in(tmp_path, *nodes, step=np.float32(0.1), zero=np.uint8(128))
+    expected = answers(files["float"], X).clip(-12.8 if flat else 0, None)
+    np.testing.assert_allclose(qadv.QuantizedClassifier.from_file(path).predict(X), expected, atol=0.051)
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int8])

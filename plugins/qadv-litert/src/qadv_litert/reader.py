@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from qadv.errors import FileFormatError, InvalidInputError, UnsupportedModelError, some
 from qadv.files import check_is_file, parse_json
-from qadv.frontends import LARGEST_FILE, PICTURES, Graph, Node, check_graph
+from qadv.frontends import CLIP_VALUES, LARGEST_FILE, PICTURES, Graph, Node, check_graph, needed
 from qadv_litert.operators import OPERATORS
 from qadv_litert.schema import DTYPES, LARGEST_VALUE, names, schema
 
@@ -90,16 +90,16 @@ class _Reader:
                 self._unknown(word, operator)
             else:
                 translate(self, operator, operator.builtinOptions)
-        grid = self.grid(images)
+        grid, pictures = self.grid(images), self._pictures()
         ends_of_codes = None
-        if kind in _CODES and grid is not None:
+        if kind in _CODES and grid is not None and CLIP_VALUES not in pictures:
             ends_of_codes = tuple(float((end - grid[1]) * grid[0]) for end in _CODES[kind])
         logits = self.real(last)
         if self.type(last) in _CODES and self.grid(last) is not None:
             logits = f"tensor {last} codes"
         graph = Graph(
-            self.name, self.content, self._source(), self._needed(logits), self.constants, self.types, "images",
-            _INPUTS.get(kind, kind), tuple(shape), logits, 18, ends_of_codes, self._form(kinds), self._pictures(),
+            self.name, self.content, self._source(), needed(self.nodes, logits), self.constants, self.types, "images",
+            _INPUTS.get(kind, kind), tuple(shape), logits, 18, ends_of_codes, self._form(kinds), pictures,
         )  # fmt: skip
         check_graph(graph)
         return graph
@@ -265,14 +265,6 @@ class _Reader:
     def _same_grid(self, operator: Any) -> bool:
         one, other = self.grid(operator.inputs[0]), self.grid(operator.outputs[0])
         return one is not None and other is not None and bool(np.all(one[0] == other[0]) and np.all(one[1] == other[1]))
-
-    def _needed(self, output: str) -> list[Node]:
-        needed, nodes = {output}, []
-        for node in reversed(self.nodes):
-            if needed & set(node.outputs):
-                nodes.append(node)
-                needed |= set(node.inputs)
-        return nodes[::-1]
 
 
 _FUSED: dict[str, Callable[[Any, str], str]] = {
