@@ -15,6 +15,7 @@ from qadv.errors import InvalidInputError
 from qadv.estimators.checks import check_images, check_labels
 from qadv.estimators.protocol import Classifier
 from qadv.modes import nb_labels
+from qadv.random_states import seeded
 from qadv.sources import Pair, as_loader, batches, check_labels_of
 
 
@@ -76,6 +77,7 @@ class LoaderBatches:
 
     Attributes:
         alike: several processes that draw alike have the same batches.
+        generators: what the loader draws from by itself, in place of torch's global state.
     """
 
     def __init__(
@@ -84,7 +86,12 @@ class LoaderBatches:
         batch_size = check_whole("batch_size", batch_size)
         self._name, self._classifier, self._least = name, classifier, 1 + train  # BatchNorm can't train on one
         self._loader, self.alike = as_loader(source, batch_size, shuffle=train), isinstance(source, Dataset)
-        check_labels_of(self._loader, nb_labels(classifier), name)
+        loader = self._loader
+        parts: list[Any] = [loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)]
+        parts.append(getattr(parts[-1], "sampler", None))
+        drawn = [getattr(part, "generator", None) for part in parts]
+        self.generators = list({id(each): each for each in drawn if isinstance(each, torch.Generator)}.values())
+        check_labels_of(loader, nb_labels(classifier), name)
 
     def __len__(self) -> int:
         try:
@@ -106,13 +113,29 @@ class LoaderBatches:
         data: Any = self._loader.dataset
         if hasattr(data, "digest"):
             return str(data.digest())
-        whole = data.dataset.digest() if hasattr(getattr(data, "dataset", None), "digest") else type(data).__name__
+        known = hasattr(getattr(data, "dataset", None), "digest")
+        whole = data.dataset.digest() if known else f"{type(data).__name__}{_of_some(data)}"
         chosen = list(getattr(data, "indices", ()))  # of torch's Subset
         is_first_part = chosen == list(range(len(chosen)))
         return f"{whole}, {len(self)} batches{'' if is_first_part else f', {digest_of(torch.tensor(chosen))}'}"
 
     def _pairs(self) -> Iterator[Pair]:
         return batches(self._loader, name=self._name)
+
+
+def _of_some(data: Any) -> str:
+    """Returns the length of a `Dataset` and a digest of eight of its samples; of what is drawn anew, labels alone."""
+    try:
+        chosen = np.unique(np.linspace(0, len(data) - 1, 8, dtype=int)).tolist()
+        drawn = []
+        for _ in range(2):
+            with seeded(0):
+                drawn.append([[torch.as_tensor(np.asarray(part)) for part in data[index]] for index in chosen])
+        first, second = ([digest_of(*sample) for sample in each] for each in drawn)
+        same = first == second
+        return f", {len(data)}, {digest_of(*(part for sample in drawn[0] for part in sample[0 if same else 1 :]))}"
+    except (TypeError, NotImplementedError, LookupError):  # it can't be looked into by number
+        return ""
 
 
 class GeneratorBatches(LoaderBatches):
@@ -126,6 +149,7 @@ class GeneratorBatches(LoaderBatches):
                 f"generator: expected an ART DataGenerator (art.data_generators), got {type(generator).__name__}"
             )
         self._generator, self._classifier, self._name, self._least = generator, classifier, "generator", 2
+        self.generators = []
 
     def __len__(self) -> int:
         return max(1, int(self._generator.size) // int(self._generator.batch_size))

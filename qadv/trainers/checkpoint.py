@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,20 +16,22 @@ from qadv.files import read_tensors, write_tensors
 from qadv.tensor_parts import plain_tensors
 
 FORMAT = "qadv-checkpoint/2"
-_MODEL, _OPTIMIZER, _BEST = "model.", "optimizer.", "best."
+_MODEL, _OPTIMIZER, _BEST, _GENERATOR = "model.", "optimizer.", "best.", "generator."
 
 
 @dataclass
 class TrainingState:
-    """What a run consists of; the random state is not in it because each epoch seeds its own.
+    """What a run consists of; the global random states are not in it because each epoch seeds its own.
 
     Attributes:
+        generators: those that a loader of the user's draws from, whose states go on.
         best: the model's state after its best epoch, where that is to be kept.
     """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     scheduler: Any = None
+    generators: Sequence[torch.Generator] = ()
     best: dict[str, Tensor] = field(default_factory=dict)
 
     def keep(self) -> None:
@@ -48,6 +50,7 @@ class TrainingState:
         optimizer = self.optimizer.state_dict()
         tensors: dict[str, Tensor] = {_MODEL + name: tensor for name, tensor in self.model.state_dict().items()}
         tensors |= {_BEST + name: tensor for name, tensor in self.best.items()}
+        tensors |= {f"{_GENERATOR}{index}": each.get_state() for index, each in enumerate(self.generators)}
         numbers: dict[str, dict[str, Any]] = {}
         for index, entries in optimizer["state"].items():
             for key, value in entries.items():
@@ -117,6 +120,8 @@ class TrainingState:
             if scheduler is not None:
                 self.scheduler.load_state_dict(scheduler)
             self.best = best
+            for index, generator in enumerate(self.generators):
+                generator.set_state(tensors[f"{_GENERATOR}{index}"])
         except FileFormatError:
             raise
         except Exception as error:  # a header may say anything

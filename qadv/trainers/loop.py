@@ -89,7 +89,7 @@ class TrainingLoop:
                 "a loader gives each process different batches; with several processes give arrays, or the Dataset"
             )
         base_lrs = [group["lr"] for group in optimizer.param_groups]
-        state = TrainingState(model, optimizer, scheduler)
+        state = TrainingState(model, optimizer, scheduler, getattr(batches, "generators", ()))
         done, self.history = 0, []
         if options.checkpoint is not None:
             run = self._describe(batches, nb_epochs, optimizer, scheduler)

@@ -17,6 +17,7 @@ from art.defences.preprocessor import SpatialSmoothing
 from art.defences.trainer import Trainer
 from safetensors.torch import save_file
 from torch import nn
+from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 import qadv
 from qadv.errors import FileFormatError, InvalidInputError, StorageError, TrainingError
@@ -125,6 +126,49 @@ def test_a_resumed_run_equals_an_uninterrupted_one(make_classifier, digits, tmp_
     assert same_state(whole, resumed)
     for mine, theirs in zip(again, history, strict=True):
         assert {**mine, "seconds": 0} == {**theirs, "seconds": 0}
+
+
+def from_source(classifier, source, nb_epochs, checkpoint=None):
+    options = {"lr": 0.05, "lr_schedule": "constant", "seed": 0, "verbose": False, "checkpoint": checkpoint}
+    qadv.DefensiveQuantTrainer(classifier, **options).fit(source, nb_epochs=nb_epochs, batch_size=32)
+    return classifier
+
+
+@pytest.mark.parametrize("where", ["loader", "sampler"])
+def test_a_loader_with_a_generator_of_its_own_goes_on_where_it_was(where, make_classifier, digits, tmp_path):
+    def loader():
+        data, own = TensorDataset(*map(torch.from_numpy, (digits.x_train[:96], digits.y_train[:96]))), torch.Generator()
+        own.manual_seed(3)
+        given = (
+            {"generator": own, "shuffle": True}
+            if where == "loader"
+            else {"sampler": RandomSampler(data, generator=own)}
+        )
+        return DataLoader(data, 32, **given)
+
+    whole = from_source(make_classifier(), loader(), 3)
+    from_source(make_classifier(), loader(), 2, tmp_path / "run.ckpt")
+    resumed = from_source(make_classifier(seed=5), loader(), 3, tmp_path / "run.ckpt")
+    assert same_state(whole, resumed)
+
+
+def test_a_checkpoint_of_other_data_is_refused_whatever_they_come_in(make_classifier, digits, tmp_path):
+    x, y = torch.from_numpy(digits.x_train[:64]), torch.from_numpy(digits.y_train[:64])
+    noise = torch.Generator()
+
+    class Noisy(TensorDataset):
+        def __getitem__(self, index):
+            image, label = super().__getitem__(index)
+            return (image + 0.1 * torch.rand(image.shape, generator=noise)).clamp(0, 1), label
+
+    for name, kind in (("a", TensorDataset), ("b", Noisy)):
+        path = tmp_path / f"{name}.ckpt"
+        from_source(make_classifier(), kind(x, y), 1, path)
+        from_source(make_classifier(), kind(x, y), 1, path)
+        others = [kind(x, 9 - y), DataLoader(kind(x, 9 - y), 32), kind(x[:33], y[:33])]
+        for other in [*others, kind(1 - x, y)] if kind is TensorDataset else others:
+            with pytest.raises(FileFormatError, match=r"another run \(data: "):
+                from_source(make_classifier(), other, 1, path)
 
 
 SCRIPT = """
