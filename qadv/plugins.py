@@ -55,8 +55,13 @@ class PluginInfo:
     def note(self, fault: str, cause: BaseException | None = None) -> None:
         """Adds a fault; in strict mode, raises it."""
         self.faults.append(fault)
-        if os.environ.get("QADV_STRICT_PLUGINS", "") not in ("", "0"):
+        if is_strict():
             raise _StrictModeError(f"plugin {self.distribution}:{self.name} {self.version}: {fault}") from cause
+
+
+def is_strict() -> bool:
+    """Whether `QADV_STRICT_PLUGINS` makes errors of what plugins do wrong."""
+    return os.environ.get("QADV_STRICT_PLUGINS", "") not in ("", "0")
 
 
 def discover(entry_points: Iterable[metadata.EntryPoint] | None = None) -> list[PluginInfo]:

@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 from art.attacks import EvasionAttack
+from art.attacks.evasion import SaliencyMapMethod
 
+import qadv
+from qadv.errors import InvalidInputError
 from qadv.evaluation import attack_classifier
 
 
@@ -44,3 +47,18 @@ def test_without_a_success_there_is_no_distance(trained, digits):
     result, _ = attack_classifier("nothing", Replace(trained, x), trained, x, y)
     assert result.mean_l2 is None
     assert result.success_rate == 0
+
+
+def test_an_attack_whose_labels_are_targets_is_refused(trained, digits):
+    """Given true labels it would leave every image as it is, and the network would look robust."""
+    attack = SaliencyMapMethod(trained, theta=0.5, gamma=0.5, verbose=False)
+    x, y = digits.x_test[:4], digits.y_test[:4]
+    for run in (
+        lambda: attack_classifier("JSMA", attack, trained, x, y),
+        lambda: qadv.transfer_matrix({"net": trained}, x, y, {"JSMA": lambda _: attack}),
+        lambda: qadv.audit(trained, x, y, eps=0.1, checks=[10], adaptive=attack, verbose=False),
+    ):
+        with pytest.raises(
+            InvalidInputError, match=r"expected an attack with targeted=False, got True; it takes targets"
+        ):
+            run()

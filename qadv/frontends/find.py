@@ -1,12 +1,14 @@
 """The front ends that read a network, and what they say of it together."""
 
 import os
+import warnings
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 from torch import Tensor, nn
 
+from qadv.errors import describe
 from qadv.frontends.frontend import (
     EvaluationForm,
     NetworkFrontend,
@@ -16,7 +18,7 @@ from qadv.frontends.frontend import (
 )
 from qadv.frontends.own import OwnFrontend
 from qadv.modes import held_network
-from qadv.plugins import OWN_DISTRIBUTION
+from qadv.plugins import OWN_DISTRIBUTION, is_strict
 from qadv.quantization.form import Form, FormOptions, Part
 from qadv.registry import default_registry
 
@@ -54,9 +56,19 @@ class _Together(NetworkFrontend):
 
 @cache
 def _frontends() -> list[NetworkFrontend]:
-    """Returns one of each front end, plugins' first."""
+    """Returns one of each front end, plugins' first; a plugin's that can't be made is left out, with a warning."""
+    found = []
     entries = default_registry().entries("frontend")
-    return [entry.load()() for entry in sorted(entries, key=lambda entry: entry.distribution == OWN_DISTRIBUTION)]
+    for entry in sorted(entries, key=lambda entry: entry.distribution == OWN_DISTRIBUTION):
+        try:
+            found.append(entry.load()())
+        except (Exception, SystemExit) as error:
+            if entry.distribution == OWN_DISTRIBUTION or is_strict():
+                raise
+            warnings.warn(
+                f"networks and files of {entry.qualified_name} are not known: {describe(error)}", stacklevel=3
+            )
+    return found
 
 
 def frontend_of(network: nn.Module) -> NetworkFrontend:

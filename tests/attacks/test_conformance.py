@@ -295,6 +295,8 @@ def table():
         notes = []
         if name in NEEDS:
             notes.append("needs " + ", ".join(f"`{module}`" for module in NEEDS[name]))
+        if name in TAKE_A_TARGET:
+            notes.append("its labels are targets")
         if name in TAKE_PROBABILITIES:
             notes.append("with `probabilities=True`")
         if name in TAKE_COLOUR:

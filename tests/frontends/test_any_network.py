@@ -2,6 +2,7 @@
 
 import copy
 from collections import OrderedDict, namedtuple
+from types import SimpleNamespace
 
 import brevitas.nn as qnn
 import numpy as np
@@ -11,7 +12,10 @@ from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
 import qadv
-from qadv.errors import FileFormatError, InvalidInputError, UnsupportedModelError
+from qadv.components import Frontend
+from qadv.errors import FileFormatError, InvalidInputError, PluginError, UnsupportedModelError
+from qadv.frontends import find
+from qadv.registry import Entry
 
 X = np.random.default_rng(0).random((6, 1, 4, 4)).astype(np.float32)
 Y = np.arange(6) % 3
@@ -216,3 +220,16 @@ def test_an_ensemble_of_mixed_origins():
     kinds = [type(module) for module in ensemble.network.modules()]
     assert "member0.1" in {row.name for row in qadv.summarize(ensemble).layers}
     assert [type(module) for module in ensemble.network.modules()] == kinds
+
+
+def test_a_plugins_front_end_that_is_broken_takes_no_network_down(monkeypatch):
+    broken = Entry("qadv-broken", Frontend(name="broken", target="gone:Missing"))
+    entries = [broken, *find.default_registry().entries("frontend")]
+    monkeypatch.setattr(find, "default_registry", lambda: SimpleNamespace(entries=lambda kind: entries))
+    makers = find._frontends.__wrapped__
+    with pytest.warns(UserWarning, match=r"of qadv-broken/broken are known: PluginError: .*No module named 'gone'"):
+        names = [frontend.name for frontend in makers()]
+    assert {"qadv", "onnx"} <= {*names}
+    monkeypatch.setenv("QADV_STRICT_PLUGINS", "1")
+    with pytest.raises(PluginError, match="gone:Missing"):
+        makers()
