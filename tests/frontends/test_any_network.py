@@ -227,7 +227,7 @@ def test_a_plugins_front_end_that_is_broken_takes_no_network_down(monkeypatch):
     entries = [broken, *find.default_registry().entries("frontend")]
     monkeypatch.setattr(find, "default_registry", lambda: SimpleNamespace(entries=lambda kind: entries))
     makers = find._frontends.__wrapped__
-    with pytest.warns(UserWarning, match=r"of qadv-broken/broken are known: PluginError: .*No module named 'gone'"):
+    with pytest.warns(UserWarning, match=r"of qadv-broken/broken are not known: PluginError: .*No module named 'gone'"):
         names = [frontend.name for frontend in makers()]
     assert {"qadv", "onnx"} <= {*names}
     monkeypatch.setenv("QADV_STRICT_PLUGINS", "1")
