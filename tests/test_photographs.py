@@ -2,7 +2,9 @@
 
 import pickle
 import shutil
+import struct
 import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -173,6 +175,17 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:-2000])
 
 
+def deep_png(path):
+    """A colour picture of 16 bits in a channel, which Pillow reads as its upper 8."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    rows = b"".join(b"\0" + bytes(range(24)) for _ in range(4))
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+
+
 CHANGED = {
     "1 grey": lambda path: picture().convert("L").save(path),
     "1 mode CMYK": lambda path: picture().convert("CMYK").save(path, "JPEG"),
@@ -185,6 +198,8 @@ REFUSED = {
     "expected one picture, got 2": lambda path: picture().save(path, save_all=True, append_images=[picture(seed=1)]),
     "transparent": transparent,
     "8 bits in a channel, got mode I": lambda path: Image.fromarray(np.eye(9, dtype=np.uint16)).save(path),
+    "8 bits in a channel, got mode RGB of": deep_png,
+    "8 bits in a channel, got mode RGB of more": lambda path: path.write_bytes(b"P6\n4 4\n4095\n" + bytes(96)),
 }
 
 

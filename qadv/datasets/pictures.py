@@ -1,5 +1,6 @@
 """One picture of a file: what is wrong with it, what is done to it in reading, and the picture itself."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
@@ -11,6 +12,7 @@ from qadv.errors import FileFormatError, QadvError, describe
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")  # others may run programs, as EPS does
 _ORIENTATION = 0x0112
 _GREY = ("1", "L", "LA")
+_DEEP = re.compile(";16[NBL]")  # in how Pillow names what it reads; of a BMP ";16" is for all channels together
 
 
 def look(file: BinaryIO, name: str, mode: str, whole: bool = False) -> tuple[str, list[str]]:
@@ -49,6 +51,15 @@ def _is_turned(image: Any) -> bool:
     return (image.format != "PNG" or "exif" in image.info) and image.getexif().get(_ORIENTATION, 1) != 1
 
 
+def _is_deep(image: Any) -> bool:
+    """Whether Pillow cuts a picture of several channels, whose mode does not tell, down to 8 bits."""
+    for codec, *_, arguments in image.tile:
+        mode, *more = (arguments,) if isinstance(arguments, str) else arguments or (None,)
+        if (isinstance(mode, str) and _DEEP.search(mode)) or (codec.startswith("ppm") and more[0] > 255):
+            return True
+    return False
+
+
 @contextmanager
 def _opened(file: BinaryIO, name: str) -> Iterator[Image.Image]:
     """Opens a picture; whatever goes wrong with it, also later in the block, is an error with its name."""
@@ -57,8 +68,8 @@ def _opened(file: BinaryIO, name: str) -> Iterator[Image.Image]:
         frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # phones put a preview behind a picture
         if frames > 1:
             raise FileFormatError(f"{name}: expected one picture, got {frames} (animated, or several pages)")
-        if image.mode[0] in "IF":
-            raise FileFormatError(f"{name}: expected 8 bits in a channel, got mode {image.mode}; convert it")
+        if image.mode[0] in "IF" or _is_deep(image):
+            raise FileFormatError(f"{name}: expected 8 bits in a channel, got mode {image.mode} of more; convert it")
         has_alpha = "A" in image.getbands() or "transparency" in image.info
         if has_alpha and image.convert("RGBA").getextrema()[3][0] < 255:
             raise FileFormatError(f"{name}: it has transparent pixels, and nothing says what is behind them")
