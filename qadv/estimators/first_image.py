@@ -1,5 +1,6 @@
 """One image through a network, before a classifier of it is used."""
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ def check_model(classifier: Any, limits: Any) -> None:
     grey = np.broadcast_to((low + high) / 2, (1, *classifier.input_shape)).astype(np.float32)
     image = torch.from_numpy(grey).to(classifier.device)
     before = _state(network)
+    _report_batch_statistics(network)
     try:
         with torch.no_grad(), evaluation_mode(model):
             with report_bypasses(model):
@@ -44,6 +46,18 @@ def check_model(classifier: Any, limits: Any) -> None:
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise InvalidInputError(
             f"the model should give logits of shape (1, {classifier.nb_classes}), nb_classes; got {got}"
+        )
+
+
+def _report_batch_statistics(network: nn.Module) -> None:
+    norms = nn.modules.batchnorm._BatchNorm
+    found = [n for n, each in network.named_modules() if isinstance(each, norms) and each.running_mean is None]
+    if found:
+        warnings.warn(
+            f"{some(found)}: BatchNorm without running statistics takes those of each batch, so an image's logits, and "
+            "every figure, depend on the images beside it. Make it with track_running_stats=True, and run training "
+            "images through it in training mode",
+            stacklevel=4,
         )
 
 

@@ -1,6 +1,7 @@
 """Networks that qadv did not make, as classifiers: what they return, keep, save and combine to."""
 
 import copy
+import warnings
 from collections import OrderedDict, namedtuple
 from types import SimpleNamespace
 
@@ -233,3 +234,13 @@ def test_a_plugins_front_end_that_is_broken_takes_no_network_down(monkeypatch):
     monkeypatch.setenv("QADV_STRICT_PLUGINS", "1")
     with pytest.raises(PluginError, match="gone:Missing"):
         makers()
+
+
+def test_statistics_of_the_batch_are_warned_of():
+    norm = nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False), network())
+    with pytest.warns(UserWarning, match=r"^0: BatchNorm without running statistics.*depend on the images beside it"):
+        one = classifier_of(norm)
+    assert not np.allclose(one.predict(X)[:1], one.predict(X[:1]), atol=1e-3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        classifier_of(nn.Sequential(nn.InstanceNorm2d(1), nn.BatchNorm2d(1), network()))
