@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from qadv.checks import check_whole
-from qadv.errors import InvalidInputError, TrainingError
+from qadv.errors import InvalidInputError, TrainingError, some
 from qadv.estimators.protocol import Classifier
 from qadv.estimators.upkeep import run_after_steps
 from qadv.modes import in_mode, kept, one_by_one
@@ -83,6 +83,7 @@ class TrainingLoop:
             raise InvalidInputError(
                 "scheduler: it steps a different optimizer than the classifier's; make the classifier with it"
             )
+        _warn_of_moving_statistics(model)
         processes = Processes.of_torchrun(network.device)
         if processes.size > 1 and isinstance(batches, LoaderBatches) and not batches.alike:
             raise InvalidInputError(
@@ -264,3 +265,15 @@ class TrainingLoop:
             **({} if self.early_stop is None else {"early_stop": repr(self.early_stop)}),
             **self.options.describe(),
         }
+
+
+def _warn_of_moving_statistics(model: nn.Module) -> None:
+    """Warns of BatchNorms with frozen parameters, whose statistics follow the training all the same."""
+    norms = [(name, each) for name, each in model.named_modules() if isinstance(each, nn.modules.batchnorm._BatchNorm)]
+    weighted = [(name, [*each.parameters()]) for name, each in norms if each.track_running_stats]
+    if found := [name for name, own in weighted if own and not any(parameter.requires_grad for parameter in own)]:
+        warnings.warn(
+            f"the parameters of {some(found)} are frozen, their running statistics are not: training mode moves them. "
+            "timm.layers.freeze_batch_norm_2d(network), before quantizing, makes layers of them that stay as they are",
+            stacklevel=4,
+        )

@@ -610,3 +610,14 @@ def test_one_cycle_is_the_factor_of_torch():
         assert abs(options.lr_factor(step, 10, 10) - scheduler.get_last_lr()[0]) < 0.05  # of which a step moves as much
         lr.step()
         scheduler.step()
+
+
+def test_statistics_that_move_beside_frozen_parameters_are_told(make_classifier, digits):
+    classifier = make_classifier()
+    norm = next(module for module in classifier.network.modules() if isinstance(module, nn.BatchNorm2d))
+    for parameter in norm.parameters():
+        parameter.requires_grad_(False)
+    before = norm.running_mean.clone()
+    with pytest.warns(UserWarning, match=r"are frozen, their running statistics are not.*freeze_batch_norm_2d"):
+        fit(classifier, digits)
+    assert not torch.equal(norm.running_mean, before)
