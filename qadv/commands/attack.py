@@ -15,7 +15,7 @@ from qadv.benchmark.attack_cells import made_attack
 from qadv.benchmark.names import check_options
 from qadv.command_options import AttackOptions
 from qadv.commands.given import is_shown, network_and_data, one_class, tell, test_images
-from qadv.errors import InvalidInputError, StorageError
+from qadv.errors import InvalidInputError, QadvError, StorageError
 from qadv.evaluation import Outcome, attack_classifier
 from qadv.files import write_atomically
 from qadv.modes import class_names
@@ -42,8 +42,17 @@ def run_attack(options: AttackOptions) -> None:
     classifier, data = network_and_data(options)
     x, y = test_images(classifier, data, options.nb_test)
     attack = made_attack(options.attack, settings, classifier, verbose=is_shown(options))
-    with seeded(options.seed):
-        result, adversarial = attack_classifier(options.attack, attack, classifier, x, y)
+    try:
+        with seeded(options.seed):
+            result, adversarial = attack_classifier(options.attack, attack, classifier, x, y)
+    except QadvError:
+        raise
+    except (
+        TypeError,
+        ValueError,
+        NotImplementedError,
+    ) as error:  # what ART's attacks say of images
+        raise InvalidInputError(f"attack {options.attack}, {len(x)} images: {error}") from error
     report: dict[str, Any] = result.to_dict()
     if options.out is not None:
         report["as_png"] = write_images(

@@ -298,6 +298,8 @@ def test_what_does_not_go_is_one_line(saved, trained, tmp_path):
         assert "\n" not in str(refused.value)
     with pytest.raises(qadv.errors.InvalidInputError, match="3 classes, apple, pear, plum …, the network 10"):
         run("attack", saved, "--attack", "pgd", dataset="image-folder:photos")
+    with pytest.raises(qadv.errors.InvalidInputError, match=r"attack ShadowAttack, 3 images: .*single sample"):
+        run("attack", saved, "--attack", "ShadowAttack", "--nb-test", 3)
     with pytest.raises(qadv.errors.InvalidInputError, match="give two networks or more"):
         run("compare", saved, saved)
     for said, *options in [
