@@ -1,6 +1,7 @@
 """Cells that attack: on the network itself, or with the images of another one."""
 
 import time
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -109,11 +110,21 @@ def made_attack(name: str, options: Mapping[str, Any], classifier: Classifier, v
     taken = arguments(target) or ()
     said = {option: value for option, value in (("verbose", verbose), ("targeted", False)) if option in taken}
     try:
-        return target(classifier, **{**said, **options})
+        attack = target(classifier, **{**said, **options})
     except QadvError:
         raise
     except (TypeError, ValueError) as error:  # what ART's attacks raise at options
         raise InvalidInputError(f"attack {name}: {error}") from error
+    eps: Any = getattr(attack, "eps", None)
+    step: Any = getattr(attack, "eps_step", None)
+    numbers = isinstance(eps, float) and isinstance(step, float)
+    if "eps_step" not in options and hasattr(attack, "max_iter") and numbers and step > eps:
+        warnings.warn(
+            f"attack {name}: its own eps_step, {step:g}, is larger than eps, {eps:.3g}, so that it searches the "
+            "corners of the ball alone: give eps_step, a quarter of eps, say",
+            stacklevel=2,
+        )
+    return attack
 
 
 def _outcome(classifier: Classifier, x: Any, y: Any, clean: Any, adversarial: Any) -> dict[str, Any]:

@@ -353,3 +353,15 @@ def test_an_ensemble_that_abstains_takes_the_data_set_of_its_classes(trained, ma
 def test_what_an_attack_says_to_its_options_is_one_line(saved):
     with pytest.raises(qadv.errors.InvalidInputError, match="attack AdversarialPatch: `patch_shape` cannot be `None`"):
         run("attack", saved, "--attack", "AdversarialPatch")
+
+
+def test_a_step_that_is_larger_than_the_ball_is_told(trained, recwarn):
+    made = partial(made_attack, "ProjectedGradientDescent", classifier=trained)
+    with pytest.warns(UserWarning, match=r"its own eps_step, 0\.1, is larger than eps, 0\.0314"):
+        made({"eps": 8 / 255})
+    recwarn.clear()
+    for options in ({"eps": 0.3}, {"eps": 8 / 255, "eps_step": 0.05}):
+        made(options)
+    made_attack("FastGradientMethod", {"eps": 8 / 255}, trained)
+    made_attack("pgd", {"eps": 8 / 255}, trained)
+    assert not recwarn.list
