@@ -55,6 +55,7 @@ def test_an_attack_whose_labels_are_targets_is_refused(trained, digits):
     x, y = digits.x_test[:4], digits.y_test[:4]
     for run in (
         lambda: attack_classifier("JSMA", attack, trained, x, y),
+        lambda: attack_classifier("JSMA", qadv.QueryCoalescer(attack), trained, x, y),
         lambda: qadv.transfer_matrix({"net": trained}, x, y, {"JSMA": lambda _: attack}),
         lambda: qadv.audit(trained, x, y, eps=0.1, checks=[10], adaptive=attack, verbose=False),
     ):

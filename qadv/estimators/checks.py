@@ -125,7 +125,10 @@ _TAKE_TARGETS = {"SaliencyMapMethod", "GRAPHITEBlackbox", "GRAPHITEWhiteboxPyTor
 
 def check_goal(name: str, attack: Any, targeted: bool = False) -> Any:
     """Returns an attack, called `name`, that goes where the labels say; one that has no such option may be either."""
-    takes_targets = bool(_TAKE_TARGETS & {each.__name__ for each in type(attack).__mro__})
+    within = attack
+    while hasattr(within, "attack") and hasattr(within.attack, "generate"):  # of a QueryCoalescer
+        within = within.attack
+    takes_targets = bool(_TAKE_TARGETS & {each.__name__ for each in type(within).__mro__})
     if (takes_targets or bool(getattr(attack, "targeted", targeted))) == targeted:
         return attack
     what = "those that images are to be given (pair)" if targeted else "those that images are not to be given any more"
