@@ -8,8 +8,14 @@ from torch import nn
 
 _PLAIN = (bool, int, float, str, type(None))
 _IN_TRAINING_ONLY = {"training", "drop_rate", "drop_path_rate", "qadv_backbone", "qadv_parts"}
-_NOT_SEEN = {*_IN_TRAINING_ONLY, "momentum", "inplace"}  # in what a network computes once it is trained
+_OF_NO_MATTER = {"momentum", "inplace", "dropout", "drop_prob", "grad_checkpointing", "fused_attn", "memory_efficient"}
 _QUANTIZERS = ("brevitas.", "qadv.quantization.")  # their settings are those of the schemes
+_KNOWN = (
+    "torch.",
+    "torchvision.",
+    "timm.",
+    "qadv.",
+)  # of others an attribute may be a state, as a precision that is set
 
 
 def outline(model: nn.Module) -> list[Any]:
@@ -33,14 +39,15 @@ def is_as_noted(model: nn.Module) -> bool:
 
 def _digest(model: nn.Module) -> str:
     found = hashlib.blake2b(digest_size=16)
-    for name, module, plain in _parts(model, _NOT_SEEN):
+    for name, module, plain in _parts(model, {*_IN_TRAINING_ONLY, *_OF_NO_MATTER}):
         if not type(module).__module__.startswith(_QUANTIZERS):
             shapes = [
                 (key, tuple(t.shape))
                 for key, t in [*module._parameters.items(), *module._buffers.items()]
                 if t is not None
             ]
-            found.update(repr((name, type(module).__qualname__, sorted(plain.items()), shapes)).encode())
+            settings = sorted(plain.items()) if type(module).__module__.startswith(_KNOWN) else []
+            found.update(repr((name, type(module).__qualname__, settings, shapes)).encode())
     return found.hexdigest()
 
 
