@@ -333,3 +333,9 @@ def test_data_sets_of_hugging_face_on_the_disk(tmp_path):
         assert pickle.loads(pickle.dumps(data)).digest() == data.digest()
     with pytest.raises(StorageError, match="huggingface: there is no folder"):
         qadv.create("dataset", "huggingface:nowhere")
+
+
+def test_a_picture_of_two_colours_in_words_is_read(folder):
+    (folder / "train" / "pear" / "words.pbm").write_bytes(b"P1\n2 2\n0 1 1 0\n")
+    with pytest.warns(PictureWarning, match="1 grey"):
+        assert len(opened(folder).take("train")[0]) == 13

@@ -1,6 +1,6 @@
 """What decides what a network computes, but its weights: its modules, their settings, names and shapes of tensors."""
 
-import hashlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,14 +8,16 @@ from torch import nn
 
 _PLAIN = (bool, int, float, str, type(None))
 _IN_TRAINING_ONLY = {"training", "drop_rate", "drop_path_rate", "qadv_backbone", "qadv_parts"}
-_OF_NO_MATTER = {"momentum", "inplace", "dropout", "drop_prob", "grad_checkpointing", "fused_attn", "memory_efficient"}
+_OF_NO_MATTER = {"momentum", "inplace", "dropout", "drop_prob", "grad_checkpointing", "fused_attn", "memory_efficient",
+                 "distilled_training"}  # fmt: skip
 _QUANTIZERS = ("brevitas.", "qadv.quantization.")  # their settings are those of the schemes
 _KNOWN = (
     "torch.",
     "torchvision.",
     "timm.",
     "qadv.",
-)  # of others an attribute may be a state, as a precision that is set
+)  # an attribute of others may be a state, as a precision that is set
+_NORM = re.compile(r"(Sync|Frozen)?BatchNorm(\dd)?")  # of one process, of several, or one that stays as it is
 
 
 def outline(model: nn.Module) -> list[Any]:
@@ -29,26 +31,42 @@ def outline(model: nn.Module) -> list[Any]:
 def note_recipe(model: nn.Module, recipe: dict[str, Any]) -> None:
     """Notes with which arguments a network is made, and which parts it has then; copies carry it along."""
     model.qadv_backbone = recipe  # type: ignore[assignment]  # plain data
-    model.qadv_parts = _digest(model)  # type: ignore[assignment]
+    model.qadv_parts = _noted(model)  # type: ignore[assignment]
 
 
 def is_as_noted(model: nn.Module) -> bool:
-    """Whether a network has the parts, quantizers aside, that `note_recipe` found; `True` where nothing is noted."""
-    return getattr(model, "qadv_parts", None) in (None, _digest(model))
+    """Whether a network has the parts, quantizers aside, that `note_recipe` found; `True` where nothing is noted.
+
+    What was added to a part since, as an attribute of the user's, is not looked at.
+    """
+    before: dict[str, Any] | None = getattr(model, "qadv_parts", None)
+    if before is None:
+        return True
+    now = _noted(model)
+    if before.keys() != now.keys():
+        return False
+    for name, (kind, shapes, settings) in before.items():
+        other, sizes, found = now[name]
+        if (kind, shapes) != (other, sizes) or any(
+            found[key] != settings[key] for key in settings.keys() & found.keys()
+        ):
+            return False
+    return True
 
 
-def _digest(model: nn.Module) -> str:
-    found = hashlib.blake2b(digest_size=16)
+def _noted(model: nn.Module) -> dict[str, tuple[str, dict[str, tuple[int, ...]], dict[str, Any]]]:
+    """Returns of each part by name what it is, the shapes of its own tensors, and its settings."""
+    found = {}
     for name, module, plain in _parts(model, {*_IN_TRAINING_ONLY, *_OF_NO_MATTER}):
-        if not type(module).__module__.startswith(_QUANTIZERS):
-            shapes = [
-                (key, tuple(t.shape))
-                for key, t in [*module._parameters.items(), *module._buffers.items()]
-                if t is not None
-            ]
-            settings = sorted(plain.items()) if type(module).__module__.startswith(_KNOWN) else []
-            found.update(repr((name, type(module).__qualname__, settings, shapes)).encode())
-    return found.hexdigest()
+        home, kind = type(module).__module__, type(module).__qualname__
+        if home.startswith(_QUANTIZERS):
+            continue
+        tensors = {**module._parameters, **module._buffers}
+        shapes = {key: tuple(t.shape) for key, t in tensors.items() if t is not None and key != "num_batches_tracked"}
+        settings = {key: value for key, value in plain.items() if not key.startswith("_")}
+        known = home.startswith(_KNOWN)
+        found[name] = _NORM.sub("BatchNorm", kind) if known else kind, shapes, settings if known else {}
+    return found
 
 
 def _parts(model: nn.Module, left_out: set[str]) -> Iterator[tuple[str, nn.Module, dict[str, Any]]]:

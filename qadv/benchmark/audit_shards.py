@@ -21,13 +21,14 @@ from hashlib import blake2b
 from inspect import signature
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 import numpy as np
 from art.attacks import EvasionAttack
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from qadv.benchmark.cells import Cell, Finished, versions
@@ -291,30 +292,44 @@ def _by_image(result: AuditResult, y: NDArray[np.int64]) -> str:
     return text.getvalue()
 
 
-def _text(value: Any) -> str:
-    """Returns what tells an argument of `audit` from others; networks by their weights."""
+def _text(value: Any, within: tuple[int, ...] = ()) -> str:
+    """Returns what tells an argument of `audit` from others; networks by their weights, functions by what they do.
+
+    What a function calls in turn is not looked at; `within` are the objects that hold the value.
+    """
+    if id(value) in within:  # a function that holds itself
+        return "…"
+    text = partial(_text, within=(*within, id(value)))
     if isinstance(value, Mapping):
-        return str({name: _text(each) for name, each in value.items()})
+        return str({name: text(each) for name, each in value.items()})
     if isinstance(value, list | tuple):
-        return str([_text(each) for each in value])
+        return str([text(each) for each in value])
+    if isinstance(value, set | frozenset):  # their order is another one in each process
+        return str(sorted(map(text, value)))
     if isinstance(value, EvasionAttack):
-        return f"{type(value).__qualname__} {_text({name: getattr(value, name, None) for name in value.attack_params})}"
+        return f"{type(value).__qualname__} {text({name: getattr(value, name, None) for name in value.attack_params})}"
     if hasattr(value, "model") and hasattr(value, "clip_values"):
         surrogate = getattr(value.model, "surrogate_network", None)
-        gradients = "" if surrogate is None else fingerprint_of(surrogate)
-        network = (fingerprint(value), gradients, getattr(value.model, "form_options", None))
-        return f"{_text(network)} {value.clip_values} {_text(value.preprocessing_operations)}"
-    if isinstance(value, partial):
-        return _text((value.func, value.args, value.keywords))
-    if isinstance(value, FunctionType):  # what it does, and on what: what it calls in turn is not looked at
-        held = [cell.cell_contents for cell in value.__closure__ or ()]
-        return _text((value.__qualname__, value.__code__, value.__defaults__, value.__kwdefaults__, held))
-    if isinstance(value, CodeType):
-        return _text((value.co_code.hex(), value.co_names, value.co_consts))
-    if isinstance(value, np.ndarray):
+        network = (fingerprint(value), surrogate, getattr(value.model, "form_options", None))
+        return f"{text(network)} {value.clip_values} {text(value.preprocessing_operations)}"
+    if isinstance(value, nn.Module):
+        return fingerprint_of(value)
+    if isinstance(value, np.ndarray | Tensor):
+        array = value.numpy(force=True) if isinstance(value, Tensor) else value
         return (
-            f"{value.dtype} {value.shape} {blake2b(np.ascontiguousarray(value).tobytes(), digest_size=16).hexdigest()}"
+            f"{array.dtype} {array.shape} {blake2b(np.ascontiguousarray(array).tobytes(), digest_size=16).hexdigest()}"
         )
+    if isinstance(value, partial):
+        return text((value.func, value.args, value.keywords))
+    if isinstance(value, FunctionType):
+        held = [cell.cell_contents for cell in value.__closure__ or ()]
+        return text((value.__qualname__, value.__code__, value.__defaults__, value.__kwdefaults__, held))
+    if isinstance(value, MethodType):
+        return text((value.__func__, value.__self__))
+    if isinstance(value, CodeType):
+        return text((value.co_code.hex(), value.co_names, value.co_consts))
+    if callable(value) and not isinstance(value, type) and hasattr(value, "__dict__"):
+        return f"{type(value).__qualname__} {text(vars(value))}"
     return _ADDRESS.sub("", repr(value))
 
 

@@ -28,6 +28,7 @@ from qadv.trainers.adversary import Adversary
 from qadv.trainers.loop_trainer import LoopTrainer
 from qadv.trainers.weight_decay import parameter_groups
 from qadv.transformers.post_training_quantization import PostTrainingQuantization
+from qadv.units import limits
 
 WEIGHTS = FILES["network"]
 
@@ -92,7 +93,14 @@ def opened_file(path: Path, spec: NetworkSpec, **arguments: Any) -> QuantizedCla
     assert spec.backbone.file is not None
     if spec.backbone.mean is not None:
         arguments["preprocessing"] = (spec.backbone.mean, spec.backbone.std)
-    found = QuantizedClassifier.from_file(path, spec.input_shape, **spec.backbone.options, **arguments)
+    arguments |= spec.backbone.options
+    found = QuantizedClassifier.from_file(path, spec.input_shape, **arguments)
+    if "clip_values" not in arguments and found.clip_values != (0, 1):  # a study's pixels are from 0 to 1
+        low, high = (0.0, 1.0) if found.clip_values is None else limits(found.clip_values)
+        arguments["clip_values"] = (0.0, 1.0)
+        if not found.network.takes_bytes:
+            arguments.setdefault("preprocessing", (-low / (high - low), 1 / (high - low)))
+        found = QuantizedClassifier.from_file(path, spec.input_shape, **arguments)
     if spec.backbone.file[1] not in files(found.model).values():
         raise InvalidInputError(
             f"{path.name} is not the file that the study was planned with, or keeps weights in files beside it: save "

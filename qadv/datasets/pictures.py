@@ -55,7 +55,7 @@ def _is_deep(image: Any) -> bool:
     """Whether Pillow cuts a picture of several channels, whose mode does not tell, down to 8 bits."""
     for codec, *_, arguments in image.tile:
         mode, *more = (arguments,) if isinstance(arguments, str) else arguments or (None,)
-        if (isinstance(mode, str) and _DEEP.search(mode)) or (codec.startswith("ppm") and more[0] > 255):
+        if (isinstance(mode, str) and _DEEP.search(mode)) or (codec.startswith("ppm") and more and more[0] > 255):
             return True
     return False
 

@@ -24,7 +24,7 @@ from qadv.estimators.classifier import QuantizedClassifier
 from qadv.estimators.storage import save_packed
 from qadv.files import read_tensors, write_atomically
 from qadv.frontends.find import file_writers, files, frontend_of, quantized_weights
-from qadv.frontends.onnx.graph import CLIP_VALUES, PICTURES, Graph, graph_of
+from qadv.frontends.onnx.graph import BY_PIXEL, CLIP_VALUES, PICTURES, Graph, graph_of
 from qadv.frontends.onnx.runtime import Runtime
 from qadv.modes import held_network
 from qadv.quantization.layers import weight_quantizers
@@ -199,9 +199,11 @@ def _with_pictures(content: bytes, classifier: QuantizedClassifier) -> bytes:
     """Returns a graph that says how photographs are resized and cropped for it, and which pixels there are."""
     from onnx import helper, load_model_from_string
 
-    ends = classifier.clip_values
-    by_pixel = ends is not None and any(np.ndim(end) for end in ends)
-    said = {**picture_settings(classifier.model), CLIP_VALUES: "others for each pixel" if by_pixel else ends}
+    said, ends = picture_settings(classifier.model), classifier.clip_values
+    if ends is not None:
+        said[CLIP_VALUES] = BY_PIXEL if any(np.ndim(end) for end in ends) else ends
+    if not said:
+        return content
     model = load_model_from_string(content)
     helper.set_model_props(model, {PICTURES: json.dumps(said)})
     return bytes(model.SerializeToString())

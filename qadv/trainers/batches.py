@@ -2,20 +2,20 @@
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset, Subset, TensorDataset
 
 from qadv.checks import check_whole
 from qadv.errors import InvalidInputError
 from qadv.estimators.checks import check_images, check_labels
 from qadv.estimators.protocol import Classifier
 from qadv.modes import nb_labels
-from qadv.random_states import seeded
 from qadv.sources import Pair, as_loader, batches, check_labels_of
 
 
@@ -113,29 +113,29 @@ class LoaderBatches:
         data: Any = self._loader.dataset
         if hasattr(data, "digest"):
             return str(data.digest())
-        known = hasattr(getattr(data, "dataset", None), "digest")
-        whole = data.dataset.digest() if known else f"{type(data).__name__}{_of_some(data)}"
-        chosen = list(getattr(data, "indices", ()))  # of torch's Subset
-        is_first_part = chosen == list(range(len(chosen)))
-        return f"{whole}, {len(self)} batches{'' if is_first_part else f', {digest_of(torch.tensor(chosen))}'}"
+        part = ""
+        if isinstance(data, Subset):
+            chosen = list(data.indices)
+            part = "" if chosen == list(range(len(chosen))) else f", {digest_of(torch.tensor(chosen))}"
+            data = data.dataset
+        return f"{_told(data)}, {len(self)} batches{part}"
 
     def _pairs(self) -> Iterator[Pair]:
         return batches(self._loader, name=self._name)
 
 
-def _of_some(data: Any) -> str:
-    """Returns the length of a `Dataset` and a digest of eight of its samples; of what is drawn anew, labels alone."""
-    try:
-        chosen = np.unique(np.linspace(0, len(data) - 1, 8, dtype=int)).tolist()
-        drawn = []
-        for _ in range(2):
-            with seeded(0):
-                drawn.append([[torch.as_tensor(np.asarray(part)) for part in data[index]] for index in chosen])
-        first, second = ([digest_of(*sample) for sample in each] for each in drawn)
-        same = first == second
-        return f", {len(data)}, {digest_of(*(part for sample in drawn[0] for part in sample[0 if same else 1 :]))}"
-    except (TypeError, NotImplementedError, LookupError):  # it can't be looked into by number
-        return ""
+def _told(data: Any) -> str:
+    """Returns what a `Dataset` says of itself without being read, which may draw, augment, or work in workers alone."""
+    found = type(data).__name__
+    if hasattr(data, "digest"):
+        return str(data.digest())
+    if type(data) is TensorDataset:
+        return f"{found}, {digest_of(*data.tensors)}"
+    with suppress(TypeError):
+        found += f", {len(data)} samples"
+    with suppress(TypeError, ValueError, RuntimeError):
+        found += f", {digest_of(torch.as_tensor(np.asarray(data.targets)))}" if hasattr(data, "targets") else ""
+    return found
 
 
 class GeneratorBatches(LoaderBatches):

@@ -15,7 +15,7 @@ from qadv.checks import check_whole
 from qadv.errors import InvalidInputError, TrainingError, some
 from qadv.estimators.protocol import Classifier
 from qadv.estimators.upkeep import run_after_steps
-from qadv.modes import in_mode, kept, one_by_one
+from qadv.modes import in_mode, kept, one_by_one, set_mode
 from qadv.random_states import seeded
 from qadv.trainers.batches import Batches, LoaderBatches
 from qadv.trainers.checkpoint import TrainingState
@@ -269,9 +269,13 @@ class TrainingLoop:
 
 def _warn_of_moving_statistics(model: nn.Module) -> None:
     """Warns of BatchNorms with frozen parameters, whose statistics follow the training all the same."""
+    before = {module: module.training for module in model.modules()}
+    set_mode(model, training=True)  # a `train` of the network's own may leave some as they are
     norms = [(name, each) for name, each in model.named_modules() if isinstance(each, nn.modules.batchnorm._BatchNorm)]
-    weighted = [(name, [*each.parameters()]) for name, each in norms if each.track_running_stats]
-    if found := [name for name, own in weighted if own and not any(parameter.requires_grad for parameter in own)]:
+    moved = [(name, [*each.parameters()]) for name, each in norms if each.training and each.track_running_stats]
+    for module, mode in before.items():
+        module.training = mode
+    if found := [name for name, own in moved if own and not any(parameter.requires_grad for parameter in own)]:
         warnings.warn(
             f"the parameters of {some(found)} are frozen, their running statistics are not: training mode moves them. "
             "timm.layers.freeze_batch_norm_2d(network), before quantizing, makes layers of them that stay as they are",

@@ -43,6 +43,23 @@ def audited(trained, digits):
     return audit
 
 
+class Weak:
+    def __init__(self, eps):
+        self.eps = eps
+
+    def __call__(self, classifier):
+        return FastGradientMethod(classifier, eps=self.eps)
+
+    made = __call__
+
+
+def again():
+    def itself(classifier, left=1):
+        return itself(classifier, left - 1) if left in {1, 2} else FastGradientMethod(classifier, eps=0.01)
+
+    return itself
+
+
 def untimed(result):
     """Returns all of a result but how long it took, and its images."""
 
@@ -171,6 +188,9 @@ def test_what_decides_the_result_decides_whose_shards_are_taken(
 
     adaptive = (weak(0.01), weak(0.01), weak(0.02), edited(0.02), partial(FastGradientMethod, eps=0.02))
     assert [asked(adaptive=each, checks=[10]) for each in adaptive] == [1, 0, 1, 1, 1]
+    assert [asked(adaptive=Weak(eps), checks=[10]) for eps in (0.01, 0.01, 0.02)] == [1, 0, 1]
+    assert [asked(adaptive=Weak(eps).made, checks=[10]) for eps in (0.01, 0.02)] == [1, 1]
+    assert [asked(adaptive=again(), checks=[10]) for _ in range(2)] == [1, 0]
     for cell in (tmp_path / "cells").iterdir():
         (cell / "adversarial.safetensors").write_bytes(b"gone")
     assert asked() == 1, "a damaged shard is audited again"

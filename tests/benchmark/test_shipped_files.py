@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+import qadv
 from qadv.benchmark.command import BenchOptions, planned, run_bench
 from qadv.benchmark.report.build import build_report
 from qadv.benchmark.store import Store
@@ -108,3 +109,17 @@ def test_keys_have_the_content_of_the_file_and_of_no_other_network(study, tmp_pa
 def test_what_would_make_another_network_of_it_is_refused_with_its_line(study, tmp_path, old, new, said):
     with pytest.raises(StudyError, match=rf"shipped.toml:\d+: backbones.shipped.*{said}"):
         planned(study(STUDY.replace(old, new, 1)), tmp_path)
+
+
+@pytest.mark.parametrize(("to", "pixels"), [("onnx", "uint8"), ("qcdq", "float")])
+def test_images_of_a_study_are_brought_to_the_pixels_that_a_file_notes(to, pixels, trained, digits, tmp_path):
+    of_bytes = {"clip_values": (0, 255), "preprocessing": (0, 255)}
+    classifier = qadv.QuantizedClassifier(trained.network, trained.loss, (1, 8, 8), 10, **of_bytes)
+    qadv.export(classifier, tmp_path / "net.onnx", to=to, **({"pixels": pixels} if to == "onnx" else {}))
+    network = '[backbones.shipped]\nfile = "net.onnx"\n[defenses.none]\n'
+    (tmp_path / "noted.toml").write_text(f'title = "noted"\ndatasets = ["digits"]\nnb_test = 60\n{network}')
+    assert run_bench(BenchOptions(study=tmp_path / "noted.toml", out=tmp_path / "out", data_dir=tmp_path))
+    (clean,) = (each for each in planned(read_study(tmp_path / "noted.toml"), tmp_path) if each.kind == "clean")
+    found = Store(tmp_path / "out").read(clean.key).record["accuracy"]
+    expected = (trained.predict(digits.x_test[:60]).argmax(1) == digits.y_test[:60]).mean()
+    assert found == pytest.approx(expected, abs=0.05)

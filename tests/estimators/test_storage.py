@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from timm.layers import freeze_batch_norm_2d
 from torch import nn
+from torch.nn.utils import prune
 
 import qadv
 from qadv.backbones import create_backbone
@@ -97,6 +99,22 @@ def test_a_network_that_was_changed_is_not_made_again_by_its_name(schemes, when,
     loaded = qadv.QuantizedClassifier.load(tmp_path / "net.safetensors", model=same)
     x = np.random.default_rng(0).random((4, 1, 8, 8), dtype=np.float32)
     np.testing.assert_array_equal(loaded.predict(x), classifier.predict(x))
+
+
+@pytest.mark.parametrize("schemes", [("float", "float"), ("int:4", "relu6:4")])
+def test_a_network_that_computes_the_same_is_made_again_by_its_name(schemes, tmp_path, make_classifier):
+    network = freeze_batch_norm_2d(make_classifier("float", "float").network)
+    for module in network.modules():
+        module.register_full_backward_hook(lambda *_: None).remove()
+        if isinstance(module, nn.Linear):
+            prune.remove(prune.l1_unstructured(module, "weight", 0.3), "weight")  # which puts it behind the bias
+            module.inplace = True
+    network.best_accuracy = 0.93
+    classifier = qadv.QuantizedClassifier(qadv.quantize(network, *schemes), nn.CrossEntropyLoss(), (1, 8, 8), 10)
+    classifier.save(tmp_path / "net.safetensors")
+    x = np.random.default_rng(0).random((4, 1, 8, 8), dtype=np.float32)
+    loaded = qadv.QuantizedClassifier.load(tmp_path / "net.safetensors")
+    np.testing.assert_allclose(loaded.predict(x), classifier.predict(x), atol=1e-6)
 
 
 @pytest.mark.parametrize("keep", [0, 4, 100, 0.5, 0.999])

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from art.defences.preprocessor import SpatialSmoothing
 from art.defences.trainer import Trainer
 from safetensors.torch import save_file
 from torch import nn
-from torch.utils.data import DataLoader, RandomSampler, TensorDataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler, Subset, TensorDataset
 
 import qadv
 from qadv.errors import FileFormatError, InvalidInputError, StorageError, TrainingError
@@ -154,21 +155,36 @@ def test_a_loader_with_a_generator_of_its_own_goes_on_where_it_was(where, make_c
 
 def test_a_checkpoint_of_other_data_is_refused_whatever_they_come_in(make_classifier, digits, tmp_path):
     x, y = torch.from_numpy(digits.x_train[:64]), torch.from_numpy(digits.y_train[:64])
-    noise = torch.Generator()
 
-    class Noisy(TensorDataset):
+    class Own(Dataset):
+        """It may be read in workers alone."""
+
+        def __init__(self, images, labels):
+            self.images, self.targets, self.read = images, labels.tolist(), 0
+
+        def __len__(self):
+            return len(self.images)
+
         def __getitem__(self, index):
-            image, label = super().__getitem__(index)
-            return (image + 0.1 * torch.rand(image.shape, generator=noise)).clamp(0, 1), label
+            self.read += 1
+            return self.images[index], self.targets[index]
 
-    for name, kind in (("a", TensorDataset), ("b", Noisy)):
+    for name, kind in (("a", TensorDataset), ("b", Own)):
         path = tmp_path / f"{name}.ckpt"
         from_source(make_classifier(), kind(x, y), 1, path)
         from_source(make_classifier(), kind(x, y), 1, path)
-        others = [kind(x, 9 - y), DataLoader(kind(x, 9 - y), 32), kind(x[:33], y[:33])]
+        others = [
+            kind(x, 9 - y),
+            DataLoader(kind(x, 9 - y), 32),
+            Subset(kind(x, y), range(1, 64)),
+            kind(x[:33], y[:33]),
+        ]
         for other in [*others, kind(1 - x, y)] if kind is TensorDataset else others:
             with pytest.raises(FileFormatError, match=r"another run \(data: "):
                 from_source(make_classifier(), other, 1, path)
+    own = Own(x, y)
+    from_source(make_classifier(), own, 1, tmp_path / "c.ckpt")
+    assert own.read == 64, "once in the epoch, and not for its digest"
 
 
 SCRIPT = """
@@ -621,3 +637,9 @@ def test_statistics_that_move_beside_frozen_parameters_are_told(make_classifier,
     with pytest.warns(UserWarning, match=r"are frozen, their running statistics are not.*freeze_batch_norm_2d"):
         fit(classifier, digits)
     assert not torch.equal(norm.running_mean, before)
+    norm.train = lambda mode=True: norm
+    norm.eval()
+    norm.training = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(classifier, digits)

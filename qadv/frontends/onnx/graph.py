@@ -16,6 +16,7 @@ from qadv.files import check_is_file, parse_json
 
 PICTURES = "qadv.pictures"  # the key of what a file notes of its images, as JSON
 CLIP_VALUES = "clip_values"  # and therein of the smallest and the largest pixel
+BY_PIXEL = "others for each pixel"
 INTEGERS = {"UINT8": (0, 255), "INT8": (-128, 127), "INT16": (-(2**15), 2**15 - 1)}  # of images
 MOVERS = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity")  # what leaves numbers as they are
 LARGEST_FILE = 2**31 - 1  # what one protobuf message can hold
@@ -232,14 +233,16 @@ def _ends(
     """Returns what numbers the smallest and the largest integer of the images are, where one scale says it."""
     if kind not in INTEGERS:
         return None
-    names, grids = {images}, set[tuple[float, float] | None]()
+    names, grids, same = {images}, set[tuple[float, float] | None](), dict(constants)
     for node in nodes:
-        if not node.inputs or node.inputs[0] not in names:
+        if node.kind == "Identity" and node.inputs[0] in same:
+            same[node.outputs[0]] = same[node.inputs[0]]
+        if node.kind == "Shape" or not node.inputs or node.inputs[0] not in names:
             continue
-        if node.kind in MOVERS:
+        if node.kind in (*MOVERS, "MaxPool"):
             names.add(node.outputs[0])
             continue
-        given = [constants.get(name) for name in node.inputs[1:3] if name]
+        given = [same.get(name) for name in node.inputs[1:3] if name]
         numbers = [float(each.item()) for each in given if each is not None and each.size == 1]
         says = _SCALES.get(node.kind, (0,))[0] == 1 and len(numbers) == len(given)
         grids.add((numbers[0], sum(numbers[1:])) if says else None)

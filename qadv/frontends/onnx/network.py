@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from qadv.backbones.standardisation import keep_picture_settings
 from qadv.errors import InvalidInputError, UnsupportedModelError
 from qadv.frontends.frontend import QuantizedTensor
-from qadv.frontends.onnx.graph import CLIP_VALUES, Graph, read_graph
+from qadv.frontends.onnx.graph import BY_PIXEL, CLIP_VALUES, Graph, read_graph
 from qadv.frontends.onnx.layers import FileLayers, form_of
 from qadv.frontends.onnx.layout import Layout, in_chunks
 from qadv.frontends.onnx.runtime import Runtime
@@ -115,6 +115,8 @@ class FileNetwork(nn.Module):
         self.digest = hashlib.sha256(graph.content).hexdigest()
         self.source, self.form, self._output = graph.source, form_of(graph), output
         noted = graph.pictures.get(CLIP_VALUES, (0.0, 1.0)) if clip_values is None else clip_values
+        if noted == BY_PIXEL:
+            raise InvalidInputError(f"{self.file} is of pixels with a range each: give one, clip_values=(min, max)")
         self.clip_values = check_clip_values(noted)
         low, high = (0.0, 1.0) if self.clip_values is None else limits(self.clip_values)
         self._pixels, self._ends = (low, high), graph.input_ends

@@ -304,7 +304,8 @@ def test_codes_of_images_are_the_numbers_that_the_file_says(mover, files, tmp_pa
             onnx.numpy_helper.from_array(value, name) for name, value in (("s", np.float32(step)), ("z", kind(zero)))
         )
         moved = node(mover, ["codes"], ["moved"], **({"perm": [0, 1, 2, 3]} if mover == "Transpose" else {}))
-        for each in (node("DequantizeLinear", ["moved", "s", "z"], ["images"]), moved):
+        beside = [node("Identity", ["s"], ["step"]), node("Shape", ["codes"], ["sizes"])]
+        for each in (node("DequantizeLinear", ["moved", "step", "z"], ["images"]), *beside, moved):
             model.graph.node.insert(0, each)
         onnx.save(model, tmp_path / "codes.onnx")
         return tmp_path / "codes.onnx"
