@@ -11,12 +11,9 @@ _IN_TRAINING_ONLY = {"training", "drop_rate", "drop_path_rate", "qadv_backbone",
 _OF_NO_MATTER = {"momentum", "inplace", "dropout", "drop_prob", "grad_checkpointing", "fused_attn", "memory_efficient",
                  "distilled_training"}  # fmt: skip
 _QUANTIZERS = ("brevitas.", "qadv.quantization.")  # their settings are those of the schemes
-_KNOWN = (
-    "torch.",
-    "torchvision.",
-    "timm.",
-    "qadv.",
-)  # an attribute of others may be a state, as a precision that is set
+# whose attributes are settings: those of others may be a state, as a precision that is set
+_KNOWN = ("torch.", "torchvision.", "timm.", "qadv.")
+_Part = tuple[str, dict[str, tuple[int, ...]], dict[str, Any]]  # what it is, shapes of its own tensors, settings
 _NORM = re.compile(r"(Sync|Frozen)?BatchNorm(\dd)?")  # of one process, of several, or one that stays as it is
 
 
@@ -45,16 +42,14 @@ def is_as_noted(model: nn.Module) -> bool:
     now = _noted(model)
     if before.keys() != now.keys():
         return False
-    for name, (kind, shapes, settings) in before.items():
-        other, sizes, found = now[name]
-        if (kind, shapes) != (other, sizes) or any(
-            found[key] != settings[key] for key in settings.keys() & found.keys()
-        ):
-            return False
-    return True
+    return all(_is_alike(part, now[name]) for name, part in before.items())
 
 
-def _noted(model: nn.Module) -> dict[str, tuple[str, dict[str, tuple[int, ...]], dict[str, Any]]]:
+def _is_alike(before: _Part, now: _Part) -> bool:
+    return before[:2] == now[:2] and all(now[2][key] == before[2][key] for key in before[2].keys() & now[2].keys())
+
+
+def _noted(model: nn.Module) -> dict[str, _Part]:
     """Returns of each part by name what it is, the shapes of its own tensors, and its settings."""
     found = {}
     for name, module, plain in _parts(model, {*_IN_TRAINING_ONLY, *_OF_NO_MATTER}):
@@ -72,11 +67,8 @@ def _noted(model: nn.Module) -> dict[str, tuple[str, dict[str, tuple[int, ...]],
 def _parts(model: nn.Module, left_out: set[str]) -> Iterator[tuple[str, nn.Module, dict[str, Any]]]:
     for name, module in model.named_modules():
         if type(module).__name__ not in ("Dropout", "DropPath", "Identity"):
-            yield (
-                name,
-                module,
-                {key: value for key, value in vars(module).items() if key not in left_out and _is_plain(value)},
-            )
+            kept = {key: value for key, value in vars(module).items() if key not in left_out and _is_plain(value)}
+            yield name, module, kept
 
 
 def _is_plain(value: Any) -> bool:

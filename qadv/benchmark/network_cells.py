@@ -28,7 +28,6 @@ from qadv.trainers.adversary import Adversary
 from qadv.trainers.loop_trainer import LoopTrainer
 from qadv.trainers.weight_decay import parameter_groups
 from qadv.transformers.post_training_quantization import PostTrainingQuantization
-from qadv.units import limits
 
 WEIGHTS = FILES["network"]
 
@@ -95,8 +94,8 @@ def opened_file(path: Path, spec: NetworkSpec, **arguments: Any) -> QuantizedCla
         arguments["preprocessing"] = (spec.backbone.mean, spec.backbone.std)
     arguments |= spec.backbone.options
     found = QuantizedClassifier.from_file(path, spec.input_shape, **arguments)
-    if "clip_values" not in arguments and found.clip_values != (0, 1):  # a study's pixels are from 0 to 1
-        low, high = (0.0, 1.0) if found.clip_values is None else limits(found.clip_values)
+    if found.clip_values != (0, 1):  # noted; a study's pixels are from 0 to 1
+        low, high = found.clip_values or (0.0, 1.0)
         arguments["clip_values"] = (0.0, 1.0)
         if not found.network.takes_bytes:
             arguments.setdefault("preprocessing", (-low / (high - low), 1 / (high - low)))

@@ -47,11 +47,7 @@ def run_attack(options: AttackOptions) -> None:
             result, adversarial = attack_classifier(options.attack, attack, classifier, x, y)
     except QadvError:
         raise
-    except (
-        TypeError,
-        ValueError,
-        NotImplementedError,
-    ) as error:  # what ART's attacks say of images
+    except (TypeError, ValueError, NotImplementedError) as error:  # of ART's attacks
         raise InvalidInputError(f"attack {options.attack}, {len(x)} images: {error}") from error
     report: dict[str, Any] = result.to_dict()
     if options.out is not None:

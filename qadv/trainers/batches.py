@@ -1,7 +1,7 @@
 """Where the training loop gets its batches: arrays kept on the device, a loader, or an ART data generator."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -20,7 +20,13 @@ from qadv.sources import Pair, as_loader, batches, check_labels_of
 
 
 class Batches(Protocol):
-    """One epoch's batches, `(x, y)` on the device, images (N, *input_shape), labels (N,) int64; and their digest."""
+    """One epoch's batches, `(x, y)` on the device, images (N, *input_shape), labels (N,) int64; and their digest.
+
+    Attributes:
+        generators: what they are drawn from in place of torch's global state.
+    """
+
+    generators: Sequence[torch.Generator]
 
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
@@ -32,6 +38,8 @@ class ArrayBatches:
 
     A last batch of a single image is left out, since BatchNorm can't train on it.
     """
+
+    generators: Sequence[torch.Generator] = ()
 
     def __init__(self, x: NDArray[Any], y: NDArray[np.int64], batch_size: int, device: torch.device) -> None:
         batch_size = check_whole("batch_size", batch_size, least=2)  # BatchNorm can't train on one
@@ -77,7 +85,6 @@ class LoaderBatches:
 
     Attributes:
         alike: several processes that draw alike have the same batches.
-        generators: what the loader draws from by itself, in place of torch's global state.
     """
 
     def __init__(
@@ -86,12 +93,8 @@ class LoaderBatches:
         batch_size = check_whole("batch_size", batch_size)
         self._name, self._classifier, self._least = name, classifier, 1 + train  # BatchNorm can't train on one
         self._loader, self.alike = as_loader(source, batch_size, shuffle=train), isinstance(source, Dataset)
-        loader = self._loader
-        parts: list[Any] = [loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)]
-        parts.append(getattr(parts[-1], "sampler", None))
-        drawn = [getattr(part, "generator", None) for part in parts]
-        self.generators = list({id(each): each for each in drawn if isinstance(each, torch.Generator)}.values())
-        check_labels_of(loader, nb_labels(classifier), name)
+        self.generators: Sequence[torch.Generator] = _generators(self._loader)
+        check_labels_of(self._loader, nb_labels(classifier), name)
 
     def __len__(self) -> int:
         try:
@@ -122,6 +125,14 @@ class LoaderBatches:
 
     def _pairs(self) -> Iterator[Pair]:
         return batches(self._loader, name=self._name)
+
+
+def _generators(loader: Any) -> list[torch.Generator]:
+    """Returns what a loader and its samplers draw from by themselves, each once."""
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    parts = (loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None))
+    drawn = [getattr(part, "generator", None) for part in parts]
+    return list({id(each): each for each in drawn if isinstance(each, torch.Generator)}.values())
 
 
 def _told(data: Any) -> str:

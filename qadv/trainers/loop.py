@@ -15,7 +15,7 @@ from qadv.checks import check_whole
 from qadv.errors import InvalidInputError, TrainingError, some
 from qadv.estimators.protocol import Classifier
 from qadv.estimators.upkeep import run_after_steps
-from qadv.modes import in_mode, kept, one_by_one, set_mode
+from qadv.modes import in_mode, kept, one_by_one
 from qadv.random_states import seeded
 from qadv.trainers.batches import Batches, LoaderBatches
 from qadv.trainers.checkpoint import TrainingState
@@ -90,7 +90,7 @@ class TrainingLoop:
                 "a loader gives each process different batches; with several processes give arrays, or the Dataset"
             )
         base_lrs = [group["lr"] for group in optimizer.param_groups]
-        state = TrainingState(model, optimizer, scheduler, getattr(batches, "generators", ()))
+        state = TrainingState(model, optimizer, scheduler, batches.generators)
         done, self.history = 0, []
         if options.checkpoint is not None:
             run = self._describe(batches, nb_epochs, optimizer, scheduler)
@@ -270,11 +270,11 @@ class TrainingLoop:
 def _warn_of_moving_statistics(model: nn.Module) -> None:
     """Warns of BatchNorms with frozen parameters, whose statistics follow the training all the same."""
     before = {module: module.training for module in model.modules()}
-    set_mode(model, training=True)  # a `train` of the network's own may leave some as they are
     norms = [(name, each) for name, each in model.named_modules() if isinstance(each, nn.modules.batchnorm._BatchNorm)]
-    moved = [(name, [*each.parameters()]) for name, each in norms if each.training and each.track_running_stats]
-    for module, mode in before.items():
-        module.training = mode
+    with in_mode(model, training=True):  # a `train` of the network's own may leave some as they are
+        moved = [(name, [*each.parameters()]) for name, each in norms if each.training and each.track_running_stats]
+        for module, mode in before.items():
+            module.training = mode
     if found := [name for name, own in moved if own and not any(parameter.requires_grad for parameter in own)]:
         warnings.warn(
             f"the parameters of {some(found)} are frozen, their running statistics are not: training mode moves them. "
