@@ -305,7 +305,8 @@ def test_codes_of_images_are_the_numbers_that_the_file_says(mover, files, tmp_pa
         )
         moved = node(mover, ["codes"], ["moved"], **({"perm": [0, 1, 2, 3]} if mover == "Transpose" else {}))
         beside = [node("Identity", ["s"], ["step"]), node("Shape", ["codes"], ["sizes"])]
-        for each in (node("DequantizeLinear", ["moved", "step", "z"], ["images"]), *beside, moved):
+        shaped = node("Reshape", ["numbers", "sizes"], ["images"])
+        for each in (shaped, node("DequantizeLinear", ["moved", "step", "z"], ["numbers"]), *beside, moved):
             model.graph.node.insert(0, each)
         onnx.save(model, tmp_path / "codes.onnx")
         return tmp_path / "codes.onnx"
