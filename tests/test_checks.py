@@ -76,7 +76,6 @@ CONSTRUCTORS = {
 }  # fmt: skip
 NOT_CHECKED = {
     (qadv.ErrorSilencedTrainer, "norm"), (qadv.NAttack, "norm"), (qadv.Square, "norm"),  # one of two numbers
-    (qadv.QuantizedClassifier, "channels_first"),  # ART's
 }  # fmt: skip
 
 

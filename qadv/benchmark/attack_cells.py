@@ -1,7 +1,6 @@
 """Cells that attack: on the network itself, or with the images of another one."""
 
 import time
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,20 +12,16 @@ from scipy.special import softmax
 
 from qadv.benchmark.cells import FILES, Finished, digest
 from qadv.benchmark.given import Given
+from qadv.benchmark.made_attacks import build_attack
 from qadv.benchmark.network_cells import load_network
-from qadv.benchmark.signatures import arguments
 from qadv.benchmark.specs import AttackCellSpec, CleanSpec, ImagesSpec, TransferSpec
-from qadv.benchmark.study import AttackSpec
 from qadv.diagnostics.attacking import generate
 from qadv.diagnostics.audit.cost import Cost
-from qadv.errors import InvalidInputError, QadvError
+from qadv.errors import InvalidInputError
 from qadv.estimators.fingerprint import fingerprint
 from qadv.estimators.protocol import Classifier
-from qadv.estimators.query_coalescer import QueryCoalescer
 from qadv.evaluation import Outcome, norms
 from qadv.files import InMemory, read_tensors
-from qadv.postprocessors.softmax import with_softmax
-from qadv.registry import load
 
 IMAGES = FILES["attack"]
 _SHOWN = 8
@@ -93,38 +88,6 @@ def adversarial_images(finished: Finished) -> NDArray[np.float32]:
     file = InMemory(f"{IMAGES} of cell {digest(finished.record['spec'])}", finished.files[IMAGES])
     images: NDArray[np.float32] = read_tensors(file)[0]["images"].numpy()
     return images
-
-
-def build_attack(spec: AttackSpec, seed: int, classifier: Classifier, eps: float | None = None) -> Any:
-    """Returns the attack of a spec, `eps` in place of its own."""
-    options = spec.options | ({} if eps is None else {"eps": eps})
-    if spec.probabilities:
-        classifier.postprocessing_defences = with_softmax(classifier.postprocessing_defences)
-    attack = made_attack(spec.attack, options, classifier)
-    return QueryCoalescer(attack, seed=seed, verbose=False) if spec.coalesce else attack
-
-
-def made_attack(name: str, options: Mapping[str, Any], classifier: Classifier, verbose: bool = False) -> Any:
-    """Returns an attack by name, untargeted unless said (ART's Boundary is not), its progress shown if `verbose`."""
-    target = load("attack", name)
-    taken = arguments(target) or ()
-    said = {option: value for option, value in (("verbose", verbose), ("targeted", False)) if option in taken}
-    try:
-        attack = target(classifier, **{**said, **options})
-    except QadvError:
-        raise
-    except (TypeError, ValueError) as error:  # what ART's attacks raise at options
-        raise InvalidInputError(f"attack {name}: {error}") from error
-    eps: Any = getattr(attack, "eps", None)
-    step: Any = getattr(attack, "eps_step", None)
-    numbers = isinstance(eps, float) and isinstance(step, float)
-    if "eps_step" not in options and hasattr(attack, "max_iter") and numbers and step > eps:
-        warnings.warn(
-            f"attack {name}: its own eps_step, {step:g}, is larger than eps, {eps:.3g}, so that it searches the "
-            "corners of the ball alone: give eps_step, a quarter of eps, say",
-            stacklevel=2,
-        )
-    return attack
 
 
 def _outcome(classifier: Classifier, x: Any, y: Any, clean: Any, adversarial: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from qadv.benchmark.cells import Cell
 from qadv.benchmark.network_cells import opened_file
 from qadv.benchmark.signatures import arguments, default_of
 from qadv.benchmark.specs import AttackCellSpec, CleanSpec, MeasureSpec, NetworkSpec, TransferSpec
-from qadv.benchmark.study import AttackSpec
+from qadv.benchmark.study import AttackSpec, StudyQuantizer
 from qadv.errors import InvalidInputError, QadvError
 from qadv.modes import torch_threads
 from qadv.random_states import seeded
@@ -44,7 +44,7 @@ class Estimate:
         """Returns the estimate for one cell; it may be several times too low or too high."""
         match cell.spec:
             case NetworkSpec() as spec:
-                return self._of(cell.key) * _training(spec)
+                return self._of(cell.key) * (_training(spec) + _calibration(spec.quantizer))
             case TransferSpec() as spec:
                 made: AttackCellSpec = self.specs[spec.made]
                 return self._of(spec.network) * _FORWARD * 2 * made.images.nb_test
@@ -80,6 +80,12 @@ def _training(spec: NetworkSpec) -> float:
         searched, found = _searched(spec, defense.options)
         images += found
     return searched + defense.fit.nb_epochs * images * (1.3 + _extra(defense.trainer, defense.options))
+
+
+def _calibration(quantizer: StudyQuantizer) -> float:
+    if (used := quantizer.calibration_attack) is None:
+        return 0.0
+    return quantizer.calibration * _passes(AttackSpec(attack=used.name, options=used.options))
 
 
 def _searched(spec: NetworkSpec, options: Mapping[str, Any]) -> tuple[float, int]:

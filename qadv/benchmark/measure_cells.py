@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from qadv.benchmark.attack_cells import adversarial_images, build_attack, test_images
+from qadv.benchmark.attack_cells import adversarial_images, test_images
 from qadv.benchmark.cells import Finished
 from qadv.benchmark.given import Given
+from qadv.benchmark.made_attacks import build_attack
 from qadv.benchmark.network_cells import load_network, untrained
 from qadv.benchmark.signatures import arguments
 from qadv.benchmark.specs import MeasureSpec, NetworkSpec

@@ -55,12 +55,20 @@ def faults(study: Study) -> Faults:
         yield from _known(backbone.options, ("output", "deploy"), (*place, "options"), "option of a file")
     for name, quantizer in study.quantizers.items():
         yield from _schemes(quantizer, ("quantizers", name))
+        if (used := quantizer.calibration_attack) is not None:
+            place = ("quantizers", name, "calibration_attack")
+            if not quantizer.calibration or quantizer.weights == quantizer.activations == "float":
+                yield place, "its images take the place of the calibration's: give schemes, and calibration = 1000, say"
+            yield from _component("attack", used.name, used.options, place)
+            yield from _evasion(used.name, place)
     for name, defense in study.defenses.items():
         yield from _defense(study, defense, ("defenses", name))
     for name, attack in study.attacks.items():
         place = ("attacks", name)
         yield from _component("attack", attack.attack, attack.options, place, "attack")
-        yield from _family(study, name, attack.attack, (*place, "attack"))
+        if not any(name in (each.attack, *each.attacks) for each in study.measures.values()):
+            instead = f": give it to a measure, [measures.NAME] attacks = [{name!r}]"
+            yield from _evasion(attack.attack, (*place, "attack"), instead)
         if isinstance(attack.source, Source):
             yield from _selected(study, attack.source, (*place, "source"))
     for name, measure in study.measures.items():
@@ -143,14 +151,14 @@ def _returned(diagnostic: str) -> list[str]:
         return []
 
 
-def _family(study: Study, name: str, attack: str, place: Place) -> Faults:
-    """Yields a fault where an attack that makes no adversarial images is given to no measure."""
+def _evasion(attack: str, place: Place, instead: str = "") -> Faults:
+    """Yields a fault for an attack that makes no adversarial images."""
     try:
         family = family_of(load("attack", attack))
     except QadvError:  # told already
         return
-    if family != "evasion" and not any(name in (each.attack, *each.attacks) for each in study.measures.values()):
-        yield place, f"{refusal(attack, family)}: give it to a measure, [measures.NAME] attacks = [{name!r}]"
+    if family != "evasion":
+        yield place, f"{refusal(attack, family)}{instead}"
 
 
 def _selected(study: Study, chosen: Any, place: Place) -> Faults:

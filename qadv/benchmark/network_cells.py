@@ -10,6 +10,7 @@ import torch
 
 from qadv.benchmark.cells import FILES, Finished, digest
 from qadv.benchmark.given import Given
+from qadv.benchmark.made_attacks import made_attack
 from qadv.benchmark.signatures import arguments
 from qadv.benchmark.specs import NetworkSpec
 from qadv.datasets import ImageDataset, Images
@@ -145,7 +146,9 @@ def _quantized(classifier: QuantizedClassifier, spec: NetworkSpec, data: ImageDa
         return classifier
     calibration = data.take("train", quantizer.calibration)[0] if quantizer.calibration else None
     schemes = quantizer.weights, quantizer.activations
-    made = PostTrainingQuantization(classifier, *schemes, quantizer.skip_first_last, calibration)
+    used = quantizer.calibration_attack
+    attack = None if used is None else made_attack(used.name, used.options, classifier)
+    made = PostTrainingQuantization(classifier, *schemes, quantizer.skip_first_last, calibration, attack)
     return made()  # type: ignore[no-any-return]
 
 

@@ -158,6 +158,8 @@ class _Planner:
                 with suppress(metadata.PackageNotFoundError):
                     computed[each] = metadata.version(each)
         used += [("quantizer", each) for each in sorted(_quantizers(quantizer))]
+        if quantizer.calibration_attack is not None:
+            used.append(("attack", quantizer.calibration_attack.name))
         used += [("transformer", each.name) for each in defense.transformers]
         used += [("preprocessor", each.name) for each in defense.preprocessors]
         return computed | {name: version for each in used for name, version in self.plugin(*each).items()}

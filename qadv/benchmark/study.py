@@ -99,6 +99,8 @@ class StudyQuantizer(StudyPart):
         weights, activations: as in `qadv.quantize`; one scheme, or schemes by layer.
         skip_first_last: first and last layer keep real weights.
         calibration: number of training images, the first ones, for the schemes that need them; 0 for none.
+        calibration_attack: robust calibration: an attack on the float network, by name, or name and options, whose
+            images take the place of these.
         after_training: the float network is trained, transformed, and then quantized.
     """
 
@@ -106,7 +108,9 @@ class StudyQuantizer(StudyPart):
     activations: str | dict[str, str] = "float"
     skip_first_last: bool = True
     calibration: Annotated[int, Field(ge=0)] = 0
+    calibration_attack: StudyComponent | None = None
     after_training: bool = False
+    later = ("calibration_attack",)
 
 
 class Fit(StudyPart):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from qadv.attacks.families import family_of, refusal
-from qadv.benchmark.attack_cells import made_attack
+from qadv.benchmark.made_attacks import made_attack
 from qadv.benchmark.names import check_options
 from qadv.command_options import AttackOptions
 from qadv.commands.given import is_shown, network_and_data, one_class, tell, test_images

@@ -9,8 +9,8 @@ from typing import Any
 
 from rich.console import Console
 
-from qadv.benchmark.attack_cells import made_attack
 from qadv.benchmark.audit_shards import audit_in_shards
+from qadv.benchmark.made_attacks import made_attack
 from qadv.benchmark.report.audit_page import audit_page
 from qadv.benchmark.signatures import arguments
 from qadv.benchmark.study import with_fractions

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from qadv.backbones.standardisation import picture_settings
-from qadv.benchmark.attack_cells import made_attack
+from qadv.benchmark.made_attacks import made_attack
 from qadv.benchmark.names import check_options
 from qadv.benchmark.signatures import arguments
 from qadv.command_options import CompareOptions

@@ -50,8 +50,11 @@ def check_defences(defences: Any, clip_values: ClipValues | None) -> Any:
     return defences
 
 
-def check_preprocessing(preprocessing: Any, input_shape: tuple[int, ...]) -> Any:
-    """Returns (mean, std) as arrays; anything else than a pair, as ART's own preprocessors, as it is."""
+def check_preprocessing(preprocessing: Any, nb_channels: int) -> Any:
+    """Returns (mean, std) as arrays, each of one value or one per channel.
+
+    Anything else than a pair, as ART's own preprocessors, stays as it is.
+    """
     if not (isinstance(preprocessing, tuple | list) and len(preprocessing) == 2):
         return preprocessing
     try:
@@ -59,8 +62,8 @@ def check_preprocessing(preprocessing: Any, input_shape: tuple[int, ...]) -> Any
     except (TypeError, ValueError) as error:
         raise InvalidInputError(f"preprocessing: expected (mean, std) as numbers, got {preprocessing!r}") from error
     for name, value in (("mean", mean), ("std", std)):
-        if value.ndim and value.size not in (1, input_shape[0]):
-            raise InvalidInputError(f"preprocessing: {name} has {value.size} values for {input_shape[0]} channels")
+        if value.ndim and value.size not in (1, nb_channels):
+            raise InvalidInputError(f"preprocessing: {name} has {value.size} values for {nb_channels} channels")
     if not ((std > 0).all() and np.isfinite(std).all() and np.isfinite(mean).all()):
         raise InvalidInputError(f"preprocessing: expected finite (mean, std) with std > 0, got {preprocessing!r}")
     return mean, std
@@ -71,7 +74,7 @@ def standardised(
 ) -> Calibration:
     """Returns a calibration whose images are as the network takes them, from one with images in `clip_values`."""
     shape = check_input_shape(input_shape)
-    pair = check_preprocessing(preprocessing, shape)
+    pair = check_preprocessing(preprocessing, shape[0])
     if not isinstance(pair, tuple):
         raise InvalidInputError(
             f"calibration: images can't be standardised with preprocessing={preprocessing!r}; give (mean, std), or "

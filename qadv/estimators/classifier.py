@@ -126,9 +126,11 @@ class QuantizedClassifier(PyTorchClassifier):
         nb_classes = check_whole("nb_classes", nb_classes, least=2)
         fold = check_flag("fold", fold)
         shape = check_input_shape(input_shape)
+        channels_first = check_flag("channels_first", channels_first)
+        nb_channels = shape[0 if channels_first else -1]
         limits = check_clip_values(clip_values, shape)
         if preprocessing is None:
-            report_standardisation(model, shape[0], outermost(limits))
+            report_standardisation(model, nb_channels, outermost(limits))
             preprocessing = (0.0, 1.0)
         if check_flag("probabilities", probabilities):
             postprocessing_defences = with_softmax(postprocessing_defences)
@@ -142,7 +144,7 @@ class QuantizedClassifier(PyTorchClassifier):
             clip_values=limits,
             preprocessing_defences=check_defences(preprocessing_defences, limits),
             postprocessing_defences=postprocessing_defences,
-            preprocessing=check_preprocessing(preprocessing, shape),
+            preprocessing=check_preprocessing(preprocessing, nb_channels),
             device_type=device_type,
         )
         self._limits = limits

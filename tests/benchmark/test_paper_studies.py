@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qadv.benchmark.attack_cells import build_attack
+from qadv.benchmark.made_attacks import build_attack
 from qadv.benchmark.names import faults
 from qadv.benchmark.plan import plan
 from qadv.benchmark.study_file import read_study

@@ -90,6 +90,7 @@ def test_wrong_keys_and_values(tmp_path, old, new, said):
         ("[backbones.mnist-cnn]", "[backbones.mnist-cn]", "did you mean mnist-cnn"),
         ('"int:4"', '"imt:4"', "did you mean int"),
         ('"relu6:4"', '"relu6:9"', "bits"),
+        ('"relu6:4"', '"relu:4"\ncalibration = 8\ncalibration_attack = "pgdd"', "did you mean pgd"),
         ('trainer = "dq"', 'trainer = "dqq"', "did you mean dq"),
         ("beta = 0.0", "betta = 0.0", "did you mean beta"),
         ("lr = 0.01", "lr = 0.01, verbose = 3", "is given already"),

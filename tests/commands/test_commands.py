@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import qadv
 from qadv.backbones.standardisation import keep_picture_settings
-from qadv.benchmark.attack_cells import made_attack
+from qadv.benchmark.made_attacks import made_attack
 from qadv.cli import app
 from qadv.command_options import AttackOptions, CompareOptions
 from qadv.commands.given import beside, network_and_data

@@ -173,6 +173,29 @@ def test_wrong_arguments_show_at_once(change, message, trained):
         qadv.QuantizedClassifier(**{**arguments, **change})
 
 
+class ChannelsLast(nn.Module):
+    """A network whose images have their channels at the end."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 5, 4))
+
+    def forward(self, x):
+        return self.network(x.permute(0, 3, 1, 2))
+
+
+def test_standardisation_goes_by_the_channels_wherever_they_are():
+    network, (mean, std) = ChannelsLast(), ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
+    settings = {"loss": nn.CrossEntropyLoss(), "nb_classes": 4, "preprocessing": (mean, std)}
+    classifier = qadv.QuantizedClassifier(network, input_shape=(4, 5, 3), channels_first=False, **settings)
+    x = np.random.default_rng(0).random((6, 4, 5, 3), dtype=np.float32)
+    with torch.no_grad():
+        expected = network(torch.from_numpy(((x - mean) / std).astype(np.float32))).numpy()
+    np.testing.assert_allclose(classifier.predict(x), expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(InvalidInputError, match="mean has 3 values for 4 channels"):
+        qadv.QuantizedClassifier(network, input_shape=(4, 5, 3), **settings)
+
+
 def test_wrong_data_are_refused_by_every_entry(trained, digits):
     bad = digits.x_test[:2] * 255
     for call in (
