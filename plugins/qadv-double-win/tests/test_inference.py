@@ -1,5 +1,6 @@
 """What is deployed: one precision as an ordinary network, or one drawn for each image."""
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -150,3 +151,10 @@ def test_qadv_takes_the_precisions_for_a_transfer_matrix_and_an_ensemble(trained
     np.testing.assert_allclose(
         ensemble.predict(X), np.mean([m.predict(X) for m in members.values()], axis=0), atol=1e-5
     )
+
+
+def test_a_network_that_was_changed_since_it_was_made_is_not_made_again_by_name(trained):
+    changed = copy.deepcopy(trained)
+    changed.model.append(nn.Softsign())
+    with pytest.raises(InvalidInputError, match=r"changed since.*model=net"):
+        at_precision(changed, 8)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from qadv import QuantizedClassifier, create, quantize
+from qadv.backbones.recipes import recipe_of
 from qadv.errors import InvalidInputError
 from qadv.quantization import parse_scheme
 from qadv.transformers import rebuilt
@@ -88,9 +89,11 @@ class RandomMember(nn.Module):
 
 def _backbone(source: Any) -> nn.Module:
     """Returns a new float network with ordinary BatchNorms."""
-    recipe = getattr(source, "qadv_backbone", None)
+    recipe = recipe_of(source)
     if recipe is None:
-        raise InvalidInputError("the network was not made from a backbone's name; pass a float one: model=net")
+        raise InvalidInputError(
+            "the network was not made from a backbone's name, or changed since; pass a float one: model=net"
+        )
     options = {name: value for name, value in recipe["options"].items() if name not in _SOURCES}
     name, sizes = recipe["name"], {key: recipe[key] for key in ("nb_classes", "in_channels")}
     if name.rpartition("/")[2] == "switchable-norm":
