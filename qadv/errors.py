@@ -83,7 +83,8 @@ class AuditInterrupted(KeyboardInterrupt):
 
 def closest(name: str, known: Iterable[str]) -> str:
     """Returns `"; did you mean a, b?"` with the nearest of `known`, or `"."` when nothing is near."""
-    matches = get_close_matches(name, list(known), n=3, cutoff=0.5)
+    lower = {each.lower(): each for each in known}
+    matches = [lower[each] for each in get_close_matches(name.lower(), lower, n=3, cutoff=0.5)]
     return f"; did you mean {', '.join(matches)}?" if matches else "."
 
 

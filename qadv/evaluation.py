@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qadv.estimators.checks import attacks_may_leave_range, check_alone, check_goal, check_pair
+from qadv.estimators.door import check_answers
 from qadv.estimators.protocol import Classifier
 from qadv.frontends.find import files
 from qadv.modes import evaluation_mode, nb_labels
@@ -17,7 +18,9 @@ from qadv.sources import batches, check_labels_of, is_source
 def predicted(classifier: Classifier, x: NDArray[Any], batch_size: int = 128) -> NDArray[np.int64]:
     """Returns the classes of images (N, *input_shape), (N,); every module keeps its mode."""
     with evaluation_mode(classifier.model):
-        classes: NDArray[np.int64] = classifier.predict(x, batch_size=batch_size).argmax(axis=1)
+        answers = classifier.predict(x, batch_size=batch_size)
+    check_answers(answers)
+    classes: NDArray[np.int64] = answers.argmax(axis=1)
     return classes
 
 

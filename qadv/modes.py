@@ -46,7 +46,8 @@ class Modes:
             open_ones = [m for m in modules if m._modules or not type(m).__module__.startswith("brevitas.")]
             compiled = not all(isinstance(module._modules, dict) for module in modules)
             trains = [getattr(type(module).train, "__module__", "") for module in modules]
-            sound = not compiled and all(each.startswith(_PLAIN) for each in trains)
+            own = all("training" in vars(module) for module in modules)  # torch.compile's have that of what they hold
+            sound = not compiled and own and all(each.startswith(_PLAIN) for each in trains)
             self._children = [module._modules for module in open_ones] if sound else []
             self._attributes = [vars(module) for module in modules] if sound else [{"training": None}]
             self._parts = self._parts_now()
@@ -100,7 +101,7 @@ def _layers(module: nn.Module) -> Iterator[nn.Module]:
     module = held_network(module)
     yield module
     if not _is_of_brevitas(module):
-        for child in filter(None, module._modules.values()):
+        for child in module.children():
             yield from _layers(child)
 
 

@@ -3,13 +3,22 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from qadv.errors import InvalidInputError
 
 
 def logits_of(output: Any) -> Tensor:
-    """Returns the logits, (N, classes); an output with none, or several tensors that may be them, is refused."""
+    """Returns the logits, (N, classes); an output with none, or several tensors that may be them, is refused.
+
+    What is shorter than float32, as of autocast, becomes float32, in which losses are computed.
+    """
+    found = _found(output)
+    return found if found.dtype in (torch.float32, torch.float64) else found.float()
+
+
+def _found(output: Any) -> Tensor:
     if isinstance(output, Tensor):
         return output
     if isinstance(output, tuple) and isinstance(value := getattr(output, "value", None), Tensor):

@@ -64,6 +64,6 @@ def create(name: str, *args: Any, **options: Any) -> Any:
     if norm is not None and (np.isscalar(eps) or isinstance(eps, Share)) and hasattr(estimator, "clip_values"):
         nb_values = math.prod(estimator.input_shape)
         options["eps"] = check_eps("eps", eps, estimator.clip_values, norm, nb_values, zero=True)
-    if name == "pgd":
+    if name == "pgd" and estimator is not None:  # else its own constructor says what is missing
         options = {"eps_step": options["eps"] / 4, **options}
     return attack(*args, **options)

@@ -26,6 +26,8 @@ def made_attack(name: str, options: Mapping[str, Any], classifier: Classifier, v
     """Returns an attack by name, untargeted unless said (ART's Boundary is not), its progress shown if `verbose`."""
     target = load("attack", name)
     taken = arguments(target) or ()
+    if options.get("max_iter") == 0:
+        raise InvalidInputError(f"attack {name}: max_iter = 0 attacks nothing; give at least 1")
     said = {option: value for option, value in (("verbose", verbose), ("targeted", False)) if option in taken}
     try:
         attack = target(classifier, **{**said, **options})

@@ -8,7 +8,7 @@ import numpy as np
 from rich.console import RenderableType
 
 from qadv.command_options import ExportOptions
-from qadv.commands.given import network_and_data, tell, test_images
+from qadv.commands.given import check_out, network_and_data, tell, test_images
 from qadv.deployment.agreement import agreement
 from qadv.deployment.export import Exported, export
 from qadv.deployment.flips import apply_flips
@@ -44,9 +44,9 @@ def run_export(options: ExportOptions) -> None:
     unused = [name for name, value in {**given, "--eps": options.eps}.items() if value is not None]
     if unused and not compares:
         raise InvalidInputError(f"{', '.join(unused)}: only what has a runtime is compared on images; add --to onnx")
-    eps = Share(8 / 255) if options.eps is None else check_eps("--eps", options.eps)
     classifier, data = network_and_data(options)
     if compares:  # what could fail fails before the file is written
+        eps = check_eps("--eps", Share(8 / 255) if options.eps is None else options.eps, classifier.clip_values)
         import_onnxruntime()
         source, x, y, for_ranges = _images(classifier, data, options)
     more = {name: getattr(options, name) for name in ("float_ends", "packed_weights", "reduce_range", "pixels")}
@@ -80,16 +80,15 @@ def _apply_flips(options: ExportOptions, flips: Path) -> None:
 
 def _target(options: ExportOptions) -> Path:
     model = Path(options.model)
+    ends = _SUFFIXES | {name: writer.suffixes[0] for name, writer in file_writers().items()}
     if options.out is None:
         if not is_file(options.model):
             raise InvalidInputError(f"{options.model} is no file that another could stand beside; say which with --out")
         stem = model.name.removesuffix(".safetensors").removesuffix(".packed")
-        ends = _SUFFIXES | {name: writer.suffixes[0] for name, writer in file_writers().items()}
         out = model.with_name(stem + ends.get(options.to, ""))
     else:
         out = options.out
-    if out.resolve() == model.resolve():
-        raise InvalidInputError(f"{out} is the model itself; choose another file with --out")
+    check_out(out, options.model, Path(ends.get(options.to, out.name)).suffix)
     return out
 
 

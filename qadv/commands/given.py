@@ -17,8 +17,8 @@ from qadv.backbones.checkpoints import is_of_torch
 from qadv.backbones.standardisation import is_of_timm, keep_picture_settings, picture_settings
 from qadv.checks import check_whole
 from qadv.components import TARGET
-from qadv.errors import InvalidInputError
-from qadv.estimators.opening import is_file, open_classifier, parted
+from qadv.errors import InvalidInputError, UnknownNameError
+from qadv.estimators.opening import is_file, open_classifier, parted, says_what_it_is
 from qadv.estimators.protocol import Classifier
 from qadv.estimators.storage import read_header
 from qadv.evaluation import predicted
@@ -100,6 +100,14 @@ def beside(model: str, classifier: Any, options: Any) -> Any:
     return found
 
 
+def check_out(out: Path, model: str, suffix: str = ".safetensors") -> None:
+    """Refuses a file to write that is the command's own MODEL, or whose name says that it is something else."""
+    if out.resolve() == Path(model).resolve():
+        raise InvalidInputError(f"{out} is the model itself; choose another file with --out")
+    if says_what_it_is(out) and out.suffix != suffix:
+        raise InvalidInputError(f"{out}: by that name it would be read as something else; end it in {suffix}")
+
+
 def data_of(options: Any, **fitted: Any) -> Any:
     """Returns the data set of a command; `fitted` says for which network."""
     skip = {"skip_bad": True} if getattr(options, "skip_bad", False) else {}
@@ -112,8 +120,12 @@ def check_trained(model: str) -> None:
     if checkpoint or is_file(model) or TARGET.fullmatch(model):
         return
     name, options = named_options(model)
+    try:
+        own = is_of_timm(name)
+    except UnknownNameError as error:
+        raise UnknownNameError(f"there is no file {model}, and {error}") from error
     if not options.get("pretrained"):
-        timms = f", or ask timm for its own, {name}:pretrained=true" if is_of_timm(name) else ""
+        timms = f", or ask timm for its own, {name}:pretrained=true" if own else ""
         raise InvalidInputError(
             f"{name} is the name of a network, which is made with random weights: give trained ones, as "
             f"{name}@net.pth or with --checkpoint{timms}"
@@ -130,7 +142,12 @@ def _standardisation(options: Any, model: str) -> tuple[list[float], ...] | None
         raise InvalidInputError(f"--mean and --std: {model} was saved with its own; leave them out")
     if None in pair or is_saved(model):
         return None
-    return tuple([number(text, each) for each in text.split(",")] for text in pair)
+    mean, std = ([number(text, each) for each in text.split(",")] for text in pair)
+    if max(mean) > 1 and max(std) > 1:
+        raise InvalidInputError(
+            f"--mean {options.mean} --std {options.std}: pixels are from 0 to 1; divide both by 255"
+        )
+    return mean, std
 
 
 def keep_classes(classifier: Any, data: Any) -> None:

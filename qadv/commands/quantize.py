@@ -6,7 +6,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from qadv.command_options import QuantizeOptions
-from qadv.commands.given import accuracy, is_shown, keep_classes, network_and_data, tell
+from qadv.commands.given import accuracy, check_out, is_shown, keep_classes, network_and_data, tell
 from qadv.frontends.summary import summarize
 from qadv.quantization.calibration import Calibration
 from qadv.transformers.post_training_quantization import PostTrainingQuantization
@@ -15,6 +15,7 @@ from qadv.units import to_range
 
 def run_quantize(options: QuantizeOptions) -> None:
     """Quantizes a classifier, prints what became of each layer, and its accuracy before and after."""
+    check_out(options.out, options.model)
     classifier, data = network_and_data(options)
     keep_classes(classifier, data)
     schemes, quantized, calibration = (options.weights, options.activations), classifier, None

@@ -7,7 +7,7 @@ from rich.console import Console
 from qadv.benchmark.names import check_options
 from qadv.benchmark.network_cells import made_trainer, training_images
 from qadv.command_options import TrainOptions
-from qadv.commands.given import accuracy, keep_classes, network_and_data, tell
+from qadv.commands.given import accuracy, check_out, keep_classes, network_and_data, tell
 from qadv.errors import InvalidInputError
 from qadv.estimators.fingerprint import fingerprint
 from qadv.named_options import options_of
@@ -18,6 +18,7 @@ def run_train(options: TrainOptions) -> None:
     """Trains a classifier and saves it; beside it stands the checkpoint, from which the run goes on."""
     settings = options_of(options.settings or ())
     check_options("trainer", options.trainer, settings)
+    check_out(options.out, options.model)
     checkpoint = Path(f"{options.out}.checkpoint")
     if checkpoint.exists() and not options.resume:
         raise InvalidInputError(

@@ -106,7 +106,7 @@ def transfer_matrix(
                 f"copies: {name!r} has the same weights as the network itself, so that nothing is transferred; train a "
                 "second one from another start, or leave it out"
             )
-    if not names or not isinstance(attacks, Mapping) or not attacks:
+    if not names or not isinstance(attacks, Mapping) or not attacks or not all(map(callable, attacks.values())):
         raise InvalidInputError(
             "expected one or more sources, and attacks by name, e.g. {'FGSM': lambda c: FastGradientMethod(c, eps=0.1)}"
         )

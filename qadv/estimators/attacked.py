@@ -170,8 +170,9 @@ class AttackedNetwork(nn.Module):
         self.held_network._load_from_state_dict(*args, **kwargs)
 
     def _apply(self, *args: Any, **kwargs: Any) -> "AttackedNetwork":
-        for network in filter(None, (self.held_network, self.surrogate_network)):
-            network._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
+        for network in (self.held_network, self.surrogate_network):
+            if network is not None:
+                network._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
         return self
 
     def extra_repr(self) -> str:

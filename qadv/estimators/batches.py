@@ -13,7 +13,7 @@ from qadv.estimators.forms import outermost
 from qadv.modes import in_mode
 from qadv.random_states import global_states_kept
 
-_BOUND = 1e-3
+BOUND = 1e-3
 _CONTRASTS = 1.0, 0.4, 0.2, 0.1
 _KNOWN: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
@@ -34,7 +34,7 @@ def answers_alone(classifier: PyTorchClassifier) -> bool:
         images = ((low + high) / 2 + contrasts * drawn).astype(np.float32)
         with in_mode(classifier.model, training=False), global_states_kept():
             together, again, alone = (_logits(classifier, images, size) for size in (4, 4, 1))
-        alike = bool(errors(alone, together).median() <= _BOUND)
+        alike = bool(errors(alone, together).median() <= BOUND)
         _KNOWN[form] = alike or not torch.equal(together, again)
     return _KNOWN[form]
 

@@ -119,9 +119,10 @@ class QuantizedClassifier(PyTorchClassifier):
     ) -> None:
         if not isinstance(model, nn.Module):
             raise InvalidInputError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
-        if isinstance(model, torch.jit.ScriptModule):
+        script = torch.jit.ScriptModule
+        if found := [name or "model" for name, part in model.named_modules() if isinstance(part, script)]:
             raise InvalidInputError(
-                "model: TorchScript hides its layers; give the torch.nn.Module that it was made from"
+                f"{found[0]}: TorchScript hides its layers; give the torch.nn.Module that it was made from"
             )
         nb_classes = check_whole("nb_classes", nb_classes, least=2)
         fold = check_flag("fold", fold)

@@ -76,11 +76,26 @@ def in_batches(
 
 
 def predict(classifier: Classifier, x: Array, batch_size: int) -> Array:
-    """Returns what ART's `predict` does: logits, or what postprocessing makes of them, (N, nb_classes) float32."""
+    """Returns what ART's `predict` does: logits, or what postprocessing makes of them, (N, nb_classes) float32.
+
+    Raises:
+        AttackError: some are NaN.
+    """
     art: Any = classifier
     answers = in_batches(classifier, x, batch_size, partial(forward, classifier))
+    check_answers(answers)
     outputs: Array = art._apply_postprocessing(preds=answers, fit=False)
     return outputs
+
+
+def check_answers(answers: Array | Tensor) -> None:
+    """Raises an `AttackError` where logits, (N, nb_classes), are NaN, of which `argmax` would make the first class."""
+    nan = answers.isnan() if isinstance(answers, Tensor) else np.isnan(answers)
+    if nan.any():
+        raise AttackError(
+            f"the network's logits are NaN for {int(nan.any(1).sum())} of {len(answers)} images; what is made of them "
+            "would say nothing. Check weights and inputs"
+        )
 
 
 def own_loss(classifier: Classifier) -> Loss:

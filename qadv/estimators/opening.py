@@ -113,8 +113,12 @@ def is_file(model: str | os.PathLike[str]) -> bool:
     path = Path(model)
     if isinstance(model, str) and "@" in model and not path.is_file():
         return False  # the suffix is that of a checkpoint
-    known = path.suffix == ".safetensors" or is_of_torch(path) or file_frontend(path) is not None
-    return not isinstance(model, str) or known or path.is_absolute() or path.is_file()
+    return not isinstance(model, str) or says_what_it_is(path) or path.is_absolute() or path.is_file()
+
+
+def says_what_it_is(path: Path) -> bool:
+    """Whether a file's suffix decides how it is read."""
+    return path.suffix == ".safetensors" or is_of_torch(path) or file_frontend(path) is not None
 
 
 def _called(target: str) -> Any:

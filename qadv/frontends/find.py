@@ -98,8 +98,7 @@ def form_of(network: nn.Module, options: FormOptions) -> EvaluationForm:
 
 def _has_own_part(module: nn.Module) -> bool:
     """Whether a part computes itself; what holds a network does not name itself among the network's modules."""
-    parts = filter(None, module._modules.values())
-    return any(getattr(part, "computes_itself", False) or _has_own_part(part) for part in parts)
+    return any(getattr(part, "computes_itself", False) or _has_own_part(part) for part in module.children())
 
 
 def quantizers(model: Any) -> list[QuantizedTensor]:

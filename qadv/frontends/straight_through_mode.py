@@ -5,6 +5,7 @@ way, so that eager modules, fx and exported graphs, functions and weights that a
 one: a tensor of codes is stood for by a float tensor of the same values that has a gradient.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Any, cast
 from weakref import WeakKeyDictionary
@@ -93,7 +94,7 @@ class StraightThrough(TorchFunctionMode):
             return value
         if rule is _linear_of_its_own or name == "quantized.linear_dynamic":
             floats = self._of_each_batch(floats[0]), *floats[1:]
-        y = (rule or func)(*floats, **options)
+        y = func(*floats, **options) if rule is None else _followed(name, rule, floats, options)
         if in_place:
             args[0]._qadv_floats = self._stood_for(name, args, value, floats[0])
             return args[0]
@@ -127,6 +128,14 @@ def _name(func: Any) -> str:
     qualified = func._qualified_op_name if schema is None and hasattr(func, "_qualified_op_name") else ""
     name = qualified if schema is None else schema.name
     return str(name or getattr(func, "__name__", "")).replace("::", ".").removeprefix("aten.")
+
+
+def _followed(name: str, rule: Rule, args: Any, kwargs: Any) -> Tensor:
+    try:
+        inspect.signature(rule).bind(*args, **kwargs)
+    except TypeError as error:
+        raise NoTwinError(f"{name}, called in a way that is not known here,") from error
+    return rule(*args, **kwargs)
 
 
 def _relu(name: str) -> bool:
@@ -185,8 +194,20 @@ def _linear(x: Tensor, packed: Any, *_: Any, **__: Any) -> Tensor:
     return F.linear(x, weight.dequantize() if weight.is_quantized else weight.float(), bias)
 
 
-def _batch_norm(x: Tensor, weight: Any, bias: Any, mean: Tensor, var: Tensor, eps: float, *_: Any) -> Tensor:
+def _batch_norm(x: Tensor, weight: Any, bias: Any, mean: Tensor, var: Tensor, eps: float, *_: Any, **__: Any) -> Tensor:
     return F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps)
+
+
+def _elu(x: Tensor, output_scale: Any, output_zero_point: Any, alpha: Any = 1, *_: Any, **__: Any) -> Tensor:
+    return F.elu(x, float(alpha))
+
+
+def _layer_norm(x: Tensor, normalized_shape: Any, weight: Any, bias: Any, eps: float, *_: Any, **__: Any) -> Tensor:
+    return F.layer_norm(x, normalized_shape, weight, bias, eps)
+
+
+def _group_norm(x: Tensor, num_groups: int, weight: Any, bias: Any, eps: float, *_: Any, **__: Any) -> Tensor:
+    return F.group_norm(x, num_groups, weight, bias, eps)
 
 
 def _itself(x: Tensor, *_: Any, **__: Any) -> Tensor:
@@ -213,16 +234,16 @@ _RULES: dict[str, Rule] = {
     "quantized.matmul": lambda x, y, *_, **__: x @ y,
     "quantized.cat": lambda x, *args, dim=None, **__: torch.cat(x, (args or (0,))[-1] if dim is None else dim),
     "quantized.dropout": _itself,
-    "quantized.relu6": lambda x, *_: F.relu6(x),
-    "quantized.hardswish": lambda x, *_: F.hardswish(x),
-    "quantized.sigmoid": lambda x, *_: torch.sigmoid(x),
-    "quantized.elu": lambda x, scale, zero_point, *alpha: F.elu(x, *alpha),
-    "quantized.leaky_relu": lambda x, slope, *_: F.leaky_relu(x, slope),
-    "quantized.softmax": lambda x, dim, *_: torch.softmax(x, dim),
+    "quantized.relu6": lambda x, *_, **__: F.relu6(x),
+    "quantized.hardswish": lambda x, *_, **__: F.hardswish(x),
+    "quantized.sigmoid": lambda x, *_, **__: torch.sigmoid(x),
+    "quantized.elu": _elu,
+    "quantized.leaky_relu": lambda x, negative_slope, *_, **__: F.leaky_relu(x, negative_slope),
+    "quantized.softmax": lambda x, dim, *_, **__: torch.softmax(x, dim),
     "quantized.batch_norm": _batch_norm,
     "quantized.batch_norm2d": _batch_norm,
-    "quantized.layer_norm": lambda x, shape, weight, bias, eps, **_: F.layer_norm(x, shape, weight, bias, eps),
-    "quantized.group_norm": lambda x, groups, weight, bias, eps, *_: F.group_norm(x, groups, weight, bias, eps),
+    "quantized.layer_norm": _layer_norm,
+    "quantized.group_norm": _group_norm,
 }
 
 

@@ -7,6 +7,7 @@ import torch
 from rich.table import Table
 from torch import nn
 
+from qadv.errors import InvalidInputError
 from qadv.frontends.find import quantizers
 from qadv.frontends.frontend import QuantizedTensor, QuantizedWeights
 from qadv.modes import held_network, weight_layers
@@ -105,7 +106,10 @@ def summarize(model: Any) -> Summary:
 
     `model` is a `torch.nn.Module`, or a classifier that holds one.
     """
-    module = held_network(model if isinstance(model, nn.Module) else model.model)
+    module = model if isinstance(model, nn.Module) else getattr(model, "model", None)
+    if not isinstance(module, nn.Module):
+        raise InvalidInputError(f"expected a network, or a classifier that holds one, got {type(model).__name__}")
+    module = held_network(module)
     found: dict[str, list[QuantizedTensor]] = {}
     for quantizer in quantizers(module):
         found.setdefault(quantizer.layer, []).append(quantizer)

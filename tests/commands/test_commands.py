@@ -292,6 +292,9 @@ def test_what_does_not_go_is_one_line(saved, trained, tmp_path):
         ("--nb-test: expected a whole number of at least 1", "attack", saved, "--nb-test", 0),
         ("--mean and --std go together", "attack", saved, "--mean", "0.5"),
         ("no backbone 'gone'", "attack", "gone:x=1"),
+        ("there is no file net.safetensor, and no backbone", "attack", "net.safetensor"),
+        ("pixels are from 0 to 1; divide both by 255", "attack", "mnist-cnn@net.pth", "--mean", "33", "--std", "79"),
+        ("pgd: max_iter = 0 attacks nothing", "attack", saved, "max_iter=0"),
     ]:
         with pytest.raises(qadv.errors.QadvError, match=said) as refused:
             run(*arguments, "--attack", "pgd")
@@ -311,6 +314,15 @@ def test_what_does_not_go_is_one_line(saved, trained, tmp_path):
             run("compare", saved, "copy.safetensors", *options)
     with pytest.raises(qadv.errors.InvalidInputError, match="--data-dir: it is where the images of --dataset are"):
         CliRunner().invoke(app, ["export", saved, "--to", "onnx", "--data-dir", "."], catch_exceptions=False)
+    given = "--epochs", 1, "--nb-test", 5
+    for said, command, out, *options in [
+        ("is the model itself", "quantize", saved),
+        ("is the model itself", "train", f"./{saved}", *given),
+        ("end it in .safetensors", "quantize", "small.onnx"),
+        ("end it in .safetensors", "train", "net.pth", *given),
+    ]:
+        with pytest.raises(qadv.errors.InvalidInputError, match=said):
+            run(command, saved, *options, "-o", out)
     with pytest.raises(qadv.errors.StorageError, match=r"can't write in net.safetensors: File exists"):
         run("attack", saved, "--attack", "pgd", "-o", saved)
 

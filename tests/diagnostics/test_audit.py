@@ -531,6 +531,13 @@ def test_adaptive_attack_joins_the_worst_case(trained, digits, small):
         assert np.abs(result.worst_case.adversarial - digits.x_test[:12]).max() <= 0.2 + 1e-6
 
 
+def test_an_attack_that_no_check_looks_at_is_refused(trained, digits):
+    attack = FastGradientMethod(trained, eps=0.2)
+    for scope in ({"checks": [1]}, {"without": ["adaptive-attack"]}):
+        with pytest.raises(InvalidInputError, match="adaptive: only the check adaptive-attack looks at it"):
+            audited(trained, digits, eps=0.2, nb_samples=12, adaptive=attack, **scope)
+
+
 def test_exported_model_needs_a_quantized_network_and_onnxruntime(trained, float_parent, digits, small):
     assert "not quantized" in audited(float_parent, digits, eps=0.1, nb_samples=12).checks[10].figure
     check = audited(trained, digits, eps=0.1, nb_samples=12).checks[10]

@@ -9,12 +9,14 @@ import brevitas.nn as qnn
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
 import qadv
 from qadv.components import Frontend
-from qadv.errors import FileFormatError, InvalidInputError, PluginError, UnsupportedModelError
+from qadv.errors import AttackError, FileFormatError, InvalidInputError, PluginError, UnsupportedModelError
+from qadv.evaluation import accuracy
 from qadv.frontends import find
 from qadv.registry import Entry
 
@@ -244,3 +246,71 @@ def test_statistics_of_the_batch_are_warned_of():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         classifier_of(nn.Sequential(nn.InstanceNorm2d(1), nn.BatchNorm2d(1), network()))
+
+
+class Calls(nn.Module):
+    """A network behind a function of its images."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.network, self.function = network(), function
+
+    def forward(self, x):
+        return self.network(self.function(x))
+
+
+def test_what_the_images_of_a_batch_share_is_warned_of():
+    with pytest.warns(UserWarning, match="something of the whole batch.*depend on the images beside it"):
+        one = classifier_of(Calls(lambda x: x - x.mean(0, keepdim=True)))
+    assert not np.allclose(one.predict(X)[:1], one.predict(X[:1]), atol=1e-3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        classifier_of(Calls(lambda x: x + torch.randn_like(x)))  # it answers otherwise alone, too
+        classifier_of(Calls(lambda x: x.reshape(1, 1, 4, 4)))  # it takes one image at a time
+
+
+def test_logits_that_are_nan_are_no_first_class():
+    half = Calls(lambda x: torch.where(x.mean((1, 2, 3), keepdim=True) > 0.5, torch.nan, x))
+    one, bad = classifier_of(half), int((X.mean((1, 2, 3)) > 0.5).sum())
+    assert 0 < bad < 6
+    plain = PyTorchClassifier(half, nn.CrossEntropyLoss(), (1, 4, 4), 3, clip_values=(0, 1))
+    said = f"logits are NaN for {bad} of 6 images"
+    for ask in (lambda: one.predict(X), lambda: accuracy(plain, X, Y)):
+        with pytest.raises(AttackError, match=said):
+            ask()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int32])
+def test_losses_are_of_float32_logits(dtype):
+    class Short(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = network()
+
+        def forward(self, x):
+            return (12 * self.network(x)).to(dtype)
+
+    one = classifier_of(Short())
+    logits = one.predict(X)
+    assert logits.dtype == np.float32
+    expected = F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(Y), reduction="none").numpy()
+    np.testing.assert_array_equal(one.compute_loss(X, Y, reduction="none"), expected)
+    if dtype.is_floating_point:
+        leaf = torch.from_numpy(X).requires_grad_()
+        F.cross_entropy(12 * one.network.network(leaf), torch.from_numpy(Y), reduction="sum").backward()
+        found = one.loss_gradient(X, Y) * (6 if one.loss.reduction == "mean" else 1)
+        assert np.abs(found - leaf.grad.numpy()).max() < 0.03 * leaf.grad.abs().max()
+
+
+def test_compiled_parts_are_parts():
+    torch._dynamo.reset()
+    whole = torch.compile(Calls(lambda x: x), backend="eager")
+    part = nn.Sequential(torch.compile(nn.Conv2d(1, 1, 1), backend="eager"), network())
+    for model in (whole, part):
+        expected = model(torch.from_numpy(X)).detach().numpy()
+        np.testing.assert_array_equal(classifier_of(model).predict(X), expected)
+
+
+def test_a_script_within_a_network_is_refused_by_name():
+    with pytest.raises(InvalidInputError, match=r"^0: TorchScript hides its layers"):
+        classifier_of(nn.Sequential(torch.jit.trace(nn.Flatten(), torch.zeros(1, 1, 4, 4)), network()))

@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from art.attacks.evasion import FastGradientMethod
 from torch import nn
 
@@ -396,6 +397,36 @@ def test_activations_with_scales_of_each_batch_can_have_another_gradient(integer
     black = np.zeros_like(X)
     with other_backward(integer["dynamic"], soft_tanh):
         assert np.isfinite(classifier.loss_gradient(black, Y)).all()
+
+
+FUNCTIONS = {
+    "hardswish": F.hardswish,
+    "elu": lambda x: F.elu(x, 0.5),
+    "leaky_relu": lambda x: F.leaky_relu(x, 0.2),
+    "relu6": F.relu6,
+    "sigmoid": torch.sigmoid,
+    "softmax": lambda x: F.softmax(x, dim=1),
+    "layer_norm": lambda x: F.layer_norm(x, x.shape[1:]),
+}
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_functions_in_a_graph_have_the_gradient_of_the_float_network(function):
+    class Calls(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.last = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8 * 64, 5)
+
+        def forward(self, x):
+            return self.last(FUNCTIONS[function](self.conv(x)).flatten(1))
+
+    torch.manual_seed(0)
+    network = Calls().eval()
+    mapping = taq.get_default_qconfig_mapping("x86")
+    prepared = fx.prepare_fx(copy.deepcopy(network), mapping, (images(),))
+    converted = fx.convert_fx(settled(prepared).eval())
+    found, expected = (classifier_of(each).loss_gradient(X, Y).ravel() for each in (converted, network))
+    assert np.dot(found, expected) / np.linalg.norm(found) / np.linalg.norm(expected) > 0.97
 
 
 def test_operators_without_a_twin_are_named():

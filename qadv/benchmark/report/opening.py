@@ -40,7 +40,8 @@ def opening(results: StudyResults) -> tuple[str, Section | None]:
         "network", "worst case, %", "audit", "clean, %", "under the study's attacks, %", "under the audit's, %",
         "they differ by, points", "ball", "images", "in the study",
     ]  # fmt: skip
-    notes = ["The worst case is over the study's attacks and the audit's, image by image."]
+    audits = " and the audit's" if any(worst.audited for _, worst in found) else ""
+    notes = [f"The worst case is over the study's attacks{audits}, image by image."]
     if gaps := {names[network.axes]: gap for network, worst in found if abs(gap := _gap(worst)) >= _SEEN}:
         widest = max(gaps, key=lambda name: abs(gaps[name]))
         notes.append(

@@ -140,6 +140,7 @@ def audit(
     answering = None if queries is None else _queries(classifier, x, queries, target)
     settings, numbered = THOROUGH if thorough else QUICK, numbered_checks()
     chosen, spared = _chosen(checks, without, numbered)
+    _check_used({"adaptive": (adaptive, "adaptive-attack"), "simulation": (simulation, "exported-model")}, chosen)
     results: list[AuditResult] = []
     cost = Cost()
     with ExitStack() as stack:
@@ -239,6 +240,16 @@ def _chosen(
         raise InvalidInputError("checks: expected a number or name, or several, got none")
     attacks = tuple(kind for kind in ATTACKS if kind in spared)
     return [check for check in numbered if check.number in found], attacks
+
+
+def _check_used(given: Mapping[str, tuple[Any, str]], chosen: Sequence[NumberedCheck]) -> None:
+    """Refuses what only one check looks at where that is not made."""
+    names = {check.entry.component.name for check in chosen}
+    for argument, (value, check) in given.items():
+        if value is not None and check not in names:
+            raise InvalidInputError(
+                f"{argument}: only the check {check} looks at it; make that one, too, or leave it out"
+            )
 
 
 def estimate(classifier: Classifier, x: Images, y: Labels, shard: int, **options: Any) -> tuple[float, float]:

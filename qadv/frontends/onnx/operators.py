@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import partial, reduce
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -122,6 +123,8 @@ def gemm(a: Attributes, x: Tensor, w: Tensor, c: Tensor | None = None) -> Tensor
 
 
 def _batch_norm(a: Attributes, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+    if a.get("training_mode", 0):
+        raise NotImplementedError("BatchNormalization by the statistics of the batch, training_mode=1")
     return F.batch_norm(x, mean, var, scale, bias, eps=a.get("epsilon", 1e-5))
 
 
@@ -205,8 +208,13 @@ def _pad(a: Attributes, x: Tensor, pads: Tensor | None = None, value: Tensor | N
     mode = a.get("mode", "constant")
     if mode == "constant":
         return _padded(x, before, behind, a.get("value", 0.0) if value is None else value.item())
-    both = [each for pair in zip(reversed(before[2:]), reversed(behind[2:]), strict=True) for each in pair]
-    return F.pad(x, both, mode={"reflect": "reflect", "edge": "replicate", "wrap": "circular"}[mode])
+    if min(amounts) < 0:
+        raise NotImplementedError(f"Pad, {mode}, by less than nothing")
+    for axis, both in enumerate(zip(before, behind, strict=True)):
+        if any(both):  # torch's own pads no dimensions of images and channels
+            rows = torch.from_numpy(np.pad(np.arange(x.shape[axis]), both, mode=mode))
+            x = x.index_select(axis, rows.to(x.device))
+    return x
 
 
 def _cast(a: Attributes, x: Tensor) -> Tensor:

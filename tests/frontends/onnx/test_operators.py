@@ -68,6 +68,8 @@ CASES = [  # operator, attributes, further inputs
     ("MaxPool", {"kernel_shape": [2, 2], "auto_pad": "SAME_UPPER", "strides": [2, 2]}, ()),
     ("Pad", {}, (whole(0, 1, 0, 2, 0, 0, 1, 0), np.float32(0.3))),
     ("Pad", {"mode": "reflect"}, (whole(0, 0, 1, 2, 0, 0, 1, 0),)),
+    ("Pad", {"mode": "reflect"}, (whole(0, 2, 1, 0, 0, 1, 2, 0),)),  # channels, as images that end with them have it
+    ("Pad", {"mode": "edge"}, (whole(1, 2, 0, 3, 0, 1, 2, 0),)),
     ("Reshape", {}, (whole(0, 2, -1),)),
     ("Resize", {"mode": "nearest"}, (np.float32([]), np.float32([1, 1, 2, 2]))),
     ("Resize", {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"},
