@@ -88,7 +88,7 @@ def _target(options: ExportOptions) -> Path:
         out = model.with_name(stem + ends.get(options.to, ""))
     else:
         out = options.out
-    check_out(out, options.model, Path(ends.get(options.to, out.name)).suffix)
+    check_out(out, options.model, Path(f"{model.stem}{ends.get(options.to, out.suffix)}").suffix)
     return out
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from qadv import QuantizedClassifier, create, quantize
-from qadv.backbones.recipes import recipe_of
+from qadv.backbones import recipe_of
 from qadv.errors import InvalidInputError
 from qadv.quantization import parse_scheme
 from qadv.transformers import rebuilt
