@@ -314,7 +314,7 @@ def test_what_does_not_go_is_one_line(saved, trained, tmp_path):
             run("compare", saved, "copy.safetensors", *options)
     with pytest.raises(qadv.errors.InvalidInputError, match="--data-dir: it is where the images of --dataset are"):
         CliRunner().invoke(app, ["export", saved, "--to", "onnx", "--data-dir", "."], catch_exceptions=False)
-    given = "--epochs", 1, "--nb-test", 5
+    given = "--trainer", "dq", "--epochs", 1, "--nb-test", 5
     for said, command, out, *options in [
         ("is the model itself", "quantize", saved),
         ("is the model itself", "train", f"./{saved}", *given),

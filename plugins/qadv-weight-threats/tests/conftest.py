@@ -36,7 +36,7 @@ def attack(clean):
 
 @pytest.fixture(scope="session")
 def poisoned(attack, data):
-    return attack.poison_estimator(data.x_train, data.y_train, batch_size=64, nb_epochs=12)
+    return attack.poison_estimator(data.x_train, data.y_train, batch_size=64, nb_epochs=6)
 
 
 @pytest.fixture(scope="session")

@@ -17,8 +17,9 @@ def verdict(network, data):
     return RoundingErrors().judge(counts, Scale(120)).verdict.value
 
 
-def test_a_network_whose_backdoor_opens_at_4_bits_fails(poisoned, quantized, data):
-    assert verdict(quantized(poisoned), data) == "failed"
+def test_a_network_whose_backdoor_opens_at_4_bits_fails(attack, quantized, data):
+    opens = attack.poison_estimator(data.x_train, data.y_train, batch_size=64, nb_epochs=12)  # on all images
+    assert verdict(quantized(opens), data) == "failed"
 
 
 @pytest.mark.parametrize("bits", [8, 4])
