@@ -84,8 +84,8 @@ def backdoor(
             f"expected test images of other classes than {target}, and 1 to {len(may)} training images to poison; got "
             f"{others.sum()} and {count}"
         )
-    first = bool(getattr(classifier, "channels_first", True))
-    trigger = partial(add_pattern_bd, pixel_value=x_train.max(), channels_first=first)
+    channels_first = bool(getattr(classifier, "channels_first", True))
+    trigger = partial(add_pattern_bd, pixel_value=x_train.max(), channels_first=channels_first)
     attack, one_hot = PoisoningAttackBackdoor(trigger), np.eye(classifier.nb_classes, dtype=np.float32)
     copied: Any = copy.deepcopy(classifier)
     give_optimizer(copied, torch.optim.Adam(copied.model.parameters(), lr=check_number("lr", lr)))

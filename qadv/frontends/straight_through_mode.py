@@ -132,10 +132,13 @@ def _name(func: Any) -> str:
 
 def _followed(name: str, rule: Rule, args: Any, kwargs: Any) -> Tensor:
     try:
-        inspect.signature(rule).bind(*args, **kwargs)
-    except TypeError as error:
-        raise NoTwinError(f"{name}, called in a way that is not known here,") from error
-    return rule(*args, **kwargs)
+        return rule(*args, **kwargs)
+    except TypeError:
+        try:
+            inspect.signature(rule).bind(*args, **kwargs)
+        except TypeError as error:
+            raise NoTwinError(f"{name}, called in a way that is not known here,") from error
+        raise
 
 
 def _relu(name: str) -> bool:

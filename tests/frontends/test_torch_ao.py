@@ -14,7 +14,7 @@ from qadv.diagnostics.value_shift import value_shift
 from qadv.errors import NoGradientError, UnsupportedModelError
 from qadv.estimators.batches import answers_alone
 from qadv.estimators.fingerprint import fingerprint
-from qadv.frontends import QuantizedActivation, QuantizedWeights, quantizers
+from qadv.frontends import QuantizedActivation, QuantizedWeights, quantizers, straight_through_mode
 from qadv.frontends.fake_quantize import fake_quantize
 from qadv.frontends.find import form_of
 from qadv.frontends.other_backward import clipped, identity, other_backward, soft_tanh
@@ -427,6 +427,13 @@ def test_functions_in_a_graph_have_the_gradient_of_the_float_network(function):
     converted = fx.convert_fx(settled(prepared).eval())
     found, expected = (classifier_of(each).loss_gradient(X, Y).ravel() for each in (converted, network))
     assert np.dot(found, expected) / np.linalg.norm(found) / np.linalg.norm(expected) > 0.97
+
+
+def test_an_operator_that_is_called_in_another_way_is_named(integer, monkeypatch):
+    rules = {name: lambda x: x for name in straight_through_mode._RULES if "conv2d" in name}
+    monkeypatch.setattr(straight_through_mode, "_RULES", straight_through_mode._RULES | rules)
+    with pytest.raises(NoGradientError, match=r"quantized\.conv2d\w*, called in a way .*, has no twin"):
+        classifier_of(copy.deepcopy(integer["fx"])).loss_gradient(X, Y)
 
 
 def test_operators_without_a_twin_are_named():
