@@ -83,8 +83,9 @@ class AuditInterrupted(KeyboardInterrupt):
 
 def closest(name: str, known: Iterable[str]) -> str:
     """Returns `"; did you mean a, b?"` with the nearest of `known`, or `"."` when nothing is near."""
-    lower = {each.lower(): each for each in known}
-    matches = [lower[each] for each in get_close_matches(name.lower(), lower, n=3, cutoff=0.5)]
+    known = list(known)
+    near = get_close_matches(name.lower(), {each.lower() for each in known}, n=3, cutoff=0.5)
+    matches = sorted((each for each in known if each.lower() in near), key=lambda each: near.index(each.lower()))
     return f"; did you mean {', '.join(matches)}?" if matches else "."
 
 

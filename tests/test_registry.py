@@ -4,7 +4,7 @@ import pytest
 
 import qadv
 from qadv.components import Attack, Backbone
-from qadv.errors import AmbiguousNameError, MissingRequirementError, PluginError, UnknownNameError
+from qadv.errors import AmbiguousNameError, MissingRequirementError, PluginError, UnknownNameError, closest
 from qadv.plugins import PluginInfo
 from qadv.registry import Registry
 
@@ -80,6 +80,11 @@ def test_an_unknown_name_gets_the_closest_matches():
         registry().load("atack", "only-one")
     with pytest.raises(UnknownNameError, match="did you mean resnet20"):
         qadv.load("backbone", "resnet-20")
+
+
+def test_names_that_differ_in_capitals_alone_are_both_near():
+    assert closest("oone", ["One", "two", "oNe"]) == "; did you mean One, oNe?"
+    assert closest("ONE", (name for name in ["one"])) == "; did you mean one?"
 
 
 def test_a_component_whose_requirement_is_missing_says_what_to_install():

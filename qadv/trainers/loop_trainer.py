@@ -20,7 +20,7 @@ from qadv.trainers.early_stop import EarlyStop
 from qadv.trainers.loop import History, TrainingLoop
 from qadv.trainers.objective import Objective
 from qadv.trainers.options import LoopOptions
-from qadv.trainers.stochastic_schedule import StochasticSchedule
+from qadv.trainers.stochastic_schedule import RATIOS, StochasticSchedule
 
 
 class LoopTrainer(Trainer):
@@ -48,7 +48,7 @@ class LoopTrainer(Trainer):
         objectives: Sequence[Objective] = (),
         *,
         adversary: str | Adversary | None = None,
-        sq_ratios: Sequence[float] = (0.2, 0.4, 0.6, 0.8, 1.0),
+        sq_ratios: Sequence[float] = RATIOS,
         early_stop: EarlyStop | Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:

@@ -4,16 +4,19 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from qadv.errors import InvalidInputError
 from qadv.quantization.stochastic import StochasticWeights, set_stochastic_ratio
 from qadv.trainers.network import TrainedNetwork
 from qadv.trainers.objective import Objective
+
+RATIOS = (0.2, 0.4, 0.6, 0.8, 1.0)
 
 
 class StochasticSchedule(Objective):
     """Sets the ratio of `sq(…)` schemes in the course of the training; without such a scheme it does nothing.
 
     Each ratio, of filters to quantize, holds for an equal part of the steps; the last step always has the last, 1. Each
-    epoch logs the `sq_ratio` that it ended with.
+    epoch logs the `sq_ratio` that it ended with. Ratios other than `RATIOS` are refused where nothing follows them.
     """
 
     def __init__(self, ratios: Sequence[float], seed: int) -> None:
@@ -28,6 +31,11 @@ class StochasticSchedule(Objective):
     def start(self, network: TrainedNetwork, image: Tensor) -> None:
         self._ratio = None
         self._used = any(isinstance(module, StochasticWeights) for module in network.model.modules())
+        if self.ratios != RATIOS and not self._used:
+            raise InvalidInputError(
+                f"sq_ratios: {self.ratios} would have no effect: no weights of this network are quantized by sq(…); "
+                'quantize with weights="sq(bwn)", say, or leave it out'
+            )
 
     def step(self, network: TrainedNetwork, step: int, nb_steps: int) -> None:
         ratio = stage(self.ratios, step, nb_steps)

@@ -98,6 +98,12 @@ def test_training_follows_the_schedule_by_itself(make_classifier, digits):
     assert [entry["sq_ratio"] for entry in trainer.history] == [0.25, 0.5, 1.0]
 
 
+def test_a_schedule_that_nothing_follows_is_refused(make_classifier, digits):
+    trainer = LoopTrainer(make_classifier(weights="twn"), sq_ratios=(0.5, 1.0), **QUICK)
+    with pytest.raises(InvalidInputError, match=r"sq_ratios.*no weights of this network"):
+        trainer.fit(digits.x_train[:32], digits.y_train[:32], batch_size=32, nb_epochs=1)
+
+
 @pytest.mark.slow
 def test_pairing_silences_the_error(make_classifier, digits):
     """From the same natural start, the logits of the paired network move less under the same attack."""
