@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 from typer.core import TyperCommand
@@ -19,6 +18,7 @@ from typer.core import TyperCommand
 from qadv import __version__, command_options
 from qadv.command_options import Json, Seed
 from qadv.components import KINDS, import_target
+from qadv.console import Console
 from qadv.entry_points import find_entry_points
 from qadv.errors import QadvError, describe, printable
 from qadv.plugins import PluginInfo, note_patches

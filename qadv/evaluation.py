@@ -7,6 +7,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from qadv.checks import check_whole
 from qadv.estimators.checks import attacks_may_leave_range, check_alone, check_goal, check_pair
 from qadv.estimators.door import check_answers
 from qadv.estimators.protocol import Classifier
@@ -30,6 +31,7 @@ def accuracy(classifier: Classifier, x: Any, y: Any = None, batch_size: int = 12
     `x` are images, (N, *input_shape), with labels `y`, indices or one-hot; or a source, see `qadv.sources`, that has
     both.
     """
+    batch_size = check_whole("batch_size", batch_size)
     if not is_source(x):
         x, labels = check_pair(classifier, x, y)
         return float((predicted(classifier, x, batch_size) == labels).mean())

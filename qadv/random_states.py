@@ -1,16 +1,20 @@
 """The global random states of numpy, Python and torch, one set for each of several runs that take turns."""
 
+import inspect
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
 
 from qadv.checks import check_whole
 
+P = ParamSpec("P")
+R = TypeVar("R")
 # what the types of numpy and torch leave out
 _numpy_random: Any = np.random
 _bit_generator: Any = np.random.bit_generator
@@ -74,6 +78,23 @@ def seeded(seed: int, *more: int) -> Iterator[None]:
         if _cuda.is_initialized():  # else its generators would be changed later, when nobody puts them back
             torch.cuda.manual_seed_all(seed % 2**63)
         yield
+
+
+def repeatable(function: Callable[P, R]) -> Callable[P, R]:
+    """Has a function draw all that it draws, a random network's noise too, from its argument `seed`.
+
+    Parts that seed themselves by the same number, as attacks are, draw other numbers.
+    """
+    signature = inspect.signature(function)
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        with seeded(bound.arguments["seed"], 1):
+            return function(*args, **kwargs)
+
+    return run
 
 
 @contextmanager

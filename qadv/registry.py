@@ -145,12 +145,14 @@ def create(kind: str, name: str, *args: Any, **options: Any) -> Any:
     """Makes a component: `load(kind, name)(*args, **options)`; a data set as `qadv.datasets.make_dataset` says."""
     if kind != "dataset":
         return load(kind, name)(*args, **options)
-    from qadv.datasets.choose import make_dataset
+    from qadv.datasets.choose import make_dataset, options_of
 
     *changes, (target, [path]) = _dataset_chain(str(name))
-    images = make_dataset(target, path, *args, **options)
-    for change, arguments in reversed(changes):
-        images = change(images, *arguments)
+    own = [options_of(change, options) for change, _ in changes]
+    taken = set().union(*own) - options_of(target, options).keys()
+    images = make_dataset(target, path, *args, **{key: options[key] for key in options.keys() - taken})
+    for (change, arguments), more in zip(reversed(changes), reversed(own), strict=True):
+        images = change(images, *arguments, **more)
     return images
 
 

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.table import Column, Table
 
+from qadv.console import Console
 from qadv.errors import printable
 
 

@@ -32,8 +32,9 @@ def progress_bar(*columns: "ProgressColumn", shown: bool) -> "Progress":
 
     rich before 14.3 writes an empty line at the end of a display that is disabled.
     """
-    from rich.console import Console
     from rich.progress import Progress
+
+    from qadv.console import Console
 
     return Progress(*columns, console=None if shown else Console(quiet=True), disable=not shown)
 

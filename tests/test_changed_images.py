@@ -206,6 +206,25 @@ def test_grey_images_of_28_pixels_are_corrupted_too(corruptions):
     assert abs(noise.std() - 0.08) < 0.008, "as strong as in colour"
 
 
+@pytest.mark.parametrize(("severity", "side"), [(3, 28), (4, 31), (5, 41), (4, 28), (5, 32)])
+def test_motion_blur_that_darkens_small_images_says_so(severity, side, corruptions, recwarn):
+    data = Images("even", *[np.full((1, 1, side, side), 0.8, np.float32), np.zeros(1, np.int64)] * 2, ["one"])
+    blurred = [corrupted(data, "motion-blur", severity, seed=seed).image("test", 0).mean() for seed in range(6)]
+    told = any("images get darker" in str(each.message) for each in recwarn)
+    assert told == (min(blurred) < 0.8 - 0.009)
+
+
+def test_a_name_takes_the_seed_of_its_corruption(corruptions, tmp_path):
+    x, y = np.random.default_rng(0).integers(0, 256, (10, 1, 28, 28), np.uint8), np.arange(10, dtype=np.uint8)
+    np.savez(tmp_path / "mnist.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    data = qadv.create("dataset", "mnist", data_dir=tmp_path)
+    one, two = (qadv.create("dataset", "corrupted:shot-noise:2:mnist", data_dir=tmp_path, seed=s) for s in (0, 5))
+    assert np.array_equal(two.image("test", 0), corrupted(data, "shot-noise", 2, seed=5).image("test", 0))
+    with pytest.raises(InvalidInputError, match="the data set takes no seed"):
+        qadv.create("dataset", "mnist", data_dir=tmp_path, seed=5)
+    assert not np.array_equal(one.image("test", 0), two.image("test", 0))
+
+
 def test_corrupted_holds_to_the_kit(corruptions):
     options = {"images": pictures(number=60), "corruption": "fog", "severity": 2}
     for check in checks("dataset"):

@@ -139,3 +139,11 @@ def test_a_warning_is_one_line(monkeypatch, capsys):
 
 def test_version():
     assert run(app, ["--version"]).output == f"qadv {qadv.__version__}\n"
+
+
+def test_names_between_colons_are_no_emoji(monkeypatch, capsys):
+    assert "corrupted:fog:3:cifar10" in " ".join(CliRunner().invoke(app, ["list", "dataset"]).stdout.split())
+    monkeypatch.setattr(sys, "argv", ["qadv", "list", "corrupted:fog:3:mnist"])
+    with pytest.raises(SystemExit):
+        main()
+    assert ":fog:" in capsys.readouterr().err

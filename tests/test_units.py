@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from torch import nn
 
 import qadv
 from qadv.errors import InvalidInputError
@@ -71,3 +72,9 @@ def test_a_preprocessor_for_another_range_is_refused():
         digits_classifier(clip_values=(0.0, 255.0), preprocessing_defences=[qadv.BitDepthReduction(5)])
     squeezed = qadv.BitDepthReduction(5, clip_values=(0.0, 255.0))
     digits_classifier(clip_values=(0.0, 255.0), preprocessing_defences=[squeezed, qadv.MedianSmoothing(2)])
+    by_channel = (np.zeros(3), np.array([1.0, 1.0, 2.0]))
+    with pytest.raises(InvalidInputError, match="BitDepthReduction takes one range for all pixels"):
+        qadv.QuantizedClassifier(
+            nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), nn.CrossEntropyLoss(), (3, 2, 2), 2, clip_values=by_channel,
+            preprocessing_defences=[qadv.BitDepthReduction(3, clip_values=(0.0, 2.0))],
+        )  # fmt: skip

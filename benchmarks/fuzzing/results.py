@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from qadv.benchmark.bench import run_cells
 from qadv.benchmark.cells import Cell, Finished
 from qadv.benchmark.command import run_bench
@@ -21,6 +19,7 @@ from qadv.benchmark.report.build import build_report
 from qadv.benchmark.report.results import gather
 from qadv.benchmark.store import Store
 from qadv.command_options import BenchOptions
+from qadv.console import Console
 from qadv.errors import FileFormatError
 
 from .damage import damaged_bytes, damaged_data, json_bytes

@@ -74,7 +74,7 @@ class FunctionAttack(EvasionAttack):
     With `batch_size = 256` beside `run` a class has another default than 128.
 
     Args:
-        estimator: an ART classifier that gives logits.
+        estimator: an ART classifier that gives logits; of one with qadv's `Softmax` those behind it are taken.
         targeted: `y` are the classes wanted, not those to be left.
         batch_size: rows of one forward pass, at most; so many images are attacked together, see `images_at_once`.
         seed: `None` draws one from numpy's global state, at each `generate`.

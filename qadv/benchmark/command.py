@@ -5,7 +5,6 @@ import platform
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
@@ -21,6 +20,7 @@ from qadv.benchmark.store import Store
 from qadv.benchmark.study_file import StudyFile, read_study
 from qadv.checks import check_choice, check_whole
 from qadv.command_options import BenchOptions
+from qadv.console import Console
 from qadv.datasets import data_folder
 from qadv.errors import InvalidInputError, QadvError
 from qadv.tables import duration, table

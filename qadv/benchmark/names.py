@@ -9,7 +9,7 @@ import torch
 
 from qadv.attacks.families import family_of, refusal
 from qadv.benchmark.signatures import arguments, default_of
-from qadv.benchmark.study import Defense, Source, Start, Study, StudyQuantizer
+from qadv.benchmark.study import Defense, Measure, Source, Start, Study, StudyQuantizer
 from qadv.benchmark.study_file import Place, StudyFile
 from qadv.checks import check_whole
 from qadv.errors import InvalidInputError, QadvError, closest
@@ -77,8 +77,7 @@ def faults(study: Study) -> Faults:
         yield from _component("diagnostic", measure.diagnostic, measure.options, place, "diagnostic", in_its_norm)
         yield from _known(measure.attacks, study.attacks, (*place, "attacks"))
         yield from _known([measure.attack] if measure.attack else [], study.attacks, (*place, "attack"))
-        if measure.attacked and measure.attack is None:
-            yield (*place, "attacked"), "it takes attacked images: say attack = …"
+        yield from _attacked(measure, place)
     axes = ("datasets", "backbones", "quantizers", "defenses", "attacks", "measures")
     for index, grid in enumerate(study.grid):
         for axis in axes:
@@ -96,6 +95,24 @@ def faults(study: Study) -> Faults:
         for name in published.measured.keys() & study.measures.keys():
             returned = _returned(study.measures[name].diagnostic)
             yield from _known(published.measured[name], returned, (*place, name), "field of the result")
+
+
+def _attacked(measure: Measure, place: Place) -> Faults:
+    """Yields what is said of attacks and would have no effect."""
+    try:
+        taken = arguments(load("diagnostic", measure.diagnostic))
+    except QadvError:  # told already
+        return
+    if measure.attacked and measure.attack is None:
+        yield (*place, "attacked"), "it takes attacked images: say attack = …"
+    if taken is None:
+        return
+    if measure.attacked and "x_adversarial" in taken:
+        yield (*place, "attacked"), f"{measure.diagnostic} compares with the attack's images by itself: leave it out"
+    if measure.attack and not measure.attacked and not {"attack", "x_adversarial"} & taken:
+        yield (*place, "attack"), f"{measure.diagnostic} takes none; attacked = true gives it the attack's images"
+    if measure.attacks and "attacks" not in taken:
+        yield (*place, "attacks"), f"{measure.diagnostic} takes none"
 
 
 def _defense(study: Study, defense: Defense, place: Place) -> Faults:

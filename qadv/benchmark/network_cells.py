@@ -69,10 +69,11 @@ def network_cell(spec: NetworkSpec, needed: Mapping[str, Finished], given: Given
     return Finished(record, {WEIGHTS: content})
 
 
-def load_network(finished: Finished) -> QuantizedClassifier:
-    """Returns the classifier of a finished network cell, with its preprocessors."""
+def load_network(finished: Finished, defended: bool = True) -> QuantizedClassifier:
+    """Returns the classifier of a finished network cell, `defended` by its preprocessors or without them."""
     spec = NetworkSpec.model_validate(finished.record["spec"])
-    made = [create("preprocessor", each.name, **each.options) for each in spec.defense.preprocessors]
+    steps = spec.defense.preprocessors if defended else ()
+    made = [create("preprocessor", each.name, **each.options) for each in steps]
     if spec.backbone.file is not None:
         ((name, content),) = finished.files.items()
         with tempfile.TemporaryDirectory() as folder:
@@ -112,7 +113,7 @@ def opened_file(path: Path, spec: NetworkSpec, **arguments: Any) -> QuantizedCla
 
 def _start(spec: NetworkSpec, needed: Mapping[str, Finished], data_dir: Path | None) -> QuantizedClassifier:
     if spec.start is not None:
-        return load_network(needed[spec.start])
+        return load_network(needed[spec.start], defended=False)
     checkpoint = spec.backbone.checkpoint
     return untrained(spec, None if checkpoint is None else (data_dir or Path()) / checkpoint[0])
 

@@ -7,8 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from qadv.benchmark.audit_shards import audit_in_shards
 from qadv.benchmark.made_attacks import made_attack
 from qadv.benchmark.report.audit_page import audit_page
@@ -17,6 +15,7 @@ from qadv.benchmark.study import with_fractions
 from qadv.checks import check_number
 from qadv.command_options import AuditOptions
 from qadv.commands.given import beside, is_saved, network_and_data, test_images
+from qadv.console import Console
 from qadv.diagnostics.audit.result import AuditResult
 from qadv.errors import AuditInterrupted, InvalidInputError
 from qadv.estimators.storage import read_header

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from tqdm.auto import tqdm
 
 from qadv.backbones.checkpoints import is_of_torch
 from qadv.backbones.standardisation import is_of_timm, keep_picture_settings, picture_settings
 from qadv.checks import check_whole
 from qadv.components import TARGET
+from qadv.console import Console
 from qadv.errors import InvalidInputError, UnknownNameError
 from qadv.estimators.opening import is_file, open_classifier, parted, says_what_it_is
 from qadv.estimators.protocol import Classifier

@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-from rich.console import Console
-
 from qadv.benchmark.names import check_options
 from qadv.benchmark.network_cells import made_trainer, training_images
 from qadv.command_options import TrainOptions
 from qadv.commands.given import accuracy, check_out, keep_classes, network_and_data, tell
+from qadv.console import Console
 from qadv.errors import InvalidInputError
 from qadv.estimators.fingerprint import fingerprint
 from qadv.named_options import options_of

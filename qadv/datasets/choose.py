@@ -2,7 +2,8 @@
 
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from inspect import Parameter
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,12 @@ def make_dataset(
     if classifier is not None:
         found.check_fits(classifier)
     return found
+
+
+def options_of(target: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns those of some options that a data set's function has arguments with defaults for."""
+    known = inspect.signature(target).parameters
+    return {key: value for key, value in options.items() if key in known and known[key].default is not Parameter.empty}
 
 
 def changed_by_name(target: Callable[..., Any], name: str) -> tuple[list[Any], str] | None:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from art.attacks.evasion import BoundaryAttack, FastGradientMethod, ZooAttack
 from numpy.typing import NDArray
-from rich.console import Console
 
 from qadv.benchmark.cells import versions
+from qadv.console import Console
 from qadv.datasets import Images, data_folder
 from qadv.demo import figures
 from qadv.demo.settings import DemoSettings, demo_settings

@@ -15,6 +15,7 @@ from qadv.errors import InvalidInputError
 from qadv.estimators.checks import check_pair
 from qadv.estimators.protocol import Classifier
 from qadv.evaluation import Outcome, predicted
+from qadv.random_states import repeatable
 from qadv.tables import percent, text_table
 from qadv.units import NORMS, width
 
@@ -63,6 +64,7 @@ class AccuracyCurve(Measured):
         return f"{table}\nAccuracy rises by up to {rise}: the attack misses what it found at a smaller ε."
 
 
+@repeatable
 def accuracy_curve(
     classifier: Classifier,
     x: NDArray[Any],
@@ -109,6 +111,7 @@ def accuracy_curve(
     return AccuracyCurve(order, strengths, found.mean(axis=1), withstood.mean(axis=1), len(x))
 
 
+@repeatable
 def accuracy_by_distance(
     classifier: Classifier,
     x: NDArray[Any],

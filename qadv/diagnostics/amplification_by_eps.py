@@ -15,6 +15,7 @@ from qadv.diagnostics.measured import Measured
 from qadv.errors import InvalidInputError, closest
 from qadv.estimators.checks import check_pair
 from qadv.estimators.protocol import Classifier
+from qadv.random_states import repeatable
 from qadv.tables import number, text_table
 
 
@@ -56,6 +57,7 @@ class AmplificationByEps(Measured):
         return text_table(f"{DISTANCE} by ε", ["layer", *(f"ε = {eps:.3g}" for eps in self.eps)], rows)
 
 
+@repeatable
 def amplification_by_eps(
     classifier: Classifier,
     x: NDArray[Any],

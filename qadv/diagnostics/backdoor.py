@@ -18,7 +18,7 @@ from qadv.estimators.checks import check_pair
 from qadv.estimators.door import give_optimizer
 from qadv.estimators.protocol import Classifier
 from qadv.evaluation import predicted
-from qadv.random_states import seeded
+from qadv.random_states import repeatable, seeded
 from qadv.tables import percent, text_table
 
 
@@ -44,6 +44,7 @@ class Backdoor(Measured):
         return text_table(title, ["", "accuracy", "success"], map(list, rows))
 
 
+@repeatable
 def backdoor(
     classifier: Classifier,
     x: NDArray[Any],

@@ -19,7 +19,7 @@ from qadv.estimators.checks import check_pair
 from qadv.estimators.door import give_optimizer
 from qadv.estimators.protocol import Classifier
 from qadv.evaluation import predicted
-from qadv.random_states import seeded
+from qadv.random_states import repeatable, seeded
 from qadv.tables import percent, text_table
 
 _DEFAULT = {"CopycatCNN": lambda classifier: CopycatCNN(classifier, 64, 64, nb_epochs=10)}
@@ -56,6 +56,7 @@ class Extraction(Measured):
         return text_table(title, ["attack", "queries", "fidelity", "accuracy"], rows)
 
 
+@repeatable
 def extraction(
     classifier: Classifier,
     x: NDArray[Any],

@@ -13,7 +13,7 @@ from qadv.diagnostics.attacking import directions, made_by
 from qadv.diagnostics.measured import Measured
 from qadv.estimators.checks import attacks_may_leave_range, check_pair
 from qadv.estimators.protocol import Classifier
-from qadv.random_states import seeded
+from qadv.random_states import repeatable, seeded
 from qadv.tables import number, percent, text_table
 
 _DEFAULT = partial(MIFace, max_iter=100, threshold=1.0, batch_size=128, verbose=False)
@@ -40,6 +40,7 @@ class Inversion(Measured):
         return text_table(title, ["class", "correlation"], rows)
 
 
+@repeatable
 def inversion(
     classifier: Classifier,
     x: NDArray[Any],

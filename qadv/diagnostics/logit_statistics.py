@@ -10,6 +10,7 @@ from scipy.special import softmax
 from qadv.checks import check_whole
 from qadv.diagnostics.measured import Measured
 from qadv.estimators.checks import check_pair
+from qadv.estimators.door import predict_logits
 from qadv.estimators.protocol import Classifier
 from qadv.modes import evaluation_mode
 from qadv.tables import number, text_table
@@ -42,13 +43,16 @@ def logit_statistics(classifier: Classifier, x: NDArray[Any], y: Any, batch_size
     """Measures logits on images, clean or adversarial.
 
     Args:
-        classifier: an ART classifier that gives logits.
+        classifier: an ART `PyTorchClassifier`; of one with `probabilities=True` the logits are measured.
         x, y: images, (N, *input_shape), and their true classes, indices or one-hot.
         batch_size: images per pass.
+
+    Raises:
+        InvalidInputError: the classifier has other postprocessors.
     """
     x, labels = check_pair(classifier, x, y)
     with evaluation_mode(classifier.model):
-        logits = classifier.predict(x, batch_size=check_whole("batch_size", batch_size)).astype(np.float64)
+        logits = predict_logits(classifier, x, check_whole("batch_size", batch_size)).astype(np.float64)
     sure = softmax(logits, axis=1)
     found = logits.var(axis=1), sure.max(axis=1), sure[np.arange(len(x)), labels]
     return LogitStatistics(len(x), *(float(values.mean()) for values in found))

@@ -16,7 +16,7 @@ from qadv.errors import InvalidInputError
 from qadv.estimators.checks import attacks_may_leave_range, check_pair
 from qadv.estimators.protocol import Classifier
 from qadv.evaluation import predicted
-from qadv.random_states import seeded
+from qadv.random_states import repeatable, seeded
 from qadv.tables import number, percent, text_table
 
 _DEFAULT = {
@@ -51,6 +51,7 @@ class MembershipInference(Measured):
         return text_table(title, ["attack", "advantage", "AUC"], map(list, rows))
 
 
+@repeatable
 def membership_inference(
     classifier: Classifier,
     x: NDArray[Any],

@@ -15,6 +15,7 @@ from qadv.diagnostics.attacking import check_classifiers
 from qadv.diagnostics.measured import Measured
 from qadv.estimators.protocol import Classifier
 from qadv.evaluation import predicted
+from qadv.random_states import repeatable
 from qadv.tables import percent, text_table
 from qadv.units import to_range
 
@@ -54,6 +55,7 @@ class NoiseAccuracy(Measured):
         return text_table(title, ["images", *self.networks], rows)
 
 
+@repeatable
 def noise_accuracy(
     classifiers: Mapping[str, Classifier],
     images: ImageDataset,

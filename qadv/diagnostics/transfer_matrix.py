@@ -16,6 +16,7 @@ from qadv.estimators.checks import check_pair
 from qadv.estimators.fingerprint import fingerprint
 from qadv.estimators.protocol import Classifier
 from qadv.evaluation import Outcome, predicted
+from qadv.random_states import repeatable
 from qadv.tables import number, percent, text_table
 
 
@@ -68,6 +69,7 @@ class TransferMatrix(Measured):
         return "\n".join([*tables, note]).rstrip()
 
 
+@repeatable
 def transfer_matrix(
     classifiers: Mapping[str, Classifier],
     x: NDArray[Any],

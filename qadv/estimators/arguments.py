@@ -37,9 +37,16 @@ def check_loss(loss: Any) -> Any:
 
 def check_defences(defences: Any, clip_values: ClipValues | None) -> Any:
     """Returns preprocessing defences, a list or a single one, if those for pixels of some range are for this one."""
+    by_pixel = clip_values is not None and np.ndim(clip_values[0]) > 0
     clip_values = outermost(clip_values)
     for defence in defences if isinstance(defences, list | tuple) else [defences]:
         own = getattr(defence, "clip_values", None)
+        if own is not None and by_pixel:
+            raise InvalidInputError(
+                f"preprocessing_defences: {type(defence).__name__} takes one range for all pixels, and clip_values has "
+                "ranges of their own; leave the defence out, or give images in one range and let preprocessing=(mean, "
+                "std) move the channels"
+            )
         if own is not None and clip_values is not None and not np.allclose(limits(own), clip_values, rtol=1e-6, atol=0):
             name = type(defence).__name__
             raise InvalidInputError(

@@ -16,6 +16,7 @@ from torch import Tensor
 from qadv.errors import AttackError, InvalidInputError
 from qadv.estimators.protocol import Classifier
 from qadv.estimators.upkeep import run_after_steps
+from qadv.postprocessors.softmax import Softmax
 
 Array = NDArray[Any]
 Loss = Callable[[Tensor, Tensor], Tensor]  # logits (N, classes) and labels → (N,), or one number
@@ -86,6 +87,28 @@ def predict(classifier: Classifier, x: Array, batch_size: int) -> Array:
     check_answers(answers)
     outputs: Array = art._apply_postprocessing(preds=answers, fit=False)
     return outputs
+
+
+def predict_logits(classifier: Classifier, x: Array, batch_size: int) -> Array:
+    """Returns the logits behind `predict`, (N, nb_classes) float32: a `Softmax`, with which it answers, is left out.
+
+    Raises:
+        AttackError: some are NaN.
+        InvalidInputError: other postprocessors stand behind the network.
+    """
+    if not gives_logits(classifier):
+        names = ", ".join(type(each).__name__ for each in classifier.postprocessing_defences or [])
+        raise InvalidInputError(
+            f"classifier: expected one that gives logits, it has postprocessors ({names}); leave them out"
+        )
+    answers = in_batches(classifier, x, batch_size, partial(forward, classifier))
+    check_answers(answers)
+    return answers
+
+
+def gives_logits(classifier: Classifier) -> bool:
+    """Whether what `predict` answers are logits, or probabilities that a `Softmax` makes of them and nothing else."""
+    return all(isinstance(each, Softmax) for each in classifier.postprocessing_defences or [])
 
 
 def check_answers(answers: Array | Tensor) -> None:

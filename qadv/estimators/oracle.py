@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -72,7 +73,10 @@ class PredictOracle(Oracle):
         return torch.device("cpu")
 
     def logits(self, x: Tensor) -> Tensor:
-        answer = self._estimator.predict(x.numpy(), batch_size=self._batch_size)
+        ask = self._estimator.predict
+        if type(self._estimator).predict in _OF_THE_NETWORK and door.gives_logits(self._estimator):
+            ask = partial(door.predict_logits, self._estimator)
+        answer = ask(x.numpy(), batch_size=self._batch_size)
         return self._checked(torch.from_numpy(np.asarray(answer, dtype=np.float32)))
 
     def gradient(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,14 +91,15 @@ def open_oracle(estimator: Classifier, batch_size: int) -> Iterator[Oracle]:
     """Yields an oracle; the network is in evaluation mode meanwhile, and in its own mode afterwards.
 
     Only where the answers of a `PyTorchClassifier` are those of its preprocessors and network, all in torch, are these
-    asked directly; a `predict` of its own (randomized smoothing), postprocessors and numpy preprocessors are honoured.
+    asked directly; a `predict` of its own (randomized smoothing), postprocessors and numpy preprocessors are honoured,
+    but for a `Softmax`: margins of probabilities vanish where the network is sure, and its logits are there.
     """
     module = getattr(estimator, "model", None)
     with evaluation_mode(module) if isinstance(module, nn.Module) else nullcontext():
         direct = (
             type(estimator).predict in _OF_THE_NETWORK
             and estimator.all_framework_preprocessing
-            and not estimator.postprocessing_defences
+            and door.gives_logits(estimator)
         )
         yield (Oracle if direct else PredictOracle)(estimator, batch_size)
 

@@ -79,8 +79,8 @@ def quantize(
     Raises:
         SchemeError: unknown scheme or bits, a scheme that needs `calibration`, or one with levels above the bound of
             the activation that it would replace.
-        InvalidInputError: `model` is no module, is quantized already, has weights that are not finite, or a pattern
-            matches nothing.
+        InvalidInputError: `model` is no module, is quantized already, has weights that are not finite or of 16 bits,
+            or a pattern matches nothing.
         UnsupportedModelError: nothing to quantize, or a layer, its input, or attention that would silently stay float.
     """
     given = None if calibration is None else Calibration.of(calibration)
@@ -131,6 +131,9 @@ def convert(
             f"model is quantized already ({repr(done).splitlines()[0]}); quantize the float network"
         )
     check_finite(model)
+    if half := {str(each.dtype) for each in model.parameters() if each.is_floating_point() and each.itemsize < 4}:
+        names = ", ".join(sorted(half)).replace("torch.", "")
+        raise InvalidInputError(f"model: expected float32 parameters, got {names}; write model.float()")
     weight_schemes, activation_schemes = Rules(weights, "weights"), Rules(activations, "activations")
     attention_schemes = Rules(attention, "attention")
     try:

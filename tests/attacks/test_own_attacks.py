@@ -209,6 +209,28 @@ def test_black_box_attacks_see_what_predict_returns(name, network, images):
     assert sum(rows) == 3 * attack.queries.sum()
 
 
+@pytest.mark.parametrize("defence", [None, FeatureSqueezing(clip_values=(0, 1), bit_depth=4)], ids=["none", "numpy"])
+@pytest.mark.parametrize("name", BLACK_BOX)
+def test_probabilities_of_a_sure_network_hide_nothing(name, defence, network, images):
+    """Margins of probabilities are 1 throughout; the logits are there, and are asked."""
+    sure = nn.Sequential(network, Times(1000))
+    labels = labels_of(network, images)
+    settings = {"input_shape": SHAPE, "nb_classes": 4, "preprocessing_defences": defence}
+    both = [qadv.QuantizedClassifier(sure, nn.CrossEntropyLoss(), probabilities=p, **settings) for p in (False, True)]
+    assert both[1].predict(images).max(1).min() > 0.999
+    found = [make(name, classifier).generate(images, labels) for classifier in both]
+    np.testing.assert_array_equal(*found)
+
+
+class Times(nn.Module):
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x):
+        return x * self.factor
+
+
 @pytest.mark.parametrize("name", sorted(set(ALL) - {"square"}))  # squares need images
 def test_classifiers_that_are_no_torch_networks_are_attacked_too(name, digits):
     model = LogisticRegression(max_iter=500).fit(digits.x_train[:300].reshape(300, -1), digits.y_train[:300])

@@ -161,3 +161,18 @@ nothing = { prediction_rat = 0.5, accuracy = 0.5 }
     assert "cifar100" in found["published", 0, "dataset"]
     assert "no entry 'nowhere'" in found["published", 0, "distances"]
     assert "'prediction_rat'; did you mean prediction_rate?" in found["published", 0, "measured", "nothing"]
+
+
+@pytest.mark.parametrize(
+    ("diagnostic", "more", "field", "said"),
+    [
+        ("logit-statistics", 'attack = "near"', "attack", "attacked = true gives it the attack's images"),
+        ("gradient-similarity", 'attack = "near"', "attack", "takes none; attacked = true"),
+        ("error-amplification", 'attack = "near"\nattacked = true', "attacked", "compares with the attack's images by"),
+        ("logit-statistics", 'attacks = ["near"]', "attacks", "logit-statistics takes none"),
+    ],
+)
+def test_what_is_said_of_attacks_and_has_no_effect_is_refused(diagnostic, more, field, said, tmp_path):
+    (tmp_path / "study.toml").write_text(f'{STUDY}\n[measures.idle]\ndiagnostic = "{diagnostic}"\n{more}\n')
+    found = dict(faults(read_study(tmp_path / "study.toml").study))
+    assert said in found["measures", "idle", field]

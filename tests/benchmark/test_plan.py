@@ -3,6 +3,7 @@
 import json
 import re
 
+import numpy as np
 import pytest
 
 import qadv
@@ -267,3 +268,34 @@ def test_the_estimate_of_feedback_learning_counts_its_searches(digits, tmp_path)
     hook.remove()
     assert rows[0] > 5 * 400  # the searches ask far more than the training
     assert 0.4 < _training(cell.spec) / (0.4 * rows[0] + rows[1]) < 2.5
+
+
+def test_what_starts_from_a_defended_network_is_made_without_its_preprocessors(tmp_path):
+    """They change no weight, so that what starts from it equals what starts from where it did."""
+    text = (
+        TINY.partition("[attacks.fgsm]")[0]
+        + """
+[defenses.squeezed]
+start = "none"
+preprocessors = [{ name = "mu-law-companding", options = { mu = 255.0 } }]
+
+[defenses.from-squeezed]
+start = "squeezed"
+trainer = "dq"
+options = { lr = 0.01 }
+fit = { nb_epochs = 1, batch_size = 32 }
+"""
+    )
+    made = planned(write_tiny(tmp_path, text))
+    networks = [cell for cell in made if cell.kind == "network" and cell.place["quantizer"] == "w4a4"]
+    cells = {cell.place["defense"]: cell for cell in networks}
+    by_key, done, given = {cell.key: cell for cell in made}, {}, Given(None, tmp_path)
+    for name in ("tuned", "from-squeezed"):
+        for cell in needed_first(cells[name], by_key):
+            done[cell.key] = compute(cell.spec, done, given)
+    start = done[cells["from-squeezed"].spec.start]
+    assert load_network(start).preprocessing_defences
+    one, two = (load_network(done[cells[name].key]) for name in ("tuned", "from-squeezed"))
+    assert two.preprocessing_defences is None
+    for name, value in one.model.state_dict().items():
+        np.testing.assert_array_equal(two.model.state_dict()[name], value, name)

@@ -13,11 +13,12 @@ from qadv.benchmark.report.build import build_report
 from qadv.benchmark.report.content import Value
 from qadv.benchmark.report.examples import example
 from qadv.benchmark.report.numbers import plain_eps
-from qadv.benchmark.report.opening import bar
+from qadv.benchmark.report.opening import _comparable, bar
 from qadv.benchmark.report.readable import bits as bits_said
 from qadv.benchmark.report.readable import defended
 from qadv.benchmark.report.rendering import escaped_markdown
 from qadv.benchmark.report.threats import Threat, keeps_to, threat_of
+from qadv.benchmark.report.worst_case import WorstCase
 from qadv.benchmark.study import AttackSpec, Defense
 from qadv.cli import app
 from qadv.diagnostics.audit.result import interval
@@ -489,3 +490,11 @@ def test_texts():
     assert all(Value(text).is_number for text in numbers)
     assert not any(Value(text).is_number for text in words)
     assert escaped_markdown("a|b\n*c* <d>") == r"a\|b \*c\* &lt;d&gt;"
+
+
+def test_networks_are_ranked_among_those_that_the_same_attacks_met_on_as_many_images():
+    def case(over, samples):
+        return WorstCase(Threat(np.inf, 0.1), over, (0,), samples, (0.9,), (0.5,), False)
+
+    found = [("a", case("2 attacks", 50)), ("b", case("3 attacks", 40)), ("c", case("2 attacks", 50))]
+    assert [name for name, _ in _comparable(found)] == ["a", "c"]

@@ -163,3 +163,21 @@ def test_curves_of_one_norm_are_drawn_and_the_worst_case_where_it_differs(classi
     other = qadv.accuracy_by_distance(classifier, X, Y, [0, 0.3], Nearest)
     with pytest.raises(InvalidInputError, match="one norm"):
         draw_accuracy_curve({"fine": fine, "other": other})
+
+
+class Noisy(nn.Module):
+    def forward(self, x):
+        return x + 0.3 * torch.randn_like(x)
+
+
+def test_a_random_networks_noise_is_drawn_from_the_seed(classifier):
+    noisy = qadv.QuantizedClassifier(nn.Sequential(Noisy(), classifier.network), nn.CrossEntropyLoss(), (1, 2, 2), 2)
+    x = images(*np.linspace(0.3, 0.7, 40))
+    y = (x[:, 0, 0, 0] > 0.5).astype(int)
+    before = torch.get_rng_state()
+    found = [qadv.accuracy_curve(noisy, x, y, [0, 0.1], seed=seed).accuracy.tolist() for seed in (0, 0, 1, 2)]
+    assert found[0] == found[1]
+    assert found[0] != found[2] or found[0] != found[3]
+    assert torch.equal(before, torch.get_rng_state())
+    matrices = [qadv.transfer_matrix({"a": noisy}, x, y, {"noise": qadv.UniformNoise}, seed=0) for _ in range(2)]
+    np.testing.assert_array_equal(*(matrix.accuracy for matrix in matrices))

@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from art.defences.postprocessor import ReverseSigmoid
 from torch import nn
 
 import qadv
@@ -116,3 +117,13 @@ def test_logits_are_described():
     )
     assert LogitStatistics.from_dict(found.to_dict()) == found
     assert "true probability" in str(found)
+
+
+def test_logits_are_measured_where_probabilities_are_answered():
+    x, y = np.random.default_rng(0).random((9, 1, 1, 8), dtype=np.float32), np.arange(9) % 5
+    model, settings = dense(8, 6, 5), (nn.CrossEntropyLoss(), (1, 1, 8), 5)
+    probable = qadv.QuantizedClassifier(model, *settings, probabilities=True)
+    assert qadv.logit_statistics(probable, x, y) == qadv.logit_statistics(wrapped(model), x, y)
+    disguised = qadv.QuantizedClassifier(model, *settings, postprocessing_defences=ReverseSigmoid())
+    with pytest.raises(InvalidInputError, match=r"it has postprocessors \(ReverseSigmoid\); leave them out"):
+        qadv.logit_statistics(disguised, x, y)

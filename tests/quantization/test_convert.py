@@ -307,3 +307,10 @@ def test_attention_that_calls_linear_as_a_function_is_converted(name):
     assert not model.blocks[0].attn.qkv_bias_separate
     assert torch.allclose(quantized(x), model(x), atol=0.05 * float(model(x).abs().max()))
     qadv.QuantizedClassifier(quantized, nn.CrossEntropyLoss(), (3, side, side), 5, preprocessing=(0, 1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_refused(dtype):
+    half = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)).to(dtype)
+    with pytest.raises(InvalidInputError, match=rf"expected float32 parameters, got {str(dtype)[6:]}; write model"):
+        qadv.quantize(half, "int:4", "relu6:4")

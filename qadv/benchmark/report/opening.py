@@ -1,5 +1,6 @@
 """How a report opens: one sentence, one chart, and one row for each network, whose figure is the audited worst case."""
 
+from collections import Counter
 from collections.abc import Container, Sequence
 
 import numpy as np
@@ -101,13 +102,20 @@ def _said(gap: float) -> str:
     return "the audit's lower" if gap > 0 else "the study's lower"
 
 
+def _comparable(found: Sequence[tuple[Network, WorstCase]]) -> list[tuple[Network, WorstCase]]:
+    """Returns the most networks that the same attacks met on as many images."""
+    alike = Counter((worst.threat, worst.over, worst.samples) for _, worst in found)
+    ((key, _),) = alike.most_common(1)
+    return [each for each in found if (each[1].threat, each[1].over, each[1].samples) == key]
+
+
 def _sentence(
     results: StudyResults, names: dict[tuple[str, ...], str], found: Sequence[tuple[Network, WorstCase]]
 ) -> str:
     audited = [(network, worst) for network, worst in found if worst.audited]
     bad = {network.axes for network, _ in audited if verdict(results, network, True, None).tone == "bad"}
     sound = [(network, worst) for network, worst in audited if network.axes not in bad]
-    among = sound or audited or found
+    among = _comparable(sound or audited or found)
     network, worst = max(among, key=lambda each: np.mean(each[1].accuracy))
     which = names[network.axes][0].upper() + names[network.axes][1:]
     which += f" holds out best of {len(among)} networks" if len(among) > 1 else ""
