@@ -40,8 +40,23 @@ def is_of_torch(path: str | os.PathLike[str]) -> bool:
     return os.fspath(path).lower().endswith(_OF_TORCH)
 
 
+def check_is_no_program(path: str | os.PathLike[str]) -> None:
+    """Refuses a file of TorchScript or of `torch.export`, which is code and not weights."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        parts = {name.partition("/")[2] for name in archive.namelist()}
+    programs = {"constants.pkl": "a TorchScript file", "models/model.json": "a torch.export program"}
+    if kind := next((programs[part] for part in programs if part in parts), None):
+        raise FileFormatError(
+            f"{os.fspath(path)} is {kind}, whose code would run; give an ONNX file, torch.onnx.export(network, ...), or "
+            "the network by name and its state dict"
+        )
+
+
 def _state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     check_is_file(path)
+    check_is_no_program(path)
     if not reads_old_files_safely() and not zipfile.is_zipfile(path):
         raise FileFormatError(
             f"{os.fspath(path)} is damaged, or of a torch before 1.6, whose files need torch 2.6 to be read safely; "

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from qadv.deployment.integer_parts import Array, Grid, Layer, Range
 from qadv.deployment.value_ranges import drawn, measured
 from qadv.errors import InvalidInputError
 from qadv.frontends.onnx.graph import Graph, Node
+from qadv.frontends.onnx.operators import whole_windows
 from qadv.frontends.onnx.twin import Twin
 
 AFFINE = ("Sub", "Div", "Mul", "Add")
@@ -280,6 +282,10 @@ class _Writer:
         elif _is_global_pool(node, self.values) and source in self.codes:
             self._node("GlobalAveragePool", [self._real(source)], output)
             self._quantize_behind(output, self.codes[source][1].ends)
+        elif node.kind == "AveragePool" and (whole := whole_windows(node.attributes, self._flat(source))) is not None:
+            attributes, factor = whole
+            pooled = self._node("AveragePool", [self._real(source)], f"{output}_whole", **attributes)
+            self._node("Mul", [pooled, self._constant(factor.numpy(), "factor")], output)
         else:
             in_codes = node.kind == "Shape" and source in self.codes
             names = [self.codes[source][0]] if in_codes else [self._real(name) if name else "" for name in node.inputs]
@@ -402,6 +408,10 @@ class _Writer:
         """Returns all values for an image of the smallest pixel, and for one of the largest."""
         flat = torch.ones(1, *(size or 1 for size in self.graph.input_shape[1:]))
         return [{k: v.numpy() for k, v in self.twin.every_value(flat * end).items()} for end in self.pixels]
+
+    def _flat(self, name: str) -> Tensor:
+        """Returns a value for an image of the smallest pixel."""
+        return torch.from_numpy(self._flat_images()[0][name])
 
     def _node(self, kind: str, inputs: list[str], *outputs: str, **attributes: Any) -> str:
         from onnx import helper, numpy_helper

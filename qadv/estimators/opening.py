@@ -8,7 +8,7 @@ from typing import Any
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
-from qadv.backbones.checkpoints import is_of_torch
+from qadv.backbones.checkpoints import check_is_no_program, is_of_torch
 from qadv.backbones.create import create_backbone
 from qadv.backbones.float_weights import load_float_weights
 from qadv.backbones.standardisation import own_standardisation
@@ -59,6 +59,7 @@ def open_classifier(
     if isinstance(model, nn.Module):
         name, network = type(model).__name__, model
     elif is_file(model):
+        check_is_no_program(model)
         if is_of_torch(model):
             raise InvalidInputError(
                 f"{model} holds weights only: name the network, and give the file as its checkpoint, e.g. "
@@ -92,7 +93,7 @@ def open_classifier(
     settings = {"loss": nn.CrossEntropyLoss(), **found, **settings}
     for key, option in (("nb_classes", "--nb-classes"), ("input_shape", "--image-size")):
         if settings[key] is None:
-            raise InvalidInputError(f"{name}: it does not say its {key}; give it ({option})")
+            raise InvalidInputError(f"{name}: it does not say its {key}; give it ({key}=, in a command {option})")
     limits = outermost(check_clip_values(settings.get("clip_values", (0.0, 1.0)), tuple(settings["input_shape"])))
     own = own_standardisation(network, settings["input_shape"][0], limits)
     return QuantizedClassifier(network, **{"preprocessing": own or (0.0, 1.0), **settings})

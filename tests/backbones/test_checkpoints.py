@@ -12,6 +12,7 @@ import qadv
 from qadv.backbones import checkpoints
 from qadv.backbones.float_weights import load_float_weights
 from qadv.errors import FileFormatError, StorageError
+from qadv.estimators.opening import open_classifier
 
 
 def network(inside=8):
@@ -99,3 +100,14 @@ def test_a_backbone_takes_them_by_name(tmp_path):
     torch.save(trained.network.state_dict(), tmp_path / "net.pth")
     made = qadv.QuantizedClassifier.from_backbone("mnist-cnn", checkpoint_path=tmp_path / "net.pth", **options)
     assert torch.equal(made.network.state_dict()["0.weight"], trained.network.state_dict()["0.weight"])
+
+
+def test_programs_are_no_weights(tmp_path):
+    net = nn.Sequential(nn.Linear(3, 2)).eval()
+    torch.jit.save(torch.jit.script(net), tmp_path / "script.pt")
+    torch.export.save(torch.export.export(net, (torch.zeros(1, 3),)), tmp_path / "program.pt2")
+    for file, kind in (("script.pt", "a TorchScript file"), ("program.pt2", "a torch.export program")):
+        with pytest.raises(FileFormatError, match=rf"{file} is {kind}, whose code would run; give an ONNX file"):
+            open_classifier(tmp_path / file)
+    with pytest.raises(FileFormatError, match="a TorchScript file"):
+        load_float_weights(net, tmp_path / "script.pt")

@@ -234,6 +234,22 @@ def test_with_deploy_the_simulation_rounds_what_the_file_rounds(pooled):
         qadv.QuantizedClassifier.from_file(pooled[1].path, deploy=True, surrogate=Pools())
 
 
+@pytest.mark.parametrize("counted", [False, True])
+def test_windows_that_end_behind_the_image_are_divided_by_what_is_there(counted, tmp_path):
+    """onnxruntime's integer kernel divides by the whole window."""
+    torch.manual_seed(0)
+    pool = nn.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=counted)
+    net = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), pool, nn.Conv2d(6, 6, 3), nn.ReLU(), nn.Flatten())
+    net.append(nn.Linear(54, 5))
+    quantized = qadv.quantize(net, "int:8", "relu:8", calibration=X[:64])
+    classifier = qadv.QuantizedClassifier(quantized, nn.CrossEntropyLoss(), SHAPE, 5)
+    path = qadv.export(classifier, tmp_path / "net.onnx", to="onnx", images=X[:64]).path
+    logits = classifier.predict(X)
+    file, simulation = (qadv.QuantizedClassifier.from_file(path, deploy=deploy) for deploy in (False, True))
+    np.testing.assert_allclose(file.predict(X), logits, atol=0.02 * np.ptp(logits))
+    np.testing.assert_allclose(simulation.predict(X), file.predict(X), atol=1e-5)
+
+
 @pytest.mark.parametrize("deploy", [False, True])
 def test_a_file_says_how_photographs_become_its_images(deploy, pooled):
     file = qadv.QuantizedClassifier.from_file(pooled[1].path, deploy=deploy)

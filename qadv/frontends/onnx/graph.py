@@ -64,6 +64,7 @@ class Graph:
         input_type: their element type.
         input_shape: their sizes, the batch first; `None` where the file leaves it open.
         output: name of the logits.
+        output_type: their element type, where the file says it.
         opset: version of the standard operators.
         input_ends: the numbers that the smallest and the largest integer of the images stand for, where the file says,
             and notes no `clip_values`.
@@ -85,6 +86,7 @@ class Graph:
     input_ends: tuple[float, float] | None = None
     form: str = ""
     pictures: dict[str, Any] = field(default_factory=dict)
+    output_type: str = ""
 
 
 def read_graph(path: str | os.PathLike[str], output: str | None = None) -> Graph:
@@ -192,7 +194,8 @@ def graph_of(model: Any, content: bytes, output: str | None, name: str) -> Graph
         attributes = {each.name: _attribute(onnx, each) for each in node.attribute}
         if node.op_type == "Constant":
             tensor = node.attribute[0].t if "value" in attributes else None
-            constants[node.output[0]] = np.asarray(next(iter(attributes.values())))
+            ((key, value),) = attributes.items()
+            constants[node.output[0]] = np.asarray(value, np.float32 if key.startswith("value_float") else None)
             if tensor is not None:
                 types[node.output[0]] = type_name(tensor.data_type)
             continue
@@ -214,6 +217,7 @@ def graph_of(model: Any, content: bytes, output: str | None, name: str) -> Graph
         name, content, f"{source}, opset {opset}", nodes, constants, types, images, kind,
         tuple(dim.dim_value or None for dim in tensor.shape.dim), output or found[0], opset,
         None if CLIP_VALUES in pictures else _ends(images, kind, nodes, constants), pictures=pictures,
+        output_type=type_name(graph.output[found.index(output or found[0])].type.tensor_type.elem_type),
     )  # fmt: skip
 
 

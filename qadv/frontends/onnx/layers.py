@@ -62,7 +62,8 @@ class FileLayer(nn.Module):
             place = cast(dict[str, Any], twin._buffers), self.of_codes.buffer
             low, high = RANGES[self.element]
             also = {"place": place, "made": self.of_codes, "code_values": torch.arange(low, high + 1)}
-        scheme = f"{self.element.lower()}{' per channel' if scale is not None and scale.numel() > 1 else ''}"
+        each = " per block" if self.along.get("block_size") else " per channel"
+        scheme = self.element.lower() + (each if scale is not None and scale.numel() > 1 else "")
         yield QuantizedWeights(
             layer=name, role="weights", scheme=scheme, bits=bits, scale=scale, estimator="none", origin="onnx",
             value=to_values(self.along, codes, *grid) if grid else codes.float(), codes=codes, nb_codes=2**bits,

@@ -18,6 +18,8 @@ Operator = Callable[..., Any]
 _TYPES = {1: torch.float32, 10: torch.float32, 11: torch.float32, 16: torch.float32, 6: torch.int64, 7: torch.int64,
           9: torch.bool}  # fmt: skip
 _CODES = (2, 3, 4, 5, 21, 22, 25, 26)  # whole numbers of few bits: kept as floats, which have gradients
+_WHOLE = (*_CODES, 6, 7, 12, 13)  # all whole numbers; those of more bits may be shapes and indices
+_LARGEST = 2**31  # numbers in a tensor of one batch: more than a file that is whole asks for
 
 
 class _StraightInside(torch.autograd.Function):
@@ -94,9 +96,18 @@ def _conv_transpose(a: Attributes, x: Tensor, w: Tensor, b: Tensor | None = None
 
 def _max_pool(a: Attributes, x: Tensor) -> Tensor:
     kernel, n = a["kernel_shape"], len(a["kernel_shape"])
-    x = _padded(x, *_pads(a, x.shape[2:], kernel), value=-math.inf)
+    before, behind = _pads(a, x.shape[2:], kernel)
+    padded = _padded(x, before, behind, value=-math.inf)
     strides, dilations = a.get("strides") or [1] * n, a.get("dilations") or [1] * n
-    return (F.max_pool1d, F.max_pool2d, F.max_pool3d)[n - 1](x, kernel, strides, 0, dilations, bool(a.get("ceil_mode")))
+    pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[n - 1]
+    return _begun(pool(padded, kernel, strides, 0, dilations, bool(a.get("ceil_mode"))), x, strides, before)
+
+
+def _begun(pooled: Tensor, x: Tensor, strides: Sequence[int], before: Sequence[int]) -> Tensor:
+    """Leaves out windows that begin behind the image, which `ceil_mode` does not make."""
+    for axis, (stride, added) in enumerate(zip(strides, before, strict=True), 2):
+        pooled = pooled.narrow(axis, 0, min(pooled.shape[axis], (x.shape[axis] + added - 1) // stride + 1))
+    return pooled
 
 
 def average_pool(a: Attributes, x: Tensor) -> Tensor:
@@ -104,12 +115,31 @@ def average_pool(a: Attributes, x: Tensor) -> Tensor:
     if max(a.get("dilations") or [1]) > 1:
         raise NotImplementedError("AveragePool with dilations")
     before, behind = _pads(a, x.shape[2:], kernel)
-    options = {"kernel_size": kernel, "stride": a.get("strides") or [1] * n, "ceil_mode": bool(a.get("ceil_mode"))}
+    strides = a.get("strides") or [1] * n
+    options = {"kernel_size": kernel, "stride": strides, "ceil_mode": bool(a.get("ceil_mode"))}
     pools: list[Operator] = [F.avg_pool1d, F.avg_pool2d, F.avg_pool3d]
     result: Tensor = pools[n - 1](_padded(x, before, behind), **options)
     if not a.get("count_include_pad") and any([*before, *behind]):
         result = result / pools[n - 1](_padded(torch.ones_like(x[:1, :1]), before, behind), **options)
-    return result
+    return _begun(result, x, strides, before) if a.get("ceil_mode") else result
+
+
+def whole_windows(a: Attributes, x: Tensor) -> tuple[Attributes, Tensor] | None:
+    """Returns an `AveragePool` whose windows are all whole, and by what its results are multiplied, (1, 1, …).
+
+    That is for one whose last windows end behind the padded image, `None` for any other: float kernels divide by what
+    is there, onnxruntime's integer ones by the whole window.
+    """
+    kernel, n = a["kernel_shape"], len(a["kernel_shape"])
+    before, behind = _pads(a, x.shape[2:], kernel)
+    strides, ones = a.get("strides") or [1] * n, torch.ones_like(x[:1, :1])
+    found = average_pool(a, ones)
+    steps = zip(found.shape[2:], strides, kernel, x.shape[2:], before, strict=True)
+    ends = [max((out - 1) * stride + side - size - added, 0) for out, stride, side, size, added in steps]
+    if all(end <= there for end, there in zip(ends, behind, strict=True)):
+        return None
+    whole = {"kernel_shape": kernel, "strides": strides, "pads": [*before, *ends], "count_include_pad": 1}
+    return whole, found / average_pool(whole, ones)
 
 
 def global_average_pool(a: Attributes, x: Tensor) -> Tensor:
@@ -206,6 +236,7 @@ def _pad(a: Attributes, x: Tensor, pads: Tensor | None = None, value: Tensor | N
     for i, axis in enumerate(range(x.ndim) if axes is None else axes.tolist()):
         before[axis], behind[axis] = amounts[i], amounts[n + i]
     mode = a.get("mode", "constant")
+    _sized([sum(each) for each in zip(x.shape, before, behind, strict=True)])
     if mode == "constant":
         return _padded(x, before, behind, a.get("value", 0.0) if value is None else value.item())
     if min(amounts) < 0:
@@ -218,9 +249,15 @@ def _pad(a: Attributes, x: Tensor, pads: Tensor | None = None, value: Tensor | N
 
 
 def _cast(a: Attributes, x: Tensor) -> Tensor:
-    if a["to"] in _CODES:
+    if a["to"] in (_WHOLE if a.get("of_images") else _CODES):
         return straight_through(x, x.detach().trunc()) if x.is_floating_point() else x.float()
     return x.to(_TYPES[a["to"]])
+
+
+def _sized(sizes: Sequence[Any]) -> None:
+    """Refuses what would not fit into memory, before it is made."""
+    if math.prod(int(size) for size in sizes) > _LARGEST:
+        raise NotImplementedError(f"a tensor of sizes {[int(size) for size in sizes]}, too large to run")
 
 
 def _resize(a: Attributes, x: Tensor, *given: Tensor | None) -> Tensor:
@@ -228,7 +265,9 @@ def _resize(a: Attributes, x: Tensor, *given: Tensor | None) -> Tensor:
     mode, where = a.get("mode", "nearest"), a.get("coordinate_transformation_mode", "half_pixel")
     exact: Any = ([] if scales is None else scales * torch.tensor(x.shape)) if sizes is None else sizes
     target, rounding = [round(float(size)) for size in exact], a.get("nearest_mode", "round_prefer_floor")
-    if not any(key in a for key in ("axes", "antialias", "keep_aspect_ratio_policy")) and list(exact) == target:
+    usual = not a.get("axes") and not a.get("antialias") and a.get("keep_aspect_ratio_policy", "stretch") == "stretch"
+    _sized(target)
+    if usual and list(exact) == target:
         if mode == "nearest" and all(new % old == 0 for new, old in zip(target, x.shape, strict=True)):
             older = len(given) == 1 or a["opset"] < 11
             if older or (where, rounding) in (("half_pixel", "round_prefer_floor"), ("asymmetric", "floor")):
@@ -243,7 +282,15 @@ def _expand(a: Attributes, x: Tensor, shape: Tensor) -> Tensor:
     sizes: list[int] = shape.tolist()
     sizes = [1] * (x.ndim - len(sizes)) + sizes
     old = [1] * (len(sizes) - x.ndim) + list(x.shape)
-    return x.expand([max(pair) if 0 not in pair else 0 for pair in zip(sizes, old, strict=True)])
+    target = [max(pair) if 0 not in pair else 0 for pair in zip(sizes, old, strict=True)]
+    _sized(target)
+    return x.expand(target)
+
+
+def _tile(a: Attributes, x: Tensor, repeats: Tensor) -> Tensor:
+    times: list[int] = repeats.tolist()
+    _sized([size * many for size, many in zip(x.shape, times, strict=True)])
+    return x.repeat(times)
 
 
 def _constant_of_shape(a: Attributes, shape: Tensor) -> Tensor:
@@ -252,8 +299,10 @@ def _constant_of_shape(a: Attributes, shape: Tensor) -> Tensor:
 
 
 def _divided(a: Attributes, x: Tensor, y: Tensor) -> Tensor:
-    whole = not x.is_floating_point() and not y.is_floating_point()
-    return torch.div(x, y, rounding_mode="trunc") if whole else x / y
+    if not x.is_floating_point() and not y.is_floating_point():
+        return torch.div(x, y, rounding_mode="trunc")
+    quotient = x / y
+    return straight_through(quotient, quotient.detach().trunc()) if a.get("whole") else quotient
 
 
 def _local_response_norm(a: Attributes, x: Tensor) -> Tensor:
@@ -335,7 +384,7 @@ OPERATORS: dict[str, Operator] = {
     "Split": _split,
     "Squeeze": _squeeze,
     "Sum": lambda a, *x: reduce(torch.add, x),
-    "Tile": lambda a, x, repeats: x.repeat(tuple(repeats.tolist())),
+    "Tile": _tile,
     "Transpose": lambda a, x: x.permute(a.get("perm") or tuple(reversed(range(x.ndim)))),
     "Unsqueeze": _unsqueeze,
     "Upsample": _resize,

@@ -25,10 +25,13 @@ _TABLE: dict[str, Operator] = {
     **OPERATORS, **QUANTIZED, "QLinearLogSoftmax": log_softmax, "ConvOfCodes": conv_of_codes,
     "Rounded": lambda a, x: a["grid"].quantize(x),
 }  # fmt: skip
-_TYPES = (*RANGES, "FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", "INT64", "UINT32", "UINT64", "BOOL")
+_WHOLE = (*RANGES, "INT64", "UINT32", "UINT64")
+_TYPES = (*_WHOLE, "FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", "BOOL")
 _TOGETHER = ("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Where", "Equal", "Greater", "Less", "Concat", "MatMul")
 _BEHIND_SOFTMAX = ("QuantizeLinear", "DequantizeLinear", "Identity", "Clip", "Cast", "Reshape", "Flatten", "Squeeze")
 _FROM_CODES = ("Cast", "DequantizeLinear", "Transpose", "Reshape", "Identity", "Mul")
+_OF_ONE_SCALE = ("Slice", "Gather", "Clip", "Max", "Min")  # what gives some of the codes that it is given
+_CODES = ("INT4", "UINT4", "INT8", "UINT8", "INT16", "UINT16")
 _OF_THE_HOST = (torch.int64, torch.bool)  # shapes, indices and axes stay on the CPU
 
 
@@ -72,7 +75,8 @@ class Twin(nn.Module):
             raise UnsupportedModelError(f"the graph has operators that can't be read: {some(sorted(unknown), 5)}")
         self.name, self.input, self.output = graph.name, graph.input, graph.output
         self.values = {name: _tensor(array) for name, array in graph.constants.items()}
-        steps = _narrowed([_step(node, graph) for node in graph.nodes], self.values, graph.output)
+        of_images = _of_images(graph)
+        steps = _narrowed([_step(node, graph, of_images) for node in graph.nodes], self.values, graph.output)
         if (softmax := final_softmax(graph)) is not None:
             self.output = softmax.outputs[0]
             (step,) = (each for each in steps if self.output in each.outputs)
@@ -192,17 +196,23 @@ class OfCodes:
 def with_real_output(graph: Graph) -> tuple[Graph, float, float]:
     """Returns a graph whose output is numbers where it is codes, and their scale and zero point, else 1 and 0.
 
-    The codes may have been brought into another shape or type.
+    The codes may have been moved, brought into another type, or clipped.
+
+    Raises:
+        UnsupportedModelError: what the codes stand for can't be told from the graph.
     """
     producers = {name: node for node in graph.nodes for name in node.outputs}
     node = producers.get(graph.output)
-    while node is not None and node.kind in (*MOVERS, "Cast"):
-        node = producers.get(node.inputs[0])
+    while node is not None and node.kind in (*MOVERS, "Cast", *_OF_ONE_SCALE):
+        node = producers.get(next((name for name in node.inputs if name not in graph.constants), ""))
     index = None if node is None else TYPE_OF_ZERO_POINT.get(node.kind)
-    if node is None or index is None or len(node.inputs) < index:
-        return graph, 1.0, 0.0
-    names = node.inputs[index - 1 : index + 1]
-    if any(name not in graph.constants or graph.constants[name].size != 1 for name in names if name):
+    names = () if node is None or index is None else node.inputs[index - 1 : index + 1]
+    if not names or any(name not in graph.constants or graph.constants[name].size != 1 for name in names if name):
+        if graph.output_type in _CODES:
+            raise UnsupportedModelError(
+                f"{graph.name}: its output {graph.output!r} is codes, {graph.output_type}, of which no one scale says "
+                "what logits they stand for; give the file without the rounding of its output"
+            )
         return graph, 1.0, 0.0
     scale, zero = (float(graph.constants[name].item()) if name else 0.0 for name in (*names, "")[:2])
     real = Node(
@@ -252,8 +262,21 @@ def type_of_codes(node: Node, graph: Graph) -> str | None:
     return str(TensorProto.DataType.Name(given)) if given else "UINT8"
 
 
-def _step(node: Node, graph: Graph) -> _Step:
+def _of_images(graph: Graph) -> set[str]:
+    """Returns the names of the values that come of the images, and not of their shape alone."""
+    found = {graph.input}
+    for node in graph.nodes:
+        if node.kind not in ("Shape", "Size") and found & set(node.inputs):
+            found |= set(node.outputs)
+    return found
+
+
+def _step(node: Node, graph: Graph, of_images: set[str]) -> _Step:
     attributes = {**node.attributes, "opset": graph.opset}
+    if node.kind == "Cast" and node.inputs[0] in of_images:
+        attributes["of_images"] = True
+    if node.kind == "Div" and any(graph.types.get(name, "FLOAT") in _WHOLE for name in node.inputs):
+        attributes["whole"] = True
     if (kind := type_of_codes(node, graph)) is not None:
         attributes["range"] = RANGES[kind]
     if node.kind == "Split":

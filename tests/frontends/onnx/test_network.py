@@ -339,7 +339,8 @@ def _ending_in(folder, *nodes, output=("n", 5), **constants):
     model.graph.node.extend(nodes)
     model.graph.initializer.extend(onnx.numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items())
     model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
-    kind = onnx.helper.np_dtype_to_tensor_dtype(constants["zero"].dtype) if nodes[-1].op_type == "QuantizeLinear" else 1
+    in_codes = "zero" in constants and nodes[-1].op_type in ("QuantizeLinear", "Clip", "Max", "Gather")
+    kind = onnx.helper.np_dtype_to_tensor_dtype(constants["zero"].dtype) if in_codes else 1
     model.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("logits", kind, output))
     onnx.save(model, folder / "net.onnx")
     return folder / "net.onnx"
@@ -413,6 +414,32 @@ def test_of_codes_in_another_shape_the_logits_are_what_they_stand_for(behind, fi
     path = _ending_in(tmp_path, *nodes, step=np.float32(0.1), zero=np.uint8(128))
     expected = answers(files["float"], X).clip(-12.8 if flat else 0, None)
     np.testing.assert_allclose(qadv.QuantizedClassifier.from_file(path).predict(X), expected, atol=0.051)
+
+
+@pytest.mark.parametrize(
+    ("behind", "more"),
+    [
+        (node("Clip", ["codes", "low"], ["logits"]), {"low": np.uint8(100)}),
+        (node("Max", ["low", "codes"], ["logits"]), {"low": np.uint8(100)}),
+        (node("Gather", ["codes", "order"], ["logits"], axis=1), {"order": np.array([2, 0, 1])}),
+    ],
+    ids=lambda given: getattr(given, "op_type", ""),
+)
+def test_some_of_the_codes_are_numbers_too(behind, more, files, tmp_path):
+    rounding = node("QuantizeLinear", ["scores", "step", "zero"], ["codes"])
+    path = _ending_in(tmp_path, rounding, behind, step=np.float32(0.1), zero=np.uint8(128), **more)
+    expected = answers(files["float"], X)
+    expected = expected[:, more["order"]] if "order" in more else expected.clip(-2.8)
+    np.testing.assert_allclose(qadv.QuantizedClassifier.from_file(path).predict(X), expected, atol=0.051)
+
+
+def test_codes_that_stand_for_no_one_numbers_are_refused(files, tmp_path):
+    classes = answers(files["float"], X).shape[1]
+    rounding = node("QuantizeLinear", ["scores", "steps", "zeros"], ["logits"], axis=1)
+    steps = np.linspace(0.1, 0.5, classes).astype(np.float32)
+    path = _ending_in(tmp_path, rounding, steps=steps, zeros=np.zeros(classes, np.uint8), zero=np.uint8(0))
+    with pytest.raises(UnsupportedModelError, match="its output 'logits' is codes, UINT8"):
+        qadv.QuantizedClassifier.from_file(path)
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int8])

@@ -48,8 +48,10 @@ CASES = [  # operator, attributes, further inputs
     ("AveragePool", {"kernel_shape": [3, 3], "pads": [1, 0, 1, 1], "strides": [2, 1]}, ()),
     ("AveragePool", {"kernel_shape": [2, 2], "auto_pad": "SAME_UPPER", "count_include_pad": 1}, ()),
     ("AveragePool", {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "strides": [2, 2], "ceil_mode": 1}, ()),
+    ("AveragePool", {"kernel_shape": [3, 3], "pads": [0, 0, 2, 2], "strides": [3, 3], "ceil_mode": 1}, ()),
     ("BatchNormalization", {}, (real(4), real(4), real(4), real(4) ** 2)),
     ("Cast", {"to": TensorProto.FLOAT16}, ()),
+    *(("Cast", {"to": kind}, ()) for kind in (TensorProto.INT8, TensorProto.INT32, TensorProto.INT64)),
     ("CastLike", {}, (np.float32(0),)),
     ("Clip", {}, (np.float32(-0.5), np.float32(0.5))),
     ("Concat", {"axis": 1}, (real(2, 3, 6, 6),)),
@@ -65,6 +67,7 @@ CASES = [  # operator, attributes, further inputs
     ("LayerNormalization", {"axis": -1, "epsilon": 1e-3}, (real(6), real(6))),
     ("MatMul", {}, (real(6, 5),)),
     ("MaxPool", {"kernel_shape": [3, 3], "pads": [1, 0, 1, 1], "strides": [2, 2], "ceil_mode": 1}, ()),
+    ("MaxPool", {"kernel_shape": [3, 3], "pads": [0, 0, 2, 2], "strides": [3, 3], "ceil_mode": 1}, ()),
     ("MaxPool", {"kernel_shape": [2, 2], "auto_pad": "SAME_UPPER", "strides": [2, 2]}, ()),
     ("Pad", {}, (whole(0, 1, 0, 2, 0, 0, 1, 0), np.float32(0.3))),
     ("Pad", {"mode": "reflect"}, (whole(0, 0, 1, 2, 0, 0, 1, 0),)),
@@ -169,6 +172,32 @@ def test_attributes_of_older_operator_sets(tmp_path):
         outputs = ["y", "rest"] if kind == "Split" else ["y"]
         node = helper.make_node(kind, ["x", *constants], outputs, **attributes)
         same_as_the_runtime([node], constants, x, tmp_path / f"{kind}.onnx", opset)
+
+
+def test_whole_numbers_of_images_are_divided_as_such_and_have_gradients(tmp_path):
+    n, constants = helper.make_node, {"ten": np.float32(10), "seven": np.int32(7)}
+    nodes = [
+        n("Mul", ["x", "ten"], ["m"]),
+        n("Cast", ["m"], ["whole"], to=TensorProto.INT32),
+        n("Div", ["whole", "seven"], ["divided"]),
+        n("Cast", ["divided"], ["y"], to=TensorProto.FLOAT),
+    ]
+    gradient = same_as_the_runtime(nodes, constants, real(2, 4, 6), tmp_path / "divided.onnx")
+    np.testing.assert_allclose(gradient, 10 / 7, rtol=1e-6)
+
+
+def test_a_resize_that_says_its_defaults_is_read(tmp_path):
+    said = {"mode": "nearest", "antialias": 0, "keep_aspect_ratio_policy": "stretch", "nearest_mode": "floor"}
+    node = helper.make_node("Resize", ["x", "", "s"], ["y"], coordinate_transformation_mode="asymmetric", **said)
+    same_as_the_runtime([node], {"s": np.float32([1, 1, 2, 2])}, real(2, 3, 4, 4), tmp_path / "net.onnx", opset=18)
+
+
+def test_what_would_not_fit_into_memory_is_not_made():
+    for kind, more in (("Pad", whole(0, 0, 0, 2**30, 0, 0, 0, 0)), ("Tile", whole(1, 1, 2**20, 2**12)),
+                       ("Expand", whole(2**20, 3, 64, 64)), ("Resize", np.float32([1, 1, 2**14, 2**14]))):  # fmt: skip
+        given = [torch.zeros(1, 3, 64, 64), *((None,) if kind == "Resize" else ()), torch.from_numpy(more)]
+        with pytest.raises(NotImplementedError, match="too large to run"):
+            OPERATORS[kind]({"opset": 18}, *given)
 
 
 def test_conditions_shapes_and_sums_of_products(tmp_path):
