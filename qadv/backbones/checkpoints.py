@@ -49,8 +49,8 @@ def check_is_no_program(path: str | os.PathLike[str]) -> None:
     programs = {"constants.pkl": "a TorchScript file", "models/model.json": "a torch.export program"}
     if kind := next((programs[part] for part in programs if part in parts), None):
         raise FileFormatError(
-            f"{os.fspath(path)} is {kind}, whose code would run; give an ONNX file, torch.onnx.export(network, ...), or "
-            "the network by name and its state dict"
+            f"{os.fspath(path)} is {kind}, whose code would run; give an ONNX file (torch.onnx.export), or the network "
+            "by name and its state dict"
         )
 
 
