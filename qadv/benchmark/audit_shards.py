@@ -10,7 +10,6 @@ import io
 import math
 import os
 import pickle
-import re
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -21,14 +20,11 @@ from hashlib import blake2b
 from inspect import signature
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 import numpy as np
-from art.attacks import EvasionAttack
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
-from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from qadv.benchmark.cells import Cell, Finished, versions
@@ -45,7 +41,7 @@ from qadv.diagnostics.audit.run import audit, estimate, of_pair, radii_of
 from qadv.errors import AuditInterrupted, InvalidInputError, QadvError, describe
 from qadv.estimators.checks import check_pair
 from qadv.estimators.door import prepare
-from qadv.estimators.fingerprint import fingerprint, fingerprint_of
+from qadv.estimators.identity import identity
 from qadv.estimators.protocol import Classifier
 from qadv.files import write_atomically, write_json
 from qadv.modes import torch_threads
@@ -58,7 +54,6 @@ from qadv.units import Share
 
 SHARD = 50
 _IMAGES = "adversarial.safetensors"
-_ADDRESS = re.compile(" at 0x[0-9a-f]+")
 
 
 class ShardSpec(Spec):
@@ -196,8 +191,8 @@ class _Run:
     ) -> None:
         self.audited, self.x, self.y, self.store, self.until, self.verbose = audited, x, y, store, until, verbose
         self.shard, self.parts, self.enough, self.stopped = shard, list[AuditResult](), False, ""
-        network = _text(audited.classifier)
-        options = {name: _text(value) for name, value in audited.options.items()}
+        network = identity(audited.classifier)
+        options = {name: identity(value) for name, value in audited.options.items()}
         kinds = ("audit-check", *(["attack"] if audited.options.get("adaptive") is not None else []))
         plugins = code_versions(entry for kind in kinds for entry in default_registry().entries(kind))
         self.cells = []
@@ -290,47 +285,6 @@ def _by_image(result: AuditResult, y: NDArray[np.int64]) -> str:
         eps = next((each.eps for each in curve if each.worst_case.broken_by[image]), "") if by != "clean" else ""
         table.writerow([image, y[image], int(by != "clean"), int(not by), by, eps])
     return text.getvalue()
-
-
-def _text(value: Any, within: tuple[int, ...] = ()) -> str:
-    """Returns what tells an argument of `audit` from others; networks by their weights, functions by what they do.
-
-    What a function calls in turn is not looked at; `within` are the objects that hold the value.
-    """
-    if id(value) in within:  # a function that holds itself
-        return "…"
-    text = partial(_text, within=(*within, id(value)))
-    if isinstance(value, Mapping):
-        return str({name: text(each) for name, each in value.items()})
-    if isinstance(value, list | tuple):
-        return str([text(each) for each in value])
-    if isinstance(value, set | frozenset):  # their order is another one in each process
-        return str(sorted(map(text, value)))
-    if isinstance(value, EvasionAttack):
-        return f"{type(value).__qualname__} {text({name: getattr(value, name, None) for name in value.attack_params})}"
-    if hasattr(value, "model") and hasattr(value, "clip_values"):
-        surrogate = getattr(value.model, "surrogate_network", None)
-        network = (fingerprint(value), surrogate, getattr(value.model, "form_options", None))
-        return f"{text(network)} {value.clip_values} {text(value.preprocessing_operations)}"
-    if isinstance(value, nn.Module):
-        return fingerprint_of(value)
-    if isinstance(value, np.ndarray | Tensor):
-        array = value.numpy(force=True) if isinstance(value, Tensor) else value
-        return (
-            f"{array.dtype} {array.shape} {blake2b(np.ascontiguousarray(array).tobytes(), digest_size=16).hexdigest()}"
-        )
-    if isinstance(value, partial):
-        return text((value.func, value.args, value.keywords))
-    if isinstance(value, FunctionType):
-        held = [cell.cell_contents for cell in value.__closure__ or ()]
-        return text((value.__qualname__, value.__code__, value.__defaults__, value.__kwdefaults__, held))
-    if isinstance(value, MethodType):
-        return text((value.__func__, value.__self__))
-    if isinstance(value, CodeType):
-        return text((value.co_code.hex(), value.co_names, value.co_consts))
-    if callable(value) and not isinstance(value, type) and hasattr(value, "__dict__"):
-        return f"{type(value).__qualname__} {text(vars(value))}"
-    return _ADDRESS.sub("", repr(value))
 
 
 def _digest(classifier: Classifier, x: Any, y: Any) -> str:

@@ -26,7 +26,6 @@ from qadv.frontends.find import files
 from qadv.frontends.summary import summarize
 from qadv.registry import create, load
 from qadv.trainers.adversary import Adversary
-from qadv.trainers.loop_trainer import LoopTrainer
 from qadv.trainers.weight_decay import parameter_groups
 from qadv.transformers.post_training_quantization import PostTrainingQuantization
 
@@ -180,7 +179,7 @@ def training_images(trainer: Any, data: ImageDataset, nb_train: int | None) -> t
     held = data
     while isinstance(held, Changed):
         held = held.images
-    in_batches = not isinstance(held, Images) and isinstance(trainer, LoopTrainer)
+    in_batches = not isinstance(held, Images) and getattr(trainer, "takes_sources", False)
     return (data.samples("train", nb_train), None) if in_batches else data.take("train", nb_train)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, Subset, TensorDataset
+from torch.utils.data import BatchSampler, Dataset, Subset, TensorDataset
 
 from qadv.checks import check_whole
 from qadv.errors import InvalidInputError
@@ -98,7 +98,12 @@ class LoaderBatches:
 
     def __len__(self) -> int:
         try:
-            return len(self._loader)
+            batches = len(self._loader)
+            sampler = getattr(self._loader, "batch_sampler", None)
+            if type(sampler) is not BatchSampler or sampler.drop_last:
+                return batches
+            rest = len(sampler.sampler) % sampler.batch_size  # type: ignore[arg-type]
+            return max(1, batches - (0 < rest < self._least))
         except TypeError as error:
             raise InvalidInputError(f"{self._name}: expected a loader that knows its length: {error}") from error
 

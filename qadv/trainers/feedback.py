@@ -54,6 +54,8 @@ class FeedbackTrainer(LoopTrainer):
 
     one_epoch_each = "rounds"  # the option of which each takes an epoch or more
 
+    takes_sources = False
+
     def __init__(
         self,
         classifier: PyTorchClassifier,

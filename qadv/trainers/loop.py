@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from qadv.checks import check_whole
 from qadv.errors import InvalidInputError, TrainingError, some
+from qadv.estimators.identity import identity, told, told_of_scheduler, told_of_step, without_addresses
 from qadv.estimators.protocol import Classifier
 from qadv.estimators.upkeep import run_after_steps
 from qadv.modes import in_mode, kept, one_by_one
@@ -225,14 +226,14 @@ class TrainingLoop:
     @torch.no_grad()
     def _validate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
         """Loss and accuracy in evaluation mode."""
-        loss, correct, count = 0.0, 0, 0
+        correct, found = 0, list[tuple[Tensor, Any]]()
         for x, labels in batches:
             inputs, targets = self.network.prepare(x, labels)
             logits = self.classifier.model(inputs)
-            loss += self.network.loss(logits, targets).item() * len(x)
+            found.append((logits, targets))
             correct += int((logits.argmax(1) == labels).sum())
-            count += len(x)
-        return {"val_loss": loss / count, "val_accuracy": correct / count}
+        logits, targets = (torch.cat(part) for part in zip(*found, strict=True))  # a weighted mean is one of all images
+        return {"val_loss": self.network.loss(logits, targets).item(), "val_accuracy": correct / len(logits)}
 
     def _check_finite(self, total: Tensor, x: Tensor, epoch: int, step: int, terms: dict[str, Tensor]) -> None:
         if torch.isfinite(total):
@@ -253,16 +254,17 @@ class TrainingLoop:
         return {
             "backbone": getattr(model, "qadv_backbone", None),
             "quantization": getattr(model, "qadv_quantization", None),
-            "loss": repr(self.classifier.loss),
-            "preprocessing": [repr(step) for step in self.classifier.preprocessing_operations],
+            "loss": told(self.classifier.loss),
+            "clip_values": identity(self.classifier.clip_values),
+            "preprocessing": [told_of_step(step) for step in self.classifier.preprocessing_operations],
             "optimizer": " ".join(map(str, (type(optimizer).__name__, *groups))),
-            "scheduler": type(scheduler).__name__,
+            "scheduler": told_of_scheduler(scheduler),
             "trainer": self.name,
             "nb_epochs": int(nb_epochs),
             "steps_per_epoch": len(batches),
             "data": batches.digest(),
-            "objectives": [repr(objective) for objective in self.objectives],
-            **({} if self.early_stop is None else {"early_stop": repr(self.early_stop)}),
+            "objectives": [without_addresses(objective) for objective in self.objectives],
+            **({} if self.early_stop is None else {"early_stop": without_addresses(self.early_stop)}),
             **self.options.describe(),
         }
 

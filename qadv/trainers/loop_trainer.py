@@ -40,7 +40,10 @@ class LoopTrainer(Trainer):
 
     Attributes:
         history: one dict per finished epoch of the last `fit`, see `TrainingLoop.run`; kept in the checkpoint too.
+        takes_sources: whether `fit` takes images in batches, a `DataLoader`, say.
     """
+
+    takes_sources = True
 
     def __init__(
         self,

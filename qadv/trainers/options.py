@@ -11,6 +11,7 @@ from torch import Tensor
 
 from qadv.checks import check_choice, check_fields, check_flag, check_number, check_whole
 from qadv.errors import InvalidInputError
+from qadv.estimators.identity import told
 from qadv.trainers.augment import AUGMENTATIONS
 
 Schedule = str | Mapping[int, float] | Callable[[float], float]
@@ -91,13 +92,7 @@ class LoopOptions:
         """Returns what determines the result, as plain data for JSON."""
         names = ("lr", "momentum", "weight_decay", "lr_schedule", "augment", "seed", "amp", "channels_last")
         start = {"start": self.start} if self.start else {}
-        return {name: _plain(getattr(self, name)) for name in names} | start
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    return getattr(value, "__qualname__", repr(value)) if callable(value) else value
+        return {name: told(getattr(self, name)) for name in names} | start
 
 
 def _one_cycle(progress: float, rise: float = 0.3, first: float = 1 / 25) -> float:

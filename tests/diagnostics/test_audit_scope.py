@@ -119,6 +119,9 @@ def test_several_radii_are_a_curve_that_keeps_what_smaller_balls_broke(audited, 
     assert result.smaller[0].to_dict() | {"seconds": 0} != result.to_dict()
     first = audited(0.02, nb_samples=20)
     assert result.smaller[0].worst_case.to_dict() == first.worst_case.to_dict(), "the first is as if alone"
+    counts = [next((each.samples, each.broken) for each in found.attacks if each.name == "FGSM")
+              for found in (result, audited(0.16, nb_samples=20))]  # fmt: skip
+    assert counts[0] == counts[1], "of the images that it was run on, whatever broke them before"
     plain = result.to_dict()
     assert json.loads(json.dumps(plain)) == plain
     assert plain["curve"][0] == {"eps": 0.02, "accuracy": shares[0], "grade": first.grade.value}

@@ -13,6 +13,7 @@ from qadv.errors import InvalidInputError, SchemeError
 from qadv.estimators.upkeep import run_after_steps
 from qadv.quantization import parse_scheme, set_stochastic_ratio
 from qadv.quantization.stochastic import StochasticWeights, nb_real_filters
+from tests.interrupted import noisy, stopped_after
 
 INNER = ["bwn", "twn", "int:3", "int-per-tensor:4", "pwlq:3", "dorefa:2", "binary-connect"]
 RESCALED = ["dorefa:2", "binary-connect"]  # values in [-1, 1], however small the weights
@@ -317,30 +318,14 @@ def test_a_state_dict_goes_on_with_the_same_draw_and_the_same_next_draws(name):
 
 
 def test_a_resumed_training_equals_an_uninterrupted_one(make_classifier, digits, tmp_path):
-    class StopError(Exception):
-        pass
-
-    calls = []
-
-    def noise(x):
-        return x + 0.01 * torch.randn_like(x)
-
-    def stopping(x):
-        calls.append(1)
-        if len(calls) > 2 * 4 + 2:  # in the middle of the third epoch
-            raise StopError
-        return noise(x)
-
-    stopping.__qualname__ = noise.__qualname__
-
-    def fit(classifier, augment=noise, **options):
-        trainer = qadv.DefensiveQuantTrainer(classifier, beta=0.0, lr=0.05, verbose=False, augment=augment, **options)
+    def fit(classifier, **options):
+        trainer = qadv.DefensiveQuantTrainer(classifier, beta=0.0, lr=0.05, verbose=False, augment=noisy, **options)
         trainer.fit(digits.x_train[:256], digits.y_train[:256], nb_epochs=4, batch_size=64)
 
     whole, interrupted, resumed = (make_classifier("sq(bwn)", "relu6:4", seed=seed) for seed in (0, 0, 5))
     fit(whole)
-    with pytest.raises(StopError):
-        fit(interrupted, stopping, checkpoint=tmp_path / "run.ckpt")
+    with stopped_after(2 * 4 + 2):  # in the middle of the third epoch
+        fit(interrupted, checkpoint=tmp_path / "run.ckpt")
     fit(resumed, checkpoint=tmp_path / "run.ckpt")
     states = [classifier.model.state_dict() for classifier in (whole, resumed)]
     assert states[0].keys() == states[1].keys()

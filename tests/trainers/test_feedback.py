@@ -16,6 +16,7 @@ from qadv.quantization.kept_values import KeptValues
 from qadv.trainers.feedback_search import FeedbackSearch, FeedbackSettings
 from qadv.trainers.margins import margins, unit_directions
 from qadv.trainers.orthogonality import Orthogonality
+from tests.interrupted import noisy, stopped_after
 
 SMALL = {"rounds": 3, "nb_directions": 6, "nb_nearest": 4, "samples_per_class": (2, 3, 4), "ranking_samples": 3}
 QUIET = {"verbose": False, "lr": 0.02}
@@ -300,27 +301,10 @@ def test_one_hot_labels_and_seeds(classifier, digits):
     assert not same_state(classifier, other)
 
 
-class StopError(Exception):
-    pass
-
-
-def noisy(x):
-    return x + 0.01 * torch.randn_like(x)
-
-
 def interrupt(classifier, digits, path, epoch, **options):
     """Trains with a checkpoint until the middle of an epoch."""
-    calls = []
-
-    def stopping(x):
-        calls.append(1)
-        if len(calls) > epoch * 6 + 2:  # 332 places make 6 steps
-            raise StopError
-        return noisy(x)
-
-    stopping.__qualname__ = noisy.__qualname__
-    with pytest.raises(StopError):
-        fit(classifier, digits, checkpoint=path, augment=stopping, **options)
+    with stopped_after(epoch * 6 + 2):  # 332 places make 6 steps
+        fit(classifier, digits, checkpoint=path, augment=noisy, **options)
 
 
 def test_a_run_resumes_to_the_bit_in_every_round_and_epoch(trained, digits, tmp_path, make_classifier):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from qadv.trainers.loop_trainer import LoopTrainer
 from qadv.trainers.objective import Objective
 from qadv.trainers.options import LoopOptions
 from tests.blur import Blur
+from tests.interrupted import noisy, stopped_after
 
 QUIET = {"verbose": False, "lr": 0.05}
 
@@ -103,25 +105,12 @@ def test_seeds_repeat_and_leave_the_global_random_states_alone(make_classifier, 
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(make_classifier, digits, tmp_path):
-    options = {"augment": lambda x: x + np.random.rand() * 0.01 * torch.randn_like(x), "lr_schedule": "cosine"}
+    options = {"augment": noisy, "lr_schedule": "cosine"}
     whole = make_classifier()
     history = fit(whole, digits, nb_epochs=4, **options).history
-
-    class StopError(Exception):
-        pass
-
-    calls = []
-
-    def stopping(x):
-        calls.append(1)
-        if len(calls) > 2 * 7 + 3:  # in the middle of the third epoch
-            raise StopError
-        return options["augment"](x)
-
-    stopping.__qualname__ = options["augment"].__qualname__
     interrupted = make_classifier()
-    with pytest.raises(StopError):
-        fit(interrupted, digits, nb_epochs=4, checkpoint=tmp_path / "run.ckpt", **{**options, "augment": stopping})
+    with stopped_after(2 * 7 + 3):  # in the middle of the third epoch
+        fit(interrupted, digits, nb_epochs=4, checkpoint=tmp_path / "run.ckpt", **options)
     resumed = make_classifier(seed=5)  # other start weights: all comes from the checkpoint
     again = fit(resumed, digits, nb_epochs=4, checkpoint=tmp_path / "run.ckpt", **options).history
     assert same_state(whole, resumed)
@@ -177,7 +166,7 @@ def test_a_checkpoint_of_other_data_is_refused_whatever_they_come_in(make_classi
             kind(x, 9 - y),
             DataLoader(kind(x, 9 - y), 32),
             Subset(kind(x, y), range(1, 64)),
-            kind(x[:33], y[:33]),
+            kind(x[:34], y[:34]),
         ]
         for other in [*others, kind(1 - x, y)] if kind is TensorDataset else others:
             with pytest.raises(FileFormatError, match=r"another run \(data: "):
@@ -643,3 +632,91 @@ def test_statistics_that_move_beside_frozen_parameters_are_told(make_classifier,
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fit(classifier, digits)
+
+
+def shifted(x, by):
+    return x + by
+
+
+class Shift(nn.Module):
+    def __init__(self, by):
+        super().__init__()
+        self.by = by
+
+    def forward(self, x):
+        return x + self.by
+
+
+class Call:
+    def __init__(self, by):
+        self.by = by
+
+    def __call__(self, x):
+        return x + self.by
+
+
+def lambda_of(by):
+    return lambda x: x + by
+
+
+def weighted(by):
+    return nn.CrossEntropyLoss(weight=torch.linspace(1, 1 + by, 10))
+
+
+@pytest.mark.parametrize(
+    ("name", "made"),
+    [
+        ("loss", weighted),
+        ("loss", lambda by: nn.CrossEntropyLoss(label_smoothing=by)),
+        ("augment", lambda_of),
+        ("augment", lambda by: partial(shifted, by=by)),
+        ("augment", Shift),
+        ("augment", Call),
+        ("lr_schedule", lambda by: lambda progress: 1 - by * progress),
+        ("clip_values", lambda by: (0.0, 1.0 + by)),
+        ("scheduler", lambda by: partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=by)),
+    ],
+    ids=lambda given: getattr(given, "__name__", given),
+)
+def test_what_changes_the_result_is_another_run_and_the_same_made_anew_is_not(name, made, digits, tmp_path):
+    def run(by):
+        torch.manual_seed(0)
+        net, given = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), {name: made(by)}
+        settings = {"clip_values": (0.0, 1.0)} | {k: given.pop(k) for k in ("loss", "clip_values") if k in given}
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        loss = settings.pop("loss", nn.CrossEntropyLoss())
+        classifier = qadv.QuantizedClassifier(net, loss, (1, 8, 8), 10, optimizer=optimizer, **settings)
+        scheduler = {"scheduler": given.pop(name)(optimizer)} if name == "scheduler" else {}
+        trainer = LoopTrainer(classifier, checkpoint=tmp_path / "run.ckpt", verbose=False, **given)
+        trainer.fit(digits.x_train[:64], digits.y_train[:64], batch_size=32, nb_epochs=1, **scheduler)
+
+    run(0.5)
+    run(0.5)
+    with pytest.raises(FileFormatError, match=f"is the checkpoint of another run .{name}: saved"):
+        run(0.25)
+
+
+def test_a_rest_of_one_image_is_no_step_of_a_loader_either(digits):
+    lrs = []
+    for source in (None, TensorDataset(torch.from_numpy(digits.x_train[:65]), torch.from_numpy(digits.y_train[:65]))):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        classifier = qadv.QuantizedClassifier(net, nn.CrossEntropyLoss(), (1, 8, 8), 10)
+        trainer = LoopTrainer(classifier, lr=0.1, verbose=False)
+        data = (digits.x_train[:65], digits.y_train[:65]) if source is None else (source,)
+        trainer.fit(*data, batch_size=32, nb_epochs=2)
+        lrs.append([entry["lr"] for entry in trainer.history])
+    assert lrs[0] == lrs[1]
+
+
+def test_the_validation_loss_is_that_of_all_its_images_at_once(digits):
+    order = np.argsort(digits.y_test[:300])
+    x, y = digits.x_test[:300][order], digits.y_test[:300][order]
+    loss = nn.CrossEntropyLoss(weight=torch.tensor([20.0] + [1.0] * 9))
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    classifier = qadv.QuantizedClassifier(net, loss, (1, 8, 8), 10)
+    trainer = LoopTrainer(classifier, verbose=False)
+    trainer.fit(digits.x_train[:64], digits.y_train[:64], (x, y), batch_size=32, nb_epochs=1)
+    with torch.no_grad():
+        expected = loss(net(torch.from_numpy(x)), torch.from_numpy(y)).item()
+    assert trainer.history[-1]["val_loss"] == pytest.approx(expected, rel=1e-6)

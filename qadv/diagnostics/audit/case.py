@@ -154,7 +154,7 @@ class AuditCase(Scale):
         first = broken & self.survivors
         self._broken_by[first] = name
         self._adversarial[first] = found[first]
-        counts = int(on.sum()), int((broken & self.fresh).sum()), int(first.sum())
+        counts = int(on.sum()), int((broken & self.clean).sum()), int(first.sum())
         self._attacks.append(AttackRecord(name, *counts, self.cost - before, time.perf_counter() - started))
         return broken
 
