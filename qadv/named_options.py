@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from qadv.errors import InvalidInputError
+from qadv.strengths import is_fraction
 
 _TEXT = re.compile(r"[\w./+-]{1,200}")  # that needs no quotes
 _HINT = "expected NAME or NAME:option=value, several parted by commas, e.g. bit-depth:bit_depth=3"
@@ -32,7 +33,7 @@ def options_of(given: Iterable[str]) -> dict[str, Any]:
         try:
             options |= _toml(f"{name}={value}")
         except (ValueError, RecursionError) as error:  # e.g. a number with thousands of digits
-            if not _TEXT.fullmatch(value):
+            if not _TEXT.fullmatch(value) and not is_fraction(value):
                 raise InvalidInputError(f"{text[:80]!r}: {_HINT}") from error
             options[name] = value
     return options

@@ -10,6 +10,7 @@ from qadv.errors import InvalidInputError
 from qadv.units import in_pixels, limits
 
 _FRACTION = re.compile(r"\s*[-+]?\d+(\.\d+)?\s*/\s*\d+(\.\d+)?\s*")
+_OF_BYTES = re.compile(r"/\s*25[56]\s*$")
 _ROUNDING = 1e-6
 
 
@@ -57,6 +58,11 @@ def check_eps(
         return radius
     low, high = limits(clip_values)
     largest = (high - low) * nb_values ** (1 / norm)
+    if isinstance(eps, str) and _OF_BYTES.search(eps) and high - low > 200 and 0 < radius < 1:
+        raise InvalidInputError(
+            f"{name}: {eps.strip()} of pixels from {low:g} to {high:g} is {radius:.2g}, no level of a picture; for "
+            f"that share of their range say {radius * (high - low):.4g}, else {radius:.4g}"
+        )
     if radius <= largest * (1 + _ROUNDING):
         return radius
     if norm < math.inf:

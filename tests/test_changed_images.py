@@ -206,6 +206,19 @@ def test_grey_images_of_28_pixels_are_corrupted_too(corruptions):
     assert abs(noise.std() - 0.08) < 0.008, "as strong as in colour"
 
 
+def test_who_takes_no_batches_is_given_the_photographs_at_once(tmp_path):
+    folder = photographs(tmp_path / "fruit")
+    data = qadv.create("dataset", "image-folder", data_dir=folder, input_shape=(3, 8, 8))
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 3))
+    classifier = qadv.QuantizedClassifier(net, torch.nn.CrossEntropyLoss(), (3, 8, 8), 3)
+    x, y = training_images(made_trainer("feedback", classifier, {}, verbose=False), data, 6)
+    np.testing.assert_array_equal(x, data.take("train", 6)[0])
+    assert len(y) == 6
+    batches, none = training_images(made_trainer("dq", classifier, {}, verbose=False), data, 6)
+    assert none is None
+    assert len(batches) == 6
+
+
 @pytest.mark.parametrize(("severity", "side"), [(3, 28), (4, 31), (5, 41), (4, 28), (5, 32)])
 def test_motion_blur_that_darkens_small_images_says_so(severity, side, corruptions, recwarn):
     data = Images("even", *[np.full((1, 1, side, side), 0.8, np.float32), np.zeros(1, np.int64)] * 2, ["one"])

@@ -23,9 +23,10 @@ def test_values_are_toml_and_plain_text_needs_no_quotes(text, options):
 
 
 def test_options_come_one_by_one_too():
-    given = ["eps=8/255", "adversary={attack='pgd', eps='8/255'}", "norm=inf", "file=a/b.txt"]
+    given = ["eps=8/255", "eps_step=2 / 255", "adversary={attack='pgd', eps='8/255'}", "norm=inf", "file=a/b.txt"]
     adversary = {"attack": "pgd", "eps": "8/255"}
-    assert options_of(given) == {"eps": "8/255", "adversary": adversary, "norm": float("inf"), "file": "a/b.txt"}
+    expected = {"eps": "8/255", "eps_step": "2 / 255", "adversary": adversary, "norm": float("inf"), "file": "a/b.txt"}
+    assert options_of(given) == expected
 
 
 @pytest.mark.parametrize("text", ["eps", "=3", "eps=", f"eps={'9' * 5000}", f"eps={'[' * 5000}", "eps=[1, 2"])

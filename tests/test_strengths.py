@@ -32,9 +32,10 @@ def test_what_is_no_finite_number_is_refused(given):
         ("8", (0, 1), r"got '8'; did you mean 8/255\?"),
         (8, (-1, 1), r"expected at most 2, .* did you mean 8/255 of it, 0.06275\?"),
         (300, (0, 255), "expected at most 255, .* got 300$"),
+        ("2/255", (0, 255), "2/255 of pixels from 0 to 255 is 0.0078, .* say 2, else 0.007843$"),
     ],
 )
-def test_a_radius_above_the_range_is_refused_with_what_was_meant(eps, clip_values, said):
+def test_a_radius_of_another_range_is_refused_with_what_was_meant(eps, clip_values, said):
     with pytest.raises(InvalidInputError, match=said):
         check_eps("eps", eps, clip_values)
 

@@ -119,6 +119,9 @@ def _sentence(
     network, worst = max(among, key=lambda each: np.mean(each[1].accuracy))
     which = names[network.axes][0].upper() + names[network.axes][1:]
     which += f" holds out best of {len(among)} networks" if len(among) > 1 else ""
+    ends = {each.axes: bar("", case.accuracy, case.clean, case.samples) for each, case in among}
+    near = sum(each.high >= ends[network.axes].low for each in ends.values()) - 1
+    which += f" (the interval of {near} other{'s' * (near > 1)} overlaps its own)" if near else ""
     figure = (
         f"{_percent(worst.accuracy)} % of {worst.samples:,} images are classified correctly under the worst of all "
         f"attacks within {worst.threat}, {_percent(worst.clean)} % without one{_of_seeds(results, worst)}"
