@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from qadv.benchmark.report.build import build_report
 from qadv.benchmark.report.content import Value
 from qadv.benchmark.report.examples import example
 from qadv.benchmark.report.numbers import plain_eps
-from qadv.benchmark.report.opening import _comparable, bar
+from qadv.benchmark.report.opening import _sentence, bar
 from qadv.benchmark.report.readable import bits as bits_said
 from qadv.benchmark.report.readable import defended
 from qadv.benchmark.report.rendering import escaped_markdown
@@ -493,8 +494,15 @@ def test_texts():
 
 
 def test_networks_are_ranked_among_those_that_the_same_attacks_met_on_as_many_images():
-    def case(over, samples):
-        return WorstCase(Threat(np.inf, 0.1), over, (0,), samples, (0.9,), (0.5,), False)
+    def case(name, over, samples, share):
+        worst = WorstCase(Threat(np.inf, 0.1), over, (0,), samples, (0.9,), (share,), False)
+        return SimpleNamespace(axes=(name,)), worst
 
-    found = [("a", case("2 attacks", 50)), ("b", case("3 attacks", 40)), ("c", case("2 attacks", 50))]
-    assert [name for name, _ in _comparable(found)] == ["a", "c"]
+    found = [case("a", "2 attacks", 5000, 0.5), case("b", "3 attacks", 40, 0.8), case("c", "2 attacks", 5000, 0.3)]
+    results, names = SimpleNamespace(study=SimpleNamespace(seeds=[0])), {(name,): name for name in "abc"}
+    assert _sentence(results, names, found).startswith("A holds out best of 2 networks: 50.0")
+    near = [*found, case("d", "2 attacks", 5000, 0.49)]
+    names["d",] = "d"
+    assert "A holds out best of 3 networks (the interval of 1 other overlaps its own): 50.0" in _sentence(
+        results, names, near
+    )
