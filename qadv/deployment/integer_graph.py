@@ -282,7 +282,7 @@ class _Writer:
         elif _is_global_pool(node, self.values) and source in self.codes:
             self._node("GlobalAveragePool", [self._real(source)], output)
             self._quantize_behind(output, self.codes[source][1].ends)
-        elif node.kind == "AveragePool" and (whole := whole_windows(node.attributes, self._flat(source))) is not None:
+        elif (whole := self._whole_windows(node)) is not None:
             attributes, factor = whole
             pooled = self._node("AveragePool", [self._real(source)], f"{output}_whole", **attributes)
             self._node("Mul", [pooled, self._constant(factor.numpy(), "factor")], output)
@@ -409,9 +409,11 @@ class _Writer:
         flat = torch.ones(1, *(size or 1 for size in self.graph.input_shape[1:]))
         return [{k: v.numpy() for k, v in self.twin.every_value(flat * end).items()} for end in self.pixels]
 
-    def _flat(self, name: str) -> Tensor:
-        """Returns a value for an image of the smallest pixel."""
-        return torch.from_numpy(self._flat_images()[0][name])
+    def _whole_windows(self, node: Node) -> tuple[dict[str, Any], Tensor] | None:
+        """Returns what stands for a pool whose windows may end behind the image, `None` for any other operator."""
+        if node.kind != "AveragePool" or not node.attributes.get("ceil_mode"):
+            return None  # the sizes are known of an image that was computed
+        return whole_windows(node.attributes, torch.from_numpy(self._flat_images()[0][node.inputs[0]]))
 
     def _node(self, kind: str, inputs: list[str], *outputs: str, **attributes: Any) -> str:
         from onnx import helper, numpy_helper

@@ -83,9 +83,7 @@ def predict(classifier: Classifier, x: Array, batch_size: int) -> Array:
         AttackError: some are NaN.
     """
     art: Any = classifier
-    answers = in_batches(classifier, x, batch_size, partial(forward, classifier))
-    check_answers(answers)
-    outputs: Array = art._apply_postprocessing(preds=answers, fit=False)
+    outputs: Array = art._apply_postprocessing(preds=_checked(classifier, x, batch_size), fit=False)
     return outputs
 
 
@@ -101,6 +99,10 @@ def predict_logits(classifier: Classifier, x: Array, batch_size: int) -> Array:
         raise InvalidInputError(
             f"classifier: expected one that gives logits, it has postprocessors ({names}); leave them out"
         )
+    return _checked(classifier, x, batch_size)
+
+
+def _checked(classifier: Classifier, x: Array, batch_size: int) -> Array:
     answers = in_batches(classifier, x, batch_size, partial(forward, classifier))
     check_answers(answers)
     return answers

@@ -254,6 +254,11 @@ def _cast(a: Attributes, x: Tensor) -> Tensor:
     return x.to(_TYPES[a["to"]])
 
 
+def _cast_like(a: Attributes, x: Tensor, y: Tensor) -> Tensor:
+    whole = not y.is_floating_point() and y.dtype != torch.bool
+    return _cast({**a, "to": _WHOLE[0]}, x) if whole and a.get("of_images") else x.to(y.dtype)
+
+
 def _sized(sizes: Sequence[Any]) -> None:
     """Refuses what would not fit into memory, before it is made."""
     if math.prod(int(size) for size in sizes) > _LARGEST:
@@ -325,7 +330,7 @@ OPERATORS: dict[str, Operator] = {
     "AveragePool": average_pool,
     "BatchNormalization": _batch_norm,
     "Cast": _cast,
-    "CastLike": lambda a, x, y: x.to(y.dtype),
+    "CastLike": _cast_like,
     "Ceil": stepwise(torch.ceil),
     "Clip": clip,
     "Concat": lambda a, *x: torch.cat(x, a["axis"]),

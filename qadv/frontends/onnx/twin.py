@@ -31,7 +31,7 @@ _TOGETHER = ("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Where", "Equal", 
 _BEHIND_SOFTMAX = ("QuantizeLinear", "DequantizeLinear", "Identity", "Clip", "Cast", "Reshape", "Flatten", "Squeeze")
 _FROM_CODES = ("Cast", "DequantizeLinear", "Transpose", "Reshape", "Identity", "Mul")
 _OF_ONE_SCALE = ("Slice", "Gather", "Clip", "Max", "Min")  # what gives some of the codes that it is given
-_CODES = ("INT4", "UINT4", "INT8", "UINT8", "INT16", "UINT16")
+_CODES = RANGES.keys() - {"INT32"}  # which sums have
 _OF_THE_HOST = (torch.int64, torch.bool)  # shapes, indices and axes stay on the CPU
 
 
@@ -204,7 +204,7 @@ def with_real_output(graph: Graph) -> tuple[Graph, float, float]:
     producers = {name: node for node in graph.nodes for name in node.outputs}
     node = producers.get(graph.output)
     while node is not None and node.kind in (*MOVERS, "Cast", *_OF_ONE_SCALE):
-        node = producers.get(next((name for name in node.inputs if name not in graph.constants), ""))
+        node = producers.get(_moved(node, graph))
     index = None if node is None else TYPE_OF_ZERO_POINT.get(node.kind)
     names = () if node is None or index is None else node.inputs[index - 1 : index + 1]
     if not names or any(name not in graph.constants or graph.constants[name].size != 1 for name in names if name):
@@ -219,6 +219,14 @@ def with_real_output(graph: Graph) -> tuple[Graph, float, float]:
         "DequantizeLinear", "numbers of the output", (graph.output, *names), (f"numbers of {graph.output}",), {}
     )
     return replace(graph, nodes=[*graph.nodes, real], output=real.outputs[0]), scale, zero
+
+
+def _moved(node: Node, graph: Graph) -> str:
+    """Returns the input whose numbers an operator moves or picks from; `""` where it picks from several."""
+    if node.kind not in ("Max", "Min"):
+        return node.inputs[0]
+    computed = [name for name in node.inputs if name not in graph.constants]
+    return computed[0] if len(computed) == 1 else ""
 
 
 def final_softmax(graph: Graph) -> Node | None:
@@ -273,7 +281,7 @@ def _of_images(graph: Graph) -> set[str]:
 
 def _step(node: Node, graph: Graph, of_images: set[str]) -> _Step:
     attributes = {**node.attributes, "opset": graph.opset}
-    if node.kind == "Cast" and node.inputs[0] in of_images:
+    if node.kind in ("Cast", "CastLike") and node.inputs[0] in of_images:
         attributes["of_images"] = True
     if node.kind == "Div" and any(graph.types.get(name, "FLOAT") in _WHOLE for name in node.inputs):
         attributes["whole"] = True

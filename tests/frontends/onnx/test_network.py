@@ -440,6 +440,11 @@ def test_codes_that_stand_for_no_one_numbers_are_refused(files, tmp_path):
     path = _ending_in(tmp_path, rounding, steps=steps, zeros=np.zeros(classes, np.uint8), zero=np.uint8(0))
     with pytest.raises(UnsupportedModelError, match="its output 'logits' is codes, UINT8"):
         qadv.QuantizedClassifier.from_file(path)
+    two = [node("QuantizeLinear", ["scores", step, "zero"], [f"codes {step}"]) for step in ("one", "other")]
+    larger = node("Max", ["codes one", "codes other"], ["logits"])
+    path = _ending_in(tmp_path, *two, larger, one=np.float32(0.1), other=np.float32(0.3), zero=np.uint8(128))
+    with pytest.raises(UnsupportedModelError, match="its output 'logits' is codes, UINT8"):
+        qadv.QuantizedClassifier.from_file(path)
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int8])

@@ -52,7 +52,7 @@ CASES = [  # operator, attributes, further inputs
     ("BatchNormalization", {}, (real(4), real(4), real(4), real(4) ** 2)),
     ("Cast", {"to": TensorProto.FLOAT16}, ()),
     *(("Cast", {"to": kind}, ()) for kind in (TensorProto.INT8, TensorProto.INT32, TensorProto.INT64)),
-    ("CastLike", {}, (np.float32(0),)),
+    *(("CastLike", {}, (kind(0),)) for kind in (np.float32, np.int32)),
     ("Clip", {}, (np.float32(-0.5), np.float32(0.5))),
     ("Concat", {"axis": 1}, (real(2, 3, 6, 6),)),
     ("Conv", {"pads": [1, 0, 1, 1], "strides": [2, 1]}, (real(3, 4, 3, 3), real(3))),
