@@ -356,7 +356,9 @@ def test_the_command_keeps_what_is_finished_and_writes_a_page(trained, digits, t
     assert "<script" not in text
     assert "http:" not in text
     assert "https:" not in text
-    assert text.count("difference × 10</span>") == 8
+    broken = sum(row["broken_by"] not in ("", "clean") for row in rows)
+    assert broken > 4
+    assert text.count("difference × 10</span>") == min(broken, 8)
     sure = torch.softmax(torch.tensor(trained.predict(digits.x_test[:12])), dim=1).max(dim=1)
     first = next(place for place, row in enumerate(rows) if row["broken_by"] not in ("", "clean"))
     said = (
