@@ -83,7 +83,7 @@ def test_feature_squeezing():
 
 def test_ensemble():
     example = load("ensemble")
-    example.SMALL.update(width=8, nb_test=30, steps=5, nb_decided=2)
+    example.SMALL.update(width=8, nb_test=30, steps=10, nb_decided=2)
     output = run(example)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in output.splitlines() if line.startswith("|")]
     cells = {tuple(row[:2]): row for row in rows}

@@ -3,7 +3,7 @@
 import bisect
 import math
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,32 @@ def _next_float(bound: float, direction: int, dtype: torch.dtype) -> float:
 def _computed_next_float(bound: float, direction: int, dtype: torch.dtype) -> float:
     towards = torch.tensor(direction * math.inf, dtype=dtype)
     return torch.nextafter(torch.tensor(bound, dtype=dtype), towards).item()
+
+
+def round_to_steps(y: Tensor, intervals: int, width: float | Tensor, *, signed: bool) -> Tensor:
+    """Rounds `y` in place to multiples of `width / intervals`, ties to even; returns it.
+
+    With signs and an odd number of intervals there is no level at 0, but one half a step to each side of it.
+    """
+    inverse, step = intervals / width, width / intervals
+    if not isinstance(width, Tensor) and not torch._C._get_tracing_state():
+        inverse, step = _constant(inverse), _constant(step)  # a number would be made a tensor, anew each time
+    y.mul_(inverse)
+    if signed and intervals % 2:
+        y.add_(0.5).round_().sub_(0.5)
+    else:
+        y.round_()
+    return y.mul_(step)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _constant(value: float) -> Tensor:
+    return _made_constant(value)
+
+
+@lru_cache(maxsize=4096)
+def _made_constant(value: float) -> Tensor:
+    return torch.from_numpy(np.asarray(value, dtype=np.float32))  # on the processor, whatever torch's default device
 
 
 def last_float(passes: Callable[[Any], Any]) -> Any:

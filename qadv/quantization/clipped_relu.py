@@ -6,31 +6,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qadv.quantization.clip import mask_gradient
+from qadv.quantization.clip import mask_gradient, round_to_steps
 from qadv.quantization.quantizer import ActivationQuantizer
 from qadv.quantization.scheme import Scheme
 
+_LEAST_BOUND = 1e-36  # of a smaller one the inverse of a step is no float32
+
+
+def _clip_round(x: Tensor, low: float, high: float, intervals: int) -> Tensor:
+    return round_to_steps(x.clamp(low, high), intervals, high - low, signed=low < 0)
+
 
 class _ClipRound(torch.autograd.Function):
-    """`low + step * round((clip(x, low, high) - low) / step)`, low = 0 or -high; gradient 1 on [low, high], else 0."""
+    """`step * round(clip(x, low, high) / step)`; gradient 1 on [low, high], else 0."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, low: float, high: float, intervals: int) -> Tensor:
         ctx.save_for_backward(x)
         ctx.bounds = low, high
-        steps = float(intervals)  # of an int torch would make a tensor of another type first
-        y = x.clamp(low, high)
-        if low:
-            y.sub_(low)
-        y.mul_(steps)
-        if high - low != 1:
-            y.div_(high - low)
-        y.round_()
-        if low:
-            y.sub_(steps / 2)
-        # dividing before multiplying keeps zero and both ends exact: they are 0, n / n and ±(n / 2) / n of the width
-        y.div_(steps)
-        return y if high - low == 1 else y.mul_(high - low)
+        return _clip_round(x, low, high, intervals)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:
@@ -61,7 +55,7 @@ class UniformActivation(ActivationQuantizer):
 
     def levels(self) -> Tensor:
         steps = torch.arange(self.intervals + 1) - (self.intervals / 2 if self.signed else 0)
-        return steps / self.intervals * (self.bound - self.low)
+        return steps * ((self.bound - self.low) / self.intervals)
 
 
 class ClippedUniform(UniformActivation):
@@ -78,11 +72,13 @@ class ClippedUniform(UniformActivation):
             self._clip_at(ceiling)
 
     def _clip_at(self, bound: float) -> None:
-        self.bound = bound
-        self.scale.fill_((bound - self.low) / self.intervals)
+        self.bound = _LEAST_BOUND if 0 < bound < _LEAST_BOUND else bound
+        self.scale.fill_((self.bound - self.low) / self.intervals)
 
     def quantize(self, x: Tensor) -> Tensor:
-        return _ClipRound.apply(x, self.low, self.bound, self.intervals)  # type: ignore[no-any-return]
+        recorded = torch.is_grad_enabled() or torch._C._get_tracing_state()
+        rounded = _ClipRound.apply if recorded else _clip_round
+        return rounded(x, self.low, self.bound, self.intervals)
 
 
 class _ReLU6(ClippedUniform):

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qadv.quantization.clip import round_to_steps
 from qadv.quantization.clipped_relu import UniformActivation
 from qadv.quantization.scheme import Scheme
 
@@ -20,11 +21,8 @@ class _LearnedClipRound(torch.autograd.Function):
         ctx.save_for_backward(x, alpha)
         ctx.signed = signed
         high = alpha.to(x.dtype)
-        if not signed:
-            y = x.clamp(min=0).minimum(high)
-            return y.mul_(intervals).div_(alpha).round_().div_(intervals).mul_(alpha)
-        y = x.maximum(-high).minimum(high).add_(high).mul_(intervals).div_(2 * alpha).round_()
-        return y.sub_(intervals / 2).div_(intervals).mul_(2 * alpha)
+        y = (x.maximum(-high) if signed else x.clamp(min=0)).minimum(high)
+        return round_to_steps(y, intervals, alpha * 2 if signed else alpha, signed=signed)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None]:

@@ -284,7 +284,9 @@ def test_a_file_takes_bytes_and_gives_what_the_classifier_gives(pooled):
     codes = np.rint(X * 255).astype(np.uint8)
     probabilities = runtime(codes)
     np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
-    np.testing.assert_allclose(probabilities, classifier.predict(codes.astype(np.float32) / 255), atol=0.05)
+    away = np.abs(probabilities - classifier.predict(codes.astype(np.float32) / 255)).max(1)
+    assert away.max() < 0.1  # averages lie halfway between two levels often, and go up in the file alone
+    assert (away < 1e-3).mean() > 0.7
     np.testing.assert_array_equal(OnnxNetwork(result.path).predict(X), probabilities)
     assert result.kernels["QLinearConv"] == 2
     assert "QuantizeLinear" not in result.kernels

@@ -31,7 +31,7 @@ def twn(w):
 
 def clipped_relu(a, c, k):
     n = 2**k - 1
-    return np.round(np.clip(a, 0, c) * np.float32(n) / np.float32(c)) / np.float32(n) * np.float32(c)
+    return np.round(np.clip(a, 0, c) * np.float32(n / c)) * np.float32(c / n)
 
 
 def clip_mask(a, c):

@@ -317,11 +317,14 @@ def with_ranges(spec, signed):
 
 
 @each(("spec", "signed"), NOT_TANH)
-def test_both_ends_are_levels_to_the_bit(spec, signed):
+def test_both_ends_are_levels_and_a_float_from_the_ranges_ends_at_most(spec, signed):
     for quantizer, high in with_ranges(spec, signed):
-        out = quantizer.quantize(torch.tensor([-1e30, -high, high, 1e30]))
-        low = -high if signed else 0.0
-        assert out.tolist() == [low, low, high, high]
+        out = quantizer.quantize(torch.tensor([-1e30, -high, high, 1e30])).detach().numpy()
+        first, last = quantizer.levels()[[0, -1]].tolist()
+        assert out.tolist() == [first, first, last, last]
+        np.testing.assert_array_max_ulp(out[[0, -1]], np.float32([-high if signed else 0, high]), 1)
+        if not quantizer.takes_range:
+            assert last == high
 
 
 @each(("spec", "signed"), [(s, signed) for s, signed in NOT_TANH if s[-1] != "1" and ":" in s])
@@ -388,11 +391,12 @@ def test_hostile_activations_are_quantized_as_defined(spec, signed):
 def test_extreme_ranges_stay_finite(bits, signed, high):
     quantizer = activation(f"relu:{bits}", signed)
     quantizer.set_range(high)
+    first, last, steps = quantizer.grid()
+    assert last == pytest.approx(max(high, 1e-36))  # a smaller one has steps without an inverse
     x = torch.tensor([0.0, -high, high, high / 3, -1.0, 1.0])
     out = quantizer.quantize(x)
     assert out.isfinite().all()
-    step = (2 if signed else 1) * high / max(2**bits - 1 - signed, 1)
-    assert (out - x.clamp(-high if signed else 0, high)).abs().max() <= 0.51 * step + 3e-45
+    assert (out - x.clamp(first, last)).abs().max() <= 0.51 * (last - first) / steps + 3e-45
 
 
 @each(("spec", "signed"), ACTIVATIONS)

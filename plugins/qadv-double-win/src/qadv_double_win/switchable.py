@@ -34,18 +34,17 @@ class SwitchableWeights(HasPrecision, WeightQuantizer):
 
 
 class _ClipRound(torch.autograd.Function):
-    """`low + (high - low) / n * round(n * (clip(x) - low) / (high - low))`; gradient 1 on [low, high], else 0."""
+    """`step * round(clip(x) / step)`, `step = (high - low) / n`; gradient 1 on [low, high], else 0."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, low: float, high: float, steps: int) -> Tensor:
         ctx.save_for_backward((x >= low) & (x <= high))
-        y = x.clamp(low, high)
-        if low:
-            y.sub_(low)
-        y.mul_(steps).div_(high - low).round_()
-        if low:  # from the middle of a mirrored range, so that zero is exact
-            y.sub_(steps / 2)
-        return y.div_(steps).mul_(high - low)
+        y = x.clamp(low, high).mul_(steps / (high - low))
+        if low and steps % 2:  # no level at 0, but one half a step to each side of it
+            y.add_(0.5).round_().sub_(0.5)
+        else:
+            y.round_()
+        return y.mul_((high - low) / steps)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:
@@ -78,7 +77,7 @@ class SwitchableActivations(HasPrecision, ActivationQuantizer):
 
     def levels(self) -> Tensor:
         low, high, steps = self.grid()
-        return (torch.arange(steps + 1) - (steps / 2 if low else 0)) / steps * (high - low)
+        return (torch.arange(steps + 1) - (steps / 2 if low else 0)) * ((high - low) / steps)
 
     def quantize(self, x: Tensor) -> Tensor:
         return _ClipRound.apply(x, *self.grid())  # type: ignore[no-any-return]
