@@ -176,7 +176,8 @@ def buffers_kept(network: nn.Module) -> Iterator[None]:
         yield
     finally:
         for buffer, value in before:
-            buffer.copy_(value)
+            if not torch.equal(buffer, value):  # one whose elements share their memory can't be written to
+                buffer.copy_(value)
 
 
 @contextmanager

@@ -72,3 +72,12 @@ def test_buffers_are_put_back():
         assert norm.num_batches_tracked == 1
     assert norm.num_batches_tracked == 0
     assert (norm.running_mean == 0).all()
+
+
+def test_a_buffer_whose_elements_share_their_memory_stays():
+    norm = nn.BatchNorm1d(3)
+    norm.register_buffer("spread", torch.ones(1).expand(4))
+    with buffers_kept(norm):
+        norm(torch.rand(4, 3))
+    assert norm.num_batches_tracked == 0
+    assert norm.spread.tolist() == [1] * 4

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from qadv.deployment.export import check_exports, in_integers
 from qadv.deployment.integer_graph import IntegerOptions
+from qadv.derivatives import is_recorded
 from qadv.errors import UnsupportedModelError
 from qadv.estimators.classifier import QuantizedClassifier
 from qadv.frontends.frontend import EvaluationForm
@@ -56,7 +57,7 @@ class EngineForm:
 
     def __call__(self, x: Any, method: str = "__call__") -> Any:
         """Images (N, …) → logits, or what another method gives; a network that has changed since is refused."""
-        asks = type(x) is Tensor and len(x) and not (torch.is_grad_enabled() and x.requires_grad)
+        asks = type(x) is Tensor and len(x) and not is_recorded(x)
         if not asks or method != "__call__" or self._hooks or torch._C._get_tracing_state():
             return self._form(x, method)
         if self._structure != self._structure_now():

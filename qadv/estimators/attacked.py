@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qadv.derivatives import is_recorded
 from qadv.errors import UnsupportedModelError
 from qadv.frontends.find import form_of, frontend_of
 from qadv.frontends.frontend import EvaluationForm
@@ -136,10 +137,10 @@ class AttackedNetwork(nn.Module):
 
     def _evaluated_logits(self, x: Any) -> Tensor:
         """What `evaluated` gives, with the gradients of the surrogate if there is one."""
-        asked = torch.is_grad_enabled() and isinstance(x, Tensor) and x.requires_grad
-        if asked and self._joined is not None:
+        if self._joined is not None and isinstance(x, Tensor) and is_recorded(x):
             return logits_of(self._joined(x))
         logits = logits_of(self.evaluated(x))
+        asked = torch.is_grad_enabled() and isinstance(x, Tensor) and x.requires_grad
         return logits if logits.requires_grad or not asked else value_without_gradient(logits, x)
 
     @property

@@ -18,6 +18,7 @@ from brevitas.proxy import ActQuantProxyFromInjector
 from brevitas.quant_tensor import IntQuantTensor, QuantTensor
 from torch import Tensor, nn
 
+from qadv.derivatives import is_recorded
 from qadv.quantization.clip import last_float, mask_gradient
 from qadv.quantization.form import Given, Part
 from qadv.quantization.layers import QuantActivation, _QuantLayer
@@ -225,9 +226,9 @@ class Steps:
         """Returns the quantized activations, shaped as `x`; differentiable in all arguments."""
         if not self.rectified:
             x = self.fused.activation_impl(x)
-        if not torch.is_grad_enabled():
+        learned = is_recorded(scale) or is_recorded(zero_point) or is_recorded(bit_width)
+        if not learned and not is_recorded(x):
             return self.rounded(x, scale, zero_point)
-        learned = scale.requires_grad or zero_point.requires_grad or bit_width.requires_grad
         way = _OfScale.apply(self, [x], scale, zero_point, bit_width) if learned else None
         return _InOneStep.apply(self, x, way, scale, zero_point)  # type: ignore[no-any-return]
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qadv.derivatives import is_recorded
 from qadv.frontends.frontend import QuantizedActivation, QuantizedTensor, QuantizedWeights
 from qadv.quantization.batch_norm_folding import can_be_folded
 from qadv.quantization.clip import last_float
@@ -80,7 +81,7 @@ def fake_quantize(x: Tensor, scale: float, zero_point: int, low: int, high: int)
     if not x.is_cpu or x.dtype != torch.float32:
         return torch.fake_quantize_per_tensor_affine(x, scale, zero_point, low, high)
     low, high = low - zero_point, high - zero_point
-    if torch.is_grad_enabled() and x.requires_grad:
+    if is_recorded(x):
         return _FakeQuantize.apply(x, scale, low, high)  # type: ignore[no-any-return]
     return x.mul(1 / scale).round_().clamp_(low, high).mul_(scale)
 

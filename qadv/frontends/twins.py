@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from qadv.derivatives import is_recorded
 from qadv.errors import InvalidInputError, NoGradientError
 from qadv.modes import evaluation_mode
 from qadv.outputs import logits_of
@@ -99,7 +100,7 @@ class TwinForm:
 
     def __call__(self, x: Any, method: str = "__call__") -> Any:
         """Images (N, …) → logits; without a twin the backward pass is a `NoGradientError`."""
-        asked = torch.is_grad_enabled() and x.requires_grad
+        asked = is_recorded(x)
         if asked and self.twin is not None:
             if self.agreement is None:
                 self._has_met = True

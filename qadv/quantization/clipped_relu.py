@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qadv.derivatives import is_recorded
 from qadv.quantization.clip import mask_gradient, round_to_steps
 from qadv.quantization.quantizer import ActivationQuantizer
 from qadv.quantization.scheme import Scheme
@@ -76,7 +77,7 @@ class ClippedUniform(UniformActivation):
         self.scale.fill_((self.bound - self.low) / self.intervals)
 
     def quantize(self, x: Tensor) -> Tensor:
-        recorded = torch.is_grad_enabled() or torch._C._get_tracing_state()
+        recorded = is_recorded(x) or torch._C._get_tracing_state()
         rounded = _ClipRound.apply if recorded else _clip_round
         return rounded(x, self.low, self.bound, self.intervals)
 
