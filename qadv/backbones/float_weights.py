@@ -34,10 +34,10 @@ def check_state(model: nn.Module, tensors: dict[str, Tensor], origin: str) -> No
     Only BatchNorm's `num_batches_tracked` may be missing. Modules that load in a way of their own, as Brevitas's whose
     state grows while they are trained, decide themselves what fits, on a copy of the model.
     """
-    expected = plain_tensors(model.state_dict())
-    if expected.keys() != tensors.keys() and any(map(_loads_itself, model.modules())):
+    expected, found = plain_tensors(model.state_dict()), _shapes(tensors)
+    if _shapes(expected) != found and any(map(_loads_itself, model.modules())):
         expected = _state_after(copy.deepcopy(model), tensors)
-    shapes, found = ({name: tensor.shape for name, tensor in state.items()} for state in (expected, tensors))
+    shapes = _shapes(expected)
     differences = {
         "tensors missing": missing(shapes, found),
         "tensors unknown": sorted(found.keys() - shapes.keys()),
@@ -53,6 +53,10 @@ def check_state(model: nn.Module, tensors: dict[str, Tensor], origin: str) -> No
         raise FileFormatError(f"{origin} does not fit {type(model).__name__}: {'; '.join(problems)}")
     if bad := not_finite(tensors, _finite_names(model)):
         raise FileFormatError(f"{origin}: {bad}")
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, Shape]:
+    return {name: tensor.shape for name, tensor in state.items()}
 
 
 def _loads_itself(module: nn.Module) -> bool:

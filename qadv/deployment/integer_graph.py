@@ -278,7 +278,9 @@ class _Writer:
             self._write_float_layer(self.layers[node.name])
         elif node.kind == "Add" and all(name in self.codes for name in node.inputs):
             self._node("Add", [self._real(name) for name in node.inputs], output)
-            self._quantize_behind(output)
+            # for sums that are always 0: kernels multiply by the ratio of steps, and XNNPACK takes one below 256
+            least = max(self.codes[name][1].scale for name in node.inputs) / 128
+            self._quantize_behind(output, least=least)
         elif _is_global_pool(node, self.values) and source in self.codes:
             self._node("GlobalAveragePool", [self._real(source)], output)
             self._quantize_behind(output, self.codes[source][1].ends)
@@ -376,13 +378,13 @@ class _Writer:
         self.codes[node.outputs[0]] = output, grid
         return True
 
-    def _quantize_behind(self, name: str, ends: Range | None = None) -> None:
+    def _quantize_behind(self, name: str, ends: Range | None = None, **least: float) -> None:
         """Rounds what the network does not round itself."""
         behind = self._only_consumer(name)
         is_rounded = behind is not None and behind.kind == "QuantizeLinear"
         if is_rounded or (name == self.graph.output and not self.options.all_codes):
             return
-        grid = Grid.over(self._range(name) if ends is None else ends)
+        grid = Grid.over(self._range(name) if ends is None else ends, **least)
         grid = grid.off_ties if self._is_average(name) else grid
         self.codes[name] = self._quantized(name, grid, name), grid
 

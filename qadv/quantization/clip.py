@@ -57,7 +57,7 @@ def round_to_steps(y: Tensor, intervals: int, width: float | Tensor, *, signed: 
     With signs and an odd number of intervals there is no level at 0, but one half a step to each side of it.
     """
     inverse, step = intervals / width, width / intervals
-    if not isinstance(width, Tensor) and not torch._C._get_tracing_state():
+    if not isinstance(width, Tensor) and _is_plain(y):
         inverse, step = _constant(inverse), _constant(step)  # a number would be made a tensor, anew each time
     y.mul_(inverse)
     if signed and intervals % 2:
@@ -67,13 +67,14 @@ def round_to_steps(y: Tensor, intervals: int, width: float | Tensor, *, signed: 
     return y.mul_(step)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _constant(value: float) -> Tensor:
-    return _made_constant(value)
+def _is_plain(y: Tensor) -> bool:
+    """Whether float32 values are computed now, and nothing traces that: what is made under a trace is part of it."""
+    traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() or torch._C._len_torch_dispatch_stack()
+    return type(y) is Tensor and y.dtype == torch.float32 and not traced
 
 
 @lru_cache(maxsize=4096)
-def _made_constant(value: float) -> Tensor:
+def _constant(value: float) -> Tensor:
     return torch.from_numpy(np.asarray(value, dtype=np.float32))  # on the processor, whatever torch's default device
 
 

@@ -264,6 +264,22 @@ def test_a_twins_gradient_is_that_of_the_same_network_in_training(trained, integ
     assert found @ expected > 0.7 * np.linalg.norm(found) * np.linalg.norm(expected)
 
 
+def test_a_saved_network_loads_into_one_that_has_seen_no_image(tmp_path):
+    def prepared():
+        torch.manual_seed(0)
+        model = nn.Sequential(taq.QuantStub(), nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(5)).train()
+        model(torch.zeros(1, 3, 8, 8))
+        model.qconfig = taq.get_default_qat_qconfig("x86")
+        return taq.prepare_qat(model, inplace=True)
+
+    network = settled(prepared()).eval().apply(taq.disable_observer)
+    x = torch.rand(4, 3, 8, 8).numpy()
+    classifier = qadv.QuantizedClassifier(network, nn.CrossEntropyLoss(), (3, 8, 8), 5)
+    classifier.save(tmp_path / "net.safetensors")
+    loaded = qadv.QuantizedClassifier.load(tmp_path / "net.safetensors", model=prepared().apply(taq.disable_observer))
+    np.testing.assert_array_equal(loaded.predict(x), classifier.predict(x))
+
+
 def test_a_twin_follows_a_network_that_is_loaded(integer):
     model = copy.deepcopy(integer["dynamic"])
     classifier = classifier_of(model)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from qadv.quantization import parse_scheme
+from qadv.quantization.layers import QuantActivation
 from tests.quantization import definitions
 
 BOUNDS = {"relu6": 6.0, "relu1": 1.0}
@@ -90,5 +91,21 @@ def test_other_float_types_keep_their_type_and_mask(dtype):
     x = torch.tensor([-1.0, 0.0, 3.0, 6.0, 7.0], dtype=dtype, requires_grad=True)
     y = q.quantize(x)
     assert y.dtype == dtype
+    assert y.tolist() == pytest.approx([0, 0, 3.2, 6, 6], rel=4e-3 if dtype == torch.bfloat16 else 1e-15)
     (gradient,) = torch.autograd.grad(y.sum(), x)
     assert gradient.tolist() == [0, 1, 1, 1, 0]
+
+
+@pytest.mark.parametrize("bound", [3.7, 3.8])
+def test_passes_after_a_traced_one_are_right(bound):
+    q = parse_scheme("relu:4", "activations").for_activation()
+    q.set_range(bound)  # which no pass has computed with
+    x = torch.linspace(0, 4, 50)
+    if bound == 3.7:
+        torch.export.export(QuantActivation(q).eval(), (x,))
+    else:
+        compiled = torch.compile(q.quantize, backend="aot_eager")(x)
+    y = q.quantize(x)
+    np.testing.assert_allclose(y, definitions.clipped_relu(x.numpy(), q.bound, 4), rtol=1e-6)
+    if bound == 3.8:
+        assert torch.equal(compiled, y)

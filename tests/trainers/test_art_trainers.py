@@ -55,9 +55,9 @@ def test_it_makes_a_quantized_network_more_robust(name, trained, digits, tmp_pat
         trainer.fit(x, y)
     elif name == "AWP":
         validation = (digits.x_test[:64], np.eye(10, dtype=np.float32)[digits.y_test[:64]])
-        trainer.fit(x, y, validation_data=validation, batch_size=64, nb_epochs=2)
+        trainer.fit(x, y, validation_data=validation, batch_size=64, nb_epochs=3)
     else:
-        trainer.fit(x, y, batch_size=64, nb_epochs=2)
+        trainer.fit(x, y, batch_size=64, nb_epochs=3)
     classifier.model.eval()
 
     def accuracy(classifier, x):

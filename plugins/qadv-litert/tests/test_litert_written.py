@@ -107,6 +107,50 @@ def test_few_levels_and_options(tmp_path):
     assert sizes == sorted(sizes)
 
 
+@pytest.mark.parametrize("activations", ["tanh:4", "tanh:8", "relu:1"])
+def test_levels_without_one_at_0(activations, tmp_path):
+    """They are counted from the lowest; a Hardswish before one bit gives zeros, which are ties."""
+    data = qadv.create("dataset", "digits")
+    torch.manual_seed(0)
+    between = nn.Hardswish() if activations == "relu:1" else nn.ReLU()
+    layers = nn.Conv2d(1, 8, 3), between, nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 10)
+    network = qadv.quantize(nn.Sequential(*layers), "int:4", activations, calibration=data.x_train[:64])
+    classifier = qadv.QuantizedClassifier(network, nn.CrossEntropyLoss(), (1, 8, 8), 10, clip_values=(0, 1))
+    x, y, files = data.x_test[:200], data.y_test[:200], []
+    for name, kind in (("net.tflite", "litert"), ("net.onnx", "onnx")):
+        qadv.export(classifier, tmp_path / name, to=kind, images=data.x_train[:64])
+        files.append(qadv.QuantizedClassifier.from_file(tmp_path / name))
+    found, expected = (file.predict(x) for file in files)
+    assert (found.argmax(1) == expected.argmax(1)).mean() > 0.95
+    assert np.abs(found - expected).mean() < 0.05 * np.abs(expected).mean()
+    gradients = [file.loss_gradient(x, y).reshape(200, -1) for file in files]
+    unit = [each / np.linalg.norm(each, axis=1, keepdims=True) for each in gradients]
+    assert np.median((unit[0] * unit[1]).sum(1)) > 0.5  # one bit's mask is another where its input is 0
+
+
+class Dead(nn.Module):
+    """A sum of what one bit of [0, 6] makes of small values: always 0."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(1 if i == 0 else 4, 4, 3, padding=1) for i in range(2))
+        self.relus, self.last = nn.ModuleList(nn.ReLU() for _ in range(2)), nn.Linear(256, 5)
+
+    def forward(self, x):
+        x = self.relus[0](self.layers[0](x) / 10)
+        return self.last((x + self.relus[1](self.layers[1](x))).flatten(1))
+
+
+def test_a_sum_that_is_always_0(tmp_path):
+    torch.manual_seed(0)
+    network = qadv.quantize(Dead(), "int:4", "relu6:1")
+    classifier = qadv.QuantizedClassifier(network, nn.CrossEntropyLoss(), (1, 8, 8), 5, clip_values=(0, 1))
+    x = qadv.create("dataset", "digits").x_test[:20]
+    qadv.export(classifier, tmp_path / "net.tflite", to="litert", images=x)
+    found = qadv.QuantizedClassifier.from_file(tmp_path / "net.tflite").predict(x)
+    np.testing.assert_allclose(found, classifier.predict(x), atol=0.01)
+
+
 def test_the_command_writes_and_compares(tmp_path, monkeypatch):
     torch.manual_seed(0)
     saved = tmp_path / "net.safetensors"

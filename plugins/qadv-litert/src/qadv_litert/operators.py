@@ -236,6 +236,7 @@ OPERATORS: dict[str, Translation] = {
     "RESHAPE": _reshape,
     "RESIZE_BILINEAR": _resize("linear"),
     "RESIZE_NEAREST_NEIGHBOR": _resize("nearest"),
+    "ROUND": _one("Round"),
     "RSQRT": _rsqrt,
     "SLICE": _slice,
     "SOFTMAX": _softmax,

@@ -245,10 +245,31 @@ class _Writer:
 
     def _write_rounding(self, node: Node) -> None:
         (name, grid), source = self._cut_off(node), self.values[node.inputs[0]]
+        decoder = self._only_consumer(name)
+        if decoder is not None and decoder.kind == "DequantizeLinear":
+            decoded = self._grid(decoder)
+            if (decoded.scale, decoded.zero) != (grid.scale, grid.zero):
+                self._write_levels(node, grid, decoder, decoded)
+                return
         value = source
         if source.grid is None or (source.grid.scale, source.grid.zero) != (grid.scale, grid.zero):
             value = self._operator("QUANTIZE", [source], source.shape, grid, "QuantizeOptions")
         self.values[name] = self._above(value) if grid.first > -127 else value
+
+    def _write_levels(self, node: Node, grid: _Grid, decoder: Node, decoded: _Grid) -> None:
+        """Writes levels without one at 0, which graphs count in steps of 1 from the lowest: no codes stand for them."""
+        if grid.scale != 1 or grid.zero != decoded.zero:
+            raise UnsupportedModelError(
+                f"codes made in steps of {grid.scale:g} and read in steps of {decoded.scale:g} ({node.name}) are not "
+                "written to .tflite files"
+            )
+        clip = self._only_consumer(node.outputs[0])
+        last = 255 if clip is None or clip is decoder else int(self.constants[clip.inputs[2]])
+        value = self._clipped(self._as_float(node.inputs[0]), grid.first - grid.zero, last - 128 - grid.zero)
+        value = self._operator("ROUND", [value], value.shape)
+        step = self._constant(np.float32([decoded.scale]))
+        self.values[decoder.outputs[0]] = self._operator("MUL", [value, step], value.shape, None, "MulOptions")
+        self.done.add(decoder.name)
 
     def _write_same(self, node: Node) -> None:
         self.values[node.outputs[0]] = self.values[node.inputs[0]]
@@ -389,12 +410,16 @@ class _Writer:
         self.values[output] = self._operator(_OF_ONE[node.kind], [self._as_float(node.inputs[0])], self._shape(output))
 
     def _write_clip(self, node: Node) -> None:
-        value = self._as_float(node.inputs[0])
-        for code, name in zip(("MAXIMUM", "MINIMUM"), node.inputs[1:], strict=False):
-            if name:
-                end = self._constant(np.float32(self.constants[name]).reshape(1))
-                value = self._operator(code, [value, end], value.shape, None, "MaximumMinimumOptions")
-        self.values[node.outputs[0]] = value
+        ends = [float(self.constants[name]) if name else None for name in node.inputs[1:]]
+        self.values[node.outputs[0]] = self._clipped(self._as_float(node.inputs[0]), *ends)
+
+    def _clipped(self, value: _Value, low: float | None = None, high: float | None = None) -> _Value:
+        for code, end in (("MAXIMUM", low), ("MINIMUM", high)):
+            if end is not None:
+                value = self._operator(
+                    code, [value, self._constant(np.float32([end]))], value.shape, None, "MaximumMinimumOptions"
+                )
+        return value
 
     def _write_concat(self, node: Node) -> None:
         output = node.outputs[0]
