@@ -11,9 +11,8 @@ from qadv.frontends.fake_quantize import fake_quantize
 from qadv.quantization.scheme import parse_scheme
 
 
-def network(quantize):
-    torch.manual_seed(0)
-    return quantize(nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3)))
+def of_qadv():
+    return qadv.quantize(nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3)))
 
 
 def of_brevitas():
@@ -24,7 +23,7 @@ ROUNDED = {
     "relu6": parse_scheme("relu6:4", "activations").for_activation().quantize,
     "pact": parse_scheme("pact:4", "activations").for_activation().quantize,
     "torch.ao": lambda x: fake_quantize(x, 0.1, 0, 0, 15),
-    "qadv's network": lambda: network(qadv.quantize),
+    "qadv's network": of_qadv,
     "Brevitas's network": of_brevitas,
 }
 

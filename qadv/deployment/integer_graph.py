@@ -378,13 +378,13 @@ class _Writer:
         self.codes[node.outputs[0]] = output, grid
         return True
 
-    def _quantize_behind(self, name: str, ends: Range | None = None, **least: float) -> None:
+    def _quantize_behind(self, name: str, ends: Range | None = None, least: float = 0.0) -> None:
         """Rounds what the network does not round itself."""
         behind = self._only_consumer(name)
         is_rounded = behind is not None and behind.kind == "QuantizeLinear"
         if is_rounded or (name == self.graph.output and not self.options.all_codes):
             return
-        grid = Grid.over(self._range(name) if ends is None else ends, **least)
+        grid = Grid.over(self._range(name) if ends is None else ends, least)
         grid = grid.off_ties if self._is_average(name) else grid
         self.codes[name] = self._quantized(name, grid, name), grid
 

@@ -27,10 +27,10 @@ class Grid:
         return (self.first - self.zero) * self.scale, (255 - self.zero) * self.scale
 
     @classmethod
-    def over(cls, ends: Range, least: float = 4e-9) -> "Grid":
+    def over(cls, ends: Range, least: float = 0.0) -> "Grid":
         """256 levels over a range, one of them 0, and not closer than `least`."""
         low, high = min(ends[0], 0.0), max(ends[1], 0.0)
-        scale = float(np.float32(max((high - low) / 255, least)))
+        scale = float(np.float32(max(max(high - low, 1e-6) / 255, least)))
         return cls(scale, round(-low / scale))
 
     @property

@@ -1,5 +1,7 @@
 """`to="onnx"` writes a graph that onnxruntime runs in integer kernels, and that decides as the simulation does."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -284,9 +286,11 @@ def test_a_file_takes_bytes_and_gives_what_the_classifier_gives(pooled):
     codes = np.rint(X * 255).astype(np.uint8)
     probabilities = runtime(codes)
     np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
-    away = np.abs(probabilities - classifier.predict(codes.astype(np.float32) / 255)).max(1)
-    assert away.max() < 0.1  # averages lie halfway between two levels often, and go up in the file alone
-    assert (away < 1e-3).mean() > 0.7
+    up = copy.deepcopy(classifier)
+    up.network.pool.register_forward_hook(
+        lambda module, x, y: y * (1 + 1e-5)
+    )  # halfway between two levels, as in the file
+    np.testing.assert_allclose(probabilities, up.predict(codes.astype(np.float32) / 255), atol=0.05)
     np.testing.assert_array_equal(OnnxNetwork(result.path).predict(X), probabilities)
     assert result.kernels["QLinearConv"] == 2
     assert "QuantizeLinear" not in result.kernels

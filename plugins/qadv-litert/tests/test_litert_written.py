@@ -218,5 +218,11 @@ def test_what_cannot_be_written_is_named(tmp_path):
     products = Graph("net", b"", "", [square], {}, {}, "images", "FLOAT", (1, 1, 8, 8), "logits", 18)
     with pytest.raises(UnsupportedModelError, match=r"weights that are computed, .* \(square\)"):
         tflite_of(products)
+    made, read = Node("QuantizeLinear", "made", ("images", "a", "zero"), ("codes",), {}), ("codes", "b", "zero")
+    nodes = [made, Node("DequantizeLinear", "read", read, ("logits",), {})]
+    numbers = {"a": np.array(0.5, np.float32), "b": np.array(0.25, np.float32), "zero": np.array(0, np.uint8)}
+    other = Graph("net", b"", "", nodes, numbers, {}, "images", "FLOAT", (1, 1, 8, 8), "logits", 18)
+    with pytest.raises(UnsupportedModelError, match=r"other steps than they were made in \(read\)"):
+        tflite_of(other)
     with pytest.raises(InvalidInputError, match="'litert'"):
         qadv.export(classifier, tmp_path / "net.tflite", to="litret")

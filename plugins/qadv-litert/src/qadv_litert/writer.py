@@ -248,28 +248,31 @@ class _Writer:
         decoder = self._only_consumer(name)
         if decoder is not None and decoder.kind == "DequantizeLinear":
             decoded = self._grid(decoder)
-            if (decoded.scale, decoded.zero) != (grid.scale, grid.zero):
-                self._write_levels(node, grid, decoder, decoded)
+            if grid.scale == 1 != decoded.scale and grid.zero == decoded.zero:
+                self._write_levels(node, grid, decoder)
                 return
         value = source
         if source.grid is None or (source.grid.scale, source.grid.zero) != (grid.scale, grid.zero):
             value = self._operator("QUANTIZE", [source], source.shape, grid, "QuantizeOptions")
         self.values[name] = self._above(value) if grid.first > -127 else value
 
-    def _write_levels(self, node: Node, grid: _Grid, decoder: Node, decoded: _Grid) -> None:
+    def _write_levels(self, node: Node, grid: _Grid, decoder: Node) -> None:
         """Writes levels without one at 0, which graphs count in steps of 1 from the lowest: no codes stand for them."""
-        if grid.scale != 1 or grid.zero != decoded.zero:
-            raise UnsupportedModelError(
-                f"codes made in steps of {grid.scale:g} and read in steps of {decoded.scale:g} ({node.name}) are not "
-                "written to .tflite files"
-            )
         clip = self._only_consumer(node.outputs[0])
-        last = 255 if clip is None or clip is decoder else int(self.constants[clip.inputs[2]])
-        value = self._clipped(self._as_float(node.inputs[0]), grid.first - grid.zero, last - 128 - grid.zero)
+        last = self._grid(node, 255 if clip is None or clip is decoder else self.constants[clip.inputs[2]]).first
+        value = self._clipped(self._as_float(node.inputs[0]), grid.first - grid.zero, last - grid.zero)
         value = self._operator("ROUND", [value], value.shape)
-        step = self._constant(np.float32([decoded.scale]))
+        step = self._constant(np.float32([self._grid(decoder).scale]))
         self.values[decoder.outputs[0]] = self._operator("MUL", [value, step], value.shape, None, "MulOptions")
         self.done.add(decoder.name)
+
+    def _write_decoding(self, node: Node) -> None:
+        value, grid = self.values[node.inputs[0]], self._grid(node)
+        if value.grid is None or (value.grid.scale, value.grid.zero) != (grid.scale, grid.zero):
+            raise UnsupportedModelError(
+                f"codes read in other steps than they were made in ({node.name}) are not written to .tflite files"
+            )
+        self._write_same(node)
 
     def _write_same(self, node: Node) -> None:
         self.values[node.outputs[0]] = self.values[node.inputs[0]]
@@ -478,7 +481,7 @@ class _Writer:
 
 
 _WRITTEN_BY = {
-    "QuantizeLinear": "rounding", "DequantizeLinear": "same", "Identity": "same", "Conv": "layer", "Gemm": "layer",
+    "QuantizeLinear": "rounding", "DequantizeLinear": "decoding", "Identity": "same", "Conv": "layer", "Gemm": "layer",
     "MatMul": "layer", "MaxPool": "pool", "AveragePool": "pool", "GlobalAveragePool": "mean", "ReduceMean": "mean",
     "Reshape": "reshape", "Flatten": "reshape", "Squeeze": "reshape", "Unsqueeze": "reshape", "Transpose": "transpose",
     "Slice": "slice", "Pad": "pad", "Clip": "clip", "Concat": "concat",
