@@ -69,8 +69,8 @@ def round_to_steps(y: Tensor, intervals: int, width: float | Tensor, *, signed: 
 
 def _is_plain(y: Tensor) -> bool:
     """Whether float32 values are computed now, and nothing traces that: what is made under a trace is part of it."""
-    traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() or torch._C._len_torch_dispatch_stack()
-    return type(y) is Tensor and y.dtype == torch.float32 and not traced
+    traced = type(y) is not Tensor or torch.compiler.is_compiling() or torch._C._get_tracing_state()
+    return y.dtype == torch.float32 and not traced
 
 
 @lru_cache(maxsize=4096)

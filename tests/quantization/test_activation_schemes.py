@@ -104,11 +104,17 @@ def compiled(module, x):
     return torch.compile(module, backend="aot_eager")(x)
 
 
-@pytest.mark.parametrize(("traced", "bound"), [(exported, 3.7), (compiled, 3.8)])  # no pass has computed with these yet
+def recorded(module, x):
+    return torch.jit.trace(module, x)(x)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize(("traced", "bound"), [(exported, 3.7), (compiled, 3.8), (recorded, 3.9)])  # new to the process
 def test_a_traced_pass_and_those_after_it_are_right(traced, bound):
     q = parse_scheme("relu:4", "activations").for_activation()
     q.set_range(bound)
-    x = torch.linspace(0, 4, 50)
-    found = traced(QuantActivation(q).eval(), x)
-    np.testing.assert_array_equal(found, definitions.clipped_relu(x.numpy(), q.bound, 4))
-    assert torch.equal(q.quantize(x), found)
+    x, network = torch.rand(2, 50) * 4, torch.nn.Sequential(torch.nn.Linear(50, 50), QuantActivation(q)).eval()
+    found = traced(network, x).detach()
+    before = network[0](x).detach()
+    np.testing.assert_array_equal(q.quantize(before), definitions.clipped_relu(before.numpy(), q.bound, 4))
+    torch.testing.assert_close(found, q.quantize(before))
