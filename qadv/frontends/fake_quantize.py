@@ -36,6 +36,18 @@ def is_observer(module: nn.Module) -> bool:
     return any(each.__name__ in ("ObserverBase", "AffineQuantizedObserverBase") for each in type(module).__mro__)
 
 
+def _observes(module: nn.Module) -> bool:
+    """Whether a pass moves the scale of a FakeQuantize; one that can learn its scale has a switch of its own."""
+    switch: Any = getattr(module, "static_enabled", getattr(module, "observer_enabled", None))
+    return switch is not None and bool(switch.any())
+
+
+def _zero_point(module: Any) -> Tensor:
+    """Returns the code of 0, which learning leaves between two codes."""
+    zero_point: Tensor = module.zero_point.detach()
+    return zero_point.round().clamp(*limits(module)) if zero_point.is_floating_point() else zero_point
+
+
 def limits(module: nn.Module) -> tuple[int, int]:
     """Returns the lowest and the highest code."""
     observer = module._modules.get("activation_post_process")
@@ -47,9 +59,9 @@ def quantized(module: Any, x: Tensor) -> Tensor:
     """Returns what a FakeQuantize without its observer makes of `x`, whether or not it is switched on."""
     low, high = limits(module)
     if module.scale.numel() > 1 or module.qscheme in (torch.per_channel_symmetric, torch.per_channel_affine):
-        zeros = module.zero_point.to(torch.int32)
+        zeros = _zero_point(module).to(torch.int32)
         return torch.fake_quantize_per_channel_affine(x, module.scale, zeros, module.ch_axis, low, high)
-    return fake_quantize(x, module.scale.item(), int(module.zero_point.item()), low, high)
+    return fake_quantize(x, module.scale.item(), int(_zero_point(module).item()), low, high)
 
 
 class _FakeQuantize(torch.autograd.Function):
@@ -126,7 +138,7 @@ def activation(name: str, module: Any, origin: str) -> list[QuantizedTensor]:
     about = {**integers(name, "output", bits_of(low, high), origin), "scale": scale}
     if scale.numel() > 1 or high - low >= _MOST_LEVELS:
         return [QuantizedTensor(**about)]
-    levels = (torch.arange(low, high + 1, device=scale.device) - module.zero_point) * scale
+    levels = (torch.arange(low, high + 1, device=scale.device) - _zero_point(module)) * scale
     return [QuantizedActivation(**about, levels=levels, place=(module, "forward"))]
 
 
@@ -150,7 +162,7 @@ def spread(values: Tensor, of: Tensor, axis: int = 0) -> Tensor:
 def weights(name: str, module: Any, exact: Tensor, parameter: nn.Parameter | None, origin: str) -> QuantizedWeights:
     """Describes the weights of a layer that a FakeQuantize makes of `exact`."""
     low, high = limits(module)
-    scale, zero_point = (spread(each.detach(), exact, module.ch_axis) for each in (module.scale, module.zero_point))
+    scale, zero_point = (spread(each.detach(), exact, module.ch_axis) for each in (module.scale, _zero_point(module)))
     value = quantized(module, exact)
     return QuantizedWeights(
         **integers(name, "weights", bits_of(low, high), origin),
@@ -265,7 +277,7 @@ def _is_layer(module: nn.Module) -> bool:
 def objection(network: nn.Module, package: str, convert: str) -> str:
     """Returns why the observers in a network don't let it be asked, and what to write; `""` if they do."""
     own: Sequence[tuple[str, Any]] = [(n, m) for n, m in network.named_modules() if of_toolkit(type(m), package)]
-    watching = [name for name, m in own if is_fake_quantize(m) and getattr(m, "observer_enabled", torch.zeros(1)).any()]
+    watching = [name for name, module in own if is_fake_quantize(module) and _observes(module)]
     if watching:
         return (
             f"the observers of {len(watching)} quantizers are on ({watching[0]}, …): each query would move their "

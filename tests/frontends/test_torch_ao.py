@@ -144,6 +144,34 @@ def test_observers_that_are_on_are_refused_with_the_line_to_write():
         classifier_of(eager(trained=False))
 
 
+def test_scales_that_are_learned_are_read_where_their_observers_are_off():
+    learned = pytest.importorskip("torch.ao.quantization._learnable_fake_quantize")._LearnableFakeQuantize
+    per_tensor = {"observer": taq.MovingAverageMinMaxObserver, "use_grad_scaling": True}
+    inputs = learned.with_args(**per_tensor, quant_min=0, quant_max=255)
+    weights = learned.with_args(**per_tensor, quant_min=-8, quant_max=7, dtype=torch.qint8)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.ReLU(), nn.Linear(8, CLASSES))
+    model.qconfig = taq.QConfig(activation=inputs, weight=weights)
+    model = taq.prepare_qat(model)
+    model(images())
+    with pytest.raises(UnsupportedModelError, match=r"disable_observer"):
+        classifier_of(model)
+    model.apply(taq.disable_observer)
+    layer = model[1]
+    with torch.no_grad():
+        layer.weight_fake_quant.zero_point += 0.7  # where learning leaves it
+        layer.weight_fake_quant.qscheme = torch.per_tensor_affine
+    logits, gradient = answers(model)
+    classifier = classifier_of(model)
+    for _ in range(2):
+        found, inside = answers(classifier.model)
+        assert np.array_equal(found, logits)
+        assert np.array_equal(inside, gradient)
+    found = next(each for each in quantizers(model) if isinstance(each, QuantizedWeights))
+    assert found.bits == 4
+    assert torch.allclose(found.value, layer.weight_fake_quant(layer.weight).detach())
+
+
 def test_a_network_that_is_quantized_in_place_is_read_anew():
     torch.manual_seed(0)
     model = Transformer().eval()
