@@ -50,8 +50,12 @@ class Batch(ABC):
         """One for each image, decided by the seed and the image's index alone."""
         return image_generators(self._seed, range(self._first, self._first + len(self._given)), self.device)
 
-    def start(self) -> None:  # noqa: B027
-        """Called right before the attack's function runs."""
+    def start(self) -> None:
+        """Seeds the global random states for each batch, so that its result depends on its own images alone."""
+        words = np.random.SeedSequence([self._seed, self._first]).generate_state(3)
+        np.random.seed(int(words[0]))
+        random.seed(int(words[1]))
+        torch.manual_seed(int(words[2]))
 
     @abstractmethod
     def images(self, found: Tensor) -> Images:
@@ -90,13 +94,6 @@ class UnitBatch(Batch):
         self.x = unit.float().clamp(0, 1).to(self.device)
         self._unit = self.x.clone()
 
-    def start(self) -> None:
-        """Seeds the global random states for each batch, so that its result depends on its own images alone."""
-        words = np.random.SeedSequence([self._seed, self._first]).generate_state(3)
-        np.random.seed(int(words[0]))
-        random.seed(int(words[1]))
-        torch.manual_seed(int(words[2]))
-
     def images(self, found: Tensor) -> Images:
         changed = self._low + (self._high - self._low) * found.detach().float().cpu().clamp(0, 1).numpy()
         return np.where((found == self._unit).cpu().numpy(), self._given, changed)
@@ -109,14 +106,17 @@ class UnitBatch(Batch):
 
 @contextmanager
 def pixel_batches(estimator: Classifier, batch_size: int) -> Iterator[NewBatch]:
-    """Yields a function that makes batches in pixels, `batch_size` rows to a pass, of a network in evaluation mode."""
-    with open_oracle(estimator, batch_size) as oracle:
+    """Yields a function that makes batches in pixels, `batch_size` rows to a pass, of a network in evaluation mode.
+
+    Random states are afterwards as before.
+    """
+    with open_oracle(estimator, batch_size) as oracle, seeded(0):
         yield lambda *given: PixelBatch(estimator, oracle, *given)
 
 
 @contextmanager
 def unit_batches(estimator: Classifier, batch_size: int) -> Iterator[NewBatch]:
-    """Yields a function that makes batches in [0, 1], as `pixel_batches`. Random states are afterwards as before."""
+    """Yields a function that makes batches in [0, 1], as `pixel_batches`."""
     with evaluation_mode(estimator.model), seeded(0):
         model = as_module(estimator)
         yield lambda *given: UnitBatch(estimator, model, *given)

@@ -62,16 +62,16 @@ class FunctionAttack(EvasionAttack):
       `batch_size` nor on the other images, but for rounding.
     - `clip_values`: (low, high), which the estimator then has to have; `limits`: the same, infinite if it has none.
     - `model`: the classifier as one torch module, images in [0, 1] → logits, in evaluation mode. Images, lengths and
-      `clip_values` are then in [0, 1] too, results outside are clipped, and the global random states are seeded for
-      each batch and afterwards as before; parameters get no gradients, even where `backward` is called. The estimator
-      has to be a `PyTorchClassifier` with `clip_values`.
+      `clip_values` are then in [0, 1] too, and results outside are clipped; parameters get no gradients, even where
+      `backward` is called. The estimator has to be a `PyTorchClassifier` with `clip_values`.
     - everything else is an option: an argument of the class, with the same default and in the same order, an attribute,
       in `attack_params`, and checked by its annotation (`qadv.attacks.options`) when it is made and whenever it is set.
       Lengths (`Length`, `Eps`) are given in the units of `clip_values`, as a `Share` of their range or as `"8/255"`.
       `targeted: bool = False` makes an attack one that can be targeted.
 
     It returns adversarial images, or a `Found`, or yields a `Found` after each step, the last of which is the result.
-    With `batch_size = 256` beside `run` a class has another default than 128.
+    The global random states are seeded for each batch and afterwards as before: `seed` decides what a random network
+    draws, too. With `batch_size = 256` beside `run` a class has another default than 128.
 
     Args:
         estimator: an ART classifier that gives logits; of one with qadv's `Softmax` those behind it are taken.

@@ -161,6 +161,33 @@ def test_predictions_take_the_place_of_labels_only_where_they_are_asked_for(digi
     assert [attack.queries.max() for attack in attacks] == [1, 0, 0]
 
 
+class _Noisy(torch.nn.Module):
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        logits = self.network(x)
+        return logits + 20 * torch.randn_like(logits)
+
+
+def test_a_seed_decides_what_a_random_network_draws_and_leaves_the_global_states(digits):
+    def where_wrong(logits, x, y):
+        return x * (logits(x).argmax(1) == y).view(-1, 1, 1, 1)
+
+    classifier = plain(_Noisy(digits_classifier().network))
+    attack, other = (made(where_wrong, classifier, seed=seed) for seed in (1, 2))
+    torch.manual_seed(0)
+    np.random.seed(0)
+    found = attack.generate(*digits)
+    drawn = torch.rand(1), np.random.rand()
+    assert np.array_equal(attack.generate(*digits), found)
+    assert not np.array_equal(other.generate(*digits), found)
+    torch.manual_seed(0)
+    np.random.seed(0)
+    assert (torch.rand(1), np.random.rand()) == drawn
+
+
 def test_a_function_may_write_into_its_images(digits):
     x, y = digits
     for run in (lambda x: x.add_(0.25).clamp_(0, 1), lambda model, x: x.add_(0.25).clamp_(0, 1)):
