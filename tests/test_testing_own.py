@@ -134,8 +134,16 @@ def by_torch_ao():
     return prepared.apply(ao.disable_observer)
 
 
+def by_torchao():
+    quantization = pytest.importorskip("torchao.quantization")
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)).eval()
+    quantization.quantize_(network, quantization.Int8DynamicActivationInt8WeightConfig())
+    return network
+
+
 test_frontend_brevitas = conformance("frontend", "brevitas", network=by_brevitas)
 test_frontend_torch_ao = pytest.mark.filterwarnings("ignore")(conformance("frontend", "torch-ao", network=by_torch_ao))
+test_frontend_torchao = pytest.mark.filterwarnings("ignore")(conformance("frontend", "torchao", network=by_torchao))
 
 
 def by_onnx():
@@ -175,7 +183,6 @@ NOT_ALL = {
     ("dataset", "svhn"): "its files are not here; tests/test_datasets.py reads small ones",
     ("dataset", "huggingface"): "its library is not here; tests/test_photographs.py reads one where it is",
     ("audit-check", "exported-model"): "exporting takes seconds; tests/diagnostics/test_audit.py does it",
-    ("frontend", "torchao"): "torchao is not here; tests/frontends/test_torchao.py reads its networks",
     ("attack", "art"): "a family; one of its members is here",
     ("backbone", "timm"): "a family; one of its members is here",
 }

@@ -2,7 +2,6 @@
 
 import copy
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,20 +30,19 @@ class TorchaoFrontend(NetworkFrontend):
     exports = False
 
     def recognises(self, network: nn.Module) -> bool:
-        modules = any(of_toolkit(type(module), "torchao") for module in network.modules())
-        return modules or converts(network) or any(True for _ in _own_weights(network))
+        modules = any(of_toolkit(type(m), "torchao") or _own_weights(m) for m in network.modules())
+        return modules or converts(network)
 
     def quantizers(self, network: nn.Module) -> list[QuantizedTensor]:
         found: list[QuantizedTensor] = []
-        own = {name: weight for name, _, weight in _own_weights(network)}
         for name, module in network.named_modules():
             if isinstance(module, fx.GraphModule):
                 found += converted(network, name, module)
                 found += prepared(network, name, module)
-            elif name in own:
-                found.append(_of_tensor(name, own[name]))
-                found += [_of_input(network, name, own[name])] if rounds_inputs(own[name]) else []
-            elif "weight_fake_quantizer" in module._modules:
+            for weight in _own_weights(module):
+                found.append(_of_tensor(name, weight))
+                found += [_of_input(network, name, weight)] if rounds_inputs(weight) else []
+            if "weight_fake_quantizer" in module._modules:
                 found += _of_training(name, module)
         return found
 
@@ -64,18 +62,15 @@ class TorchaoFrontend(NetworkFrontend):
         return made
 
     def form(self, network: nn.Module, options: FormOptions) -> EvaluationForm:
-        if converts(network) or any(rounds_inputs(weight) for _, _, weight in _own_weights(network)):
+        if converts(network) or any(rounds_inputs(weight) for m in network.modules() for weight in _own_weights(m)):
             root, _ = with_stand_ins(network, uncounted(network))
             return straight_through_form(network, root, options)
         return super().form(network, options)
 
 
-def _own_weights(network: nn.Module) -> Iterator[tuple[str, nn.Module, Any]]:
-    """Yields a layer's name, the layer and its weight, where that is a tensor of torchao's."""
-    for name, module in network.named_modules():
-        weight = module._parameters.get("weight")
-        if weight is not None and of_toolkit(type(weight), "torchao"):
-            yield name, module, weight
+def _own_weights(module: nn.Module) -> list[Any]:
+    """Returns the parameters of a module, not of its parts, that are tensors of torchao's."""
+    return [each for each in module._parameters.values() if of_toolkit(type(each), "torchao")]
 
 
 @torch.no_grad()

@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from qadv.tensor_parts import plain_tensors
+
 
 def difference(a: Any, b: Any, where: str = "result") -> str | None:
     """Returns the first difference in words, or `None` where two results are equal to the bit; NaN equals NaN."""
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
-        a, b = a.detach().cpu().numpy(), b.detach().cpu().numpy()
+        a, b = _arrays(a), _arrays(b)
     if type(a) is not type(b):
         return f"{where} is a {type(a).__name__} and a {type(b).__name__}"
     if isinstance(a, np.ndarray):
@@ -32,6 +34,12 @@ def difference(a: Any, b: Any, where: str = "result") -> str | None:
     if getattr(type(a), "__eq__") is getattr(object, "__eq__") and hasattr(a, "__dict__"):  # noqa: B009
         return difference(vars(a), vars(b), where)
     return None if a == b else f"{where} is {_short(a)} and {_short(b)}"
+
+
+def _arrays(tensor: torch.Tensor) -> Any:
+    """Returns a tensor as an array, and one of a class of its own as those of its parts."""
+    parts = {name: part.detach().cpu().numpy() for name, part in plain_tensors({"": tensor}).items()}
+    return parts.get("", parts)
 
 
 def _array_difference(a: Any, b: Any, where: str) -> str | None:

@@ -141,7 +141,7 @@ def follows(case: FrontendCase) -> None:
     form = case.make().form(network, FormOptions())
     _ask(form, x)
     with torch.no_grad():
-        floats = [p for p in network.parameters() if p.is_floating_point()]
+        floats = [p for p in network.parameters() if p.is_floating_point() and type(p) is nn.Parameter]
         if not floats:
             raise NotApplicable("the network has no parameters that could be trained")
         floats[0].mul_(-1)

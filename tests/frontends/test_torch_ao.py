@@ -473,6 +473,32 @@ def test_functions_in_a_graph_have_the_gradient_of_the_float_network(function):
     assert np.dot(found, expected) / np.linalg.norm(found) / np.linalg.norm(expected) > 0.97
 
 
+@pytest.mark.parametrize("function", ["chunk", "max"])
+def test_functions_that_give_several_tensors_keep_the_gradient(function):
+    class Shuffled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.enter, self.conv, self.cat = (
+                taq.QuantStub(),
+                nn.Conv2d(3, 8, 3),
+                torch.ao.nn.quantized.FloatFunctional(),
+            )
+            self.last, self.leave = nn.Linear(8 * 36, 5), taq.DeQuantStub()
+
+        def forward(self, x):
+            x = self.conv(self.enter(x))
+            x, more = x.chunk(2, 1) if function == "chunk" else (x[:, :7], x.max(1, keepdim=True).values)
+            return self.leave(self.last(self.cat.cat([more, x], 1).flatten(1)))
+
+    torch.manual_seed(0)
+    network = Shuffled().eval()
+    network.qconfig = taq.get_default_qconfig("x86")
+    expected = classifier_of(copy.deepcopy(network)).loss_gradient(X, Y).ravel()
+    converted = taq.convert(settled(taq.prepare(network)).eval())
+    found = classifier_of(converted).loss_gradient(X, Y).ravel()
+    assert np.dot(found, expected) / np.linalg.norm(found) / np.linalg.norm(expected) > 0.97
+
+
 def test_an_operator_that_is_called_in_another_way_is_named(integer, monkeypatch):
     rules = {name: lambda x: x for name in straight_through_mode._RULES if "conv2d" in name}
     monkeypatch.setattr(straight_through_mode, "_RULES", straight_through_mode._RULES | rules)

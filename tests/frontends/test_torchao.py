@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from packaging.version import Version
 from torch import nn
 
 import qadv
@@ -20,6 +21,8 @@ from qadv.quantization.form import Form, FormOptions
 from qadv.quantization.stand_ins import with_stand_ins
 from tests.frontends.deep import Deep, Transformer, X, Y, answers, classifier_of, images, settled, state
 
+if Version(torch.__version__) < Version("2.11"):
+    pytest.skip("torchao 0.18 needs torch 2.11", allow_module_level=True)
 torchao = pytest.importorskip("torchao", "0.18")
 from torchao import quantization as aoq  # noqa: E402
 from torchao.quantization import pt2e, qat  # noqa: E402
@@ -162,6 +165,28 @@ def test_weights_of_the_same_class_that_round_inputs_as_well_are_read_anew():
             assert type(layer.weight) is type(model.get_submodule(name).weight)
             model.get_submodule(name).weight = layer.weight
     assert np.array_equal(classifier.loss_gradient(X, Y), expected.loss_gradient(X, Y))
+
+
+class _WithOwnWeight(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(192, 32), nn.Linear(32, 5)
+        self.own = nn.Parameter(torch.randn(32, 32))
+
+    def forward(self, x):
+        x = self.first(x.flatten(1))
+        return self.last(x + nn.functional.linear(x, self.own).relu())
+
+
+def test_weights_by_another_name_that_round_inputs_are_in_the_gradient():
+    torch.manual_seed(0)
+    network = _WithOwnWeight()
+    expected = answers(copy.deepcopy(network))[1]
+    configuration = aoq.FqnToConfig({"own": aoq.Int8DynamicActivationInt8WeightConfig()})
+    aoq.quantize_(network, configuration, filter_fn=None)
+    classifier = classifier_of(network)
+    assert _are_alike(classifier.loss_gradient(X, Y), expected)
+    assert [each.bits for each in quantizers(network)] == [8, 8]
 
 
 def test_tensors_of_their_own_class_are_compared_and_checked_by_their_parts():
