@@ -380,6 +380,35 @@ def test_the_range_of_a_difference_is_what_it_is_on_images():
     assert np.abs(found - expected).mean() < 0.1 * np.abs(expected - expected.mean(0)).mean()
 
 
+class Shuffled(nn.Module):
+    """Takes channels apart in parts of one size, with a rest, and of given sizes, as ShuffleNet does."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.part, self.last = nn.Conv2d(3, 8, 3), nn.Conv2d(3, 4, 3, padding=1), nn.Linear(13 * 36, 5)
+        self.relus = nn.ModuleList(nn.ReLU() for _ in range(2))
+
+    def forward(self, x):
+        x = self.relus[0](self.first(x))
+        _, b, rest = x.chunk(3, 1)
+        few, _, more = x.split([2, 1, 5], 1)
+        return self.last(torch.cat([few, self.relus[1](self.part(b)), more, rest], 1).flatten(1))
+
+
+def test_parts_of_channels_stay_codes(tmp_path):
+    torch.manual_seed(0)
+    model = qadv.quantize(Shuffled().eval(), "int:8", "relu6:8", calibration=X)
+    classifier = qadv.QuantizedClassifier(model, nn.CrossEntropyLoss(), SHAPE, 5)
+    expected = classifier.predict(X)
+    for to, most in (("qcdq", 1e-6), ("onnx", 0.05)):
+        qadv.export(classifier, tmp_path / "net.onnx", to=to, images=X[:64] if to == "onnx" else None)
+        file = qadv.QuantizedClassifier.from_file(tmp_path / "net.onnx")
+        assert np.abs(file.predict(X) - expected).mean() < most * np.abs(expected - expected.mean(0)).mean(), to
+        gradient, own = (each.loss_gradient(X[:8], expected[:8].argmax(1)).ravel() for each in (file, classifier))
+        assert gradient @ own > 0.99 * np.linalg.norm(gradient) * np.linalg.norm(own), to
+    assert not FLOAT_KERNELS & set(Runtime((tmp_path / "net.onnx").read_bytes(), "net").kernels(X[:1]))
+
+
 def test_an_audit_of_a_file_compares_it_with_the_simulation(exported, tmp_path):
     _, classifier, graph = exported
     (tmp_path / "net.onnx").write_bytes(integer_graph(graph, (0.0, 1.0), X[:64]))

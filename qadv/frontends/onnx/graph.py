@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from qadv.errors import FileFormatError, InvalidInputError, MissingRequirementError, UnsupportedModelError, some
 from qadv.files import check_is_file, parse_json
+from qadv.frontends.onnx.sequences import without_sequences
 
 PICTURES = "qadv.pictures"  # the key of what a file notes of its images, as JSON
 CLIP_VALUES = "clip_values"  # and therein of the smallest and the largest pixel
@@ -212,7 +213,7 @@ def graph_of(model: Any, content: bytes, output: str | None, name: str) -> Graph
     noted = {each.key: each.value for each in model.metadata_props}
     pictures = parse_json(noted.get(PICTURES, "{}"), name)
     images, kind = inputs[0].name, type_name(tensor.elem_type)
-    nodes = needed(nodes, output or found[0])
+    nodes = needed(without_sequences(nodes, constants), output or found[0])
     return Graph(
         name, content, f"{source}, opset {opset}", nodes, constants, types, images, kind,
         tuple(dim.dim_value or None for dim in tensor.shape.dim), output or found[0], opset,
