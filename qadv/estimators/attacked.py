@@ -154,8 +154,9 @@ class AttackedNetwork(nn.Module):
             self.held_network.training = mode
 
     def train(self, mode: bool = True) -> "AttackedNetwork":
-        if not self._modes.are(mode):  # quicker to see in a network of many modules
-            set_mode(self.held_network, mode)
+        with lock_of(self.held_network):  # else an answer that is under way would be one in another mode
+            if not self._modes.are(mode):  # quicker to see in a network of many modules
+                set_mode(self.held_network, mode)
         return self
 
     def named_modules(self, *args: Any, **kwargs: Any) -> Any:

@@ -300,7 +300,8 @@ class QuantizedClassifier(PyTorchClassifier):
         Raises:
             InvalidInputError: wrong shape, dtype or scale, NaN, or no image at all.
         """
-        x = self._checked_images(x)
+        x, batch_size = self._checked_images(x), check_whole("batch_size", batch_size)
+        x = x.detach() if isinstance(x, Tensor) else x
         if not training_mode and batch_size < min(_FEW_ROWS, len(x)) and answers_alone(self):
             batch_size = max(batch_size, min(_LEAST_VALUES_PER_BATCH // x[0].size, 1024))
         with in_mode(self.model, training_mode):
@@ -330,10 +331,7 @@ class QuantizedClassifier(PyTorchClassifier):
         x = self._checked_images(x)
         labels = self._one_hot(y, len(x))
         with in_mode(self.model, training_mode):
-            if self.is_rnn:
-                gradient = super().loss_gradient(x, labels, training_mode=training_mode, **kwargs)
-            else:
-                _, _, gradient = door.gradient(self, x, labels, door.own_loss(self))
+            _, _, gradient = door.gradient(self, x, labels, door.own_loss(self))
         report_masking(self, gradient)
         return gradient
 
@@ -343,15 +341,12 @@ class QuantizedClassifier(PyTorchClassifier):
         Raises, warns: as `loss_gradient`.
         """
         x = self._checked_images(x)
-        if label is not None and not isinstance(x, Tensor):
+        if label is not None:
             each = labels_as_array(label, "label")
             each = np.full(len(x), each) if each.ndim == 0 else each
             label = check_labels(each, len(x), self.nb_classes, "label")
         with in_mode(self.model, training_mode):
-            if self.is_rnn or isinstance(x, Tensor):
-                gradient = super().class_gradient(x, label, training_mode=training_mode, **kwargs)
-            else:
-                gradient = door.class_gradients(self, x, label)
+            gradient = door.class_gradients(self, x, label)
         report_masking(self, gradient)
         return gradient
 
@@ -361,6 +356,7 @@ class QuantizedClassifier(PyTorchClassifier):
             raise InvalidInputError(f"reduction: expected 'none', 'mean' or 'sum', got {reduction!r}")
         x = self._checked_images(x)
         labels = self._one_hot(y, len(x))
+        labels = torch.as_tensor(labels, device=x.device) if isinstance(x, Tensor) else labels
         with in_mode(self.model, training=False), kept(self, "_loss"):
             self._loss = copy.copy(self.loss)  # ART sets its reduction, and classifiers may share it
             return super().compute_loss(x, labels, reduction=reduction, **kwargs)
@@ -377,7 +373,7 @@ class QuantizedClassifier(PyTorchClassifier):
         Raises:
             InvalidInputError: there is no such layer, it does not run, or it gives no tensor.
         """
-        x = self._checked_images(x)
+        x, batch_size = self._checked_images(x), check_whole("batch_size", batch_size)
         name, module = find_layer(self.model, layer, self.layer_names)
         with in_mode(self.model, training=False):
             if framework:
@@ -441,6 +437,12 @@ class QuantizedClassifier(PyTorchClassifier):
         listed = ", ".join(f"{key}={value!r}" for key, value in settings.items())
         return f"QuantizedClassifier.from_backbone({recipe['name']!r}, {listed})"
 
+    def set_params(self, **kwargs: Any) -> None:
+        """Takes parameters by name, as ART does, `clip_values` as the constructor."""
+        if "clip_values" in kwargs:
+            kwargs["clip_values"] = self._limits = check_clip_values(kwargs["clip_values"], self.input_shape)
+        super().set_params(**kwargs)
+
     def _check_model(self) -> None:
         check_model(self, self._limits)
 
@@ -457,5 +459,5 @@ class QuantizedClassifier(PyTorchClassifier):
     def _one_hot(self, y: Any, nb_samples: int) -> Any:
         if isinstance(y, Tensor):
             rows = check_targets(y.detach().cpu().numpy(), nb_samples, self.nb_classes)
-            return torch.as_tensor(rows, device=y.device) if y.ndim == 1 else y.float()
+            return torch.as_tensor(rows, device=y.device)
         return check_targets(y, nb_samples, self.nb_classes)

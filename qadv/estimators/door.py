@@ -3,7 +3,8 @@
 Whoever asks sees to the network's mode, as `qadv.modes` does.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
@@ -151,7 +152,7 @@ def gradient(
     Raises:
         AttackError: another thread has changed the weights meanwhile.
     """
-    labels = torch.as_tensor(y, device=classifier.device)
+    labels = _usable(torch.as_tensor(y, device=classifier.device))
 
     def ask() -> tuple[Tensor, Tensor, Tensor]:
         leaf, prepared = _leaf(classifier, x)
@@ -159,7 +160,7 @@ def gradient(
         losses = loss(logits, labels)
         return logits.detach(), losses.detach(), _gradient(losses.sum(), leaf)
 
-    with torch.enable_grad():
+    with _recorded(classifier):
         answer, losses, found = mean_of(draws, ask)
     return answer, losses, _at_images(classifier, x, found)
 
@@ -169,16 +170,36 @@ def class_gradients(classifier: Classifier, x: Array, label: Any = None) -> Arra
 
     That is one class for all images, or one each, (N,); `None` stands for every class. Errors as of `gradient`.
     """
-    with torch.enable_grad():
+
+    def ask() -> tuple[Tensor, Tensor]:
         leaf, prepared = _leaf(classifier, x)
-        logits = forward(classifier, prepared)
+        return leaf, forward(classifier, prepared)
+
+    with _recorded(classifier):
+        leaf, logits = ask()
         if label is not None:
             classes = torch.as_tensor(np.broadcast_to(label, len(x)).copy(), device=logits.device)
             gradients = _gradient(logits.gather(1, classes[:, None]).sum(), leaf)[None]
         else:
-            gradients = _every_class(logits, leaf)
+            try:
+                gradients = _every_class(logits, leaf)
+            except RuntimeError:  # something on the way back can't take several classes at once, as a hook's `item()`
+                leaf, logits = ask()
+                gradients = torch.stack([_gradient(one.sum(), leaf, retain_graph=True) for one in logits.unbind(1)])
     found: Array = _at_images(classifier, x, gradients.transpose(0, 1))
     return found
+
+
+@contextmanager
+def _recorded(classifier: Classifier) -> Iterator[None]:
+    """Records gradients, in inference mode too, where nothing else would say that there are none.
+
+    cuDNN's recurrent layers have them in training mode alone, torch's own always.
+    """
+    recurrent = getattr(classifier, "is_rnn", False)
+    kernels = torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext()
+    with torch.inference_mode(False), torch.enable_grad(), kernels:
+        yield
 
 
 def _every_class(logits: Tensor, leaf: Tensor) -> Tensor:
@@ -217,16 +238,22 @@ def _gradient(outputs: Tensor, leaf: Tensor, *weights: Tensor, **options: Any) -
         if "modified by an inplace operation" not in str(error):
             raise
         raise AttackError(
-            "the network's weights changed while its gradient was computed: another thread trains it by a loop of its "
-            f"own. Ask between its steps, or from the thread that trains ({error})"
+            "what the gradient needs was changed in place before it was computed: by the network itself, as `x *= 2` "
+            "behind a ReLU does (write `x = x * 2`), or because another thread trains it by a loop of its own (ask "
+            f"between its steps, or from the thread that trains): {error}"
         ) from error
     return torch.zeros_like(leaf) if found is None else found
+
+
+def _usable(tensor: Tensor) -> Tensor:
+    """Returns a tensor that can be part of a gradient's graph: one made in inference mode can't."""
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def _leaf(classifier: Classifier, x: Array | Tensor) -> tuple[Tensor, Tensor]:
     """Returns the tensor whose gradient is wanted, and what goes into the network."""
     if isinstance(x, Tensor) or classifier.all_framework_preprocessing:
-        leaf = torch.as_tensor(x, device=classifier.device).detach().requires_grad_()
+        leaf = _usable(torch.as_tensor(x, device=classifier.device)).detach().requires_grad_()
         return leaf, prepare(classifier, leaf)[0]
     leaf = torch.tensor(prepare(classifier, x)[0], device=classifier.device).requires_grad_()
     return leaf, leaf

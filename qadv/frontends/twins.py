@@ -107,10 +107,10 @@ class TwinForm:
                 self.compare(_drawn_like(x.detach()))
             if self._exact and self.difference == 0 and self.twin is not None:
                 return logits_of(self.twin(x))
+        if not asked:  # the network's own parameters keep their gradients
+            return logits_of(self._values(x))
         with torch.no_grad():
             value = logits_of(self._values(x))
-        if not asked:
-            return value
         if self.twin is None:
             return value_without_gradient(value, x, self._why)
         with evaluation_mode(self.twin):

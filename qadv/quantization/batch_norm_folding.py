@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from qadv.quantization.stand_ins import StandIn, stand_in, with_stand_ins
 
@@ -97,9 +98,9 @@ def foldable(
 ) -> dict[nn.Module, nn.Module]:
     """Returns those layers that a BatchNorm can be folded into, each with that BatchNorm.
 
-    What it normalises is the very output of the layer, that output goes nowhere else, and both run once in a pass. This
-    is found by running an image (N, *input_shape) and reading the graph of its gradient, not by name. The network is in
-    evaluation mode and stays as it is; `norms` are such as `can_be_folded`.
+    What it normalises is the very output of the layer, that output goes nowhere else, no module keeps it, and both run
+    once in a pass. This is found by running an image (N, *input_shape) and reading the graph of its gradient, not by
+    name. The network is in evaluation mode and stays as it is; `norms` are such as `can_be_folded`.
     """
     probe = _Probe()
     probed: dict[nn.Module, StandIn] = {}
@@ -108,6 +109,7 @@ def foldable(
             probed[module] = stand_in(kind, module, _qadv_module=module, _qadv_probe=probe)
     output = with_stand_ins(network, probed)[0](image.detach().clone().requires_grad_())
     uses = _uses(output.grad_fn)
+    uses.update(each.grad_fn for each in tree_leaves([*map(vars, network.modules())]) if isinstance(each, Tensor))
     pairs = ((probe.made_by[node], norm, uses[node]) for node, norm in probe.taken_by.items())
     return {layer: norm for layer, norm, used in pairs if used == probe.runs[layer] == probe.runs[norm] == 1}
 

@@ -49,7 +49,8 @@ class UniformActivation(ActivationQuantizer):
 
     @property
     def intervals(self) -> int:
-        return max(super().intervals - 1, 1) if self.signed else super().intervals
+        steps = int(2**self.bits - 1)  # a property of `super()` is none for torch.compile
+        return max(steps - 1, 1) if self.signed else steps
 
     def grid(self) -> tuple[float, float, int]:
         return self.low, self.bound, self.intervals

@@ -24,6 +24,7 @@ from qadv.quantization.layers import (
     QuantConv2d,
     QuantLinear,
     activation_quantizers,
+    computes_as,
     quantized_layer,
     swapped,
 )
@@ -322,7 +323,7 @@ class _Conversion:
 def _relu_bound(module: nn.Module) -> float | None:
     """The upper bound of a ReLU, a ReLU6, a Hardtanh or Threshold from 0 on, with torch's own code; else `None`."""
     kind = next((kind for kind in (nn.ReLU, nn.Threshold, nn.Hardtanh) if isinstance(module, kind)), None)
-    if kind is None or type(module).forward is not kind.forward:
+    if kind is None or not computes_as(module, kind):
         return None
     if isinstance(module, nn.Hardtanh):
         return float(module.max_val) if module.min_val == 0 else None

@@ -147,7 +147,7 @@ class Form:
         found: list[Any] = list(map(type, self._watched))
         found += map(itemgetter("training"), self._attributes)
         for own in self._attributes:
-            found += "forward" in own, own.get("_export_mode"), own.get("disable_quant")
+            found += "forward" in own, "_conv_forward" in own, own.get("_export_mode"), own.get("disable_quant")
         found += chain.from_iterable(map(dict.values, self._parts))
         return found
 

@@ -1,5 +1,6 @@
 """Values that are computed once for a whole network, and kept for as long as nothing they come from has changed."""
 
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, compress
@@ -168,6 +169,18 @@ class KeptValues:
         self._values = [tuple(map(self._kept, source.values())) for source in self._sources]
         self._can_be_trained = [any(map(_is_differentiable, values)) for values in self._values]
         self._objects, self._outside = objects, outside
+        if threading.active_count() > 1 and not self._are_of_one_moment():
+            self._objects = None  # computed anew in the next pass
+
+    def _are_of_one_moment(self) -> bool:
+        """Whether no other thread changed what the values come from while they were computed, maybe there and back."""
+        if not self._hold():
+            return False
+        again = chain.from_iterable(source.values() for source in self._sources)
+        return all(
+            torch.equal(now, then) if isinstance(now, Tensor) else now == then
+            for now, then in zip(again, chain.from_iterable(self._values), strict=True)
+        )
 
     def _kept(self, value: Any) -> Any:
         if not isinstance(value, Tensor):
@@ -198,7 +211,7 @@ def _places(tensors: list[Tensor]) -> list[Any]:
 
 def _bytes(tensor: Tensor) -> Any:
     """Returns the memory of a contiguous tensor, to be read again and again, or a copy of another's."""
-    flat = tensor.detach().flatten().view(torch.uint8)
+    flat = tensor.detach().contiguous().flatten().view(torch.uint8)
     return flat.numpy() if tensor.device.type == "cpu" else flat
 
 

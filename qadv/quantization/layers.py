@@ -250,8 +250,18 @@ def swapped(root: nn.Module, others: Mapping[nn.Module, nn.Module]) -> nn.Module
     return others.get(root, root)
 
 
-def _same_forward(module: nn.Module, base: type[nn.Module]) -> bool:
-    return isinstance(module, base) and type(module).forward is base.forward and not is_parametrized(module)
+_COMPUTING = "forward", "_conv_forward", "__call__"
+
+
+def computes_as(module: nn.Module, base: type[nn.Module]) -> bool:
+    """Whether a module computes what its class `base` does: with the methods of that, on the object too."""
+    same = all(getattr(type(module), name, None) is getattr(base, name, None) for name in _COMPUTING)
+    return isinstance(module, base) and same and not has_own_forward(module) and not is_parametrized(module)
+
+
+def has_own_forward(module: nn.Module) -> bool:
+    """Whether somebody has put a method that computes on the object itself."""
+    return not vars(module).keys().isdisjoint(_COMPUTING)
 
 
 def quantized_layer(
@@ -264,11 +274,11 @@ def quantized_layer(
     """
     same_padding = type(layer) is timm.layers.Conv2dSame
     new: nn.Module
-    if _same_forward(layer, nn.Conv2d) or (same_padding and isinstance(layer, nn.Conv2d)):
+    if computes_as(layer, nn.Conv2d) or (same_padding and isinstance(layer, nn.Conv2d)):
         new = _quant_layer(QuantConv2d, sizes(layer) | ({"padding": 0} if same_padding else {}), weights, inputs)
         if same_padding:
             new.is_same_padded_strided = True  # type: ignore[assignment]
-    elif _same_forward(layer, nn.Linear) or type(layer) is timm.layers.Linear:
+    elif computes_as(layer, nn.Linear) or type(layer) is timm.layers.Linear:
         new = _quant_layer(QuantLinear, sizes(layer), weights, inputs)
     else:
         return None

@@ -10,7 +10,14 @@ from qadv.quantization.batch_norm_folding import BATCH_NORMS, FoldedNorm, can_be
 from qadv.quantization.form import FormOptions, Given, Part
 from qadv.quantization.frozen import FrozenConv2d, FrozenLinear
 from qadv.quantization.kept_values import LayerSource
-from qadv.quantization.layers import QuantConv2d, QuantLinear, _QuantLayer, _TrainableLayer, convolve
+from qadv.quantization.layers import (
+    QuantConv2d,
+    QuantLinear,
+    _QuantLayer,
+    _TrainableLayer,
+    convolve,
+    has_own_forward,
+)
 from qadv.quantization.quantizer import ActivationQuantizer
 from qadv.quantization.stand_ins import NoFormError, StandIn, stand_in
 
@@ -24,6 +31,12 @@ class _Promised(Tensor):
     @classmethod
     def __torch_function__(cls, *args: Any, **kwargs: Any) -> Any:
         raise NoFormError("the output of a layer whose BatchNorm is folded in is not there; make it with fold=False")
+
+    def __deepcopy__(self, memo: Any) -> "_Promised":  # of a network that keeps it
+        return self
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _promised, ()
 
 
 class _Layer(StandIn):
@@ -41,6 +54,10 @@ class _Layer(StandIn):
 
 
 _PROMISED = Tensor._make_subclass(_Promised, torch.empty(0))
+
+
+def _promised() -> Tensor:
+    return _PROMISED
 
 
 class _FoldedLayer(_Layer):
@@ -101,6 +118,6 @@ def own_parts(network: nn.Module, options: FormOptions, x: Tensor) -> list[Part]
 
 def _can_be_kept(layer: Any) -> bool:
     """Whether a layer is in evaluation mode with its quantizer, and nobody has something else in mind with it."""
-    if "forward" in vars(layer) or layer.training:
+    if has_own_forward(layer) or layer.training:
         return False
     return not isinstance(layer, _TrainableLayer) or layer.is_plain()

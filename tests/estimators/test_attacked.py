@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import threading
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 
 import qadv
 from qadv.estimators.attacked import AttackedNetwork
+from qadv.network_lock import lock_of
 
 
 def sequential():
@@ -116,6 +118,17 @@ def test_modes_are_the_networks():
     model.training = False
     assert not network.training
     assert network[1].training
+
+
+def test_a_mode_is_not_changed_while_another_thread_asks():
+    held = AttackedNetwork(sequential().eval())
+    with lock_of(held.held_network):
+        other = threading.Thread(target=held.train)
+        other.start()
+        other.join(0.2)
+        assert not held.training
+    other.join()
+    assert held.training
 
 
 def test_wrapping_a_wrapped_network_is_wrapping_it_once():

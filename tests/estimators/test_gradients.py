@@ -112,6 +112,33 @@ def test_tensors_give_tensors(x, y):
     classifier = classifier_of(Residual())
     gradient = classifier.loss_gradient(torch.from_numpy(x), torch.from_numpy(y))
     np.testing.assert_array_equal(gradient.numpy(), classifier.loss_gradient(x, y))
+    gradient = classifier.class_gradient(torch.from_numpy(x), 2)
+    np.testing.assert_array_equal(gradient.numpy(), classifier.class_gradient(x, 2))
+    losses = classifier.compute_loss(torch.from_numpy(x), y)
+    np.testing.assert_array_equal(losses.detach(), classifier.compute_loss(x, y))
+    assert classifier.predict(torch.from_numpy(x).requires_grad_()).shape == (7, 10)
+
+
+def test_inference_mode_takes_no_gradient_away(x, y):
+    classifier = classifier_of(Residual())
+    expected = classifier.loss_gradient(x, y), classifier.class_gradient(x)
+    with torch.inference_mode():
+        found = classifier.loss_gradient(x, y), classifier.class_gradient(x)
+        tensor = classifier.loss_gradient(torch.from_numpy(x).clone(), torch.from_numpy(y).clone())
+    for before, inside in zip(expected, found, strict=True):
+        np.testing.assert_array_equal(inside, before)
+    np.testing.assert_array_equal(tensor.numpy(), expected[0])
+
+
+def test_class_gradients_past_what_takes_one_class_at_a_time(x):
+    network, norms = Residual(), []
+    classifier = classifier_of(network, weights=None)
+    expected = classifier.class_gradient(x)
+    network.second.register_full_backward_hook(lambda module, before, after: norms.append(after[0].norm().item()))
+    np.testing.assert_allclose(classifier.class_gradient(x), expected, rtol=1e-5, atol=1e-7)
+    assert len(norms) == 10
+    with torch.autograd.set_detect_anomaly(True):
+        np.testing.assert_allclose(classifier.class_gradient(x), expected, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -181,17 +208,23 @@ def test_predict_is_arts(x, digits):
     assert classifier.predict(x.astype(np.float64)).dtype == np.float32
 
 
-def test_recurrent_networks_go_arts_way(x, y):
+def test_recurrent_networks_have_the_gradients_of_evaluation_mode(x, y):
     class Recurrent(nn.Module):
         def __init__(self):
             super().__init__()
             self.lstm, self.last = nn.LSTM(8, 16, batch_first=True), nn.Linear(16, 10)
+            self.drop = nn.Dropout(0.5)
 
         def forward(self, x):
-            return self.last(self.lstm(x[:, 0])[0][:, -1])
+            return self.last(self.drop(self.lstm(x[:, 0])[0][:, -1]))
 
     classifier = qadv.QuantizedClassifier(Recurrent(), nn.CrossEntropyLoss(), (1, 8, 8), 10)
     assert classifier.is_rnn
-    assert classifier.loss_gradient(x, y).shape == x.shape
-    assert classifier.class_gradient(x).shape == (7, 10, 1, 8, 8)
+    leaf = torch.from_numpy(x).requires_grad_()
+    logits = classifier.network.eval()(leaf)
+    (expected,) = torch.autograd.grad(nn.functional.cross_entropy(logits, torch.from_numpy(y)), leaf, retain_graph=True)
+    np.testing.assert_allclose(classifier.loss_gradient(x, y), expected, rtol=1e-5, atol=1e-8)
+    (expected,) = torch.autograd.grad(logits[:, 3].sum(), leaf)
+    np.testing.assert_allclose(classifier.class_gradient(x)[:, 3], expected, rtol=1e-5, atol=1e-8)
+    assert not classifier.network.training
     assert not classifier_of(Residual()).is_rnn

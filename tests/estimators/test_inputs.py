@@ -1,5 +1,7 @@
 """What comes in another form than torch's is taken for what it is, or refused with what to write."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -122,11 +124,32 @@ def test_labels_are_what_they_are_in_any_form(classifier, kind):
         np.testing.assert_array_equal(found[name], answer, err_msg=name)
 
 
-@pytest.mark.parametrize("y", [torch.tensor(Y, dtype=torch.int32), torch.tensor(ONE_HOT, dtype=torch.bool)])
+@pytest.mark.parametrize(
+    "y", [torch.tensor(Y, dtype=torch.int32), torch.tensor(ONE_HOT, dtype=torch.bool), torch.tensor(Y)[:, None]]
+)
 def test_labels_may_be_tensors_of_any_type(classifier, y):
     x = torch.from_numpy(X)
     expected = classifier.loss_gradient(x, torch.tensor(Y))
     assert torch.equal(classifier.loss_gradient(x, y), expected)
+    np.testing.assert_array_equal(classifier.loss_gradient(X, y), expected.numpy())
+
+
+@pytest.mark.parametrize("batch_size", [0, -3, 2.5, True])
+def test_a_batch_size_that_is_none_is_refused(classifier, batch_size):
+    for ask in (classifier.predict, partial(classifier.get_activations, layer=0)):
+        with pytest.raises(InvalidInputError, match="batch_size: expected a whole number of at least 1"):
+            ask(X, batch_size=batch_size)
+
+
+def test_a_range_that_is_set_later_is_the_one_that_images_are_checked_by():
+    classifier = classifier_of()
+    classifier.set_params(clip_values=(0, 255))
+    classifier.predict(255 * X)
+    classifier.set_params(clip_values=(0, 1))
+    with pytest.raises(InvalidInputError, match="expected values from 0 to 1"):
+        classifier.predict(255 * X)
+    with pytest.raises(InvalidInputError, match="clip_values"):
+        classifier.set_params(clip_values=(1, 0))
 
 
 @pytest.mark.parametrize("label", [[0, 1], np.zeros((2, 3)), 4, 1.5, -1, "2"])

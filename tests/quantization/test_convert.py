@@ -219,6 +219,39 @@ def test_layers_that_would_stay_float_in_silence_are_refused():
         qadv.quantize(weight_normed, activations="float")
 
 
+class Standardised(nn.Conv2d):
+    def _conv_forward(self, x, weight, bias):
+        return super()._conv_forward(x, weight - weight.mean(), bias)
+
+
+class Scaled(nn.Linear):
+    def __call__(self, x):
+        return 5 * super().__call__(x)
+
+
+def on_the_object(module, name):
+    setattr(module, name, lambda *args: -getattr(type(module), name)(module, *args))
+    return module
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        Standardised(4, 4, 1),
+        on_the_object(nn.Conv2d(4, 4, 1), "forward"),
+        on_the_object(nn.Conv2d(4, 4, 1), "_conv_forward"),
+        Scaled(4, 4),
+    ],
+)
+def test_a_layer_that_computes_otherwise_is_no_plain_one(layer):
+    with pytest.raises(UnsupportedModelError, match=r"silently stay in full precision: 1"):
+        qadv.quantize(nn.Sequential(nn.Conv2d(3, 4, 3), layer, nn.Conv2d(4, 2, 3)), activations="float")
+    odd = nn.Sequential(
+        nn.Linear(3, 3), on_the_object(nn.ReLU(), "forward"), nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3)
+    )
+    assert kinds(qadv.quantize(odd, "float", "relu6:4")) == {"2": "QuantLinear", "3": "QuantActivation"}
+
+
 def test_same_padding_is_kept():
     import timm.layers
 

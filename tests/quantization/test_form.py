@@ -2,6 +2,8 @@
 
 import copy
 import itertools
+import pickle
+import threading
 
 import pytest
 import torch
@@ -400,17 +402,22 @@ class SeveralWays(nn.Module):
 
     def forward(self, x):
         self.calls += 1
-        self.features = self.convolution(x)
+        features = self.convolution(x)
         normalised = {
-            "ordinary": lambda: self.norm(self.features),
-            "past": lambda: self.features,
-            "changed": lambda: self.norm(self.features + 1),
+            "ordinary": lambda: self.norm(features),
+            "past": lambda: features,
+            "changed": lambda: self.norm(features + 1),
             "twice": lambda: self.norm(self.convolution(x)),
-            "besides": lambda: self.norm(self.features) + self.features,
-            "without graph": lambda: self.norm(self.features) * self.features.detach().mean((2, 3), keepdim=True),
-            "in place": lambda: self.norm(self.features.mul_(2)),
+            "besides": lambda: self.norm(features) + features,
+            "without graph": lambda: self.norm(features) * features.detach().mean((2, 3), keepdim=True),
+            "in place": lambda: self.norm(features.mul_(2)),
+            "kept": lambda: self.norm(self.keep(features)),
         }[self.way]()
         return self.end(self.relu(normalised).mean((2, 3)))
+
+    def keep(self, features):
+        self.features = [features]
+        return features
 
 
 def test_another_way_through_the_network_is_followed_and_its_attributes_are_its_own():
@@ -420,13 +427,51 @@ def test_another_way_through_the_network_is_followed_and_its_attributes_are_its_
     calls = model.calls
     torch.testing.assert_close(held(x), model(x))
     assert model.calls == calls + 2
-    held(x)
-    features = model.features
     for model.way in ("past", "changed", "twice", "besides", "without graph", "in place"):
         assert torch.equal(held(x), model(x))
-    assert features is not model.features
+    model.way = "kept"  # from now on
+    held(x)
     with pytest.raises(NoFormError, match="fold=False"):
-        features.mean()
+        model.features[0].mean()
+    assert copy.deepcopy(model).features[0] is pickle.loads(pickle.dumps(model.features[0])) is model.features[0]
+
+
+def test_an_output_that_the_network_keeps_is_not_folded_away():
+    model = SeveralWays()
+    model.way = "kept"
+    model = with_statistics(qadv.quantize(model, "int:4", "float", skip_first_last=False)).eval()
+    held, x = AttackedNetwork(model, FOLDED), torch.rand(2, 3, 6, 6)
+    logits, (features,) = held(x), model.features
+    torch.testing.assert_close(logits, model(x))
+    torch.testing.assert_close(features, model.features[0])
+
+
+class SwappedMeanwhile:
+    """A layer's weight; while it is read for the first time, another thread has another one in its place."""
+
+    def __init__(self, in_place):
+        self.modules, self.in_place, self.reads = [nn.Linear(3, 3)], in_place, 0
+
+    def values(self):
+        (layer,), self.reads = self.modules, self.reads + 1
+        weight, other = layer.weight, nn.Parameter(torch.zeros(3, 3))
+        if self.reads == 1 and self.in_place:
+            before, other = weight.detach().clone(), weight.data.zero_().clone()
+            weight.data.copy_(before)
+        return (other * 2 if self.reads == 1 else weight * 2,)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_values_of_a_moment_that_is_gone_are_not_kept(in_place, monkeypatch):
+    monkeypatch.setattr(threading, "active_count", lambda: 2)
+    source = SwappedMeanwhile(in_place)
+    kept = KeptValues([source], channels_last=False)
+    kept()
+    ((found,),) = kept()
+    assert torch.equal(found, source.modules[0].weight * 2)
+    reads = source.reads
+    kept()
+    assert source.reads == reads
 
 
 class InSlices(nn.Module):
