@@ -301,7 +301,6 @@ class QuantizedClassifier(PyTorchClassifier):
             InvalidInputError: wrong shape, dtype or scale, NaN, or no image at all.
         """
         x, batch_size = self._checked_images(x), check_whole("batch_size", batch_size)
-        x = x.detach() if isinstance(x, Tensor) else x
         if not training_mode and batch_size < min(_FEW_ROWS, len(x)) and answers_alone(self):
             batch_size = max(batch_size, min(_LEAST_VALUES_PER_BATCH // x[0].size, 1024))
         with in_mode(self.model, training_mode):

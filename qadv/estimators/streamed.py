@@ -4,6 +4,7 @@ from functools import wraps
 from typing import Any, TypeVar
 
 import numpy as np
+from torch import Tensor
 
 from qadv.errors import InvalidInputError
 from qadv.estimators.protocol import Classifier
@@ -23,6 +24,7 @@ def takes_sources(kind: type[C]) -> type[C]:
     @wraps(predict_arrays)
     def predict(self: C, x: Any, batch_size: int = 128, *args: Any, **kwargs: Any) -> Any:
         if not is_source(x):
+            x = x.detach() if isinstance(x, Tensor) else x
             return predict_arrays(self, x, batch_size, *args, **kwargs)
         answers = [predict_arrays(self, images, batch_size, *args, **kwargs) for images, _ in batches(x, batch_size)]
         if not answers:

@@ -30,7 +30,7 @@ from qadv.diagnostics.audit.repair import lost_steps, mended
 from qadv.diagnostics.audit.result import Grade, Verdict, interval
 from qadv.diagnostics.audit.settings import FEW_STEPS, QUICK
 from qadv.diagnostics.audit.target import Target
-from qadv.errors import InvalidInputError, QadvError
+from qadv.errors import AttackError, InvalidInputError, QadvError
 from qadv.plugins import PluginInfo
 from qadv.registry import default_registry
 from qadv.units import to_range
@@ -293,6 +293,57 @@ def test_pixels_that_do_not_matter_or_matter_only_when_moved_are_no_mask(trained
     result = audited(classifier, digits, eps=0.1)
     assert result.passed, result
     assert result.checks[0].values["hidden"] == 0
+
+
+def test_a_pixel_that_moves_all_logits_alike_is_no_mask(only_checks):
+    only_checks(lambda number: number == 1)
+    linear = nn.Linear(4, 2)
+    linear.weight.data = torch.tensor([[1.0, 1, -1, 1], [1, -1, 1, -1]])
+    linear.bias.data.zero_()
+    network = nn.Sequential(nn.Flatten(), linear)
+    classifier = qadv.QuantizedClassifier(network, nn.CrossEntropyLoss(), (1, 2, 2), 2)
+    x = np.random.default_rng(0).random((40, 1, 2, 2), dtype=np.float32)
+    result = qadv.audit(classifier, x, classifier.predict(x).argmax(1), eps=0.1, verbose=False)
+    assert result.passed, result
+    assert result.checks[0].values["hidden"] == 0
+
+
+@pytest.mark.parametrize("more", [-1e4, -1e9, -math.inf])
+def test_a_class_that_is_masked_out_hides_nothing(more, trained, digits, only_checks):
+    class Masked(nn.Module):
+        """Has one class more, which never wins; with `alike` the same number is added to all others."""
+
+        def __init__(self, network, alike=0.0):
+            super().__init__()
+            self.network, self.alike = network, alike
+
+        def forward(self, x):
+            return nn.functional.pad(self.network(x) + self.alike, (0, 1), value=more)
+
+    def checked(network):
+        classifier = qadv.QuantizedClassifier(network, nn.CrossEntropyLoss(), (1, 8, 8), 11)
+        return audited(classifier, digits, eps=0.1)
+
+    only_checks(lambda number: number in (1, 2))
+    assert checked(Masked(trained.model)).passed
+    assert checked(Masked(trained.model, alike=1e4)).passed
+    assert 2 in checked(Masked(Noisy(trained.model))).failed
+    hard = Hard(trained.model)
+    assert "hard labels" in checked(Masked(hard)).checks[0].figure
+    assert "hard labels" in audited(wrapped(hard), digits, eps=0.1).checks[0].figure
+
+
+class Hard(nn.Module):
+    """The predicted class alone, with the gradient of its probabilities."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        logits = self.network(x)
+        shares = logits.softmax(1)
+        return nn.functional.one_hot(logits.argmax(1), 10) + shares - shares.detach()
 
 
 def test_noise_that_the_pixels_decide_is_caught(trained, digits, only_checks):
@@ -564,6 +615,9 @@ def test_an_ensemble_that_abstains_is_not_broken_by_it(trained, float_parent, di
     broken = np.array([by not in ("", "clean") for by in result.worst_case.broken_by])
     assert (predicted[broken] != 10).all()
     assert (predicted[broken] != digits.y_test[:30][broken]).all()
+    right = ensemble.predict(digits.x_test[:30]).argmax(1) == digits.y_test[:30]
+    assert np.array_equal(np.array(result.worst_case.broken_by) != "clean", right)
+    assert not right[ensemble.predict(digits.x_test[:30]).argmax(1) == 10].any()
 
 
 def test_there_may_be_two_classes_and_infinite_gradients(digits, small):
@@ -634,6 +688,16 @@ def test_a_network_that_gives_probabilities_is_told_so_before_anything_is_attack
     with pytest.raises(InvalidInputError, match="network 1: the network gives probabilities"):
         audited(trained, digits, eps=0.1, others=[softmax])
     audited(wrapped(nn.Sequential(copy.deepcopy(trained.model), nn.LogSoftmax(dim=1))), digits, eps=0.1)
+
+
+def test_logits_that_are_nan_for_some_images_are_called_so(trained, digits):
+    class Breaks(nn.Module):
+        def forward(self, x):
+            logits = trained.model(x)
+            return torch.where(torch.arange(len(x))[:, None] == 7, torch.nan, logits)
+
+    with pytest.raises(AttackError, match="NaN for 1 of 40 images"):
+        audited(wrapped(Breaks()), digits, eps=0.1)
 
 
 def test_weights_that_are_not_finite_are_named(trained, digits):

@@ -90,7 +90,7 @@ class AuditCase(Scale):
         self.without, self.skipped = frozenset(without), set[str]()
         self.uint8, self.simulation = pixels == "uint8", simulation
         # a random network may answer otherwise than it did for the smaller ball
-        self.clean: Flags = ~target.broken(x, y) if smaller is None else np.array(smaller.broken_by) != "clean"
+        self.clean: Flags = target.right(x, y) if smaller is None else np.array(smaller.broken_by) != "clean"
         self._attacks: list[AttackRecord] = []
         self._broken_by = np.where(self.clean, "", "clean").astype(object)
         self._adversarial = x.copy()

@@ -3,16 +3,17 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from qadv.diagnostics.audit.ascent import ascend
 from qadv.diagnostics.audit.ball import Ball
+from qadv.diagnostics.audit.logit_scale import LogitScale
 from qadv.diagnostics.audit.losses import Loss, cross_entropy, negative_margin
 from qadv.diagnostics.audit.target import Images, Labels, Target
 
 LOSSES: dict[str, Loss] = {"cross-entropy": cross_entropy, "margin": negative_margin}
-ROUNDING = 1e-4
 MOST_IMAGES = 61  # on the path; a number that few layers have as their width
 _PATH = 10
 _LEAST_OF_A_CLASS = 4
@@ -27,7 +28,7 @@ class Gradients:
         zero: images at which the gradient is zero in all pixels, by loss.
         non_finite: those at which it is not finite somewhere, by loss.
         flat: images, of `walked`, whose gradient of the margin is zero at half or more of the points on PGD's path.
-        hidden: images whose logits move with pixels that have no gradient at any point of their path.
+        hidden: images whose margin moves with pixels that have no gradient of it at any point of their path.
         walked: images that PGD's path was looked at of.
         agreement: median correlation of the margin's slope with its finite differences in random directions.
         hard: whether the logits say no more than the predicted class.
@@ -47,7 +48,7 @@ class Gradients:
 
     @property
     def masked(self) -> bool:
-        """Whether pixels without a gradient move the logits of half of the images, which no honest network does."""
+        """Whether pixels without a gradient move the margin of half of the images, which no honest network does."""
         return self.hidden > self.walked / 2
 
 
@@ -74,7 +75,7 @@ def _asked(target: Target, x: Tensor) -> Tensor:
 
 
 def _hidden(target: Target, x: Tensor, y: Tensor, live: Tensor, ball: Ball, seed: int) -> int:
-    """Returns of how many images those pixels move the logits that have no gradient on any path of the same class.
+    """Returns of how many images those pixels move the margin that have no gradient of it on any path of the class.
 
     Pixels whose gradient shows once they are moved, as those in front of a ReLU that was off, are none of them. Classes
     of few images are one. `live` are pixels with a gradient, as `x`.
@@ -82,9 +83,13 @@ def _hidden(target: Target, x: Tensor, y: Tensor, live: Tensor, ball: Ball, seed
     generator = torch.Generator().manual_seed(seed)
     signs = [torch.ones(x.shape[1:]), -torch.ones(x.shape[1:])]
     signs += [torch.randint(0, 2, x.shape[1:], generator=generator) * 2.0 - 1 for _ in range(2)]
-    clean, side = _asked(target, x), ball.side(x[0].numel())
-    noise = (clean - _asked(target, x)).abs().max()
-    least = max(ROUNDING * float(clean.abs().max()), 3 * float(noise))
+
+    def margins(images: Tensor, labels: Tensor) -> Tensor:
+        return target.aimed(negative_margin)(_asked(target, images), labels.cpu())
+
+    clean, side = margins(x, y), ball.side(x[0].numel())
+    noise = (clean - margins(x, y)).abs().max()
+    least = max(LogitScale.of(_asked(target, x)).least, 3 * float(noise))
     hidden, again = torch.zeros(len(x), dtype=torch.bool), torch.ones(len(x), dtype=torch.bool)
     members = [y == label for label in set(y.tolist()) if (y == label).sum() >= _LEAST_OF_A_CLASS]
     groups = [*members, ~torch.stack(members).any(dim=0)] if members else [y == y]
@@ -93,7 +98,7 @@ def _hidden(target: Target, x: Tensor, y: Tensor, live: Tensor, ball: Ball, seed
         dark, moved = ~live[left], torch.zeros(len(left), dtype=torch.bool)
         for sign in signs:
             there = ball.project(x[left] + side * sign.to(x) * ~live[left], x[left])
-            moved |= (_asked(target, there) - clean[left]).abs().amax(dim=1) > least
+            moved |= (margins(there, y[left]) - clean[left]).abs() > least
             live[left] |= target.gradient(there, y[left], negative_margin)[2] != 0
             _share(live, groups)
         lit = (dark & live[left]).flatten(1).any(dim=1).cpu()
@@ -132,10 +137,9 @@ def _agreement(target: Target, x: Tensor, y: Tensor, ball: Ball, seed: int) -> t
 
 def _hard(answers: Tensor) -> bool:
     """Whether logits, (M, N, classes) of M points of each of N images, follow from the predicted class alone."""
-    predicted = answers.argmax(dim=2)
+    predicted, scale = answers.argmax(dim=2).numpy(), LogitScale.of(answers)
     classes = set(predicted.flatten().tolist())
     if answers.shape[1] <= len(classes):
         return False  # no two images of a class need be among them
-    by_class = (answers[predicted == c] for c in classes)
-    spread = max(float((rows.amax(dim=0) - rows.amin(dim=0)).max()) for rows in by_class)
-    return spread <= ROUNDING * float(answers.abs().max())
+    logits = scale.of_competing(answers)
+    return max(float(np.ptp(logits[predicted == c], axis=0).max()) for c in classes) <= scale.least

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qadv.backbones.float_weights import check_finite
-from qadv.errors import InvalidInputError, NoGradientError
+from qadv.errors import AttackError, InvalidInputError, NoGradientError
 from qadv.estimators.door import Loss, gradient, mean_of
 from qadv.estimators.module import check_module
 from qadv.estimators.protocol import Classifier
@@ -20,6 +20,7 @@ from qadv.units import limits
 Images = NDArray[np.float32]
 Labels = NDArray[np.int64]
 Flags = NDArray[np.bool_]
+_ONE_HOT = 1e-6  # how far a straight-through step leaves hard labels from 0 and 1
 
 
 class Target:
@@ -85,7 +86,7 @@ class Target:
         answers = self._asked_at_once(x[: self.batch_size])
         shares = answers.min() >= 0 and answers.max() <= 1 and bool(np.allclose(answers.sum(axis=1), 1, atol=1e-4))
         constant = len(answers) > 1 and bool((answers == answers[0]).all())
-        if shares and not constant and not np.isin(answers, (0, 1)).all():
+        if shares and not constant and np.abs(answers - answers.round()).max() > _ONE_HOT:
             raise InvalidInputError(
                 f"{self.name}: the network gives probabilities, the audit needs logits: take the softmax off its end "
                 "(the loss, as CrossEntropyLoss, has one); for attacks that want probabilities there is "
@@ -99,6 +100,8 @@ class Target:
             if answers.shape == (len(x), self.classifier.nb_classes):
                 return answers
             reason = f"it gives an array of shape {answers.shape}"
+        except AttackError:
+            raise  # as of NaN for some images, which one image need not have
         except Exception as error:  # whatever the network raises
             failure, reason = error, f"{type(error).__name__}: {error}"
         try:
@@ -109,6 +112,13 @@ class Target:
             f"{self.name}: the network takes one image, and not {len(x)} at once, as attacks ask it ({reason}); put it "
             "in a module whose forward is torch.cat([network(image) for image in x.split(1)])"
         )
+
+    def right(self, x: Images, y: Labels) -> Flags:
+        """Returns which images are classified correctly, (N,), or if targeted not yet as wished.
+
+        An ensemble's abstention is not correct either.
+        """
+        return ~self.broken(x, y) if self.targeted else self.logits(x).argmax(axis=1) == y
 
     def broken(self, x: Images, y: Labels) -> Flags:
         """Returns which images are given another class than `y`, (N,), or if targeted this one.

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from qadv.diagnostics.audit.case import AuditCase
 from qadv.diagnostics.audit.checks.check import CountedCheck
-from qadv.diagnostics.audit.gradients import ROUNDING
+from qadv.diagnostics.audit.logit_scale import ROUNDING, LogitScale
 from qadv.diagnostics.audit.losses import negative_margin
 from qadv.diagnostics.audit.result import Finding, Scale
 from qadv.diagnostics.audit.target import Images, Labels, Target
@@ -26,7 +26,7 @@ class AnswersRepeat(CountedCheck):
     number = 2
     name = "answers repeat"
     rule = (
-        f"logits equal from pass to pass, within {ROUNDING:g} of the largest; one level of one pixel moves them by "
+        f"logits equal from pass to pass, within {ROUNDING:g} of their range; one level of one pixel moves them by "
         f"{_MOST_OF_A_NEIGHBOUR:.0%} of it at most, and leaves the gradient's direction (cosine ≥ {_LEAST_ALIKE}), in "
         "the median"
     )
@@ -42,12 +42,12 @@ class AnswersRepeat(CountedCheck):
     def judge(self, counts: Any, of: Scale) -> Finding:
         spread, draws, passes = (max(counts[name]) for name in ("spread", "draws", "passes"))
         jump, alike = (float(np.median(counts[name])) for name in ("jump", "alike"))
-        figure = f"{passes} passes differ by {spread:.2g} of the largest logit"
+        figure = f"{passes} passes differ by {spread:.2g} of the logits' range"
         if draws > 1:
             figure += f"; expectation over transformation is needed: answers and gradients are means of {draws} passes"
         passed = spread <= ROUNDING and jump <= _MOST_OF_A_NEIGHBOUR and alike >= _LEAST_ALIKE
         figure += (
-            f"; one level of one pixel moves the logits by {jump:.2g} of the largest, and gradients have a cosine of "
+            f"; one level of one pixel moves the logits by {jump:.2g} of it, and gradients have a cosine of "
             f"{alike:.2f}, in the median"
         )
         return Finding.of(passed, figure, spread=spread, jump=jump, alike=round(alike, 3), draws=draws)
@@ -62,11 +62,11 @@ def is_random(target: Target, x: Images, y: Labels, passes: int) -> bool:
 
 
 def largest_spread(target: Target, x: Images, passes: int) -> float:
-    """Returns the largest difference of a logit between passes, relative to the largest logit."""
+    """Returns the largest difference of a logit between passes, as a part of their range; 0 where it is rounding."""
     answers = np.stack([target.logits(x[:_MOST_IMAGES]) for _ in range(passes)])
-    size = float(np.nan_to_num(np.abs(answers)).max())
-    spread = float(np.nan_to_num(np.ptp(answers, axis=0)).max())
-    return spread / size if size > 0 else spread
+    scale = LogitScale.of(answers)
+    spread = float(np.ptp(scale.of_competing(answers), axis=0).max(initial=0.0))
+    return spread / scale.size if spread > scale.least else 0.0
 
 
 def _directions(target: Target, x: Images, y: Labels) -> Tensor:
@@ -88,10 +88,11 @@ def _typical_jump(target: Target, x: Images, y: Labels, seed: int) -> tuple[floa
     Noise that the pixels decide, by a hash of them, repeats from pass to pass, and not from neighbour to neighbour.
 
     Returns:
-        The median change of an image's logits, of the largest logit, and the median cosine of its gradients.
+        The median change of an image's logits, of their range, and the median cosine of its gradients.
     """
     few, generator = x[:_MOST_IMAGES], np.random.default_rng(seed)
-    clean = np.nan_to_num(target.logits(few))
+    clean = target.logits(few)
+    scale = LogitScale.of(clean)
     level, middle = (target.high - target.low) / _LEVELS, (target.high + target.low) / 2
     jumps = []
     for _ in range(_NEIGHBOURS):
@@ -99,7 +100,7 @@ def _typical_jump(target: Target, x: Images, y: Labels, seed: int) -> tuple[floa
         pixel = np.arange(len(few)), generator.integers(neighbours.shape[1], size=len(few))
         neighbours[pixel] += np.where(neighbours[pixel] < middle, level, -level)
         moved = neighbours.reshape(few.shape)
-        answers = np.nan_to_num(target.logits(moved))
-        jumps.append(np.abs(answers - clean).max(axis=1) / max(float(np.abs(clean).max()), 1e-30))
+        change = scale.of_competing(target.logits(moved)) - scale.of_competing(clean)
+        jumps.append(np.abs(change).max(axis=1, initial=0.0) / scale.size)
     labels = y[:_MOST_IMAGES]
     return float(np.median(jumps)), _alike(_directions(target, few, labels), _directions(target, moved, labels))
