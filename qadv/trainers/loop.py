@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from qadv.checks import check_whole
-from qadv.errors import InvalidInputError, TrainingError, some
+from qadv.errors import InvalidInputError, TrainingError, UnsupportedModelError, some
 from qadv.estimators.identity import identity, told, told_of_scheduler, told_of_step, without_addresses
 from qadv.estimators.protocol import Classifier
 from qadv.estimators.upkeep import run_after_steps
@@ -189,7 +189,11 @@ class TrainingLoop:
             total = loss + sum(terms.values())
             optimizer.zero_grad(set_to_none=True)
             scaled: Tensor = total * (len(x) / size) if len(x) < size else total
+            if not scaled.requires_grad:
+                raise UnsupportedModelError(f"no parameter of the network has a gradient of the loss. {_INTEGERS}")
             scaled.backward()  # type: ignore[no-untyped-call]
+            if not (step or self.history):
+                _warn_of_unreached(model)
             processes.add_gradients(model)
             if step % 50 == 0 or x.device.type == "cpu":  # on a GPU each look waits for the device
                 self._check_finite(processes.sum(total), inputs, epoch, step, terms)
@@ -267,6 +271,20 @@ class TrainingLoop:
             **({} if self.early_stop is None else {"early_stop": without_addresses(self.early_stop)}),
             **self.options.describe(),
         }
+
+
+_INTEGERS = (
+    "Layers that compute with integers, and roundings without a straight-through step, let none through: train a "
+    "network before it is converted"
+)
+
+
+def _warn_of_unreached(model: nn.Module) -> None:
+    """Warns of parameters that are to be trained and have got no gradient."""
+    if left := [name for name, each in model.named_parameters() if each.requires_grad and each.grad is None]:
+        warnings.warn(
+            f"no gradient reaches {some(left)}: the training leaves them as they are. {_INTEGERS}", stacklevel=5
+        )
 
 
 def _warn_of_moving_statistics(model: nn.Module) -> None:

@@ -308,6 +308,17 @@ def test_a_saved_network_loads_into_one_that_has_seen_no_image(tmp_path):
     np.testing.assert_array_equal(loaded.predict(x), classifier.predict(x))
 
 
+def test_the_float_part_of_an_integer_network_keeps_its_gradients():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.ReLU(), nn.Linear(8, CLASSES)).eval()
+    mixed = nn.Sequential(*taq.quantize_dynamic(network[:3], {nn.Linear}, dtype=torch.qint8), network[3])
+    classifier = classifier_of(mixed)
+    for x in (images(), images().requires_grad_()):
+        (own,) = torch.autograd.grad(mixed(x).sum(), mixed[3].weight)
+        (found,) = torch.autograd.grad(classifier.model(x).sum(), mixed[3].weight)
+        assert torch.equal(found, own)
+
+
 def test_a_twin_follows_a_network_that_is_loaded(integer):
     model = copy.deepcopy(integer["dynamic"])
     classifier = classifier_of(model)

@@ -446,6 +446,14 @@ def test_an_output_that_the_network_keeps_is_not_folded_away():
     torch.testing.assert_close(features, model.features[0])
 
 
+def test_torch_compile_takes_what_a_classifier_holds():
+    model = with_statistics(qadv.quantize(SeveralWays(), "int:4", "relu6:4", skip_first_last=False)).eval()
+    held, x = AttackedNetwork(model, FOLDED), torch.rand(2, 3, 6, 6)
+    expected = held(x)
+    torch.testing.assert_close(torch.compile(held, backend="eager")(x), expected)
+    torch.compiler.reset()
+
+
 class SwappedMeanwhile:
     """A layer's weight; while it is read for the first time, another thread has another one in its place."""
 

@@ -22,7 +22,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler, Subset, TensorDataset
 
 import qadv
-from qadv.errors import FileFormatError, InvalidInputError, StorageError, TrainingError
+from qadv.errors import FileFormatError, InvalidInputError, StorageError, TrainingError, UnsupportedModelError
 from qadv.files import read_tensors, write_tensors
 from qadv.trainers.augment import crop_flip
 from qadv.trainers.checkpoint import TrainingState
@@ -694,6 +694,30 @@ def test_what_changes_the_result_is_another_run_and_the_same_made_anew_is_not(na
     run(0.5)
     with pytest.raises(FileFormatError, match=f"is the checkpoint of another run .{name}: saved"):
         run(0.25)
+
+
+class Cut(nn.Module):
+    """Rounds in integers, without a straight-through step."""
+
+    def forward(self, x):
+        return x.detach().mul(8).to(torch.int8).float() / 8
+
+
+def test_parameters_that_no_gradient_reaches_are_told(digits):
+    def trainer(*layers):
+        network = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), *layers)
+        classifier = qadv.QuantizedClassifier(network, nn.CrossEntropyLoss(), (1, 8, 8), 10)
+        return LoopTrainer(classifier, **QUIET)
+
+    data = digits.x_train[:64], digits.y_train[:64]
+    with pytest.warns(UserWarning, match=r"no gradient reaches 1\.weight, 1\.bias: the training leaves them"):
+        trainer(Cut(), nn.Linear(8, 10)).fit(*data, nb_epochs=1)
+    with pytest.raises(
+        UnsupportedModelError, match=r"no parameter of the network has a gradient.*before it is converted"
+    ):
+        trainer(nn.Linear(8, 10), Cut()).fit(*data, nb_epochs=1)
+    with warnings.catch_warnings(action="error"):
+        trainer(nn.Linear(8, 10)).fit(*data, nb_epochs=1)
 
 
 def test_a_rest_of_one_image_is_no_step_of_a_loader_either(digits):
