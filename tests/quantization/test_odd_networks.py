@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import prune
 
 import qadv
 from qadv.errors import InvalidInputError, UnsupportedModelError
@@ -220,6 +221,13 @@ def test_networks_that_cannot_be_copied_or_have_bad_weights_are_refused():
     model.kept = torch.ones(1, requires_grad=True) * 2
     with pytest.raises(UnsupportedModelError, match="can't be copied"):
         qadv.quantize(model)
+    for grad in (True, False):
+        model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2))
+        prune.l1_unstructured(model[0], "weight", 0.5)
+        with torch.set_grad_enabled(grad):
+            model(torch.rand(2, 3))
+        with pytest.raises(UnsupportedModelError, match=r"weights of 0 are computed in each pass.*prune\.remove"):
+            qadv.quantize(model)
     model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2))
     with torch.no_grad():
         model[2].weight[0, 0] = float("inf")
