@@ -566,3 +566,13 @@ def test_scales_that_are_floats_of_8_bits_are_shown():
     row = next(row for row in qadv.summarize(network).layers if row.name == "branch.0")
     assert (row.scheme, row.bits) == ("float:4", 4)
     assert row.scale[1] > 0
+
+
+def test_graphs_of_a_fixed_number_of_images_are_refused_with_the_line_to_write():
+    graph = torch.export.export(Branch(16).eval(), (images(4),)).module()
+    with pytest.raises(InvalidInputError, match=r'dynamic_shapes=\(\{0: torch\.export\.Dim\("batch"\)\},\)'):
+        classifier_of(graph)
+    classifier = classifier_of(torch.export.export(Branch(16).eval(), (images(1),)).module())
+    for ask in (classifier.predict, lambda x: classifier.loss_gradient(x, Y)):
+        with pytest.raises(InvalidInputError, match=r"exported for one number of images"):
+            ask(X)
