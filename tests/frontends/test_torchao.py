@@ -403,6 +403,7 @@ def test_layers_in_training_that_round_to_float8_have_straight_through_gradients
         assert (found * exact).sum() > 0.9 * np.linalg.norm(found) * np.linalg.norm(exact) > 0, of
     rows = [row for row in qadv.summarize(classifier).layers if row.name != "(root)"]
     assert {(row.scheme, row.input_scheme) for row in rows} == {(scheme, "float:8 dynamic")}
+    assert np.array_equal(qadv.accelerate(classifier, X).loss_gradient(X, Y), classifier.loss_gradient(X, Y))
     _check_another_gradient(model, classifier)
 
 
@@ -514,10 +515,22 @@ def _by_tokens(x):
     return torch.ops.quantized_decomposed.dequantize_per_token.default(codes, *about, torch.float32)
 
 
-@pytest.mark.parametrize(
-    ("rounds", "like"), [(_by_channels, lambda x: x.clamp(-0.128, 0.127)), (_by_tokens, torch.clone)]
-)
-def test_graphs_that_round_by_channels_or_by_tokens_have_gradients(rounds, like):
+def _to_codes(x):
+    scales = x.detach().abs().amax(1) / 127
+    about = [1, 32], scales, torch.zeros_like(scales), torch.int8
+    return torch.ops.torchao.quantize_affine.default(x, *about), about
+
+
+def _by_blocks(x):
+    codes, about = _to_codes(x)
+    return torch.ops.torchao.dequantize_affine.default(codes, *about)
+
+
+BETWEEN_ENDS = [(_by_channels, lambda x: x.clamp(-0.128, 0.127)), (_by_tokens, torch.clone), (_by_blocks, torch.clone)]
+
+
+@pytest.mark.parametrize(("rounds", "like"), BETWEEN_ENDS)
+def test_graphs_that_round_by_channels_tokens_or_blocks_have_gradients(rounds, like):
     torch.manual_seed(0)
     network = _graph_of(rounds)
     torch.manual_seed(0)
@@ -525,12 +538,21 @@ def test_graphs_that_round_by_channels_or_by_tokens_have_gradients(rounds, like)
     assert _are_alike(answers(classifier_of(network).model)[1], expected)
 
 
-def test_operators_that_round_and_have_no_companion_are_named():
-    def rounds(x):
-        return torch.ops.torchao.quantize_affine_float8_non_decomposed.default(x, torch.ones(1)).float()
+def _to_float8(x):
+    return torch.ops.torchao.quantize_affine_float8_non_decomposed.default(x, torch.ones(1)).float()
 
+
+def _in_codes(x):
+    return torch.ops.aten._int_mm.default(_to_codes(x)[0], torch.eye(32, dtype=torch.int8)).float()
+
+
+NO_COMPANION = [(_to_float8, r"torchao\.quantize_affine_float8_non_decomposed"), (_in_codes, "_int_mm")]
+
+
+@pytest.mark.parametrize(("rounds", "name"), NO_COMPANION)
+def test_operators_that_round_and_have_no_companion_are_named(rounds, name):
     classifier = classifier_of(_graph_of(rounds))
-    with pytest.raises(NoGradientError, match=r"torchao\.quantize_affine_float8_non_decomposed has no twin"):
+    with pytest.raises(NoGradientError, match=f"^{name} has no twin"):
         classifier.loss_gradient(X, Y)
 
 
