@@ -181,8 +181,9 @@ def accelerate(
     checks = []
     kept = FormOptions()
     with evaluation_mode(network):
-        expected = Answers.of(network, batches)
-        before: nn.Module | EvaluationForm = network
+        own = getattr(classifier.model.form, "own_gradient", True)
+        before: nn.Module | EvaluationForm = network if own else form_of(network, kept)
+        expected = Answers.of(before, batches)
         for option in (name for name, asked in wanted.items() if asked):
             tried = kept if option == "kept_weights" else replace(kept, **{option: True})
             form = form_of(network, tried)

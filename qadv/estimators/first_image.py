@@ -12,7 +12,7 @@ from qadv.errors import InvalidInputError, QadvError, UnsupportedModelError, som
 from qadv.estimators.answers import errors
 from qadv.estimators.batches import BOUND, answers_alone
 from qadv.estimators.forms import outermost
-from qadv.estimators.logits import other_dtypes
+from qadv.estimators.logits import advice
 from qadv.modes import evaluation_mode, held_network
 from qadv.quantization.probe import report_bypasses, report_mixing
 from qadv.random_states import global_states_kept
@@ -36,7 +36,7 @@ def check_model(classifier: Any, limits: Any) -> None:
     except Exception as error:
         raise InvalidInputError(
             f"the model fails on one image of input_shape {classifier.input_shape}: {type(error).__name__}: {error}"
-            f"{other_dtypes(network)}"
+            f"{advice(network, error)}"
         ) from error
     after = _state(network)
     if changed := [name for name, then in before.items() if name not in after or not torch.equal(then, after[name])]:

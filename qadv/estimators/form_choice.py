@@ -1,6 +1,7 @@
 """How a classifier's network is computed in evaluation mode: with BatchNorm folded, if its answers stay."""
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from qadv.estimators.forms import outermost
 from qadv.frontends.find import form_of, frontend_of
 from qadv.modes import buffers_kept, evaluation_mode
 from qadv.network_lock import lock_of
-from qadv.quantization.form import FormOptions
+from qadv.quantization.form import Form, FormOptions
 from qadv.random_states import global_states_kept
 
 _TRIED = (FormOptions(fold_batch_norm=True, channels_last=True), FormOptions(fold_batch_norm=True))
@@ -34,7 +35,8 @@ def choose_form(classifier: Any, images: Tensor | np.ndarray[Any, Any] | None = 
     network takes them. At least half of them have to have the same class, logits within 0.1 % of the largest, and a
     gradient in about the same direction: a single activation on a threshold of its quantizer may fall to the other
     side. In deep networks of many levels enough do that a millionth of the pixels, no more than rounding does, moves
-    all logits by percents: there folding may move them by twice what this does. What fails is left off.
+    all logits by percents: there folding may move them by twice what this does. What fails is left off. Of a form whose
+    gradient is meant to be another than the network's, logits alone are compared.
 
     Warns:
         UserWarning: the network is not the same function with BatchNorm folded, or with modules that stand in.
@@ -66,7 +68,10 @@ def choose_form(classifier: Any, images: Tensor | np.ndarray[Any, Any] | None = 
             if _share_of_same(answers, expected, max(_BOUND, bound)) >= 0.5:
                 model.compute_by(form)
                 return
-        as_it_is = _share_of_same(_answers(model, batch, expected.classes), expected) < 0.5
+        answers = _answers(model, batch, expected.classes)
+        if answers is not None and isinstance(model.form, Form) and not model.form.own_gradient:
+            answers = replace(answers, gradients=expected.gradients)
+        as_it_is = _share_of_same(answers, expected) < 0.5
         if as_it_is:
             model.compute_by(form_of(network, FormOptions(as_it_is=True)))
     if as_it_is or tried:

@@ -1,9 +1,13 @@
 """The form in which ART calls a classifier's network."""
 
+import re
+
 import torch
 from torch import Tensor, nn
 
 from qadv.errors import InvalidInputError
+
+_EXPORT = 'export it with dynamic_shapes=({0: torch.export.Dim("batch")},)'
 
 
 class Logits(nn.Module):
@@ -18,11 +22,11 @@ class Logits(nn.Module):
         self._model = model
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Returns the logits, (N, nb_classes), in a list; where it fails, names parameters that are not float32."""
+        """Returns the logits, (N, nb_classes), in a list; where it fails, says what to do if that is known."""
         try:
             return [self._model(x)]
-        except RuntimeError as error:
-            if hint := other_dtypes(self._model):
+        except (RuntimeError, AssertionError) as error:
+            if hint := advice(self._model, error):
                 raise InvalidInputError(f"the model fails: {error}{hint}") from error
             raise
 
@@ -35,8 +39,13 @@ class Logits(nn.Module):
         return list(found)
 
 
-def other_dtypes(network: nn.Module) -> str:
-    """Returns what to do about parameters that are not float32, or an empty string."""
+def advice(network: nn.Module, error: Exception) -> str:
+    """Returns what to do about an error of a network, or an empty string.
+
+    It may be that of a graph exported for another number of images, or come from parameters that are not float32.
+    """
+    if re.search(r"(Guard failed|Expected input).*(size\(\)|shape)\[0\]", str(error)):
+        return ". It was exported for one number of images: " + _EXPORT
     dtypes = {parameter.dtype for parameter in network.parameters() if parameter.is_floating_point()} - {torch.float32}
     names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
     return f". Its parameters are {names}; qadv computes in float32: write model.float()" if names else ""

@@ -26,14 +26,19 @@ def of_toolkit(kind: type, *names: str) -> bool:
     return any(f"{each.__module__}.".startswith(tuple(f"{name}." for name in names)) for each in kind.__mro__)
 
 
+def is_made_from(module: nn.Module, *names: str) -> bool:
+    """Whether a module is of a class of one of these names, or of one made from it."""
+    return any(each.__name__ in names for each in type(module).__mro__)
+
+
 def is_fake_quantize(module: nn.Module) -> bool:
     """Whether a module is a FakeQuantize, or a class made from it."""
-    return any(each.__name__ == "FakeQuantizeBase" for each in type(module).__mro__)
+    return is_made_from(module, "FakeQuantizeBase")
 
 
 def is_observer(module: nn.Module) -> bool:
     """Whether a module takes notes of what passes, and gives it back as it is."""
-    return any(each.__name__ in ("ObserverBase", "AffineQuantizedObserverBase") for each in type(module).__mro__)
+    return is_made_from(module, "ObserverBase", "AffineQuantizedObserverBase")
 
 
 def _observes(module: nn.Module) -> bool:

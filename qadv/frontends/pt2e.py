@@ -21,7 +21,9 @@ _SELF = r"^L\['self'\]\.?"  # how torch.export calls the network itself
 
 def converts(network: nn.Module) -> bool:
     """Whether a graph in a network quantizes, by operators that have no derivative."""
-    return any("quantized_decomposed" in _name(n) for m in network.modules() for n in _nodes(m))
+    return any(
+        re.match("quantized_decomposed|torchao.quantize", _name(n)) for m in network.modules() for n in _nodes(m)
+    )
 
 
 def _nodes(module: nn.Module) -> Iterator[fx.Node]:
@@ -41,7 +43,7 @@ def converted(network: nn.Module, prefix: str, graph: fx.GraphModule) -> list[Qu
                 found.append(_weights(network, prefix, graph, node))
         elif "quantized_decomposed.quantize_per_tensor.default" in _name(node):
             found += _activations(network, prefix, node)
-        elif "quantized_decomposed.quantize_per_tensor.tensor" in _name(node):
+        elif re.match(r"quantized_decomposed.quantize_per_(tensor\.tensor|token)", _name(node)):
             bits = bits_of(*node.args[3:5])
             found += [dynamic(network, layer, bits, _ORIGIN) for layer, _ in _rounded(network, prefix, node)]
     return found

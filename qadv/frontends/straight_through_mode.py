@@ -32,6 +32,12 @@ class OfEachBatch:
         return x
 
 
+_CUTS = (  # without a rule, which gives the gradient
+    *("quantized.", "quantized_lstm", "quantized_gru", "quantized_decomposed.quantize", "torchao.quantize"),
+    *("_int_mm", "torchao.int_"),  # of codes whose scale comes later
+)
+_WAYS = "quantize", "dequantize"
+_OF_EACH_BATCH = "quantize_per_token", "quantize_affine"
 _GRIDS: WeakKeyDictionary[nn.Module, dict[Any, Any]] = WeakKeyDictionary()
 
 
@@ -58,9 +64,9 @@ def dynamic(network: nn.Module, layer: str, bits: int, origin: str) -> Quantized
     return QuantizedActivation(**about, scale=None, at=None, place=(known, "quantize"))
 
 
-def ends_of(dtype: torch.dtype) -> tuple[int, int]:
+def ends_of(dtype: torch.dtype) -> tuple[Any, Any]:
     """Returns the lowest and the highest code of a type."""
-    info = torch.iinfo(dtype)
+    info = torch.finfo(dtype) if dtype.is_floating_point else torch.iinfo(dtype)
     return info.min, info.max
 
 
@@ -76,7 +82,7 @@ class StraightThrough(TorchFunctionMode):
         name = _name(func)
         rule = _RULES.get(name) or _RULES.get(name.replace("_relu", ""))
         coded = any(map(_has_codes, tree_leaves((args, kwargs))))
-        if rule is None and name.startswith(("quantized.", "quantized_lstm", "quantized_gru", "torchao.quantize")):
+        if rule is None and name.startswith(_CUTS):
             raise NoTwinError(name)
         if name == "linear" and rounds_inputs((*args, None, None)[1]):
             rule = _linear_of_its_own
@@ -104,7 +110,8 @@ class StraightThrough(TorchFunctionMode):
         if in_place:
             args[0]._qadv_floats = self._stood_for(name, args, value, floats[0])
             return args[0]
-        return self._stood_for(name, args, value, F.relu(y) if _relu(name) else y)
+        with torch.set_grad_enabled(torch.is_grad_enabled() or name.startswith("torchao.")):  # which is without, itself
+            return self._stood_for(name, args, value, F.relu(y) if _relu(name) else y)
 
     def _stood_for(self, name: str, args: Any, value: Tensor, y: Tensor) -> Tensor:
         """Returns a value with the gradient of `y`, which stands for its codes if it is some."""
@@ -112,9 +119,11 @@ class StraightThrough(TorchFunctionMode):
             known = self._grid(value.q_scale(), value.q_zero_point(), *ends_of(value.dtype))
             return _standing_for(value, value_of_one(value.dequantize(), known.quantize(y)))
         if not value.is_floating_point():  # codes of PT2E, which are plain integers
-            if name.endswith("quantize_per_tensor"):
-                follows = isinstance(args[1], Tensor)
-                y = self._of_each_batch(y) if follows else self._grid(*args[1:5]).quantize(y)
+            per_tensor = name.endswith("quantize_per_tensor")
+            if name.endswith(_OF_EACH_BATCH) or (per_tensor and isinstance(args[1], Tensor)):
+                y = self._of_each_batch(y)
+            elif per_tensor:
+                y = self._grid(*args[1:5]).quantize(y)
             return _standing_for(value, y)
         return value_of_one(value, y)
 
@@ -183,7 +192,8 @@ def _linear_of_its_own(x: Tensor, weight: Any, bias: Tensor | None = None) -> Te
     before, scale, zero_point = (getattr(weight, name, None) for name in names)
     x = x if before is None else x * before
     if scale is not None:  # the same for all images
-        x = x.clamp(*(scale * (end - (0 if zero_point is None else zero_point)) for end in ends_of(torch.int8)))
+        ends = ends_of(weight.qdata.dtype if weight.qdata.is_floating_point() else torch.int8)
+        x = x.clamp(*(scale * (end - (0 if zero_point is None else zero_point)) for end in ends))
     return F.linear(x, weight.dequantize().detach().to(x.dtype), bias)
 
 
@@ -219,6 +229,16 @@ def _group_norm(x: Tensor, num_groups: int, weight: Any, bias: Any, eps: float, 
     return F.group_norm(x, num_groups, weight, bias, eps)
 
 
+def _per_channel(x: Tensor, scales: Tensor, zero_points: Tensor, axis: int, low: int, high: int, *_: Any) -> Tensor:
+    zero_points = zero_points.to(torch.int32)
+    return torch.fake_quantize_per_channel_affine(x, scales.to(x.dtype), zero_points, axis, low, high)
+
+
+def _by_packed(multiply: Any) -> Rule:
+    """Multiplies by weights that only a kernel can read: it gives them for a batch of unit vectors."""
+    return lambda x, *packed: x @ multiply(torch.eye(x.shape[-1], dtype=x.dtype, device=x.device), *packed)
+
+
 def _itself(x: Tensor, *_: Any, **__: Any) -> Tensor:
     return x
 
@@ -229,6 +249,12 @@ _RULES: dict[str, Rule] = {
     "dequantize": _itself,
     "quantized_decomposed.quantize_per_tensor": _itself,
     "quantized_decomposed.dequantize_per_tensor": _itself,
+    "quantized_decomposed.quantize_per_channel": _per_channel,
+    "quantized_decomposed.dequantize_per_channel": _itself,
+    **{f"quantized_decomposed.{way}_{per}": _itself for way in _WAYS for per in ("per_token", "per_channel_group")},
+    **{f"torchao.{way}_affine": _itself for way in _WAYS},
+    "_weight_int4pack_mm": _by_packed(torch.ops.aten._weight_int4pack_mm),
+    "_weight_int4pack_mm_for_cpu": _by_packed(torch.ops.aten._weight_int4pack_mm_for_cpu),
     "quantized.conv1d": _convolution(1),
     "quantized.conv2d": _convolution(2),
     "quantized.conv3d": _convolution(3),

@@ -1,26 +1,34 @@
 """Networks of torchao: PT2E graphs, prepared or converted, `quantize_`'s weights, and layers of its training."""
 
-import copy
-import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from qadv.errors import UnsupportedModelError
 from qadv.frontends import fake_quantize
-from qadv.frontends.fake_quantize import KnownWeights, integers, of_toolkit
+from qadv.frontends.fake_quantize import integers, of_toolkit
 from qadv.frontends.frontend import (
     EvaluationForm,
     NetworkFrontend,
-    QuantizedActivation,
     QuantizedTensor,
     QuantizedWeights,
 )
 from qadv.frontends.pt2e import converted, converts, prepared, uncounted
 from qadv.frontends.straight_through_mode import dynamic, rounds_inputs, straight_through_form
-from qadv.quantization.form import FormOptions, Given, Part
-from qadv.quantization.stand_ins import stand_in, with_stand_ins
+from qadv.frontends.torchao_parts import (
+    bits_of_type,
+    has_buffers,
+    of_buffers,
+    of_training,
+    straightened,
+    trained_parts,
+)
+from qadv.quantization.form import FormOptions, Part
+from qadv.quantization.stand_ins import with_stand_ins
+
+_PACKED_FLOATS = "NVFP4Tensor", "MXTensor"
 
 
 class TorchaoFrontend(NetworkFrontend):
@@ -40,10 +48,11 @@ class TorchaoFrontend(NetworkFrontend):
                 found += converted(network, name, module)
                 found += prepared(network, name, module)
             for weight in _own_weights(module):
-                found.append(_of_tensor(name, weight))
-                found += [_of_input(network, name, weight)] if rounds_inputs(weight) else []
-            if "weight_fake_quantizer" in module._modules:
-                found += _of_training(name, module)
+                found.append(weights := _of_tensor(name, weight))
+                if rounds_inputs(weight):
+                    found.append(_of_input(network, weights, getattr(weight, "act_quant_scale", None)))
+            found += of_training(name, module)
+            found += of_buffers(network, name, module) if has_buffers(module) else []
         return found
 
     def objection(self, network: nn.Module) -> str:
@@ -52,18 +61,12 @@ class TorchaoFrontend(NetworkFrontend):
 
     def parts(self, network: nn.Module, options: FormOptions, x: Tensor) -> list[Part]:
         made = fake_quantize.parts(network, fold=False)
-        made.append(Part(uncounted(network)))
-        for layer in network.modules():
-            fake = layer._modules.get("weight_fake_quantizer")
-            if fake is not None and "forward" not in vars(fake):
-                given = Given()
-                others = {fake: stand_in(KnownWeights, fake, _qadv_given=given)}
-                made.append(Part(others, _Trained(layer), given, watched=[fake]))
-        return made
+        return [*made, Part(uncounted(network)), *trained_parts(network)]
 
     def form(self, network: nn.Module, options: FormOptions) -> EvaluationForm:
-        if converts(network) or any(rounds_inputs(weight) for m in network.modules() for weight in _own_weights(m)):
-            root, _ = with_stand_ins(network, uncounted(network))
+        own = any(has_buffers(m) or any(map(rounds_inputs, _own_weights(m))) for m in network.modules())
+        if own or converts(network):
+            root, _ = with_stand_ins(network, {**uncounted(network), **straightened(network)})
             return straight_through_form(network, root, options)
         return super().form(network, options)
 
@@ -74,60 +77,43 @@ def _own_weights(module: nn.Module) -> list[Any]:
 
 
 @torch.no_grad()
-def _of_tensor(name: str, weight: Any) -> QuantizedTensor:
-    codes = getattr(weight, "qdata", None)
-    kind = "float" if codes is not None and codes.is_floating_point() else "int"
-    codes = codes if codes is not None and codes.shape == weight.shape and not codes.is_floating_point() else None
-    bits = _bits(getattr(weight, "target_dtype", None) or (torch.int8 if codes is None else codes.dtype))
-    scale = getattr(weight, "scale", None)
+def _of_tensor(name: str, weight: Any) -> QuantizedWeights:
+    codes, scale = (getattr(weight, each, None) for each in ("qdata", "scale"))
+    floats = (codes is not None and codes.is_floating_point()) or type(weight).__name__ in _PACKED_FLOATS
+    bits = _bits(weight, codes)
+    try:
+        value = weight.dequantize().detach().float()
+    except (NotImplementedError, RuntimeError) as error:
+        raise UnsupportedModelError(
+            f"{name or '(root)'}: torchao can't dequantize weights of its class {type(weight).__name__} "
+            f"({error.__class__.__name__}), so what they are quantized to is not known"
+        ) from error
     return QuantizedWeights(
-        **integers(name, "weights", bits, TorchaoFrontend.name, "none") | {"scheme": f"{kind}:{bits}"},
-        scale=None if scale is None else scale.detach(),
-        value=weight.dequantize().detach().float(),
-        codes=codes,
+        **integers(name, "weights", bits, TorchaoFrontend.name, "none") | {"scheme": _scheme(floats, bits)},
+        scale=None if scale is None else scale.detach().float(),
+        value=value,
+        codes=codes if codes is not None and codes.shape == weight.shape and not floats else None,
         nb_codes=2**bits,
         parameter=weight,
     )
 
 
-def _of_input(network: nn.Module, name: str, weight: Any) -> QuantizedTensor:
-    found, scale = dynamic(network, name, 8, TorchaoFrontend.name), getattr(weight, "act_quant_scale", None)
-    return found if scale is None else replace(found, scheme="int:8", scale=scale.detach())
+def _bits(weight: Any, codes: Any) -> int:
+    """Returns the bits of one weight; of codes that are packed, what is there for each."""
+    if (target := getattr(weight, "target_dtype", None)) is not None:
+        return bits_of_type(target)
+    known = codes is not None and not codes.is_floating_point()
+    return 8 * codes.numel() * codes.element_size() // weight.numel() if known else 8
 
 
-def _bits(dtype: Any) -> int:
-    """Returns the bits in the name of a type, as of `torch.int4` or `TorchAODType.INT4`."""
-    found = re.search(r"int(\d+)", str(dtype).lower())
-    return int(found[1]) if found else 8 * torch.empty(0, dtype=dtype).element_size()
+def _scheme(floats: bool, bits: int) -> str:
+    return f"{'float' if floats else 'int'}:{bits}"
 
 
-@torch.no_grad()
-def _of_training(name: str, layer: Any) -> list[QuantizedTensor]:
-    found: list[QuantizedTensor] = []
-    inputs, fake = layer.activation_fake_quantizer, layer.weight_fake_quantizer
-    if inputs is not None and inputs.enabled:
-        bits = _bits(inputs.config.dtype)
-        about = integers(name, "input", bits, TorchaoFrontend.name, "straight-through")
-        about["scheme"] += " dynamic"
-        found.append(QuantizedActivation(**about, scale=None, at=None, place=(inputs, "forward")))
-    if fake.enabled:
-        fake = copy.copy(fake)  # it notes the scale that it finds
-        value, bits = fake(layer.weight), _bits(fake.config.dtype)
-        about = integers(name, "weights", bits, TorchaoFrontend.name, "straight-through")
-        about |= {"scale": getattr(fake, "scale", None), "latent": layer.weight.detach(), "parameter": layer.weight}
-        found.append(QuantizedWeights(**about, value=value))
-    return found
-
-
-@dataclass(frozen=True)
-class _Trained:
-    """The quantized weights of a layer in training."""
-
-    layer: Any
-
-    @property
-    def modules(self) -> list[nn.Module]:
-        return [self.layer, self.layer.weight_fake_quantizer]
-
-    def values(self) -> tuple[Tensor, ...]:
-        return (copy.copy(self.layer.weight_fake_quantizer)(self.layer.weight),)
+def _of_input(network: nn.Module, weights: QuantizedWeights, scale: Tensor | None) -> QuantizedTensor:
+    floats = weights.scheme.startswith("float")
+    found = dynamic(network, weights.layer, weights.bits if floats else 8, TorchaoFrontend.name)
+    scheme = _scheme(floats, found.bits)
+    if scale is None:
+        return replace(found, scheme=f"{scheme} dynamic")
+    return replace(found, scheme=scheme, scale=scale.detach().float())

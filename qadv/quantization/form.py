@@ -70,12 +70,14 @@ class Part:
         source: where the values that are computed once come from, or `None` for none.
         given: where the stand-ins find these values.
         watched: modules whose attributes and parts decide whether these stand-ins are right.
+        own_gradient: whether they have the gradient of what they stand in for; if not, values alone are to be the same.
     """
 
     others: Mapping[nn.Module, StandIn]
     source: Source | None = None
     given: Given = field(default_factory=Given)
     watched: Sequence[nn.Module] = ()
+    own_gradient: bool = True
 
 
 class _ChannelsLast(torch.autograd.Function):
@@ -111,12 +113,16 @@ class Form:
 
     What its layers compute with, quantized weights above all, is computed once for the whole network, and as often as
     it changes. `parts_of` returns what stands in for the network's modules, found with images (N, …).
+
+    Attributes:
+        own_gradient: whether the gradient is the network's, too; known once images have passed.
     """
 
     def __init__(
         self, network: nn.Module, options: FormOptions, parts_of: Callable[[nn.Module, FormOptions, Tensor], list[Part]]
     ) -> None:
         self.options = options
+        self.own_gradient = True
         self._parts_of = parts_of
         self._network = network
         self._structure: list[Any] | None = None
@@ -156,6 +162,7 @@ class Form:
         if any(map(_are_foreign, _hooks_of(modules))):
             raise NoFormError  # they would see the pass that finds what can be folded
         parts = self._parts_of(self._network, self.options, x)
+        self.own_gradient = all(part.own_gradient for part in parts)
         others = {module: other for part in parts for module, other in part.others.items()}
         self._root, containers = with_stand_ins(self._network, others)
         computed = [(part.source, part.given) for part in parts if part.source is not None]

@@ -10,7 +10,7 @@ from torch import nn
 
 import qadv
 from qadv.backbones.float_weights import check_finite
-from qadv.errors import InvalidInputError, UnsupportedModelError
+from qadv.errors import InvalidInputError, NoGradientError, UnsupportedModelError
 from qadv.estimators.fingerprint import fingerprint
 from qadv.frontends import QuantizedActivation, QuantizedWeights, quantizers
 from qadv.frontends.find import form_of
@@ -19,15 +19,18 @@ from qadv.frontends.pt2e import uncounted
 from qadv.frontends.straight_through_mode import _GRIDS
 from qadv.quantization.form import Form, FormOptions
 from qadv.quantization.stand_ins import with_stand_ins
-from tests.frontends.deep import Deep, Transformer, X, Y, answers, classifier_of, images, settled, state
+from tests.frontends.deep import CLASSES, Deep, Transformer, X, Y, answers, classifier_of, images, settled, state
 
 if Version(torch.__version__) < Version("2.11"):
     pytest.skip("torchao 0.18 needs torch 2.11", allow_module_level=True)
 torchao = pytest.importorskip("torchao", "0.18")
 from torchao import quantization as aoq  # noqa: E402
-from torchao.quantization import pt2e, qat  # noqa: E402
+from torchao.float8.inference import Float8MMConfig  # noqa: E402
+from torchao.quantization import linear_quant_modules, pt2e, qat  # noqa: E402
 from torchao.quantization.pt2e import quantize_pt2e as flow  # noqa: E402
 from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86  # noqa: E402
+from torchao.quantization.qat.fake_quantize_config import Int4WeightFakeQuantizeConfig  # noqa: E402
+from torchao.quantization.quantize_.workflows import QuantizeTensorToFloat8Kwargs  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 CONFIGURATIONS = {
@@ -45,7 +48,8 @@ CONFIGURATIONS = {
 def transformer(configuration, seed=0):
     torch.manual_seed(seed)
     model = Transformer().eval()
-    aoq.quantize_(model, configuration)
+    if configuration is not None:
+        aoq.quantize_(model, configuration)
     return model
 
 
@@ -371,3 +375,226 @@ def test_there_is_no_export(tmp_path):
     classifier = classifier_of(transformer(aoq.Int8WeightOnlyConfig()))
     with pytest.raises(UnsupportedModelError, match="no export for networks of torchao"):
         qadv.export(classifier, tmp_path / "a.onnx", to="onnx")
+
+
+FLOAT8 = qat.Float8FakeQuantizeConfig()
+IN_FLOAT8 = {
+    "of its configuration": (qat.QATConfig(aoq.Float8DynamicActivationFloat8WeightConfig(), step="prepare"), "float:8"),
+    "by rows": (qat.QATConfig(activation_config=FLOAT8, weight_config=FLOAT8, step="prepare"), "float:8"),
+    "with weights of 4 bits": (
+        qat.QATConfig(activation_config=FLOAT8, weight_config=Int4WeightFakeQuantizeConfig(16), step="prepare"),
+        "int:4",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", IN_FLOAT8)
+def test_layers_in_training_that_round_to_float8_have_straight_through_gradients(name):
+    configuration, scheme = IN_FLOAT8[name]
+    model, expected = transformer(configuration), _gradients(transformer(None))
+    logits = answers(model)[0]
+    classifier = classifier_of(model)
+    assert np.array_equal(classifier.predict(X), logits)
+    assert np.array_equal(answers(classifier.model)[0], logits)
+    ends = {"of images": (classifier.loss_gradient(X, Y), classifier_of(transformer(None)).loss_gradient(X, Y))}
+    ends |= {name: (found, expected[name]) for name, found in _gradients(classifier.model, model).items()}
+    for of, (found, exact) in ends.items():
+        assert (found != 0).mean() > 0.99 * (exact != 0).mean(), of
+        assert (found * exact).sum() > 0.9 * np.linalg.norm(found) * np.linalg.norm(exact) > 0, of
+    rows = [row for row in qadv.summarize(classifier).layers if row.name != "(root)"]
+    assert {(row.scheme, row.input_scheme) for row in rows} == {(scheme, "float:8 dynamic")}
+    assert np.array_equal(qadv.accelerate(classifier, X).loss_gradient(X, Y), classifier.loss_gradient(X, Y))
+    _check_another_gradient(model, classifier)
+
+
+def _gradients(network, parameters_of=None):
+    """Returns the gradients of a network's weights, by name, of the sum of its logits' squares."""
+    network(images()).square().sum().backward()
+    named = (parameters_of or network).named_parameters()
+    return {name: parameter.grad.numpy() for name, parameter in named if name.endswith("weight")}
+
+
+def test_float8_of_a_bounded_scale_is_clipped_at_its_end():
+    network, expected = _of_second(lambda x: x.clamp(-0.05, 0.05))
+    bounded = qat.Float8FakeQuantizeConfig(hp_value_ub=0.05)
+    aoq.quantize_(network, qat.QATConfig(activation_config=bounded, step="prepare"), filter_fn=_is_second)
+    classifier = classifier_of(network)
+    assert _are_alike(classifier.loss_gradient(X, Y), expected)
+    row = next(row for row in qadv.summarize(classifier).layers if row.name == "second")
+    assert (row.scheme, row.input_scheme) == ("float", "float:8 dynamic")
+
+
+def test_float8_in_training_is_straight_through_beside_layers_that_round_their_inputs():
+    network, expected = _of_second(lambda x: x)
+    aoq.quantize_(network, qat.QATConfig(activation_config=FLOAT8, step="prepare"), filter_fn=_is_second)
+    dynamic = aoq.Int8DynamicActivationInt8WeightConfig()
+    aoq.quantize_(network, dynamic, filter_fn=lambda module, name: name == "first")
+    assert _are_alike(classifier_of(network).loss_gradient(X, Y), expected)
+
+
+class Branch(nn.Module):
+    """A part beside a float path, whose gradient would be missing in silence."""
+
+    def __init__(self, width, bias=True):
+        super().__init__()
+        self.first, self.last = nn.Linear(192, width), nn.Linear(width, CLASSES)
+        self.branch = nn.Sequential(nn.Linear(width, width, bias=bias), nn.ReLU(), nn.Linear(width, width, bias=bias))
+
+    def forward(self, x):
+        x = self.first(x.flatten(1))
+        return self.last(0.1 * x + self.branch(x))
+
+
+def _in_groups(branch):
+    return linear_quant_modules.Int8DynActInt4WeightQuantizer(groupsize=32).quantize(branch)
+
+
+def _after_training(branch):
+    quantizer = qat.Int8DynActInt4WeightQATQuantizer(groupsize=32)
+    return quantizer.convert(quantizer.prepare(branch))
+
+
+def _of_weights_only(branch):
+    device = torch.device("cpu")
+    return linear_quant_modules.Int4WeightOnlyQuantizer(groupsize=32, device=device).quantize(branch)
+
+
+@pytest.mark.parametrize("quantized", [_in_groups, _after_training, _of_weights_only])
+def test_layers_with_codes_in_buffers_have_straight_through_gradients(quantized):
+    of_weights_only = quantized is _of_weights_only
+    torch.manual_seed(0)
+    network = Branch(128, bias=not of_weights_only).eval()
+    exact, expected = network.branch[0].weight.detach().clone(), answers(network)[1]
+    network.branch = quantized(network.branch)
+    with torch.no_grad():
+        logits = network(images()).numpy()
+    classifier = classifier_of(network)
+    assert np.array_equal(classifier.predict(X), logits)
+    found, gradient = answers(classifier.model)
+    assert np.array_equal(found, logits)
+    assert (gradient * expected).sum() > 0.98 * np.linalg.norm(gradient) * np.linalg.norm(expected)
+    assert classifier.model.form.difference == 0
+    rows = {row.name: row for row in qadv.summarize(classifier).layers}
+    input_scheme = "" if of_weights_only else "int:8 dynamic"
+    assert (rows["branch.0"].scheme, rows["branch.0"].input_scheme) == ("int:4", input_scheme)
+    assert rows["branch.0"].float_bytes == 4 * (128 * 128 + (0 if of_weights_only else 128))
+    weights = next(each for each in quantizers(network) if isinstance(each, QuantizedWeights))
+    assert (weights.value - exact).abs().max() < 0.6 * weights.scale.max()
+    if not of_weights_only:
+        assert rows["branch.0"].levels == (16, 16)
+        _check_another_gradient(network, classifier)
+
+
+class Rounding(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x).square()
+
+
+def _graph_of(function):
+    """A graph with a part that rounds, beside a float path."""
+    module = Branch(32)
+    module.branch = Rounding(function)
+    return torch.fx.symbolic_trace(module.eval())
+
+
+def _by_channels(x):
+    scales, zeros = torch.full((32,), 0.001), torch.zeros(32, dtype=torch.int64)
+    about = (scales, zeros, 1, -128, 127, torch.int8)
+    codes = torch.ops.quantized_decomposed.quantize_per_channel.default(x, *about)
+    return torch.ops.quantized_decomposed.dequantize_per_channel.default(codes, *about)
+
+
+def _by_tokens(x):
+    scales = x.detach().abs().amax(1, keepdim=True) / 127
+    about = (scales, torch.zeros_like(scales, dtype=torch.int64), -128, 127, torch.int8)
+    codes = torch.ops.quantized_decomposed.quantize_per_token.default(x, *about)
+    return torch.ops.quantized_decomposed.dequantize_per_token.default(codes, *about, torch.float32)
+
+
+def _to_codes(x):
+    scales = x.detach().abs().amax(1) / 127
+    about = [1, 32], scales, torch.zeros_like(scales), torch.int8
+    return torch.ops.torchao.quantize_affine.default(x, *about), about
+
+
+def _by_blocks(x):
+    codes, about = _to_codes(x)
+    return torch.ops.torchao.dequantize_affine.default(codes, *about)
+
+
+BETWEEN_ENDS = [(_by_channels, lambda x: x.clamp(-0.128, 0.127)), (_by_tokens, torch.clone), (_by_blocks, torch.clone)]
+
+
+@pytest.mark.parametrize(("rounds", "like"), BETWEEN_ENDS)
+def test_graphs_that_round_by_channels_tokens_or_blocks_have_gradients(rounds, like):
+    torch.manual_seed(0)
+    network = _graph_of(rounds)
+    torch.manual_seed(0)
+    expected = answers(_graph_of(like))[1]
+    assert _are_alike(answers(classifier_of(network).model)[1], expected)
+
+
+def _to_float8(x):
+    return torch.ops.torchao.quantize_affine_float8_non_decomposed.default(x, torch.ones(1)).float()
+
+
+def _in_codes(x):
+    return torch.ops.aten._int_mm.default(_to_codes(x)[0], torch.eye(32, dtype=torch.int8)).float()
+
+
+NO_COMPANION = [(_to_float8, r"torchao\.quantize_affine_float8_non_decomposed"), (_in_codes, "_int_mm")]
+
+
+@pytest.mark.parametrize(("rounds", "name"), NO_COMPANION)
+def test_operators_that_round_and_have_no_companion_are_named(rounds, name):
+    classifier = classifier_of(_graph_of(rounds))
+    with pytest.raises(NoGradientError, match=f"^{name} has no twin"):
+        classifier.loss_gradient(X, Y)
+
+
+def test_float8_inputs_with_one_scale_for_all_are_clipped_at_its_ends():
+    kinds = pytest.importorskip("torchao.prototype.quantization.float8_static_quant.prototype_float8_tensor")
+    network, expected = _of_second(lambda x: x.clamp(-0.0448, 0.0448))
+    about = {"granularity": aoq.PerTensor(), "mm_config": Float8MMConfig(use_fast_accum=False)}
+    rounded = kinds.PrototypeFloat8Tensor.from_hp(
+        network.second.weight.detach(),
+        act_quant_scale=torch.full((1, 1, 1), 0.0001),
+        act_quant_kwargs=QuantizeTensorToFloat8Kwargs(**about),
+        **about,
+    )
+    network.second.weight = nn.Parameter(rounded, requires_grad=False)
+    classifier = classifier_of(network)
+    assert _are_alike(classifier.loss_gradient(X, Y), expected)
+    row = next(row for row in qadv.summarize(classifier).layers if row.name == "second")
+    assert (row.scheme, row.input_scheme) == ("float:8", "float:8")
+
+
+def test_weights_that_cannot_be_read_are_named():
+    workflow = pytest.importorskip("torchao.prototype.quantization.int4.inference_workflow")
+    network = Branch(128).eval()
+    aoq.quantize_(network.branch, workflow.PrototypeInt4WeightOnlyConfig(group_size=64))
+    with pytest.raises(UnsupportedModelError, match=r"branch\.0: torchao can't dequantize .* Int4OpaqueTensor"):
+        qadv.summarize(network)
+
+
+def test_scales_that_are_floats_of_8_bits_are_shown():
+    formats = pytest.importorskip("torchao.prototype.mx_formats")
+    network = Branch(64).eval()
+    aoq.quantize_(network.branch, formats.NVFP4WeightOnlyConfig())
+    row = next(row for row in qadv.summarize(network).layers if row.name == "branch.0")
+    assert (row.scheme, row.bits) == ("float:4", 4)
+    assert row.scale[1] > 0
+
+
+def test_graphs_of_a_fixed_number_of_images_are_refused_with_the_line_to_write():
+    graph = torch.export.export(Branch(16).eval(), (images(4),)).module()
+    with pytest.raises(InvalidInputError, match=r'dynamic_shapes=\(\{0: torch\.export\.Dim\("batch"\)\},\)'):
+        classifier_of(graph)
+    classifier = classifier_of(torch.export.export(Branch(16).eval(), (images(1),)).module())
+    for ask in (classifier.predict, lambda x: classifier.loss_gradient(x, Y)):
+        with pytest.raises(InvalidInputError, match=r"exported for one number of images"):
+            ask(X)
