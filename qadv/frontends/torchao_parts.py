@@ -72,10 +72,7 @@ class _Trained:
         return [self.layer, self.layer.weight_fake_quantizer]
 
     def values(self) -> tuple[Tensor, ...]:
-        fake, weight = (
-            copy.copy(self.layer.weight_fake_quantizer),
-            self.layer.weight,
-        )  # it notes the scale that it finds
+        fake, weight = copy.copy(self.layer.weight_fake_quantizer), self.layer.weight  # it notes its scale
         return (_straight_through(fake, fake, weight) if _casts(fake) else fake(weight),)
 
 
