@@ -176,11 +176,10 @@ class KeptValues:
         """Whether no other thread changed what the values come from while they were computed, maybe there and back."""
         if not self._hold():
             return False
-        again = chain.from_iterable(source.values() for source in self._sources)
-        return all(
-            torch.equal(now, then) if isinstance(now, Tensor) else now == then
-            for now, then in zip(again, chain.from_iterable(self._values), strict=True)
-        )
+        with torch.random.fork_rng(devices=[]):  # what is drawn may not depend on who else is there
+            again = [tuple(map(self._kept, source.values())) for source in self._sources]
+        pairs = zip(chain.from_iterable(again), chain.from_iterable(self._values), strict=True)
+        return all(torch.equal(a, b) if isinstance(a, Tensor) else a == b for a, b in pairs)
 
     def _kept(self, value: Any) -> Any:
         if not isinstance(value, Tensor):
