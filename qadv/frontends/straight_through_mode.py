@@ -96,12 +96,12 @@ class StraightThrough(TorchFunctionMode):
         floats, options = tree_map(_floats, args), tree_map(_floats, kwargs)
         if in_place:  # of a copy: other operators have kept what was there for their gradient
             value, floats = _codes(args[0]), (floats[0].clone(), *floats[1:])
-        kinds = {each._qadv_codes.dtype for each in tree_leaves((args, kwargs)) if _has_codes(each)}
-        if isinstance(value, tuple | list) and any(isinstance(each, Tensor) and each.dtype in kinds for each in value):
-            parts = zip(value, func(*floats, **options), strict=True)  # of `chunk`; of `max` the places have none
-            return type(value)(
-                [self._stood_for(name, args, *each) if each[0].dtype in kinds else each[0] for each in parts]
-            )
+        if isinstance(value, tuple | list):  # of `chunk`; of `max` the places are no codes
+            kinds = {each._qadv_codes.dtype for each in tree_leaves((args, kwargs)) if _has_codes(each)}
+            codes = [isinstance(each, Tensor) and each.dtype in kinds for each in value]
+            if any(codes):
+                parts = zip(codes, value, func(*floats, **options), strict=True)
+                return type(value)([self._stood_for(name, args, x, y) if own else x for own, x, y in parts])
         if not isinstance(value, Tensor) or value.dtype == torch.bool:
             return value
         if rule is _linear_of_its_own or name == "quantized.linear_dynamic":
