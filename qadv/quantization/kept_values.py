@@ -1,6 +1,5 @@
 """Values that are computed once for a whole network, and kept for as long as nothing they come from has changed."""
 
-import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, compress
@@ -169,17 +168,8 @@ class KeptValues:
         self._values = [tuple(map(self._kept, source.values())) for source in self._sources]
         self._can_be_trained = [any(map(_is_differentiable, values)) for values in self._values]
         self._objects, self._outside = objects, outside
-        if threading.active_count() > 1 and not self._are_of_one_moment():
-            self._objects = None  # computed anew in the next pass
-
-    def _are_of_one_moment(self) -> bool:
-        """Whether no other thread changed what the values come from while they were computed, maybe there and back."""
-        if not self._hold():
-            return False
-        with torch.random.fork_rng(devices=[]):  # what is drawn may not depend on who else is there
-            again = [tuple(map(self._kept, source.values())) for source in self._sources]
-        pairs = zip(chain.from_iterable(again), chain.from_iterable(self._values), strict=True)
-        return all(torch.equal(a, b) if isinstance(a, Tensor) else a == b for a, b in pairs)
+        if not self._hold():  # another thread has changed something meanwhile: computed anew in the next pass
+            self._objects = None
 
     def _kept(self, value: Any) -> Any:
         if not isinstance(value, Tensor):
