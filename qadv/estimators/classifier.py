@@ -372,14 +372,14 @@ class QuantizedClassifier(PyTorchClassifier):
         Raises:
             InvalidInputError: there is no such layer, it does not run, or it gives no tensor.
         """
-        x, batch_size = self._checked_images(x), check_whole("batch_size", batch_size)
+        x = self._checked_images(x)
         name, module = find_layer(self.model, layer, self.layer_names)
         with in_mode(self.model, training=False):
             if framework:
                 images = torch.as_tensor(door.prepare(self, x)[0], device=self.device)
                 return activations(self.model, images, name, module)
             ask = partial(activations, self.model, name=name, module=module)
-            return door.in_batches(self, x, batch_size, ask)
+            return door.in_batches(self, x, check_whole("batch_size", batch_size), ask)
 
     def __getstate__(self) -> dict[str, Any]:
         """For `copy.deepcopy` and for the processes that attacks start; ART's own writes the weights to a folder."""

@@ -1,12 +1,12 @@
 """BatchNorm folded into the layer before it: `γ (Wx + b - μ) / √(v + ε) + β = (gW)x + g(b - μ) + β`, g = γ/√(v + ε)."""
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from qadv.quantization.stand_ins import StandIn, stand_in, with_stand_ins
 
@@ -109,9 +109,16 @@ def foldable(
             probed[module] = stand_in(kind, module, _qadv_module=module, _qadv_probe=probe)
     output = with_stand_ins(network, probed)[0](image.detach().clone().requires_grad_())
     uses = _uses(output.grad_fn)
-    uses.update(each.grad_fn for each in tree_leaves([*map(vars, network.modules())]) if isinstance(each, Tensor))
+    uses.update(each.grad_fn for module in network.modules() for each in _kept_by(module))
     pairs = ((probe.made_by[node], norm, uses[node]) for node, norm in probe.taken_by.items())
     return {layer: norm for layer, norm, used in pairs if used == probe.runs[layer] == probe.runs[norm] == 1}
+
+
+def _kept_by(module: nn.Module) -> Iterator[Tensor]:
+    """Yields the tensors that a module has as attributes, or in lists and dicts that are some."""
+    for value in vars(module).values():
+        parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else (value,)
+        yield from (each for each in parts if isinstance(each, Tensor))
 
 
 def _uses(root: Any) -> Counter[Any]:

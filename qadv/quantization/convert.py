@@ -14,7 +14,7 @@ from qadv.backbones.outlines import note_recipe
 from qadv.backbones.recipes import recipe_of
 from qadv.checks import check_flag
 from qadv.errors import InvalidInputError, SchemeError, UnsupportedModelError, some
-from qadv.modes import held_network, weight_layers
+from qadv.modes import held_network
 from qadv.quantization.attention import CLOSED, QuantizedProducts, quantize_products
 from qadv.quantization.calibration import Calibration, CalibrationImages, calibrate
 from qadv.quantization.clipped_relu import ClippedUniform
@@ -136,20 +136,14 @@ def convert(
     if half := {str(each.dtype) for each in model.parameters() if each.is_floating_point() and each.itemsize < 4}:
         names = ", ".join(sorted(half)).replace("torch.", "")
         raise InvalidInputError(f"model: expected float32 parameters, got {names}; write model.float()")
-    layers = {name: layer for name, layer in weight_layers(model).items() if not is_parametrized(layer)}
-    if computed := [name for name, layer in layers.items() if "weight" not in layer._parameters]:
-        raise UnsupportedModelError(
-            f"the weights of {some(computed)} are computed in each pass, as by pruning or weight_norm; make them "
-            "permanent: torch.nn.utils.prune.remove(layer, 'weight'), remove_weight_norm(layer), …"
-        )
     weight_schemes, activation_schemes = Rules(weights, "weights"), Rules(activations, "activations")
     attention_schemes = Rules(attention, "attention")
     try:
         result = copy.deepcopy(model)
     except Exception as error:
         raise UnsupportedModelError(
-            f"{type(model).__name__} can't be copied ({type(error).__name__}: {error}); remove tensors that it keeps "
-            "from a forward pass"
+            f"{type(model).__name__} can't be copied ({type(error).__name__}: {error}); remove pruning, "
+            "old-style weight_norm, or tensors that it keeps from a forward pass"
         ) from error
     for module in result.modules():
         if getattr(module, "qkv_bias_separate", None) is False:
@@ -225,6 +219,13 @@ class _Conversion:
                 continue
             if weights is not None:
                 weights.layer = name
+            plain = isinstance(layer, nn.Conv2d | nn.Linear) and not is_parametrized(layer)
+            if plain and not {"weight", "bias"} <= layer._parameters.keys():
+                raise UnsupportedModelError(
+                    f"{name}: its weight and bias are no parameters, but computed in each pass, as by pruning and "
+                    "weight_norm, or kept in another way. Make them permanent (torch.nn.utils.prune.remove, "
+                    f"remove_weight_norm), or leave the layer float: weights={{'*': 'int:4', {name!r}: 'float'}}"
+                )
             new = quantized_layer(layer, weights, inputs, self.fit)
             if new is None:
                 left_over[name] = f"{name} ({type(layer).__name__})"

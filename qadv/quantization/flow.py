@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from qadv.modes import evaluation_mode
+from qadv.quantization.layers import has_own_forward
 from qadv.quantization.tracing import (
     WayTracer,
     argument,
@@ -198,6 +199,8 @@ class _Analysis:
         if (name := self.activations.get(id(module))) is not None:
             self._note(name, self._joined(inputs))
             return inputs[0] if inputs and inputs[0].image else self.gives[name]
+        if has_own_forward(module):
+            return UNKNOWN
         kind = _plain(type(module).__name__)
         return self._computed(kind, getattr(module, "mode", ""), inputs, moves=kind in _DROPOUTS)
 

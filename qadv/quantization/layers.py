@@ -272,13 +272,13 @@ def quantized_layer(
     `None` when the layer computes something else than `nn.Conv2d` or `nn.Linear` does, so that swapping it would
     silently change or skip that computation.
     """
-    same_padding = type(layer) is timm.layers.Conv2dSame
+    same_padding = computes_as(layer, timm.layers.Conv2dSame)
     new: nn.Module
-    if computes_as(layer, nn.Conv2d) or (same_padding and isinstance(layer, nn.Conv2d)):
+    if computes_as(layer, nn.Conv2d) or same_padding:
         new = _quant_layer(QuantConv2d, sizes(layer) | ({"padding": 0} if same_padding else {}), weights, inputs)
         if same_padding:
             new.is_same_padded_strided = True  # type: ignore[assignment]
-    elif computes_as(layer, nn.Linear) or type(layer) is timm.layers.Linear:
+    elif computes_as(layer, nn.Linear) or computes_as(layer, timm.layers.Linear):
         new = _quant_layer(QuantLinear, sizes(layer), weights, inputs)
     else:
         return None

@@ -165,7 +165,7 @@ class TrainingLoop:
         penalties: list[Any] = [m for m in model.modules() if callable(getattr(m, "penalty", None))]
         started = time.perf_counter()
         sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=network.device))
-        seen = 0
+        seen, unreached = 0, set[str]()
         for step, (x, y) in enumerate(one_by_one(model, batches)):
             if base_lrs is not None:
                 factor = options.lr_factor(epoch * len(batches) + step, len(batches), nb_epochs)
@@ -190,10 +190,16 @@ class TrainingLoop:
             optimizer.zero_grad(set_to_none=True)
             scaled: Tensor = total * (len(x) / size) if len(x) < size else total
             if not scaled.requires_grad:
-                raise UnsupportedModelError(f"no parameter of the network has a gradient of the loss. {_INTEGERS}")
+                raise UnsupportedModelError(
+                    "no parameter of the network has a gradient of the loss: layers that compute with integers let "
+                    "none through. Train a network before it is converted"
+                )
             scaled.backward()  # type: ignore[no-untyped-call]
-            if not (step or self.history):
-                _warn_of_unreached(model)
+            if not self.history:
+                reached = {name for name, each in model.named_parameters() if each.grad is not None}
+                unreached = (
+                    unreached if step else {n for n, p in model.named_parameters() if p.requires_grad}
+                ) - reached
             processes.add_gradients(model)
             if step % 50 == 0 or x.device.type == "cpu":  # on a GPU each look waits for the device
                 self._check_finite(processes.sum(total), inputs, epoch, step, terms)
@@ -206,6 +212,12 @@ class TrainingLoop:
             if step % 10 == 9 or step == len(batches) - 1:
                 shown = processes.sum(torch.stack([sums["loss"], sums["accuracy"]])) / seen
                 report(epoch * len(batches) + step + 1, *shown.tolist())
+        if unreached:
+            warnings.warn(
+                f"no gradient has reached {some(sorted(unreached))}: the training leaves them as they are. They are "
+                "not used, or stand before a rounding without a straight-through step",
+                stacklevel=4,
+            )
         network.part = BatchPart()
         means = dict(zip(sums, (processes.sum(torch.stack([*sums.values()])) / seen).tolist(), strict=True))
         if not np.isfinite(means["loss"]):
@@ -271,20 +283,6 @@ class TrainingLoop:
             **({} if self.early_stop is None else {"early_stop": without_addresses(self.early_stop)}),
             **self.options.describe(),
         }
-
-
-_INTEGERS = (
-    "Layers that compute with integers, and roundings without a straight-through step, let none through: train a "
-    "network before it is converted"
-)
-
-
-def _warn_of_unreached(model: nn.Module) -> None:
-    """Warns of parameters that are to be trained and have got no gradient."""
-    if left := [name for name, each in model.named_parameters() if each.requires_grad and each.grad is None]:
-        warnings.warn(
-            f"no gradient reaches {some(left)}: the training leaves them as they are. {_INTEGERS}", stacklevel=5
-        )
 
 
 def _warn_of_moving_statistics(model: nn.Module) -> None:

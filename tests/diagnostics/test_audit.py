@@ -308,6 +308,41 @@ def test_a_pixel_that_moves_all_logits_alike_is_no_mask(only_checks):
     assert result.checks[0].values["hidden"] == 0
 
 
+def test_a_mask_in_front_of_the_classes_behind_the_runner_up_is_found(trained, digits, only_checks):
+    class BehindTheFirst(nn.Module):
+        """Rows that are dark move the classes of third rank and lower, without a gradient."""
+
+        def forward(self, x):
+            dark = torch.zeros_like(x)
+            dark[..., :3, :] = 1
+            live, full = trained.model(x * (1 - dark)), trained.model(x * (1 - dark) + (x * dark).detach())
+            first = torch.zeros_like(live).scatter(1, live.detach().topk(2).indices, 1)
+            return torch.where(first == 1, live, full)
+
+    only_checks(lambda number: number == 1)
+    found = audited(wrapped(BehindTheFirst()), digits, eps=0.1).checks[0]
+    assert found.verdict == Verdict.FAILED
+    assert found.values["hidden"] > 20
+
+
+def test_noise_in_the_target_alone_is_caught(trained, digits, only_checks):
+    class NoisyBehind(nn.Module):
+        """A class that is in the lower half is drawn."""
+
+        def forward(self, x):
+            logits = trained.model(x)
+            behind = logits.detach().argsort(1).argsort(1) < 5
+            return torch.where(behind, logits.detach() + 2 * torch.randn_like(logits), logits)
+
+    only_checks(lambda number: number == 2)
+    logits = trained.predict(digits.x_test[:100])
+    chosen = np.argsort(np.argsort(logits, axis=1), axis=1)[:, 1] < 5
+    x = digits.x_test[:100][chosen & (digits.y_test[:100] == 0)]
+    assert len(x) >= 3
+    result = qadv.audit(wrapped(NoisyBehind()), x, np.zeros(len(x), int), eps=0.1, pair=(0, 1), verbose=False)
+    assert 2 in result.failed
+
+
 @pytest.mark.parametrize("more", [-1e4, -1e9, -math.inf])
 def test_a_class_that_is_masked_out_hides_nothing(more, trained, digits, only_checks):
     class Masked(nn.Module):

@@ -249,7 +249,12 @@ def test_a_layer_that_computes_otherwise_is_no_plain_one(layer):
     odd = nn.Sequential(
         nn.Linear(3, 3), on_the_object(nn.ReLU(), "forward"), nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3)
     )
-    assert kinds(qadv.quantize(odd, "float", "relu6:4")) == {"2": "QuantLinear", "3": "QuantActivation"}
+    quantized = qadv.quantize(odd, "float", "relu6:4")
+    assert kinds(quantized) == {"2": "QuantLinear", "3": "QuantActivation"}
+    assert quantized[2].input_quantizer.signed  # whatever a ReLU with a forward of its own gives
+    same = on_the_object(timm.layers.Conv2dSame(4, 4, 3), "forward")
+    with pytest.raises(UnsupportedModelError, match="Conv2dSame"):
+        qadv.quantize(nn.Sequential(nn.Conv2d(3, 4, 3), same, nn.Conv2d(4, 2, 3)), activations="float")
 
 
 def test_same_padding_is_kept():

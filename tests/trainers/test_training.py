@@ -710,7 +710,7 @@ def test_parameters_that_no_gradient_reaches_are_told(digits):
         return LoopTrainer(classifier, **QUIET)
 
     data = digits.x_train[:64], digits.y_train[:64]
-    with pytest.warns(UserWarning, match=r"no gradient reaches 1\.weight, 1\.bias: the training leaves them"):
+    with pytest.warns(UserWarning, match=r"no gradient has reached 1\.bias, 1\.weight: the training leaves them"):
         trainer(Cut(), nn.Linear(8, 10)).fit(*data, nb_epochs=1)
     with pytest.raises(
         UnsupportedModelError, match=r"no parameter of the network has a gradient.*before it is converted"

@@ -28,7 +28,8 @@ class Gradients:
         zero: images at which the gradient is zero in all pixels, by loss.
         non_finite: those at which it is not finite somewhere, by loss.
         flat: images, of `walked`, whose gradient of the margin is zero at half or more of the points on PGD's path.
-        hidden: images whose margin moves with pixels that have no gradient of it at any point of their path.
+        hidden: images whose logits move, against their label's, with pixels that have no gradient of it at any point of
+            their path.
         walked: images that PGD's path was looked at of.
         agreement: median correlation of the margin's slope with its finite differences in random directions.
         hard: whether the logits say no more than the predicted class.
@@ -48,7 +49,7 @@ class Gradients:
 
     @property
     def masked(self) -> bool:
-        """Whether pixels without a gradient move the margin of half of the images, which no honest network does."""
+        """Whether pixels without a gradient move the logits of half of the images, which no honest network does."""
         return self.hidden > self.walked / 2
 
 
@@ -75,7 +76,10 @@ def _asked(target: Target, x: Tensor) -> Tensor:
 
 
 def _hidden(target: Target, x: Tensor, y: Tensor, live: Tensor, ball: Ball, seed: int) -> int:
-    """Returns of how many images those pixels move the margin that have no gradient of it on any path of the class.
+    """Returns of how many images those pixels move the logits that have no gradient of them on any path of the class.
+
+    What counts is how far a competing class is from the label. Of all these distances together, each by a weight that
+    no other has, the gradient is zero only where each one's is.
 
     Pixels whose gradient shows once they are moved, as those in front of a ReLU that was off, are none of them. Classes
     of few images are one. `live` are pixels with a gradient, as `x`.
@@ -83,13 +87,21 @@ def _hidden(target: Target, x: Tensor, y: Tensor, live: Tensor, ball: Ball, seed
     generator = torch.Generator().manual_seed(seed)
     signs = [torch.ones(x.shape[1:]), -torch.ones(x.shape[1:])]
     signs += [torch.randint(0, 2, x.shape[1:], generator=generator) * 2.0 - 1 for _ in range(2)]
+    answers, side = _asked(target, x), ball.side(x[0].numel())
+    scale = LogitScale.of(answers, y.cpu())
+    competing = torch.from_numpy(scale.competing)
+    weights = 0.5 + torch.rand(int(competing.sum()), generator=generator)
 
-    def margins(images: Tensor, labels: Tensor) -> Tensor:
-        return target.aimed(negative_margin)(_asked(target, images), labels.cpu())
+    def distances(logits: Tensor, labels: Tensor) -> Tensor:
+        return logits[:, competing.to(logits.device)] - logits.gather(1, labels.to(logits.device)[:, None])
 
-    clean, side = margins(x, y), ball.side(x[0].numel())
-    noise = (clean - margins(x, y)).abs().max()
-    least = max(LogitScale.of(_asked(target, x)).least, 3 * float(noise))
+    def together(logits: Tensor, labels: Tensor) -> Tensor:
+        return (distances(logits, labels) * weights.to(logits)).sum(dim=1)
+
+    clean = distances(answers, y)
+    noise = (clean - distances(_asked(target, x), y)).abs().max()
+    least = max(scale.least, 3 * float(noise))
+    live |= target.gradient(x, y, together)[2] != 0
     hidden, again = torch.zeros(len(x), dtype=torch.bool), torch.ones(len(x), dtype=torch.bool)
     members = [y == label for label in set(y.tolist()) if (y == label).sum() >= _LEAST_OF_A_CLASS]
     groups = [*members, ~torch.stack(members).any(dim=0)] if members else [y == y]
@@ -98,8 +110,8 @@ def _hidden(target: Target, x: Tensor, y: Tensor, live: Tensor, ball: Ball, seed
         dark, moved = ~live[left], torch.zeros(len(left), dtype=torch.bool)
         for sign in signs:
             there = ball.project(x[left] + side * sign.to(x) * ~live[left], x[left])
-            moved |= (margins(there, y[left]) - clean[left]).abs() > least
-            live[left] |= target.gradient(there, y[left], negative_margin)[2] != 0
+            moved |= (distances(_asked(target, there), y[left]) - clean[left]).abs().amax(dim=1) > least
+            live[left] |= target.gradient(there, y[left], together)[2] != 0
             _share(live, groups)
         lit = (dark & live[left]).flatten(1).any(dim=1).cpu()
         hidden[left], again[left] = moved & ~lit, lit
@@ -137,7 +149,8 @@ def _agreement(target: Target, x: Tensor, y: Tensor, ball: Ball, seed: int) -> t
 
 def _hard(answers: Tensor) -> bool:
     """Whether logits, (M, N, classes) of M points of each of N images, follow from the predicted class alone."""
-    predicted, scale = answers.argmax(dim=2).numpy(), LogitScale.of(answers)
+    predicted = answers.argmax(dim=2).numpy()
+    scale = LogitScale.of(answers, predicted)
     classes = set(predicted.flatten().tolist())
     if answers.shape[1] <= len(classes):
         return False  # no two images of a class need be among them

@@ -15,8 +15,8 @@ class LogitScale:
     """How large the logits of some images are, whatever is added to all of an image's, or masked out for good.
 
     Attributes:
-        competing: which classes are in the upper half of some image's, (classes,) bool.
-        size: the largest distance between two of them at one image; 1 where they are all the same.
+        competing: which classes are in the upper half of some image's, or its label, (classes,) bool.
+        size: the largest distance between two of them at one image, the median over images; 1 where all are the same.
         least: what differences have to be larger than, or they are rounding.
     """
 
@@ -25,19 +25,20 @@ class LogitScale:
     least: float
 
     @classmethod
-    def of(cls, logits: Any) -> "LogitScale":
-        """Looks at logits (…, classes); what is not finite does not compete."""
+    def of(cls, logits: Any, labels: Any) -> "LogitScale":
+        """Looks at logits (…, classes) of images with these labels or targets; what is not finite does not compete."""
         rows = np.asarray(logits, dtype=np.float64).reshape(-1, np.shape(logits)[-1])
         rows = np.where(np.isfinite(rows), rows, -np.inf)
         upper = max(2, (rows.shape[1] + 1) // 2)
         best = np.sort(np.argsort(-rows, axis=1, kind="stable")[:, :upper], axis=1)
         competing = np.zeros(rows.shape[1], dtype=bool)
         competing[best[np.isfinite(np.take_along_axis(rows, best, axis=1))]] = True
+        competing[np.unique(labels)] = True
         left = np.where(np.isfinite(rows), rows, np.nan)[:, competing]
         if not left.size or np.isnan(left).all():
             return cls(competing, 1.0, ROUNDING)
         spread = np.nanmax(left, axis=1) - np.nanmin(left, axis=1)
-        size = float(np.nanmax(spread)) or 1.0
+        size = float(np.nanmedian(spread)) or float(np.nanmax(spread)) or 1.0
         return cls(competing, size, max(ROUNDING * size, _ULPS * float(np.nanmax(np.abs(left)))))
 
     def of_competing(self, logits: Any) -> NDArray[np.float64]:

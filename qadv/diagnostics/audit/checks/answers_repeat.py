@@ -35,7 +35,7 @@ class AnswersRepeat(CountedCheck):
         draws, passes = case.target.draws, case.settings.passes
         with kept(case.target, "draws"):
             case.target.draws = 1
-            spread = largest_spread(case.target, case.x, passes)
+            spread = largest_spread(case.target, case.x, case.y, passes)
             jump, alike = _typical_jump(case.target, case.x, case.y, case.seed)
         return {"spread": [spread], "jump": [jump], "alike": [alike], "draws": [draws], "passes": [passes]}
 
@@ -56,15 +56,15 @@ class AnswersRepeat(CountedCheck):
 def is_random(target: Target, x: Images, y: Labels, passes: int) -> bool:
     """Whether the answers to the same images differ by more than rounding, or the gradients by their direction."""
     few = x[:_MOST_IMAGES], y[:_MOST_IMAGES]
-    if largest_spread(target, x, passes) > ROUNDING:
+    if largest_spread(target, x, y, passes) > ROUNDING:
         return True
     return _alike(_directions(target, *few), _directions(target, *few)) < _LEAST_ALIKE
 
 
-def largest_spread(target: Target, x: Images, passes: int) -> float:
+def largest_spread(target: Target, x: Images, y: Labels, passes: int) -> float:
     """Returns the largest difference of a logit between passes, as a part of their range; 0 where it is rounding."""
     answers = np.stack([target.logits(x[:_MOST_IMAGES]) for _ in range(passes)])
-    scale = LogitScale.of(answers)
+    scale = LogitScale.of(answers, y)
     spread = float(np.ptp(scale.of_competing(answers), axis=0).max(initial=0.0))
     return spread / scale.size if spread > scale.least else 0.0
 
@@ -92,7 +92,7 @@ def _typical_jump(target: Target, x: Images, y: Labels, seed: int) -> tuple[floa
     """
     few, generator = x[:_MOST_IMAGES], np.random.default_rng(seed)
     clean = target.logits(few)
-    scale = LogitScale.of(clean)
+    scale = LogitScale.of(clean, y)
     level, middle = (target.high - target.low) / _LEVELS, (target.high + target.low) / 2
     jumps = []
     for _ in range(_NEIGHBOURS):

@@ -10,7 +10,7 @@ from qadv.diagnostics.audit.result import Finding, Grade, Scale
 
 
 class ZeroGradients(CountedCheck):
-    """Counts images without a gradient, also on PGD's path, and those with pixels that move the margin without one.
+    """Counts images without a gradient, also on PGD's path, and those with pixels that move the logits without one.
 
     A few images are without in honest networks too, where the softmax is sure; so as many are allowed as elsewhere.
     Where the gradient leads nowhere, steps of the network that lose it are looked for, and get that of the identity
@@ -23,7 +23,7 @@ class ZeroGradients(CountedCheck):
     name = "zero or non-finite gradients"
     rule = (
         "cross-entropy and margin: zero at ≤ 1 point of the images classified correctly, also on PGD's path, finite "
-        "everywhere; pixels without one move the margin of half of the images at most; no hard labels"
+        "everywhere; pixels without one move the logits of half of the images at most; no hard labels"
     )
 
     def count(self, case: AuditCase) -> dict[str, Any] | Finding:
