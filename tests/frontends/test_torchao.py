@@ -124,12 +124,15 @@ def test_a_twin_follows_weights_that_are_loaded():
 
 
 def _of_second(change):
-    """A network whose layer `second` rounds its inputs, with its gradient, and that of a float one that is changed."""
+    """A network whose layer `second` rounds its inputs, with the gradient of its class 2, and that of a float one.
+
+    That of a logit does not depend on what the layer gives: kernels of some processors saturate.
+    """
     torch.manual_seed(0)
     quantized, model = Transformer().eval(), Transformer().eval()
     model.load_state_dict(quantized.state_dict())
     model.second.register_forward_pre_hook(lambda module, given: (change(given[0]),))
-    return quantized, answers(model)[1]
+    return quantized, classifier_of(model).class_gradient(X, 2)
 
 
 def _is_second(module, name):
@@ -137,9 +140,8 @@ def _is_second(module, name):
 
 
 def _are_alike(a, b):
-    return (a * b).sum() > 0.999 * np.linalg.norm(a) * np.linalg.norm(b) and np.linalg.norm(a) < 1.02 * np.linalg.norm(
-        b
-    )
+    length = np.linalg.norm(a), np.linalg.norm(b)
+    return (a * b).sum() > 0.999 * length[0] * length[1] and 0.98 < length[0] / length[1] < 1.02
 
 
 def test_inputs_with_one_scale_for_all_are_clipped_at_its_ends():
@@ -148,7 +150,7 @@ def test_inputs_with_one_scale_for_all_are_clipped_at_its_ends():
     configuration = aoq.Int8StaticActivationInt8WeightConfig(act_quant_scale=scale, granularity=aoq.PerTensor())
     aoq.quantize_(network, configuration, filter_fn=_is_second)
     classifier = classifier_of(network)
-    assert _are_alike(classifier.loss_gradient(X, Y), expected)
+    assert _are_alike(classifier.class_gradient(X, 2), expected)
     row = next(row for row in qadv.summarize(classifier).layers if row.name == "second")
     assert (row.scheme, row.input_scheme) == ("int:8", "int:8")
 
@@ -157,7 +159,7 @@ def test_what_scales_inputs_before_they_are_rounded_is_in_the_gradient():
     network, expected = _of_second(lambda x: 3 * x)
     aoq.quantize_(network, aoq.Int8DynamicActivationInt8WeightConfig(), filter_fn=_is_second)
     network.second.weight.act_pre_scale = torch.full((64,), 3.0)
-    assert _are_alike(classifier_of(network).loss_gradient(X, Y), expected)
+    assert _are_alike(classifier_of(network).class_gradient(X, 2), expected)
 
 
 def test_weights_of_the_same_class_that_round_inputs_as_well_are_read_anew():
@@ -185,11 +187,11 @@ class _WithOwnWeight(nn.Module):
 def test_weights_by_another_name_that_round_inputs_are_in_the_gradient():
     torch.manual_seed(0)
     network = _WithOwnWeight()
-    expected = answers(copy.deepcopy(network))[1]
+    expected = classifier_of(copy.deepcopy(network)).class_gradient(X, 2)
     configuration = aoq.FqnToConfig({"own": aoq.Int8DynamicActivationInt8WeightConfig()})
     aoq.quantize_(network, configuration, filter_fn=None)
     classifier = classifier_of(network)
-    assert _are_alike(classifier.loss_gradient(X, Y), expected)
+    assert _are_alike(classifier.class_gradient(X, 2), expected)
     assert [each.bits for each in quantizers(network)] == [8, 8]
 
 
@@ -419,7 +421,7 @@ def test_float8_of_a_bounded_scale_is_clipped_at_its_end():
     bounded = qat.Float8FakeQuantizeConfig(hp_value_ub=0.05)
     aoq.quantize_(network, qat.QATConfig(activation_config=bounded, step="prepare"), filter_fn=_is_second)
     classifier = classifier_of(network)
-    assert _are_alike(classifier.loss_gradient(X, Y), expected)
+    assert _are_alike(classifier.class_gradient(X, 2), expected)
     row = next(row for row in qadv.summarize(classifier).layers if row.name == "second")
     assert (row.scheme, row.input_scheme) == ("float", "float:8 dynamic")
 
@@ -429,7 +431,7 @@ def test_float8_in_training_is_straight_through_beside_layers_that_round_their_i
     aoq.quantize_(network, qat.QATConfig(activation_config=FLOAT8, step="prepare"), filter_fn=_is_second)
     dynamic = aoq.Int8DynamicActivationInt8WeightConfig()
     aoq.quantize_(network, dynamic, filter_fn=lambda module, name: name == "first")
-    assert _are_alike(classifier_of(network).loss_gradient(X, Y), expected)
+    assert _are_alike(classifier_of(network).class_gradient(X, 2), expected)
 
 
 class Branch(nn.Module):
@@ -567,8 +569,12 @@ def test_float8_inputs_with_one_scale_for_all_are_clipped_at_its_ends():
         **about,
     )
     network.second.weight = nn.Parameter(rounded, requires_grad=False)
+    try:
+        network(images())
+    except RuntimeError:
+        pytest.skip("this processor multiplies no float8")
     classifier = classifier_of(network)
-    assert _are_alike(classifier.loss_gradient(X, Y), expected)
+    assert _are_alike(classifier.class_gradient(X, 2), expected)
     row = next(row for row in qadv.summarize(classifier).layers if row.name == "second")
     assert (row.scheme, row.input_scheme) == ("float:8", "float:8")
 
