@@ -22,7 +22,7 @@ from qadv.derivatives import is_recorded
 from qadv.quantization.clip import last_float, mask_gradient
 from qadv.quantization.form import Given, Part
 from qadv.quantization.layers import QuantActivation, _QuantLayer
-from qadv.quantization.stand_ins import Container, StandIn, stand_in
+from qadv.quantization.stand_ins import Container, StandIn, has_own_forward, stand_in
 
 _DIRECT = (qnn.QuantConv1d, qnn.QuantConv2d, qnn.QuantConv3d, qnn.QuantLinear)
 # what does not look at the activations in evaluation mode; by name, since not every Brevitas has all
@@ -110,7 +110,7 @@ class _Weight:
         layer = self.layer
         return (
             type(layer) in _DIRECT
-            and "forward" not in vars(layer)
+            and not has_own_forward(layer)
             and not layer.return_quant_tensor
             and layer.output_quant.fused_activation_quant_proxy is None
             and (layer.bias is None or not layer.bias_quant.is_quant_enabled)

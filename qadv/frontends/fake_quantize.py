@@ -15,7 +15,7 @@ from qadv.frontends.frontend import QuantizedActivation, QuantizedTensor, Quanti
 from qadv.quantization.batch_norm_folding import can_be_folded
 from qadv.quantization.clip import last_float
 from qadv.quantization.form import Given, Part
-from qadv.quantization.stand_ins import Container, NoFormError, StandIn, stand_in
+from qadv.quantization.stand_ins import Container, NoFormError, StandIn, has_own_forward, stand_in
 
 _CLASSES = ("FakeQuantize", "FusedMovingAvgObsFakeQuantize", "FixedQParamsFakeQuantize")
 _MOST_LEVELS = 2**16
@@ -270,13 +270,13 @@ def parts(network: nn.Module, fold: bool) -> list[Part]:
 
 
 def _is_plain(module: nn.Module, known: bool) -> bool:
-    return known and of_toolkit(type(module), "torch.ao", "torchao") and "forward" not in vars(module)
+    return known and of_toolkit(type(module), "torch.ao", "torchao") and not has_own_forward(module)
 
 
 def _is_layer(module: nn.Module) -> bool:
     """Whether all that a layer's weights go into is its `weight_fake_quant`, as in those of torch."""
     known = type(module).__module__.startswith(("torch.ao.nn.qat", "torch.ao.nn.intrinsic.qat"))
-    return known and "forward" not in vars(module) and isinstance(module.weight, nn.Parameter)
+    return known and not has_own_forward(module) and isinstance(module.weight, nn.Parameter)
 
 
 def objection(network: nn.Module, package: str, convert: str) -> str:

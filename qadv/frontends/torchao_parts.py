@@ -15,7 +15,7 @@ from qadv.frontends.straight_through_mode import dynamic
 from qadv.frontends.twins import value_of_one
 from qadv.quantization.clip import inclusive_clip
 from qadv.quantization.form import Given, Part
-from qadv.quantization.stand_ins import StandIn, stand_in
+from qadv.quantization.stand_ins import StandIn, has_own_forward, stand_in
 
 _ORIGIN = "torchao"
 _FAKES = "activation_fake_quantizer", "weight_fake_quantizer"
@@ -46,7 +46,7 @@ class _StraightThrough(StandIn):
 
 def straightened(network: nn.Module) -> dict[nn.Module, StandIn]:
     """Returns stand-ins for the quantizers in training that round to float8."""
-    return {m: stand_in(_StraightThrough, m) for m in network.modules() if _casts(m) and "forward" not in vars(m)}
+    return {m: stand_in(_StraightThrough, m) for m in network.modules() if _casts(m) and not has_own_forward(m)}
 
 
 def _casts(module: Any) -> bool:
@@ -82,7 +82,7 @@ def trained_parts(network: nn.Module) -> list[Part]:
     made = [Part(rounding, watched=[*rounding], own_gradient=not rounding)]
     for layer in network.modules():
         fake = layer._modules.get("weight_fake_quantizer")
-        if fake is not None and "forward" not in vars(fake):
+        if fake is not None and not has_own_forward(fake):
             given = Given()
             others = {fake: stand_in(KnownWeights, fake, _qadv_given=given)}
             made.append(Part(others, _Trained(layer), given, watched=[fake]))

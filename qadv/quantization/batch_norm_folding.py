@@ -8,7 +8,7 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
-from qadv.quantization.stand_ins import StandIn, stand_in, with_stand_ins
+from qadv.quantization.stand_ins import StandIn, has_own_forward, stand_in, with_stand_ins
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -33,7 +33,7 @@ def can_be_folded(norm: Any) -> bool:
         nn.modules.batchnorm._BatchNorm.forward,
         BatchNormAct2d.forward,
     )
-    if not known or norm.training or norm.running_mean is None or "forward" in vars(norm):
+    if not known or norm.training or norm.running_mean is None or has_own_forward(norm):
         return False
     return norm.weight is None or isinstance(norm.weight, nn.Parameter)  # else put there by functional_call
 

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from qadv.modes import evaluation_mode
-from qadv.quantization.layers import has_own_forward
+from qadv.quantization.stand_ins import has_own_forward
 from qadv.quantization.tracing import (
     WayTracer,
     argument,

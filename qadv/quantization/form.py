@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from qadv.quantization.kept_values import KeptValues, Source
 from qadv.quantization.layers import HOOKS
-from qadv.quantization.stand_ins import NoFormError, StandIn, with_stand_ins
+from qadv.quantization.stand_ins import COMPUTING, NoFormError, StandIn, with_stand_ins
 
 # of all modules there are; torch fills and empties these, and never replaces them
 _GLOBAL_HOOKS = [
@@ -153,7 +153,7 @@ class Form:
         found: list[Any] = list(map(type, self._watched))
         found += map(itemgetter("training"), self._attributes)
         for own in self._attributes:
-            found += "forward" in own, "_conv_forward" in own, own.get("_export_mode"), own.get("disable_quant")
+            found += *(name in own for name in COMPUTING), own.get("_export_mode"), own.get("disable_quant")
         found += chain.from_iterable(map(dict.values, self._parts))
         return found
 

@@ -15,6 +15,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from qadv.errors import SchemeError
 from qadv.quantization.packing import packed_size
 from qadv.quantization.quantizer import ActivationQuantizer, WeightQuantizer
+from qadv.quantization.stand_ins import COMPUTING, has_own_forward
 
 
 class _QuantLayer:
@@ -250,18 +251,10 @@ def swapped(root: nn.Module, others: Mapping[nn.Module, nn.Module]) -> nn.Module
     return others.get(root, root)
 
 
-_COMPUTING = "forward", "_conv_forward", "__call__"
-
-
 def computes_as(module: nn.Module, base: type[nn.Module]) -> bool:
     """Whether a module computes what its class `base` does: with the methods of that, on the object too."""
-    same = all(getattr(type(module), name, None) is getattr(base, name, None) for name in _COMPUTING)
+    same = all(getattr(type(module), name, None) is getattr(base, name, None) for name in (*COMPUTING, "__call__"))
     return isinstance(module, base) and same and not has_own_forward(module) and not is_parametrized(module)
-
-
-def has_own_forward(module: nn.Module) -> bool:
-    """Whether somebody has put a method that computes on the object itself."""
-    return not vars(module).keys().isdisjoint(_COMPUTING)
 
 
 def quantized_layer(

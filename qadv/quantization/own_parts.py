@@ -10,16 +10,9 @@ from qadv.quantization.batch_norm_folding import BATCH_NORMS, FoldedNorm, can_be
 from qadv.quantization.form import FormOptions, Given, Part
 from qadv.quantization.frozen import FrozenConv2d, FrozenLinear
 from qadv.quantization.kept_values import LayerSource
-from qadv.quantization.layers import (
-    QuantConv2d,
-    QuantLinear,
-    _QuantLayer,
-    _TrainableLayer,
-    convolve,
-    has_own_forward,
-)
+from qadv.quantization.layers import QuantConv2d, QuantLinear, _QuantLayer, _TrainableLayer, convolve
 from qadv.quantization.quantizer import ActivationQuantizer
-from qadv.quantization.stand_ins import NoFormError, StandIn, stand_in
+from qadv.quantization.stand_ins import NoFormError, StandIn, has_own_forward, stand_in
 
 _PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 _QUANTIZED = (QuantConv2d, QuantLinear, FrozenConv2d, FrozenLinear)

@@ -8,6 +8,13 @@ from torch import nn
 
 from qadv.modes import held_network
 
+COMPUTING = "forward", "_conv_forward"  # what an object may have of its own, in the place of its class's
+
+
+def has_own_forward(module: nn.Module) -> bool:
+    """Whether somebody has put a method that computes on the module itself."""
+    return not vars(module).keys().isdisjoint(COMPUTING)
+
 
 class NoFormError(Exception):
     """Only the network itself can answer this time, nothing that stands in for it."""

@@ -165,7 +165,7 @@ class TrainingLoop:
         penalties: list[Any] = [m for m in model.modules() if callable(getattr(m, "penalty", None))]
         started = time.perf_counter()
         sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=network.device))
-        seen, unreached = 0, set[str]()
+        seen, unreached = 0, {} if self.history else {n: p for n, p in model.named_parameters() if p.requires_grad}
         for step, (x, y) in enumerate(one_by_one(model, batches)):
             if base_lrs is not None:
                 factor = options.lr_factor(epoch * len(batches) + step, len(batches), nb_epochs)
@@ -195,11 +195,7 @@ class TrainingLoop:
                     "none through. Train a network before it is converted"
                 )
             scaled.backward()  # type: ignore[no-untyped-call]
-            if not self.history:
-                reached = {name for name, each in model.named_parameters() if each.grad is not None}
-                unreached = (
-                    unreached if step else {n for n, p in model.named_parameters() if p.requires_grad}
-                ) - reached
+            unreached = {name: each for name, each in unreached.items() if each.grad is None}
             processes.add_gradients(model)
             if step % 50 == 0 or x.device.type == "cpu":  # on a GPU each look waits for the device
                 self._check_finite(processes.sum(total), inputs, epoch, step, terms)

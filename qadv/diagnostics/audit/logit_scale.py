@@ -28,13 +28,12 @@ class LogitScale:
     def of(cls, logits: Any, labels: Any) -> "LogitScale":
         """Looks at logits (…, classes) of images with these labels or targets; what is not finite does not compete."""
         rows = np.asarray(logits, dtype=np.float64).reshape(-1, np.shape(logits)[-1])
-        rows = np.where(np.isfinite(rows), rows, -np.inf)
-        upper = max(2, (rows.shape[1] + 1) // 2)
-        best = np.sort(np.argsort(-rows, axis=1, kind="stable")[:, :upper], axis=1)
-        competing = np.zeros(rows.shape[1], dtype=bool)
-        competing[best[np.isfinite(np.take_along_axis(rows, best, axis=1))]] = True
+        rows = np.where(np.isfinite(rows), rows, np.nan)
+        ranks = np.argsort(-rows, axis=1, kind="stable").argsort(axis=1)
+        upper = (ranks < max(2, (rows.shape[1] + 1) // 2)) & ~np.isnan(rows)
+        competing: NDArray[np.bool_] = np.any(upper, axis=0)
         competing[np.unique(labels)] = True
-        left = np.where(np.isfinite(rows), rows, np.nan)[:, competing]
+        left = rows[:, competing]
         if not left.size or np.isnan(left).all():
             return cls(competing, 1.0, ROUNDING)
         spread = np.nanmax(left, axis=1) - np.nanmin(left, axis=1)

@@ -1,6 +1,7 @@
 """Splits into sequences, as `torch.onnx.export` writes `chunk` and `split`, said as the slices that they are."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +25,7 @@ def without_sequences(nodes: Sequence["Node"], constants: dict[str, NDArray[Any]
             names = [f"{node.name} {part}" for part in ("starts", "ends", "axes")]
             numbers = (*ends, split.attributes.get("axis", 0))
             constants.update((name, np.array([each], np.int64)) for name, each in zip(names, numbers, strict=True))
-            node = type(node)("Slice", node.name, (split.inputs[0], *names), node.outputs, {})
+            node = replace(node, kind="Slice", inputs=(split.inputs[0], *names), attributes={})
         found.append(node)
     read = {name for node in found for name in node.inputs}
     return [node for node in found if node.kind != "SplitToSequence" or node.outputs[0] in read]

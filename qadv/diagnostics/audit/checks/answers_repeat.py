@@ -91,8 +91,9 @@ def _typical_jump(target: Target, x: Images, y: Labels, seed: int) -> tuple[floa
         The median change of an image's logits, of their range, and the median cosine of its gradients.
     """
     few, generator = x[:_MOST_IMAGES], np.random.default_rng(seed)
-    clean = target.logits(few)
-    scale = LogitScale.of(clean, y)
+    answers = target.logits(few)
+    scale = LogitScale.of(answers, y)
+    clean = scale.of_competing(answers)
     level, middle = (target.high - target.low) / _LEVELS, (target.high + target.low) / 2
     jumps = []
     for _ in range(_NEIGHBOURS):
@@ -100,7 +101,7 @@ def _typical_jump(target: Target, x: Images, y: Labels, seed: int) -> tuple[floa
         pixel = np.arange(len(few)), generator.integers(neighbours.shape[1], size=len(few))
         neighbours[pixel] += np.where(neighbours[pixel] < middle, level, -level)
         moved = neighbours.reshape(few.shape)
-        change = scale.of_competing(target.logits(moved)) - scale.of_competing(clean)
+        change = scale.of_competing(target.logits(moved)) - clean
         jumps.append(np.abs(change).max(axis=1, initial=0.0) / scale.size)
     labels = y[:_MOST_IMAGES]
     return float(np.median(jumps)), _alike(_directions(target, few, labels), _directions(target, moved, labels))
